@@ -1,0 +1,38 @@
+"""The errors of the bridge, in one tree.
+
+DihedralError
+├── SettingsError          a setting is unknown or out of range; names file or variable, path and reason
+├── ServerUnavailable      Redis cannot be reached, or answers that it cannot serve
+├── LayoutMismatch         this process and the server disagree on partitions or protocol
+├── IllegalTransition      a state machine was asked for a move that its table does not have
+├── ReferenceNotFound      a `$from` names an output that is not there
+└── StoreError             the artifact store; see bridge/artifacts.py for its leaves
+"""
+
+
+class DihedralError(Exception):
+    """Whatever Dihedral raises on purpose."""
+
+
+class SettingsError(DihedralError):
+    pass
+
+
+class ServerUnavailable(DihedralError):
+    pass
+
+
+class LayoutMismatch(DihedralError):
+    pass
+
+
+class IllegalTransition(DihedralError):
+    pass
+
+
+class ReferenceNotFound(DihedralError):
+    code = "reference_not_found"
+
+
+class StoreError(DihedralError):
+    code = "artifact_store_error"

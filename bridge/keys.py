@@ -1,0 +1,84 @@
+"""Every key, stream, channel and group name in Redis, and the partition of a job.
+
+A job and all that moves with it live in one partition, so that one script can move them together, also on a cluster:
+with P > 1 partitions every such key carries the partition in braces, `{n}`, and with P = 1 no tag at all. The Lua
+scripts build the same names from the tag they are given (`lua/_state.lua`); `tests/bridge/test_keys.py` compares both.
+"""
+
+from zlib import crc32
+
+GROUP = "workers"
+LAYOUT = "dihedral:layout"
+CANCEL_CHANNEL = "cancel"
+PRIORITIES = ("high", "normal", "low")
+RESERVED_POOLS = frozenset(PRIORITIES)
+PROTOCOL = 1
+
+
+class Partition:
+    """The names that belong to one partition.
+
+    `tag` is empty when there is only one, else `{n}`.
+    """
+
+    __slots__ = ("alive", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag")
+
+    def __init__(self, number: int, count: int) -> None:
+        self.number = number
+        self.tag = "" if count == 1 else f"{{{number}}}"
+        self.suffix = "" if count == 1 else f":{self.tag}"
+        self.index = f"jobs{self.suffix}"
+        self.alive = f"jobs:alive{self.suffix}"
+        self.delays = f"delays{self.suffix}"
+        self.delay_entries = f"delays:entries{self.suffix}"
+        self.dead = f"stream:dead{self.suffix}"
+
+    def job(self, job_id: str) -> str:
+        return f"job:{self.tag}:{job_id}" if self.tag else f"job:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:events"
+
+    def stream(self, plane: str, pool: str, priority: str = "normal") -> str:
+        name = "stream:process:control" if plane == "node" else "stream:process:data"
+        if pool != "default":
+            name += f":{pool}"
+        if priority != "normal":
+            name += f":{priority}"
+        return name + self.suffix
+
+    def streams(self, plane: str, pool: str) -> list[str]:
+        """The three streams of a place, the most urgent first."""
+        return [self.stream(plane, pool, priority) for priority in PRIORITIES]
+
+
+def partitions(count: int) -> list[Partition]:
+    return [Partition(number, count) for number in range(count)]
+
+
+def partition_number(job_id: str, count: int) -> int:
+    return crc32(job_id.encode()) % count if count > 1 else 0
+
+
+def status_channel(job_id: str) -> str:
+    return f"status:{job_id}"
+
+
+def progress_channel(job_id: str) -> str:
+    return f"progress:{job_id}"
+
+
+def data_channel(job_id: str) -> str:
+    return f"data:{job_id}"
+
+
+def worker(worker_id: str) -> str:
+    return f"worker:{worker_id}"
+
+
+WORKERS = "workers"
+CAPABILITIES = "capabilities"
+
+
+def idempotency(owner: str, key: str) -> str:
+    return f"idempotency:{owner}:{key}"
