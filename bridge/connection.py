@@ -1,0 +1,66 @@
+"""Connections to Redis: none of them retries by itself.
+
+redis-py repeats a command whose answer was lost, and so runs a script twice behind its caller's back; here only code that
+knows what it asked for asks again. A blocking read needs a time-out above its BLOCK (redis-py's default is 5 s).
+"""
+
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bridge.errors import LayoutMismatch, ServerUnavailable
+from bridge.keys import LAYOUT
+
+LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
+"""What a lost or refused connection raises; the answer to the command in flight is unknown."""
+
+OLDEST_SERVER = (7, 0)
+
+
+def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> redis.asyncio.Redis:
+    """An asyncio client; connects when first used. `timeout_seconds` must exceed any BLOCK asked of it."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=5,
+        retry=AsyncRetry(NoBackoff(), 0),
+        retry_on_error=[],
+        **options,
+    )
+
+
+def connect_blocking(url: str, *, timeout_seconds: float) -> redis.Redis:
+    """A client for a thread of its own."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+    )
+
+
+async def check_layout(client: redis.asyncio.Redis, partitions: int) -> None:
+    """Writes the number of partitions on first use and refuses to go on with another.
+
+    Raises:
+        LayoutMismatch: the server holds jobs laid out differently, or is older than 7.0.
+        ServerUnavailable: it cannot be reached.
+    """
+    try:
+        info = await client.info("server")
+        version = str(info.get("redis_version", "0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
+            raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
+        await client.set(LAYOUT, str(partitions), nx=True)
+        stored = await client.get(LAYOUT)
+    except LOST as error:
+        raise ServerUnavailable(f"Redis cannot be reached: {error}") from error
+    if stored is not None and int(stored) != partitions:
+        raise LayoutMismatch(
+            f"the server's jobs are laid out in {int(stored)} partitions, redis.partitions says {partitions}"
+        )

@@ -1,0 +1,464 @@
+"""Jobs as whoever asks about them sees them: submit, read, list, cancel, retry, delete, and what serves them.
+
+The scripts know items and words; here are the things: a job to submit, a view of a job, the queues, the workers that live,
+the tasks they know. Policy (limits, idempotency, planning) is the control plane's.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from bridge import graphs, keys
+from bridge.graphs import Route, Topology
+from bridge.keys import Partition
+from bridge.lifecycle import JOB_ENDED
+from bridge.scripts import MAX_CALL_BYTES, MAX_CALL_ITEMS, PENDING, Batch, NodeRecord, Scripts, parse_record
+from schemas.structs.artifact import ArtifactMeta
+from schemas.structs.capability import Capability
+from schemas.structs.graph import Graph
+from schemas.structs.settings import Settings
+from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
+
+HEARTBEAT_SECONDS = 5
+LIVE_SECONDS = 15
+RECENT_SECONDS = 7 * 24 * 3600
+
+decode_graph = msgspec.json.Decoder(Graph).decode
+decode_routes = msgspec.json.Decoder(dict[str, Route]).decode
+_decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
+_decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+
+
+class KnownTask(msgspec.Struct):
+    """A capability as its last worker announced it."""
+
+    capability: Capability
+    worker_id: str
+    last_seen_ms: int
+
+
+_decode_known = msgspec.json.Decoder(KnownTask).decode
+
+
+class NewJob(msgspec.Struct):
+    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job with the same id."""
+
+    job_id: str
+    graph: bytes
+    digest: str
+    topology: Topology
+    routes: dict[str, Route]
+    priority: str = "normal"
+    pipeline: str | None = None
+    start_at_ms: int | None = None
+    owner: str = ""
+    metadata: bytes = b"{}"
+    traceparent: str = ""
+
+
+class JobView(msgspec.Struct):
+    """One look at a job, and the events after the seq asked for. Times are server epoch ms; `error` is JobError JSON."""
+
+    job_id: str
+    status: str
+    progress: float
+    seq: int
+    trimmed: int
+    attempt: int
+    created_ms: int = 0
+    start_at_ms: int | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    updated_ms: int = 0
+    priority: str = "normal"
+    pipeline: str | None = None
+    owner: str = ""
+    metadata: str = "{}"
+    remaining: int = 0
+    running: int = 0
+    broken: int = 0
+    error: str | None = None
+    digest: str = ""
+    graph: str | None = None
+    routes: dict[str, Route] = {}
+    records: dict[str, NodeRecord] = {}
+    shares: dict[str, int] = {}
+    claims: dict[str, str] = {}
+    artifacts: list[ArtifactMeta] = []
+    events: list[str] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.status in JOB_ENDED
+
+    def record(self, node_id: str) -> NodeRecord:
+        return self.records.get(node_id, PENDING)
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Status and reason of each node that has a record."""
+        return {node: (record.status, record.reason) for node, record in self.records.items()}
+
+
+class Jobs:
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+        self.client = client
+        self.settings = settings
+        self.scripts = Scripts(
+            client,
+            partition_count=settings.redis.partitions,
+            ttl_seconds=settings.jobs.ttl_seconds,
+            log_length=settings.jobs.event_log_length,
+        )
+
+    async def submit(self, job: NewJob) -> str:
+        """ok | same | exists | full."""
+        return (await self.submit_many([job]))[0]
+
+    async def submit_many(self, jobs: Sequence[NewJob]) -> list[str]:
+        """A word per job; calls are cut by bytes and by items. Raises redis.ResponseError (OOM) at the memory limit."""
+        words: list[str] = [""] * len(jobs)
+        by_partition: dict[int, list[int]] = {}
+        for index, job in enumerate(jobs):
+            by_partition.setdefault(self.scripts.partition(job.job_id).number, []).append(index)
+        for number, indexes in by_partition.items():
+            part = self.scripts.partitions[number]
+            for chunk in _chunks(indexes, jobs):
+                answers = await self.scripts.submit(part, [self._item(part, jobs[index]) for index in chunk])
+                for index, word in zip(chunk, answers, strict=True):
+                    words[index] = word
+        return words
+
+    def _item(self, part: Partition, job: NewJob) -> tuple[Any, ...]:
+        graph = job.graph.decode()
+        ready = graphs.resolve(job.topology, {}, job.topology.nodes).ready
+        fields = [
+            "graph", graph, "routes", msgspec.json.encode(job.routes).decode(), "priority", job.priority,
+            "pipeline", job.pipeline or "", "owner", job.owner, "metadata", job.metadata.decode(),
+            "traceparent", job.traceparent,
+        ]  # fmt: skip
+        batches = plan_batches(
+            part, job.topology, job.routes, ready, priority=job.priority, inline_limit=self.inline_limit, graph_size=len(graph)
+        )
+        return (
+            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0,
+            self.settings.jobs.max_queued,
+        )  # fmt: skip
+
+    @property
+    def inline_limit(self) -> int:
+        return self.settings.jobs.inline_graph_bytes
+
+    async def read(self, job_id: str, after: int | None = None, *, graph: bool = False) -> JobView | None:
+        """The job and, with `after`, every kept event with a greater seq, in one atomic look; None for an unknown job."""
+        reply = await self.scripts.read(
+            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, graph, True)]
+        )
+        return view(job_id, reply[0])
+
+    async def read_many(self, job_ids: Sequence[str], *, graph: bool = False) -> list[JobView | None]:
+        views: list[JobView | None] = [None] * len(job_ids)
+        by_partition: dict[int, list[int]] = {}
+        for index, job_id in enumerate(job_ids):
+            by_partition.setdefault(self.scripts.partition(job_id).number, []).append(index)
+        for number, indexes in by_partition.items():
+            for start in range(0, len(indexes), 100):
+                chunk = indexes[start : start + 100]
+                items = [(job_ids[index], -1, graph, True) for index in chunk]
+                for index, row in zip(chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True):
+                    views[index] = view(job_ids[index], row)
+        return views
+
+    async def page(self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None) -> list[tuple[int, str]]:
+        """(created ms, job id) newest first, older than `before`; the index may name jobs that have expired."""
+        top = "+inf" if until_ms is None else str(until_ms)
+        if before is not None and (until_ms is None or before[0] <= until_ms):
+            top = str(before[0])
+        rows: list[tuple[int, str]] = []
+        for part in self.scripts.partitions:
+            offset = 0
+            taken = 0
+            while taken < limit:
+                found = await self.client.zrange(
+                    part.index, top, since_ms, desc=True, byscore=True, offset=offset, num=limit, withscores=True
+                )
+                for job_id, score in found:
+                    row = (int(score), job_id.decode())
+                    if before is None or row < before:
+                        rows.append(row)
+                        taken += 1
+                if len(found) < limit:
+                    break
+                offset += len(found)
+        rows.sort(reverse=True)
+        return rows[:limit]
+
+    async def cancel(self, job_id: str) -> str:
+        """cancelled | cancelling | ended | unknown."""
+        found = await self.read(job_id, graph=True)
+        if found is None or found.graph is None:
+            return "unknown"
+        nodes = [node.id for node in decode_graph(found.graph).nodes]
+        return await self.scripts.cancel(self.scripts.partition(job_id), job_id, nodes)
+
+    async def retry(self, job_id: str, *, from_start: bool = False) -> str:
+        """ok | conflict (alive, completed, or changed meanwhile) | unknown."""
+        found = await self.read(job_id, graph=True)
+        if found is None or found.graph is None:
+            return "unknown"
+        if found.status not in ("failed", "cancelled"):
+            return "conflict"
+        part = self.scripts.partition(job_id)
+        topology = Topology(decode_graph(found.graph))
+        reset = graphs.retry_reset(topology, found.states(), from_start)
+        states = {node: state for node, state in found.states().items() if node not in reset}
+        ready = graphs.resolve(topology, states, [node for node in topology.nodes if node in reset]).ready
+        batches = plan_batches(
+            part, topology, found.routes, ready, priority=found.priority, inline_limit=self.inline_limit,
+            graph_size=len(found.graph),
+        )  # fmt: skip
+        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches)
+
+    async def delete(self, job_id: str) -> str:
+        """ok | alive | unknown."""
+        return await self.scripts.delete(self.scripts.partition(job_id), job_id)
+
+    async def epoch(self) -> str:
+        """The server's replication id: another one means that a seq may have gone back."""
+        info = await self.client.info("replication")
+        return str(info["master_replid"])
+
+    # What serves the jobs -------------------------------------------------------------------------------------------
+
+    async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
+        """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
+        now = int(time.time() * 1000)
+        pipe = self.client.pipeline(transaction=False)
+        pipe.set(keys.worker(info.worker_id), msgspec.json.encode(info), ex=RECENT_SECONDS)
+        pipe.zadd(keys.WORKERS, {info.worker_id: now})
+        known = {
+            f"{capability.plane}:{capability.id}": msgspec.json.encode(KnownTask(capability, info.worker_id, now))
+            for capability in capabilities
+        }
+        if known:
+            pipe.hset(keys.CAPABILITIES, mapping=known)
+        await pipe.execute()
+
+    async def depart(self, worker_id: str) -> None:
+        await self.client.zadd(keys.WORKERS, {worker_id: 0})
+
+    async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
+        """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""
+        horizon = int(time.time() * 1000) - (RECENT_SECONDS if recent else LIVE_SECONDS) * 1000
+        ids = await self.client.zrange(keys.WORKERS, 0 if recent else horizon, "+inf", byscore=True)
+        if not ids:
+            return []
+        raw = await self.client.mget([keys.worker(worker_id.decode()) for worker_id in ids])
+        return [_decode_worker(text) for text in raw if text]
+
+    async def known_tasks(self) -> list[KnownTask]:
+        """Every task of live and recently seen workers, stable order."""
+        horizon = int(time.time() * 1000) - RECENT_SECONDS * 1000
+        rows = await self.client.hgetall(keys.CAPABILITIES)
+        known = [_decode_known(row) for _, row in sorted(rows.items())]
+        return [task for task in known if task.last_seen_ms >= horizon]
+
+    async def capabilities(self) -> dict[str, Capability]:
+        return {known.capability.id: known.capability for known in await self.known_tasks()}
+
+    async def queues(self) -> list[QueueInfo]:
+        """Depth (not delivered), pending (delivered, not acked) and age of the oldest waiting entry, per place."""
+        places = {("node", "default"), ("python", "default")}
+        for known in await self.known_tasks():
+            places.add((str(known.capability.plane), known.capability.runtime.pool))
+        for worker in await self.workers():
+            places.add((str(worker.plane), worker.pool))
+        return [await self._queue(plane, pool) for plane, pool in sorted(places)]
+
+    async def _queue(self, plane: str, pool: str) -> QueueInfo:
+        depth = pending = 0
+        oldest: float | None = None
+        for part in self.scripts.partitions:
+            for stream in part.streams(plane, pool):
+                waiting, held, age = await self._stream(stream)
+                depth, pending = depth + waiting, pending + held
+                if age is not None:
+                    oldest = age if oldest is None else max(oldest, age)
+        return QueueInfo(plane=plane, pool=pool, depth=depth, pending=pending, oldest_seconds=oldest)  # type: ignore[arg-type]
+
+    async def _stream(self, stream: str) -> tuple[int, int, float | None]:
+        try:
+            groups = await self.client.xinfo_groups(stream)
+        except redis.ResponseError:
+            return 0, 0, None
+        group = next((row for row in groups if row["name"] in (keys.GROUP, keys.GROUP.encode())), None)
+        last = group["last-delivered-id"] if group else "0-0"
+        held = int(group["pending"]) if group else 0
+        start = f"({last.decode() if isinstance(last, bytes) else last}"
+        first = await self.client.xrange(stream, min=start, count=1)
+        if not first:
+            return 0, held, None
+        lag = group.get("lag") if group else None
+        waiting = int(lag) if lag is not None else int(await self.client.xlen(stream)) - held
+        age = time.time() - int(first[0][0].split(b"-")[0]) / 1000
+        return max(1, waiting), held, max(0.0, age)
+
+    async def dead_letters(self, limit: int = 500) -> list[DeadLetter]:
+        letters = []
+        for part in self.scripts.partitions:
+            for entry, fields in await self.client.xrevrange(part.dead, count=limit):
+                text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+                letters.append(
+                    DeadLetter(
+                        id=f"{part.number}-{entry.decode()}",
+                        job_id=text.get("job", ""),
+                        node_id=text.get("node", ""),
+                        reason=text.get("reason", ""),
+                        created=rfc3339(int(text.get("created", "0"))),
+                    )
+                )
+        return letters
+
+    async def requeue_dead(self, letter_id: str) -> str:
+        """Retries the letter's job and drops the letter; ok | conflict | unknown."""
+        found = await self._dead(letter_id)
+        if found is None:
+            return "unknown"
+        part, entry, job_id = found
+        word = await self.retry(job_id) if job_id else "unknown"
+        if word == "ok":
+            await self.client.xdel(part.dead, entry)
+        return word
+
+    async def drop_dead(self, letter_id: str) -> str:
+        """ok | unknown."""
+        found = await self._dead(letter_id)
+        if found is None:
+            return "unknown"
+        return "ok" if await self.client.xdel(found[0].dead, found[1]) else "unknown"
+
+    async def _dead(self, letter_id: str) -> tuple[Partition, str, str] | None:
+        number, _, entry = letter_id.partition("-")
+        if not number.isdigit() or int(number) >= len(self.scripts.partitions):
+            return None
+        part = self.scripts.partitions[int(number)]
+        try:
+            rows = await self.client.xrange(part.dead, min=entry, max=entry)
+        except redis.ResponseError:
+            return None
+        return (part, entry, rows[0][1].get(b"job", b"").decode()) if rows else None
+
+
+def plan_batches(
+    part: Partition,
+    topology: Topology,
+    routes: dict[str, Route],
+    ready: list[str],
+    *,
+    priority: str,
+    inline_limit: int,
+    graph_size: int,
+    delay_ms: int = 0,
+    reason: str = "-",
+) -> list[Batch]:
+    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit."""
+    groups = graphs.group(topology, ready, routes)
+    inline = graph_size * len(groups) <= inline_limit
+    batches = []
+    for group in groups:
+        needs: dict[str, None] = {}
+        for node in group.nodes:
+            needs.update(dict.fromkeys(topology.sources(node)))
+        batches.append(
+            Batch(
+                stream=part.stream(group.plane, group.pool, priority),
+                place=f"{group.plane}/{group.pool}",
+                nodes=group.nodes,
+                needs=list(needs),
+                inline=inline,
+                nonce=uuid.uuid4().hex,
+                delay_ms=delay_ms,
+                reason=reason,
+            )
+        )
+    return batches
+
+
+def view(job_id: str, reply: list[list[str]]) -> JobView | None:
+    """Builds a JobView from read.lua's answer for one job."""
+    if not reply:
+        return None
+    flat, events = reply
+    fields: dict[str, str] = {}
+    records: dict[str, NodeRecord] = {}
+    shares: dict[str, int] = {}
+    claims: dict[str, str] = {}
+    artifacts: list[ArtifactMeta] = []
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
+        if name[1:2] != ":":
+            fields[name] = value
+        elif name[0] == "n":
+            records[name[2:]] = parse_record(value)
+        elif name[0] == "p":
+            shares[name[2:]] = int(value)
+        elif name[0] == "c":
+            claims[name[2:]] = value
+        elif name[0] == "a":
+            artifacts += _decode_artifacts(value)
+    number = fields.get
+
+    def optional(name: str) -> int | None:
+        text = fields.get(name)
+        return int(text) if text else None
+
+    return JobView(
+        job_id=job_id,
+        status=fields["status"],
+        progress=int(fields["progress"]) / 1e9,
+        seq=int(fields["seq"]),
+        trimmed=int(fields["trimmed"]),
+        attempt=int(fields["attempt"]),
+        created_ms=optional("created") or 0,
+        start_at_ms=optional("startAt"),
+        started_ms=optional("started"),
+        finished_ms=optional("finished"),
+        updated_ms=optional("updated") or 0,
+        priority=number("priority") or "normal",
+        pipeline=number("pipeline") or None,
+        owner=number("owner", ""),
+        metadata=number("metadata", "{}"),
+        remaining=optional("remaining") or 0,
+        running=optional("running") or 0,
+        broken=optional("broken") or 0,
+        error=number("error") or None,
+        digest=number("digest", ""),
+        graph=number("graph"),
+        routes=decode_routes(fields["routes"]) if fields.get("routes") else {},
+        records=records,
+        shares=shares,
+        claims=claims,
+        artifacts=artifacts,
+        events=events,
+    )
+
+
+def rfc3339(ms: int) -> str:
+    """UTC with milliseconds, as every time leaves the system."""
+    seconds, rest = divmod(ms, 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"
+
+
+def _chunks(indexes: list[int], jobs: Sequence[NewJob]) -> Iterable[list[int]]:
+    chunk: list[int] = []
+    size = 0
+    for index in indexes:
+        chunk.append(index)
+        size += len(jobs[index].graph)
+        if size >= MAX_CALL_BYTES or len(chunk) >= min(100, MAX_CALL_ITEMS):
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,28 @@
+-- read: a job's header, records and log in one look, so that a snapshot and the events after it fit together.
+-- KEYS[1]: the partition's index. Item: { job, after or -1 (no events), graph?, records? }.
+-- Replies, in MessagePack, per item {} or { fields (flat, without the graph unless asked for), events }.
+local replies = {}
+for i, item in ipairs(items()) do
+  local id, after, with_graph, with_records = unpack(item)
+  local key = job_key(id)
+  local flat, events = {}, {}
+  local all
+  if with_graph or with_records then
+    all = redis.call('HGETALL', key)
+  else
+    local names = { 'status', 'seq', 'trimmed', 'progress', 'attempt' }
+    local row = redis.call('HMGET', key, unpack(names))
+    all = {}
+    if row[1] then for k, name in ipairs(names) do all[#all + 1], all[#all + 2] = name, row[k] or '' end end
+  end
+  local trimmed, seq = 0, 0
+  for k = 1, #all, 2 do
+    local name = all[k]
+    if name == 'trimmed' then trimmed = tonumber(all[k + 1]) end
+    if name == 'seq' then seq = tonumber(all[k + 1]) end
+    if with_graph or name ~= 'graph' then flat[#flat + 1], flat[#flat + 2] = name, all[k + 1] end
+  end
+  if after >= 0 and after < seq then events = redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1) end
+  if #flat == 0 then replies[i] = {} else replies[i] = { flat, events } end
+end
+return cmsgpack.pack(replies)

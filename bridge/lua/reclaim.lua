@@ -1,0 +1,16 @@
+-- reclaim: takes an entry over from an owner that is dead by two looks. running stays running, its deliveries + 1.
+-- KEYS[1]: the partition's index. Item: { stream, entry, owner, stamp_ms, consumer, nonce }; stamp = TIME - idle as first seen.
+-- Replies, in MessagePack, a claim per item as take does (with every record of the job), or { 'moved', stream, entry }.
+local claims = {}
+for i, item in ipairs(items()) do
+  local stream, entry, owner, stamp, consumer, nonce = unpack(item)
+  local holder, idle = entry_owner(stream, entry)
+  if holder ~= owner or math.abs(NOW - idle - stamp) > 2 then
+    claims[i] = { 'moved', stream, entry }
+  else
+    redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
+    claims[i] = claim(stream, entry, entry_fields(stream, entry), consumer, nonce, 0, consumer, true)
+  end
+end
+save_jobs()
+return cmsgpack.pack(claims)

@@ -1,0 +1,31 @@
+-- release: gives up a claim, its nodes going back. running | ready -> ready, under a new entry; the old entry is acked.
+-- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, batches }.
+-- Replies a word per item: ok | gone | stale.
+local words = {}
+for i, item in ipairs(items()) do
+  local id, stream, entry, claimed, batches = unpack(item)
+  local J = job_load(id)
+  if not J then
+    entry_ack(stream, entry)
+    words[i] = 'gone'
+  elseif redis.call('HGET', J.key, 'c:' .. entry) ~= claimed then
+    words[i] = 'stale'
+  else
+    for _, batch in ipairs(batches) do
+      if JOB_STARTS[J.status] then
+        dispatch(J, batch, function(r) return r.entry == entry and (r.status == S.running or r.status == S.ready) end)
+      else
+        for _, node in ipairs(batch[3]) do
+          local r = node_get(J, node)
+          if r.entry == entry and not NODE_ENDED[r.status] then node_cancel(J, node, r) end
+        end
+      end
+    end
+    conclude(J)
+    redis.call('HDEL', J.key, 'c:' .. entry)
+    entry_ack(stream, entry)
+    words[i] = 'ok'
+  end
+end
+save_jobs()
+return words

@@ -1,0 +1,147 @@
+-- report: commits what a worker has to say of its claims. running -> ended | ready; pending -> running | ready | skipped.
+-- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
+-- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
+-- passes only if the node is pending, or if the entry that its record names is truly gone.
+-- Order within an item: the steps as given, the reads (after its own writes), the end-of-job test, the ack last.
+-- Replies, in MessagePack, per item { word, words of the steps, records { {node, raw} }, job status }; word: ok | gone | stale.
+local replies = {}
+
+local function own(r, entry) return r.status == S.pending or (r.status == S.ready and r.entry == entry and entry ~= '') end
+
+local steps_of = {}
+
+-- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '' }
+steps_of['end'] = function(J, entry, step)
+  local _, node, attempt, status, reason, payload, share, handled, failure, artifacts = unpack(step)
+  local r = node_get(J, node)
+  if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
+  if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
+  r.status, r.reason, r.payload = status, reason == '' and '-' or reason, payload
+  if not node_put(J, node, S.running, r) then return 'illegal' end
+  if status == S.failed and not handled then
+    J.broken = J.broken + 1
+    if J.error == '' then J.error = failure end
+  end
+  if artifacts ~= '' then redis.call('HSET', J.key, 'a:' .. node, artifacts) end
+  if share >= 0 then share_put(J, node, share) end
+  node_event(J, node, r, nil, failure ~= '' and failure or nil)
+  return 'ok'
+end
+
+-- { 'again', node, attempt, failure, batch }: a retryable failure with attempts left
+steps_of['again'] = function(J, entry, step)
+  local _, node, attempt, failure, batch = unpack(step)
+  local r = node_get(J, node)
+  if r.attempt == attempt + 1 then return 'already' end
+  if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
+  if not JOB_STARTS[J.status] then
+    node_cancel(J, node, r)
+    return 'cancelled'
+  end
+  dispatch(J, batch, function(record)
+    record.attempt, record.deliveries = attempt + 1, 0
+    return true
+  end, nil, failure)
+  return 'ok'
+end
+
+-- { 'skip', node, reason, share }
+steps_of['skip'] = function(J, entry, step)
+  local _, node, reason, share = unpack(step)
+  local r = node_get(J, node)
+  if r.status == S.skipped then return 'already' end
+  if not own(r, entry) or not JOB_STARTS[J.status] then return 'taken' end
+  local before = r.status
+  r.status, r.reason = S.skipped, reason
+  node_put(J, node, before, r)
+  share_put(J, node, share)
+  node_event(J, node, r)
+  return 'ok'
+end
+
+-- { 'start', node, worker }
+steps_of['start'] = function(J, entry, step)
+  if entry == '' then return 'stale' end
+  local r = node_get(J, step[2])
+  if r.status == S.running and r.entry == entry then return 'already' end
+  local started = node_start(J, step[2], entry, step[3])
+  return started and 'ok' or 'taken'
+end
+
+-- { 'send', batch }
+steps_of['send'] = function(J, entry, step)
+  if not JOB_STARTS[J.status] then return 'taken' end
+  local sent = dispatch(J, step[2], function(r) return own(r, entry) end)
+  return sent and 'ok' or 'taken'
+end
+
+-- { 'resend', entry, stream, batch }: the records name an entry that no stream and no delay has any more
+steps_of['resend'] = function(J, _, step)
+  local _, lost, stream, batch = unpack(step)
+  if not JOB_STARTS[J.status] then return 'taken' end
+  if string.sub(lost, 1, 6) == 'delay:' then
+    if redis.call('ZSCORE', DELAYS, string.sub(lost, 7)) then return 'taken' end
+  elseif entry_fields(stream, lost) then
+    return 'taken'
+  end
+  redis.call('HDEL', J.key, 'c:' .. lost)
+  local sent = dispatch(J, batch, function(r)
+    return r.entry == lost and (r.status == S.ready or r.status == S.running)
+  end)
+  return sent and 'ok' or 'taken'
+end
+
+-- { 'progress', node, share, node fraction as text }
+steps_of['progress'] = function(J, entry, step)
+  local r = node_get(J, step[2])
+  if r.status ~= S.running or r.entry ~= entry then return 'stale' end
+  share_put(J, step[2], step[3])
+  publish_progress(J, step[2], step[4])
+  return 'ok'
+end
+
+-- { 'event', channel, body, number }: numbered within the delivery, so that a report sent twice logs it once
+steps_of['event'] = function(J, entry, step)
+  local number = tonumber(redis.call('HGET', J.key, 'e:' .. entry) or '0')
+  if step[4] <= number then return 'already' end
+  redis.call('HSET', J.key, 'e:' .. entry, integer(step[4]))
+  emit(J, step[2], step[3])
+  return 'ok'
+end
+
+-- { 'dead', node, reason, detail }
+steps_of['dead'] = function(J, _, step)
+  dead_letter(J.id, step[2], step[3], step[4])
+  return 'ok'
+end
+
+local unclaimed = { skip = true, send = true, resend = true }
+
+for i, item in ipairs(items()) do
+  local id, stream, entry, claimed, steps, reads, ack = unpack(item)
+  local J = job_load(id)
+  if not J then
+    if entry ~= '' then entry_ack(stream, entry) end
+    replies[i] = { 'gone', {}, {}, '' }
+  elseif entry ~= '' and redis.call('HGET', J.key, 'c:' .. entry) ~= claimed then
+    replies[i] = { 'stale', {}, {}, J.status }
+  else
+    local words, records = {}, {}
+    for k, step in ipairs(steps) do
+      if entry == '' and not unclaimed[step[1]] then words[k] = 'stale'
+      else words[k] = steps_of[step[1]](J, entry, step) end
+    end
+    for k, node in ipairs(reads) do
+      local raw = redis.call('HGET', J.key, 'n:' .. node)
+      records[k] = { node, raw or '' }
+    end
+    conclude(J)
+    if ack and entry ~= '' then
+      redis.call('HDEL', J.key, 'c:' .. entry, 'e:' .. entry)
+      entry_ack(stream, entry)
+    end
+    replies[i] = { 'ok', words, records, J.status }
+  end
+end
+save_jobs()
+return cmsgpack.pack(replies)

@@ -1,0 +1,40 @@
+-- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
+-- KEYS[1]: the partition's index. One item: { consumer, nonce, count, free, streams, handed = { {stream, entry} } }.
+-- Replies, in MessagePack, a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
+-- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
+local consumer, nonce, count, free, streams, handed = unpack(items()[1])
+local claims, size, taken = {}, 0, 0
+
+local function note(stream, entry, fields)
+  local answer, started = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free, consumer)
+  taken = taken + 1
+  free = free - started
+  if answer[1] == 'ok' then size = size + #answer[9] end
+  claims[#claims + 1] = answer
+  redis.call('SET', stream .. ':delivered', entry)
+end
+
+for _, pair in ipairs(handed) do
+  if entry_owner(pair[1], pair[2]) == consumer then
+    note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
+  else
+    claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
+  end
+end
+for _, stream in ipairs(streams) do
+  while taken < count and free > 0 and size < 1048576 do
+    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', stream, '>')
+    if type(reply) == 'table' and reply.err then
+      if not string.find(reply.err, 'NOGROUP') then break end
+      redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+      reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', stream, '>')
+    end
+    if not reply or reply.err or not reply[1] then break end
+    local row = reply[1][2][1]
+    local fields = {}
+    for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
+    note(stream, row[1], fields)
+  end
+end
+save_jobs()
+return cmsgpack.pack(claims)

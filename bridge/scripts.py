@@ -1,0 +1,283 @@
+"""The one typed face of the Lua: every change of a job's state goes through a method here.
+
+A script takes many items and answers a word for each; items of one call share a partition. Nothing here validates what it is
+given (control_plane/job_queue.py does, before), and nothing is retried here but a script that the server has forgotten.
+User JSON is opaque text on both sides.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
+from bridge.lifecycle import lua_prelude
+
+MAX_CALL_BYTES = 1 << 20
+MAX_CALL_ITEMS = 900
+
+_encode = msgspec.msgpack.Encoder().encode
+
+Step = tuple[Any, ...]
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """Nodes that one entry is to carry. `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs."""
+
+    stream: str
+    place: str
+    nodes: list[str]
+    needs: list[str]
+    inline: bool
+    nonce: str
+    delay_ms: int = 0
+    reason: str = "-"
+
+
+class Claim(msgspec.Struct, array_like=True, frozen=True):
+    """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
+
+    `started`: (node, attempt, deliveries lost with it running) ; `records`: (node, raw record).
+    """
+
+    word: str
+    stream: str
+    entry: str
+    job_id: str = ""
+    nonce: str = ""
+    started: list[tuple[str, str, str]] = []
+    waiting: list[str] = []
+    records: list[tuple[str, str]] = []
+    graph: str = ""
+    routes: str = ""
+    traceparent: str = ""
+    created_ms: str = "0"
+    protocol: str = "0"
+
+
+class Report(msgspec.Struct, array_like=True, frozen=True):
+    """One item of report.lua; `entry` and `claim` are empty when nobody owns it (the scheduler's healing)."""
+
+    job_id: str
+    stream: str
+    entry: str
+    claim: str
+    steps: list[Step]
+    reads: list[str]
+    ack: bool
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True):
+    word: str
+    words: list[str]
+    records: list[tuple[str, str]]
+    job_status: str
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """A node's line in the job hash. `reason` is why it was skipped or is delayed; times are server epoch ms."""
+
+    status: str
+    entry: str
+    attempt: int
+    deliveries: int
+    started_ms: int | None
+    ended_ms: int | None
+    reason: str
+    place: str
+    payload: str
+
+
+def parse_record(raw: str) -> NodeRecord:
+    header, _, payload = raw.partition("\n")
+    status, entry, attempt, deliveries, started, ended, reason, place = header.split(" ")
+    return NodeRecord(
+        status,
+        entry,
+        int(attempt),
+        int(deliveries),
+        None if started == "-" else int(started),
+        None if ended == "-" else int(ended),
+        "" if reason == "-" else reason,
+        "" if place == "-" else place,
+        payload,
+    )
+
+
+PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", "")
+
+_claims = msgspec.msgpack.Decoder(list[Claim])
+_replies = msgspec.msgpack.Decoder(list[Reply])
+_reads = msgspec.msgpack.Decoder(list[list[list[str]]])
+
+
+class Scripts:
+    """The scripts of every partition over one client.
+
+    Raises (all methods): redis.ConnectionError and friends when the answer is unknown; redis.ResponseError with OOM when
+    `submit` meets the memory limit.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, *, partition_count: int = 1, ttl_seconds: int = 43200, log_length: int = 10000
+    ) -> None:
+        self.client = client
+        self.partitions = partitions(partition_count)
+        self._hashes: dict[str, str] = {}
+        self._headers = [
+            _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL]) for part in self.partitions
+        ]
+
+    def partition(self, job_id: str) -> Partition:
+        return self.partitions[partition_number(job_id, len(self.partitions))]
+
+    async def submit(self, part: Partition, items: Sequence[Any]) -> list[str]:
+        return await self._words("submit", part, items)
+
+    async def take(
+        self,
+        part: Partition,
+        consumer: str,
+        nonce: str,
+        *,
+        count: int,
+        free: int,
+        streams: Sequence[str],
+        handed: Sequence[tuple[str, str]] = (),
+    ) -> list[Claim]:
+        reply = await self.call("take", part, [[consumer, nonce, count, free, list(streams), list(handed)]])
+        return _claims.decode(reply)
+
+    async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
+        return _replies.decode(await self.call("report", part, items))
+
+    async def renew(self, part: Partition, items: Sequence[Any]) -> list[str]:
+        return await self._words("renew", part, items)
+
+    async def reclaim(self, part: Partition, items: Sequence[Any]) -> list[Claim]:
+        return _claims.decode(await self.call("reclaim", part, items))
+
+    async def release(self, part: Partition, items: Sequence[Any]) -> list[str]:
+        return await self._words("release", part, items)
+
+    async def cancel(self, part: Partition, job_id: str, nodes: list[str]) -> str:
+        return (await self._words("cancel", part, [[job_id, nodes]]))[0]
+
+    async def retry(
+        self, part: Partition, job_id: str, status: str, attempt: int, reset: list[str], batches: list[Batch]
+    ) -> str:
+        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches]]))[0]
+
+    async def delete(self, part: Partition, job_id: str) -> str:
+        return (await self._words("delete", part, [[job_id]]))[0]
+
+    async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
+        """Moves what is due; (moved, dropped, ms until the next or -1)."""
+        moved, dropped, wait = await self.call("due", part, [[limit]])
+        return int(moved), int(dropped), int(wait)
+
+    async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:
+        return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
+
+    async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
+        """Items (job id, after or -1, with graph, with records); [] for an unknown job, else [flat fields, events]."""
+        return _reads.decode(await self.call("read", part, items))
+
+    async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:
+        return [word.decode() for word in await self.call(name, part, items)]
+
+    async def call(self, name: str, part: Partition, items: Sequence[Any]) -> Any:
+        return await self.call_encoded(name, part, [_encode(item) for item in items])
+
+    async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
+        digest = self._hashes.get(name) or await self._load(name)
+        arguments = (1, part.index, self._headers[part.number], *items)
+        try:
+            return await self.client.execute_command("EVALSHA", digest, *arguments)
+        except NoScriptError:
+            await self._load(name)
+            return await self.client.execute_command("EVALSHA", digest, *arguments)
+
+    def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
+        """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
+        return source(name), [1, part.index, self._headers[part.number], *(_encode(item) for item in items)]
+
+    async def _load(self, name: str) -> str:
+        digest = await self.client.script_load(source(name))
+        self._hashes[name] = digest.decode() if isinstance(digest, bytes) else digest
+        return self._hashes[name]
+
+
+_sources: dict[str, str] = {}
+
+
+def source(name: str) -> str:
+    """The full text of a transition: flags, the tables of lifecycle.py, the shared state code, the transition."""
+    if name not in _sources:
+        folder = files("bridge") / "lua"
+        flags = "#!lua\n" if name == "submit" else "#!lua flags=allow-oom\n"
+        parts = (flags, lua_prelude(), (folder / "_state.lua").read_text(), (folder / f"{name}.lua").read_text())
+        _sources[name] = "".join(parts)
+    return _sources[name]
+
+
+class Writer:
+    """One writer of a partition: reports of a tick go out in one call, the next after its answer.
+
+    Concurrent batches overtake each other, so a process has one of these per partition. A call whose answer was lost is sent
+    again until it is answered: steps are idempotent (`already`), and the claim fences what came too late.
+    """
+
+    def __init__(self, scripts: Scripts, part: Partition) -> None:
+        self._scripts = scripts
+        self._part = part
+        self._queue: list[tuple[bytes, asyncio.Future[Reply]]] = []
+        self._wake = asyncio.Event()
+
+    def put(self, report: Report) -> "asyncio.Future[Reply]":
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._queue.append((_encode(report), future))
+        self._wake.set()
+        return future
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            while self._queue:
+                batch = self._cut()
+                replies = await self._send([item for item, _ in batch])
+                for (_, future), reply in zip(batch, replies, strict=True):
+                    if not future.done():
+                        future.set_result(reply)
+            self._wake.clear()
+
+    def _cut(self) -> list[tuple[bytes, "asyncio.Future[Reply]"]]:
+        size = count = 0
+        for item, _ in self._queue:
+            size += len(item)
+            count += 1
+            if size >= MAX_CALL_BYTES or count >= MAX_CALL_ITEMS:
+                break
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
+
+    async def _send(self, items: list[bytes]) -> list[Reply]:
+        delay = 0.05
+        while True:
+            try:
+                return _replies.decode(await self._scripts.call_encoded("report", self._part, items))
+            except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ResponseError, OSError) as error:
+                if isinstance(error, redis.exceptions.ResponseError) and not _passing(error):
+                    raise
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+
+
+def _passing(error: Exception) -> bool:
+    """Whether a server that says this will answer otherwise soon (loading its file, failing over)."""
+    text = str(error)
+    return text.startswith(("LOADING", "BUSY", "MASTERDOWN", "READONLY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"))
