@@ -1,0 +1,25 @@
+"""The demo's inputs, made by code: two pictures and speech-like recordings of two speakers. Nothing is downloaded."""
+
+from pathlib import Path
+
+
+def make(directory: Path) -> dict[str, Path]:
+    """Writes the inputs into `directory` (made where missing) and returns their paths by name.
+
+    `picture` and `second_picture` are PNG, 640×480; `recording` and `second_recording` are mono 16-bit WAV at 22,050 Hz,
+    6 s, of two speakers who differ in pitch and formants. The same on every run.
+    """
+    from dihedral.examples import scenes, speech  # numpy, Pillow and libsndfile only when asked for
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "picture": directory / "dusk.png",
+        "second_picture": directory / "meadow.png",
+        "recording": directory / "speaker-low.wav",
+        "second_recording": directory / "speaker-high.wav",
+    }
+    scenes.write(scenes.dusk(), paths["picture"])
+    scenes.write(scenes.meadow(), paths["second_picture"])
+    speech.write(speech.speak(speech.LOW, seconds=6.0, seed=1), paths["recording"])
+    speech.write(speech.speak(speech.HIGH, seconds=6.0, seed=2), paths["second_recording"])
+    return paths
