@@ -382,6 +382,7 @@ def plan_batches(
                 nonce=uuid.uuid4().hex,
                 delay_ms=delay_ms,
                 reason=reason,
+                heavy=not routes[group.nodes[0]].light,
             )
         )
     return batches

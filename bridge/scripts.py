@@ -26,7 +26,10 @@ Step = tuple[Any, ...]
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True):
-    """Nodes that one entry is to carry. `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs."""
+    """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
+
+    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs.
+    """
 
     stream: str
     place: str
@@ -36,6 +39,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     nonce: str
     delay_ms: int = 0
     reason: str = "-"
+    heavy: bool = False
 
 
 class Claim(msgspec.Struct, array_like=True, frozen=True):
@@ -145,11 +149,12 @@ class Scripts:
         nonce: str,
         *,
         count: int,
-        free: int,
+        light: int,
+        heavy: int,
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
     ) -> list[Claim]:
-        reply = await self.call("take", part, [[consumer, nonce, count, free, list(streams), list(handed)]])
+        reply = await self.call("take", part, [[consumer, nonce, count, light, heavy, list(streams), list(handed)]])
         return _claims.decode(reply)
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
@@ -271,13 +276,13 @@ class Writer:
             try:
                 return _replies.decode(await self._scripts.call_encoded("report", self._part, items))
             except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ResponseError, OSError) as error:
-                if isinstance(error, redis.exceptions.ResponseError) and not _passing(error):
+                if isinstance(error, redis.exceptions.ResponseError) and not passing(error):
                     raise
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
 
 
-def _passing(error: Exception) -> bool:
+def passing(error: Exception) -> bool:
     """Whether a server that says this will answer otherwise soon (loading its file, failing over)."""
     text = str(error)
     return text.startswith(("LOADING", "BUSY", "MASTERDOWN", "READONLY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"))

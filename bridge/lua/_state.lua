@@ -208,9 +208,9 @@ local function split(text)
 end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
--- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason }; `keep(r)` says which nodes it may take.
+-- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
 local function dispatch(J, batch, keep, due, failure)
-  local stream, place, nonce, delay, reason = batch[1], batch[2], batch[6], batch[7], batch[8]
+  local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
   local nodes, records = {}, {}
   for _, node in ipairs(batch[3]) do
     local r = node_get(J, node)
@@ -224,11 +224,11 @@ local function dispatch(J, batch, keep, due, failure)
   if delay > 0 or due then
     entry = 'delay:' .. nonce
     redis.call('HSET', DELAY_ENTRIES, nonce,
-      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5] and 1 or 0 }))
+      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
     local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'needs', table.concat(batch[4], ','),
-      'created', integer(NOW), 'v', integer(PROTOCOL) }
+      'created', integer(NOW), 'v', integer(PROTOCOL), 'heavy', heavy and '1' or '0' }
     local carried = redis.call('HMGET', J.key, 'traceparent', batch[5] and 'graph' or '-', batch[5] and 'routes' or '-')
     for i, name in ipairs({ 'traceparent', 'graph', 'routes' }) do
       if carried[i] and carried[i] ~= '' then
@@ -285,11 +285,12 @@ end
 -- Claims -----------------------------------------------------------------------------------------------------------
 
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
--- and starts as many of its nodes as `free` says. Answers { word, ... } and how many nodes it started.
-local function claim(stream, entry, fields, consumer, nonce, free, worker, lost)
+-- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
+-- dead owner is taken over, so its nodes are looked up in all records, none is started, and what ran counts a delivery.
+local function claim(stream, entry, fields, consumer, nonce, free, lost)
   if not fields then
     redis.call('XACK', stream, GROUP, entry)
-    return { 'vanished', stream, entry }, 0
+    return { 'vanished', stream, entry }
   end
   local id, names = fields.job, split(fields.nodes)
   if not id or #names == 0 then
@@ -297,12 +298,12 @@ local function claim(stream, entry, fields, consumer, nonce, free, worker, lost)
     for name, value in pairs(fields) do seen[#seen + 1] = name .. '=' .. string.sub(value, 1, 200) end
     dead_letter('', '', 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
     entry_ack(stream, entry)
-    return { 'malformed', stream, entry }, 0
+    return { 'malformed', stream, entry }
   end
   local J = job_load(id)
   if not J then
     entry_ack(stream, entry)
-    return { 'gone', stream, entry }, 0
+    return { 'gone', stream, entry }
   end
   local candidates = names
   if lost then
@@ -323,16 +324,17 @@ local function claim(stream, entry, fields, consumer, nonce, free, worker, lost)
     conclude(J)
     redis.call('HDEL', J.key, 'c:' .. entry)
     entry_ack(stream, entry)
-    return { 'stale', stream, entry }, 0
+    return { 'stale', stream, entry }
   end
   local owned = redis.call('HGET', J.key, 'c:' .. entry)
   if #ready == 0 and #running == 0 and not (lost and owned) then
     redis.call('HDEL', J.key, 'c:' .. entry)
     entry_ack(stream, entry)
-    return { 'stale', stream, entry }, 0
+    return { 'stale', stream, entry }
   end
   redis.call('HSET', J.key, 'c:' .. entry, consumer .. ' ' .. nonce)
-  local started, waiting, count = {}, {}, 0
+  local kind = fields.heavy == '1' and 'heavy' or 'light'
+  local started, waiting = {}, {}
   for _, pair in ipairs(running) do
     local r = pair[2]
     if lost then
@@ -342,10 +344,10 @@ local function claim(stream, entry, fields, consumer, nonce, free, worker, lost)
     started[#started + 1] = { pair[1], integer(r.attempt), integer(r.deliveries) }
   end
   for _, node in ipairs(ready) do
-    if count < free and not lost then
-      local r = node_start(J, node, entry, worker)
+    if not lost and free[kind] > 0 then
+      local r = node_start(J, node, entry, consumer)
       started[#started + 1] = { node, integer(r.attempt), integer(r.deliveries) }
-      count = count + 1
+      free[kind] = free[kind] - 1
     else
       waiting[#waiting + 1] = node
     end
@@ -362,5 +364,5 @@ local function claim(stream, entry, fields, consumer, nonce, free, worker, lost)
     if raw then records[#records + 1] = { node, raw } end
   end
   return { 'ok', stream, entry, J.id, nonce, started, waiting, records, graph, routes or '', fields.traceparent or '',
-    fields.created or '0', fields.v or '0' }, count
+    fields.created or '0', fields.v or '0' }
 end

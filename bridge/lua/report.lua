@@ -20,7 +20,7 @@ steps_of['end'] = function(J, entry, step)
   if not node_put(J, node, S.running, r) then return 'illegal' end
   if status == S.failed and not handled then
     J.broken = J.broken + 1
-    if J.error == '' then J.error = failure end
+    if J.error == '' then J.error = string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}' end
   end
   if artifacts ~= '' then redis.call('HSET', J.key, 'a:' .. node, artifacts) end
   if share >= 0 then share_put(J, node, share) end
@@ -28,18 +28,19 @@ steps_of['end'] = function(J, entry, step)
   return 'ok'
 end
 
--- { 'again', node, attempt, failure, batch }: a retryable failure with attempts left
+-- { 'again', node, attempt, next attempt, failure, batch }: back to ready, later: a retryable failure with attempts left (next =
+-- attempt + 1), or a task that this worker does not know (the same attempt).
 steps_of['again'] = function(J, entry, step)
-  local _, node, attempt, failure, batch = unpack(step)
+  local _, node, attempt, following, failure, batch = unpack(step)
   local r = node_get(J, node)
-  if r.attempt == attempt + 1 then return 'already' end
+  if r.attempt == following and r.entry ~= entry then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
   if not JOB_STARTS[J.status] then
     node_cancel(J, node, r)
     return 'cancelled'
   end
   dispatch(J, batch, function(record)
-    record.attempt, record.deliveries = attempt + 1, 0
+    if following > attempt then record.attempt, record.deliveries = following, 0 end
     return true
   end, nil, failure)
   return 'ok'

@@ -1,17 +1,30 @@
 -- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
--- KEYS[1]: the partition's index. One item: { consumer, nonce, count, free, streams, handed = { {stream, entry} } }.
+-- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} } };
+-- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
 -- Replies, in MessagePack, a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
-local consumer, nonce, count, free, streams, handed = unpack(items()[1])
+local consumer, nonce, count, light, heavy, streams, handed = unpack(items()[1])
+local free = { light = light, heavy = heavy }
 local claims, size, taken = {}, 0, 0
 
 local function note(stream, entry, fields)
-  local answer, started = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free, consumer)
   taken = taken + 1
-  free = free - started
+  local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free)
   if answer[1] == 'ok' then size = size + #answer[9] end
   claims[#claims + 1] = answer
   redis.call('SET', stream .. ':delivered', entry)
+end
+
+-- Whether the next entry of a stream could be started here; only asked when one kind has nothing free.
+local function wanted(stream)
+  if free.light > 0 and free.heavy > 0 then return true end
+  local last = redis.call('GET', stream .. ':delivered')
+  local rows = redis.call('XRANGE', stream, last and ('(' .. last) or '-', '+', 'COUNT', '1')
+  if not rows[1] then return true end
+  for i = 1, #rows[1][2], 2 do
+    if rows[1][2][i] == 'heavy' then return free[rows[1][2][i + 1] == '1' and 'heavy' or 'light'] > 0 end
+  end
+  return true
 end
 
 for _, pair in ipairs(handed) do
@@ -22,7 +35,7 @@ for _, pair in ipairs(handed) do
   end
 end
 for _, stream in ipairs(streams) do
-  while taken < count and free > 0 and size < 1048576 do
+  while taken < count and free.light + free.heavy > 0 and size < 1048576 and wanted(stream) do
     local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', stream, '>')
     if type(reply) == 'table' and reply.err then
       if not string.find(reply.err, 'NOGROUP') then break end

@@ -1,0 +1,212 @@
+"""What a running node says, and what its end sets in motion: outcome, skips, starts, dispatches, ack.
+
+An outcome is written together with everything that it decides by itself. What depends on other parents is decided in further
+rounds, each with the records read *after* the round before was written: of two parents that end at the same time on
+two workers at least the later one sees both, and a start passes only while the node is pending, so a join fires exactly once.
+The entry is acknowledged with the last round.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from bridge import graphs
+from bridge.deliveries import Delivery
+from bridge.jobs import rfc3339
+from bridge.keys import Partition
+from bridge.running import CancelToken, NodeOutcome
+from bridge.scripts import Batch, NodeRecord, Reply, Report, Step
+from schemas.structs.graph import NodeError
+from schemas.structs.settings import Settings
+
+RETRY_BASE_MS = 500
+RETRY_CAP_MS = 60_000
+EVENT_BYTES = 64 * 1024
+
+
+class Running:
+    """One node of a delivery while it runs: its cancel token and what it has said and nobody has written yet."""
+
+    def __init__(self, delivery: Delivery, node_id: str, light: bool, mark: Callable[["Running"], None]) -> None:
+        self._mark = mark
+        self.delivery = delivery
+        self.node_id = node_id
+        self.light = light
+        self.cancel = CancelToken()
+        self.fraction = 0.0
+        self.said = 0.0
+        self.bodies: list[str] = []
+        self.started_at = rfc3339(int(time.time() * 1000))
+
+    # The Emit that the task speaks through --------------------------------------------------------------------------
+
+    def progress(self, fraction: float) -> None:
+        """Keeps the highest fraction of this attempt; it is written with the next tick."""
+        if fraction > self.fraction:
+            self.fraction = min(1.0, fraction)
+            self._mark(self)
+
+    def data(self, name: str, payload: dict[str, Any]) -> None:
+        self._say({"type": "data", "nodeId": self.node_id, "name": name, "data": payload})
+
+    def log(self, level: str, message: str) -> None:
+        text = message.encode("utf-8", "replace").decode()
+        self._say({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        body = msgspec.json.encode(event)
+        if len(body) > EVENT_BYTES:
+            too_large = f"an event of {len(body)} bytes was dropped; the limit is {EVENT_BYTES}"
+            body = msgspec.json.encode({"type": "log", "nodeId": self.node_id, "level": "warning", "message": too_large})
+        self.bodies.append(body[1:-1].decode())
+        self._mark(self)
+
+    def steps(self) -> list[Step]:
+        """What is not written yet, in order; progress last, as the sum of all."""
+        steps: list[Step] = []
+        for body in self.bodies:
+            self.delivery.event_number += 1
+            steps.append(("event", "data", body, self.delivery.event_number))
+        self.bodies = []
+        if self.fraction > self.said:
+            self.said = self.fraction
+            share = int(self.delivery.topology.shares[self.node_id] * self.fraction)
+            steps.append(("progress", self.node_id, share, f"{self.fraction:.6g}"))
+        return steps
+
+
+class Reporter:
+    """Commits outcomes for the deliveries of one worker.
+
+    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that go elsewhere; `reserve(delivery, node)` takes the capacity for
+    a node that can start here at once, `unreserve` gives it back.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Partition, Report], Awaitable[Reply]],
+        plan: Callable[..., list[Batch]],
+        reserve: Callable[[Delivery, str], bool],
+        unreserve: Callable[[Delivery, str], None],
+        worker_id: str,
+        settings: Settings,
+    ) -> None:
+        self._write = write
+        self._plan = plan
+        self._reserve = reserve
+        self._unreserve = unreserve
+        self._worker_id = worker_id
+        self._output_bytes = settings.jobs.node_output_bytes
+
+    async def commit(self, delivery: Delivery, running: Running, outcome: NodeOutcome) -> list[str]:
+        """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
+        node = running.node_id
+        outcome = self._checked(running, outcome)
+        steps = running.steps()
+        delivery.open.discard(node)
+        again = self._again(delivery, node, outcome)
+        if again is not None:
+            await self._send(delivery, [*steps, again], (), ack=not delivery.open)
+            return []
+        steps.append(_end(delivery, node, outcome))
+        delivery.states[node] = (outcome.status, "")
+        delivery.records[node] = _record(outcome)
+        return await self._resolve(delivery, steps, _children(delivery, [node]))
+
+    async def _resolve(self, delivery: Delivery, steps: list[Step], candidates: list[str]) -> list[str]:
+        goes_on: list[str] = []
+        while True:
+            found = graphs.resolve(delivery.topology, delivery.states, candidates)
+            here = [node for node in found.ready if self._reserve(delivery, node)]
+            away = [node for node in found.ready if node not in here]
+            first_start = len(steps)
+            steps += [("start", node, self._worker_id) for node in here]
+            steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
+            steps += [("send", batch) for batch in self._plan(delivery, away)]
+            reads = dict.fromkeys(found.unknown)
+            for node in here:
+                reads.update((source, None) for source in delivery.topology.sources(node) if source not in delivery.records)
+            last = not reads and not here and not goes_on and not delivery.open
+            reply = await self._send(delivery, steps, reads, ack=last)
+            if reply is None:
+                for node in here:
+                    self._unreserve(delivery, node)
+                return []
+            known = len(delivery.states)
+            for other, raw in reply.records:
+                delivery.learn(other, raw)
+            learned = len(delivery.states) > known
+            for node, word in zip(here, reply.words[first_start:], strict=False):
+                if word in ("ok", "already"):
+                    delivery.begin(node, 1, 0)
+                    goes_on.append(node)
+                else:
+                    self._unreserve(delivery, node)
+            delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
+            skipped = [node for node, _ in found.skipped]
+            decided = {*found.ready, *skipped}
+            candidates = [node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided]
+            if not learned or not candidates:
+                return goes_on
+            steps = []
+
+    async def _send(self, delivery: Delivery, steps: list[Step], reads: Iterable[str], *, ack: bool) -> Reply | None:
+        """None when the claim was lost."""
+        reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
+        if reply.word != "ok":
+            delivery.lost = True
+            return None
+        delivery.acked = delivery.acked or ack
+        return reply
+
+    def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:
+        """The step that puts a retryable failure back with full jitter, while attempts are left and nobody cancelled."""
+        attempt = delivery.attempts[node]
+        if outcome.status != "failed" or not outcome.retryable or outcome.error is None:
+            return None
+        if attempt >= delivery.topology.nodes[node].retries.max_attempts:
+            return None
+        delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
+        batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
+        return ("again", node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
+
+    def _checked(self, running: Running, outcome: NodeOutcome) -> NodeOutcome:
+        """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
+        if outcome.output is not None and len(outcome.output) > self._output_bytes:
+            message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
+            return _failure(outcome, "output_too_large", message)
+        if outcome.status == "cancelled" and not running.cancel.cancelled:
+            return _failure(outcome, "cancelled_itself", "the task ended as cancelled, but nobody had cancelled it")
+        return outcome
+
+
+def _failure(outcome: NodeOutcome, code: str, message: str) -> NodeOutcome:
+    error = NodeError(code=code, message=message, details={})
+    return NodeOutcome(status="failed", output=None, error=error, retryable=False, artifacts=outcome.artifacts)
+
+
+def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
+    share = delivery.topology.shares[node] if outcome.status == "completed" else -1
+    failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
+    artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
+    return (
+        "end", node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node),
+        failure, artifacts,
+    )  # fmt: skip
+
+
+def _payload(outcome: NodeOutcome) -> str:
+    if outcome.status == "completed":
+        return f'{{"output":{(outcome.output or b"null").decode()}}}'
+    return f'{{"error":{msgspec.json.encode(outcome.error).decode()}}}' if outcome.error is not None else ""
+
+
+def _record(outcome: NodeOutcome) -> NodeRecord:
+    return NodeRecord(outcome.status, "", 0, 0, None, None, "", "", _payload(outcome))
+
+
+def _children(delivery: Delivery, nodes: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(edge.to for node in nodes for edge in delivery.topology.outgoing.get(node, ())))

@@ -1,0 +1,589 @@
+"""The loop of both planes, top-down: run, take, handle, report, stop.
+
+Who does what: `_takes` talks to the streams, one `_handle` per delivery drives its nodes, `Renewer` (a thread) keeps the
+leases, `_reclaims` watches other workers' leases, `_listens` hears cancels, `_announces` says that this worker lives, the
+`Writer` of each partition commits. A plane passes in how one node is run (`run_node`): in this process, or in a slot.
+
+A node starts only after Redis said so; an entry is acknowledged only when all its nodes have ended and what they made ready
+is started or dispatched. Everything between is healed by whoever reclaims the entry.
+
+Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
+its node goes back to the stream, at the front. Only then do the leases end, so no other worker starts a node that
+is still running here.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import redis
+
+from bridge import graphs, keys
+from bridge.artifacts import ArtifactStore
+from bridge.connection import LOST, check_layout, connect
+from bridge.deliveries import Delivery, Reclaimer, Renewer, Topologies
+from bridge.errors import ReferenceNotFound
+from bridge.executor import execute
+from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches, rfc3339
+from bridge.keys import Partition
+from bridge.reporting import Reporter, Running
+from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
+from bridge.scripts import Claim, Reply, Report, Writer, passing
+from bridge.tasks import Registry
+from bridge.version import VERSION
+from schemas.structs.graph import NodeError, Plane
+from schemas.structs.settings import Settings
+from schemas.structs.worker import RunningNode, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+
+BLOCK_MS = 2000
+TAKE_COUNT = 64
+NO_TASK_DELAY_MS = 2000
+FLUSH_SECONDS = 0.02
+
+
+class Worker:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        plane: str,
+        registry: Registry,
+        run_node: RunNode,
+        slots: int,
+        light: int,
+        store: ArtifactStore | None = None,
+        device: str = "",
+        metrics_url: str | None = None,
+        pool: str = "default",
+        observe: Callable[[str, str, float], None] | None = None,
+    ) -> None:
+        """`slots` and `light`: how many nodes of each kind may run at once. `observe(task, outcome, seconds)` feeds metrics."""
+        self.settings = settings
+        self.plane = plane
+        self.pool = pool
+        self.registry = registry
+        self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.ready = False
+        self._run_node = run_node
+        self._slots = slots
+        self._light = light
+        self._free = {"light": light, "heavy": slots}
+        self._store = store
+        self._device = device
+        self._metrics_url = metrics_url
+        self._observe = observe
+        self._url = settings.redis.url
+        self._client = connect(self._url)
+        self._blocking = connect(self._url, timeout_seconds=BLOCK_MS / 1000 + 5)
+        self._jobs = Jobs(self._client, settings)
+        self._scripts = self._jobs.scripts
+        self._reporter = Reporter(self._write, self._plan, self._reserve, self._unreserve, self.worker_id, settings)
+        self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
+        self._topologies = Topologies()
+        self._held: dict[tuple[str, str], Delivery] = {}
+        self._running: dict[tuple[str, str, str], Running] = {}
+        self._dirty: dict[Running, None] = {}
+        self._said = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._solo = asyncio.Lock()
+        self._limits: dict[str, asyncio.Semaphore] = {
+            task.capability.id: asyncio.Semaphore(task.capability.runtime.concurrency)
+            for task in registry.values()
+            if task.capability.runtime.concurrency > 0
+        }
+        self._started_at = rfc3339(int(time.time() * 1000))
+        self._trouble: str | None = "not connected yet"
+        self._tasks: asyncio.TaskGroup | None = None
+        self._takes_count = 0
+
+    # Run ------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves until stop(); an unreachable server is waited for, again and again.
+
+        Raises:
+            LayoutMismatch: the server's jobs are laid out otherwise.
+        """
+        loop = asyncio.get_running_loop()
+        renewer = Renewer(
+            self._jobs,
+            self._url,
+            self.worker_id,
+            lambda: [(d.part, d.job_id, d.stream, d.entry, d.token) for d in list(self._held.values())],
+            lambda key, word: loop.call_soon_threadsafe(self._on_renewal, key, word),
+        )
+        try:
+            await self._connect()
+            renewer.start()
+            async with asyncio.TaskGroup() as group:
+                self._tasks = group
+                background = [
+                    group.create_task(loop_of())
+                    for loop_of in (self._announces, self._listens, self._flushes, self._reclaims)
+                ]
+                background += [group.create_task(writer.run()) for writer in self._writers]
+                takes = group.create_task(self._takes())
+                await self._stopping.wait()
+                takes.cancel()
+                await self._drain()
+                for task in background:
+                    task.cancel()
+        finally:
+            self.ready = False
+            renewer.stop()
+            with suppress(*LOST, redis.RedisError):
+                await self._jobs.depart(self.worker_id)
+            await self._client.aclose()
+            await self._blocking.aclose()
+
+    def stop(self) -> None:
+        """Begins the drain; run() returns when it is over."""
+        self._stopping.set()
+
+    def problems(self) -> list[str]:
+        """Why this worker is not ready, a sentence each."""
+        return [self._trouble] if self._trouble else []
+
+    async def _connect(self) -> None:
+        delay = 0.1
+        while not self._stopping.is_set():
+            try:
+                await check_layout(self._client, self.settings.redis.partitions)
+                for part in self._scripts.partitions:
+                    await self._make_groups(part)
+                return
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                self._trouble = f"Redis cannot be reached: {error}"
+                log.warning("%s; trying again", self._trouble)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5)
+
+    async def _make_groups(self, part: Partition) -> None:
+        for stream in part.streams(self.plane, self.pool):
+            try:
+                await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    # Take -----------------------------------------------------------------------------------------------------------
+
+    async def _takes(self) -> None:
+        """Takes no more than is free; waits in a blocking read when there is nothing."""
+        recover = True
+        while True:
+            try:
+                if recover:
+                    await self._recover_own()
+                    recover = False
+                self._changed.clear()
+                if self._solo.locked() or not (self._free["light"] > 0 or self._free["heavy"] > 0):
+                    await self._changed.wait()
+                    continue
+                taken = 0
+                for part in self._scripts.partitions:
+                    taken += self._accept(part, await self._take(part))
+                if taken:
+                    continue
+                if self._slots and (self._free["heavy"] <= 0 or self._free["light"] <= 0):
+                    # A blocking read would be handed what cannot start here, and would keep it from others.
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), 0.1)
+                    continue
+                await self._wait_for_entries()
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                self._trouble = f"Redis: {error}"
+                log.warning("the streams cannot be read: %s", error)
+                recover = True
+                await asyncio.sleep(0.2 + random.random() * 0.3)
+
+    async def _take(self, part: Partition, handed: list[tuple[str, str]] | None = None) -> list[Claim]:
+        self._takes_count += 1
+        streams = part.streams(self.plane, self.pool)
+        if self._takes_count % 10 == 0:
+            streams.reverse()
+        claims = await self._scripts.take(
+            part,
+            self.worker_id,
+            uuid.uuid4().hex,
+            count=min(TAKE_COUNT, max(0, self._free["light"]) + max(0, self._free["heavy"])),
+            light=max(0, self._free["light"]),
+            heavy=max(0, self._free["heavy"]),
+            streams=[] if handed else streams,
+            handed=handed or (),
+        )
+        self._trouble = None
+        return claims
+
+    async def _wait_for_entries(self) -> None:
+        for_all = {stream: ">" for part in self._scripts.partitions for stream in part.streams(self.plane, self.pool)}
+        try:
+            reply = await self._blocking.xreadgroup(keys.GROUP, self.worker_id, for_all, count=1, block=BLOCK_MS)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            for part in self._scripts.partitions:
+                await self._make_groups(part)
+            return
+        rows = reply.items() if isinstance(reply, dict) else reply or []
+        for stream, entries in rows:
+            name = stream.decode()
+            part = next(part for part in self._scripts.partitions if name.endswith(part.suffix))
+            batches = entries[0] if entries and isinstance(entries[0], list) else entries
+            handed = [(name, entry.decode()) for entry, _ in batches]
+            self._accept(part, await self._take(part, handed))
+
+    async def _recover_own(self) -> None:
+        """After a lost answer: what this consumer has pending and does not hold is its own lost take."""
+        for part in self._scripts.partitions:
+            await self._make_groups(part)
+            for stream in part.streams(self.plane, self.pool):
+                start = "-"
+                while True:
+                    page = await self._client.xpending_range(
+                        stream, keys.GROUP, min=start, max="+", count=200, consumername=self.worker_id
+                    )
+                    entries = [row["message_id"].decode() for row in page]
+                    handed = [(stream, entry) for entry in entries if (stream, entry) not in self._held]
+                    if handed:
+                        self._accept(part, await self._take(part, handed))
+                    if len(page) < 200:
+                        break
+                    start = f"({entries[-1]}"
+        self._trouble = None
+
+    def _accept(self, part: Partition, claims: list[Claim]) -> int:
+        for claim in claims:
+            if claim.word != "ok":
+                if claim.word == "malformed":
+                    log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
+                continue
+            topology, routes = self._topologies.get(claim.graph, claim.routes)
+            delivery = Delivery(part, claim, self.worker_id, topology, routes)
+            self._held[delivery.key] = delivery
+            for node in delivery.open:
+                self._free[self._kind(delivery, node)] -= 1
+            assert self._tasks is not None
+            self._tasks.create_task(self._handle(delivery), name=f"delivery {claim.entry}")
+        return len(claims)
+
+    # Handle ---------------------------------------------------------------------------------------------------------
+
+    async def _handle(self, delivery: Delivery) -> None:
+        """Runs a delivery to its end; whatever goes wrong here stays with this delivery."""
+        try:
+            if delivery.claim.waiting:
+                await self._give_back(delivery, delivery.claim.waiting)
+            if delivery.open:
+                await execute(sorted(delivery.open), lambda node: self._run(delivery, node))
+            if delivery.releasing:
+                await self._give_back(delivery, sorted(delivery.open), ack=True)
+            elif not (delivery.lost or delivery.acked):
+                await self._write(delivery.part, delivery.report([], ack=True))
+        except Exception:
+            log.exception("a delivery failed; its nodes wait for its lease to end", extra={"job": delivery.job_id})
+        finally:
+            self._held.pop(delivery.key, None)
+            self._changed.set()
+
+    async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
+        """Nodes that cannot run here now go to the front of their place, as entries of their own."""
+        delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
+        batches = plan_batches(
+            delivery.part, delivery.topology, delivery.routes, nodes, priority="high", inline_limit=0, graph_size=1,
+            delay_ms=delay, reason=reason,
+        )  # fmt: skip
+        if ack:
+            await self._scripts.release(
+                delivery.part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
+            )
+            return
+        await self._write(delivery.part, delivery.report([("send", batch) for batch in batches]))
+
+    def _delay(self, delivery: Delivery, nodes: list[str]) -> tuple[int, str]:
+        known = all(delivery.topology.nodes[node].task in self.registry for node in nodes)
+        return (0, "-") if known else (NO_TASK_DELAY_MS, "worker")
+
+    async def _run(self, delivery: Delivery, node_id: str) -> list[str]:
+        """One started node: run, commit, and answer with what this delivery goes on with."""
+        kind = self._kind(delivery, node_id)
+        running = Running(delivery, node_id, kind == "light", self._mark)
+        self._running[*delivery.key, node_id] = running
+        begun = time.monotonic()
+        try:
+            outcome = await self._outcome(delivery, running)
+        finally:
+            self._running.pop((*delivery.key, node_id), None)
+            self._dirty.pop(running, None)
+            self._free[kind] += 1
+            self._changed.set()
+        if self._observe is not None and outcome is not None:
+            self._observe(delivery.topology.nodes[node_id].task, outcome.status, time.monotonic() - begun)
+        if delivery.lost or outcome is None:
+            return []
+        if delivery.releasing and outcome.status == "cancelled":
+            return []
+        return await self._reporter.commit(delivery, running, outcome)
+
+    async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
+        """None when the node was given back instead of run."""
+        node = delivery.topology.nodes[running.node_id]
+        if node.task not in self.registry:
+            await self._no_task(delivery, running.node_id)
+            return None
+        try:
+            params = self._input(delivery, running.node_id)
+        except ReferenceNotFound as error:
+            return _failed("reference_not_found", str(error))
+        run = NodeRun(
+            job_id=delivery.job_id,
+            node_id=node.id,
+            task=node.task,
+            attempt=delivery.attempts[node.id],
+            nonce=delivery.claim.nonce.replace(".", "-"),
+            params=params,
+            timeout_seconds=self._timeout(delivery, node.id),
+            delivery_count=delivery.lost_with.get(node.id, 0),
+        )
+        limit = self._limits.get(node.task)
+        alone = running.light and delivery.lost_with.get(node.id, 0) > 0
+        try:
+            if limit is not None:
+                await limit.acquire()
+            if not alone:
+                return await self._run_node(run, running, running.cancel)
+            async with self._solo:
+                while any(other.light and other is not running for other in self._running.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                return await self._run_node(run, running, running.cancel)
+        except Exception as error:
+            log.exception("running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id})
+            return _failed("internal_error", f"{type(error).__name__}: {error}")
+        finally:
+            if limit is not None:
+                limit.release()
+
+    def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
+        task = self.registry[delivery.topology.nodes[node_id].task]
+        fields = task.capability.io.input.get("properties", {}).keys()
+        return graphs.node_input(delivery.topology, node_id, delivery.outputs(), fields)
+
+    def _timeout(self, delivery: Delivery, node_id: str) -> float:
+        node = delivery.topology.nodes[node_id]
+        within = self.registry[node.task].capability.runtime.timeout_seconds
+        asked = node.timeout_seconds
+        return min(asked, within) if isinstance(asked, int | float) else within
+
+    async def _no_task(self, delivery: Delivery, node_id: str) -> None:
+        """A task that this worker does not know waits for one that does: it goes back, with a delay."""
+        task = delivery.topology.nodes[node_id].task
+        log.warning("no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id})
+        batches = self._plan(delivery, [node_id], delay_ms=NO_TASK_DELAY_MS, reason="worker")
+        waits = NodeError(code="worker", message=f"waiting for a worker that knows {task}", details={})
+        text = msgspec.json.encode(waits).decode()
+        attempt = delivery.attempts[node_id]
+        step = ("again", node_id, attempt, attempt, text, batches[0])
+        delivery.open.discard(node_id)
+        await self._write(delivery.part, delivery.report([step]))
+
+    def _plan(self, delivery: Delivery, nodes: list[str], *, delay_ms: int = 0, reason: str = "-") -> list[Any]:
+        return plan_batches(
+            delivery.part,
+            delivery.topology,
+            delivery.routes,
+            nodes,
+            priority=delivery.priority,
+            inline_limit=self._jobs.inline_limit,
+            graph_size=len(delivery.claim.graph),
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+
+    def _reserve(self, delivery: Delivery, node: str) -> bool:
+        """Takes the capacity that a node needs, if it can start here now."""
+        topology_node = delivery.topology.nodes[node]
+        at_home = topology_node.plane == self.plane and delivery.routes[node].pool == self.pool
+        kind = self._kind(delivery, node)
+        if not at_home or self._stopping.is_set() or topology_node.task not in self.registry or self._free[kind] <= 0:
+            return False
+        self._free[kind] -= 1
+        return True
+
+    def _unreserve(self, delivery: Delivery, node: str) -> None:
+        self._free[self._kind(delivery, node)] += 1
+        self._changed.set()
+
+    def _kind(self, delivery: Delivery, node: str) -> str:
+        return "light" if delivery.routes[node].light or not self._slots else "heavy"
+
+    # Background -----------------------------------------------------------------------------------------------------
+
+    def _write(self, part: Partition, report: Report) -> "asyncio.Future[Reply]":
+        return self._writers[part.number].put(report)
+
+    def _mark(self, running: Running) -> None:
+        self._dirty[running] = None
+        self._said.set()
+
+    async def _flushes(self) -> None:
+        """Writes what running nodes have said, all of a tick in one call."""
+        while True:
+            await self._said.wait()
+            self._said.clear()
+            dirty, self._dirty = self._dirty, {}
+            pending = []
+            for running in dirty:
+                steps = running.steps()
+                if steps and not running.delivery.lost:
+                    report = running.delivery.report(steps)
+                    pending.append((running.delivery, self._write(running.delivery.part, report)))
+            for delivery, future in pending:
+                if (await future).word != "ok":
+                    self._lose(delivery)
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    def _on_renewal(self, key: tuple[str, str], word: str) -> None:
+        delivery = self._held.get(key)
+        if delivery is None:
+            return
+        if word == "lost":
+            log.warning("the lease of an entry is lost", extra={"job": delivery.job_id})
+            self._lose(delivery)
+        else:
+            self._cancel(lambda other: other is delivery)
+
+    def _lose(self, delivery: Delivery) -> None:
+        """Another worker has this delivery: whatever still runs here ends without a word."""
+        delivery.lost = True
+        self._cancel(lambda other: other is delivery)
+
+    def _cancel(self, chosen: Callable[[Delivery], bool]) -> None:
+        for running in list(self._running.values()):
+            if chosen(running.delivery):
+                running.cancel.cancel()
+
+    async def _listens(self) -> None:
+        """Hears cancels at once; what is missed here the next renewal tells."""
+        while True:
+            client = connect(self._url, timeout_seconds=30)
+            try:
+                async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(keys.CANCEL_CHANNEL)
+                    while True:
+                        message = await pubsub.get_message(timeout=10)
+                        if message is not None and message["type"] == "message":
+                            job_id = message["data"].decode()
+                            self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                await asyncio.sleep(0.5)
+            finally:
+                await client.aclose()
+
+    async def _announces(self) -> None:
+        while True:
+            try:
+                await self._jobs.announce(self._info(), [task.capability for task in self.registry.values()])
+                self.ready = True
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                self._trouble = f"Redis: {error}"
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _info(self) -> WorkerInfo:
+        running = [
+            RunningNode(
+                job_id=one.delivery.job_id,
+                node_id=one.node_id,
+                task=one.delivery.topology.nodes[one.node_id].task,
+                started_at=one.started_at,
+            )
+            for one in self._running.values()
+        ]
+        return WorkerInfo(
+            worker_id=self.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            plane=Plane(self.plane),
+            pool=self.pool,
+            slots=self._slots or self._light,
+            running=running,
+            device=self._device,
+            metrics_url=self._metrics_url,
+            started_at=self._started_at,
+            last_seen=rfc3339(int(time.time() * 1000)),
+            version=VERSION,
+            protocol=keys.PROTOCOL,
+            tasks=sorted(self.registry),
+        )
+
+    async def _reclaims(self) -> None:
+        """Watches the leases of the other workers of this place."""
+        reclaimer = Reclaimer(self._jobs, self.worker_id, self._write)
+        while True:
+            await asyncio.sleep(self.settings.jobs.lease_ms / 3000)
+            try:
+                for part in self._scripts.partitions:
+                    await reclaimer.look(part, part.streams(self.plane, self.pool))
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                reclaimer.forget()
+
+    # Stop -----------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Lets running nodes end within the grace period, then cancels them and gives them back."""
+        deadline = time.monotonic() + self.settings.jobs.drain_seconds
+        while self._held and time.monotonic() < deadline:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(0.1, max(0.01, deadline - time.monotonic())))
+        for delivery in self._held.values():
+            delivery.releasing = True
+        self._cancel(lambda _: True)
+        while self._held:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 0.1)
+        with suppress(*LOST, redis.RedisError):
+            self._free = {"light": 0, "heavy": 0}
+            await self._recover_own()
+            while self._held:
+                await asyncio.sleep(0.02)
+            for part in self._scripts.partitions:
+                for stream in part.streams(self.plane, self.pool):
+                    await self._scripts.drop_consumer(part, stream, self.worker_id)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the server is away or busy for now, rather than asked something wrong."""
+    if isinstance(error, LOST):
+        return True
+    return isinstance(error, redis.ResponseError) and passing(error)
+
+
+def _failed(code: str, message: str) -> NodeOutcome:
+    return NodeOutcome(
+        status="failed", output=None, error=NodeError(code=code, message=message, details={}), retryable=False, artifacts=[]
+    )

@@ -1,0 +1,165 @@
+"""The loops that belong to no worker: what is due, what was abandoned, what got lost, what can be forgotten.
+
+Several schedulers may run; every step they take passes only if the job still needs it. The scheduler runs no node: it is a
+reclaimer on every stream, so that a place whose last worker died still gives its nodes back, and once a minute it heals the live
+jobs that have not changed for a minute: it resolves the whole graph, and puts back what a record names and the stream lacks.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import redis
+
+from bridge import keys
+from bridge.connection import LOST, check_layout, connect
+from bridge.deliveries import Delivery, Reclaimer, Topologies, heal
+from bridge.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
+from bridge.keys import Partition
+from bridge.scripts import Claim, Reply, Report, Step, Writer, passing
+from schemas.structs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DUE_EVERY_SECONDS = 0.25
+SWEEP_EVERY_SECONDS = 60.0
+HEAL_AFTER_SECONDS = 60.0
+
+
+class Scheduler:
+    """`sweep_seconds`: how often live jobs are looked at, and how long one must have been still."""
+
+    def __init__(self, settings: Settings, *, sweep_seconds: float = SWEEP_EVERY_SECONDS) -> None:
+        self.settings = settings
+        self._sweep_seconds = sweep_seconds
+        self._client = connect(settings.redis.url)
+        self._jobs = Jobs(self._client, settings)
+        self._scripts = self._jobs.scripts
+        self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
+        self._name = f"scheduler-{uuid.uuid4().hex[:12]}"
+        self._topologies = Topologies()
+
+    async def run(self) -> None:
+        """Until cancelled; an unreachable server is waited for."""
+        try:
+            await self._connect()
+            async with asyncio.TaskGroup() as group:
+                for writer in self._writers:
+                    group.create_task(writer.run())
+                group.create_task(self._every(DUE_EVERY_SECONDS, self.move_due))
+                group.create_task(self._reclaims())
+                group.create_task(self._every(self._sweep_seconds, self.sweep))
+        finally:
+            await self._client.aclose()
+
+    async def _connect(self) -> None:
+        while True:
+            try:
+                await check_layout(self._client, self.settings.redis.partitions)
+                return
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                log.warning("the scheduler cannot reach Redis: %s", error)
+            await asyncio.sleep(seconds)
+
+    async def move_due(self) -> None:
+        """Moves every delayed entry whose time has come."""
+        for part in self._scripts.partitions:
+            while True:
+                moved, dropped, _ = await self._scripts.due(part, 100)
+                if moved + dropped < 100:
+                    break
+
+    async def _reclaims(self) -> None:
+        reclaimer = Reclaimer(self._jobs, self._name, self._write)
+        while True:
+            await asyncio.sleep(self.settings.jobs.lease_ms / 3000)
+            try:
+                for part in self._scripts.partitions:
+                    await reclaimer.look(part, await self._streams(part))
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                reclaimer.forget()
+
+    async def _streams(self, part: Partition) -> list[str]:
+        places = {("node", "default"), ("python", "default")}
+        for known in await self._jobs.known_tasks():
+            places.add((str(known.capability.plane), known.capability.runtime.pool))
+        return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
+
+    async def sweep(self) -> None:
+        """Heals live jobs that stand still, prunes the index of expired jobs, forgets workers long gone."""
+        for part in self._scripts.partitions:
+            await self._heal_still(part)
+            await self._prune(part)
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", int((time.time() - RECENT_SECONDS) * 1000))
+
+    async def _heal_still(self, part: Partition) -> None:
+        horizon = (time.time() - min(HEAL_AFTER_SECONDS, self._sweep_seconds)) * 1000
+        async for raw in self._client.sscan_iter(part.alive, count=200):
+            job_id = raw.decode()
+            found = await self._jobs.read(job_id, graph=True)
+            if found is None or found.ended:
+                await self._client.srem(part.alive, job_id)
+            elif found.updated_ms < horizon and found.status in ("queued", "running"):
+                await self.heal_job(part, found)
+
+    async def heal_job(self, part: Partition, found: JobView) -> None:
+        """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has."""
+        assert found.graph is not None
+        topology, _ = self._topologies.get(found.graph, "{}")
+        claim = Claim("ok", part.stream("node", "default", found.priority), "", job_id=found.job_id, graph=found.graph)
+        delivery = Delivery(part, claim, self._name, topology, found.routes)
+        delivery.token = ""
+        delivery.records = dict(found.records)
+        delivery.states = {node: state for node, state in found.states().items() if state[0] not in ("ready", "running")}
+        await heal(self._write, delivery)
+        steps: list[Step] = []
+        for node, record in found.records.items():
+            if record.status not in ("ready", "running"):
+                continue
+            plane = str(topology.nodes[node].plane)
+            batch = plan_batches(
+                part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
+            )[0]
+            for stream in part.streams(plane, found.routes[node].pool):
+                if not record.entry.startswith("delay:") and await self._client.xrange(stream, record.entry, record.entry):
+                    break
+            else:
+                steps.append(("resend", record.entry, batch.stream, batch))
+        if steps:
+            log.warning("dispatching anew what the streams have lost", extra={"job": found.job_id})
+            await self._write(part, delivery.report(steps))
+
+    def _write(self, part: Partition, report: Report) -> "asyncio.Future[Reply]":
+        return self._writers[part.number].put(report)
+
+    async def _prune(self, part: Partition) -> None:
+        """Takes ids out of the index whose jobs have expired: oldest first, until one is found that has not."""
+        while True:
+            ids = [raw.decode() for raw in await self._client.zrange(part.index, 0, 199)]
+            pipe = self._client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.exists(part.job(job_id))
+            gone = [job_id for job_id, exists in zip(ids, await pipe.execute(), strict=True) if not exists] if ids else []
+            if gone:
+                await self._client.zrem(part.index, *gone)
+            if len(gone) < 200:
+                return
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, LOST) or (isinstance(error, redis.ResponseError) and passing(error))
