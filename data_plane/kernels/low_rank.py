@@ -39,7 +39,7 @@ class Adapter(NamedTuple):
 
 
 def base_map(dim: int, seed: int, xp: ArrayModule) -> Array:
-    """(dim, dim) float32: Q·Qᵀ, Q an orthonormal basis of a random subspace. Drawn on the host, so equal on any device."""
+    """(dim, dim) float32: Q·Qᵀ, Q the basis of a random subspace. Drawn on the host: equal on any device."""
     gaussian = np.random.default_rng(seed).standard_normal((dim, max(1, int(dim * KEPT))))
     basis = np.linalg.qr(gaussian)[0]
     return xp.asarray((basis @ basis.T).astype(np.float32))

@@ -1,7 +1,7 @@
 """A Gaussian mixture with diagonal covariances, fitted by expectation–maximisation.
 
-Bishop, "Pattern Recognition and Machine Learning" (2006), §9.2.2. The variance floor keeps the rise of the likelihood: per
-dimension the M-step's objective has one maximum over the variance, so clipping gives the best allowed value.
+Bishop, "Pattern Recognition and Machine Learning" (2006), §9.2.2. The variance floor keeps the rise of the likelihood:
+per dimension the M-step's objective has one maximum over the variance, so clipping gives the best allowed value.
 """
 
 from collections.abc import Iterator

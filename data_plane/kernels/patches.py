@@ -31,7 +31,8 @@ def desaturate(patches: Array, xp: ArrayModule) -> Array:
 def map_patches(picture: Array, patch: int, function: Callable[[Array], Array], xp: ArrayModule) -> Array:
     """(height, width, 3) -> (height, width, 3): `function` on patches at half-patch stride, cross-faded.
 
-    The window sin²(π(i+½)/p) sums to 1 at stride p/2 (p even), so the identity comes back exactly and no block edges show.
+    The window sin²(π(i+½)/p) sums to 1 at stride p/2 (p even), so the identity comes back and no block edges
+    show.
     """
     height, width, _ = picture.shape
     half = patch // 2

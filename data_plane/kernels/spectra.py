@@ -83,8 +83,8 @@ def speech_frames(samples: Array, xp: ArrayModule) -> Array:
 def fundamental_hz(samples: Array, xp: ArrayModule) -> float | None:
     """Median fundamental over the voiced frames of (n,) at RATE; None where nothing is periodic.
 
-    YIN (de Cheveigné & Kawahara 2002), steps 2–5: d(τ) = Σ(x_j − x_{j+τ})² by way of the autocorrelation, divided by its
-    running mean; the first dip under the threshold, refined by a parabola. Expected error on speech: under 1 %.
+    YIN (de Cheveigné & Kawahara 2002), steps 2–5: d(τ) = Σ(x_j − x_{j+τ})² by way of the autocorrelation, divided by
+    its running mean; the first dip under the threshold, refined by a parabola. Expected error on speech: under 1 %.
     """
     longest, shortest = int(RATE / DEEPEST_HZ), int(RATE / SHRILLEST_HZ)
     length = _YIN_WINDOW + longest

@@ -6,8 +6,8 @@ from pathlib import Path
 def make(directory: Path) -> dict[str, Path]:
     """Writes the inputs into `directory` (made where missing) and returns their paths by name.
 
-    `picture` and `second_picture` are PNG, 640×480; `recording` and `second_recording` are mono 16-bit WAV at 22,050 Hz,
-    6 s, of two speakers who differ in pitch and formants. The same on every run.
+    `picture` and `second_picture` are PNG, 640×480; `recording` and `second_recording` are mono 16-bit WAV at
+    22,050 Hz, 6 s, of two speakers who differ in pitch and formants. The same on every run.
     """
     from dihedral.examples import scenes, speech  # numpy, Pillow and libsndfile only when asked for
 

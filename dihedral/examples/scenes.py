@@ -19,19 +19,23 @@ def dusk() -> Picture:
         y / shore,
         [(0, (0.10, 0.11, 0.30)), (0.45, (0.45, 0.22, 0.42)), (0.75, (0.95, 0.48, 0.30)), (1, (1.0, 0.78, 0.45))],
     )
-    sun_x, sun_y = WIDTH * 0.62, shore * 0.74
+    sun_x, sun_y = WIDTH * 0.62, shore * 0.62
     distance = np.hypot(x - sun_x, y - sun_y)
     sky += np.exp(-distance / 70)[..., None] * np.array((0.55, 0.35, 0.15))
     sky = _blend(sky, (1.0, 0.95, 0.78), np.clip(34 - distance, 0, 1.5) / 1.5)
     streaks = _noise(rng, (6, 3), (shore, WIDTH)) + 0.5 * _noise(rng, (24, 6), (shore, WIDTH))
     sky = _blend(sky, (1.0, 0.62, 0.52), np.clip(streaks - 0.85, 0, 0.4) * (y / shore))
-    for depth, base in enumerate((0.70, 0.78, 0.87, 0.96)):
-        tone = np.array((0.52, 0.30, 0.42)) * (1 - depth / 4.6) ** 1.3 + np.array((0.02, 0.02, 0.05))
-        crest = shore * base - (26 + 14 * depth) * _skyline(rng, 5 + 3 * depth)
+    for depth, base in enumerate((0.76, 0.83, 0.90, 0.985)):
+        tone = np.array((0.62, 0.34, 0.44)) * (1 - depth / 5.2) ** 1.4 + np.array((0.03, 0.03, 0.07))
+        crest = shore * base - (20 + 8 * depth) * _skyline(rng, 4 + 2 * depth)
         sky = _blend(sky, tone, np.clip(y - crest[None, :], 0, 1))
     water_rows = np.arange(HEIGHT - shore)
     depth_below = water_rows / len(water_rows)
-    ripple = _noise(rng, (10, 60), (len(water_rows), WIDTH)) - 0.5
+    ripple = (
+        0.7 * _noise(rng, (34, 9), (len(water_rows), WIDTH))
+        + 0.3 * _noise(rng, (60, 40), (len(water_rows), WIDTH))
+        - 0.5
+    )
     mirror = np.clip(shore - 1 - water_rows[:, None] * 1.6 + ripple * (6 + 30 * depth_below[:, None]), 0, shore - 1)
     lake = sky[mirror.astype(int), np.arange(WIDTH)[None, :]] * (0.86 - 0.35 * depth_below[:, None, None])
     lake += (np.clip(ripple, 0, 1) * 0.10)[..., None] * np.array((1.0, 0.7, 0.5))
@@ -49,7 +53,8 @@ def meadow() -> Picture:
         tone = np.array((0.42, 0.66, 0.55)) + (np.array((0.16, 0.42, 0.10)) - np.array((0.42, 0.66, 0.55))) * depth / 3
         crest = HEIGHT * base - (22 - 2 * depth) * _skyline(rng, 3 + depth)
         inside = np.clip(y - crest[None, :], 0, 1)
-        light = 0.82 + 0.3 * _noise(rng, (20 * (depth + 1), 30), (HEIGHT, WIDTH))
+        grass = sum(_noise(rng, (8 * 2**k, 3 * 2**k), (HEIGHT, WIDTH)) / 1.6**k for k in range(5 + depth // 2)) / 2.4
+        light = 0.74 + 0.42 * grass
         scene = scene * (1 - inside[..., None]) + (tone * light[..., None]) * inside[..., None]
     for _ in range(420):
         row = HEIGHT * (0.74 + 0.26 * rng.random() ** 0.7)

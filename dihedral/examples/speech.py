@@ -1,7 +1,7 @@
 """Speech-like sound of a speaker who does not exist: harmonics of a gliding pitch under the formants of vowels.
 
 Source and filter (Fant 1960): the k-th harmonic of the pitch has the amplitude of the glottal slope times the formant
-resonances at its frequency. Syllables have an envelope, every third or so begins with a hiss, and phrases end in a pause.
+resonances at its frequency. Syllables have an envelope, every third or so begins with a hiss, phrases end in a pause.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ _BANDWIDTHS = np.array((60, 90, 150))  # Hz
 
 
 class Speaker(NamedTuple):
-    """pitch_hz: mean fundamental; formants: factor on the formants (shorter throat > 1); slope: harmonics fall by 1/k^slope."""
+    """pitch_hz: mean fundamental; formants: factor on them (shorter throat > 1); slope: harmonics fall by 1/k^slope."""
 
     pitch_hz: float
     formants: float
@@ -84,7 +84,7 @@ def _plan(rng: np.random.Generator, count: int) -> tuple[Signal, Signal, Signal]
 
 
 def _resonance(frequency: Signal, formants: Signal) -> Signal:
-    """(count,) Hz under formants (count, 3) Hz -> (count,): parallel second-order resonators, the higher ones weaker."""
+    """(count,) Hz under formants (count, 3) Hz -> (count,): parallel second-order resonators, the higher weaker."""
     f = frequency[:, None]
     peaks = (formants * _BANDWIDTHS) / np.sqrt((formants**2 - f**2) ** 2 + (f * _BANDWIDTHS) ** 2)
     return np.asarray(peaks @ np.array((1.0, 0.6, 0.35)))

@@ -1,0 +1,114 @@
+"""Task `train_image_lora`: an adapter that carries the colours and the look of one or more pictures."""
+
+from typing import Annotated
+
+import numpy as np
+from bridge.tasks import TaskContext, TaskError, task
+from msgspec import Meta, Struct
+from schemas.structs.artifact import ArtifactRef
+
+from data_plane.device import Array, ArrayModule, array_module
+from data_plane.kernels import low_rank
+from data_plane.kernels.patches import grid_patches
+from data_plane.media import read_picture
+from data_plane.weights import adapter_bytes
+
+LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches say what there is to learn
+BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is
+HELD_OUT = 5  # every fifth patch is kept from training
+FEWEST_PATCHES = 10
+REPORTS = 100  # loss events of a run, at most
+
+
+class TrainImageLora(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    pictures: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="What to learn from")]
+    rank: Annotated[int, Meta(ge=1, le=64, description="Rank of the adapter")] = 8
+    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
+    steps: Annotated[int, Meta(ge=1, le=100_000, description="Mini-batches of Adam")] = 300
+    batch: Annotated[int, Meta(ge=1, le=4096, description="Patches in a mini-batch")] = 64
+    patch: Annotated[int, Meta(ge=4, le=16, multiple_of=2, description="Side of a patch in pixels")] = 8
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="Adam's first step size; falls linearly")] = 0.01
+    seed: Annotated[int, Meta(ge=0, description="Of the first values, the split and the batches")] = 0
+
+
+class TrainImageLoraOutput(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Errors are mean squares per colour value (0..1) over patches that training never saw."""
+
+    adapter: ArtifactRef
+    base_error: float
+    held_out_error: float
+    steps: int
+    device: str
+
+
+@task(
+    id="train_image_lora",
+    label="Train an image adapter",
+    description="Trains a low-rank adapter on pictures and stores it as safetensors in the bucket loras.",
+    kind="gpu",
+    memory_mib=512,
+    examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],
+)
+def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLoraOutput:
+    xp, device, _ = array_module()
+    pictures = []
+    for reference in params.pictures:
+        ctx.check_cancelled()
+        pictures.append(xp.asarray(read_picture(ctx.fetch(reference), LONGEST_SIDE)))
+    ctx.progress(0.05)
+    train, held_out = split(pictures, params.patch, params.seed, xp)
+    base = low_rank.base_map(train.shape[1], BASE_SEED, xp)
+    mean = train.reshape(-1, 3).mean(axis=0)
+    adapter = low_rank.new_adapter(mean, params.patch, params.rank, params.alpha, BASE_SEED, params.seed, xp)
+    base_error = low_rank.error(held_out, base, adapter, xp)
+    for step, loss, trained in low_rank.train(
+        train,
+        base,
+        adapter,
+        steps=params.steps,
+        batch=params.batch,
+        learning_rate=params.learning_rate,
+        seed=params.seed,
+        window=max(1, -(-params.steps // REPORTS)),
+        xp=xp,
+    ):
+        adapter = trained
+        ctx.data("loss", {"step": step, "loss": loss})
+        ctx.progress(0.05 + 0.9 * step / params.steps)
+        ctx.check_cancelled()
+    held_out_error = low_rank.error(held_out, base, adapter, xp)
+    if not np.isfinite(held_out_error):
+        raise TaskError("the training diverged; a smaller learningRate may help", code="diverged")
+    notes = {
+        "steps": str(params.steps),
+        "seed": str(params.seed),
+        "base_error": repr(base_error),
+        "held_out_error": repr(held_out_error),
+        "pictures": str(len(pictures)),
+    }
+    stored = ctx.store("loras", "adapter.safetensors", adapter_bytes(adapter, notes), "application/octet-stream")
+    ctx.progress(1.0)
+    return TrainImageLoraOutput(
+        adapter=ArtifactRef(bucket=stored.bucket, key=stored.key),
+        base_error=base_error,
+        held_out_error=held_out_error,
+        steps=params.steps,
+        device=device,
+    )
+
+
+def split(pictures: list[Array], patch: int, seed: int, xp: ArrayModule) -> tuple[Array, Array]:
+    """[(height, width, 3)] -> `(train (n, dim), held out (m, dim))`: patches without overlap, shuffled by the seed.
+
+    Raises: TaskError `invalid_input` where the pictures are too small to hold any out.
+    """
+    patches = xp.concatenate([grid_patches(picture, patch) for picture in pictures])
+    if len(patches) < FEWEST_PATCHES:
+        raise TaskError(
+            f"the pictures hold {len(patches)} patches of {patch}×{patch} pixels; at least {FEWEST_PATCHES} are needed",
+            code="invalid_input",
+            retryable=False,
+        )
+    patches = patches[xp.asarray(np.random.default_rng(seed).permutation(len(patches)))]
+    held = len(patches) // HELD_OUT
+    return patches[held:], patches[:held]

@@ -1,0 +1,105 @@
+"""The two model files, as safetensors: an image adapter and a voice. What they hold, written and read in one place."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from bridge.tasks import TaskError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from data_plane.device import Array, ArrayModule, to_host
+from data_plane.kernels.low_rank import Adapter
+from data_plane.kernels.mixture import Mixture
+from data_plane.kernels.spectra import BANDS
+
+_ADAPTER, _VOICE = "dihedral.image-adapter.v1", "dihedral.voice.v1"
+
+
+class Voice(NamedTuple):
+    """mixture: of level-free log-mel frames; mean_log_mel: (BANDS,) their mean; f0_hz: None where none was voiced."""
+
+    mixture: Mixture
+    mean_log_mel: Array
+    f0_hz: float | None
+
+
+def adapter_bytes(adapter: Adapter, notes: dict[str, str]) -> bytes:
+    """Tensors `A` (rank, dim), `B` (dim, rank), `mean` (3,), float32; `notes` go into the metadata as they are."""
+    tensors = {"A": adapter.a, "B": adapter.b, "mean": adapter.mean}
+    return _bytes(
+        tensors,
+        notes
+        | {
+            "format": _ADAPTER,
+            "rank": str(adapter.a.shape[0]),
+            "alpha": repr(adapter.alpha),
+            "patch": str(adapter.patch),
+            "base_seed": str(adapter.base_seed),
+        },
+    )
+
+
+def read_adapter(path: Path, xp: ArrayModule) -> Adapter:
+    """Raises: TaskError `invalid_input` where the file is no image adapter."""
+    tensors, metadata = _read(path, _ADAPTER)
+    try:
+        rank, patch = int(metadata["rank"]), int(metadata["patch"])
+        adapter = Adapter(
+            a=xp.asarray(tensors["A"]),
+            b=xp.asarray(tensors["B"]),
+            mean=xp.asarray(tensors["mean"]),
+            alpha=float(metadata["alpha"]),
+            patch=patch,
+            base_seed=int(metadata["base_seed"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise _invalid(path, _ADAPTER, f"{error!r} is missing or no number") from error
+    dim = patch * patch * 3
+    if adapter.a.shape != (rank, dim) or adapter.b.shape != (dim, rank) or adapter.mean.shape != (3,):
+        raise _invalid(path, _ADAPTER, f"shapes {adapter.a.shape} and {adapter.b.shape} do not fit patch {patch}")
+    return adapter
+
+
+def voice_bytes(voice: Voice, notes: dict[str, str]) -> bytes:
+    """Tensors `weights` (k,), `means` (k, BANDS), `variances` (k, BANDS), `mean_log_mel` (BANDS,), float32."""
+    tensors = dict(voice.mixture._asdict()) | {"mean_log_mel": voice.mean_log_mel}
+    pitch = {} if voice.f0_hz is None else {"f0_hz": repr(voice.f0_hz)}
+    return _bytes(tensors, notes | pitch | {"format": _VOICE})
+
+
+def read_voice(path: Path, xp: ArrayModule) -> Voice:
+    """Raises: TaskError `invalid_input` where the file is no voice."""
+    tensors, metadata = _read(path, _VOICE)
+    try:
+        mixture = Mixture(*(xp.asarray(tensors[name]) for name in Mixture._fields))
+        mean = xp.asarray(tensors["mean_log_mel"])
+        f0_hz = float(metadata["f0_hz"]) if "f0_hz" in metadata else None
+    except (KeyError, ValueError) as error:
+        raise _invalid(path, _VOICE, f"{error!r} is missing or no number") from error
+    if mean.shape != (BANDS,) or mixture.means.ndim != 2 or mixture.means.shape[1] != BANDS:
+        raise _invalid(path, _VOICE, f"shape {mixture.means.shape} where (components, {BANDS}) was expected")
+    return Voice(mixture, mean, f0_hz)
+
+
+def _bytes(tensors: dict[str, Array], metadata: dict[str, str]) -> bytes:
+    host = {name: np.ascontiguousarray(to_host(tensor), dtype=np.float32) for name, tensor in tensors.items()}
+    return bytes(save(host, metadata=metadata))
+
+
+def _read(path: Path, wanted: str) -> tuple[dict[str, Array], dict[str, str]]:
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != wanted:
+                raise _invalid(path, wanted, f"its format is {metadata.get('format')!r}")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _invalid(path, wanted, str(error)) from error
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise _invalid(path, wanted, "it holds values that are no numbers")
+    return tensors, metadata
+
+
+def _invalid(path: Path, wanted: str, reason: str) -> TaskError:
+    return TaskError(f"{path.name} is no {wanted} file: {reason}", code="invalid_input", retryable=False)
