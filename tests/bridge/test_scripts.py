@@ -1,0 +1,383 @@
+"""Every transition by itself, on a real server: what it commits, what it refuses, what a second call changes (nothing)."""
+
+import json
+
+import pytest
+
+from bridge.lifecycle import JOB_ENDED, JOB_MOVES
+from tests.bridge.world import ERROR, STREAM, World, batch, ended
+
+
+@pytest.fixture
+def world(redis):
+    return World(redis)
+
+
+async def events(world, job="job"):
+    return [json.loads(row) for row in await world.redis.lrange(f"{world.part.job(job)}:events", 0, -1)]
+
+
+async def test_submit_creates_a_job_with_its_first_entry_and_event(world):
+    assert await world.submit() == "ok"
+    job = await world.job()
+    assert (job["status"], job["remaining"], job["running"]) == ("queued", "1", "0")
+    assert (await world.record("a")).status == "ready"
+    assert await world.redis.xlen(STREAM) == 1
+    assert [(e["seq"], e["type"], e["status"]) for e in await events(world)] == [(1, "status", "queued")]
+
+
+async def test_submit_twice_answers_same_and_another_submission_exists(world):
+    await world.submit()
+    assert await world.submit() == "same"
+    assert await world.submit(digest="other") == "exists"
+    assert await world.redis.xlen(STREAM) == 1
+
+
+async def test_submit_beyond_the_queue_limit_is_full(world):
+    assert await world.submit("j1", max_queued=1) == "ok"
+    assert await world.submit("j2", max_queued=1) == "full"
+
+
+async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(world):
+    import redis
+
+    await world.submit()
+    (claim,) = await world.take()
+    await world.redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(redis.ResponseError, match="OOM|maxmemory"):
+            await world.submit("other")
+        assert (await world.report(claim, [ended("a")], ack=True)).words == ["ok"]
+    finally:
+        await world.redis.config_set("maxmemory", "0")
+    assert (await world.job())["status"] == "completed"
+    assert not await world.redis.exists("job:other")
+
+
+async def test_take_claims_and_starts(world):
+    await world.submit()
+    (claim,) = await world.take()
+    assert (claim.word, claim.job_id, claim.started, claim.waiting) == ("ok", "job", [("a", "1", "0")], [])
+    job = await world.job()
+    assert (job["status"], job["running"], job[f"c:{claim.entry}"]) == ("running", "1", f"w1 {claim.nonce}")
+
+
+async def test_take_starts_no_more_than_is_free(world):
+    await world.submit(nodes=3, batches=[batch(["a", "b", "c"])])
+    (claim,) = await world.take(light=2)
+    assert [node for node, *_ in claim.started] == ["a", "b"]
+    assert claim.waiting == ["c"]
+
+
+async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world):
+    await world.submit("job", batches=[batch(["a"], heavy=True)])
+    assert await world.take(light=5, heavy=0) == []
+    assert [claim.word for claim in await world.take("w2", light=0, heavy=1)] == ["ok"]
+
+
+async def test_take_twice_of_the_same_entry_answers_the_same_nodes(world):
+    await world.submit()
+    (first,) = await world.take()
+    (second,) = await world.take(handed=[(STREAM, first.entry)])
+    assert second.started == first.started
+    assert (await world.report(first, [ended("a")])).word == "stale"
+    assert (await world.report(second, [ended("a")], ack=True)).word == "ok"
+
+
+async def test_take_refuses_an_entry_that_another_consumer_holds(world):
+    await world.submit()
+    (claim,) = await world.take()
+    (other,) = await world.take("w2", handed=[(STREAM, claim.entry)])
+    assert other.word == "not_yours"
+
+
+async def test_take_puts_garbage_among_the_dead_letters(world):
+    await world.redis.xadd(STREAM, {"hello": "world", b"\xff\xfe": b"\x00"})
+    await world.submit()
+    words = [claim.word for claim in await world.take()]
+    assert words == ["malformed", "ok"]
+    (letter,) = await world.redis.xrange("stream:dead")
+    assert letter[1][b"reason"] == b"malformed_entry"
+    assert len(await world.pending()) == 1
+
+
+async def test_take_acks_the_entry_of_a_job_that_is_gone(world):
+    await world.submit()
+    await world.redis.delete("job:job")
+    assert [claim.word for claim in await world.take()] == ["gone"]
+    assert await world.pending() == []
+
+
+async def test_an_outcome_ends_the_job_and_counts_once(world):
+    await world.submit()
+    (claim,) = await world.take()
+    assert (await world.report(claim, [ended("a")], ack=True)).words == ["ok"]
+    job = await world.job()
+    assert (job["status"], job["remaining"], job["running"], job["progress"]) == ("completed", "0", "0", "1000000000")
+    assert await world.pending() == []
+    assert not [name for name in job if name.startswith("c:")]
+    assert [e["status"] for e in await events(world)] == ["queued", "running", "running", "completed", "completed"]
+    assert await world.redis.pttl("job:job") > 0
+    assert await world.redis.scard("jobs:alive") == 0
+
+
+async def test_an_outcome_sent_twice_is_already_there(world):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    assert (await world.report(claim, [ended("a")])).words == ["ok"]
+    assert (await world.report(claim, [ended("a")])).words == ["already"]
+    assert (await world.job())["remaining"] == "1"
+
+
+async def test_a_stale_token_writes_nothing(world):
+    await world.submit()
+    (claim,) = await world.take()
+    before = await world.job()
+    reply = await world.report(claim, [ended("a"), ("event", "data", '"type":"log"', 1)], consumer="thief", ack=True)
+    assert (reply.word, reply.words) == ("stale", [])
+    assert await world.job() == before
+    assert await world.pending() == [claim.entry]
+
+
+async def test_an_event_sent_twice_is_logged_once(world):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    step = ("event", "data", '"type":"log","message":"x"', 1)
+    assert (await world.report(claim, [step])).words == ["ok"]
+    assert (await world.report(claim, [step])).words == ["already"]
+    assert len([e for e in await events(world) if e["type"] == "log"]) == 1
+
+
+async def test_start_skip_and_send_pass_only_for_a_pending_node(world):
+    await world.submit(nodes=4)
+    (claim,) = await world.take()
+    steps = [("start", "b", "w1"), ("skip", "c", "broken", 0), ("send", batch(["d"], nonce="x"))]
+    assert (await world.report(claim, steps)).words == ["ok", "ok", "ok"]
+    assert (await world.report(claim, [("skip", "b", "broken", 0), ("send", batch(["b", "c"])), ("start", "d", "w1")])).words == [
+        "taken", "taken", "taken",
+    ]  # fmt: skip
+    assert (await world.report(claim, [("start", "b", "w1"), ("skip", "c", "broken", 0)])).words == ["already", "already"]
+
+
+async def test_reads_see_the_writes_of_their_own_report(world):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    reply = await world.report(claim, [ended("a")], reads=["a", "zzz"])
+    assert reply.records[0][1].startswith("completed ")
+    assert reply.records[1] == ("zzz", "")
+
+
+async def test_a_retryable_failure_goes_back_later_as_the_next_attempt(world):
+    await world.submit()
+    (claim,) = await world.take()
+    step = ("again", "a", 1, 2, ERROR, batch(["a"], nonce="later", delay_ms=1, reason="retry"))
+    assert (await world.report(claim, [step], ack=True)).words == ["ok"]
+    record = await world.record("a")
+    assert (record.status, record.attempt, record.entry, record.reason) == ("ready", 2, "delay:later", "retry")
+    while (await world.scripts.due(world.part))[0] == 0:
+        pass
+    (claim,) = await world.take()
+    assert claim.started == [("a", "2", "0")]
+
+
+async def test_a_failure_without_a_handler_fails_the_job_with_its_error(world):
+    await world.submit()
+    (claim,) = await world.take()
+    await world.report(claim, [ended("a", "failed", error=ERROR)], ack=True)
+    job = await world.job()
+    assert job["status"] == "failed"
+    assert json.loads(job["error"]) == {"code": "boom", "message": "it broke", "details": {}, "nodeId": "a"}
+
+
+async def test_a_handled_failure_does_not_fail_the_job(world):
+    await world.submit()
+    (claim,) = await world.take()
+    await world.report(claim, [ended("a", "failed", error=ERROR, handled=True)], ack=True)
+    assert (await world.job())["status"] == "completed"
+
+
+async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world):
+    await world.submit()
+    (claim,) = await world.take()
+    token = f"w1 {claim.nonce}"
+    item = ["job", STREAM, claim.entry, token, "w1"]
+    assert await world.scripts.renew(world.part, [item]) == ["ok"]
+    assert await world.scripts.renew(world.part, [["job", STREAM, claim.entry, "w1 other", "w1"]]) == ["lost"]
+    assert await world.scripts.renew(world.part, [["job", STREAM, claim.entry, token, "w2"]]) == ["lost"]
+    await world.scripts.cancel(world.part, "job", ["a"])
+    assert await world.scripts.renew(world.part, [item]) == ["cancelling"]
+
+
+async def stamp(world, entry):
+    (row,) = await world.redis.xpending_range(STREAM, "workers", entry, entry, 1)
+    seconds, micros = await world.redis.time()
+    return seconds * 1000 + micros // 1000 - row["time_since_delivered"]
+
+
+async def test_reclaim_takes_over_only_what_did_not_move(world):
+    await world.submit()
+    (claim,) = await world.take()
+    seen = await stamp(world, claim.entry)
+    (moved,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen - 1000, "w2", "n"]])
+    assert moved.word == "moved"
+    (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen, "w2", "n"]])
+    assert (taken.word, taken.started) == ("ok", [("a", "1", "1")])
+    assert (await world.report(claim, [ended("a")])).word == "stale"
+    assert (await world.report(taken, [ended("a")], ack=True, consumer="w2")).word == "ok"
+    assert (await world.job())["running"] == "0"
+
+
+async def test_reclaim_ends_the_nodes_of_a_cancelling_job(world):
+    await world.submit()
+    (claim,) = await world.take()
+    assert await world.scripts.cancel(world.part, "job", ["a"]) == "cancelling"
+    await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", await stamp(world, claim.entry), "w2", "n"]])
+    assert (await world.job())["status"] == "cancelled"
+    assert await world.pending() == []
+
+
+async def test_release_gives_the_nodes_back_under_a_new_entry(world):
+    await world.submit()
+    (claim,) = await world.take()
+    high = f"{STREAM}:high"
+    item = ["job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["a"], stream=high)]]
+    assert await world.scripts.release(world.part, [item]) == ["ok"]
+    assert await world.scripts.release(world.part, [item]) == ["stale"]
+    record = await world.record("a")
+    assert (record.status, (await world.job())["running"]) == ("ready", "0")
+    assert await world.redis.xlen(high) == 1
+    assert await world.pending() == []
+
+
+async def test_cancel_ends_a_queued_job_at_once(world):
+    await world.submit(nodes=2)
+    assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelled"
+    assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "ended"
+    assert await world.scripts.cancel(world.part, "nope", []) == "unknown"
+    assert [claim.word for claim in await world.take()] == ["stale"]
+    assert await world.pending() == []
+
+
+async def test_cancel_waits_for_the_owner_and_keeps_a_late_output(world):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelling"
+    reply = await world.report(claim, [ended("a"), ("start", "b", "w1")], ack=True)
+    assert reply.words == ["ok", "taken"]
+    assert reply.job_status == "cancelled"
+    assert (await world.record("a")).status == "completed"
+
+
+async def test_retry_resets_what_it_is_told_and_clears_every_claim(world):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    await world.report(claim, [ended("a", share=5 * 10**8), ("start", "b", "w1")])
+    await world.report(claim, [ended("b", "failed", error=ERROR)], ack=True)
+    assert (await world.job())["status"] == "failed"
+    assert await world.scripts.retry(world.part, "job", "failed", 2, ["b"], [batch(["b"])]) == "conflict"
+    assert await world.scripts.retry(world.part, "job", "failed", 1, ["b"], [batch(["b"])]) == "ok"
+    assert await world.scripts.retry(world.part, "job", "failed", 1, ["b"], [batch(["b"])]) == "conflict"
+    job = await world.job()
+    assert (job["status"], job["attempt"], job["remaining"], job["broken"], job["progress"]) == (
+        "queued", "2", "1", "0", "500000000",
+    )  # fmt: skip
+    assert await world.redis.pttl("job:job") == -1
+    assert (await world.report(claim, [ended("b")])).word == "stale"
+    (claim,) = await world.take()
+    await world.report(claim, [ended("b", share=5 * 10**8)], ack=True)
+    assert (await world.job())["status"] == "completed"
+
+
+async def test_delete_forgets_only_what_has_ended(world):
+    await world.submit()
+    assert (await world.scripts.delete(world.part, "job")) == "alive"
+    await world.scripts.cancel(world.part, "job", ["a"])
+    assert (await world.scripts.delete(world.part, "job")) == "ok"
+    assert (await world.scripts.delete(world.part, "job")) == "unknown"
+    assert await world.redis.zcard("jobs") == 0
+
+
+async def test_a_scheduled_job_starts_when_it_is_due(world):
+    seconds, _ = await world.redis.time()
+    assert await world.submit(start_at=(seconds + 3600) * 1000) == "ok"
+    assert (await world.job())["status"] == "scheduled"
+    moved, dropped, wait = await world.scripts.due(world.part)
+    assert (moved, dropped) == (0, 0)
+    assert 3_500_000 < wait <= 3_600_000
+    await world.redis.zadd("delays", {(await world.redis.zrange("delays", 0, 0))[0]: 1})
+    assert (await world.scripts.due(world.part))[0] == 1
+    assert (await world.job())["status"] == "queued"
+    assert [claim.word for claim in await world.take()] == ["ok"]
+
+
+async def test_due_drops_what_no_record_names(world):
+    seconds, _ = await world.redis.time()
+    await world.submit(start_at=(seconds + 3600) * 1000)
+    await world.scripts.cancel(world.part, "job", ["a"])
+    await world.redis.zadd("delays", {(await world.redis.zrange("delays", 0, 0))[0]: 1})
+    assert (await world.scripts.due(world.part))[:2] == [0, 1] or (await world.redis.zcard("delays")) == 0
+    assert await world.redis.xlen(STREAM) == 0
+
+
+async def test_the_last_delivered_entry_stays_so_that_lag_is_known(world):
+    for number in range(3):
+        await world.submit(f"job{number}")
+    for claim in await world.take():
+        await world.report(claim, [ended("a")], ack=True)
+    (group,) = await world.redis.xinfo_groups(STREAM)
+    assert group["lag"] == 0
+    assert await world.redis.xlen(STREAM) == 1
+    await world.submit("job4")
+    (group,) = await world.redis.xinfo_groups(STREAM)
+    assert group["lag"] == 1
+
+
+async def test_drop_consumer_keeps_one_that_holds_entries(world):
+    await world.submit()
+    (claim,) = await world.take()
+    assert await world.scripts.drop_consumer(world.part, STREAM, "w1") == "holds"
+    await world.report(claim, [ended("a")], ack=True)
+    assert await world.scripts.drop_consumer(world.part, STREAM, "w1") == "ok"
+
+
+async def test_read_gives_header_and_log_in_one_look(world):
+    await world.submit()
+    ((flat, found),) = await world.scripts.read(world.part, [("job", 0, False, True)])
+    assert "graph" not in flat[::2]
+    assert [json.loads(row)["seq"] for row in found] == [1]
+    ((_, found),) = await world.scripts.read(world.part, [("job", 1, False, True)])
+    assert found == []
+    assert await world.scripts.read(world.part, [("nope", 0, True, True)]) == [[]]
+
+
+async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
+    world = World(redis, log_length=3)
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    steps = [("event", "data", f'"type":"log","message":"{n}"', n) for n in range(1, 6)]
+    await world.report(claim, steps)
+    job = await world.job()
+    assert int(job["seq"]) - int(job["trimmed"]) == 3
+    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, False, True)])
+    assert [json.loads(row)["message"] for row in found] == ["5"]
+
+
+@pytest.mark.parametrize("status", sorted(JOB_ENDED))
+async def test_nothing_moves_a_job_that_has_ended(world, status):
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    await world.redis.hset("job:job", "status", status)
+    for steps in ([("start", "b", "w1")], [("send", batch(["b"]))], [("skip", "b", "broken", 0)]):
+        assert (await world.report(claim, steps)).words == ["taken"]
+    assert (await world.job())["status"] == status
+    assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "ended"
+    expected = "ok" if "queued" in JOB_MOVES[status] else "conflict"
+    assert await world.scripts.retry(world.part, "job", status, 1, ["b"], []) == expected
+
+
+async def test_user_text_goes_through_untouched(world):
+    text = '{"empty":[],"big":12345678901234567890,"é":"\\u0000","nested":{}}'
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    await world.report(claim, [("end", "a", 1, "completed", "", text, 0, False, "", "")])
+    assert (await world.record("a")).payload == text
