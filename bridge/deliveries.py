@@ -1,36 +1,34 @@
-"""Deliveries: an entry taken from a stream, the claim that fences it, and the watch over the claims of others.
+"""Deliveries: entries taken from the streams of one place, each with the claim that fences it.
 
 A claim is `consumer nonce` in the job's field `c:<entry>`; every report names it, so a worker that was presumed dead cannot
-write over its successor. The lease is the entry's idle time in the group's pending list, renewed from a thread of its own.
+write over its successor.
 
-Lease by two looks. An idle time is server wall time: after a suspend or a clock step every running job looks abandoned. So
-a reclaimer notes (entry, consumer, stamp = TIME - idle), and takes it only when a later look, at least one lease of its own
-monotonic clock afterwards, finds all three unchanged on an unbroken connection whose answers came quickly; a live owner has
-renewed by then, which moves the stamp.
+New entries are read and claimed by one script. When there is nothing, a blocking read on a connection of its own
+waits, and what it brings is handed to the same script. After a lost answer the consumer first looks what it has pending: what
+it does not hold is its own lost take.
 """
 
-import asyncio
-import json
 import logging
-import threading
-import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import msgspec
 import redis
 
-from bridge import graphs
-from bridge.connection import LOST, connect_blocking
+from bridge import keys
+from bridge.connection import connect
 from bridge.graphs import Route, Topology
-from bridge.jobs import Jobs, decode_graph, decode_routes, plan_batches
-from bridge.keys import GROUP, Partition
+from bridge.jobs import Jobs, decode_graph, decode_routes
+from bridge.keys import Partition
 from bridge.lifecycle import NODE_ENDED
-from bridge.scripts import PENDING, Claim, NodeRecord, Reply, Report, Step, parse_record
+from bridge.scripts import Claim, NodeRecord, Report, Step, parse_record
 
 log = logging.getLogger(__name__)
+
+BLOCK_MS = 2000
+TAKE_COUNT = 64
 
 
 class Delivery:
@@ -40,7 +38,9 @@ class Delivery:
     elsewhere. `open` are the nodes started and not yet ended under this claim.
     """
 
-    def __init__(self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Route]) -> None:
+    def __init__(
+        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Route]
+    ) -> None:
         self.part = part
         self.claim = claim
         self.job_id = claim.job_id
@@ -66,6 +66,12 @@ class Delivery:
     @property
     def key(self) -> tuple[str, str]:
         return self.stream, self.entry
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its nodes take slots."""
+        named = [*self.open, *self.claim.waiting]
+        return bool(named) and not self.routes[named[0]].light
 
     @property
     def priority(self) -> str:
@@ -116,212 +122,131 @@ class Topologies:
         return found
 
 
-class Renewer(threading.Thread):
-    """Renews every held entry each third of a lease, from its own thread and connection: no task can starve it.
-
-    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `tell(key, word)` hears `lost`
-    and `cancelling`, in this thread too.
-    """
+class Taker:
+    """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on."""
 
     def __init__(
-        self,
-        jobs: Jobs,
-        url: str,
-        consumer: str,
-        held: Callable[[], list[tuple[Partition, str, str, str, str]]],
-        tell: Callable[[tuple[str, str], str], None],
+        self, jobs: Jobs, url: str, consumer: str, plane: str, pool: str, held: Container[tuple[str, str]]
     ) -> None:
-        super().__init__(name="renewer", daemon=True)
-        self._scripts = jobs.scripts
-        self._consumer = consumer
-        self._held = held
-        self._tell = tell
-        self._lease = jobs.settings.jobs.lease_ms / 1000
-        self._client = connect_blocking(url, timeout_seconds=max(1.0, self._lease / 3))
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def run(self) -> None:
-        while not self._stop.wait(self._lease / 3):
-            try:
-                self.renew()
-            except LOST as error:
-                log.warning("leases could not be renewed: %s", error)
-            except redis.RedisError as error:
-                log.error("leases could not be renewed: %s", error)
-        self._client.close()
-
-    def renew(self) -> None:
-        by_partition: dict[int, list[tuple[Partition, str, str, str, str]]] = {}
-        for row in self._held():
-            by_partition.setdefault(row[0].number, []).append(row)
-        for rows in by_partition.values():
-            for start in range(0, len(rows), 500):
-                chunk = rows[start : start + 500]
-                items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
-                text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
-                words: Any = self._client.eval(text, arguments[0], *arguments[1:])
-                for row, word in zip(chunk, words, strict=True):
-                    if word != b"ok":
-                        self._tell((row[2], row[3]), word.decode())
-
-
-class Sighting(msgspec.Struct, frozen=True):
-    """A pending entry as one look saw it; `stamp_ms` is the server time of its last delivery or renewal."""
-
-    consumer: str
-    stamp_ms: int
-    seen: float
-
-
-class Reclaimer:
-    """Takes over what dead owners left, on the streams it is given, and gives the nodes back to the streams.
-
-    It runs nothing itself: what ran when the owner died counts a delivery and goes back alone, what has died too often or may
-    not run twice fails as `worker_lost`, and the whole graph is resolved once, since the owner may have died between
-    an outcome and what it made ready.
-    """
-
-    def __init__(self, jobs: Jobs, consumer: str, write: Callable[[Partition, Report], "asyncio.Future[Reply]"]) -> None:
-        self.jobs = jobs
         self.consumer = consumer
-        self._write = write
-        self._seen: dict[tuple[str, str], Sighting] = {}
-        self._lease = jobs.settings.jobs.lease_ms / 1000
+        self._client = jobs.client
+        self._scripts = jobs.scripts
+        self._blocking = connect(url, timeout_seconds=BLOCK_MS / 1000 + 5)
+        self._streams = {part.number: part.streams(plane, pool) for part in self._scripts.partitions}
+        self._parts = {stream: part for part in self._scripts.partitions for stream in part.streams(plane, pool)}
+        self._held = held
         self._topologies = Topologies()
+        self._count = 0
 
-    def forget(self) -> None:
-        """After a broken connection or a slow answer every look starts anew."""
-        self._seen.clear()
+    async def aclose(self) -> None:
+        await self._blocking.aclose()
 
-    async def look(self, part: Partition, streams: Iterable[str]) -> int:
-        """One look over the pending entries of `streams`; answers how many were taken over."""
-        taken = 0
-        for stream in streams:
-            begun = time.monotonic()
-            rows = await self._pending(stream)
-            if time.monotonic() - begun > self._lease / 3:
-                log.warning("a look at %s took longer than a third of a lease; looks start anew", stream)
-                self.forget()
-                return taken
-            abandoned = self._compare(stream, rows)
-            for start in range(0, len(abandoned), 50):
-                taken += await self._take_over(part, stream, abandoned[start : start + 50])
-        return taken
-
-    async def _pending(self, stream: str) -> list[tuple[str, str, int]]:
-        """(entry, consumer, stamp) of every pending entry, page by page; each page with a server time of its own."""
-        rows: list[tuple[str, str, int]] = []
-        start = "-"
-        while True:
-            pipe = self.jobs.client.pipeline(transaction=True)
-            pipe.time()
-            pipe.execute_command("XPENDING", stream, GROUP, start, "+", 200)
+    async def make_groups(self) -> None:
+        """Creates what is missing; from `0`, so that entries older than the group are delivered too."""
+        for stream in self._parts:
             try:
-                (seconds, micros), page = await pipe.execute()
-            except redis.ResponseError:
-                return rows
-            now = int(seconds) * 1000 + int(micros) // 1000
-            for entry, consumer, idle, *_ in page:
-                rows.append((entry.decode(), consumer.decode(), now - int(idle)))
-            if len(page) < 200:
-                return rows
-            start = f"({page[-1][0].decode()}"
+                await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
 
-    def _compare(self, stream: str, rows: list[tuple[str, str, int]]) -> list[tuple[str, Sighting]]:
-        now = time.monotonic()
-        abandoned = []
-        present = set()
-        for entry, consumer, stamp in rows:
-            key = (stream, entry)
-            present.add(key)
-            if consumer == self.consumer:
-                continue
-            first = self._seen.get(key)
-            if first is None or first.consumer != consumer or abs(first.stamp_ms - stamp) > 2:
-                self._seen[key] = Sighting(consumer, stamp, now)
-            elif now - first.seen >= self._lease:
-                abandoned.append((entry, first))
-        for key in [key for key in self._seen if key[0] == stream and key not in present]:
-            del self._seen[key]
-        return abandoned
+    async def take(self, light: int, heavy: int) -> tuple[int, list[Delivery]]:
+        """Reads without waiting, no more than `light` and `heavy` nodes can start; (entries seen, deliveries).
 
-    async def _take_over(self, part: Partition, stream: str, abandoned: list[tuple[str, Sighting]]) -> int:
-        items = [
-            [stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex] for entry, first in abandoned
-        ]
-        taken = 0
-        for claim in await self.jobs.scripts.reclaim(part, items):
-            self._seen.pop((claim.stream, claim.entry), None)
-            if claim.word == "ok":
-                taken += 1
-                log.warning("took over an entry of a lost worker", extra={"job": claim.job_id, "entry": claim.entry})
-                await self._give_back(part, claim)
-        return taken
+        The urgent stream comes first, and one take in ten the last first, so that nothing starves.
+        """
+        self._count += 1
+        seen = 0
+        deliveries: list[Delivery] = []
+        for part in self._scripts.partitions:
+            streams = self._streams[part.number]
+            claims = await self._claim(part, light, heavy, streams=streams[::-1] if self._count % 10 == 0 else streams)
+            seen += len(claims)
+            fresh = self._deliveries(part, claims)
+            deliveries += fresh
+            for delivery in fresh:
+                started = len(delivery.open)
+                if delivery.heavy:
+                    heavy -= started
+                else:
+                    light -= started
+        return seen, deliveries
 
-    async def _give_back(self, part: Partition, claim: Claim) -> None:
-        topology, routes = self._topologies.get(claim.graph, claim.routes)
-        delivery = Delivery(part, claim, self.consumer, topology, routes)
-        steps: list[Step] = []
-        again: list[str] = list(claim.waiting)
-        for node in delivery.open:
-            if not routes[node].idempotent or delivery.lost_with[node] >= self.jobs.settings.jobs.max_deliveries:
-                steps += worker_lost(delivery, node)
-            else:
-                again.append(node)
-        if steps:
-            await self._write(part, delivery.report(steps))
-        await heal(self._write, delivery)
-        batches = []
-        for node in again:
-            batches += plan_batches(
-                part, topology, routes, [node], priority="high", inline_limit=0, graph_size=1
+    async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
+        """Blocks until an entry comes, for at most BLOCK_MS. `free()` answers (light, heavy) when it has come."""
+        try:
+            reply = await self._blocking.xreadgroup(
+                keys.GROUP, self.consumer, dict.fromkeys(self._parts, ">"), count=1, block=BLOCK_MS
             )
-        await self.jobs.scripts.release(part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]])
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.make_groups()
+            return []
+        deliveries: list[Delivery] = []
+        for raw, entries in _rows(reply):
+            stream = raw.decode()
+            deliveries += await self.claim_own(stream, [entry.decode() for entry, _ in entries], free())
+        return deliveries
+
+    async def recover(self, light: int, heavy: int) -> list[Delivery]:
+        """What this consumer has pending and does not hold: takes whose answer was lost."""
+        await self.make_groups()
+        deliveries: list[Delivery] = []
+        for stream in self._parts:
+            start = "-"
+            while True:
+                page = await self._client.xpending_range(
+                    stream, keys.GROUP, min=start, max="+", count=200, consumername=self.consumer
+                )
+                entries = [row["message_id"].decode() for row in page]
+                lost = [entry for entry in entries if (stream, entry) not in self._held]
+                if lost:
+                    deliveries += await self.claim_own(stream, lost, (light, heavy))
+                if len(page) < 200:
+                    break
+                start = f"({entries[-1]}"
+        return deliveries
+
+    async def claim_own(self, stream: str, entries: list[str], free: tuple[int, int]) -> list[Delivery]:
+        part = self._parts[stream]
+        claims = await self._claim(part, *free, handed=[(stream, entry) for entry in entries])
+        return self._deliveries(part, claims)
+
+    async def forget_consumer(self) -> None:
+        """Removes the consumer from the groups where it holds nothing."""
+        for stream, part in self._parts.items():
+            await self._scripts.drop_consumer(part, stream, self.consumer)
+
+    async def _claim(
+        self,
+        part: Partition,
+        light: int,
+        heavy: int,
+        *,
+        streams: list[str] | None = None,
+        handed: list[tuple[str, str]] | None = None,
+    ) -> list[Claim]:
+        light, heavy = max(0, light), max(0, heavy)
+        return await self._scripts.take(
+            part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
+            streams=streams or [], handed=handed or [],
+        )  # fmt: skip
+
+    def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
+        deliveries = []
+        for claim in claims:
+            if claim.word == "ok":
+                topology, routes = self._topologies.get(claim.graph, claim.routes)
+                deliveries.append(Delivery(part, claim, self.consumer, topology, routes))
+            elif claim.word == "malformed":
+                log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
+        return deliveries
 
 
-def worker_lost(delivery: Delivery, node: str) -> list[Step]:
-    """The steps that end a node whose owners died with it, and put it among the dead letters."""
-    times = delivery.lost_with[node]
-    why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
-    if not delivery.routes[node].idempotent:
-        why += ", and its task must not run twice"
-    error = json.dumps({"code": "worker_lost", "message": why, "details": {"deliveries": times}})
-    delivery.states[node] = ("failed", "")
-    delivery.open.discard(node)
-    return [
-        ("end", node, delivery.attempts[node], "failed", "", f'{{"error":{error}}}', -1,
-         delivery.topology.handled(node), error, ""),
-        ("dead", node, "worker_lost", why),
-    ]  # fmt: skip
-
-
-async def heal(write: Callable[[Partition, Report], "asyncio.Future[Reply]"], delivery: Delivery) -> None:
-    """Resolves the whole graph of a delivery whose every record is known; repeats are harmless."""
-    topology = delivery.topology
-    undecided = [
-        node for node in topology.nodes if delivery.records.get(node, PENDING).status == "pending" and node not in delivery.states
-    ]
-    while undecided:
-        found = graphs.resolve(topology, delivery.states, undecided)
-        if not found.ready and not found.skipped:
-            return
-        steps: list[Step] = [("skip", node, reason, topology.shares[node]) for node, reason in found.skipped]
-        batches = plan_batches(
-            delivery.part, topology, delivery.routes, found.ready, priority=delivery.priority, inline_limit=0, graph_size=1
-        )
-        steps += [("send", batch) for batch in batches]
-        reads = [node for node in found.unknown if node not in delivery.states]
-        reply = await write(delivery.part, delivery.report(steps, reads))
-        if reply.word != "ok":
-            return
-        before = len(delivery.states)
-        delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
-        for node, raw in reply.records:
-            delivery.learn(node, raw)
-        decided = {*found.ready, *(node for node, _ in found.skipped)}
-        undecided = [node for node in undecided if node not in decided]
-        if len(delivery.states) == before + len(found.skipped):
-            return
+def _rows(reply: Any) -> list[tuple[bytes, list[tuple[bytes, Any]]]]:
+    """XREADGROUP's answer in one shape: RESP3 nests the entries once more than RESP2."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    return [(stream, entries[0] if entries and isinstance(entries[0], list) else entries) for stream, entries in pairs]

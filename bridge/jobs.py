@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 import redis.asyncio
+from schemas.structs.artifact import ArtifactMeta
+from schemas.structs.capability import Capability
+from schemas.structs.graph import Graph
+from schemas.structs.settings import Settings
+from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
 
 from bridge import graphs, keys
 from bridge.graphs import Route, Topology
 from bridge.keys import Partition
 from bridge.lifecycle import JOB_ENDED
 from bridge.scripts import MAX_CALL_BYTES, MAX_CALL_ITEMS, PENDING, Batch, NodeRecord, Scripts, parse_record
-from schemas.structs.artifact import ArtifactMeta
-from schemas.structs.capability import Capability
-from schemas.structs.graph import Graph
-from schemas.structs.settings import Settings
-from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
 
 HEARTBEAT_SECONDS = 5
 LIVE_SECONDS = 15
@@ -141,7 +141,13 @@ class Jobs:
             "traceparent", job.traceparent,
         ]  # fmt: skip
         batches = plan_batches(
-            part, job.topology, job.routes, ready, priority=job.priority, inline_limit=self.inline_limit, graph_size=len(graph)
+            part,
+            job.topology,
+            job.routes,
+            ready,
+            priority=job.priority,
+            inline_limit=self.inline_limit,
+            graph_size=len(graph),
         )
         return (
             job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0,
@@ -168,11 +174,15 @@ class Jobs:
             for start in range(0, len(indexes), 100):
                 chunk = indexes[start : start + 100]
                 items = [(job_ids[index], -1, graph, True) for index in chunk]
-                for index, row in zip(chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True):
+                for index, row in zip(
+                    chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True
+                ):
                     views[index] = view(job_ids[index], row)
         return views
 
-    async def page(self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None) -> list[tuple[int, str]]:
+    async def page(
+        self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None
+    ) -> list[tuple[int, str]]:
         """(created ms, job id) newest first, older than `before`; the index may name jobs that have expired."""
         top = "+inf" if until_ms is None else str(until_ms)
         if before is not None and (until_ms is None or before[0] <= until_ms):

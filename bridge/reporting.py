@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
+from schemas.structs.graph import NodeError
+from schemas.structs.settings import Settings
 
 from bridge import graphs
 from bridge.deliveries import Delivery
@@ -19,8 +21,6 @@ from bridge.jobs import rfc3339
 from bridge.keys import Partition
 from bridge.running import CancelToken, NodeOutcome
 from bridge.scripts import Batch, NodeRecord, Reply, Report, Step
-from schemas.structs.graph import NodeError
-from schemas.structs.settings import Settings
 
 RETRY_BASE_MS = 500
 RETRY_CAP_MS = 60_000
@@ -60,7 +60,9 @@ class Running:
         body = msgspec.json.encode(event)
         if len(body) > EVENT_BYTES:
             too_large = f"an event of {len(body)} bytes was dropped; the limit is {EVENT_BYTES}"
-            body = msgspec.json.encode({"type": "log", "nodeId": self.node_id, "level": "warning", "message": too_large})
+            body = msgspec.json.encode(
+                {"type": "log", "nodeId": self.node_id, "level": "warning", "message": too_large}
+            )
         self.bodies.append(body[1:-1].decode())
         self._mark(self)
 
@@ -128,7 +130,9 @@ class Reporter:
             steps += [("send", batch) for batch in self._plan(delivery, away)]
             reads = dict.fromkeys(found.unknown)
             for node in here:
-                reads.update((source, None) for source in delivery.topology.sources(node) if source not in delivery.records)
+                reads.update(
+                    (source, None) for source in delivery.topology.sources(node) if source not in delivery.records
+                )
             last = not reads and not here and not goes_on and not delivery.open
             reply = await self._send(delivery, steps, reads, ack=last)
             if reply is None:
@@ -148,7 +152,9 @@ class Reporter:
             delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
             skipped = [node for node, _ in found.skipped]
             decided = {*found.ready, *skipped}
-            candidates = [node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided]
+            candidates = [
+                node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided
+            ]
             if not learned or not candidates:
                 return goes_on
             steps = []

@@ -127,13 +127,19 @@ class Scripts:
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, *, partition_count: int = 1, ttl_seconds: int = 43200, log_length: int = 10000
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        partition_count: int = 1,
+        ttl_seconds: int = 43200,
+        log_length: int = 10000,
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
         self._hashes: dict[str, str] = {}
         self._headers = [
-            _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL]) for part in self.partitions
+            _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
+            for part in self.partitions
         ]
 
     def partition(self, job_id: str) -> Partition:
@@ -285,4 +291,6 @@ class Writer:
 def passing(error: Exception) -> bool:
     """Whether a server that says this will answer otherwise soon (loading its file, failing over)."""
     text = str(error)
-    return text.startswith(("LOADING", "BUSY", "MASTERDOWN", "READONLY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"))
+    return text.startswith(
+        ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF")
+    )

@@ -25,30 +25,29 @@ from typing import Any
 
 import msgspec
 import redis
+from schemas.structs.graph import NodeError, Plane
+from schemas.structs.settings import Settings
+from schemas.structs.worker import RunningNode, WorkerInfo
 
 from bridge import graphs, keys
 from bridge.artifacts import ArtifactStore
 from bridge.connection import LOST, check_layout, connect
-from bridge.deliveries import Delivery, Reclaimer, Renewer, Topologies
+from bridge.deliveries import Delivery, Taker
 from bridge.errors import ReferenceNotFound
 from bridge.executor import execute
 from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches, rfc3339
 from bridge.keys import Partition
+from bridge.leases import Reclaimer, Renewer
 from bridge.reporting import Reporter, Running
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
-from bridge.scripts import Claim, Reply, Report, Writer, passing
+from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
 from bridge.version import VERSION
-from schemas.structs.graph import NodeError, Plane
-from schemas.structs.settings import Settings
-from schemas.structs.worker import RunningNode, WorkerInfo
 
 log = logging.getLogger(__name__)
 
 RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 
-BLOCK_MS = 2000
-TAKE_COUNT = 64
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 
@@ -86,13 +85,12 @@ class Worker:
         self._observe = observe
         self._url = settings.redis.url
         self._client = connect(self._url)
-        self._blocking = connect(self._url, timeout_seconds=BLOCK_MS / 1000 + 5)
         self._jobs = Jobs(self._client, settings)
         self._scripts = self._jobs.scripts
         self._reporter = Reporter(self._write, self._plan, self._reserve, self._unreserve, self.worker_id, settings)
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
-        self._topologies = Topologies()
         self._held: dict[tuple[str, str], Delivery] = {}
+        self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
@@ -107,7 +105,6 @@ class Worker:
         self._started_at = rfc3339(int(time.time() * 1000))
         self._trouble: str | None = "not connected yet"
         self._tasks: asyncio.TaskGroup | None = None
-        self._takes_count = 0
 
     # Run ------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +144,7 @@ class Worker:
             with suppress(*LOST, redis.RedisError):
                 await self._jobs.depart(self.worker_id)
             await self._client.aclose()
-            await self._blocking.aclose()
+            await self._taker.aclose()
 
     def stop(self) -> None:
         """Begins the drain; run() returns when it is over."""
@@ -162,8 +159,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 await check_layout(self._client, self.settings.redis.partitions)
-                for part in self._scripts.partitions:
-                    await self._make_groups(part)
+                await self._taker.make_groups()
                 return
             except Exception as error:
                 if not _is_passing(error):
@@ -173,39 +169,31 @@ class Worker:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5)
 
-    async def _make_groups(self, part: Partition) -> None:
-        for stream in part.streams(self.plane, self.pool):
-            try:
-                await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
-            except redis.ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-
     # Take -----------------------------------------------------------------------------------------------------------
 
     async def _takes(self) -> None:
         """Takes no more than is free; waits in a blocking read when there is nothing."""
-        recover = True
+        recover = False
         while True:
             try:
                 if recover:
-                    await self._recover_own()
+                    self._accept(await self._taker.recover(*self._capacity()))
                     recover = False
                 self._changed.clear()
-                if self._solo.locked() or not (self._free["light"] > 0 or self._free["heavy"] > 0):
+                light, heavy = self._capacity()
+                if self._solo.locked() or light + heavy <= 0:
                     await self._changed.wait()
                     continue
-                taken = 0
-                for part in self._scripts.partitions:
-                    taken += self._accept(part, await self._take(part))
-                if taken:
+                seen, deliveries = await self._taker.take(light, heavy)
+                self._trouble = None
+                self._accept(deliveries)
+                if seen:
                     continue
-                if self._slots and (self._free["heavy"] <= 0 or self._free["light"] <= 0):
+                if self._slots and min(self._capacity()) <= 0:
                     # A blocking read would be handed what cannot start here, and would keep it from others.
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), 0.1)
-                    continue
-                await self._wait_for_entries()
+                    await self._wait_for_change(0.1)
+                else:
+                    self._accept(await self._taker.wait(self._capacity))
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -214,75 +202,22 @@ class Worker:
                 recover = True
                 await asyncio.sleep(0.2 + random.random() * 0.3)
 
-    async def _take(self, part: Partition, handed: list[tuple[str, str]] | None = None) -> list[Claim]:
-        self._takes_count += 1
-        streams = part.streams(self.plane, self.pool)
-        if self._takes_count % 10 == 0:
-            streams.reverse()
-        claims = await self._scripts.take(
-            part,
-            self.worker_id,
-            uuid.uuid4().hex,
-            count=min(TAKE_COUNT, max(0, self._free["light"]) + max(0, self._free["heavy"])),
-            light=max(0, self._free["light"]),
-            heavy=max(0, self._free["heavy"]),
-            streams=[] if handed else streams,
-            handed=handed or (),
-        )
-        self._trouble = None
-        return claims
+    def _capacity(self) -> tuple[int, int]:
+        """How many more light and heavy nodes can start; less than none when an exclusive run is waiting."""
+        return self._free["light"], self._free["heavy"]
 
-    async def _wait_for_entries(self) -> None:
-        for_all = {stream: ">" for part in self._scripts.partitions for stream in part.streams(self.plane, self.pool)}
-        try:
-            reply = await self._blocking.xreadgroup(keys.GROUP, self.worker_id, for_all, count=1, block=BLOCK_MS)
-        except redis.ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            for part in self._scripts.partitions:
-                await self._make_groups(part)
-            return
-        rows = reply.items() if isinstance(reply, dict) else reply or []
-        for stream, entries in rows:
-            name = stream.decode()
-            part = next(part for part in self._scripts.partitions if name.endswith(part.suffix))
-            batches = entries[0] if entries and isinstance(entries[0], list) else entries
-            handed = [(name, entry.decode()) for entry, _ in batches]
-            self._accept(part, await self._take(part, handed))
-
-    async def _recover_own(self) -> None:
-        """After a lost answer: what this consumer has pending and does not hold is its own lost take."""
-        for part in self._scripts.partitions:
-            await self._make_groups(part)
-            for stream in part.streams(self.plane, self.pool):
-                start = "-"
-                while True:
-                    page = await self._client.xpending_range(
-                        stream, keys.GROUP, min=start, max="+", count=200, consumername=self.worker_id
-                    )
-                    entries = [row["message_id"].decode() for row in page]
-                    handed = [(stream, entry) for entry in entries if (stream, entry) not in self._held]
-                    if handed:
-                        self._accept(part, await self._take(part, handed))
-                    if len(page) < 200:
-                        break
-                    start = f"({entries[-1]}"
-        self._trouble = None
-
-    def _accept(self, part: Partition, claims: list[Claim]) -> int:
-        for claim in claims:
-            if claim.word != "ok":
-                if claim.word == "malformed":
-                    log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
-                continue
-            topology, routes = self._topologies.get(claim.graph, claim.routes)
-            delivery = Delivery(part, claim, self.worker_id, topology, routes)
+    def _accept(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
             self._held[delivery.key] = delivery
             for node in delivery.open:
                 self._free[self._kind(delivery, node)] -= 1
             assert self._tasks is not None
-            self._tasks.create_task(self._handle(delivery), name=f"delivery {claim.entry}")
-        return len(claims)
+            self._tasks.create_task(self._handle(delivery), name=f"delivery {delivery.entry}")
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
 
     # Handle ---------------------------------------------------------------------------------------------------------
 
@@ -375,7 +310,9 @@ class Worker:
                     await self._changed.wait()
                 return await self._run_node(run, running, running.cancel)
         except Exception as error:
-            log.exception("running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id})
+            log.exception(
+                "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
+            )
             return _failed("internal_error", f"{type(error).__name__}: {error}")
         finally:
             if limit is not None:
@@ -395,7 +332,9 @@ class Worker:
     async def _no_task(self, delivery: Delivery, node_id: str) -> None:
         """A task that this worker does not know waits for one that does: it goes back, with a delay."""
         task = delivery.topology.nodes[node_id].task
-        log.warning("no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id})
+        log.warning(
+            "no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id}
+        )
         batches = self._plan(delivery, [node_id], delay_ms=NO_TASK_DELAY_MS, reason="worker")
         waits = NodeError(code="worker", message=f"waiting for a worker that knows {task}", details={})
         text = msgspec.json.encode(waits).decode()
@@ -556,24 +495,18 @@ class Worker:
         """Lets running nodes end within the grace period, then cancels them and gives them back."""
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
         while self._held and time.monotonic() < deadline:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(0.1, max(0.01, deadline - time.monotonic())))
+            await self._wait_for_change(0.1)
         for delivery in self._held.values():
             delivery.releasing = True
         self._cancel(lambda _: True)
         while self._held:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 0.1)
+            await self._wait_for_change(0.1)
         with suppress(*LOST, redis.RedisError):
             self._free = {"light": 0, "heavy": 0}
-            await self._recover_own()
+            self._accept(await self._taker.recover(0, 0))
             while self._held:
-                await asyncio.sleep(0.02)
-            for part in self._scripts.partitions:
-                for stream in part.streams(self.plane, self.pool):
-                    await self._scripts.drop_consumer(part, stream, self.worker_id)
+                await self._wait_for_change(0.1)
+            await self._taker.forget_consumer()
 
 
 def _is_passing(error: Exception) -> bool:
@@ -585,5 +518,9 @@ def _is_passing(error: Exception) -> bool:
 
 def _failed(code: str, message: str) -> NodeOutcome:
     return NodeOutcome(
-        status="failed", output=None, error=NodeError(code=code, message=message, details={}), retryable=False, artifacts=[]
+        status="failed",
+        output=None,
+        error=NodeError(code=code, message=message, details={}),
+        retryable=False,
+        artifacts=[],
     )

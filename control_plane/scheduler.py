@@ -12,14 +12,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import redis
+from schemas.structs.settings import Settings
 
 from bridge import keys
 from bridge.connection import LOST, check_layout, connect
-from bridge.deliveries import Delivery, Reclaimer, Topologies, heal
+from bridge.deliveries import Delivery, Topologies
 from bridge.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
 from bridge.keys import Partition
+from bridge.leases import Reclaimer, heal
 from bridge.scripts import Claim, Reply, Report, Step, Writer, passing
-from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,9 @@ class Scheduler:
         delivery = Delivery(part, claim, self._name, topology, found.routes)
         delivery.token = ""
         delivery.records = dict(found.records)
-        delivery.states = {node: state for node, state in found.states().items() if state[0] not in ("ready", "running")}
+        delivery.states = {
+            node: state for node, state in found.states().items() if state[0] not in ("ready", "running")
+        }
         await heal(self._write, delivery)
         steps: list[Step] = []
         for node, record in found.records.items():
@@ -136,7 +139,9 @@ class Scheduler:
                 part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
             )[0]
             for stream in part.streams(plane, found.routes[node].pool):
-                if not record.entry.startswith("delay:") and await self._client.xrange(stream, record.entry, record.entry):
+                if not record.entry.startswith("delay:") and await self._client.xrange(
+                    stream, record.entry, record.entry
+                ):
                     break
             else:
                 steps.append(("resend", record.entry, batch.stream, batch))
@@ -154,7 +159,9 @@ class Scheduler:
             pipe = self._client.pipeline(transaction=False)
             for job_id in ids:
                 pipe.exists(part.job(job_id))
-            gone = [job_id for job_id, exists in zip(ids, await pipe.execute(), strict=True) if not exists] if ids else []
+            gone = (
+                [job_id for job_id, exists in zip(ids, await pipe.execute(), strict=True) if not exists] if ids else []
+            )
             if gone:
                 await self._client.zrem(part.index, *gone)
             if len(gone) < 200:
