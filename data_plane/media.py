@@ -19,6 +19,7 @@ LARGEST_PIXELS = 100_000_000  # decoded at 3 bytes each: 300 MB, a slot's worth 
 SMALLEST_SIDE = 16  # pixels; below it there is no picture to speak of
 SHORTEST_SECONDS = 0.25
 SILENCE = 1e-4  # peak, about the last bit of 14
+RATES = range(4_000, 192_001)  # Hz: below there is no speech, above only an attempt to fill the memory
 _KEYFRAME_SECONDS = 2  # a browser seeks to keyframes; closer ones cost size
 _AUDIO_BITS_PER_SECOND = 128_000
 
@@ -38,18 +39,20 @@ def read_picture(path: Path, longest: int) -> FloatArray:
             with Image.open(path) as opened:
                 width, height = opened.size
                 if width * height > LARGEST_PIXELS:
-                    raise _invalid(f"the picture has {width}×{height} pixels, more than {LARGEST_PIXELS:,}")
+                    raise _too_large()
                 if min(width, height) < SMALLEST_SIDE:
                     raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
                 opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
                 image = _colours(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise _invalid("the file is not a picture that can be read (PNG, JPEG, WebP, …)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+    except Image.DecompressionBombError:  # raised at twice Pillow's own limit, before there is a size to look at
+        raise _too_large() from None
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
         raise _invalid(f"the picture is damaged: {error}") from error
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.float32) / 255
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]:
@@ -62,10 +65,12 @@ def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]
     try:
         with soundfile.SoundFile(path) as opened:
             rate = int(opened.samplerate)
-            channels = opened.read(frames=int(longest_seconds * rate), dtype="float32", always_2d=True)  # (n, channels)
+            if rate not in RATES:
+                raise _invalid(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
+            blocks = opened.blocks(1 << 16, frames=int(longest_seconds * rate), dtype="float32", always_2d=True)
+            samples: FloatArray = np.concatenate([np.empty(0, np.float32), *(block.mean(axis=1) for block in blocks)])
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise _invalid(f"the file is not a recording that can be read (WAV, FLAC, …): {error}") from error
-    samples: FloatArray = channels.mean(axis=1)
     if not np.isfinite(samples).all():
         raise _invalid("the recording holds values that are no numbers")
     if samples.size < SHORTEST_SECONDS * rate:
@@ -134,6 +139,10 @@ def _colours(image: Any) -> Any:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("RGB")
+
+
+def _too_large() -> TaskError:
+    return _invalid(f"the picture has more than {LARGEST_PIXELS:,} pixels")
 
 
 def _invalid(message: str) -> TaskError:

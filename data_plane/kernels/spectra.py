@@ -18,6 +18,7 @@ LOWEST_HZ, HIGHEST_HZ = 60.0, 7_600.0
 SPEECH_RANGE = 35 / 10 * np.log(10)  # nats of energy: a frame 35 dB below the loud ones is a pause
 DEEPEST_HZ, SHRILLEST_HZ = 50.0, 500.0  # range of the voice's fundamental
 _YIN_WINDOW = 800  # samples, 50 ms
+_EQUALISER_BLOCK = 1 << 17  # samples
 _YIN_DIP = 0.15  # aperiodicity under which a frame counts as voiced; 0.1–0.15 in the paper
 
 
@@ -120,9 +121,14 @@ def equalise(samples: Array, rate: int, gains_db: Array, xp: ArrayModule) -> Arr
     bins_hz = np.arange(half + 1) * rate / (2 * half)
     gains = 10 ** (np.interp(bins_hz, band_centres_hz(), np.asarray(gains_db, dtype=np.float64)) / 20)
     taps = np.fft.fftshift(np.fft.irfft(gains, n=2 * half)) * np.hanning(2 * half)
-    size = 1 << (samples.size + taps.size - 1).bit_length()
-    spectrum = xp.fft.rfft(samples, n=size) * xp.fft.rfft(xp.asarray(taps), n=size)
-    return xp.fft.irfft(spectrum, n=size)[half : half + samples.size].astype(xp.float32)
+    size = max(_EQUALISER_BLOCK, 1 << (2 * taps.size).bit_length())
+    step = size - taps.size + 1
+    response = xp.fft.rfft(xp.asarray(taps), n=size)
+    out = xp.zeros(samples.size + size, dtype=xp.float32)
+    for start in range(0, samples.size, step):  # overlap-add, so that memory does not grow with the length
+        piece = xp.fft.rfft(samples[start : start + step], n=size)
+        out[start : start + size] += xp.fft.irfft(piece * response, n=size)
+    return out[half : half + samples.size]
 
 
 def _mel(hertz: float) -> float:

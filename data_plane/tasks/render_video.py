@@ -28,6 +28,8 @@ TONE = 0.25  # share of the adapter in the lights and darks: more would blur, th
 ZOOM = 0.16  # of the frame's width is gone at the end of the camera's way
 MARGIN = 1.25  # source pixels per output pixel at the start: enough for the zoom, too few to alias
 STRONGEST_DB = 12.0  # of the equaliser, either way: beyond it noise comes up
+ANALYSED_SECONDS = 60  # of the sound: its mean spectrum is known by then
+SMOOTHING = (1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9)  # over bands: the low ones resolve single harmonics of the pitch
 FADE_SECONDS = 0.05
 
 
@@ -74,7 +76,7 @@ class RenderVideoOutput(Struct, kw_only=True, forbid_unknown_fields=True, rename
 def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     xp, device, _ = array_module()
     size = params.height, params.width
-    recorded, rate = read_recording(ctx.fetch(params.audio), params.seconds or LONGEST_SECONDS)
+    recorded, rate = read_recording(ctx.fetch(params.audio), max(params.seconds or LONGEST_SECONDS, 1.0))
     picture = read_picture(ctx.fetch(params.picture), round(max(size) * MARGIN * 2))
     adapter = read_adapter(ctx.fetch(params.adapter), xp)
     voice = read_voice(ctx.fetch(params.voice), xp)
@@ -124,7 +126,9 @@ def frames(
     """(H, W, 3) -> `count` frames (height, width, 3) uint8 on the host: the camera's way, captions over it."""
     planned = captions.schedule(lines, count / fps, size)
     shade = captions.scrim(size, xp) if planned else None
-    shown, text, shadow = None, None, None
+    shown: captions.Caption | None = None
+    text: Array = None  # of the caption shown, drawn once
+    shadow: Array = None
     for number in range(count):
         seconds = (number + 0.5) / fps
         frame = pan_zoom(picture, *camera(number / max(1, count - 1), picture.shape, size), size, xp)
@@ -172,8 +176,9 @@ def gains_db(samples: Array, rate: int, voice: Voice, xp: ArrayModule) -> Array:
 
     Levels are aligned by the median band, so that bands which one of the two recordings lacks do not lift all others.
     """
-    spoken = spectra.speech_frames(spectra.resample(samples, rate, spectra.RATE, xp), xp)
+    analysed = spectra.resample(samples[: ANALYSED_SECONDS * rate], rate, spectra.RATE, xp)
+    spoken = spectra.speech_frames(analysed, xp)
     wanted = (xp.asarray(voice.mean_log_mel) - spoken.mean(axis=0)) * (10 / np.log(10))
-    wanted = xp.pad(wanted - xp.median(wanted), 1, mode="edge")
-    smooth = 0.25 * wanted[:-2] + 0.5 * wanted[1:-1] + 0.25 * wanted[2:]
+    padded = xp.pad(wanted - xp.median(wanted), 2, mode="edge")
+    smooth = sum(weight * padded[at : at + wanted.size] for at, weight in enumerate(SMOOTHING))
     return xp.clip(smooth, -STRONGEST_DB, STRONGEST_DB)

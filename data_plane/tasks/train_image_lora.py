@@ -17,7 +17,8 @@ LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patc
 BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is
 HELD_OUT = 5  # every fifth patch is kept from training
 FEWEST_PATCHES = 10
-REPORTS = 100  # loss events of a run, at most
+REPORTS = 100  # loss events of a run, about
+LONGEST_WINDOW = 25  # steps between two looks at a cancellation
 
 
 class TrainImageLora(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -61,7 +62,8 @@ def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLora
     mean = train.reshape(-1, 3).mean(axis=0)
     adapter = low_rank.new_adapter(mean, params.patch, params.rank, params.alpha, BASE_SEED, params.seed, xp)
     base_error = low_rank.error(held_out, base, adapter, xp)
-    for step, loss, trained in low_rank.train(
+    every = -(-params.steps // REPORTS)
+    rounds = low_rank.train(
         train,
         base,
         adapter,
@@ -69,16 +71,18 @@ def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLora
         batch=params.batch,
         learning_rate=params.learning_rate,
         seed=params.seed,
-        window=max(1, -(-params.steps // REPORTS)),
+        window=min(every, LONGEST_WINDOW),
         xp=xp,
-    ):
+    )
+    due = 0
+    for step, loss, trained in rounds:
         adapter = trained
-        ctx.data("loss", {"step": step, "loss": loss})
-        ctx.progress(0.05 + 0.9 * step / params.steps)
         ctx.check_cancelled()
-    held_out_error = low_rank.error(held_out, base, adapter, xp)
-    if not np.isfinite(held_out_error):
-        raise TaskError("the training diverged; a smaller learningRate may help", code="diverged")
+        if step >= due or step == params.steps:
+            ctx.data("loss", {"step": step, "loss": finite(loss)})
+            ctx.progress(0.05 + 0.9 * step / params.steps)
+            due = step + every
+    held_out_error = finite(low_rank.error(held_out, base, adapter, xp))
     notes = {
         "steps": str(params.steps),
         "seed": str(params.seed),
@@ -95,6 +99,13 @@ def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLora
         steps=params.steps,
         device=device,
     )
+
+
+def finite(error: float) -> float:
+    """Raises: TaskError `diverged` where the error is no finite number."""
+    if not np.isfinite(error):
+        raise TaskError("the training diverged; a smaller learningRate may help", code="diverged", retryable=False)
+    return error
 
 
 def split(pictures: list[Array], patch: int, seed: int, xp: ArrayModule) -> tuple[Array, Array]:

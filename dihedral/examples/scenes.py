@@ -39,7 +39,7 @@ def dusk() -> Picture:
     mirror = np.clip(shore - 1 - water_rows[:, None] * 1.6 + ripple * (6 + 30 * depth_below[:, None]), 0, shore - 1)
     lake = sky[mirror.astype(int), np.arange(WIDTH)[None, :]] * (0.86 - 0.35 * depth_below[:, None, None])
     lake += (np.clip(ripple, 0, 1) * 0.10)[..., None] * np.array((1.0, 0.7, 0.5))
-    return np.clip(np.concatenate([sky, lake]), 0, 1)
+    return np.asarray(np.clip(np.concatenate([sky, lake]), 0, 1))
 
 
 def meadow() -> Picture:
@@ -54,7 +54,7 @@ def meadow() -> Picture:
         crest = HEIGHT * base - (22 - 2 * depth) * _skyline(rng, 3 + depth)
         inside = np.clip(y - crest[None, :], 0, 1)
         grass = sum(_noise(rng, (8 * 2**k, 3 * 2**k), (HEIGHT, WIDTH)) / 1.6**k for k in range(5 + depth // 2)) / 2.4
-        light = 0.74 + 0.42 * grass
+        light = np.asarray(0.74 + 0.42 * grass)
         scene = scene * (1 - inside[..., None]) + (tone * light[..., None]) * inside[..., None]
     for _ in range(420):
         row = HEIGHT * (0.74 + 0.26 * rng.random() ** 0.7)
@@ -64,7 +64,7 @@ def meadow() -> Picture:
         top, left = max(0, int(row - 8)), max(0, int(column - 8))
         near = np.s_[top : int(row + 9), left : int(column + 9)]
         scene[near] = _blend(scene[near], colour, np.clip(radius - np.hypot(x[near] - column, y[near] - row), 0, 1))
-    return np.clip(scene, 0, 1)
+    return np.asarray(np.clip(scene, 0, 1))
 
 
 def write(picture: Picture, path: Path) -> None:

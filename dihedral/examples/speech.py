@@ -28,8 +28,8 @@ class Speaker(NamedTuple):
     slope: float
 
 
-LOW = Speaker(pitch_hz=112.0, formants=1.0, slope=1.1)
-HIGH = Speaker(pitch_hz=208.0, formants=1.17, slope=1.5)
+LOW = Speaker(pitch_hz=112.0, formants=1.0, slope=1.5)  # a dark voice
+HIGH = Speaker(pitch_hz=208.0, formants=1.17, slope=0.8)  # a bright one
 
 
 def speak(speaker: Speaker, seconds: float, seed: int) -> Signal:
