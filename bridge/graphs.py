@@ -1,0 +1,257 @@
+"""Graphs, purely: which nodes are ready, which are skipped, what a node's input is, where it goes. No I/O, no clock.
+
+Edge resolution. A failure is *handled* when the node has an outgoing `on_failure` edge. For a source that has ended:
+
+| source                                                 | normal, on_success | on_failure |
+|--------------------------------------------------------|--------------------|------------|
+| completed                                              | satisfied          | not taken  |
+| failed, handled                                        | not taken          | satisfied  |
+| failed, unhandled; cancelled; skipped because of broken | broken             | broken     |
+| skipped because not taken                              | not taken          | not taken  |
+
+A node with a broken edge is skipped at once (broken). Otherwise, when none is open: at least one satisfied → ready, none →
+skipped (not taken). Everything is iterative: a chain of 2,000 nodes must not meet the recursion limit.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from bridge.errors import ReferenceNotFound
+from schemas.structs.graph import Edge, EdgeKind, Graph, Node
+
+SHARES = 10**9
+LIGHT_BATCH = 8
+
+NodeState = tuple[str, str]
+"""Status, and the reason of a skip ("broken", "not_taken") or ""."""
+
+
+class Route(msgspec.Struct, array_like=True, frozen=True):
+    """What a plan fixes about a node's place; travels with the graph.
+
+    `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's.
+    """
+
+    pool: str
+    light: bool
+    timeout_seconds: float
+    idempotent: bool
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Nodes that one entry carries to a place."""
+
+    plane: str
+    pool: str
+    nodes: list[str]
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """`unknown`: parents whose end would decide something and of which nothing is known."""
+
+    ready: list[str]
+    skipped: list[tuple[str, str]]
+    unknown: list[str]
+
+
+class Topology:
+    """A graph with its edges by node, computed once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: dict[str, Node] = {node.id: node for node in graph.nodes}
+        self.incoming: dict[str, list[Edge]] = {node: [] for node in self.nodes}
+        self.outgoing: dict[str, list[Edge]] = {node: [] for node in self.nodes}
+        for edge in graph.edges:
+            self.incoming[edge.to].append(edge)
+            self.outgoing[edge.from_].append(edge)
+
+    @cached_property
+    def shares(self) -> dict[str, int]:
+        """Each node's part of 10⁹ by progressWeight; equal where all weights are 0. The sum is exact."""
+        weights = {node.id: node.progress_weight for node in self.graph.nodes}
+        total = sum(weights.values())
+        if total <= 0:
+            weights, total = dict.fromkeys(weights, 1.0), float(len(weights))
+        shares: dict[str, int] = {}
+        summed, given = 0.0, 0
+        for node, weight in weights.items():
+            summed += weight
+            upto = round(SHARES * min(1.0, summed / total))
+            shares[node] = upto - given
+            given = upto
+        last = next(reversed(shares))
+        shares[last] += SHARES - given
+        return shares
+
+    def handled(self, node: str) -> bool:
+        """Whether a failure of the node has somewhere to go."""
+        return any(edge.kind == EdgeKind.on_failure for edge in self.outgoing[node])
+
+    def sources(self, node: str) -> list[str]:
+        """The nodes whose records the input of `node` needs: its parents in edge order, then those of `$from`."""
+        found = dict.fromkeys(edge.from_ for edge in self.incoming[node])
+        found.update(dict.fromkeys(references(self.nodes[node].params)))
+        return list(found)
+
+
+def references(value: Any) -> Iterable[str]:
+    """The node ids of every `$from` in a value."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if isinstance(item.get("$from"), str):
+                yield item["$from"]
+            else:
+                stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def edge_verdict(topology: Topology, edge: Edge, state: NodeState) -> str:
+    """satisfied | not_taken | broken, for an edge whose source has ended."""
+    status, reason = state
+    if status == "completed":
+        return "not_taken" if edge.kind == EdgeKind.on_failure else "satisfied"
+    if status == "failed" and topology.handled(edge.from_):
+        return "satisfied" if edge.kind == EdgeKind.on_failure else "not_taken"
+    if status == "skipped" and reason == "not_taken":
+        return "not_taken"
+    return "broken"
+
+
+def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Iterable[str]) -> Resolution:
+    """What is decided about pending `candidates`, given the states of the nodes known to have ended.
+
+    A skip decides its children within the call. A candidate that waits for parents of which nothing is known names
+    them in `unknown`, unless a broken edge has decided it already.
+    """
+    known = dict(states)
+    ready: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+    unknown: dict[str, None] = {}
+    queue = deque(candidates)
+    while queue:
+        node = queue.popleft()
+        if node in known or node in ready:
+            continue
+        verdicts = set()
+        missing = []
+        for edge in topology.incoming[node]:
+            state = known.get(edge.from_)
+            if state is None:
+                missing.append(edge.from_)
+            else:
+                verdicts.add(edge_verdict(topology, edge, state))
+        if "broken" in verdicts:
+            reason = "broken"
+        elif missing:
+            unknown.update(dict.fromkeys(missing))
+            continue
+        elif "satisfied" in verdicts or not verdicts:
+            ready[node] = None
+            continue
+        else:
+            reason = "not_taken"
+        skipped[node] = reason
+        known[node] = ("skipped", reason)
+        queue.extend(edge.to for edge in topology.outgoing[node])
+    return Resolution(list(ready), list(skipped.items()), [node for node in unknown if node not in known])
+
+
+def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Route]) -> list[Group]:
+    """Entries for ready nodes: a node for a slot alone, light ones of a place at most 8 together."""
+    groups: list[Group] = []
+    light: dict[tuple[str, str], list[str]] = {}
+    for node in ready:
+        place = (str(topology.nodes[node].plane), routes[node].pool)
+        if routes[node].light:
+            light.setdefault(place, []).append(node)
+        else:
+            groups.append(Group(*place, [node]))
+    for place, nodes in light.items():
+        groups += [Group(*place, nodes[start : start + LIGHT_BATCH]) for start in range(0, len(nodes), LIGHT_BATCH)]
+    return groups
+
+
+def retry_reset(topology: Topology, states: Mapping[str, NodeState], from_start: bool) -> set[str]:
+    """The nodes that a retry runs again: unhandled failures, the cancelled, broken skips, and all their descendants."""
+    if from_start:
+        return set(topology.nodes)
+    queue = deque(
+        node
+        for node in topology.nodes
+        if states.get(node, ("pending", ""))[0] not in ("completed", "failed", "skipped")
+        or (states[node][0] == "failed" and not topology.handled(node))
+        or states[node] == ("skipped", "broken")
+    )
+    reset: set[str] = set()
+    while queue:
+        node = queue.popleft()
+        if node not in reset:
+            reset.add(node)
+            queue.extend(edge.to for edge in topology.outgoing[node])
+    return reset
+
+
+_ABSENT = object()
+
+
+def node_input(
+    topology: Topology, node_id: str, outputs: Mapping[str, Any], fields: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The params with every `$from` resolved, then fields still missing by name from the node's input.
+
+    That is the submitted input overlaid by the outputs of the parents in edge order; only names in `fields` are filled.
+    `outputs` has the completed nodes whose records are known.
+
+    Raises:
+        ReferenceNotFound: a `$from` without default names a node that did not complete, or a path that is not there.
+    """
+    node = topology.nodes[node_id]
+    params: dict[str, Any] = _resolved(node.params, outputs)
+    offered = dict(node.input) if isinstance(node.input, dict) else {}
+    for edge in topology.incoming[node_id]:
+        output = outputs.get(edge.from_)
+        if isinstance(output, dict):
+            offered.update(output)
+    for name, value in offered.items():
+        if name not in params and (fields is None or name in fields):
+            params[name] = value
+    return params
+
+
+def _resolved(value: Any, outputs: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_resolved(item, outputs) for item in value]
+    if not isinstance(value, dict):
+        return value
+    source = value.get("$from")
+    if not isinstance(source, str):
+        return {name: _resolved(item, outputs) for name, item in value.items()}
+    path = value.get("path", "")
+    found = at_pointer(outputs[source], path) if source in outputs else _ABSENT
+    if found is not _ABSENT:
+        return found
+    if "default" in value:
+        return value["default"]
+    why = f"it has nothing at {path!r}" if source in outputs else "it did not complete"
+    raise ReferenceNotFound(f"$from {source!r}: {why}, and there is no default")
+
+
+def at_pointer(document: Any, pointer: str) -> Any:
+    """The value at an RFC 6901 pointer, or a marker that `is` never a value."""
+    for raw in pointer.split("/")[1:]:
+        name = raw.replace("~1", "/").replace("~0", "~")
+        if isinstance(document, dict) and name in document:
+            document = document[name]
+        elif isinstance(document, list) and name.isdigit() and int(name) < len(document):
+            document = document[int(name)]
+        else:
+            return _ABSENT
+    return document
