@@ -1,5 +1,6 @@
 """Narration as captions: which words stand in the picture when, and their pixels."""
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ def _greedy(line: str, font: Any, widest: float) -> list[str]:
             rows[-1] += f" {word}"
             continue
         while len(word) > 1 and font.getlength(word) > widest:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= widest)
+            fits = max(1, bisect_right(range(len(word)), widest, key=lambda n: font.getlength(word[:n])) - 1)
             rows.append(word[:fits])
             word = word[fits:]
         rows.append(word)

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import numpy as np
 from bridge.tasks import TaskContext, TaskError, task
-from msgspec import Meta, Struct
-from schemas.structs.artifact import ArtifactRef
+from msgspec import Meta
 
 from data_plane import captions
 from data_plane.device import Array, ArrayModule, array_module, to_host
@@ -20,10 +19,12 @@ from data_plane.kernels.patches import luma, map_patches
 from data_plane.kernels.sampling import pan_zoom
 from data_plane.media import ByteArray, FloatArray, read_picture, read_recording, write_video
 from data_plane.weights import Voice, read_adapter, read_voice
+from schemas.strict import Strict
+from schemas.structs.artifact import ArtifactRef
 
 LONGEST_SECONDS = 60.0  # of a video whose length nobody gave
 SOUND_RATE = 48_000  # Hz, what video players expect
-LOOK = 0.6  # share of the adapter in the colours; the rest is the picture itself
+LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
 ZOOM = 0.16  # of the frame's width is gone at the end of the camera's way
 MARGIN = 1.25  # source pixels per output pixel at the start: enough for the zoom, too few to alias
@@ -33,12 +34,15 @@ SMOOTHING = (1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9)  # over bands: the low ones reso
 FADE_SECONDS = 0.05
 
 
-class RenderVideo(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+Line = Annotated[str, Meta(max_length=1000)]
+
+
+class RenderVideo(Strict, kw_only=True, rename="camel"):
     picture: ArtifactRef
     audio: ArtifactRef
     adapter: ArtifactRef
     voice: ArtifactRef
-    script: Annotated[list[str], Meta(max_length=500, description="Lines of narration, shown as captions")]
+    script: Annotated[list[Line], Meta(max_length=200, description="Lines of narration, shown as captions")]
     seconds: Annotated[
         Annotated[float, Meta(gt=0, le=600)] | None, Meta(description="Length; null: the recording's, at most a minute")
     ] = None
@@ -47,7 +51,7 @@ class RenderVideo(Struct, kw_only=True, forbid_unknown_fields=True, rename="came
     fps: Annotated[int, Meta(ge=1, le=60)] = 24
 
 
-class RenderVideoOutput(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     video: ArtifactRef
     frames: int
     seconds: float

@@ -4,14 +4,15 @@ from typing import Annotated
 
 import numpy as np
 from bridge.tasks import TaskContext, TaskError, task
-from msgspec import Meta, Struct
-from schemas.structs.artifact import ArtifactRef
+from msgspec import Meta
 
 from data_plane.device import Array, ArrayModule, array_module
 from data_plane.kernels import low_rank
 from data_plane.kernels.patches import grid_patches
 from data_plane.media import read_picture
 from data_plane.weights import adapter_bytes
+from schemas.strict import Strict
+from schemas.structs.artifact import ArtifactRef
 
 LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches say what there is to learn
 BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is
@@ -21,7 +22,7 @@ REPORTS = 100  # loss events of a run, about
 LONGEST_WINDOW = 25  # steps between two looks at a cancellation
 
 
-class TrainImageLora(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class TrainImageLora(Strict, kw_only=True, rename="camel"):
     pictures: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="What to learn from")]
     rank: Annotated[int, Meta(ge=1, le=64, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
@@ -32,7 +33,7 @@ class TrainImageLora(Struct, kw_only=True, forbid_unknown_fields=True, rename="c
     seed: Annotated[int, Meta(ge=0, description="Of the first values, the split and the batches")] = 0
 
 
-class TrainImageLoraOutput(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     """Errors are mean squares per colour value (0..1) over patches that training never saw."""
 
     adapter: ArtifactRef

@@ -3,27 +3,28 @@
 from typing import Annotated
 
 from bridge.tasks import TaskContext, TaskError, task
-from msgspec import Meta, Struct
-from schemas.structs.artifact import ArtifactRef
+from msgspec import Meta
 
 from data_plane.device import array_module
 from data_plane.kernels import mixture, spectra
 from data_plane.media import read_recording
 from data_plane.weights import Voice, voice_bytes
+from schemas.strict import Strict
+from schemas.structs.artifact import ArtifactRef
 
 LONGEST_SECONDS = 120.0  # of the recording, the rest is not read: a voice is known by then
 FRAMES_PER_COMPONENT = 4  # fewer cannot say what a component's spread is
 VARIANCE_FLOOR = 0.01  # nats², 0.4 dB: no component may sit on a single frame
 
 
-class TrainVoice(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class TrainVoice(Strict, kw_only=True, rename="camel"):
     recording: ArtifactRef
     components: Annotated[int, Meta(ge=1, le=64, description="Gaussians in the mixture")] = 8
     iterations: Annotated[int, Meta(ge=1, le=1000, description="Rounds of expectation and maximisation")] = 25
     seed: Annotated[int, Meta(ge=0, description="Of the first means")] = 0
 
 
-class TrainVoiceOutput(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class TrainVoiceOutput(Strict, kw_only=True, rename="camel"):
     """log_likelihood: nats per frame of speech; f0_hz: null where nothing was voiced."""
 
     voice: ArtifactRef
