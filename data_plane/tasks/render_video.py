@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
-from bridge.tasks import TaskContext, TaskError, task
 from msgspec import Meta
 
+from bridge.tasks import TaskContext, TaskError, task
 from data_plane import captions
 from data_plane.device import Array, ArrayModule, array_module, to_host
 from data_plane.kernels import low_rank, spectra

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import numpy as np
-from bridge.tasks import TaskContext, TaskError, task
 from msgspec import Meta
 
+from bridge.tasks import TaskContext, TaskError, task
 from data_plane.device import Array, ArrayModule, array_module
 from data_plane.kernels import low_rank
 from data_plane.kernels.patches import grid_patches

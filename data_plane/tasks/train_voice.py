@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from bridge.tasks import TaskContext, TaskError, task
 from msgspec import Meta
 
+from bridge.tasks import TaskContext, TaskError, task
 from data_plane.device import array_module
 from data_plane.kernels import mixture, spectra
 from data_plane.media import read_recording

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from bridge.tasks import TaskError
 from PIL import Image
 from safetensors.numpy import save_file
 
+from bridge.tasks import TaskError
 from data_plane import media
 from data_plane.weights import read_adapter, read_voice
 
