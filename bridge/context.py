@@ -17,6 +17,7 @@ import msgspec
 
 from bridge.errors import DihedralError
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
+from schemas.structs.capability import Capability
 
 if TYPE_CHECKING:
     from bridge.artifacts import ArtifactStore
@@ -54,16 +55,18 @@ class TaskContext:
         cancelled: Callable[[], bool],
         store: "Callable[[], ArtifactStore] | None",
         *,
+        capabilities: Callable[[], list[Capability]] = list,
         directory: Path | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`directory`: made when first asked for, a new temporary one where None. `loop`: where the store lives, None = here."""
+        """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here."""
         self.job_id = run.job_id
         self.node_id = run.node_id
         self.attempt = run.attempt
         self.nonce = run.nonce
         self.delivery_count = run.delivery_count
         self.artifacts: list[ArtifactMeta] = []
+        self.capabilities = capabilities
         self._emit = emit
         self._cancelled = cancelled
         self._store = store

@@ -11,6 +11,7 @@ nothing stronger exists inside a process, so a task that must be stoppable by fo
 import asyncio
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ import msgspec
 from bridge.context import TaskCancelled, TaskContext, TaskError, printable
 from bridge.errors import StoreError
 from schemas.structs.artifact import ArtifactMeta
+from schemas.structs.capability import Capability
 from schemas.structs.graph import NodeError
 
 if TYPE_CHECKING:
@@ -116,7 +118,15 @@ async def run_light(
     except msgspec.ValidationError as error:
         return failed("invalid_params", str(error))
     opened = store if store is None or callable(store) else lambda: store
-    context = TaskContext(run, emit, lambda: cancel.cancelled, opened, directory=directory, loop=loop)
+    context = TaskContext(
+        run,
+        emit,
+        lambda: cancel.cancelled,
+        opened,
+        capabilities=partial(capabilities, registry),
+        directory=directory,
+        loop=loop,
+    )
     stop = _Stop(run.timeout_seconds)
     cancel.listen(stop.cancelled)
     try:
@@ -204,7 +214,9 @@ def run_plain(
         params = task.params(run.params)
     except msgspec.ValidationError as error:
         return failed("invalid_params", str(error))
-    context = TaskContext(run, emit, cancelled, store, directory=directory, loop=loop)
+    context = TaskContext(
+        run, emit, cancelled, store, capabilities=partial(capabilities, registry), directory=directory, loop=loop
+    )
     try:
         return finished(task, task.function(params, context), context, output_bytes)
     except TaskCancelled:
@@ -213,6 +225,10 @@ def run_plain(
         return failure(error, task, context.artifacts)
     finally:
         context.close()
+
+
+def capabilities(registry: "Registry") -> list[Capability]:
+    return [task.capability for task in registry.values()]
 
 
 # Outcomes -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,25 @@
+"""Task `get_capabilities`: the manifest of the worker that runs it, as a node's output."""
+
+from msgspec import Struct
+
+from bridge.tasks import TaskContext, task
+from schemas.structs.capability import Capability
+
+
+class Nothing(Struct, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Capabilities(Struct, kw_only=True, forbid_unknown_fields=True):
+    capabilities: list[Capability]
+
+
+@task(
+    id="get_capabilities",
+    label="Get capabilities",
+    description="Lists what this worker can run, with the schemas of input and output.",
+    timeout_seconds=60,
+    examples=[{}],
+)
+async def get_capabilities(params: Nothing, ctx: TaskContext) -> Capabilities:
+    return Capabilities(capabilities=ctx.capabilities())

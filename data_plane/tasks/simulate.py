@@ -1,0 +1,59 @@
+"""Task `simulate`: takes time and memory, says what it does, fails or takes its worker along on request.
+
+For load tests (`steps` 0 does nothing at all) and for rehearsals of what goes wrong.
+"""
+
+import asyncio
+import os
+import signal
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from bridge.tasks import TaskContext, TaskError, task
+
+PAGE_BYTES = 4096
+
+
+class Simulate(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    steps: Annotated[int, Meta(ge=0, le=1_000_000, description="How many steps")] = 1
+    step_seconds: Annotated[float, Meta(ge=0, le=86_400, description="How long each takes")] = 0.0
+    fail_at: Annotated[int, Meta(ge=0, description="Fails at this step, 0 = before the first")] | None = None
+    crash_at: Annotated[int, Meta(ge=0, description="Kills its process at this step, 0 = before the first")] | None = (
+        None
+    )
+    memory_mib: Annotated[int, Meta(ge=0, le=1_048_576, description="Memory held while it runs")] = field(
+        name="memoryMiB", default=0
+    )
+    output: Annotated[Any, Meta(description="Returned as it is; without it, the steps")] | UnsetType = UNSET
+
+
+@task(
+    id="simulate",
+    label="Simulate work",
+    description="Counts steps at a given pace; can hold memory, fail or crash its worker on request.",
+    timeout_seconds=7 * 86_400,
+    examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
+)
+async def simulate(params: Simulate, ctx: TaskContext) -> Any:
+    held = _hold(params.memory_mib)
+    for step in range(params.steps + 1):
+        if step == params.fail_at:
+            raise TaskError(
+                f"asked to fail at step {step}", code="simulated_failure", retryable=True, details={"step": step}
+            )
+        if step == params.crash_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step < params.steps:
+            await asyncio.sleep(params.step_seconds)
+            ctx.progress((step + 1) / params.steps)
+            ctx.data("step", {"step": step + 1, "steps": params.steps})
+    del held
+    return {"steps": params.steps} if params.output is UNSET else params.output
+
+
+def _hold(memory_mib: int) -> bytearray:
+    """Memory that is really there: a page belongs to the process only once it was written."""
+    held = bytearray(memory_mib * 2**20)
+    held[::PAGE_BYTES] = b"\x01" * len(range(0, len(held), PAGE_BYTES))
+    return held
