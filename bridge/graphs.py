@@ -13,6 +13,7 @@ A node with a broken edge is skipped at once (broken). Otherwise, when none is o
 skipped (not taken). Everything is iterative: a chain of 2,000 nodes must not meet the recursion limit.
 """
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
@@ -25,6 +26,7 @@ from schemas.structs.graph import Edge, EdgeKind, Graph, Node
 
 SHARES = 10**9
 LIGHT_BATCH = 8
+INDEX = re.compile("0|[1-9][0-9]{0,8}")
 
 NodeState = tuple[str, str]
 """Status, and the reason of a skip ("broken", "not_taken") or ""."""
@@ -66,9 +68,12 @@ class Topology:
         self.nodes: dict[str, Node] = {node.id: node for node in graph.nodes}
         self.incoming: dict[str, list[Edge]] = {node: [] for node in self.nodes}
         self.outgoing: dict[str, list[Edge]] = {node: [] for node in self.nodes}
+        self._handled: set[str] = set()
         for edge in graph.edges:
             self.incoming[edge.to].append(edge)
             self.outgoing[edge.from_].append(edge)
+            if edge.kind is EdgeKind.on_failure:
+                self._handled.add(edge.from_)
 
     @cached_property
     def shares(self) -> dict[str, int]:
@@ -90,7 +95,7 @@ class Topology:
 
     def handled(self, node: str) -> bool:
         """Whether a failure of the node has somewhere to go."""
-        return any(edge.kind == EdgeKind.on_failure for edge in self.outgoing[node])
+        return node in self._handled
 
     def sources(self, node: str) -> list[str]:
         """The nodes whose records the input of `node` needs: its parents in edge order, then those of `$from`."""
@@ -135,9 +140,11 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
     ready: dict[str, None] = {}
     skipped: dict[str, str] = {}
     unknown: dict[str, None] = {}
-    queue = deque(candidates)
+    queue = deque(dict.fromkeys(candidates))
+    queued = set(queue)  # a join of many parents is looked at once for all of them that are skipped, not once for each
     while queue:
         node = queue.popleft()
+        queued.discard(node)
         if node in known or node in ready:
             continue
         verdicts = set()
@@ -160,7 +167,9 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
             reason = "not_taken"
         skipped[node] = reason
         known[node] = ("skipped", reason)
-        queue.extend(edge.to for edge in topology.outgoing[node])
+        children = dict.fromkeys(edge.to for edge in topology.outgoing[node] if edge.to not in queued)
+        queue.extend(children)
+        queued.update(children)
     return Resolution(list(ready), list(skipped.items()), [node for node in unknown if node not in known])
 
 
@@ -250,7 +259,7 @@ def at_pointer(document: Any, pointer: str) -> Any:
         name = raw.replace("~1", "/").replace("~0", "~")
         if isinstance(document, dict) and name in document:
             document = document[name]
-        elif isinstance(document, list) and name.isdigit() and int(name) < len(document):
+        elif isinstance(document, list) and INDEX.fullmatch(name) and int(name) < len(document):
             document = document[int(name)]
         else:
             return _ABSENT
