@@ -57,7 +57,7 @@ class TaskContext:
         *,
         capabilities: Callable[[], list[Capability]] = list,
         directory: Path | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
+        loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here."""
         self.job_id = run.job_id
@@ -185,7 +185,7 @@ class TaskContext:
             raise RuntimeError(
                 "fetch and store would block the worker: use `await ctx.fetch_async(…)` in an async task"
             )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop())
         while True:
             try:
                 return future.result(CANCEL_LOOK_SECONDS)
@@ -200,7 +200,7 @@ class TaskContext:
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop()))
 
 
 def printable(text: str) -> str:

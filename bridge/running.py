@@ -107,7 +107,7 @@ async def run_light(
     *,
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
-    loop: asyncio.AbstractEventLoop | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> NodeOutcome:
     """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
     task = registry.get(run.task)
@@ -204,7 +204,7 @@ def run_plain(
     *,
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
-    loop: asyncio.AbstractEventLoop | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> NodeOutcome:
     """Runs a plain function in this thread; whoever started the process watches its time."""
     task = registry.get(run.task)

@@ -1,0 +1,66 @@
+"""Process groups: to signal one, and to know when nothing of it runs any more.
+
+A node counts as cancelled when its whole group is gone, its grandchildren included. A zombie that nobody reaps (in a container
+whose first process is not an init) runs nothing, so it does not count; without /proc it does.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+WARN_SECONDS = 10
+
+
+def signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+async def kill_group(group: int) -> None:
+    """Returns when nothing of the group runs; a process in uninterruptible sleep makes it wait, and say so."""
+    delay, waited = 0.002, 0.0
+    while members(group):
+        signal_group(group, signal.SIGKILL)
+        await asyncio.sleep(delay)
+        waited += delay
+        delay = min(delay * 2, 0.1)
+        if WARN_SECONDS <= waited < WARN_SECONDS + delay:
+            log.warning("process group %d does not die of SIGKILL; still waiting", group)
+
+
+def members(group: int) -> list[int]:
+    """Process ids of a group that still run; the group's own id alone where that cannot be told apart."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return []
+    except PermissionError:
+        return [group]
+    if not sys.platform.startswith("linux"):
+        return [group]
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError, IndexError):
+                # pid (name, which may hold anything) state parent group …
+                state, _, its_group = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()[:3]
+                if int(its_group) == group and state not in (b"Z", b"X"):
+                    found.append(int(entry))
+    return found
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux kills this process when its parent dies, also while C code holds the interpreter lock; elsewhere the pipe must do."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the call above

@@ -1,0 +1,520 @@
+"""Slots: child processes, each of which runs one heavy node at a time, and everything that the parent says to them.
+
+A slot is a session and process group of its own, spoken to over a socket pair with the messages below; its standard output and
+error are pipes and become log events. It dies when that socket closes, when the kernel sees the parent die, and after one
+lease without a beat: what a frozen worker started must not go on when another worker takes its node over. Beats have a pipe and
+a thread of their own, so that a busy event loop is not taken for a frozen worker.
+
+A node's crash is its own: the outcome says which signal or exit code, and a new process takes the slot. A stop (cancel or time-out)
+escalates: a message (the task looks at `ctx.cancelled`), after a grace period SIGTERM (raises TaskCancelled in the task),
+after another SIGKILL to the group. The outcome is told only when the group is gone, unless the task ended by the
+message alone; then the warm process is used again.
+
+Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
+warm template (CUDA does not survive a fork).
+"""
+
+import asyncio
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from bridge.errors import DihedralError
+from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, failed, timed_out
+from bridge.tasks import Registry, Task
+from data_plane.groups import kill_group, members, signal_group
+from data_plane.printed import Budget, Printed
+from schemas.structs.settings import ArtifactsSettings, Settings
+
+log = logging.getLogger(__name__)
+
+FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
+START_SECONDS = 120  # importing CUDA libraries from a cold disk
+START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
+BEATS_PER_LEASE = 4
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello", kw_only=True):
+    """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones."""
+
+    lease_seconds: float
+    modules: list[str]
+    path: list[str]
+    artifacts: ArtifactsSettings
+    output_bytes: int
+    gpu: int | None
+    threads: int
+
+
+class Start(msgspec.Struct, tag="start", kw_only=True):
+    """`directory` is the run's alone; the child makes and removes it, the parent removes what a crash left."""
+
+    number: int
+    run: NodeRun
+    directory: str
+
+
+class Stop(msgspec.Struct, tag="stop", kw_only=True):
+    """Asks the task of this number to end by itself."""
+
+    number: int
+
+
+class Ready(msgspec.Struct, tag="ready", kw_only=True):
+    """First from the child, when its modules are loaded."""
+
+    tasks: list[str]
+
+
+class Progress(msgspec.Struct, tag="progress", kw_only=True):
+    number: int
+    fraction: float
+
+
+class Data(msgspec.Struct, tag="data", kw_only=True):
+    number: int
+    name: str
+    payload: dict[str, Any]
+
+
+class Line(msgspec.Struct, tag="line", kw_only=True):
+    number: int
+    level: str
+    message: str
+
+
+class Done(msgspec.Struct, tag="done", kw_only=True):
+    number: int
+    outcome: NodeOutcome
+
+
+FromParent: TypeAlias = Hello | Start | Stop
+FromChild: TypeAlias = Ready | Progress | Data | Line | Done
+
+
+def frame(message: FromParent | FromChild) -> bytes:
+    """Four bytes of length, big-endian, then MessagePack."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+# The pool -----------------------------------------------------------------------------------------------------------
+
+
+class SlotStartFailed(DihedralError):
+    """A slot process ended before it was ready; the text says what it printed."""
+
+
+class SlotPool:
+    """`slots` processes, all started at once and kept warm: `async with SlotPool(…) as pool: await pool.run(…)`."""
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        registry: Registry,
+        modules: Sequence[str],
+        settings: Settings,
+        gpus: int = 0,
+        cpus: int = 1,
+    ) -> None:
+        """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn."""
+        self._registry = registry
+        self._grace_seconds = settings.worker.cancel_grace_ms / 1000
+        self._hello = Hello(
+            lease_seconds=settings.jobs.lease_ms / 1000,
+            modules=list(modules),
+            path=[entry for entry in sys.path if entry],
+            artifacts=settings.artifacts,
+            output_bytes=settings.jobs.node_output_bytes,
+            gpu=None,
+            threads=max(1, cpus // max(1, slots)),
+        )
+        self._seats = [_Seat(number, number % gpus if gpus else None) for number in range(slots)]
+        self._free: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._beats = Beats(settings.jobs.lease_ms / 1000 / BEATS_PER_LEASE)
+        self._root = Path()
+        self._runs = 0
+
+    async def __aenter__(self) -> "SlotPool":
+        self._root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="dihedral-slots-"))
+        self._beats.start()
+        for seat in self._seats:
+            self._restart(seat)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Kills every group at once, running nodes included."""
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        await asyncio.gather(*(seat.slot.end() for seat in self._seats if seat.slot is not None))
+        self._beats.stop()
+        await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
+
+    def problems(self) -> list[str]:
+        """Why slots do not start, a sentence each."""
+        return list(dict.fromkeys(seat.failure for seat in self._seats if seat.failure))
+
+    async def run(self, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        """Runs a node in the next free slot and answers when nothing of it runs any more."""
+        task = self._registry.get(run.task)
+        if task is None:
+            return failed("unknown_task", f"this worker has no task {run.task!r}")
+        seat = await self._take(cancel)
+        if seat is None:
+            return NodeOutcome(status="cancelled")
+        slot = seat.slot
+        if slot is None:
+            self._restart(seat)
+            return failed("slot_start_failed", seat.failure, retryable=True)
+        self._runs += 1
+        directory = self._root / str(self._runs)
+        try:
+            outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
+        except BaseException:
+            slot.spent = True
+            raise
+        finally:
+            if slot.spent:
+                self._restart(seat)
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            else:
+                self._free.put_nowait(seat)
+        return outcome
+
+    async def _take(self, cancel: CancelToken) -> "_Seat | None":
+        """None when the node was cancelled while it waited for a slot."""
+        while True:
+            taken = asyncio.ensure_future(self._free.get())
+            cancelled = asyncio.ensure_future(cancel.wait())
+            try:
+                await asyncio.wait({taken, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                cancelled.cancel()
+                if not taken.done():
+                    taken.cancel()
+            if not taken.done() or taken.cancelled():
+                return None
+            seat = taken.result()
+            if cancel.cancelled:
+                self._free.put_nowait(seat)
+                return None
+            if seat.slot is None or seat.slot.alive:
+                return seat
+            self._restart(seat)  # it died idle
+
+    def _restart(self, seat: "_Seat") -> None:
+        task = asyncio.get_running_loop().create_task(self._start(seat), name=f"start slot {seat.number}")
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start(self, seat: "_Seat") -> None:
+        """Puts the seat back with a new process, or without one and the reason after a few attempts."""
+        if seat.slot is not None:
+            await seat.slot.end()
+            seat.slot = None
+        for delay in (*START_DELAYS, None):
+            try:
+                seat.slot = await Slot.start(msgspec.structs.replace(self._hello, gpu=seat.gpu), self._beats)
+                seat.failure = ""
+                break
+            except (SlotStartFailed, OSError) as error:
+                seat.failure = f"slot {seat.number} does not start: {error}"
+                log.warning("%s", seat.failure)
+                if delay is not None:
+                    await asyncio.sleep(delay)
+        self._free.put_nowait(seat)
+
+
+class _Seat:
+    """A place for a slot process, which comes and goes."""
+
+    def __init__(self, number: int, gpu: int | None) -> None:
+        self.number = number
+        self.gpu = gpu
+        self.slot: Slot | None = None
+        self.failure = ""
+
+
+class Beats:
+    """The thread that tells every slot that this worker is not frozen."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self._interval_seconds = interval_seconds
+        self._pipes: set[int] = set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="slot beats", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def add(self, pipe: int) -> None:
+        os.set_blocking(pipe, False)
+        with self._lock:
+            self._pipes.add(pipe)
+
+    def remove(self, pipe: int) -> None:
+        """Closes it too."""
+        with self._lock:
+            self._pipes.discard(pipe)
+            os.close(pipe)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._interval_seconds):
+            with self._lock:
+                for pipe in self._pipes:
+                    with suppress(BlockingIOError, BrokenPipeError):
+                        os.write(pipe, b".")
+
+
+# One process --------------------------------------------------------------------------------------------------------
+
+
+class Slot:
+    """One child process, from its start to the end of its group."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, beat: int,
+        beats: Beats, out: Printed, err: Printed,
+    ) -> None:  # fmt: skip
+        self.spent = False
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._beat = beat
+        self._beats = beats
+        self._out = out
+        self._err = err
+        self._number = 0
+        self._emit: Emit | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[NodeOutcome] = asyncio.get_running_loop().create_future()
+        self._garbage = ""
+        self._exit = asyncio.ensure_future(process.wait())
+        self._reading = asyncio.ensure_future(self._reads())
+        self._ended: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def start(cls, hello: Hello, beats: Beats) -> "Slot":
+        """Raises: SlotStartFailed: it ended, or was not ready in time."""
+        with ExitStack() as theirs, ExitStack() as ours:
+            here, there = socket.socketpair()
+            ours.callback(here.close)
+            theirs.callback(there.close)
+            ends = [os.pipe() for _ in range(3)]
+            (beat_in, beat), (out_in, out), (err_in, err) = ends
+            for descriptor in (beat_in, out, err):
+                theirs.callback(os.close, descriptor)
+            for descriptor in (beat, out_in, err_in):
+                ours.callback(os.close, descriptor)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-X", "faulthandler", "-m", "data_plane.slot",
+                str(there.fileno()), str(beat_in), str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=(there.fileno(), beat_in),
+                start_new_session=True,
+            )  # fmt: skip
+            theirs.close()  # so that the end of the child is the end of the pipes
+            here.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=here)
+            ours.pop_all()
+        beats.add(beat)
+        slot = cls(process, reader, writer, beat, beats, Printed(out_in, "stdout"), Printed(err_in, "stderr"))
+        try:
+            await slot._greet(hello)
+        except BaseException:
+            await slot.end()
+            raise
+        return slot
+
+    async def _greet(self, hello: Hello) -> None:
+        self._writer.write(frame(hello))
+        await _first(self._ready, self._exit, timeout=START_SECONDS)
+        if not self._ready.done():
+            self._err.detach()
+            why = self._err.tail.splitlines()[-1:] or [f"not ready after {START_SECONDS} s"]
+            raise SlotStartFailed(why[0])
+
+    @property
+    def alive(self) -> bool:
+        return not (self.spent or self._exit.done() or self._garbage)
+
+    async def run(
+        self, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken, grace_seconds: float, directory: Path
+    ) -> NodeOutcome:
+        """Runs one node; afterwards `spent` says that this process cannot run another. Its group is gone then."""
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        self._done = loop.create_future()
+        self._emit = emit
+        budget = Budget(loop.time())
+        self._out.attach(emit, budget)
+        self._err.attach(emit, budget)
+        stopped: asyncio.Future[str] = loop.create_future()
+
+        def stop(reason: str) -> None:
+            if not stopped.done():
+                stopped.set_result(reason)
+
+        def cancelled() -> None:
+            stop("cancelled")
+
+        cancel.listen(cancelled)
+        timer = loop.call_later(run.timeout_seconds, stop, "timeout")
+        try:
+            unlimited = msgspec.structs.replace(run, timeout_seconds=math.inf)
+            self._send(Start(number=self._number, run=unlimited, directory=str(directory)))
+            await _first(self._done, self._exit, stopped)
+            if not (self._done.done() or self._exit.done()):
+                await self._stop(grace_seconds)
+            await self._settle()
+        except BaseException:
+            await self.end()
+            raise
+        finally:
+            cancel.forget(cancelled)
+            timer.cancel()
+            self._emit = None
+            self._out.detach()
+            self._err.detach()
+            if budget.left_out:
+                emit.log("warning", f"{budget.left_out} more lines were printed; they are left out")
+        return self._outcome(task, run, stopped.result() if stopped.done() else "")
+
+    async def _stop(self, grace_seconds: float) -> None:
+        """Message, SIGTERM, SIGKILL; returns when the task or the process has ended."""
+        self._send(Stop(number=self._number))
+        if await self._ends_within(grace_seconds):
+            return
+        self.spent = True
+        signal_group(self._process.pid, signal.SIGTERM)
+        if await self._ends_within(grace_seconds):
+            return
+        await self.end()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        await _first(self._done, self._exit, timeout=seconds)
+        return self._done.done() or self._exit.done()
+
+    async def _settle(self) -> None:
+        """After the task's or the process's end: the last words are read, and whatever may still run of it is killed."""
+        if self._exit.done():
+            await asyncio.wait({self._reading})  # a Done may lie in the socket
+        completed = self._done.done() and self._done.result().status == "completed"
+        if not completed and members(self._process.pid) != [self._process.pid]:
+            self.spent = True  # a failed or cancelled task left processes behind
+        if not self.alive:
+            await self.end()
+
+    def _outcome(self, task: Task, run: NodeRun, stopped: str) -> NodeOutcome:
+        outcome = self._done.result() if self._done.done() else None
+        if stopped == "timeout":
+            return timed_out(task, run.timeout_seconds)
+        if stopped == "cancelled" and (outcome is None or outcome.status != "completed"):
+            return NodeOutcome(status="cancelled", artifacts=outcome.artifacts if outcome else [])
+        if outcome is None:
+            outcome = self._crashed(task)
+        if outcome.error is not None and self._err.tail:
+            outcome.error.details["stderr"] = self._err.tail
+        return outcome
+
+    def _crashed(self, task: Task) -> NodeOutcome:
+        """Another attempt may fare better (memory, a driver), but only if a half-done first one does no harm."""
+        code = self._process.returncode
+        details: dict[str, Any] = {}
+        if self._garbage:
+            what = f"sent what is no message: {self._garbage}"
+        elif code is not None and code < 0:
+            name = _signal_name(-code)
+            details["signal"] = name
+            what = f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        else:
+            details["exitCode"] = code
+            what = f"ended by itself with exit code {code}"
+        message = f"the process of {task.capability.id} {what}"
+        return failed("slot_crashed", message, details, retryable=task.capability.contracts.idempotent)
+
+    async def end(self) -> None:
+        """Kills the group and waits until it is gone; may be called twice."""
+        if self._ended is None:
+            self._ended = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ended)
+
+    async def _end(self) -> None:
+        self.spent = True
+        signal_group(self._process.pid, signal.SIGKILL)
+        await asyncio.wait({self._exit})
+        await kill_group(self._process.pid)
+        await asyncio.wait({self._reading})
+        self._writer.close()
+        self._out.detach()
+        self._err.detach()
+        self._out.close()
+        self._err.close()
+        self._beats.remove(self._beat)
+
+    def _send(self, message: FromParent) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(frame(message))
+
+    async def _reads(self) -> None:
+        decoder = msgspec.msgpack.Decoder(FromChild)
+        try:
+            while True:
+                size = int.from_bytes(await self._reader.readexactly(4), "big")
+                if size > FRAME_BYTES:
+                    raise msgspec.DecodeError(f"a message of {size} bytes")
+                self._hear(decoder.decode(await self._reader.readexactly(size)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the process has ended or is about to: a slot without its socket is of no use
+        except msgspec.DecodeError as error:
+            self._garbage = str(error)
+        signal_group(self._process.pid, signal.SIGKILL)
+
+    def _hear(self, message: FromChild) -> None:
+        if isinstance(message, Ready):
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif message.number != self._number or self._emit is None:
+            return  # a thread that outlived its task
+        elif isinstance(message, Progress):
+            self._emit.progress(message.fraction)
+        elif isinstance(message, Data):
+            self._emit.data(message.name, message.payload)
+        elif isinstance(message, Line):
+            self._emit.log(message.level, message.message)
+        elif not self._done.done():
+            self._done.set_result(message.outcome)
+
+
+async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:  # noqa: ASYNC109
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,321 @@
+"""What a slot does to a node, and what a node may do to its slot: all with real processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge.tasks import CancelToken, NodeOutcome, NodeRun, collect
+from data_plane.groups import members
+from data_plane.slots import SlotPool
+from schemas.structs.settings import Settings
+
+MODULE = "tests.data_plane.slot_tasks"
+
+
+class Heard:
+    """An Emit that remembers, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.fractions: list[float] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.lines: list[tuple[str, str]] = []
+        self._changed = asyncio.Event()
+
+    def progress(self, fraction: float) -> None:
+        self.fractions.append(fraction)
+
+    def data(self, name: str, payload: dict[str, Any]) -> None:
+        self.events.append((name, payload))
+        self._changed.set()
+
+    def log(self, level: str, message: str) -> None:
+        self.lines.append((level, message))
+
+    async def began(self) -> dict[str, Any]:
+        while not self.events:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.events[0][1]
+
+
+def settings(tmp_path: Path, **jobs: Any) -> Settings:
+    return msgspec.convert(
+        {
+            "artifacts": {"directory": str(tmp_path / "artifacts")},
+            "jobs": jobs,
+            "worker": {"cancelGraceMs": 300},
+        },
+        Settings,
+    )
+
+
+def node(task: str, *, timeout_seconds: float = 60, **params: Any) -> NodeRun:
+    return NodeRun(
+        job_id="job", node_id="n", task=task, attempt=1, nonce="x1", params=params, timeout_seconds=timeout_seconds
+    )
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[SlotPool]:
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=settings(tmp_path)) as pool:
+        yield pool
+
+
+async def run(pool: SlotPool, task: str, heard: Heard | None = None, **params: Any) -> NodeOutcome:
+    return await pool.run(node(task, **params), heard or Heard(), CancelToken())
+
+
+def output(outcome: NodeOutcome) -> Any:
+    assert outcome.status == "completed", outcome
+    assert outcome.output is not None
+    return msgspec.json.decode(outcome.output)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_slot_is_used_again_by_plain_and_async_tasks(pool: SlotPool) -> None:
+    first = output(await run(pool, "pid"))["pid"]
+    assert first != os.getpid()
+    assert output(await run(pool, "async_pid"))["pid"] == first
+    assert output(await run(pool, "pid"))["pid"] == first
+
+
+@pytest.mark.parametrize(
+    ("how", "detail"),
+    [("segv", {"signal": "SIGSEGV"}), ("kill", {"signal": "SIGKILL"}), ("exit", {"exitCode": 3})],
+)
+async def test_a_crash_fails_its_node_alone_and_the_slot_is_replaced(
+    pool: SlotPool, how: str, detail: dict[str, Any]
+) -> None:
+    before = output(await run(pool, "pid"))["pid"]
+    outcome = await run(pool, "dies", text=how)
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert outcome.error.code == "slot_crashed"
+    assert detail.items() <= outcome.error.details.items()
+    assert "last words" in outcome.error.details["stderr"]
+    assert outcome.retryable
+    assert output(await run(pool, "pid"))["pid"] != before
+
+
+async def test_a_crash_of_a_task_that_is_not_idempotent_is_not_tried_again(pool: SlotPool) -> None:
+    outcome = await run(pool, "dies_after_half")
+    assert outcome.error is not None
+    assert outcome.error.code == "slot_crashed"
+    assert not outcome.retryable
+
+
+async def test_an_exception_becomes_a_typed_error_with_traceback_and_stderr(pool: SlotPool) -> None:
+    outcome = await run(pool, "raises", text="")
+    assert outcome.error is not None
+    assert outcome.error.code == "task_failed"
+    assert outcome.error.message == "ValueError: not ? good"
+    assert outcome.error.details["class"] == "ValueError"
+    assert "slot_tasks.py" in outcome.error.details["traceback"]
+    assert outcome.error.details["stderr"] == "about to raise"
+    assert not outcome.retryable
+
+
+async def test_a_task_says_which_errors_are_worth_another_attempt(pool: SlotPool) -> None:
+    foreseen, reset, left = [await run(pool, "raises", text=text) for text in ("foreseen", "connection", "exit")]
+    assert foreseen.error is not None
+    assert foreseen.error.code == "no_speech"
+    assert foreseen.error.details["frames"] == 0
+    assert foreseen.retryable
+    assert reset.retryable
+    assert left.error is not None
+    assert left.error.details["class"] == "SystemExit"
+
+
+async def test_what_a_task_prints_and_logs_becomes_log_lines(pool: SlotPool) -> None:
+    heard = Heard()
+    output(await run(pool, "prints", heard, count=3))
+    assert [text for level, text in heard.lines if level == "stdout"] == ["line 0", "line 1", "line 2", "no newline"]
+    assert ("stderr", "\ufffd from below") in heard.lines
+    assert ("warning", "logged") in heard.lines
+    assert ("debug", "said") in heard.lines
+
+
+async def test_a_flood_of_output_is_cut_and_counted_and_blocks_nothing(pool: SlotPool) -> None:
+    heard = Heard()
+    output(await run(pool, "prints", heard, count=200_000))
+    assert len(heard.lines) < 3_000
+    assert any("more lines were printed" in text for level, text in heard.lines if level == "warning")
+
+
+async def test_progress_and_data_arrive_in_order_before_the_end(pool: SlotPool) -> None:
+    heard = Heard()
+    output(await run(pool, "reports", heard, count=5_000))
+    assert heard.fractions == sorted(heard.fractions)
+    assert heard.fractions[-1] == 1.0
+    assert len(heard.fractions) <= 1_001
+    assert [payload["number"] for _, payload in heard.events] == list(range(5_000))
+
+
+async def test_large_params_and_output_pass_and_too_large_output_fails(tmp_path: Path) -> None:
+    registry = collect([MODULE])
+    limits = settings(tmp_path, nodeOutputBytes=30_000_000)
+    async with SlotPool(slots=1, registry=registry, modules=[MODULE], settings=limits) as pool:
+        assert len(output(await run(pool, "echo", text="x" * 20_000_000))["text"]) == 20_000_000
+        outcome = await run(pool, "echo", text="x" * 40_000_000)
+        assert outcome.error is not None
+        assert outcome.error.code == "output_too_large"
+
+
+async def test_wrong_params_and_wrong_output_are_refused(pool: SlotPool) -> None:
+    unknown, wrong, returned = (
+        await run(pool, "pid", surplus=1),
+        await run(pool, "echo", text=1),
+        await run(pool, "returns_wrong"),
+    )
+    codes = [outcome.error.code for outcome in (unknown, wrong, returned) if outcome.error is not None]
+    assert codes == ["invalid_params", "invalid_params", "invalid_output"]
+
+
+async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[NodeOutcome, dict[str, Any], Heard]:
+    heard, cancel = Heard(), CancelToken()
+    running = asyncio.ensure_future(pool.run(node(task), heard, cancel))
+    began = await heard.began()
+    cancel.cancel()
+    return await asyncio.wait_for(running, 20), began, heard
+
+
+@pytest.mark.parametrize("task", ["cooperates", "waits"])
+async def test_a_cancel_that_the_task_hears_keeps_the_slot(pool: SlotPool, task: str) -> None:
+    outcome, began, _ = await cancel_after_it_began(pool, task)
+    assert outcome.status == "cancelled"
+    assert output(await run(pool, "pid"))["pid"] == began["pid"]
+
+
+async def test_a_task_that_never_looks_is_unwound_by_sigterm(pool: SlotPool) -> None:
+    outcome, began, heard = await cancel_after_it_began(pool, "never_looks")
+    assert outcome.status == "cancelled"
+    assert ("info", "unwound") in heard.lines
+    assert not runs(began["pid"])
+
+
+async def test_a_stubborn_task_is_cancelled_only_when_it_and_its_children_are_gone(pool: SlotPool) -> None:
+    outcome, began, _ = await cancel_after_it_began(pool, "stubborn")
+    assert outcome.status == "cancelled"
+    assert not runs(began["pid"])
+    assert not runs(began["child"])
+    assert not members(began["pid"])
+    assert output(await run(pool, "pid"))["pid"] != began["pid"]
+
+
+async def test_children_that_a_cancelled_task_left_behind_are_killed(pool: SlotPool) -> None:
+    outcome, began, _ = await cancel_after_it_began(pool, "leaves_a_child")
+    assert outcome.status == "cancelled"
+    assert not runs(began["child"])
+
+
+@pytest.mark.parametrize("task", ["cooperates", "stubborn", "waits"])
+async def test_a_node_whose_time_is_over_fails_with_timeout(pool: SlotPool, task: str) -> None:
+    output(await run(pool, "pid"))
+    outcome = await pool.run(node(task, timeout_seconds=0.2), Heard(), CancelToken())
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert outcome.error.code == "timeout"
+    output(await run(pool, "pid"))
+
+
+async def test_a_node_cancelled_while_it_waits_for_a_slot_never_starts(pool: SlotPool) -> None:
+    first, second, heard = CancelToken(), CancelToken(), Heard()
+    running = asyncio.ensure_future(pool.run(node("cooperates"), heard, first))
+    await heard.began()
+    waiting_heard = Heard()
+    waiting = asyncio.ensure_future(pool.run(node("reports", count=1), waiting_heard, second))
+    await asyncio.sleep(0)
+    second.cancel()
+    assert (await waiting).status == "cancelled"
+    assert not waiting_heard.events
+    first.cancel()
+    assert (await running).status == "cancelled"
+    output(await run(pool, "pid"))
+
+
+async def test_garbage_on_the_pipe_fails_the_node_and_replaces_the_slot(pool: SlotPool) -> None:
+    outcome = await run(pool, "talks_garbage")
+    assert outcome.error is not None
+    assert outcome.error.code == "slot_crashed"
+    assert "no message" in outcome.error.message
+    output(await run(pool, "pid"))
+
+
+async def test_a_slot_whose_modules_do_not_load_says_why(tmp_path: Path) -> None:
+    async with SlotPool(
+        slots=1, registry=collect([MODULE]), modules=["no_such_module"], settings=settings(tmp_path)
+    ) as pool:
+        outcome = await run(pool, "pid")
+        assert outcome.error is not None
+        assert outcome.error.code == "slot_start_failed"
+        assert "no_such_module" in outcome.error.message
+        assert outcome.retryable
+
+
+async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
+    heard = Heard()
+    pool = SlotPool(slots=2, registry=collect([MODULE]), modules=[MODULE], settings=settings(tmp_path))
+    async with pool:
+        running = asyncio.ensure_future(pool.run(node("stubborn"), heard, CancelToken()))
+        began = await heard.began()
+    await asyncio.wait({running}, timeout=10)
+    assert not runs(began["pid"])
+    assert not runs(began["child"])
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from bridge.tasks import CancelToken, collect
+from data_plane.slots import SlotPool
+from tests.data_plane.test_slots import MODULE, Heard, node, settings
+
+class Says(Heard):
+    def data(self, name, payload):
+        print(payload["pid"], flush=True)
+
+async def main():
+    limits = settings(Path(sys.argv[1]), leaseMs=600)
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
+        await pool.run(node(sys.argv[2]), Says(), CancelToken())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), "never_looks"], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(await asyncio.to_thread(parent.stdout.readline))
+        assert runs(child)
+        parent.send_signal(how)
+        try:
+            await until(lambda: not runs(child))
+        finally:
+            parent.kill()
+            parent.wait()
