@@ -139,7 +139,7 @@ class SlotPool:
         self._hello = Hello(
             lease_seconds=settings.jobs.lease_ms / 1000,
             modules=list(modules),
-            path=[entry for entry in sys.path if entry],
+            path=[entry or os.getcwd() for entry in sys.path],
             artifacts=settings.artifacts,
             output_bytes=settings.jobs.node_output_bytes,
             gpu=None,
@@ -320,6 +320,21 @@ class Slot:
     @classmethod
     async def start(cls, hello: Hello, beats: Beats) -> "Slot":
         """Raises: SlotStartFailed: it ended, or was not ready in time."""
+        opening = asyncio.ensure_future(cls._open(beats))
+        try:
+            slot = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # a process half started would be nobody's
+            await (await opening).end()
+            raise
+        try:
+            await slot._greet(hello)
+        except BaseException:
+            await slot.end()
+            raise
+        return slot
+
+    @classmethod
+    async def _open(cls, beats: Beats) -> "Slot":
         with ExitStack() as theirs, ExitStack() as ours:
             here, there = socket.socketpair()
             ours.callback(here.close)
@@ -341,13 +356,7 @@ class Slot:
             reader, writer = await asyncio.open_connection(sock=here)
             ours.pop_all()
         beats.add(beat)
-        slot = cls(process, reader, writer, beat, beats, Printed(out_in, "stdout"), Printed(err_in, "stderr"))
-        try:
-            await slot._greet(hello)
-        except BaseException:
-            await slot.end()
-            raise
-        return slot
+        return cls(process, reader, writer, beat, beats, Printed(out_in, "stdout"), Printed(err_in, "stderr"))
 
     async def _greet(self, hello: Hello) -> None:
         self._writer.write(frame(hello))

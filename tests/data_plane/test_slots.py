@@ -81,7 +81,7 @@ def output(outcome: NodeOutcome) -> Any:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (another process's state)
             await asyncio.sleep(0.005)
 
 
@@ -306,7 +306,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how: signal.Signals) -> None:
-    parent = subprocess.Popen(
+    parent = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-c", PARENT, str(tmp_path), "never_looks"], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
