@@ -15,7 +15,7 @@ import msgspec
 
 from bridge.graphs import Route, references
 from bridge.params import Check, is_wild, pointer
-from schemas.structs.capability import Capability, TaskKind
+from schemas.structs.capability import Capability
 from schemas.structs.graph import Edge, EdgeKind, Graph, Node, NodeStatus, Retries
 from schemas.structs.pipeline import Pipeline
 from schemas.structs.submission import GraphSubmission, NodeSubmission
@@ -77,12 +77,13 @@ def _node(node: NodeSubmission) -> Node:
 
 
 def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Route]:
-    """Where each node of a graph without problems goes. What is async has no slot: its manifest says `telemetry.light`."""
+    """Where each node of a graph without problems goes."""
     known: dict[str, Route] = {}
     for task in {node.task for node in graph.nodes}:
         found = capabilities[task]
-        light = found.runtime.kind is TaskKind.cpu and bool(found.telemetry.get("light", False))
-        known[task] = Route(found.runtime.pool, light, found.runtime.timeout_seconds, found.contracts.idempotent)
+        known[task] = Route(
+            found.runtime.pool, found.runtime.light is True, found.runtime.timeout_seconds, found.contracts.idempotent
+        )
     return {node.id: known[node.task] for node in graph.nodes}
 
 

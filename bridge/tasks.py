@@ -88,7 +88,7 @@ class Task:
         self.params_type = params_type
         self.output_type = output_type
         self.capability = capability
-        self.light = inspect.iscoroutinefunction(function) and declared.kind == "cpu"
+        self.light = _is_light(function, declared)
         self.retry_on = declared.retry_on
         self._output = msgspec.json.Decoder(output_type)
 
@@ -297,6 +297,7 @@ def _capability(
             timeout_seconds=declared.timeout_seconds,
             concurrency=declared.concurrency,
             memory_mib=declared.memory_mib,
+            light=_is_light(function, declared),
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),
@@ -305,6 +306,10 @@ def _capability(
         security={},
         contracts=Contracts(idempotent=declared.idempotent, side_effects=list(declared.side_effects)),
     )
+
+
+def _is_light(function: Function, declared: Declaration) -> bool:
+    return inspect.iscoroutinefunction(function) and declared.kind == "cpu"
 
 
 def _first_paragraph(function: Function) -> str:

@@ -27,7 +27,16 @@ class Runtime(Strict, kw_only=True):
             le=100000,
         ),
     ]
-    memory_mi_b: Annotated[int, Meta(ge=0)] = field(name='memoryMiB')
+    memory_mib: Annotated[int, Meta(ge=0)] = field(name='memoryMiB')
+    light: (
+        Annotated[
+            bool,
+            Meta(
+                description='Runs in the worker itself (async, cpu) and takes no slot; absent: it takes one.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Io(Strict, kw_only=True):
