@@ -1,0 +1,78 @@
+"""`python -m data_plane`: one worker, from settings, environment and flags."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd())):
+    # `-m` puts the working directory first, where a user's own `schemas` would shadow ours.
+    sys.path.append(sys.path.pop(0))
+
+from bridge import logs, settings
+from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+
+USAGE, REFUSED, UNREACHABLE = 2, 3, 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        loaded = settings.load(options.config, os.environ, _overrides(options))
+        logs.configure(loaded.logs.level, loaded.logs.format, "python")
+        from data_plane.service import serve
+
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve(loaded))
+    except SettingsError as error:
+        return _say(error, USAGE)
+    except ServerUnavailable as error:
+        return _say(error, UNREACHABLE)
+    except DihedralError as error:
+        return _say(error, REFUSED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_plane", description="Runs a worker of the data plane.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
+    parser.add_argument("--redis-url", metavar="URL")
+    parser.add_argument("--pool", metavar="NAME", help="takes the deliveries of this pool")
+    parser.add_argument("--slots", type=int, metavar="N", help="heavy nodes at once; 0: one per GPU, else at most 2")
+    parser.add_argument(
+        "--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable"
+    )
+    parser.add_argument("--host", metavar="HOST", help="of health and metrics")
+    parser.add_argument("--port", type=int, metavar="PORT", help="of health and metrics; 0: any free one")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    flags = {
+        "redis.url": options.redis_url,
+        "worker.pool": options.pool,
+        "worker.slots": options.slots,
+        "worker.tasks": options.tasks,
+        "worker.host": options.host,
+        "worker.port": options.port,
+    }
+    return {path: value for path, value in flags.items() if value is not None}
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform
+        return None
+    return uvloop.new_event_loop
+
+
+def _say(error: Exception, code: int) -> int:
+    sys.stderr.write(f"dihedral worker: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

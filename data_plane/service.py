@@ -1,0 +1,299 @@
+"""A worker of the data plane, put together: `bridge.worker` takes deliveries, slots run what is heavy, a small HTTP server tells.
+
+Order of the end: the worker drains first, since only it knows what runs; then the HTTP server goes (it answered "draining"
+until now), then the slots, which have nothing left to do. A hard stop skips the first: the slots are killed with what runs
+in them, and the leases of those nodes run out elsewhere.
+"""
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from bridge import metrics, tasks
+from bridge.artifacts import ArtifactStore, open_store
+from bridge.errors import DihedralError
+from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from bridge.worker import Worker
+from data_plane.device import Device
+from data_plane.slots import SlotPool
+from data_plane.tasks import BUILTIN
+from schemas.structs.settings import Settings, StoreKind
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 120  # the first kernel compiles, and a cold CUDA installation loads a gigabyte
+CHECK_SECONDS = 3
+DRAINED, STOPPED_HARD = 0, 130
+
+
+class Refused(DihedralError):
+    """This worker cannot start as it was set up; one line that says why."""
+
+
+async def serve(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT has drained it; answers with the exit code.
+
+    Raises:
+        Refused: a task module, the port, or the pair of store and Redis is of no use.
+        LayoutMismatch: the server's jobs are laid out otherwise.
+    """
+    refuse_local_store_far_away(settings)
+    modules = [*BUILTIN, *settings.worker.tasks]
+    registry = tasks.collect(modules, plane="python", directory=Path.cwd())
+    listening = listen(settings.worker.host, settings.worker.port)
+    device = await probe()
+    slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
+    store = open_store(settings.artifacts)
+    pool = SlotPool(
+        slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus), cpus=device.cpus
+    )
+    try:
+        async with pool:
+            worker = Worker(
+                settings=settings,
+                plane="python",
+                pool=settings.worker.pool,
+                registry=registry,
+                run_node=_counted(_run_node(registry, pool, store, settings.jobs.node_output_bytes)),
+                slots=slots,
+                light=settings.worker.light_concurrency,
+                store=store,
+                device=device.name,
+                metrics_url=f"http://{address(listening)}/metrics",
+            )
+            return await _run(worker, pool, store, listening)
+    finally:
+        listening.close()
+        await store.close()
+
+
+async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket) -> int:
+    stops = _Stops(worker)
+    server = _Server(_app(worker, pool, store, stops))
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="health and metrics")
+    working = asyncio.create_task(worker.run(), name="worker")
+    hard = asyncio.create_task(stops.hard.wait(), name="hard stop")
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # the default scans the live heap far too often (facts E: p99 36 → 8.5 ms)
+    log.info("worker %s: health and metrics at http://%s", worker.worker_id, address(listening))
+    try:
+        await asyncio.wait({working, hard, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return STOPPED_HARD if stops.hard.is_set() else DRAINED
+    finally:
+        stops.close()
+        server.should_exit = True
+        hard.cancel()
+        working.cancel()
+        await asyncio.wait({serving, working})
+
+
+class _Stops:
+    """SIGTERM or SIGINT drains; a SIGINT after that stops at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.draining = False
+        self.hard = asyncio.Event()
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.draining and number == signal.SIGINT:
+            log.warning("stopping at once; what runs is given up")
+            self.hard.set()
+        elif not self.draining:
+            log.info("draining; running nodes may end, Ctrl-C stops at once")
+            self.draining = True
+            self._worker.stop()
+
+
+# Running one node ---------------------------------------------------------------------------------------------------
+
+RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+
+
+def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int) -> RunNode:
+    async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        if run.task in registry and registry[run.task].light:
+            return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
+        return await pool.run(run, emit, cancel)
+
+    return run_node
+
+
+def _counted(run_node: RunNode) -> RunNode:
+    async def counted(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        with (
+            metrics.worker_active_tasks.track_inprogress(),
+            metrics.worker_job_duration_seconds.labels(run.task).time(),
+        ):
+            metrics.worker_jobs_total.labels(run.task).inc()
+            return await run_node(run, emit, cancel)
+
+    return counted
+
+
+# Before the start ---------------------------------------------------------------------------------------------------
+
+
+def refuse_local_store_far_away(settings: Settings) -> None:
+    """A directory is shared with nobody: with Redis on another machine the artifacts would be found by this worker alone.
+
+    Raises:
+        Refused: artifacts.store is local and redis.url names another machine.
+    """
+    if settings.artifacts.store is not StoreKind.local:
+        return
+    url = urlsplit(settings.redis.url)
+    host = url.hostname or "localhost"
+    if url.scheme == "unix" or host == "localhost" or _is_loopback(host):
+        return
+    raise Refused(
+        f"redis.url names another machine ({host}) but artifacts.store is local: "
+        'its workers need a store they share (artifacts.store = "s3" and artifacts.endpoint)'
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises: Refused: the address cannot be had."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise Refused(f"worker.host {host}, worker.port {port}: {error.strerror or error}") from error
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def probe() -> Device:
+    """What this machine computes on, asked in another process: whoever touches CUDA cannot start clean children of it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "data_plane.device",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), PROBE_SECONDS)
+        return msgspec.json.decode(out, type=Device)
+    except (TimeoutError, msgspec.DecodeError) as error:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise Refused(f"the device cannot be asked: {type(error).__name__} (python -m data_plane.device)") from error
+
+
+# Health and metrics -------------------------------------------------------------------------------------------------
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: App) -> None:
+        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone: what they mean is decided in _Stops."""
+        yield
+
+
+def _app(worker: Worker, pool: SlotPool, store: ArtifactStore, stops: _Stops) -> App:
+    async def ready() -> tuple[int, str, bytes]:
+        problems = [*worker.problems(), *pool.problems()]
+        if stops.draining:
+            problems.insert(0, "draining")
+        elif not worker.ready and not problems:
+            problems.append("not announced yet")
+        try:
+            await asyncio.wait_for(store.check(), CHECK_SECONDS)
+        except TimeoutError:
+            problems.append(f"the artifact store did not answer within {CHECK_SECONDS} s")
+        except (DihedralError, OSError) as error:
+            problems.append(f"artifact store: {error}")
+        body = msgspec.json.encode({"status": "unready" if problems else "ready", "problems": problems})
+        return 503 if problems else 200, "application/json", body
+
+    async def live() -> tuple[int, str, bytes]:
+        return 200, "application/json", b'{"status":"live"}'
+
+    async def measured() -> tuple[int, str, bytes]:
+        return 200, CONTENT_TYPE_LATEST, generate_latest()
+
+    routes = {"/health/live": live, "/health/ready": ready, "/health": ready, "/metrics": measured}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        route = routes.get(scope["path"])
+        if route is None:
+            status, kind, body = 404, "application/problem+json", _problem(404, "Not Found", "not_found", scope["path"])
+        elif scope["method"] not in ("GET", "HEAD"):
+            status, kind = 405, "application/problem+json"
+            body = _problem(405, "Method Not Allowed", "method_not_allowed", scope["path"])
+        else:
+            status, kind, body = await route()
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    return app
+
+
+def _problem(status: int, title: str, code: str, path: str) -> bytes:
+    return msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": f"there is nothing to {'do' if status == 405 else 'see'} at {path}",
+            "instance": path,
+            "code": code,
+            "errors": [],
+        }
+    )
