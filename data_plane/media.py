@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bridge.tasks import TaskError
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]

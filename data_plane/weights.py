@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from bridge.tasks import TaskError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from bridge.tasks import TaskError
 from data_plane.device import Array, ArrayModule, to_host
 from data_plane.kernels.low_rank import Adapter
 from data_plane.kernels.mixture import Mixture
