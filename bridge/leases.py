@@ -51,13 +51,13 @@ class Renewer(threading.Thread):
         self._tell = tell
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self._client = connect_blocking(url, timeout_seconds=max(1.0, self._lease / 3))
-        self._stop = threading.Event()
+        self._over = threading.Event()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._over.set()
 
     def run(self) -> None:
-        while not self._stop.wait(self._lease / 3):
+        while not self._over.wait(self._lease / 3):
             try:
                 self.renew()
             except LOST as error:
@@ -103,6 +103,7 @@ class Reclaimer:
         self._write = write
         self._seen: dict[tuple[str, str], Sighting] = {}
         self._lease = jobs.settings.jobs.lease_ms / 1000
+        self.slow_seconds = self._lease / 3
         self._topologies = Topologies()
 
     def forget(self) -> None:
@@ -115,7 +116,7 @@ class Reclaimer:
         for stream in streams:
             begun = time.monotonic()
             rows = await self._pending(stream)
-            if time.monotonic() - begun > self._lease / 3:
+            if time.monotonic() - begun > self.slow_seconds:
                 log.warning("a look at %s took longer than a third of a lease; looks start anew", stream)
                 self.forget()
                 return taken
@@ -131,17 +132,17 @@ class Reclaimer:
         while True:
             pipe = self.jobs.client.pipeline(transaction=True)
             pipe.time()
-            pipe.execute_command("XPENDING", stream, GROUP, start, "+", 200)
+            pipe.xpending_range(stream, GROUP, min=start, max="+", count=200)
             try:
                 (seconds, micros), page = await pipe.execute()
             except redis.ResponseError:
                 return rows
             now = int(seconds) * 1000 + int(micros) // 1000
-            for entry, consumer, idle, *_ in page:
-                rows.append((entry.decode(), consumer.decode(), now - int(idle)))
+            for row in page:
+                rows.append((row["message_id"].decode(), row["consumer"].decode(), now - row["time_since_delivered"]))
             if len(page) < 200:
                 return rows
-            start = f"({page[-1][0].decode()}"
+            start = f"({page[-1]['message_id'].decode()}"
 
     def _compare(self, stream: str, rows: list[tuple[str, str, int]]) -> list[tuple[str, Sighting]]:
         now = time.monotonic()
@@ -180,7 +181,7 @@ class Reclaimer:
         delivery = Delivery(part, claim, self.consumer, topology, routes)
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
-        for node in delivery.open:
+        for node in sorted(delivery.open):
             if not routes[node].idempotent or delivery.lost_with[node] >= self.jobs.settings.jobs.max_deliveries:
                 steps += worker_lost(delivery, node)
             else:
@@ -239,11 +240,10 @@ async def heal(write: Write, delivery: Delivery) -> None:
         reply = await write(delivery.part, delivery.report(steps, reads))
         if reply.word != "ok":
             return
-        before = len(delivery.states)
         delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
         for node, raw in reply.records:
             delivery.learn(node, raw)
         decided = {*found.ready, *(node for node, _ in found.skipped)}
         undecided = [node for node in undecided if node not in decided]
-        if len(delivery.states) == before + len(found.skipped):
+        if not any(node in delivery.states for node in reads):
             return

@@ -108,17 +108,23 @@ class Reporter:
         node = running.node_id
         outcome = self._checked(running, outcome)
         steps = running.steps()
-        delivery.open.discard(node)
+        try:
+            return await self._commit(delivery, node, steps, outcome)
+        finally:
+            delivery.open.discard(node)
+
+    async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: NodeOutcome) -> list[str]:
+        """The node stays among the open ones until its last round is over, so that nobody acknowledges the entry before."""
         again = self._again(delivery, node, outcome)
         if again is not None:
-            await self._send(delivery, [*steps, again], (), ack=not delivery.open)
+            await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
             return []
         steps.append(_end(delivery, node, outcome))
         delivery.states[node] = (outcome.status, "")
         delivery.records[node] = _record(outcome)
-        return await self._resolve(delivery, steps, _children(delivery, [node]))
+        return await self._resolve(delivery, node, steps, _children(delivery, [node]))
 
-    async def _resolve(self, delivery: Delivery, steps: list[Step], candidates: list[str]) -> list[str]:
+    async def _resolve(self, delivery: Delivery, ended: str, steps: list[Step], candidates: list[str]) -> list[str]:
         goes_on: list[str] = []
         while True:
             found = graphs.resolve(delivery.topology, delivery.states, candidates)
@@ -133,21 +139,21 @@ class Reporter:
                 reads.update(
                     (source, None) for source in delivery.topology.sources(node) if source not in delivery.records
                 )
-            last = not reads and not here and not goes_on and not delivery.open
+            for node in here:
+                delivery.begin(node, 1, 0)
+            last = not reads and delivery.open == {ended}
             reply = await self._send(delivery, steps, reads, ack=last)
             if reply is None:
                 for node in here:
                     self._unreserve(delivery, node)
                 return []
-            known = len(delivery.states)
             for other, raw in reply.records:
                 delivery.learn(other, raw)
-            learned = len(delivery.states) > known
             for node, word in zip(here, reply.words[first_start:], strict=False):
                 if word in ("ok", "already"):
-                    delivery.begin(node, 1, 0)
                     goes_on.append(node)
                 else:
+                    delivery.open.discard(node)
                     self._unreserve(delivery, node)
             delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
             skipped = [node for node, _ in found.skipped]
@@ -155,7 +161,7 @@ class Reporter:
             candidates = [
                 node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided
             ]
-            if not learned or not candidates:
+            if not candidates or not any(parent in delivery.states for parent in found.unknown):
                 return goes_on
             steps = []
 

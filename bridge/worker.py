@@ -19,8 +19,8 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -97,6 +97,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._solo = asyncio.Lock()
+        self._executing = 0  # light nodes in their task
         self._limits: dict[str, asyncio.Semaphore] = {
             task.capability.id: asyncio.Semaphore(task.capability.runtime.concurrency)
             for task in registry.values()
@@ -297,26 +298,36 @@ class Worker:
             timeout_seconds=self._timeout(delivery, node.id),
             delivery_count=delivery.lost_with.get(node.id, 0),
         )
-        limit = self._limits.get(node.task)
-        alone = running.light and delivery.lost_with.get(node.id, 0) > 0
         try:
-            if limit is not None:
-                await limit.acquire()
-            if not alone:
-                return await self._run_node(run, running, running.cancel)
-            async with self._solo:
-                while any(other.light and other is not running for other in self._running.values()):
-                    self._changed.clear()
-                    await self._changed.wait()
+            async with self._turn(running, alone=delivery.lost_with.get(node.id, 0) > 0):
                 return await self._run_node(run, running, running.cancel)
         except Exception as error:
             log.exception(
                 "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
             )
             return _failed("internal_error", f"{type(error).__name__}: {error}")
-        finally:
-            if limit is not None:
-                limit.release()
+
+    @asynccontextmanager
+    async def _turn(self, running: Running, *, alone: bool) -> AsyncIterator[None]:
+        """Waits until the task's own concurrency allows, and for what shares this process until it may run.
+
+        A node whose owner died with it runs with no other light node beside it, so that it can only take itself down.
+        """
+        limit = self._limits.get(running.delivery.topology.nodes[running.node_id].task)
+        async with limit or nullcontext():
+            if not running.light:
+                yield
+                return
+            async with self._solo if alone else nullcontext():
+                while self._executing and alone or self._solo.locked() and not alone:
+                    self._changed.clear()
+                    await self._changed.wait()
+                self._executing += 1
+                try:
+                    yield
+                finally:
+                    self._executing -= 1
+                    self._changed.set()
 
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
         task = self.registry[delivery.topology.nodes[node_id].task]

@@ -89,6 +89,7 @@ def _tidied(text: str) -> str:
     """Without the generator's header and its alias of a document's root; a field with a default is never UNSET."""
     text = re.sub(r"\A(#.*\n)+\n*", "", text)
     text = re.sub(r"^Root: TypeAlias = .*\n+", "", text, flags=re.MULTILINE)
+    text = text.replace("mi_b:", "mib:")  # the generator splits memoryMiB before its B
     lines = text.splitlines(keepends=True)
     for node in sorted(_fields_with_default(ast.parse(text)), key=lambda field: -field.lineno):
         assert node.value is not None

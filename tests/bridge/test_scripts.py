@@ -156,7 +156,10 @@ async def test_start_skip_and_send_pass_only_for_a_pending_node(world):
     assert (await world.report(claim, [("skip", "b", "broken", 0), ("send", batch(["b", "c"])), ("start", "d", "w1")])).words == [
         "taken", "taken", "taken",
     ]  # fmt: skip
-    assert (await world.report(claim, [("start", "b", "w1"), ("skip", "c", "broken", 0)])).words == ["already", "already"]
+    assert (await world.report(claim, [("start", "b", "w1"), ("skip", "c", "broken", 0)])).words == [
+        "already",
+        "already",
+    ]
 
 
 async def test_reads_see_the_writes_of_their_own_report(world):

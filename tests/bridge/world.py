@@ -7,7 +7,15 @@ from bridge.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_rec
 STREAM = "stream:process:data"
 
 
-def batch(nodes: list[str], *, nonce: str = "b", delay_ms: int = 0, heavy: bool = False, reason: str = "-", stream: str = STREAM) -> Batch:
+def batch(
+    nodes: list[str],
+    *,
+    nonce: str = "b",
+    delay_ms: int = 0,
+    heavy: bool = False,
+    reason: str = "-",
+    stream: str = STREAM,
+) -> Batch:
     return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy)
 
 
@@ -24,14 +32,24 @@ class World:
                 kw.get("start_at", 0), kw.get("max_queued", 0)]  # fmt: skip
         return (await self.scripts.submit(self.part, [item]))[0]
 
-    async def take(self, consumer: str = "w1", *, count: int = 64, light: int = 64, heavy: int = 64, handed: Any = ()) -> list[Claim]:
+    async def take(
+        self, consumer: str = "w1", *, count: int = 64, light: int = 64, heavy: int = 64, handed: Any = ()
+    ) -> list[Claim]:
         self.takes += 1
         return await self.scripts.take(
             self.part, consumer, f"n{self.takes}", count=count, light=light, heavy=heavy, streams=[STREAM] if not handed else [],
             handed=handed,
         )  # fmt: skip
 
-    async def report(self, claim: Claim, steps: list[Step], *, reads: list[str] | None = None, ack: bool = False, consumer: str = "w1") -> Reply:
+    async def report(
+        self,
+        claim: Claim,
+        steps: list[Step],
+        *,
+        reads: list[str] | None = None,
+        ack: bool = False,
+        consumer: str = "w1",
+    ) -> Reply:
         item = Report(claim.job_id, claim.stream, claim.entry, f"{consumer} {claim.nonce}", steps, reads or [], ack)
         return (await self.scripts.report(self.part, [item]))[0]
 
@@ -48,7 +66,15 @@ class World:
         return [row["message_id"].decode() for row in rows]
 
 
-def ended(node: str, status: str = "completed", *, attempt: int = 1, share: int = 10**9, handled: bool = False, error: str = "") -> Step:
+def ended(
+    node: str,
+    status: str = "completed",
+    *,
+    attempt: int = 1,
+    share: int = 10**9,
+    handled: bool = False,
+    error: str = "",
+) -> Step:
     payload = '{"output":{}}' if status == "completed" else ""
     return ("end", node, attempt, status, "", payload, share if status == "completed" else -1, handled, error, "")
 
