@@ -236,7 +236,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class _Server(uvicorn.Server):
     def __init__(self, app: App) -> None:
-        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
+        super().__init__(
+            uvicorn.Config(app, lifespan="off", ws="none", log_config=None, log_level="warning", access_log=False)
+        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

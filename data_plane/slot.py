@@ -5,6 +5,7 @@ event loop of the artifact store once it is needed. Whoever finds that the paren
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -39,6 +40,7 @@ def main() -> None:
     os.set_inheritable(beats, False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable(all_threads=False)  # a SEGV's Python frames are in the stderr tail of its error
     link = _Link(socket.socket(fileno=descriptor))
     hello = link.receive()
     assert isinstance(hello, Hello)

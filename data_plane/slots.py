@@ -346,7 +346,7 @@ class Slot:
             for descriptor in (beat, out_in, err_in):
                 ours.callback(os.close, descriptor)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-X", "faulthandler", "-m", "data_plane.slot",
+                sys.executable, "-P", "-m", "data_plane.slot",
                 str(there.fileno()), str(beat_in), str(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=(there.fileno(), beat_in),
                 start_new_session=True,

@@ -319,3 +319,26 @@ async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how
         finally:
             parent.kill()
             parent.wait()
+
+
+@pytest.mark.parametrize("task", ["copies", "copies_async"])
+async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) -> None:
+    from bridge.artifacts import open_store
+
+    limits = settings(tmp_path)
+    store = open_store(limits.artifacts)
+    await store.put("inputs", "given.bin", b"given", content_type="application/octet-stream", job_id=None, node_id=None)
+    heard = Heard()
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
+        outcome = await run(pool, task, heard, source={"bucket": "inputs", "key": "given.bin"})
+        output(outcome)
+        [meta] = outcome.artifacts
+        assert meta.key == f"job/n/x1/{'twice.bin' if task == 'copies' else 'same.bin'}"
+        assert meta == await store.meta(meta.bucket, meta.key)
+        assert meta.size_bytes == (10 if task == "copies" else 5)
+        for _, payload in heard.events:
+            assert not Path(payload["path"]).exists()
+        missing = await run(pool, task, source={"bucket": "inputs", "key": "absent.bin"})
+        assert missing.error is not None
+        assert missing.error.code == "artifact_not_found"
+    await store.close()
