@@ -14,14 +14,14 @@ from bridge.tasks import TaskContext, TaskError, task
 
 PAGE_BYTES = 4096
 
+Step = Annotated[int, Meta(ge=0)]
+
 
 class Simulate(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     steps: Annotated[int, Meta(ge=0, le=1_000_000, description="How many steps")] = 1
     step_seconds: Annotated[float, Meta(ge=0, le=86_400, description="How long each takes")] = 0.0
-    fail_at: Annotated[int | None, Meta(ge=0, description="Fails at this step, 0 = before the first")] = None
-    crash_at: Annotated[int, Meta(ge=0, description="Kills its process at this step, 0 = before the first")] | None = (
-        None
-    )
+    fail_at: Annotated[Step | None, Meta(description="Fails at this step, 0 = before the first")] = None
+    crash_at: Annotated[Step | None, Meta(description="Kills its process at this step, 0 = before the first")] = None
     memory_mib: Annotated[int, Meta(ge=0, le=1_048_576, description="Memory held while it runs")] = field(
         name="memoryMiB", default=0
     )
