@@ -1,0 +1,88 @@
+"""The pipelines that come along, and what filling one in may say."""
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge import tasks
+from bridge.planning import expand, normalise, problems
+from schemas.structs.pipeline import Pipeline
+from tests.graphs.making import closed
+
+PICTURE = {"bucket": "inputs", "key": "dusk.png"}
+SOUND = {"bucket": "inputs", "key": "speaker-low.wav"}
+GIVEN: dict[str, dict[str, Any]] = {
+    "simulate": {},
+    "train_image_lora": {"pictures": [PICTURE]},
+    "train_voice": {"recording": SOUND},
+    "talking_picture": {"picture": PICTURE, "voice": SOUND},
+}
+
+
+def load(name: str) -> Pipeline:
+    text = (files("control_plane") / "pipelines" / f"{name}.json").read_bytes()
+    return msgspec.json.decode(text, type=Pipeline)
+
+
+def make(template: Any, **properties: Any) -> Pipeline:
+    node = {"id": "a", "task": "t", "plane": "python", "params": template}
+    graph = {"schema": "langgraph.v1", "nodes": [node], "edges": []}
+    return Pipeline(id="p", label="p", description="", params=closed(["need"], **properties), graph=graph)
+
+
+@pytest.mark.parametrize("name", sorted(GIVEN))
+def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) -> None:
+    control = ["control_plane.tasks"] if (files("control_plane") / "tasks.py").is_file() else []
+    registry = tasks.collect(["data_plane.tasks." + each for each in DATA_TASKS] + control, plugins=False)
+    capabilities = {id: made.capability for id, made in registry.items()}
+    submission, wrong = expand(load(name), GIVEN[name])
+    assert submission is not None
+    assert wrong == []
+    found = problems(normalise(submission, "job"), capabilities)
+    missing = {node.task for node in submission.nodes} - capabilities.keys()
+    assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
+
+
+DATA_TASKS = ("simulate", "train_image_lora", "train_voice", "render_video")
+
+
+def test_talking_picture_is_a_script_then_two_trainings_side_by_side_then_a_video() -> None:
+    submission, _ = expand(load("talking_picture"), GIVEN["talking_picture"])
+    assert submission is not None
+    assert {(edge.from_, edge.to) for edge in submission.edges} == {
+        ("generate_script", "train_image_lora"),
+        ("generate_script", "train_voice"),
+        ("train_image_lora", "render_video"),
+        ("train_voice", "render_video"),
+    }
+
+
+def test_parameters_take_their_places_and_absent_ones_take_theirs_along() -> None:
+    need, opt = {"type": "integer"}, {"type": "string"}
+    template = {"x": [{"$param": "need"}, {"$param": "opt"}], "y": {"$param": "opt"}, "z": {"$param": "filled"}}
+    pipeline = make(template, need=need, opt=opt, filled={"type": "array", "default": [1]})
+    submission, wrong = expand(pipeline, {"need": 3})
+    assert wrong == []
+    assert submission is not None
+    assert submission.nodes[0].params == {"x": [3], "z": [1]}
+
+
+def test_every_wrong_parameter_is_named() -> None:
+    pipeline = make({}, need={"type": "integer"}, other={"type": "string"})
+    submission, wrong = expand(pipeline, {"other": 3, "more": 1})
+    assert submission is None
+    assert {(problem.pointer, problem.code) for problem in wrong} == {
+        ("/params", "missing_param"),
+        ("/params/other", "invalid_param"),
+        ("/params/more", "unknown_param"),
+    }
+
+
+def test_a_template_that_makes_no_graph_is_the_pipelines_problem() -> None:
+    pipeline = make({}, need={"type": "integer"})
+    pipeline.graph["nodes"] = {"$param": "need"}
+    submission, wrong = expand(pipeline, {"need": 1})
+    assert submission is None
+    assert [(problem.pointer, problem.code) for problem in wrong] == [("/pipeline", "bad_pipeline")]
