@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import redis.asyncio
+from bridge.times import rfc3339
 from schemas.structs.artifact import ArtifactMeta
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Graph
@@ -454,12 +455,6 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
         artifacts=artifacts,
         events=events,
     )
-
-
-def rfc3339(ms: int) -> str:
-    """UTC with milliseconds, as every time leaves the system."""
-    seconds, rest = divmod(ms, 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"
 
 
 def _chunks(indexes: list[int], jobs: Sequence[NewJob]) -> Iterable[list[int]]:

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
+from bridge.times import rfc3339
 from schemas.structs.graph import NodeError
 from schemas.structs.settings import Settings
 
 from bridge import graphs
 from bridge.deliveries import Delivery
-from bridge.jobs import rfc3339
 from bridge.keys import Partition
 from bridge.running import CancelToken, NodeOutcome
 from bridge.scripts import Batch, NodeRecord, Reply, Report, Step

@@ -33,15 +33,16 @@ from bridge import graphs, keys
 from bridge.artifacts import ArtifactStore
 from bridge.connection import LOST, check_layout, connect
 from bridge.deliveries import Delivery, Taker
-from bridge.errors import ReferenceNotFound
+from bridge.errors import ReferenceNotFound, ServerUnavailable
 from bridge.executor import execute
-from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches, rfc3339
+from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, Renewer
 from bridge.reporting import Reporter, Running
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
+from bridge.times import rfc3339
 from bridge.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -522,7 +523,7 @@ class Worker:
 
 def _is_passing(error: Exception) -> bool:
     """Whether the server is away or busy for now, rather than asked something wrong."""
-    if isinstance(error, LOST):
+    if isinstance(error, (*LOST, ServerUnavailable)):
         return True
     return isinstance(error, redis.ResponseError) and passing(error)
 
