@@ -1,0 +1,64 @@
+"""Structured logs on stderr: JSON for machines, one coloured line for people. Extra fields (job, node, ...) travel along."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+from bridge.times import rfc3339
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": "\x1b[2m"}
+
+
+def configure(level: str, form: str, plane: str) -> None:
+    """`form`: json, console, or auto (console on a terminal). Replaces what was configured before."""
+    handler = logging.StreamHandler(sys.stderr)
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler.setFormatter(_Json(plane) if as_json else _Console(colour=sys.stderr.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(str(level).upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = name != "uvicorn.access"
+    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    logging.getLogger("httpx").setLevel("WARNING")
+    logging.captureWarnings(True)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _PLAIN}
+
+
+class _Json(logging.Formatter):
+    def __init__(self, plane: str) -> None:
+        super().__init__()
+        self._plane = plane
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": rfc3339(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "plane": self._plane,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _Console(logging.Formatter):
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        text = f"{rfc3339(int(record.created * 1000))[11:23]} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        start = _COLOURS.get(record.levelname, "") if self._colour else ""
+        return f"{start}{text}\x1b[0m" if start else text

@@ -1,0 +1,128 @@
+"""Settings: dihedral.toml, then DIHEDRAL_SECTION__KEY, then flags. The only place that reads the environment.
+
+Keys are camelCase in the file (`[jobs] leaseMs = 5000`), upper snake case in variables (`DIHEDRAL_JOBS__LEASE_MS=5000`). An
+unknown key or a value out of range stops the start with the file or variable, the path and the reason.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge.errors import SettingsError
+from schemas.structs.settings import Settings
+
+PREFIX = "DIHEDRAL_"
+FILE = "dihedral.toml"
+NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_REQUIRE"})
+SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
+
+
+def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
+    """`file` None means ./dihedral.toml where there is one. `overrides`: "section.snake_case_key" → value (flags).
+
+    Raises:
+        SettingsError: "<file, variable or flag>: <path>: <reason>".
+    """
+    tree: dict[str, dict[str, Any]] = {}
+    origin: dict[str, str] = {}
+    for source, section, key, value in [*_from_file(file), *_from_environment(environ), *_from_flags(overrides)]:
+        tree.setdefault(section, {})[key] = value
+        origin[f"{section}.{key}"] = source
+        _check(section, key, value, source)
+    return msgspec.convert(tree, Settings)
+
+
+def server_url(environ: Mapping[str, str] | None = None) -> str:
+    """Where clients look for the control plane."""
+    return (os.environ if environ is None else environ).get("DIHEDRAL_URL", "http://127.0.0.1:8000")
+
+
+Row = tuple[str, str, str, Any]
+
+
+def _from_file(file: Path | None) -> list[Row]:
+    path = file or Path(FILE)
+    if file is None and not path.exists():
+        return []
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    rows: list[Row] = []
+    for section, keys in document.items():
+        if not isinstance(keys, dict):
+            raise SettingsError(f"{path}: {section}: is no section; settings are in sections such as [redis]")
+        rows += [(str(path), section, key, value) for key, value in keys.items()]
+    return rows
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[Row]:
+    rows: list[Row] = []
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+            continue
+        section, divider, key = name.removeprefix(PREFIX).lower().partition("__")
+        if not divider:
+            raise SettingsError(f"{name}: is no setting; variables are named {PREFIX}SECTION__KEY")
+        field = _field(section, key, name)
+        rows.append((name, section, field.encode_name, _parsed(text, field.type)))
+    return rows
+
+
+def _from_flags(overrides: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for path, value in overrides.items():
+        section, _, key = path.partition(".")
+        rows.append((f"--{key.replace('_', '-')}", section, _field(section, key, path).encode_name, value))
+    return rows
+
+
+def _field(section: str, key: str, source: str) -> Any:
+    """The field of a section by its snake_case name."""
+    for field in _fields(section, source):
+        if field.name == key:
+            return field
+    raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
+
+
+def _fields(section: str, source: str) -> tuple[Any, ...]:
+    for field in msgspec.structs.fields(Settings):
+        if field.name == section:
+            return msgspec.structs.fields(field.type)
+    raise SettingsError(f"{source}: {section}: there is no such section")
+
+
+def _check(section: str, key: str, value: Any, source: str) -> None:
+    for field in _fields(section, source):
+        if field.encode_name == key:
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                shown = "" if key in SECRETS else f" (it is {value!r})"
+                raise SettingsError(f"{source}: {section}.{key}: {error}{shown}") from error
+            return
+    raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
+
+
+def _parsed(text: str, wanted: Any) -> Any:
+    """A variable's text as the type of its field; what does not parse is left to the check."""
+    info = msgspec.inspect.type_info(wanted)
+    if isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    if isinstance(info, msgspec.inspect.BoolType):
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if isinstance(info, msgspec.inspect.ListType):
+        return [part for part in text.split(",") if part]
+    if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text

@@ -1,0 +1,128 @@
+"""Errors as clients see them: RFC 9457 problem details, every problem of a request at once.
+
+Codes are stable words for programs; `detail` is a sentence for people. Nothing of the inside of the server leaks.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from redis.exceptions import RedisError, ResponseError
+
+from bridge.artifacts import (
+    ArtifactNotFound,
+    ArtifactStoreUnavailable,
+    BadKey,
+    StoreFull,
+    TooLarge,
+)
+from bridge.connection import LOST
+from bridge.planning import Problem as PlanProblem
+from schemas.structs.problem import Problem, ProblemDetail
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 100
+BUSY_SECONDS = "2"
+
+
+class ApiProblem(Exception):
+    """Whatever a request is refused with."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[ProblemDetail] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = list(errors)[:MAX_ERRORS]
+        self.headers = dict(headers or {})
+
+    def document(self, instance: str) -> Problem:
+        return Problem(
+            type=f"urn:dihedral:problem:{self.code}",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail,
+            instance=instance,
+            code=self.code,
+            errors=self.errors,
+        )
+
+
+def refused(detail: str, problems: Sequence[PlanProblem], prefix: str = "") -> ApiProblem:
+    """422 with the problems of a plan; `prefix` is put before each pointer."""
+    errors = [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
+    return ApiProblem(422, "invalid_request", detail, errors)
+
+
+def unknown_job(job_id: str) -> ApiProblem:
+    return ApiProblem(404, "unknown_job", f"there is no job {job_id[:200]!r}")
+
+
+def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
+    return Response(
+        msgspec.json.encode(problem.document(request.url.path)),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers=problem.headers,
+    )
+
+
+def as_problem(error: Exception) -> ApiProblem:
+    """The problem that an exception is to a client."""
+    match error:
+        case ApiProblem():
+            return error
+        case ArtifactNotFound():
+            return ApiProblem(404, "unknown_artifact", str(error))
+        case BadKey():
+            return ApiProblem(422, "bad_artifact_key", str(error))
+        case TooLarge():
+            return ApiProblem(413, "too_large", str(error))
+        case StoreFull():
+            return ApiProblem(507, "store_full", "the artifact store has no room for it")
+        case ArtifactStoreUnavailable():
+            return ApiProblem(503, "store_unavailable", "the artifact store cannot be used now", headers=_later())
+        case ResponseError() if str(error).startswith("OOM"):
+            return ApiProblem(503, "out_of_memory", "the job store is at its memory limit", headers=_later())
+        case HTTPException():
+            return _of_http(error)
+    if isinstance(error, (*LOST, RedisError)):
+        return ApiProblem(503, "redis_unavailable", "the job store cannot be reached now", headers=_later())
+    log.error("a request failed", exc_info=error)
+    return ApiProblem(500, "internal_error", "something went wrong here; the log says what")
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    return answer(request, as_problem(error))
+
+
+def _later() -> dict[str, str]:
+    return {"Retry-After": BUSY_SECONDS}
+
+
+def _of_http(error: HTTPException) -> ApiProblem:
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    extra = error.extra if isinstance(error.extra, list) else []
+    errors = [
+        ProblemDetail(pointer=f"/{item.get('key', '')}", code="invalid_parameter", detail=str(item.get("message", "")))
+        for item in extra
+        if isinstance(item, dict)
+    ]
+    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
+    status = 422 if error.status_code == 400 and errors else error.status_code
+    detail = str(error.detail) if status < 500 else phrase
+    return ApiProblem(status, "invalid_parameter" if errors else code, detail, errors, headers)
