@@ -6,6 +6,7 @@ it would parse the Python files beside the schemas, and references between files
 
 import argparse
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -24,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     try:
         fresh = generate()
-    except FileNotFoundError:
-        print("codegen: datamodel-code-generator is missing: pip install -e '.[test]'", file=sys.stderr)
+    except GeneratorFailed as error:
+        print(f"codegen: {error}", file=sys.stderr)
         return 2
     stale = [name for name, text in fresh.items() if not _same(STRUCTS / name, text)]
     left = [path.name for path in STRUCTS.glob("*.py") if path.name not in fresh and path.name != "__init__.py"]
@@ -40,16 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class GeneratorFailed(Exception):
+    """The generator is missing, or refuses a schema."""
+
+
 def generate() -> dict[str, str]:
-    """Module file name → text."""
+    """Module file name → text.
+
+    Raises:
+        GeneratorFailed: also when two schema files of different domains have one name.
+    """
+    if importlib.util.find_spec("datamodel_code_generator") is None:
+        raise GeneratorFailed("datamodel-code-generator is missing: pip install -e '.[test]'")
     sources = sorted(ROOT.glob("*/*.schema.json"))
+    if len({_stem(source) for source in sources}) < len(sources):
+        raise GeneratorFailed("two schema files have one name; a module is named after its file")
     with tempfile.TemporaryDirectory() as folder:
         flat, out = Path(folder) / "in", Path(folder) / "out"
         flat.mkdir()
         for source in sources:
             (flat / f"{_stem(source)}.json").write_text(json.dumps(_flattened(json.loads(source.read_text()))))
         command = [
-            str(Path(sys.executable).with_name("datamodel-codegen")),
+            *(sys.executable, "-m", "datamodel_code_generator"),
             *("--input", str(flat), "--input-file-type", "jsonschema", "--output", str(out)),
             *("--output-model-type", "msgspec.Struct", "--base-class", "schemas.strict.Strict"),
             *("--target-python-version", "3.11", "--output-datetime-class", "datetime", "--formatters", "builtin"),
@@ -59,7 +72,7 @@ def generate() -> dict[str, str]:
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"datamodel-codegen failed:\n{done.stderr}")
+            raise GeneratorFailed(f"datamodel-code-generator failed:\n{done.stderr}")
         return {
             f"{_stem(source)}.py": HEADER.format(source=source.relative_to(ROOT.parent).as_posix())
             + _tidied((out / f"{_stem(source)}.py").read_text())
@@ -77,8 +90,9 @@ def _flattened(document: object) -> object:
         kept = {key: _flattened(value) for key, value in document.items()}
         if "$defs" in kept:
             kept = {"title": "Root", "$defs": kept["$defs"]}
-        if isinstance(kept.get("$ref"), str):
-            kept["$ref"] = re.sub(r"^(?:.*/)?(\w+)\.schema\.json#", r"\1.json#", kept["$ref"])
+        reference = kept.get("$ref")
+        if isinstance(reference, str):
+            kept["$ref"] = re.sub(r"^(?:.*/)?(\w+)\.schema\.json#", r"\1.json#", reference)
         return kept
     if isinstance(document, list):
         return [_flattened(item) for item in document]

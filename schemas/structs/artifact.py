@@ -6,21 +6,21 @@ from msgspec import Meta
 from schemas.strict import Strict
 
 class ArtifactRef(Strict, kw_only=True):
-    bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$')]
+    bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
     key: Annotated[str, Meta(max_length=900, min_length=1)]
 
 
 class ArtifactMeta(Strict, kw_only=True):
-    bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$')]
+    bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
     key: Annotated[str, Meta(max_length=900, min_length=1)]
     size_bytes: Annotated[int, Meta(ge=0)]
     content_type: Annotated[str, Meta(min_length=1)]
-    sha256: Annotated[str, Meta(pattern='^[0-9a-f]{64}$')]
+    sha256: Annotated[str, Meta(pattern='^[0-9a-f]{64}$(?!\\n)')]
     created_at: Annotated[
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
     job_id: str | None

@@ -15,7 +15,7 @@ class TaskKind(StrEnum):
 
 class Runtime(Strict, kw_only=True):
     kind: TaskKind
-    pool: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$')]
+    pool: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)')]
     timeout_seconds: Annotated[float, Meta(gt=0.0, le=2592000.0)] = field(
         name='timeoutSeconds'
     )
@@ -58,7 +58,7 @@ class Contracts(Strict, kw_only=True):
 
 
 class Capability(Strict, kw_only=True):
-    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     label: Annotated[str, Meta(min_length=1)]
     description: str
     version: Annotated[str, Meta(min_length=1)]
@@ -75,6 +75,6 @@ class Capability(Strict, kw_only=True):
 class CapabilityList(Strict, kw_only=True):
     capabilities: list[Capability]
     sources: dict[str, list[str]]
-    generated_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$')] = field(
+    generated_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='generatedAt'
     )

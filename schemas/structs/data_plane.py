@@ -10,7 +10,7 @@ Task: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 class WorkerSettings(Strict, kw_only=True):
     pool: (
-        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$')]
+        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)')]
     ) = 'default'
     slots: (
         Annotated[

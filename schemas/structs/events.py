@@ -14,10 +14,10 @@ class DataEvent(Strict, kw_only=True, tag_field='type', tag='data'):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
-    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='nodeId'
     )
     name: Annotated[str, Meta(max_length=128, min_length=1)]
@@ -39,10 +39,10 @@ class LogEvent(Strict, kw_only=True, tag_field='type', tag='log'):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
-    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='nodeId'
     )
     level: LogLevel
@@ -58,11 +58,11 @@ class ProgressMessage(Strict, kw_only=True):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
-    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='nodeId'
     )
     node_progress: Annotated[float, Meta(ge=0.0, le=1.0)] = field(name='nodeProgress')
@@ -74,7 +74,7 @@ class StatusEvent(Strict, kw_only=True, tag_field='type', tag='status'):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
     status: job.JobStatus
@@ -89,10 +89,10 @@ class NodeEvent(Strict, kw_only=True, tag_field='type', tag='node'):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
-    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='nodeId'
     )
     status: graph.NodeStatus
@@ -108,7 +108,7 @@ Event: TypeAlias = Annotated[
 
 
 class EventPage(Strict, kw_only=True):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     epoch: str

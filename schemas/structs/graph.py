@@ -42,8 +42,8 @@ Tag: TypeAlias = Annotated[str, Meta(max_length=100, min_length=1)]
 
 
 class Node(Strict, kw_only=True):
-    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
-    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     plane: Plane
     status: NodeStatus
     params: dict[str, Any]
@@ -73,18 +73,18 @@ class Node(Strict, kw_only=True):
 
 
 class Edge(Strict, kw_only=True):
-    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
-        name='from'
+    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
+        field(name='from')
     )
-    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     kind: EdgeKind
     metadata: dict[str, Any]
 
 
 class Graph(Strict, kw_only=True):
     schema: Literal['langgraph.v1']
-    workflow_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = (
-        field(name='workflowId')
+    workflow_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
+        name='workflowId'
     )
     nodes: Annotated[list[Node], Meta(max_length=2000, min_length=1)]
     edges: Annotated[list[Edge], Meta(max_length=20000)]

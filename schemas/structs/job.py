@@ -48,7 +48,7 @@ StartAt: TypeAlias = Annotated[
     str,
     Meta(
         description='RFC 3339, UTC, milliseconds.',
-        pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+        pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
     ),
 ]
 
@@ -57,7 +57,7 @@ Started: TypeAlias = Annotated[
     str,
     Meta(
         description='RFC 3339, UTC, milliseconds.',
-        pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+        pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
     ),
 ]
 
@@ -66,13 +66,13 @@ Finished: TypeAlias = Annotated[
     str,
     Meta(
         description='RFC 3339, UTC, milliseconds.',
-        pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+        pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
     ),
 ]
 
 
 class Job(Strict, kw_only=True):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     status: JobStatus
@@ -82,7 +82,7 @@ class Job(Strict, kw_only=True):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
     start_at: StartAt | None = field(name='startAt')
@@ -100,7 +100,7 @@ class JobList(Strict, kw_only=True):
 
 
 class JobStatusView(Strict, kw_only=True):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     status: JobStatus

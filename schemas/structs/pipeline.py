@@ -6,7 +6,7 @@ from msgspec import Meta
 from schemas.strict import Strict
 
 class Pipeline(Strict, kw_only=True):
-    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     label: Annotated[str, Meta(min_length=1)]
     description: str
     params: Annotated[

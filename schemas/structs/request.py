@@ -18,7 +18,8 @@ class TrainRequest(Strict, kw_only=True):
 class JobRequest(Strict, kw_only=True):
     graph: submission.GraphSubmission | UnsetType = UNSET
     pipeline: (
-        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] | UnsetType
+        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+        | UnsetType
     ) = UNSET
     params: dict[str, Any] | UnsetType = UNSET
     start_at: AwareDateTime | UnsetType = field(name='startAt', default=UNSET)

@@ -18,8 +18,8 @@ Tag: TypeAlias = Annotated[str, Meta(max_length=100, min_length=1)]
 
 
 class NodeSubmission(Strict, kw_only=True):
-    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
-    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     plane: graph.Plane
     status: Literal['pending'] | UnsetType = UNSET
     name: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
@@ -49,10 +49,10 @@ class NodeSubmission(Strict, kw_only=True):
 
 
 class EdgeSubmission(Strict, kw_only=True):
-    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
-        name='from'
+    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
+        field(name='from')
     )
-    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
+    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     kind: graph.EdgeKind | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
 
@@ -62,7 +62,8 @@ class GraphSubmission(Strict, kw_only=True):
     nodes: Annotated[list[NodeSubmission], Meta(max_length=2000, min_length=1)]
     edges: Annotated[list[EdgeSubmission], Meta(max_length=20000)]
     workflow_id: (
-        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] | UnsetType
+        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+        | UnsetType
     ) = field(name='workflowId', default=UNSET)
     context: dict[str, Any] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET

@@ -10,7 +10,7 @@ from . import events as events_1
 from . import job as job_1
 
 class Subscribe(Strict, kw_only=True, tag_field='action', tag='subscribe'):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     after: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
@@ -18,7 +18,7 @@ class Subscribe(Strict, kw_only=True, tag_field='action', tag='subscribe'):
 
 
 class Unsubscribe(Strict, kw_only=True, tag_field='action', tag='unsubscribe'):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
 
@@ -57,14 +57,14 @@ class Snapshot(Strict, kw_only=True):
 
 
 class Resync(Strict, kw_only=True, tag_field='type', tag='resync'):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     snapshot: Snapshot
 
 
 class Update(Strict, kw_only=True, tag_field='type', tag='update'):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
     epoch: str

@@ -8,14 +8,14 @@ from schemas.strict import Strict
 from . import graph
 
 class RunningNode(Strict, kw_only=True):
-    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
     )
-    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')] = field(
+    node_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='nodeId'
     )
-    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')]
-    started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$')] = field(
+    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='startedAt'
     )
 
@@ -30,10 +30,10 @@ class WorkerInfo(Strict, kw_only=True):
     running: list[RunningNode]
     device: str
     metrics_url: str | None = field(name='metricsUrl')
-    started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$')] = field(
+    started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='startedAt'
     )
-    last_seen: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$')] = field(
+    last_seen: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='lastSeen'
     )
     version: str
@@ -69,7 +69,7 @@ class DeadLetter(Strict, kw_only=True):
         str,
         Meta(
             description='RFC 3339, UTC, milliseconds.',
-            pattern='^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
         ),
     ]
 
