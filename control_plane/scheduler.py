@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import redis
-from schemas.structs.settings import Settings
 
 from bridge import keys
 from bridge.connection import LOST, check_layout, connect
@@ -21,6 +20,7 @@ from bridge.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, heal
 from bridge.scripts import Claim, Reply, Report, Step, Writer, passing
+from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,377 @@
+"""JobQueue: what a user may ask of jobs, and what the answer looks like. Policy over bridge.jobs, which never validates.
+
+Planning comes first and finds every problem at once; only then is anything written. An Idempotency-Key is tied to a job id and
+the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
+answer between the two is repaired by the client's own retry.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bridge import keys, planning
+from bridge.graphs import Route, Topology
+from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
+from bridge.lifecycle import JOB_ENDED
+from bridge.times import rfc3339
+from control_plane.problems import ApiProblem, refused, unknown_job
+from schemas.documents import problems_of
+from schemas.structs.capability import Capability
+from schemas.structs.graph import Graph, NodeError, NodeStatus
+from schemas.structs.job import Job, JobError, JobStatus, WaitingFor, WaitingReason
+from schemas.structs.pipeline import Pipeline
+from schemas.structs.problem import ProblemDetail
+from schemas.structs.request import JobRequest
+from schemas.structs.settings import Settings
+from schemas.structs.worker import WorkerInfo
+
+FRESH_SECONDS = 1.0
+PAGE = 100
+
+_decode_request = msgspec.json.Decoder(JobRequest).decode
+_decode_error = msgspec.json.Decoder(JobError).decode
+
+
+class Planned(msgspec.Struct):
+    graph: Graph
+    topology: Topology
+    routes: dict[str, Route]
+    pipeline: str | None
+
+
+class JobQueue:
+    """`own`: the capabilities of the control plane itself, known before any worker has announced them."""
+
+    def __init__(
+        self, jobs: Jobs, settings: Settings, pipelines: Mapping[str, Pipeline], own: Mapping[str, Capability]
+    ) -> None:
+        self.jobs = jobs
+        self.settings = settings
+        self.pipelines = dict(pipelines)
+        self._own = dict(own)
+        self._known: dict[str, KnownTask] = {}
+        self._known_at = float("-inf")
+        self._workers: list[WorkerInfo] = []
+        self._workers_at = float("-inf")
+
+    # Planning -------------------------------------------------------------------------------------------------------
+
+    async def decode(self, body: bytes) -> JobRequest:
+        """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
+        try:
+            return _decode_request(body)
+        except RecursionError as error:
+            raise too_deep() from error
+        except msgspec.ValidationError as error:
+            raise await asyncio.to_thread(shape_problem, body, "request", "JobRequest", str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+
+    async def plan(self, request: JobRequest, job_id: str | None = None) -> Planned:
+        """What would run, or ApiProblem with every problem of the plan."""
+        submission, pipeline, prefix = self._submission(request)
+        if isinstance(submission.workflow_id, str):
+            job_id = submission.workflow_id
+        graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
+        capabilities = await self.capabilities()
+        found = planning.problems(graph, capabilities)
+        for name in ("context", "metadata"):
+            if planning.too_deep(getattr(graph, name)):
+                found.append(planning.Problem(f"/{name}", "too_deep", "nested more than 64 deep"))
+        if found:
+            raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found, prefix)
+        return Planned(graph, Topology(graph), planning.routes(graph, capabilities), pipeline)
+
+    def _submission(self, request: JobRequest) -> tuple[Any, str | None, str]:
+        has_graph = not isinstance(request.graph, msgspec.UnsetType)
+        has_pipeline = isinstance(request.pipeline, str)
+        if has_graph == has_pipeline:
+            raise refused(
+                "a submission has either a graph or a pipeline",
+                [planning.Problem("", "graph_or_pipeline", "exactly one of graph and pipeline is needed")],
+            )
+        if has_graph:
+            if isinstance(request.params, dict):
+                raise refused(
+                    "params belong to a pipeline",
+                    [planning.Problem("/params", "unknown_field", "a graph has no params")],
+                )
+            return request.graph, None, "/graph"
+        pipeline = self.pipelines.get(str(request.pipeline))
+        if pipeline is None:
+            known = ", ".join(sorted(self.pipelines)) or "none"
+            raise refused(
+                "there is no such pipeline",
+                [
+                    planning.Problem(
+                        "/pipeline", "unknown_pipeline", f"no pipeline {request.pipeline!r}; there are: {known}"
+                    )
+                ],
+            )
+        submission, found = planning.expand(pipeline, request.params if isinstance(request.params, dict) else {})
+        if submission is None:
+            raise refused(f"the parameters of {pipeline.id} do not fit", found)
+        return submission, pipeline.id, "/pipeline"
+
+    async def capabilities(self) -> dict[str, Capability]:
+        """Every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
+        known = await self.known_tasks()
+        return {**self._own, **{task: each.capability for task, each in known.items()}}
+
+    async def known_tasks(self) -> dict[str, KnownTask]:
+        if time.monotonic() - self._known_at > FRESH_SECONDS:
+            fresh = {}
+            for each in await self.jobs.known_tasks():
+                before = self._known.get(each.capability.id)
+                if before is not None and before.capability == each.capability:
+                    each.capability = before.capability
+                fresh[each.capability.id] = each
+            self._known = fresh
+            self._known_at = time.monotonic()
+        return self._known
+
+    async def workers(self) -> list[WorkerInfo]:
+        if time.monotonic() - self._workers_at > FRESH_SECONDS:
+            self._workers = await self.jobs.workers()
+            self._workers_at = time.monotonic()
+        return self._workers
+
+    # Submitting -----------------------------------------------------------------------------------------------------
+
+    async def submit(self, body: bytes, owner: str = "", key: str | None = None) -> tuple[Job, bool]:
+        """(job, whether it is new). Raises ApiProblem."""
+        request = await self.decode(body)
+        digest = hashlib.sha256(body).hexdigest()
+        kept = await self._kept(owner, key, digest)
+        planned = await self.plan(request, kept)
+        job_id = planned.graph.workflow_id
+        if key is not None and kept is None:
+            kept = await self._keep(owner, key, digest, job_id)
+            if kept is not None and kept != job_id:
+                return await self.document_of(kept), False
+        word = await self.jobs.submit(self._new(planned, request, digest, owner))
+        if word == "ok":
+            return await self.document_of(job_id), True
+        if word == "same" and key is not None:
+            return await self.document_of(job_id), False
+        if key is not None and kept is None:
+            await self.jobs.client.delete(keys.idempotency(owner, key))
+        raise self._not_accepted(word, job_id)
+
+    async def submit_batch(self, items: Sequence[bytes], owner: str = "") -> list[Job | ApiProblem]:
+        """Each item on its own: a bad one stops no other."""
+        answers: list[Job | ApiProblem | None] = [None] * len(items)
+        new: list[NewJob] = []
+        places: list[int] = []
+        for index, item in enumerate(items):
+            try:
+                request = await self.decode(item)
+                planned = await self.plan(request)
+                new.append(self._new(planned, request, hashlib.sha256(item).hexdigest(), owner))
+                places.append(index)
+            except ApiProblem as problem:
+                answers[index] = problem
+        words = await self.jobs.submit_many(new)
+        accepted = [job.job_id for job, word in zip(new, words, strict=True) if word == "ok"]
+        documents = {job.job_id: job for job in await self._documents(accepted)}
+        for index, job, word in zip(places, new, words, strict=True):
+            answers[index] = documents[job.job_id] if word == "ok" else self._not_accepted(word, job.job_id)
+        return [answer for answer in answers if answer is not None]
+
+    def _new(self, planned: Planned, request: JobRequest, digest: str, owner: str) -> NewJob:
+        start = request.start_at
+        return NewJob(
+            job_id=planned.graph.workflow_id,
+            graph=msgspec.json.encode(planned.graph),
+            digest=digest,
+            topology=planned.topology,
+            routes=planned.routes,
+            priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
+            pipeline=planned.pipeline,
+            start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
+            owner=owner,
+            metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
+        )
+
+    async def _kept(self, owner: str, key: str | None, digest: str) -> str | None:
+        """The job id that a key is tied to. Raises 409 where that was for another body."""
+        if key is None:
+            return None
+        raw = await self.jobs.client.get(keys.idempotency(owner, key))
+        if raw is None:
+            return None
+        job_id, before = raw.decode().split(" ")
+        if before != digest:
+            raise ApiProblem(409, "idempotency_key_reused", "this Idempotency-Key came with another body before")
+        return str(job_id)
+
+    async def _keep(self, owner: str, key: str, digest: str, job_id: str) -> str | None:
+        """Ties a key to a job; answers the job id of whoever was first."""
+        name = keys.idempotency(owner, key)
+        seconds = self.settings.control.idempotency_seconds
+        if await self.jobs.client.set(name, f"{job_id} {digest}", nx=True, ex=seconds):
+            return None
+        return await self._kept(owner, key, digest)
+
+    def _not_accepted(self, word: str, job_id: str) -> ApiProblem:
+        if word == "full":
+            limit = self.settings.jobs.max_queued
+            return ApiProblem(
+                429, "queue_full", f"{limit} jobs are alive already (jobs.maxQueued)", headers={"Retry-After": "5"}
+            )
+        return ApiProblem(409, "job_exists", f"there is a job {job_id!r} already")
+
+    # Documents ------------------------------------------------------------------------------------------------------
+
+    async def document_of(self, job_id: str) -> Job:
+        found = await self.jobs.read(job_id)
+        if found is None:
+            raise unknown_job(job_id)
+        return await self.document(found)
+
+    async def _documents(self, job_ids: Sequence[str]) -> list[Job]:
+        return [await self.document(view) for view in await self.jobs.read_many(job_ids) if view is not None]
+
+    async def document(self, view: JobView) -> Job:
+        return Job(
+            job_id=view.job_id,
+            status=JobStatus(view.status),
+            progress=min(1.0, max(0.0, view.progress)),
+            pipeline=view.pipeline,
+            created=rfc3339(view.created_ms),
+            start_at=_stamp(view.start_at_ms),
+            started=_stamp(view.started_ms),
+            finished=_stamp(view.finished_ms),
+            attempt=view.attempt,
+            waiting_for=await self._waiting_for(view),
+            error=_decode_error(view.error) if view.error else None,
+            artifacts=view.artifacts,
+        )
+
+    async def _waiting_for(self, view: JobView) -> WaitingFor | None:
+        if view.status == "scheduled":
+            return WaitingFor(type=WaitingReason.start_time, message=f"starts at {_stamp(view.start_at_ms)}")
+        ready = [(node, record) for node, record in view.records.items() if record.status == "ready"]
+        if view.status not in ("queued", "running") or view.running or not ready:
+            return None
+        node, record = ready[0]
+        if record.reason == "retry":
+            return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
+        place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+        if record.reason == "worker":
+            return WaitingFor(type=WaitingReason.worker, message=f"no worker of {place} knows the task of {node}")
+        if not any(f"{worker.plane}/{worker.pool}" == record.place for worker in await self.workers()):
+            return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
+        return WaitingFor(
+            type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue"
+        )
+
+    async def graph_of(self, job_id: str) -> Graph:
+        """The normalised graph with each node's live status, attempt, output and error."""
+        view = await self.jobs.read(job_id, graph=True)
+        if view is None or view.graph is None:
+            raise unknown_job(job_id)
+        graph = decode_graph(view.graph)
+        for node in graph.nodes:
+            record = view.record(node.id)
+            node.status = NodeStatus(record.status)
+            if record.status not in ("pending", "ready"):
+                node.retries.attempt = record.attempt
+            payload = json.loads(record.payload) if record.payload else {}
+            if "output" in payload:
+                node.output = payload["output"]
+            if "error" in payload:
+                node.error = msgspec.convert(payload["error"], NodeError)
+        return graph
+
+    async def list(
+        self,
+        *,
+        statuses: Iterable[str],
+        pipeline: str | None,
+        since_ms: int,
+        until_ms: int | None,
+        limit: int,
+        cursor: str | None,
+    ) -> tuple[list[Job], str | None]:
+        """Newest first; the cursor of the next page, or None at the end."""
+        wanted = frozenset(statuses)
+        before = _cursor(cursor) if cursor else None
+        found: list[Job] = []
+        while True:
+            rows = await self.jobs.page(before, PAGE, since_ms=since_ms, until_ms=until_ms)
+            views = await self.jobs.read_many([job_id for _, job_id in rows])
+            for row, view in zip(rows, views, strict=True):
+                before = row
+                if view is None or (wanted and view.status not in wanted) or (pipeline and view.pipeline != pipeline):
+                    continue
+                found.append(await self.document(view))
+                if len(found) == limit:
+                    return found, base64.urlsafe_b64encode(f"{row[0]}:{row[1]}".encode()).decode()
+            if len(rows) < PAGE:
+                return found, None
+
+    # Changing -------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: str) -> tuple[Job, bool]:
+        """(job, whether it was alive)."""
+        word = await self.jobs.cancel(job_id)
+        if word == "unknown":
+            raise unknown_job(job_id)
+        return await self.document_of(job_id), word != "ended"
+
+    async def retry(self, job_id: str, *, from_start: bool) -> Job:
+        word = await self.jobs.retry(job_id, from_start=from_start)
+        if word == "unknown":
+            raise unknown_job(job_id)
+        if word != "ok":
+            raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
+        return await self.document_of(job_id)
+
+    async def delete(self, job_id: str) -> JobView:
+        """Forgets an ended job and answers what it was."""
+        view = await self.jobs.read(job_id)
+        if view is None:
+            raise unknown_job(job_id)
+        if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
+            raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
+        return view
+
+
+def too_deep() -> ApiProblem:
+    return ApiProblem(
+        422,
+        "too_deep",
+        "the body is nested too deeply",
+        [ProblemDetail(pointer="", code="too_deep", detail="more than 64 levels")],
+    )
+
+
+def shape_problem(body: bytes, stem: str, name: str, first: str) -> ApiProblem:
+    """422 with every problem that the schema finds, or at least the one that msgspec has found (`first`)."""
+    try:
+        found = problems_of(json.loads(body), stem, name)
+    except (ValueError, RecursionError):
+        found = []
+    errors = [ProblemDetail(pointer=at, code=code, detail=detail) for at, code, detail in found]
+    errors = errors or [ProblemDetail(pointer="", code="invalid", detail=first)]
+    return ApiProblem(422, "invalid_request", f"the body does not fit: {errors[0].detail}", errors)
+
+
+def _stamp(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def _cursor(text: str) -> tuple[int, str]:
+    try:
+        ms, _, job_id = base64.urlsafe_b64decode(text).decode().partition(":")
+        return int(ms), job_id
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ApiProblem(422, "invalid_parameter", "this cursor is none of ours") from error

@@ -1,0 +1,241 @@
+"""Jobs over REST: submit, plan, list, read, cancel, retry, delete, and the routes of old clients."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.datastructures import State
+from litestar.params import Parameter
+
+from bridge.artifacts import ArtifactNotFound, ArtifactStore
+from control_plane import body
+from control_plane.job_queue import JobQueue, shape_problem, too_deep
+from control_plane.openapi import answers
+from control_plane.openapi import body as with_body
+from control_plane.problems import ApiProblem, unknown_job
+from control_plane.routes.live import sse_response
+from schemas.structs.graph import Graph
+from schemas.structs.job import Job, JobList, JobStatus, JobStatusView
+from schemas.structs.request import RetryRequest, TrainRequest
+
+Req = Request[Any, Any, State]
+
+MAX_KEY = 255
+EXAMPLES = {
+    "picture": {"bucket": "inputs", "key": "examples/picture.png"},
+    "voice": {"bucket": "inputs", "key": "examples/recording.wav"},
+}
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    jobs: list[msgspec.Raw]
+
+
+def _queue(request: Req) -> JobQueue:
+    return request.app.state.queue  # type: ignore[no-any-return]
+
+
+def _job(job: Job, status: int) -> Response[bytes]:
+    return Response(
+        msgspec.json.encode(job),
+        status_code=status,
+        media_type="application/json",
+        headers={"Location": f"/api/jobs/{job.job_id}"},
+    )
+
+
+@post(
+    "/api/jobs",
+    summary="Submit a job",
+    operation_class=with_body("request", "JobRequest", "A graph, or a pipeline with its params."),
+    responses=answers(400, 409, 413, 415, 422, 429, 503, _200=Job, _201=Job),
+)
+async def submit(request: Req) -> Response[bytes]:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable() and " " not in key):
+        raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
+    raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
+    job, created = await _queue(request).submit(raw, "", key)
+    return _job(job, 201 if created else 200)
+
+
+@post(
+    "/api/jobs/batch",
+    status_code=200,
+    summary="Submit up to 1,000 jobs; a bad one stops no other",
+    operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
+    responses=answers(400, 413, 415, 422, 503),
+)
+async def submit_batch(request: Req) -> Response[bytes]:
+    limits = request.app.state.settings.control
+    raw = await body.read(request, limits.batch_limit_bytes)
+    try:
+        items = msgspec.json.decode(raw, type=BatchRequest).jobs
+    except RecursionError as error:
+        raise too_deep() from error
+    except msgspec.ValidationError as error:
+        raise ApiProblem(422, "invalid_request", f'the body must be {{"jobs":[…]}}: {error}') from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+    if len(items) > limits.batch_items:
+        raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
+    found = []
+    for index, answer in enumerate(await _queue(request).submit_batch([bytes(item) for item in items])):
+        if isinstance(answer, ApiProblem):
+            found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
+        else:
+            found.append(msgspec.json.encode(answer))
+    return Response(b'{"jobs":[' + b",".join(found) + b"]}", media_type="application/json")
+
+
+@post(
+    "/api/plans",
+    status_code=200,
+    summary="The graph that would run, or every problem",
+    operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
+    responses=answers(400, 413, 415, 422, _200=Graph),
+)
+async def plan(request: Req) -> Response[bytes]:
+    raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
+    queue = _queue(request)
+    planned = await queue.plan(await queue.decode(raw))
+    return Response(msgspec.json.encode(planned.graph), media_type="application/json")
+
+
+@get("/api/jobs", summary="Jobs, newest first", responses=answers(422, 503))
+async def list_jobs(
+    request: Req,
+    status: str | None = None,
+    pipeline: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
+    cursor: str | None = None,
+) -> JobList:
+    """`status`: one or several, comma separated."""
+    statuses = [word for word in (status or "").split(",") if word]
+    unknown = [word for word in statuses if word not in set(JobStatus)]
+    if unknown:
+        raise ApiProblem(
+            422, "invalid_parameter", f"status: there is no {unknown[0]!r}; there are {', '.join(JobStatus)}"
+        )
+    jobs, following = await _queue(request).list(
+        statuses=statuses,
+        pipeline=pipeline,
+        since_ms=int(since.timestamp() * 1000) if since else 0,
+        until_ms=int(until.timestamp() * 1000) if until else None,
+        limit=limit,
+        cursor=cursor,
+    )
+    return JobList(jobs=jobs, next=following)
+
+
+@get("/api/jobs/{job_id:str}", summary="A job", responses=answers(404))
+async def read_job(request: Req, job_id: str) -> Job:
+    return await _queue(request).document_of(job_id)
+
+
+@get("/api/jobs/{job_id:str}/graph", summary="A job's graph with live status and outputs", responses=answers(404))
+async def read_graph(request: Req, job_id: str) -> Graph:
+    return await _queue(request).graph_of(job_id)
+
+
+@get(
+    "/api/jobs/{job_id:str}/events",
+    summary="A job's events, or its stream of Server-Sent Events",
+    responses=answers(404),
+)
+async def read_events(request: Req, job_id: str, after: Annotated[int, Parameter(ge=0)] = 0) -> Response[Any]:
+    """With `Accept: text/event-stream` a stream that ends with the job; `Last-Event-ID` goes before `after`."""
+    queue = _queue(request)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        last = request.headers.get("last-event-id", "")
+        return await sse_response(request, job_id, int(last) if last.isdigit() else after)
+    view, epoch = await asyncio.gather(queue.jobs.read(job_id, after), queue.jobs.epoch())
+    if view is None:
+        raise unknown_job(job_id)
+    head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
+    text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
+    return Response(text, media_type="application/json")
+
+
+@post(
+    "/api/jobs/{job_id:str}/cancel", status_code=202, summary="Cancel a job", responses=answers(404, _200=Job, _202=Job)
+)
+async def cancel(request: Req, job_id: str) -> Response[bytes]:
+    job, alive = await _queue(request).cancel(job_id)
+    return _job(job, 202 if alive else 200)
+
+
+@post(
+    "/api/jobs/{job_id:str}/retry",
+    status_code=200,
+    summary="Run a failed or cancelled job again, keeping what completed",
+    operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
+    responses=answers(404, 409, 422, _200=Job),
+)
+async def retry(request: Req, job_id: str) -> Response[bytes]:
+    wish = await _optional(request, RetryRequest)
+    return _job(await _queue(request).retry(job_id, from_start=wish.from_ == "start"), 200)
+
+
+@delete("/api/jobs/{job_id:str}", status_code=204, summary="Forget an ended job", responses=answers(404, 409))
+async def delete_job(request: Req, job_id: str, artifacts: bool = False) -> None:
+    """Its artifacts stay unless `artifacts=true`."""
+    view = await _queue(request).delete(job_id)
+    store: ArtifactStore = request.app.state.store
+    for meta in view.artifacts if artifacts else []:
+        try:
+            await store.delete(meta.bucket, meta.key)
+        except ArtifactNotFound:
+            continue
+
+
+@post(
+    "/api/train",
+    summary="For old clients: run talking_picture with defaults",
+    operation_class=with_body("request", "TrainRequest", 'Empty, or {"prompt":"…"}.'),
+    responses=answers(422, 503, _201=Job),
+)
+async def train(request: Req) -> Response[bytes]:
+    wish = await _optional(request, TrainRequest)
+    store: ArtifactStore = request.app.state.store
+    for name, reference in EXAMPLES.items():
+        try:
+            await store.meta(reference["bucket"], reference["key"])
+        except ArtifactNotFound as error:
+            detail = f"there is no example {name} in the store ({reference['bucket']}/{reference['key']}); `dihedral up` puts it there"
+            raise ApiProblem(422, "no_example_inputs", detail) from error
+    params: dict[str, Any] = dict(EXAMPLES)
+    if isinstance(wish.prompt, str):
+        params["prompt"] = wish.prompt
+    job, _ = await _queue(request).submit(msgspec.json.encode({"pipeline": "talking_picture", "params": params}))
+    return _job(job, 201)
+
+
+@get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))
+async def read_status(request: Req, job_id: str) -> JobStatusView:
+    job = await _queue(request).document_of(job_id)
+    return JobStatusView(job_id=job.job_id, status=job.status, progress=job.progress)
+
+
+async def _optional(request: Req, struct: Any) -> Any:
+    """The body as `struct`, or `struct()` where there is none."""
+    raw = await body.read(request, request.app.state.settings.control.body_limit_bytes, optional=True)
+    if not raw:
+        return struct()
+    try:
+        return msgspec.json.decode(raw, type=struct)
+    except RecursionError as error:
+        raise too_deep() from error
+    except msgspec.ValidationError as error:
+        raise await asyncio.to_thread(shape_problem, raw, "request", struct.__name__, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+
+
+job_routes = [
+    submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, retry, delete_job, train, read_status,
+]  # fmt: skip
