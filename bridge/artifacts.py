@@ -106,7 +106,9 @@ def check_key(bucket: str, key: str) -> None:
     if not _BUCKET.fullmatch(bucket):
         raise BadKey(f"{bucket!r} is no bucket name: 3 to 63 of a-z 0-9 . -")
     if len(key) > 900 or not all(_SEGMENT.fullmatch(part) for part in key.split("/")):
-        raise BadKey(f"{key[:200]!r} is no artifact key: parts of A-Z a-z 0-9 . _ - between slashes, none starting with a dot")
+        raise BadKey(
+            f"{key[:200]!r} is no artifact key: parts of A-Z a-z 0-9 . _ - between slashes, none starting with a dot"
+        )
 
 
 def open_store(settings: ArtifactsSettings) -> ArtifactStore:
@@ -142,8 +144,10 @@ class LocalStore:
         check_key(bucket, key)
         part = await asyncio.to_thread(self._begin)
         try:
-            size, digest = await asyncio.to_thread(_copy, source, part, limit) if isinstance(source, Path | bytes) else (
-                await _pour(source, part, limit)
+            size, digest = (
+                await asyncio.to_thread(_copy, source, part, limit)
+                if isinstance(source, Path | bytes)
+                else (await _pour(source, part, limit))
             )
             meta = ArtifactMeta(
                 bucket=bucket,
@@ -166,7 +170,7 @@ class LocalStore:
     def _begin(self) -> BinaryIO:
         with _told(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
-            return open(tempfile.mkstemp(dir=self._temporary)[1], "wb")  # noqa: SIM115
+            return open(tempfile.mkstemp(dir=self._temporary)[1], "wb")
 
     def _publish(self, part: BinaryIO, meta: ArtifactMeta) -> None:
         with _told(self._root):
@@ -216,7 +220,7 @@ class LocalStore:
 
     def _open(self, bucket: str, key: str) -> BinaryIO:
         try:
-            return open(self._paths(bucket, key)[0], "rb")  # noqa: SIM115
+            return open(self._paths(bucket, key)[0], "rb")
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import msgspec
 import redis.asyncio
-from bridge.times import rfc3339
-from schemas.structs.artifact import ArtifactMeta
-from schemas.structs.capability import Capability
-from schemas.structs.graph import Graph
-from schemas.structs.settings import Settings
-from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
 
 from bridge import graphs, keys
 from bridge.graphs import Route, Topology
 from bridge.keys import Partition
 from bridge.lifecycle import JOB_ENDED
 from bridge.scripts import MAX_CALL_BYTES, MAX_CALL_ITEMS, PENDING, Batch, NodeRecord, Scripts, parse_record
+from bridge.times import rfc3339
+from schemas.structs.artifact import ArtifactMeta
+from schemas.structs.capability import Capability
+from schemas.structs.graph import Graph
+from schemas.structs.settings import Settings
+from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
 
 HEARTBEAT_SECONDS = 5
 LIVE_SECONDS = 15

@@ -57,7 +57,9 @@ class _Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        text = f"{rfc3339(int(record.created * 1000))[11:23]} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        text = (
+            f"{rfc3339(int(record.created * 1000))[11:23]} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        )
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         start = _COLOURS.get(record.levelname, "") if self._colour else ""

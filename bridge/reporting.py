@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
-from bridge.times import rfc3339
-from schemas.structs.graph import NodeError
-from schemas.structs.settings import Settings
 
 from bridge import graphs
 from bridge.deliveries import Delivery
 from bridge.keys import Partition
 from bridge.running import CancelToken, NodeOutcome
 from bridge.scripts import Batch, NodeRecord, Reply, Report, Step
+from bridge.times import rfc3339
+from schemas.structs.graph import NodeError
+from schemas.structs.settings import Settings
 
 RETRY_BASE_MS = 500
 RETRY_CAP_MS = 60_000
@@ -128,8 +128,10 @@ class Reporter:
         goes_on: list[str] = []
         while True:
             found = graphs.resolve(delivery.topology, delivery.states, candidates)
-            here = [node for node in found.ready if self._reserve(delivery, node)]
-            away = [node for node in found.ready if node not in here]
+            # Two parents that end at once in this delivery both find their child ready; the first has begun it.
+            ready = [node for node in found.ready if node not in delivery.attempts]
+            here = [node for node in ready if self._reserve(delivery, node)]
+            away = [node for node in ready if node not in here]
             first_start = len(steps)
             steps += [("start", node, self._worker_id) for node in here]
             steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]

@@ -25,9 +25,6 @@ from typing import Any
 
 import msgspec
 import redis
-from schemas.structs.graph import NodeError, Plane
-from schemas.structs.settings import Settings
-from schemas.structs.worker import RunningNode, WorkerInfo
 
 from bridge import graphs, keys
 from bridge.artifacts import ArtifactStore
@@ -44,6 +41,9 @@ from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
 from bridge.times import rfc3339
 from bridge.version import VERSION
+from schemas.structs.graph import NodeError, Plane
+from schemas.structs.settings import Settings
+from schemas.structs.worker import RunningNode, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -320,7 +320,7 @@ class Worker:
                 yield
                 return
             async with self._solo if alone else nullcontext():
-                while self._executing and alone or self._solo.locked() and not alone:
+                while (self._executing and alone) or (self._solo.locked() and not alone):
                     self._changed.clear()
                     await self._changed.wait()
                 self._executing += 1

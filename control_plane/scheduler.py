@@ -132,22 +132,15 @@ class Scheduler:
         await heal(self._write, delivery)
         steps: list[Step] = []
         for node, record in found.records.items():
-            if record.status not in ("ready", "running"):
-                continue
-            plane = str(topology.nodes[node].plane)
-            batch = plan_batches(
-                part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
-            )[0]
-            for stream in part.streams(plane, found.routes[node].pool):
-                if not record.entry.startswith("delay:") and await self._client.xrange(
-                    stream, record.entry, record.entry
-                ):
-                    break
-            else:
-                steps.append(("resend", record.entry, batch.stream, batch))
+            if record.status in ("ready", "running"):
+                (batch,) = plan_batches(
+                    part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
+                )
+                steps.append(("resend", record.entry, batch))
         if steps:
-            log.warning("dispatching anew what the streams have lost", extra={"job": found.job_id})
-            await self._write(part, delivery.report(steps))
+            reply = await self._write(part, delivery.report(steps))
+            if "ok" in reply.words:
+                log.warning("the streams had lost entries; sent anew", extra={"job": found.job_id})
 
     def _write(self, part: Partition, report: Report) -> "asyncio.Future[Reply]":
         return self._writers[part.number].put(report)

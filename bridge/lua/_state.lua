@@ -207,6 +207,10 @@ local function split(text)
   return list
 end
 
+-- How records and claims name an entry. Ids are unique within a stream only: two entries of one job, sent to two places in
+-- the same millisecond, have the same id.
+local function entry_name(stream, entry) return entry .. '@' .. stream end
+
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
 local function dispatch(J, batch, keep, due, failure)
@@ -236,7 +240,7 @@ local function dispatch(J, batch, keep, due, failure)
         fields[#fields + 1] = carried[i]
       end
     end
-    entry = redis.call('XADD', stream, '*', unpack(fields))
+    entry = entry_name(stream, redis.call('XADD', stream, '*', unpack(fields)))
   end
   for i, node in ipairs(nodes) do
     local r = records[i]
@@ -305,34 +309,35 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     entry_ack(stream, entry)
     return { 'gone', stream, entry }
   end
+  local name = entry_name(stream, entry)
   local candidates = names
   if lost then
     candidates = {}
-    for _, name in ipairs(redis.call('HKEYS', J.key)) do
-      if string.sub(name, 1, 2) == 'n:' then candidates[#candidates + 1] = string.sub(name, 3) end
+    for _, field in ipairs(redis.call('HKEYS', J.key)) do
+      if string.sub(field, 1, 2) == 'n:' then candidates[#candidates + 1] = string.sub(field, 3) end
     end
   end
   local ready, running = {}, {}
   for _, node in ipairs(candidates) do
     local r = node_get(J, node)
-    if r.entry == entry and r.status == S.ready then ready[#ready + 1] = node end
-    if r.entry == entry and r.status == S.running then running[#running + 1] = { node, r } end
+    if r.entry == name and r.status == S.ready then ready[#ready + 1] = node end
+    if r.entry == name and r.status == S.running then running[#running + 1] = { node, r } end
   end
   if not JOB_STARTS[J.status] then
     for _, node in ipairs(ready) do node_cancel(J, node, node_get(J, node)) end
     for _, pair in ipairs(running) do node_cancel(J, pair[1], pair[2]) end
     conclude(J)
-    redis.call('HDEL', J.key, 'c:' .. entry)
+    redis.call('HDEL', J.key, 'c:' .. name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
-  local owned = redis.call('HGET', J.key, 'c:' .. entry)
+  local owned = redis.call('HGET', J.key, 'c:' .. name)
   if #ready == 0 and #running == 0 and not (lost and owned) then
-    redis.call('HDEL', J.key, 'c:' .. entry)
+    redis.call('HDEL', J.key, 'c:' .. name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
-  redis.call('HSET', J.key, 'c:' .. entry, consumer .. ' ' .. nonce)
+  redis.call('HSET', J.key, 'c:' .. name, consumer .. ' ' .. nonce)
   local kind = fields.heavy == '1' and 'heavy' or 'light'
   local started, waiting = {}, {}
   for _, pair in ipairs(running) do
@@ -345,7 +350,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
   end
   for _, node in ipairs(ready) do
     if not lost and free[kind] > 0 then
-      local r = node_start(J, node, entry, consumer)
+      local r = node_start(J, node, name, consumer)
       started[#started + 1] = { node, integer(r.attempt), integer(r.deliveries) }
       free[kind] = free[kind] - 1
     else

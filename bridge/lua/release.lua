@@ -4,25 +4,26 @@
 local words = {}
 for i, item in ipairs(items()) do
   local id, stream, entry, claimed, batches = unpack(item)
+  local name = entry_name(stream, entry)
   local J = job_load(id)
   if not J then
     entry_ack(stream, entry)
     words[i] = 'gone'
-  elseif redis.call('HGET', J.key, 'c:' .. entry) ~= claimed then
+  elseif redis.call('HGET', J.key, 'c:' .. name) ~= claimed then
     words[i] = 'stale'
   else
     for _, batch in ipairs(batches) do
       if JOB_STARTS[J.status] then
-        dispatch(J, batch, function(r) return r.entry == entry and (r.status == S.running or r.status == S.ready) end)
+        dispatch(J, batch, function(r) return r.entry == name and (r.status == S.running or r.status == S.ready) end)
       else
         for _, node in ipairs(batch[3]) do
           local r = node_get(J, node)
-          if r.entry == entry and not NODE_ENDED[r.status] then node_cancel(J, node, r) end
+          if r.entry == name and not NODE_ENDED[r.status] then node_cancel(J, node, r) end
         end
       end
     end
     conclude(J)
-    redis.call('HDEL', J.key, 'c:' .. entry)
+    redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name)
     entry_ack(stream, entry)
     words[i] = 'ok'
   end

@@ -4,7 +4,7 @@
 local words = {}
 for i, item in ipairs(items()) do
   local id, stream, entry, claimed, consumer = unpack(item)
-  local state = redis.call('HMGET', job_key(id), 'status', 'c:' .. entry)
+  local state = redis.call('HMGET', job_key(id), 'status', 'c:' .. entry_name(stream, entry))
   if state[2] ~= claimed or entry_owner(stream, entry) ~= consumer then
     words[i] = 'lost'
   else

@@ -76,14 +76,15 @@ steps_of['send'] = function(J, entry, step)
   return sent and 'ok' or 'taken'
 end
 
--- { 'resend', entry, stream, batch }: the records name an entry that no stream and no delay has any more
+-- { 'resend', entry name, batch }: the records name an entry that no stream and no delay has any more
 steps_of['resend'] = function(J, _, step)
-  local _, lost, stream, batch = unpack(step)
+  local _, lost, batch = unpack(step)
   if not JOB_STARTS[J.status] then return 'taken' end
   if string.sub(lost, 1, 6) == 'delay:' then
     if redis.call('ZSCORE', DELAYS, string.sub(lost, 7)) then return 'taken' end
-  elseif entry_fields(stream, lost) then
-    return 'taken'
+  else
+    local id, stream = string.match(lost, '^([^@]+)@(.+)$')
+    if entry_fields(stream, id) then return 'taken' end
   end
   redis.call('HDEL', J.key, 'c:' .. lost)
   local sent = dispatch(J, batch, function(r)
@@ -120,17 +121,18 @@ local unclaimed = { skip = true, send = true, resend = true }
 
 for i, item in ipairs(items()) do
   local id, stream, entry, claimed, steps, reads, ack = unpack(item)
+  local name = entry ~= '' and entry_name(stream, entry) or ''
   local J = job_load(id)
   if not J then
     if entry ~= '' then entry_ack(stream, entry) end
     replies[i] = { 'gone', {}, {}, '' }
-  elseif entry ~= '' and redis.call('HGET', J.key, 'c:' .. entry) ~= claimed then
+  elseif entry ~= '' and redis.call('HGET', J.key, 'c:' .. name) ~= claimed then
     replies[i] = { 'stale', {}, {}, J.status }
   else
     local words, records = {}, {}
     for k, step in ipairs(steps) do
       if entry == '' and not unclaimed[step[1]] then words[k] = 'stale'
-      else words[k] = steps_of[step[1]](J, entry, step) end
+      else words[k] = steps_of[step[1]](J, name, step) end
     end
     for k, node in ipairs(reads) do
       local raw = redis.call('HGET', J.key, 'n:' .. node)
@@ -138,7 +140,7 @@ for i, item in ipairs(items()) do
     end
     conclude(J)
     if ack and entry ~= '' then
-      redis.call('HDEL', J.key, 'c:' .. entry, 'e:' .. entry)
+      redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name)
       entry_ack(stream, entry)
     end
     replies[i] = { 'ok', words, records, J.status }

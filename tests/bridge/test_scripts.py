@@ -59,7 +59,7 @@ async def test_take_claims_and_starts(world):
     (claim,) = await world.take()
     assert (claim.word, claim.job_id, claim.started, claim.waiting) == ("ok", "job", [("a", "1", "0")], [])
     job = await world.job()
-    assert (job["status"], job["running"], job[f"c:{claim.entry}"]) == ("running", "1", f"w1 {claim.nonce}")
+    assert (job["status"], job["running"], job[f"c:{claim.entry}@{STREAM}"]) == ("running", "1", f"w1 {claim.nonce}")
 
 
 async def test_take_starts_no_more_than_is_free(world):

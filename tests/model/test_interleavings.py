@@ -79,6 +79,8 @@ class Machine(RuleBasedStateMachine):
         self.gates: list[Gate] = []
         self.nodes: list[tuple[str, str, asyncio.Future[NodeOutcome]]] = []
         self.workers: dict[str, tuple[Worker, list[asyncio.Task[Any]]]] = {}
+        self.runs: set[tuple[str, str]] = set()
+        self.doubled: list[str] = []
         self.born = 0
         self.cancels = 0
 
@@ -115,6 +117,9 @@ class Machine(RuleBasedStateMachine):
 
         async def run_node(run: Any, emit: Any, cancel: Any) -> NodeOutcome:
             future: asyncio.Future[NodeOutcome] = asyncio.get_running_loop().create_future()
+            if (run.nonce, run.node_id) in self.runs:
+                self.doubled.append(run.node_id)
+            self.runs.add((run.nonce, run.node_id))
             self.nodes.append((name, run.node_id, future))
             emit.progress(0.5)
             cancelled = NodeOutcome(status="cancelled")
@@ -326,6 +331,7 @@ class Machine(RuleBasedStateMachine):
         ends = [event for event in events if event["type"] == "status" and event["status"] in ("completed", "failed", "cancelled")]
         assert len(ends) == view.attempt, "one terminal event per attempt of the job"
         attempt = 1
+        assert not self.doubled, "a node ran twice under one claim"
         ended: set[str] = set()
         for event in events:
             if event["type"] == "status" and event["status"] == "queued" and event["seq"] > 1 and event["attempt"] > attempt:
@@ -378,7 +384,7 @@ def explore(redis_url: str, examples: int, steps: int) -> None:
 
 @pytest.mark.timeout(200)
 def test_no_interleaving_loses_or_doubles_a_node(redis_url: str) -> None:
-    explore(redis_url, 60, 30)
+    explore(redis_url, 200, 30)
 
 
 @pytest.mark.long

@@ -1,0 +1,196 @@
+"""Workers of both planes in this process, on a real server, with tasks that a test can hold and let go."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from bridge import planning, tasks
+from bridge.graphs import Topology
+from bridge.jobs import Jobs, JobView, NewJob
+from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from bridge.tasks import TaskContext, TaskError
+from bridge.worker import Worker
+from control_plane.scheduler import Scheduler
+from schemas.structs.settings import Settings
+from schemas.structs.submission import GraphSubmission
+
+LEASE_MS = 300
+
+
+class Act(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """`wait`: the gate that the test opens; `fail` and `flaky`: an error, always or once."""
+
+    wait: str = ""
+    fail: bool = False
+    flaky: bool = False
+    output: Any = None
+    log: int = 0
+
+
+GATES: dict[str, asyncio.Event] = {}
+RUNS: list[tuple[str, str]] = []
+"""(what, node) in the order it happened: begin, end."""
+
+
+def gate(name: str) -> asyncio.Event:
+    return GATES.setdefault(name, asyncio.Event())
+
+
+async def _act(params: Act, ctx: TaskContext) -> Any:
+    RUNS.append(("begin", ctx.node_id))
+    for number in range(params.log):
+        ctx.data("n", {"number": number})
+    if params.wait:
+        await gate(params.wait).wait()
+    if params.fail or (params.flaky and ctx.attempt == 1):
+        raise TaskError("it broke", code="boom", retryable=params.flaky)
+    RUNS.append(("end", ctx.node_id))
+    return params.output if params.output is not None else {"from": ctx.node_id}
+
+
+@tasks.task(id="act", label="act", description="does what the test says", timeout_seconds=60)
+async def act(params: Act, ctx: TaskContext) -> Any:
+    return await _act(params, ctx)
+
+
+@tasks.task(id="once", label="once", description="must not run twice", timeout_seconds=60, idempotent=False)
+async def once(params: Act, ctx: TaskContext) -> Any:
+    return await _act(params, ctx)
+
+
+@tasks.task(id="heavy", label="heavy", description="takes a slot", timeout_seconds=60, kind="gpu")
+async def heavy(params: Act, ctx: TaskContext) -> Any:
+    return await _act(params, ctx)
+
+
+@tasks.task(id="light_node", label="light", description="on the other plane", timeout_seconds=60, plane="node")
+async def light_node(params: Act, ctx: TaskContext) -> Any:
+    return await _act(params, ctx)
+
+
+def settings(url: str, **jobs: Any) -> Settings:
+    made = Settings()
+    made.redis.url = url
+    made.jobs.lease_ms = LEASE_MS
+    made.jobs.drain_seconds = 0.0
+    for name, value in jobs.items():
+        if name == "partitions":
+            made.redis.partitions = value
+        else:
+            setattr(made.jobs, name, value)
+    return made
+
+
+def node(id: str, *, task: str = "act", plane: str | None = None, attempts: int = 1, **params: Any) -> dict[str, Any]:
+    plane = plane or ("node" if task == "light_node" else "python")
+    return {"id": id, "task": task, "plane": plane, "params": params, "retries": {"maxAttempts": attempts}}
+
+
+def edge(a: str, b: str, kind: str = "normal") -> dict[str, Any]:
+    return {"from": a, "to": b, "kind": kind}
+
+
+class Planes:
+    """`start` a worker of a plane, `submit` a graph, wait until something `becomes` true."""
+
+    def __init__(self, made: Settings, client: redis.asyncio.Redis) -> None:
+        self.settings = made
+        self.client = client
+        self.jobs = Jobs(client, made)
+        self.registry = tasks.collect(["tests.planes"], plugins=False)
+        self.running: dict[Worker, asyncio.Task[None]] = {}
+        self.loops: list[asyncio.Task[None]] = []
+
+    async def start(self, plane: str = "python", *, slots: int = 2, light: int = 8, pool: str = "default", without: tuple[str, ...] = ()) -> Worker:
+        registry = {
+            id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
+        }
+
+        async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+            return await run_light(registry, run, None, emit, cancel)
+
+        worker = Worker(
+            settings=self.settings, plane=plane, pool=pool, registry=registry, run_node=run_node,
+            slots=slots if plane == "python" else 0, light=light,
+        )  # fmt: skip
+        self.running[worker] = asyncio.create_task(worker.run())
+        await self.becomes(lambda: worker.ready)
+        return worker
+
+    async def schedule(self, sweep_seconds: float = 0.2) -> None:
+        self.loops.append(asyncio.create_task(Scheduler(self.settings, sweep_seconds=sweep_seconds).run()))
+
+    async def kill(self, worker: Worker) -> None:
+        """As SIGKILL does it: nothing is said, nothing renewed."""
+        task = self.running.pop(worker)
+        worker._client.connection_pool.connection_kwargs["path"] = "/nowhere"
+        worker._held.clear()
+        task.cancel()
+        with contextlib.suppress(BaseException):
+            await task
+
+    async def stop(self, worker: Worker) -> None:
+        worker.stop()
+        await self.running.pop(worker)
+
+    async def submit(self, nodes: list[dict[str, Any]], edges: list[dict[str, Any]] = (), *, job: str = "job", **new: Any) -> str:  # type: ignore[assignment]
+        document = {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": list(edges)}
+        graph = planning.normalise(msgspec.convert(document, GraphSubmission), job)
+        capabilities = {id: task.capability for id, task in self.registry.items()}
+        assert not planning.problems(graph, capabilities)
+        made = NewJob(
+            job_id=job, graph=msgspec.json.encode(graph), digest="d", topology=Topology(graph),
+            routes=planning.routes(graph, capabilities), **new,
+        )  # fmt: skip
+        return await self.jobs.submit(made)
+
+    async def view(self, job: str = "job") -> JobView:
+        found = await self.jobs.read(job, 0)
+        assert found is not None
+        return found
+
+    async def ended(self, job: str = "job") -> JobView:
+        async def has_ended() -> JobView | None:
+            found = await self.view(job)
+            return found if found.ended else None
+
+        return await self.becomes(has_ended)
+
+    async def statuses(self, job: str = "job") -> dict[str, str]:
+        return {id: record.status for id, record in (await self.view(job)).records.items()}
+
+    async def becomes(self, what: Callable[[], Any], seconds: float = 15) -> Any:
+        """Waits for a condition, sync or async; its value."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            found = what()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            assert asyncio.get_running_loop().time() < deadline, "it did not happen"
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        for event in GATES.values():
+            event.set()
+        for worker in list(self.running):
+            await self.stop(worker)
+        for loop in self.loops:
+            loop.cancel()
+        await asyncio.gather(*self.loops, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def planes(url: str, client: redis.asyncio.Redis, **options: Any) -> AsyncIterator[Planes]:
+    GATES.clear()
+    RUNS.clear()
+    made = Planes(settings(url, **options), client)
+    try:
+        yield made
+    finally:
+        await made.close()
