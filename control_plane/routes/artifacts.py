@@ -1,0 +1,196 @@
+"""Artifacts over REST. Uploads are streamed from the socket into the store, never held whole; downloads honour ranges."""
+
+import re
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Parameter
+from litestar.response import Redirect, Stream
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadKey
+from control_plane.body import too_large
+from control_plane.openapi import answers
+from control_plane.problems import ApiProblem
+from schemas.structs.artifact import ArtifactList, ArtifactMeta
+
+Req = Request[Any, Any, State]
+
+FORM_BYTES = 64 * 1024
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def _store(request: Req) -> ArtifactStore:
+    return request.app.state.store  # type: ignore[no-any-return]
+
+
+@post(
+    "/api/artifacts",
+    summary="Upload a file (multipart: bucket, then file)",
+    responses=answers(400, 413, 415, 422, 503, 507, _201=ArtifactMeta),
+)
+async def upload(request: Req) -> Response[bytes]:
+    """`bucket` (default inputs) comes before `file`, as a field or in the query."""
+    limit = request.app.state.settings.artifacts.max_upload_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit + FORM_BYTES:
+        raise too_large(limit)
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data" or not options.get("boundary"):
+        raise ApiProblem(415, "unsupported_media_type", "the body must be multipart/form-data with a part named file")
+    form = _Form(request.stream(), options["boundary"], request.query_params.get("bucket", "inputs"))
+    try:
+        file = await form.file()
+        if form.bucket not in BUCKETS:
+            raise ApiProblem(
+                422, "unknown_bucket", f"there is no bucket {form.bucket!r}; there are {', '.join(BUCKETS)}"
+            )
+        name = _safe(file.filename or "file")
+        meta = await _store(request).put(
+            form.bucket,
+            f"{uuid.uuid4().hex}/{name}",
+            form.data(),
+            file.content_type or "application/octet-stream",
+            limit=limit,
+        )
+    except MultipartError as error:
+        raise ApiProblem(400, "bad_multipart", f"the body is not well-formed multipart: {error}") from error
+    return Response(msgspec.json.encode(meta), status_code=201, media_type="application/json",
+                    headers={"Location": f"/api/artifacts/{meta.bucket}/{meta.key}"})  # fmt: skip
+
+
+class _Form:
+    """A multipart body read as it comes: fields up to the file, then the file's bytes."""
+
+    def __init__(self, stream: AsyncIterator[bytes], boundary: str, bucket: str) -> None:
+        self.bucket = bucket
+        self._stream = stream
+        self._parser = PushMultipartParser(boundary, max_header_count=16, max_segment_count=16)
+        self._parts = self._parse()
+
+    async def _parse(self) -> AsyncIterator[Any]:
+        async for chunk in self._stream:
+            for part in self._parser.parse(chunk) if chunk else ():
+                yield part
+        if not self._parser.closed:
+            raise MultipartError("it ends in the middle of a part")
+
+    async def file(self) -> MultipartSegment:
+        """The head of the part named file; a bucket field before it is taken in."""
+        name, text = "", b""
+        async for part in self._parts:
+            if isinstance(part, MultipartSegment):
+                name, text = part.name, b""
+                if name == "file":
+                    return part
+            elif part:
+                text += part
+                if len(text) > FORM_BYTES:
+                    raise ApiProblem(422, "field_too_large", f"the field {name!r} is too large")
+            elif name == "bucket":
+                self.bucket = text.decode("utf-8", "replace")
+        raise ApiProblem(422, "no_file", "there is no part named file")
+
+    async def data(self) -> AsyncIterator[bytes]:
+        ended = False
+        async for part in self._parts:
+            if ended:
+                continue
+            if not part:
+                ended = True
+            elif not isinstance(part, MultipartSegment):
+                yield bytes(part)
+
+
+@get("/api/artifacts", summary="Artifacts, newest first", responses=answers(503))
+async def list_artifacts(
+    request: Req,
+    bucket: str | None = None,
+    job_id: Annotated[str | None, Parameter(query="jobId")] = None,
+    limit: Annotated[int, Parameter(ge=1, le=10_000)] = 1000,
+) -> ArtifactList:
+    return ArtifactList(artifacts=await _store(request).list(bucket, job_id, limit))
+
+
+@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
+async def read_meta(request: Req, bucket: str, key: str) -> ArtifactMeta:
+    return await _found(request, bucket, key)
+
+
+@get(
+    "/api/artifacts/{bucket:str}/{key:path}",
+    summary="An artifact's bytes; ranges are honoured",
+    responses=answers(404, 416),
+)
+async def download(request: Req, bucket: str, key: str) -> Response[Any]:
+    meta = await _found(request, bucket, key)
+    link = await _store(request).link(meta.bucket, meta.key)
+    if link is not None:
+        return Redirect(link, status_code=302)
+    headers = _headers(meta)
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(b"", status_code=304, headers=headers)
+    start, end, status = 0, meta.size_bytes, 200
+    wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if wanted is not None and any(wanted.groups()):
+        start, end = _span(wanted, meta.size_bytes)
+        if start >= end:
+            raise ApiProblem(
+                416,
+                "bad_range",
+                f"it has {meta.size_bytes} bytes",
+                headers={"Content-Range": f"bytes */{meta.size_bytes}"},
+            )
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{meta.size_bytes}"
+        status = 206
+    headers["Content-Length"] = str(end - start)
+    bytes_ = _store(request).open(meta.bucket, meta.key, start, end)
+    return Stream(bytes_, status_code=status, media_type=meta.content_type, headers=headers)
+
+
+@delete("/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404))
+async def delete_artifact(request: Req, bucket: str, key: str) -> None:
+    try:
+        await _store(request).delete(bucket, key.lstrip("/"))
+    except BadKey as error:
+        raise ArtifactNotFound(str(error)) from error
+
+
+async def _found(request: Req, bucket: str, key: str) -> ArtifactMeta:
+    try:
+        return await _store(request).meta(bucket, key.lstrip("/"))
+    except BadKey as error:  # no store has such a key
+        raise ArtifactNotFound(str(error)) from error
+
+
+def _headers(meta: ArtifactMeta) -> dict[str, str]:
+    """Files are users' files: never sniffed, never run in our origin."""
+    return {
+        "ETag": f'"{meta.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'inline; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+        "Cache-Control": "private, max-age=3600",
+    }
+
+
+def _span(wanted: "re.Match[str]", size: int) -> tuple[int, int]:
+    first, last = wanted.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _safe(name: str) -> str:
+    """A file name of plain characters, never empty, never starting with a dot."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".-_")
+    return plain[-128:].lstrip(".-_") or "file"
+
+
+artifact_routes: list[HTTPRouteHandler] = [upload, list_artifacts, read_meta, download, delete_artifact]
