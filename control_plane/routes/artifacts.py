@@ -77,8 +77,7 @@ class _Form:
         async for chunk in self._stream:
             for part in self._parser.parse(chunk) if chunk else ():
                 yield part
-        if not self._parser.closed:
-            raise MultipartError("it ends in the middle of a part")
+        self._parser.close()  # raises where the last boundary is missing
 
     async def file(self) -> MultipartSegment:
         """The head of the part named file; a bucket field before it is taken in."""
