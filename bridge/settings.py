@@ -36,6 +36,33 @@ def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     return msgspec.convert(tree, Settings)
 
 
+def given(file: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
+    """What file and environment decide, as "section.snake_case_key": a launcher's own defaults must not overrule it.
+
+    Raises:
+        SettingsError: as `load`.
+    """
+    rows = [*_from_file(file), *_from_environment(environ)]
+    for source, section, key, value in rows:
+        _check(section, key, value, source)
+    names = {
+        (section, field.encode_name): field.name
+        for section in {row[1] for row in rows}
+        for field in _fields(section, "")
+    }
+    return frozenset(f"{section}.{names[section, key]}" for _, section, key, _ in rows)
+
+
+def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child process that is to have these settings ("section.snake_case_key" → value)."""
+    made = dict(os.environ if environ is None else environ)
+    for path, value in decided.items():
+        section, _, key = path.partition(".")
+        text = ",".join(value) if isinstance(value, list | tuple) else str(value)
+        made[f"{PREFIX}{section.upper()}__{key.upper()}"] = text
+    return made
+
+
 def server_url(environ: Mapping[str, str] | None = None) -> str:
     """Where clients look for the control plane."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_URL", "http://127.0.0.1:8000")
