@@ -36,5 +36,5 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
         for status in statuses
     }
     for name, struct in documents.items():
-        found[int(name[1:])] = ResponseSpec(data_container=struct, description=struct.__name__)
+        found[int(name[1:])] = ResponseSpec(data_container=struct, description=struct.__name__, generate_examples=False)
     return found
