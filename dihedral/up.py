@@ -1,349 +1,408 @@
-"""`dihedral up`: one machine, one command. Server, control plane and workers as child processes, kept alive, ended in order.
+"""`dihedral up`: everything on one machine. A private server, the control plane and workers, as children of one process.
 
-The end: workers first (they drain for a moment and give the rest back), then the control plane, then the server, which has
-then stored everything. A second `up` on the same data directory goes on with the jobs of the first.
+The children are configured through their environment, which no other user of the machine can read (a command line all can).
+Each is the leader of its own process group, so that Ctrl-C in the terminal reaches this process alone, which then stops them in
+this order: workers first, because what they still report must be committed; then the control plane, whose clients may watch until
+then; the server last. A child that dies is started again after a pause that grows; one that refuses to start as it was
+set up (exit code 2 to 4 before it was ever ready) ends `up` with its reason.
+
+UpError
+├── DataDirInUse     another `dihedral up` runs there
+├── CannotStart      data directory, port or a child's refusal; `code` is the exit code
+└── (ServerUnavailable of bridge.errors: --redis-url does not answer)
 """
 
+import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import msgspec
-import redis
 
+from bridge import settings as settings_
+from bridge.connection import LOST, connect
 from bridge.errors import DihedralError, ServerUnavailable
-from dihedral.server import EmbeddedServer, dies_with_parent
+from data_plane.groups import kill_group, signal_group
+from dihedral.server import EmbeddedServer, die_with_parent, last_line
 
-WEEK_SECONDS = "604800"
-DRAIN_SECONDS = "5"
-READY_SECONDS = 60.0
-EXAMPLES = {"picture": "examples/picture.png", "recording": "examples/recording.wav"}
+USAGE, REFUSED, UNREACHABLE = 2, 3, 4
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
+POLL_SECONDS = 0.05
+READY_SECONDS = 120.0  # a cold CUDA installation takes its time
+CONTROL_STOP_SECONDS = 10.0
+STOP_MARGIN_SECONDS = 5.0  # over the drain: to release nodes and end the slots
+LOG_BYTES = 10 * 1024 * 1024  # a larger log of an earlier run is moved aside, one generation
+
+DEFAULTS: Mapping[str, Any] = {
+    "jobs.ttl_seconds": 7 * 24 * 3600,  # one person's machine: last week's jobs are still wanted
+    "jobs.drain_seconds": 3.0,  # nodes go back to the queue and on at the next `up`; nobody waits half a minute for Ctrl-C
+}
+"""What differs from the settings' own defaults; file, environment and flags overrule it."""
+
+Say = Callable[[str], None]
 
 
-class CannotStart(DihedralError):
-    """One line that says what and why."""
+class UpError(DihedralError):
+    code = REFUSED
+
+
+class DataDirInUse(UpError):
+    pass
+
+
+class CannotStart(UpError):
+    def __init__(self, message: str, code: int = REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """`workers`: processes of the data plane; `slots` 0 and `redis_url` None: chosen by themselves."""
+    """`port` 0: any free one. `slots` 0: as many as the device has. `redis_url` None: the embedded server."""
 
-    data_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
+    data_dir: Path = Path("dihedral-data")
+    config: Path | None = None
+    host: str | None = None
+    port: int | None = None
     workers: int = 1
-    slots: int = 0
+    slots: int | None = None
     redis_url: str | None = None
     tasks: list[str] = []
-    config: Path | None = None
+    pipelines: str | None = None
 
 
-class Child:
-    """A child process in a session of its own, with a log file; started again when it dies, after a growing pause."""
-
-    def __init__(self, name: str, command: list[str], log: Path, environ: Mapping[str, str]) -> None:
-        self.name = name
-        self._command = command
-        self._log = log
-        self._environ = dict(environ)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pause = 0.2
-        self._started = 0.0
-        self._again_at: float | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environ,
-                start_new_session=True, preexec_fn=dies_with_parent(),
-            )  # fmt: skip
-        self._started = time.monotonic()
-        self._again_at = None
-
-    def look(self, say: Callable[[str], None]) -> None:
-        """Starts the child again when it is gone and its pause is over."""
-        if self._process is None or self._process.poll() is None:
-            return
-        now = time.monotonic()
-        if self._again_at is None:
-            _kill_group(self._process.pid)
-            if now - self._started > 30:
-                self._pause = 0.2
-            self._again_at = now + self._pause
-            say(f"{self.name} has died ({_how(self._process.returncode)}); starting it again. Its log: {self._log}")
-            self._pause = min(self._pause * 2, 10.0)
-        if now >= self._again_at:
-            self.start()
-
-    def exit_code(self) -> int | None:
-        return None if self._process is None else self._process.poll()
-
-    def last_words(self) -> str:
-        with contextlib.suppress(OSError):
-            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-            return lines[-1] if lines else ""
-        return ""
-
-    def signal(self, number: int) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def wait(self, seconds: float) -> bool:
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        _kill_group(self._process.pid)
-        return True
-
-    def kill(self) -> None:
-        if self._process is not None:
-            _kill_group(self._process.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
+def run(options: Options, *, as_json: bool = False) -> int:
+    """Runs until Ctrl-C or SIGTERM; the exit code. Raises what `house` raises."""
+    return asyncio.run(_run(options, as_json=as_json))
 
 
-class Up:
-    """start() returns when jobs can run; look() keeps the children alive; stop() ends them in order."""
-
-    def __init__(self, options: Options, say: Callable[[str], None] = print) -> None:
-        self.options = options
-        self._say = say
-        self._data = options.data_dir
-        self._lock: IO[str] | None = None
-        self._server: EmbeddedServer | None = None
-        self._control: Child | None = None
-        self.workers: list[Child] = []
-
-    @property
-    def url(self) -> str:
-        host = "127.0.0.1" if self.options.host in ("0.0.0.0", "::") else self.options.host
-        return f"http://{host}:{self.options.port}"
-
-    def start(self) -> None:
-        """Raises CannotStart, ServerUnavailable, or the errors of the server."""
-        self._take_lock()
-        try:
-            if self.options.port == 0:
-                self.options.port = _free_port(self.options.host)
-            else:
-                _refuse_busy(self.options.host, self.options.port)
-            url = self._redis_url()
-            environ = self._environ(url)
-            self._seed(environ)
-            logs = self._data / "logs"
-            python = [sys.executable, "-P", "-m"]
-            common = ["--redis-url", url, *(("--config", str(self.options.config)) if self.options.config else ())]
-            common += [part for module in self.options.tasks for part in ("--tasks", module)]
-            control = [*python, "control_plane", "--host", self.options.host, "--port", str(self.options.port), *common]
-            worker = [*python, "data_plane", *common]
-            if self.options.slots:
-                worker += ["--slots", str(self.options.slots)]
-            self._control = Child("the control plane", control, logs / "control.log", environ)
-            self.workers = [
-                Child(f"worker {n}", worker, logs / f"worker-{n}.log", environ) for n in range(1, self.options.workers + 1)
-            ]
-            for child in (self._control, *self.workers):
-                child.start()
-            self._wait_until_ready()
-        except BaseException:
-            self.stop(hard=True)
-            raise
-
-    def look(self) -> None:
-        for child in (self._control, *self.workers):
-            if child is not None:
-                child.look(self._say)
-        if self._server is not None and not self._server.alive:
-            self._say("the server has died; starting it again")
-            self._server.start()
-
-    def stop(self, *, hard: bool = False) -> None:
-        """May be called twice. `hard`: nothing drains; the next start goes on with what was running."""
-        if not hard:
-            for worker in self.workers:
-                worker.signal(signal.SIGTERM)
-            deadline = time.monotonic() + float(DRAIN_SECONDS) + 10
-            for worker in self.workers:
-                worker.wait(max(0.1, deadline - time.monotonic()))
-            if self._control is not None:
-                self._control.signal(signal.SIGTERM)
-                self._control.wait(10)
-        for child in (*self.workers, self._control):
-            if child is not None:
-                child.kill()
-        if self._server is not None:
-            self._server.stop()
-        self.workers, self._control, self._server = [], None, None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def kill(self) -> None:
-        """A second Ctrl-C."""
-        self.stop(hard=True)
-
-    # Start ----------------------------------------------------------------------------------------------------------
-
-    def _take_lock(self) -> None:
-        try:
-            self._data.mkdir(parents=True, exist_ok=True)
-            (self._data / "logs").mkdir(exist_ok=True)
-            lock = (self._data / "lock").open("a+")
-        except OSError as error:
-            raise CannotStart(f"the data directory {self._data} cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            lock.close()
-            raise CannotStart(f"the data directory {self._data} is in use by dihedral up, pid {owner}") from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
-
-    def _redis_url(self) -> str:
-        if self.options.redis_url is None:
-            self._server = EmbeddedServer(self._data)
-            self._server.start()
-            return self._server.url
-        client = redis.Redis.from_url(self.options.redis_url, socket_connect_timeout=5, socket_timeout=5)
-        try:
-            client.ping()
-        except (redis.RedisError, OSError, ValueError) as error:
-            raise ServerUnavailable(f"Redis at --redis-url cannot be reached: {error}") from error
-        finally:
-            client.close()
-        return self.options.redis_url
-
-    def _environ(self, url: str) -> dict[str, str]:
-        chosen = {
-            "DIHEDRAL_ARTIFACTS__DIRECTORY": str((self._data / "artifacts").resolve()),
-            "DIHEDRAL_JOBS__TTL_SECONDS": WEEK_SECONDS,
-            "DIHEDRAL_JOBS__DRAIN_SECONDS": DRAIN_SECONDS,
-        }
-        return {**chosen, **os.environ, "DIHEDRAL_REDIS__URL": url}
-
-    def _seed(self, environ: Mapping[str, str]) -> None:
-        """Puts the example inputs into the store, once: `POST /api/train` uses them."""
-        import asyncio
-
-        from bridge import settings
-        from bridge.artifacts import ArtifactNotFound, open_store
-
-        found = settings.load(self.options.config, environ, {})
-
-        async def put() -> None:
-            store = open_store(found.artifacts)
-            try:
-                await store.meta("inputs", EXAMPLES["recording"])
-            except ArtifactNotFound:
-                from dihedral import examples
-
-                made = examples.make(self._data / "examples")
-                for name, key in EXAMPLES.items():
-                    kind = "image/png" if key.endswith("png") else "audio/wav"
-                    await store.put("inputs", key, made[name], kind)
-            finally:
-                await store.close()
-
-        asyncio.run(put())
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._serves():
-            for child in (self._control, *self.workers):
-                assert child is not None
-                if child.exit_code() is not None:
-                    raise CannotStart(f"{child.name} ended at once: {child.last_words()}")
-            if time.monotonic() > deadline:
-                raise CannotStart(f"nothing was ready after {READY_SECONDS:g} s; the logs are in {self._data / 'logs'}")
-            time.sleep(0.05)
-
-    def _serves(self) -> bool:
-        try:
-            found = json.loads(_get(f"{self.url}/api/workers"))
-        except (OSError, ValueError, urllib.error.URLError):
-            return False
-        pids = {worker["pid"] for worker in found["workers"] if worker["plane"] == "python"}
-        return all(worker.pid in pids for worker in self.workers)
-
-
-def run(options: Options) -> int:
-    """Serves until Ctrl-C or SIGTERM. Raises what Up.start raises."""
-    up = Up(options, say=lambda line: print(line, flush=True))
-    asked: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        asked.append(number)
-        if len(asked) > 1:
-            up.kill()
-            raise SystemExit(130)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    up.start()
-    print(f"Dihedral is up at {up.url}  (REST, WebSocket /ws, OpenAPI /schema; data in {options.data_dir})", flush=True)
-    print(f"Submit with: dihedral submit --pipeline simulate --watch{_hint(up.url)}. Ctrl-C stops.", flush=True)
-    try:
-        while not asked:
-            up.look()
-            time.sleep(0.2)
-    finally:
-        print("stopping: workers, control plane, server; jobs go on at the next start", flush=True)
-        up.stop()
+async def _run(options: Options, *, as_json: bool) -> int:
+    stop, hard = asyncio.Event(), asyncio.Event()
+    with _signals(stop, hard):
+        async with house(options, say=_say, hard=hard, stop=stop) as up:
+            if stop.is_set():
+                return 0
+            sys.stdout.write(up.as_json() if as_json else up.as_text())
+            sys.stdout.flush()
+            up.broken.add_done_callback(lambda _: stop.set())
+            await stop.wait()
+            if up.broken.done():
+                raise up.broken.result()
+            _say("stopping: workers, control plane, server; jobs go on at the next `dihedral up`. Again: at once.")
     return 0
 
 
-def _hint(url: str) -> str:
-    return "" if url == "http://127.0.0.1:8000" else f" --url {url}"
+def _say(text: str) -> None:
+    sys.stderr.write(f"dihedral up: {text}\n")
+    sys.stderr.flush()
 
 
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return bytes(answer.read())
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, hard: asyncio.Event) -> Any:
+    """The first signal stops, the second stops at once."""
+
+    def on_signal() -> None:
+        (hard if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+@contextlib.asynccontextmanager
+async def house(
+    options: Options, *, say: Say, hard: asyncio.Event | None = None, stop: asyncio.Event | None = None
+) -> AsyncIterator["House"]:
+    """A running installation: ready inside the block, gone after it, whatever happens. `hard` set: it goes at once.
+
+    Raises:
+        SettingsError, DataDirInUse, CannotStart, ServerNotFound, ServerFailed, ServerUnavailable.
+    """
+    up = House(options, say)
+    try:
+        starting = asyncio.ensure_future(up.start())
+        stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        yield up
+    finally:
+        await up.stop(hard or asyncio.Event())
 
 
-def _refuse_busy(host: str, port: int) -> None:
-    with socket.socket() as probe:
+class House:
+    """The server, the control plane and the workers of one data directory."""
+
+    def __init__(self, options: Options, say: Say) -> None:
+        self.options = options
+        self.data_dir = options.data_dir.absolute()
+        self.logs = self.data_dir / "logs"
+        self.url = ""
+        self.workers: list[dict[str, Any]] = []
+        self.broken: asyncio.Future[DihedralError] = asyncio.get_running_loop().create_future()
+        self._say = say
+        self._lock: IO[str] | None = None
+        self._server: EmbeddedServer | None = None
+        self._children: list[Child] = []
+        self._examples: Child | None = None
+        self._drain_seconds = 0.0
+
+    def as_text(self) -> str:
+        slots = sum(worker["slots"] for worker in self.workers)
+        device = self.workers[0]["device"]
+        socket_url = self.url.replace("http", "ws", 1)
+        return (
+            f"Dihedral is up.\n"
+            f"  REST       {self.url}/api/jobs   (described at {self.url}/schema)\n"
+            f"  WebSocket  {socket_url}/ws\n"
+            f"  workers    {len(self.workers)} with {slots} slots on {device}\n"
+            f"  data       {self.data_dir}   (dihedral logs)\n"
+            f"Ctrl-C stops it.\n"
+        )
+
+    def as_json(self) -> str:
+        document = {"url": self.url, "dataDir": str(self.data_dir), "pid": os.getpid(), "workers": self.workers}
+        return msgspec.json.encode(document).decode() + "\n"
+
+    async def start(self) -> None:
+        options = self.options
+        environ = os.environ
+        flags = {
+            "control.host": options.host,
+            "control.port": options.port,
+            "worker.slots": options.slots,
+            "worker.tasks": options.tasks or None,
+            "redis.url": options.redis_url,
+            "pipelines.dir": options.pipelines,
+        }
+        decided = {path: value for path, value in flags.items() if value is not None}
+        given = settings_.given(options.config, environ) | decided.keys()
+        defaults = {**DEFAULTS, "artifacts.directory": str(self.data_dir / "artifacts")}
+        decided |= {path: value for path, value in defaults.items() if path not in given}
+        loaded = settings_.load(options.config, environ, decided)
+        self._drain_seconds = loaded.jobs.drain_seconds
+        self._take_data_dir()
+        port = _port(loaded.control.host, loaded.control.port)
+        decided["control.port"] = port
+        if "redis.url" in given:
+            await _check_reachable(loaded.redis.url)
+        else:
+            self._server = EmbeddedServer(self.data_dir / "redis", self.logs / "server.log")
+            self._server.start()
+            decided["redis.url"] = self._server.url
+        self.url = _address(loaded.control.host, port)
+        environment = settings_.environment(decided)
+        control = Child("control", ["control_plane"], options.config, environment, self.logs)
+        workers = [
+            Child(f"worker-{number}", ["data_plane"], options.config, environment, self.logs)
+            for number in range(1, options.workers + 1)
+        ]
+        self._children = [control, *workers]
+        for child in self._children:
+            child.keep(self._say, self._on_refusal)
+        await self._until_ready(workers)
+        for child in self._children:
+            child.has_been_ready = True
+        self._examples = Child("examples", ["dihedral.example_inputs"], options.config, environment, self.logs)
+        self._examples.once()
+
+    async def stop(self, hard: asyncio.Event) -> None:
+        control = [child for child in self._children if child.name == "control"]
+        workers = [child for child in self._children if child not in control]
+        if self._examples is not None:
+            await self._examples.end(0.0, hard)
+        await asyncio.gather(*(each.end(self._drain_seconds + STOP_MARGIN_SECONDS, hard) for each in workers))
+        await asyncio.gather(*(each.end(self._drain_seconds + CONTROL_STOP_SECONDS, hard) for each in control))
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+        if self._lock is not None:
+            self._lock.close()
+        self.broken.cancel()
+
+    def _take_data_dir(self) -> None:
+        """One `up` per directory; the lock goes with this process, however it ends."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.data_dir / "lock").open("a+")
+        except OSError as error:
+            raise CannotStart(f"the data directory {self.data_dir} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise DataDirInUse(
+                f"the data directory {self.data_dir} is in use by another `dihedral up` (process {holder})"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    async def _until_ready(self, workers: list["Child"]) -> None:
+        """Until the control plane answers and one worker of ours has announced itself; an earlier run's may still be listed."""
+        import httpx  # 0.1 s that `dihedral --help` need not pay
+
+        deadline = time.monotonic() + READY_SECONDS
+        async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
+            while True:
+                if self.broken.done():
+                    raise self.broken.result()
+                with contextlib.suppress(httpx.HTTPError):
+                    answer = await client.get("/api/workers")
+                    pids = {child.pid for child in workers}
+                    listed = answer.json()["workers"] if answer.status_code == 200 else []
+                    self.workers = [each for each in listed if each["plane"] == "python" and each["pid"] in pids]
+                    if len(self.workers) == len(workers) or (self.workers and time.monotonic() > deadline):
+                        return
+                if time.monotonic() > deadline:
+                    raise CannotStart(f"no worker was ready after {READY_SECONDS:g} s; see {self.logs}")
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _on_refusal(self, error: DihedralError) -> None:
+        if not self.broken.done():
+            self.broken.set_result(error)
+
+
+class Child:
+    """One `python -P -m` process and its log; started again when it dies, ended with its process group."""
+
+    def __init__(
+        self, name: str, module: list[str], config: Path | None, environment: dict[str, str], logs: Path
+    ) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self.has_been_ready = False
+        self._command = [sys.executable, "-P", "-m", *module]
+        if config is not None:
+            self._command += ["--config", str(config.absolute())]
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeping: asyncio.Task[Any] | None = None
+        self._ending = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def keep(self, say: Say, on_refusal: Callable[[DihedralError], None]) -> None:
+        self._keeping = asyncio.create_task(self._keep(say, on_refusal), name=self.name)
+
+    def once(self) -> None:
+        self._keeping = asyncio.create_task(self._run(), name=self.name)
+
+    async def _keep(self, say: Say, on_refusal: Callable[[DihedralError], None]) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            begun = time.monotonic()
+            code = await self._run()
+            if self._ending:
+                return
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            if not self.has_been_ready and code in (USAGE, REFUSED, UNREACHABLE):
+                on_refusal(CannotStart(last_line(self.log) or f"{self.name} {how}", code))
+                return
+            if time.monotonic() - begun > CALM_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            say(f"{self.name} {how}; starting it again in {pause:g} s (see {self.log})")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def _run(self) -> int:
+        """From start to end; what is left of its group is killed, so that no two generations work side by side."""
+        _move_aside(self.log)
+        parent = os.getpid()
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+        code = await self._process.wait()
+        await kill_group(self._process.pid)
+        return code
+
+    async def end(self, seconds: float, hard: asyncio.Event) -> None:
+        """SIGTERM, and SIGKILL to the group after `seconds` or when `hard` is set. Does not start it again."""
+        self._ending = True
+        if self._keeping is None:
+            return
+        process = self._process
+        if process is None or process.returncode is not None:
+            self._keeping.cancel()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            harder = asyncio.ensure_future(hard.wait())
+            await asyncio.wait({self._keeping, harder}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            harder.cancel()
+            if not self._keeping.done():
+                signal_group(process.pid, signal.SIGKILL)
+        await asyncio.wait({self._keeping})
+
+
+def _port(host: str, port: int) -> int:
+    """A port that can be listened on now. Raises: CannotStart."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CannotStart(f"{host}:{port} cannot be listened on: {error.strerror}; choose another --port") from error
+            raise CannotStart(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
+        return int(probe.getsockname()[1])
 
 
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _address(host: str, port: int) -> str:
+    """Where this machine reaches what listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _how(code: int | None) -> str:
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return f"exit code {code}"
+async def _check_reachable(url: str) -> None:
+    try:
+        client = connect(url, timeout_seconds=5)
+    except ValueError as error:
+        raise CannotStart(f"redis.url is no Redis URL: {error}", USAGE) from error
+    try:
+        await client.ping()
+    except (*LOST, DihedralError) as error:
+        raise ServerUnavailable(f"the Redis at {without_password(url)} cannot be reached: {error}") from error
+    finally:
+        await client.aclose()
+
+
+def without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _move_aside(log: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))

@@ -1,0 +1,52 @@
+"""`python -m dihedral.example_inputs`: puts a picture and a recording into the store, where `POST /api/train` expects them."""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bridge import settings
+from bridge.artifacts import ArtifactNotFound, ArtifactStore, open_store
+from bridge.errors import DihedralError
+from dihedral import examples
+
+PLACES = {"picture": ("examples/picture.png", "image/png"), "recording": ("examples/recording.wav", "audio/wav")}
+
+
+async def store_examples(store: ArtifactStore) -> None:
+    """Makes only what is missing."""
+    missing = [name for name, (key, _) in PLACES.items() if not await _is_there(store, key)]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = examples.make(Path(folder))
+        for name in missing:
+            key, kind = PLACES[name]
+            await store.put("inputs", key, made[name], kind)
+
+
+async def _is_there(store: ArtifactStore, key: str) -> bool:
+    try:
+        await store.meta("inputs", key)
+    except ArtifactNotFound:
+        return False
+    return True
+
+
+async def _main(config: Path | None) -> None:
+    store = open_store(settings.load(config, os.environ, {}).artifacts)
+    try:
+        await store_examples(store)
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path)
+    try:
+        asyncio.run(_main(parser.parse_args().config))
+    except DihedralError as error:
+        sys.exit(f"dihedral: the example inputs cannot be stored: {error}")
