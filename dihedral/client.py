@@ -185,7 +185,9 @@ class AsyncClient:
                         failures = 0
                         if message["type"] == "response":
                             if message["message"] == "failed":
-                                raise Refused({"status": 404, "code": message["reason"], "detail": f"there is no job {job_id!r}"})
+                                raise Refused(
+                                    {"status": 404, "code": message["reason"], "detail": f"there is no job {job_id!r}"}
+                                )
                             continue
                         events = message.get("events", [])
                         if message["type"] == "resync":

@@ -1,0 +1,459 @@
+"""`dihedral`: the command line. Everything but the parser is imported when a command needs it.
+
+Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+OK, FAILED, USAGE, REFUSED, UNREACHABLE, CANCELLED, DETACHED = 0, 1, 2, 3, 4, 5, 130
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return DETACHED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return OK
+    except Exception as error:
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Every refusal is a line or two on stderr; only a bug is a trace."""
+    from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+    from dihedral.client import Refused, Unreachable
+
+    match error:
+        case Refused():
+            _say(f"dihedral: {error}")
+            for detail in error.problem.get("errors", []):
+                _say(f"  {detail['pointer'] or '/'}: {detail['detail']} ({detail['code']})")
+            return REFUSED
+        case Unreachable() | ServerUnavailable():
+            _say(f"dihedral: {error}")
+            return UNREACHABLE
+        case SettingsError():
+            _say(f"dihedral: {error}")
+            return USAGE
+        case DihedralError():
+            _say(f"dihedral: {error}")
+            return REFUSED
+        case OSError() if error.filename is not None:
+            _say(f"dihedral: {error.filename}: {error.strerror}")
+            return USAGE
+    raise error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# Commands that start something -----------------------------------------------------------------------------------------
+
+
+def up(options: argparse.Namespace) -> int:
+    from dihedral.up import Options, run
+
+    return run(
+        Options(
+            data_dir=options.data_dir,
+            host=options.host,
+            port=options.port,
+            workers=options.workers,
+            slots=options.slots,
+            redis_url=options.redis_url,
+            tasks=options.tasks or [],
+            config=options.config,
+        ),
+        as_json=options.json,
+    )
+
+
+def demo(options: argparse.Namespace) -> int:
+    from dihedral.demo import run
+
+    return run(options.data_dir, options.port, as_json=options.json)
+
+
+def control(options: argparse.Namespace) -> int:
+    from control_plane.__main__ import main as serve
+
+    return serve(options.rest)
+
+
+def worker(options: argparse.Namespace) -> int:
+    from data_plane.__main__ import main as serve
+
+    return serve(options.rest)
+
+
+# Commands that ask the control plane -----------------------------------------------------------------------------------
+
+
+def submit(options: argparse.Namespace) -> int:
+    if (options.file_name is None) == (options.pipeline is None):
+        _say("dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME")
+        return USAGE
+    with _client(options) as client:
+        wish = _submission(options)
+        job = client.submit(**wish)
+        if not options.watch:
+            _print(options, job, f"{job['jobId']}  {job['status']}   (dihedral watch {job['jobId']})")
+            return OK
+        return _watch(client, job["jobId"], options)
+
+
+def _submission(options: argparse.Namespace) -> dict[str, Any]:
+    wish: dict[str, Any] = {"priority": options.priority, "start_at": options.start_at}
+    if options.pipeline is not None:
+        params = dict(_pair(text, parse=True) for text in options.param or [])
+        return wish | {
+            "pipeline": options.pipeline,
+            "params": params,
+            "files": dict(_pair(text) for text in options.file or []),
+        }
+    document = _read_json(options.file_name)
+    if "graph" in document or "pipeline" in document:
+        known = {name: document[name] for name in ("graph", "pipeline", "params", "metadata") if name in document}
+        return {name: value for name, value in (wish | known).items() if value is not None}
+    return wish | {"graph": document}
+
+
+def plan(options: argparse.Namespace) -> int:
+    document = _read_json(options.file_name)
+    with _client(options) as client:
+        graph = client.plan(document if "graph" in document or "pipeline" in document else {"graph": document})
+    lines = [f"{node['id']}: {node['task']} on {node['plane']}" for node in graph["nodes"]]
+    _print(options, graph, "\n".join(lines))
+    return OK
+
+
+def watch(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        return _watch(client, options.job, options)
+
+
+def _watch(client: Any, job_id: str, options: argparse.Namespace) -> int:
+    from dihedral.render import show
+
+    status = client.job(job_id)["status"]
+    shown = None if options.json else show(client.graph(job_id))
+    try:
+        for event in client.watch(job_id):
+            status = event.get("status", status) if event["type"] in ("status", "progress") else status
+            if shown is None:
+                print(json.dumps(event), flush=True)
+            else:
+                shown.event(event)
+    except KeyboardInterrupt:
+        if shown is not None:
+            shown.close()
+        _say(f"\ndetached; the job goes on. Come back with: dihedral watch {job_id}{_url_hint(options)}")
+        return DETACHED
+    finally:
+        if shown is not None:
+            shown.close()
+    return {"completed": OK, "cancelled": CANCELLED}.get(status, FAILED)
+
+
+def jobs(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        found = client.jobs(status=options.status, pipeline=options.pipeline, limit=options.limit)
+    rows = [
+        f"{job['jobId']:36} {job['status']:10} {job['progress']:>4.0%}  {job['pipeline'] or '-':18} {job['created']}"
+        for job in found["jobs"]
+    ]
+    _print(options, found, "\n".join(rows) or "no jobs")
+    return OK
+
+
+def show(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job, graph = client.job(options.job), client.graph(options.job)
+    lines = [f"{job['jobId']}  {job['status']}  {job['progress']:.0%}  attempt {job['attempt']}"]
+    if job["waitingFor"]:
+        lines.append(f"waits: {job['waitingFor']['message']}")
+    if job["error"]:
+        lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
+    for node in graph["nodes"]:
+        lines.append(f"  {node['id']:24} {node['status']:10} {node['task']}")
+        if "error" in node:
+            lines.append(f"    {node['error']['message']} ({node['error']['code']})")
+    lines += [f"  artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes" for meta in job["artifacts"]]
+    _print(options, {"job": job, "graph": graph}, "\n".join(lines))
+    return OK
+
+
+def cancel(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job = client.cancel(options.job)
+    _print(options, job, f"{job['jobId']}  {job['status']}")
+    return OK
+
+
+def retry(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job = client.retry(options.job, from_start=options.from_start)
+    _print(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
+    return OK
+
+
+def artifacts_get(options: argparse.Namespace) -> int:
+    bucket, _, key = options.artifact.partition("/")
+    if not key:
+        _say("dihedral: an artifact is named BUCKET/KEY")
+        return USAGE
+    with _client(options) as client:
+        path = client.download({"bucket": bucket, "key": key}, options.output or Path.cwd())
+    _print(options, {"path": str(path)}, str(path))
+    return OK
+
+
+def artifacts_list(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        found = client.artifacts(bucket=options.bucket, jobId=options.job)
+    rows = [
+        f"{meta['size_bytes']:>12}  {meta['created_at']}  {meta['bucket']}/{meta['key']}" for meta in found["artifacts"]
+    ]
+    _print(options, found, "\n".join(rows) or "no artifacts")
+    return OK
+
+
+def artifacts_prune(options: argparse.Namespace) -> int:
+    """Works on the store itself, so it wants the settings of the control plane."""
+    import asyncio
+
+    from bridge import settings
+    from bridge.artifacts import open_store, prune
+
+    seconds = _duration(options.older_than)
+    overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
+    loaded = settings.load(options.config, os.environ, overrides)
+
+    async def go() -> list[Any]:
+        store = open_store(loaded.artifacts)
+        try:
+            return await prune(store, seconds, dry_run=options.dry_run)
+        finally:
+            await store.close()
+
+    found = asyncio.run(go())
+    verb = "would delete" if options.dry_run else "deleted"
+    total = sum(meta.size_bytes for meta in found)
+    _print(
+        options,
+        {"artifacts": [f"{meta.bucket}/{meta.key}" for meta in found], "bytes": total, "dryRun": options.dry_run},
+        "\n".join([*(f"{meta.bucket}/{meta.key}" for meta in found), f"{verb} {len(found)} artifacts, {total} bytes"]),
+    )
+    return OK
+
+
+def capabilities(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        found = client.capabilities()
+    rows = [f"{each['id']:22} {each['plane']:7} {each['description']}" for each in found["capabilities"]]
+    _print(options, found, "\n".join(rows))
+    return OK
+
+
+def pipelines(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        found = client.pipelines()
+    rows = []
+    for each in found["pipelines"]:
+        rows.append(f"{each['id']:20} {each['description']}")
+        for name, schema in each["params"].get("properties", {}).items():
+            need = "required" if name in each["params"].get("required", []) else f"default {schema.get('default')!r}"
+            rows.append(f"    --param {name}=…  {schema.get('description', '')} ({need})")
+    _print(options, found, "\n".join(rows))
+    return OK
+
+
+# Commands for this machine ---------------------------------------------------------------------------------------------
+
+
+def logs(options: argparse.Namespace) -> int:
+    from dihedral.tail import tail
+
+    return tail(options.data_dir / "logs", options.name, follow=options.follow, lines=options.lines)
+
+
+def new_task(options: argparse.Namespace) -> int:
+    from dihedral.new_task import write
+
+    for path in write(options.name, Path.cwd()):
+        print(path)
+    return OK
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from dihedral.doctor import examine
+
+    found = examine(options.port)
+    lines = [f"{'ok ' if each['ok'] else 'BAD'} {each['what']:10} {each['detail']}" for each in found]
+    _print(options, {"checks": found}, "\n".join(lines))
+    return OK if all(each["ok"] for each in found) else REFUSED
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _client(options: argparse.Namespace) -> Any:
+    from dihedral.client import Client
+
+    return Client(_url(options))
+
+
+def _url(options: argparse.Namespace) -> str:
+    from bridge.settings import server_url
+
+    return options.url or server_url()
+
+
+def _url_hint(options: argparse.Namespace) -> str:
+    return f" --url {options.url}" if options.url else ""
+
+
+def _print(options: argparse.Namespace, document: Any, text: str) -> None:
+    print(json.dumps(document, indent=2) if options.json else text)
+
+
+def _pair(text: str, *, parse: bool = False) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise _usage(f"{text!r} is not NAME=VALUE")
+    if parse:
+        try:
+            return name, json.loads(value)
+        except ValueError:
+            return name, value
+    return name, value
+
+
+def _usage(text: str) -> Exception:
+    from bridge.errors import SettingsError
+
+    return SettingsError(text)
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _usage(f"{name}: is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise _usage(f"{name}: is no graph and no submission")
+    return document
+
+
+def _duration(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if not text[:-1].isdigit() or text[-1:] not in units:
+        raise _usage(f"{text!r} is no age; write 30d, 12h, 90m or 600s")
+    return int(text[:-1]) * units[text[-1]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dihedral", description="GPU media pipelines as durable jobs.",
+        epilog="Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.",
+    )  # fmt: skip
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Command, text: str, *, client: bool = False, within: Any = commands
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = within.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        made.add_argument("--json", action="store_true", help="print JSON")
+        if client:
+            made.add_argument("--url", help="the control plane (or DIHEDRAL_URL; default http://127.0.0.1:8000)")
+        return made
+
+    one = add("demo", demo, "run a whole pipeline on example inputs: a LoRA, a voice and a video")
+    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data/demo"))
+    one.add_argument("--port", type=int, default=0, help="default: any free one")
+    one = add("up", up, "serve on this machine: server, control plane and workers")
+    one.add_argument("--port", type=int, help="default 8000; 0: any free one")
+    one.add_argument("--host", help="default 127.0.0.1")
+    one.add_argument("--workers", type=int, default=1, metavar="N")
+    one.add_argument("--slots", type=int, metavar="N", help="heavy nodes at once per worker; default: by the device")
+    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
+    one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
+    one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
+    one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
+    for name, command, text in (("control", control, "run a control plane"), ("worker", worker, "run a worker")):
+        one = commands.add_parser(name, help=text, add_help=False)
+        one.set_defaults(command=command, json=False)
+        one.add_argument("rest", nargs=argparse.REMAINDER)
+    one = add("submit", submit, "submit a job", client=True)
+    one.add_argument("file_name", nargs="?", metavar="FILE", help="a graph or a submission as JSON; - is stdin")
+    one.add_argument("--pipeline", metavar="NAME")
+    one.add_argument("--param", action="append", metavar="K=V", help="JSON where it parses, else text; repeatable")
+    one.add_argument(
+        "--file", action="append", metavar="K=PATH", help="a param that is a file, uploaded first; repeatable"
+    )
+    one.add_argument("--priority", choices=["high", "normal", "low"])
+    one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")
+    one.add_argument("--watch", action="store_true", help="follow it to its end")
+    add("plan", plan, "show what would run, or every problem", client=True).add_argument("file_name", metavar="FILE")
+    add("watch", watch, "follow a job", client=True).add_argument("job", metavar="JOB")
+    one = add("jobs", jobs, "list jobs, newest first", client=True)
+    one.add_argument("--status")
+    one.add_argument("--pipeline")
+    one.add_argument("--limit", type=int, default=50)
+    add("show", show, "a job, its nodes, errors and artifacts", client=True).add_argument("job", metavar="JOB")
+    add("cancel", cancel, "cancel a job", client=True).add_argument("job", metavar="JOB")
+    one = add("retry", retry, "run a failed or cancelled job again", client=True)
+    one.add_argument("job", metavar="JOB")
+    one.add_argument("--from-start", action="store_true", help="also what completed")
+    group = commands.add_parser("artifacts", help="get, list or prune artifacts").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    one = add("get", artifacts_get, "download an artifact", client=True, within=group)
+    one.add_argument("artifact", metavar="BUCKET/KEY")
+    one.add_argument("-o", "--output", type=Path, metavar="FILE")
+    one = add("list", artifacts_list, "list artifacts, newest first", client=True, within=group)
+    one.add_argument("--bucket")
+    one.add_argument("--job")
+    one = add("prune", artifacts_prune, "delete old artifacts from the store", within=group)
+    one.add_argument("--older-than", default="30d", metavar="AGE")
+    one.add_argument("--dry-run", action="store_true")
+    one.add_argument("--data-dir", type=Path, help="of `dihedral up`; default: the store of the settings")
+    one.add_argument("--config", type=Path, metavar="FILE")
+    add("capabilities", capabilities, "list the tasks that can be run", client=True)
+    add("pipelines", pipelines, "list the pipelines and their params", client=True)
+    one = add("logs", logs, "print the logs of dihedral up")
+    one.add_argument("name", nargs="?", help="control, worker-1, redis; default: all")
+    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
+    one.add_argument("-f", "--follow", action="store_true")
+    one.add_argument("-n", "--lines", type=int, default=40)
+    add("new-task", new_task, "write a working task and its test").add_argument("name", metavar="NAME")
+    add("doctor", doctor, "what this machine has").add_argument("--port", type=int, default=8000)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        from bridge.version import VERSION
+
+        print(f"dihedral {VERSION}")
+        raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""`dihedral new-task NAME`: a working task and its test, to be changed into one's own."""
+
+import re
+from pathlib import Path
+
+from bridge.errors import DihedralError
+
+TASK = '''"""Task `{name}`: counts the words of a text. Run a worker with it: dihedral up --tasks {name}"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from dihedral import TaskContext, task
+
+
+class Params(Struct, forbid_unknown_fields=True):
+    text: Annotated[str, Meta(min_length=1, description="What to count in")]
+
+
+class Output(Struct):
+    words: int
+
+
+@task(label="{label}", description="Counts the words of a text.", examples=[{{"text": "one two"}}])
+async def {name}(params: Params, ctx: TaskContext) -> Output:
+    words = params.text.split()
+    for number, word in enumerate(words, 1):
+        ctx.check_cancelled()
+        ctx.progress(number / len(words))
+        ctx.data("word", {{"number": number, "word": word}})
+    return Output(words=len(words))
+'''
+
+TEST = '''import asyncio
+
+from {name} import Params, {name}
+
+
+class Context:
+    """What the task says goes nowhere here."""
+
+    def check_cancelled(self): ...
+    def progress(self, fraction): ...
+    def data(self, name, payload): ...
+
+
+def test_{name}_counts_words():
+    assert asyncio.run({name}(Params(text="one two three"), Context())).words == 3
+'''
+
+
+class CannotWrite(DihedralError):
+    pass
+
+
+def write(name: str, directory: Path) -> list[Path]:
+    """The two paths. Raises CannotWrite where the name is no module name or a file is there already."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,60}", name):
+        raise CannotWrite(f"{name!r} is no task name: lower case letters, digits and _, a letter first")
+    texts = {directory / f"{name}.py": TASK, directory / f"test_{name}.py": TEST}
+    for path in texts:
+        if path.exists():
+            raise CannotWrite(f"{path} is there already; nothing was written")
+    for path, text in texts.items():
+        path.write_text(text.format(name=name, label=name.replace("_", " ").capitalize()))
+    return list(texts)

@@ -1,0 +1,110 @@
+"""A job while it runs: a table of nodes with bars on a terminal, plain lines when piped."""
+
+import sys
+from typing import Any, Protocol
+
+Document = dict[str, Any]
+
+SIGNS = {
+    "pending": "·", "ready": "·", "running": "▶", "completed": "✔", "failed": "✘", "skipped": "–", "cancelled": "■",
+}  # fmt: skip
+
+
+class Show(Protocol):
+    def event(self, event: Document) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """One line per change; progress in tenths."""
+
+    def __init__(self) -> None:
+        self._tenth = -1
+
+    def event(self, event: Document) -> None:
+        text = describe(event)
+        if event["type"] == "progress":
+            tenth = int(event["progress"] * 10)
+            text = f"progress {event['progress']:.0%}" if tenth != self._tenth else None
+            self._tenth = tenth
+        if text:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        return None
+
+
+class Tree:
+    """Live on a terminal: one row per node, the job on top."""
+
+    def __init__(self, graph: Document) -> None:
+        from rich.live import Live
+        from rich.table import Table
+
+        self._table = Table
+        self._job = graph["workflowId"]
+        self._nodes: dict[str, Document] = {
+            node["id"]: {"status": node["status"], "task": node["task"], "note": ""} for node in graph["nodes"]
+        }
+        self._status, self._progress = "queued", 0.0
+        self._live = Live(self._drawn(), refresh_per_second=8)
+        self._live.start()
+
+    def event(self, event: Document) -> None:
+        node = self._nodes.get(event.get("nodeId", ""))
+        match event["type"]:
+            case "progress" | "status":
+                self._status, self._progress = event["status"], event["progress"]
+            case "node" if node is not None:
+                node["status"] = event["status"]
+                if event.get("error"):
+                    node["note"] = event["error"]["message"]
+            case "data" if node is not None:
+                node["note"] = ", ".join(f"{name} {_short(value)}" for name, value in list(event["data"].items())[:3])
+            case "log" if node is not None:
+                node["note"] = event["message"].strip()[:80]
+        self._live.update(self._drawn())
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _drawn(self) -> Any:
+        from rich.markup import escape
+        from rich.progress_bar import ProgressBar
+
+        table = self._table(box=None, pad_edge=False)
+        table.add_column(f"{self._job}  {self._status}", no_wrap=True)
+        table.add_column(ProgressBar(total=1, completed=self._progress, width=30))
+        table.add_column(f"{self._progress:.0%}")
+        for name, node in self._nodes.items():
+            colour = {"completed": "green", "failed": "red", "running": "cyan"}.get(node["status"], "dim")
+            table.add_row(
+                f"[{colour}]{SIGNS[node['status']]} {escape(name)}[/]",
+                f"[{colour}]{node['status']}[/]",
+                escape(node["note"]),
+            )
+        return table
+
+
+def describe(event: Document) -> str | None:
+    """An event as a line; None for what is not worth one."""
+    match event["type"]:
+        case "status":
+            error = event.get("error")
+            return f"job {event['status']}" + (f": {error['message']}" if error else "")
+        case "node":
+            text = f"{SIGNS[event['status']]} {event['nodeId']} {event['status']}"
+            if event["attempt"] > 1:
+                text += f" (attempt {event['attempt']})"
+            return text + (f": {event['error']['message']}" if event.get("error") else "")
+        case "log":
+            return f"  {event['nodeId']} | {event['message'].rstrip()}"
+    return None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
+
+
+def show(graph: Document) -> Show:
+    return Tree(graph) if sys.stdout.isatty() else Lines()
