@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a struct is stale")
     check = parser.parse_args(arguments).check
     try:
-        fresh = generate()
+        fresh = generate(ROOT)
     except GeneratorFailed as error:
         print(f"codegen: {error}", file=sys.stderr)
         return 2
@@ -45,15 +45,15 @@ class GeneratorFailed(Exception):
     """The generator is missing, or refuses a schema."""
 
 
-def generate() -> dict[str, str]:
-    """Module file name → text.
+def generate(root: Path) -> dict[str, str]:
+    """Module file name → text, of the schemas `<root>/<domain>/*.schema.json`.
 
     Raises:
         GeneratorFailed: also when two schema files of different domains have one name.
     """
     if importlib.util.find_spec("datamodel_code_generator") is None:
         raise GeneratorFailed("datamodel-code-generator is missing: pip install -e '.[test]'")
-    sources = sorted(ROOT.glob("*/*.schema.json"))
+    sources = sorted(root.glob("*/*.schema.json"))
     if len({_stem(source) for source in sources}) < len(sources):
         raise GeneratorFailed("two schema files have one name; a module is named after its file")
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def generate() -> dict[str, str]:
         if done.returncode:
             raise GeneratorFailed(f"datamodel-code-generator failed:\n{done.stderr}")
         return {
-            f"{_stem(source)}.py": HEADER.format(source=source.relative_to(ROOT.parent).as_posix())
+            f"{_stem(source)}.py": HEADER.format(source=source.relative_to(root.parent).as_posix())
             + _tidied((out / f"{_stem(source)}.py").read_text())
             for source in sources
         }

@@ -1,0 +1,470 @@
+"""The contract said a second time, by hand, and documents made of it.
+
+Written from what clients are promised, never read from the schemas: a constraint that is lost there is still here, so the
+two disagree. Every definition of every schema file stands here; a test counts them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tests.contracts.kinds import (
+    ANYTHING,
+    BUCKET,
+    FLAG,
+    ID,
+    MOMENT,
+    OBJECT,
+    POOL,
+    SHA256,
+    SHARE,
+    STAMP,
+    Kind,
+    choice,
+    exactly,
+    identifier,
+    many,
+    named,
+    nullable,
+    number,
+    optional,
+    text,
+    whole,
+)
+
+Shape = dict[str, Kind]
+NO_OBJECTS: tuple[Any, ...] = ([], "x", 5, True, None)
+
+
+class Document(NamedTuple):
+    content: Any
+    good: bool
+    why: str
+
+
+def documents(shape: Kind | Shape) -> Iterator[Document]:
+    if isinstance(shape, Kind):
+        yield from (Document(value, True, "a value of the kind") for value in shape.good)
+        yield from (Document(value, False, "no value of the kind") for value in shape.bad)
+        return
+    whole_document, least = full(shape), {name: kind.good[0] for name, kind in shape.items() if not kind.optional}
+    yield Document(whole_document, True, "every field")
+    yield Document(least, True, "required fields only")
+    yield Document({**least, "strange": 1}, False, "an unknown field")
+    yield from (Document(value, False, "no object") for value in NO_OBJECTS)
+    for name, kind in shape.items():
+        rest = {key: value for key, value in whole_document.items() if key != name}
+        yield Document(rest, kind.optional, f"without {name}")
+        yield from (Document({**rest, name: value}, True, f"a good {name}") for value in kind.good)
+        yield from (Document({**rest, name: value}, False, f"a bad {name}") for value in kind.bad)
+
+
+def full(shape: Shape) -> dict[str, Any]:
+    return {name: kind.good[0] for name, kind in shape.items()}
+
+
+def of(shape: Shape) -> Kind:
+    """A field that holds a shape; what is wrong inside it is the shape's own matter."""
+    return Kind((full(shape),), (*NO_OBJECTS, {**full(shape), "strange": 1}))
+
+
+def either(*shapes: Shape) -> Kind:
+    """A tagged union."""
+    every = [full(shape) for shape in shapes]
+    first = next(iter(every[0]))
+    wrong = [{**every[0], first: "strange"}, {key: value for key, value in every[0].items() if key != first}]
+    crossed = [{**every[0], first: every[-1][first]}]
+    return Kind(tuple(every), (*wrong, *crossed, {**every[0], "strange": 1}, {}, [], "x", 5, None))
+
+
+CODE = text(1, 128)
+
+PLANE = choice("node", "python")
+NODE_STATUS = choice("pending", "ready", "running", "completed", "failed", "skipped", "cancelled")
+EDGE_KIND = choice("normal", "on_success", "on_failure")
+NODE_ERROR: Shape = {"code": CODE, "message": text(), "details": OBJECT}
+RETRIES: Shape = {"attempt": whole(0), "maxAttempts": whole(1, 100)}
+TIMEOUT = number(above=0, high=2_592_000)
+WEIGHT = number(low=0, high=1_000_000)
+TAGS = many(text(1, 100), at_most=64)
+NODE: Shape = {
+    "id": ID,
+    "task": ID,
+    "plane": PLANE,
+    "status": NODE_STATUS,
+    "name": optional(text(0, 200)),
+    "params": OBJECT,
+    "input": optional(OBJECT),
+    "output": optional(ANYTHING),
+    "error": optional(of(NODE_ERROR)),
+    "retries": of(RETRIES),
+    "timeoutSeconds": optional(TIMEOUT),
+    "tags": TAGS,
+    "telemetry": optional(OBJECT),
+    "progressWeight": WEIGHT,
+}
+EDGE: Shape = {"from": ID, "to": ID, "kind": EDGE_KIND, "metadata": OBJECT}
+GRAPH: Shape = {
+    "schema": exactly("langgraph.v1"),
+    "workflowId": ID,
+    "nodes": many(of(NODE), 1, 2000),
+    "edges": many(of(EDGE), 0, 20_000),
+    "context": OBJECT,
+    "metadata": OBJECT,
+}
+
+SUBMITTED_RETRIES: Shape = {name: optional(kind) for name, kind in RETRIES.items()}
+NODE_SUBMISSION: Shape = {
+    name: kind if name in ("id", "task", "plane") else optional(kind)
+    for name, kind in {**NODE, "status": exactly("pending"), "retries": of(SUBMITTED_RETRIES)}.items()
+}
+EDGE_SUBMISSION: Shape = {**EDGE, "kind": optional(EDGE_KIND), "metadata": optional(OBJECT)}
+GRAPH_SUBMISSION: Shape = {
+    "schema": exactly("langgraph.v1"),
+    "workflowId": optional(ID),
+    "nodes": many(of(NODE_SUBMISSION), 1, 2000),
+    "edges": many(of(EDGE_SUBMISSION), 0, 20_000),
+    "context": optional(OBJECT),
+    "metadata": optional(OBJECT),
+}
+
+KEY = text(1, 900)
+ARTIFACT_REF: Shape = {"bucket": BUCKET, "key": KEY}
+ARTIFACT_META: Shape = {
+    "bucket": BUCKET,
+    "key": KEY,
+    "size_bytes": whole(0),
+    "content_type": text(1),
+    "sha256": SHA256,
+    "created_at": STAMP,
+    "job_id": nullable(text()),
+    "node_id": nullable(text()),
+}
+
+JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
+PRIORITY = choice("high", "normal", "low")
+WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry")
+WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text()}
+JOB_ERROR: Shape = {**NODE_ERROR, "nodeId": nullable(text())}
+JOB: Shape = {
+    "jobId": ID,
+    "status": JOB_STATUS,
+    "progress": SHARE,
+    "pipeline": nullable(text()),
+    "created": STAMP,
+    "startAt": nullable(STAMP),
+    "started": nullable(STAMP),
+    "finished": nullable(STAMP),
+    "attempt": whole(1),
+    "waitingFor": nullable(of(WAITING_FOR)),
+    "error": nullable(of(JOB_ERROR)),
+    "artifacts": many(of(ARTIFACT_META)),
+}
+
+HEAD: Shape = {"seq": whole(1), "created": STAMP}
+STATUS_EVENT: Shape = {
+    "type": exactly("status"),
+    **HEAD,
+    "status": JOB_STATUS,
+    "progress": SHARE,
+    "attempt": whole(1),
+    "error": nullable(of(JOB_ERROR)),
+}
+NODE_EVENT: Shape = {
+    "type": exactly("node"),
+    **HEAD,
+    "nodeId": ID,
+    "status": NODE_STATUS,
+    "attempt": whole(1),
+    "error": nullable(of(NODE_ERROR)),
+    "worker": nullable(text()),
+    "reason": nullable(text()),
+}
+DATA_EVENT: Shape = {"type": exactly("data"), **HEAD, "nodeId": ID, "name": text(1, 128), "data": OBJECT}
+LOG_LEVEL = choice("debug", "info", "warning", "error", "stdout", "stderr")
+LOG_EVENT: Shape = {"type": exactly("log"), **HEAD, "nodeId": ID, "level": LOG_LEVEL, "message": text()}
+EVENT = either(STATUS_EVENT, NODE_EVENT, DATA_EVENT, LOG_EVENT)
+
+SUBSCRIBE: Shape = {
+    "action": exactly("subscribe"),
+    "jobId": ID,
+    "after": optional(whole(0)),
+    "epoch": optional(text(0, 128)),
+}
+UNSUBSCRIBE: Shape = {"action": exactly("unsubscribe"), "jobId": ID}
+RESPONSE_MESSAGE = choice("subscribed", "unsubscribed", "failed")
+FAILURE_REASON = choice("unknown_job", "forbidden", "limit", "bad_message")
+RESPONSE: Shape = {
+    "type": exactly("response"),
+    "action": exactly("response"),
+    "message": RESPONSE_MESSAGE,
+    "jobId": nullable(text()),
+    "reason": optional(FAILURE_REASON),
+}
+STATE: Shape = {"epoch": text(), "seq": whole(0), "status": JOB_STATUS, "progress": SHARE}
+UPDATE: Shape = {"type": exactly("update"), "jobId": ID, **STATE, "events": many(EVENT)}
+SNAPSHOT: Shape = {**STATE, "job": of(JOB)}
+RESYNC: Shape = {"type": exactly("resync"), "jobId": ID, "snapshot": of(SNAPSHOT)}
+
+PROBLEM_DETAIL: Shape = {"pointer": text(), "code": text(1), "detail": text()}
+PROBLEM: Shape = {
+    "type": text(),
+    "title": text(),
+    "status": whole(400, 599),
+    "detail": text(),
+    "instance": text(),
+    "code": text(1),
+    "errors": many(of(PROBLEM_DETAIL), at_most=100),
+}
+
+KIND = choice("cpu", "gpu")
+RUNTIME: Shape = {
+    "kind": KIND,
+    "pool": POOL,
+    "timeoutSeconds": TIMEOUT,
+    "concurrency": whole(0, 100_000),
+    "memoryMiB": whole(0),
+    "light": optional(FLAG),
+}
+IO: Shape = {"input": OBJECT, "output": OBJECT}
+PARAMETER: Shape = {
+    "name": text(1),
+    "type": text(),
+    "required": FLAG,
+    "description": text(),
+    "default": optional(ANYTHING),
+}
+CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text())}
+CAPABILITY: Shape = {
+    "id": ID,
+    "label": text(1),
+    "description": text(),
+    "version": text(1),
+    "plane": PLANE,
+    "runtime": of(RUNTIME),
+    "io": of(IO),
+    "parameters": many(of(PARAMETER)),
+    "examples": many(OBJECT),
+    "telemetry": OBJECT,
+    "security": OBJECT,
+    "contracts": of(CONTRACTS),
+}
+RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP}
+WORKER: Shape = {
+    "workerId": text(1),
+    "host": text(),
+    "pid": whole(0),
+    "plane": PLANE,
+    "pool": text(1),
+    "slots": whole(0),
+    "running": many(of(RUNNING_NODE)),
+    "device": text(),
+    "metricsUrl": nullable(text()),
+    "startedAt": STAMP,
+    "lastSeen": STAMP,
+    "version": text(),
+    "protocol": whole(1),
+    "tasks": many(text()),
+}
+QUEUE: Shape = {
+    "plane": PLANE,
+    "pool": text(1),
+    "depth": whole(0),
+    "pending": whole(0),
+    "oldestSeconds": nullable(number(low=0)),
+}
+DEAD_LETTER: Shape = {"id": text(1), "jobId": text(), "nodeId": text(), "reason": text(1), "created": STAMP}
+PIPELINE: Shape = {"id": ID, "label": text(1), "description": text(), "params": OBJECT, "graph": OBJECT}
+
+PORT = whole(0, 65_535)
+STORE, LLM, LEVEL, FORMAT = (
+    choice("local", "s3"),
+    choice("ollama", "openai"),
+    choice("debug", "info", "warning", "error"),
+    choice("auto", "json", "console"),
+)
+
+
+def section(**fields: Kind) -> Shape:
+    """Settings: nothing is required."""
+    return {name: optional(kind) for name, kind in fields.items()}
+
+
+REDIS = section(url=text(1), partitions=whole(1, 256))
+ARTIFACTS = section(
+    store=STORE,
+    directory=text(1),
+    endpoint=text(),
+    publicEndpoint=text(),
+    accessKey=text(),
+    secretKey=text(),
+    region=text(1),
+    secure=FLAG,
+    maxUploadBytes=whole(1),
+    presignSeconds=whole(1, 604_800),
+)
+JOBS = section(
+    ttlSeconds=whole(1),
+    leaseMs=whole(100, 3_600_000),
+    maxDeliveries=whole(1, 100),
+    nodeOutputBytes=whole(1),
+    inlineGraphBytes=whole(0),
+    eventLogLength=whole(10),
+    drainSeconds=number(low=0),
+    maxQueued=whole(0),
+)
+LOGS = section(level=LEVEL, format=FORMAT)
+CONTROL = section(
+    host=text(1),
+    port=PORT,
+    bodyLimitBytes=whole(1024),
+    batchLimitBytes=whole(1024),
+    batchItems=whole(1, 100_000),
+    lightConcurrency=whole(1, 100_000),
+    idempotencySeconds=whole(1),
+)
+WEBSOCKET = section(
+    updateIntervalMs=whole(0, 60_000),
+    queueLength=whole(1),
+    maxSubscriptions=whole(1),
+    maxMessageBytes=whole(256),
+    pingSeconds=number(above=0),
+    sendTimeoutSeconds=number(above=0),
+)
+PIPELINES = section(dir=text())
+LLM_SECTION = section(endpoint=text(), kind=LLM, model=text(1), apiKey=text(), timeoutSeconds=number(above=0))
+WORKER_SECTION = section(
+    pool=identifier(64),
+    slots=whole(0, 1024),
+    lightConcurrency=whole(1, 100_000),
+    host=text(1),
+    port=PORT,
+    tasks=many(text(1)),
+    cancelGraceMs=whole(0, 600_000),
+)
+
+SHAPES: dict[str, dict[str, Kind | Shape]] = {
+    "graph": {
+        "Plane": PLANE,
+        "NodeStatus": NODE_STATUS,
+        "EdgeKind": EDGE_KIND,
+        "NodeError": NODE_ERROR,
+        "Retries": RETRIES,
+        "Node": NODE,
+        "Edge": EDGE,
+        "Graph": GRAPH,
+    },
+    "submission": {
+        "SubmittedRetries": SUBMITTED_RETRIES,
+        "NodeSubmission": NODE_SUBMISSION,
+        "EdgeSubmission": EDGE_SUBMISSION,
+        "GraphSubmission": GRAPH_SUBMISSION,
+    },
+    "job": {
+        "JobStatus": JOB_STATUS,
+        "Priority": PRIORITY,
+        "WaitingReason": WAITING_REASON,
+        "WaitingFor": WAITING_FOR,
+        "JobError": JOB_ERROR,
+        "Job": JOB,
+        "JobList": {"jobs": many(of(JOB)), "next": nullable(text())},
+        "JobStatusView": {"jobId": ID, "status": JOB_STATUS, "progress": SHARE},
+    },
+    "request": {
+        "JobRequest": {
+            "graph": optional(of(GRAPH_SUBMISSION)),
+            "pipeline": optional(ID),
+            "params": optional(OBJECT),
+            "startAt": optional(MOMENT),
+            "priority": optional(PRIORITY),
+            "metadata": optional(OBJECT),
+        },
+        "RetryRequest": {"from": optional(exactly("start"))},
+        "TrainRequest": {"prompt": optional(text(1, 10_000))},
+    },
+    "events": {
+        "StatusEvent": STATUS_EVENT,
+        "NodeEvent": NODE_EVENT,
+        "DataEvent": DATA_EVENT,
+        "LogLevel": LOG_LEVEL,
+        "LogEvent": LOG_EVENT,
+        "Event": EVENT,
+        "ProgressMessage": {
+            "type": exactly("progress"),
+            "seq": whole(0),
+            "created": STAMP,
+            "progress": SHARE,
+            "nodeId": ID,
+            "nodeProgress": SHARE,
+        },
+        "EventPage": {"jobId": ID, "epoch": text(), "events": many(EVENT)},
+    },
+    "websocket": {
+        "Subscribe": SUBSCRIBE,
+        "Unsubscribe": UNSUBSCRIBE,
+        "ClientMessage": either(SUBSCRIBE, UNSUBSCRIBE),
+        "ResponseMessage": RESPONSE_MESSAGE,
+        "FailureReason": FAILURE_REASON,
+        "Response": RESPONSE,
+        "Update": UPDATE,
+        "Snapshot": SNAPSHOT,
+        "Resync": RESYNC,
+        "ServerMessage": either(RESPONSE, UPDATE, RESYNC),
+    },
+    "problem": {"ProblemDetail": PROBLEM_DETAIL, "Problem": PROBLEM},
+    "capability": {
+        "TaskKind": KIND,
+        "Runtime": RUNTIME,
+        "Io": IO,
+        "Parameter": PARAMETER,
+        "Contracts": CONTRACTS,
+        "Capability": CAPABILITY,
+        "CapabilityList": {
+            "capabilities": many(of(CAPABILITY)),
+            "sources": named(many(text())),
+            "generatedAt": STAMP,
+        },
+    },
+    "worker": {
+        "RunningNode": RUNNING_NODE,
+        "WorkerInfo": WORKER,
+        "WorkerList": {"workers": many(of(WORKER))},
+        "QueueInfo": QUEUE,
+        "QueueList": {"queues": many(of(QUEUE))},
+        "DeadLetter": DEAD_LETTER,
+        "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER))},
+    },
+    "pipeline": {"Pipeline": PIPELINE, "PipelineList": {"pipelines": many(of(PIPELINE))}},
+    "artifact": {
+        "ArtifactRef": ARTIFACT_REF,
+        "ArtifactMeta": ARTIFACT_META,
+        "ArtifactList": {"artifacts": many(of(ARTIFACT_META))},
+    },
+    "control_plane": {
+        "ControlSettings": CONTROL,
+        "WebsocketSettings": WEBSOCKET,
+        "PipelinesSettings": PIPELINES,
+        "LlmKind": LLM,
+        "LlmSettings": LLM_SECTION,
+    },
+    "data_plane": {"WorkerSettings": WORKER_SECTION},
+    "settings": {
+        "RedisSettings": REDIS,
+        "StoreKind": STORE,
+        "ArtifactsSettings": ARTIFACTS,
+        "JobsSettings": JOBS,
+        "LogLevelName": LEVEL,
+        "LogFormat": FORMAT,
+        "LogsSettings": LOGS,
+        "Settings": section(
+            redis=of(REDIS),
+            artifacts=of(ARTIFACTS),
+            jobs=of(JOBS),
+            logs=of(LOGS),
+            control=of(CONTROL),
+            websocket=of(WEBSOCKET),
+            pipelines=of(PIPELINES),
+            llm=of(LLM_SECTION),
+            worker=of(WORKER_SECTION),
+        ),
+    },
+}
