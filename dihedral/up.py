@@ -8,14 +8,15 @@ set up (exit code 2 to 4 before it was ever ready) ends `up` with its reason.
 
 UpError
 ├── DataDirInUse     another `dihedral up` runs there
-├── CannotStart      data directory, port or a child's refusal; `code` is the exit code
-└── (ServerUnavailable of bridge.errors: --redis-url does not answer)
+└── CannotStart      the data directory, the port, or how a child was set up
+beside them SettingsError and ServerUnavailable of bridge.errors, also where a child was the one to find out.
 """
 
 import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,15 +30,14 @@ import msgspec
 
 from bridge import settings as settings_
 from bridge.connection import LOST, connect
-from bridge.errors import DihedralError, ServerUnavailable
+from bridge.errors import DihedralError, ServerUnavailable, SettingsError
 from data_plane.groups import kill_group, signal_group
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
-
-USAGE, REFUSED, UNREACHABLE = 2, 3, 4
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
 POLL_SECONDS = 0.05
+SERVER_LOOK_SECONDS = 0.25
 READY_SECONDS = 120.0  # a cold CUDA installation takes its time
 CONTROL_STOP_SECONDS = 10.0
 STOP_MARGIN_SECONDS = 5.0  # over the drain: to release nodes and end the slots
@@ -53,7 +53,7 @@ Say = Callable[[str], None]
 
 
 class UpError(DihedralError):
-    code = REFUSED
+    pass
 
 
 class DataDirInUse(UpError):
@@ -61,9 +61,11 @@ class DataDirInUse(UpError):
 
 
 class CannotStart(UpError):
-    def __init__(self, message: str, code: int = REFUSED) -> None:
-        super().__init__(message)
-        self.code = code
+    pass
+
+
+REFUSALS: Mapping[int, type[DihedralError]] = {2: SettingsError, 3: CannotStart, 4: ServerUnavailable}
+"""What the exit code of a child says that was never ready: it was told something wrong, and would be again."""
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -161,6 +163,7 @@ class House:
         self._say = say
         self._lock: IO[str] | None = None
         self._server: EmbeddedServer | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._children: list[Child] = []
         self._examples: Child | None = None
         self._drain_seconds = 0.0
@@ -207,6 +210,7 @@ class House:
         else:
             self._server = EmbeddedServer(self.data_dir / "redis", self.logs / "server.log")
             self._server.start()
+            self._serving = asyncio.create_task(self._keep_server(self._server), name="server")
             decided["redis.url"] = self._server.url
         self.url = _address(loaded.control.host, port)
         environment = settings_.environment(decided)
@@ -231,6 +235,8 @@ class House:
             await self._examples.end(0.0, hard)
         await asyncio.gather(*(each.end(self._drain_seconds + STOP_MARGIN_SECONDS, hard) for each in workers))
         await asyncio.gather(*(each.end(self._drain_seconds + CONTROL_STOP_SECONDS, hard) for each in control))
+        if self._serving is not None:
+            self._serving.cancel()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
         if self._lock is not None:
@@ -278,6 +284,20 @@ class House:
                     raise CannotStart(f"no worker was ready after {READY_SECONDS:g} s; see {self.logs}")
                 await asyncio.sleep(POLL_SECONDS)
 
+    async def _keep_server(self, server: EmbeddedServer) -> None:
+        """Starts it again where it stands: its clients know the socket, and its data is in the append-only file."""
+        while True:
+            await asyncio.sleep(SERVER_LOOK_SECONDS)
+            if server.process is not None and server.process.poll() is None:
+                continue
+            self._say(f"the server is gone; starting it again (see {self.logs / 'server.log'})")
+            try:
+                # In this thread: its death signal is bound to the thread that starts it.
+                server.start()
+            except (DihedralError, OSError) as error:
+                self._on_refusal(error if isinstance(error, DihedralError) else CannotStart(str(error)))
+                return
+
     def _on_refusal(self, error: DihedralError) -> None:
         if not self.broken.done():
             self.broken.set_result(error)
@@ -318,8 +338,9 @@ class Child:
             if self._ending:
                 return
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            if not self.has_been_ready and code in (USAGE, REFUSED, UNREACHABLE):
-                on_refusal(CannotStart(last_line(self.log) or f"{self.name} {how}", code))
+            if not self.has_been_ready and code in REFUSALS:
+                said = re.sub(r"^dihedral \w+: ", "", last_line(self.log))
+                on_refusal(REFUSALS[code](said or f"{self.name} {how}"))
                 return
             if time.monotonic() - begun > CALM_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
@@ -386,7 +407,7 @@ async def _check_reachable(url: str) -> None:
     try:
         client = connect(url, timeout_seconds=5)
     except ValueError as error:
-        raise CannotStart(f"redis.url is no Redis URL: {error}", USAGE) from error
+        raise SettingsError(f"redis.url: is no Redis URL: {error}") from error
     try:
         await client.ping()
     except (*LOST, DihedralError) as error:
