@@ -144,11 +144,7 @@ class LocalStore:
         check_key(bucket, key)
         part = await asyncio.to_thread(self._begin)
         try:
-            size, digest = (
-                await asyncio.to_thread(_copy, source, part, limit)
-                if isinstance(source, Path | bytes)
-                else (await _pour(source, part, limit))
-            )
+            size, digest = await pour(source, part, limit)
             meta = ArtifactMeta(
                 bucket=bucket,
                 key=key,
@@ -313,7 +309,10 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
             yield chunk
 
 
-async def _pour(source: AsyncIterator[bytes], part: BinaryIO, limit: int | None) -> tuple[int, str]:
+async def pour(source: Source, part: BinaryIO, limit: int | None) -> tuple[int, str]:
+    """Writes a source into an open file; (bytes, sha256). Raises TooLarge beyond `limit`."""
+    if isinstance(source, Path | bytes):
+        return await asyncio.to_thread(_copy, source, part, limit)
     digest = hashlib.sha256()
     size = 0
     async for chunk in source:
@@ -325,7 +324,7 @@ async def _pour(source: AsyncIterator[bytes], part: BinaryIO, limit: int | None)
 
 
 def _write(part: BinaryIO, chunk: bytes, digest: "hashlib._Hash") -> None:
-    with _told(Path(part.name).parent):
+    with _told(Path(str(part.name)).parent):
         part.write(chunk)
     digest.update(chunk)
 

@@ -13,6 +13,7 @@ import msgspec
 import redis.asyncio
 
 from bridge import graphs, keys
+from bridge.connection import Client
 from bridge.graphs import Route, Topology
 from bridge.keys import Partition
 from bridge.lifecycle import JOB_ENDED
@@ -105,7 +106,7 @@ class JobView(msgspec.Struct):
 
 
 class Jobs:
-    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+    def __init__(self, client: Client, settings: Settings) -> None:
         self.client = client
         self.settings = settings
         self.scripts = Scripts(

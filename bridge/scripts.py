@@ -14,6 +14,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
+from bridge.connection import Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from bridge.lifecycle import lua_prelude
 
@@ -128,7 +129,7 @@ class Scripts:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         *,
         partition_count: int = 1,
         ttl_seconds: int = 43200,

@@ -117,12 +117,16 @@ class Worker:
             LayoutMismatch: the server's jobs are laid out otherwise.
         """
         loop = asyncio.get_running_loop()
+
+        def tell(key: tuple[str, str], word: str) -> None:
+            loop.call_soon_threadsafe(self._on_renewal, key, word)
+
         renewer = Renewer(
             self._jobs,
             self._url,
             self.worker_id,
             lambda: [(d.part, d.job_id, d.stream, d.entry, d.token) for d in list(self._held.values())],
-            lambda key, word: loop.call_soon_threadsafe(self._on_renewal, key, word),
+            tell,
         )
         try:
             await self._connect()

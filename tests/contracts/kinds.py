@@ -38,7 +38,8 @@ def identifier(longest: int = 128) -> Kind:
 
 
 def whole(low: int, high: int | None = None) -> Kind:
-    good, bad = [low, low + 1], [low - 1, low + 0.5, str(low), True, None, [], {}]
+    good = [low, low + 1]
+    bad: list[Any] = [low - 1, low + 0.5, str(low), True, None, [], {}]
     if high is not None:
         good.append(high)
         bad.append(high + 1)

@@ -54,4 +54,6 @@ def make_graph(count: int, links: list[tuple[int, int, str]], heavy_ones: list[b
         )
         for i in range(count)
     ]
-    return Graph(schema="langgraph.v1", workflow_id="job", nodes=nodes, edges=list(edges.values()), context={}, metadata={})
+    return Graph(
+        schema="langgraph.v1", workflow_id="job", nodes=nodes, edges=list(edges.values()), context={}, metadata={}
+    )

@@ -19,7 +19,14 @@ import redis as redis_sync
 import redis.asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bridge import graphs
 from bridge.jobs import Jobs, NewJob
@@ -328,13 +335,22 @@ class Machine(RuleBasedStateMachine):
         assert view is not None
         events = [json.loads(event) for event in view.events]
         assert [event["seq"] for event in events] == list(range(1, view.seq + 1))
-        ends = [event for event in events if event["type"] == "status" and event["status"] in ("completed", "failed", "cancelled")]
+        ends = [
+            event
+            for event in events
+            if event["type"] == "status" and event["status"] in ("completed", "failed", "cancelled")
+        ]
         assert len(ends) == view.attempt, "one terminal event per attempt of the job"
         attempt = 1
         assert not self.doubled, "a node ran twice under one claim"
         ended: set[str] = set()
         for event in events:
-            if event["type"] == "status" and event["status"] == "queued" and event["seq"] > 1 and event["attempt"] > attempt:
+            if (
+                event["type"] == "status"
+                and event["status"] == "queued"
+                and event["seq"] > 1
+                and event["attempt"] > attempt
+            ):
                 attempt, ended = event["attempt"], set()
             if event["type"] == "node" and event["status"] in NODE_ENDED:
                 assert event["nodeId"] not in ended, f"{event['nodeId']} ended twice"
