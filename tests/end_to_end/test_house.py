@@ -61,7 +61,9 @@ def test_a_killed_worker_loses_nothing_and_finished_nodes_do_not_run_again(house
 
 
 def test_a_killed_control_plane_comes_back_and_the_job_goes_on(house):
-    job = house.post("/api/jobs", simulate({"id": "a", "steps": 10, "stepSeconds": 0.05}, {"id": "b"}, edges=[("a", "b")]))["jobId"]
+    job = house.post(
+        "/api/jobs", simulate({"id": "a", "steps": 10, "stepSeconds": 0.05}, {"id": "b"}, edges=[("a", "b")])
+    )["jobId"]
     house.kill(house.control)
     house.control = house.start("control_plane", "--port", str(house.port))
     becomes(house._ready)

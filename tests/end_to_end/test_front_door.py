@@ -1,0 +1,152 @@
+"""What a newcomer does: the demo, `up`, a second `up` that goes on with the first one's jobs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from safetensors.numpy import load_file
+
+from dihedral.client import Client
+from tests.house import becomes, simulate
+
+DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
+
+
+def run(*arguments, cwd, **options):
+    return subprocess.run([DIHEDRAL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=90, **options)
+
+
+def mine(directory):
+    """Processes that were started for this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if str(directory).encode() in text and state != "Z" and int(entry.name) != os.getpid():
+                found.append(text[:200])
+    return found
+
+
+def test_the_demo_runs_to_its_end_and_leaves_nothing_behind(tmp_path):
+    done = run("demo", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    paths = {Path(path).suffix: Path(path) for path in json.loads(done.stdout)["paths"]}
+    with av.open(str(paths[".mp4"])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == video.streams.video[0].frames
+    names = [Path(path).name for path in json.loads(done.stdout)["paths"]]
+    for name in ("adapter.safetensors", "voice.safetensors"):
+        assert name in names
+        assert load_file(paths[".mp4"].with_name(name))
+    assert mine(tmp_path) == []
+
+
+class Up:
+    def __init__(self, directory, *arguments):
+        self.process = subprocess.Popen(
+            [DIHEDRAL, "up", "--port", "0", "--data-dir", str(directory), "--json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.url = json.loads(self.process.stdout.readline())["url"]
+
+    def stop(self, number=signal.SIGINT):
+        self.process.send_signal(number)
+        _, self.stderr = self.process.communicate(timeout=40)
+        return self.process.returncode
+
+
+def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path):
+    first = Up(tmp_path)
+    with Client(first.url) as client:
+        job = client.submit(**simulate({"id": "a"}, {"id": "b", "steps": 60, "stepSeconds": 0.1}, edges=[("a", "b")]))[
+            "jobId"
+        ]
+        becomes(
+            lambda: {n["id"]: n["status"] for n in client.graph(job)["nodes"]} == {"a": "completed", "b": "running"}
+        )
+    taken = run("up", "--port", "0", "--data-dir", str(tmp_path), cwd=tmp_path)
+    assert taken.returncode == 3
+    assert len(taken.stderr.strip().splitlines()) == 1
+    assert str(first.process.pid) in taken.stderr
+    first.process.send_signal(signal.SIGINT)
+    first.process.communicate(timeout=40)
+    assert mine(tmp_path) == []
+    second = Up(tmp_path)
+    with Client(second.url) as client:
+        becomes(lambda: client.job(job)["status"] == "completed", 40)
+        begun = [e["nodeId"] for e in client.events(job)["events"] if e["type"] == "node" and e["status"] == "running"]
+    assert begun == ["a", "b", "b"]
+    assert second.stop() == 0
+    assert mine(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["up", "--redis-url", "redis://127.0.0.1:1/0", "--port", "0"], 4, "127.0.0.1:1"),
+        (["up", "--data-dir", "/dev/null/x", "--port", "0"], 3, "/dev/null/x"),
+        (["jobs", "--url", "http://127.0.0.1:1"], 4, "127.0.0.1:1"),
+        (["submit"], 2, "FILE"),
+        (["submit", "nope.json", "--url", "http://127.0.0.1:1"], 2, "nope.json"),
+    ],
+)
+def test_a_refusal_is_one_line_with_its_own_exit_code(tmp_path, arguments, code, words):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_and_version(tmp_path):
+    assert "demo" in run("--help", cwd=tmp_path).stdout
+    assert run("--version", cwd=tmp_path).stdout.startswith("dihedral ")
+
+
+def test_a_new_task_is_written_with_a_test_that_passes(tmp_path):
+    assert run("new-task", "count_words", cwd=tmp_path).returncode == 0
+    assert run("new-task", "count_words", cwd=tmp_path).returncode == 3
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_task_of_ones_own_runs_by_name(tmp_path):
+    run("new-task", "count_words", cwd=tmp_path)
+    up = subprocess.Popen(
+        [DIHEDRAL, "up", "--port", "0", "--json", "--tasks", "count_words"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    url = json.loads(up.stdout.readline())["url"]
+    graph = {
+        "schema": "langgraph.v1",
+        "nodes": [{"id": "n", "task": "count_words", "plane": "python", "params": {"text": "a b c"}}],
+        "edges": [],
+    }
+    (tmp_path / "job.json").write_text(json.dumps(graph))
+    done = run("submit", "job.json", "--watch", "--url", url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "n completed" in done.stdout
+    listed = json.loads(run("jobs", "--json", "--url", url, cwd=tmp_path).stdout)
+    shown = run("show", listed["jobs"][0]["jobId"], "--url", url, cwd=tmp_path)
+    assert "count_words" in shown.stdout
+    graph["nodes"][0]["params"] = {"txt": 1}
+    (tmp_path / "bad.json").write_text(json.dumps(graph))
+    refused = run("plan", "bad.json", "--url", url, cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "/graph/nodes/0/params/txt" in refused.stderr
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=40)
+    assert up.returncode == 0
