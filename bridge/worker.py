@@ -141,6 +141,7 @@ class Worker:
                 takes = group.create_task(self._takes())
                 await self._stopping.wait()
                 takes.cancel()
+                await asyncio.wait({takes})  # what it has taken is known before the drain looks at what is held
                 await self._drain()
                 for task in background:
                     task.cancel()
@@ -180,7 +181,8 @@ class Worker:
     async def _takes(self) -> None:
         """Takes no more than is free; waits in a blocking read when there is nothing."""
         recover = False
-        while True:
+        # The flag as well as the cancel: inside a blocking read the cancel was lost (seen), and the drain waited for ever.
+        while not self._stopping.is_set():
             try:
                 if recover:
                     self._accept(await self._taker.recover(*self._capacity()))
@@ -188,7 +190,7 @@ class Worker:
                 self._changed.clear()
                 light, heavy = self._capacity()
                 if self._solo.locked() or light + heavy <= 0:
-                    await self._changed.wait()
+                    await self._wait_for_change(1)
                     continue
                 seen, deliveries = await self._taker.take(light, heavy)
                 self._trouble = None

@@ -33,7 +33,22 @@ def text(shortest: int = 0, longest: int | None = None) -> Kind:
 
 
 def identifier(longest: int = 128) -> Kind:
-    bad = ("", "-a", ".a", "_a", "a b", "a/b", "a\n", "é", "a\u0663", "a" * (longest + 1), 5, None, ["a"], {})
+    bad: tuple[Any, ...] = (
+        "",
+        "-a",
+        ".a",
+        "_a",
+        "a b",
+        "a/b",
+        "a\n",
+        "é",
+        "a\u0663",
+        "a" * (longest + 1),
+        5,
+        None,
+        ["a"],
+        {},
+    )
     return Kind(("a", "A9._-z", "0", "a" * longest), bad)
 
 

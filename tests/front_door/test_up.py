@@ -1,0 +1,176 @@
+"""`dihedral up` as real processes: ready means ready, what dies comes back, the end is in order, every refusal is one line."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_plane.groups import members
+from tests.front_door.running import COMMAND, SECONDS, becomes, dihedral, environment, one_line, up
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+
+
+def ask(url: str, body: Any = None) -> Any:
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode())
+    if body is not None:
+        request.add_header("content-type", "application/json")
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        return json.loads(answer.read())
+
+
+def chain(*steps: int) -> dict[str, Any]:
+    """A graph of simulate nodes one after another, each with so many steps of 50 ms."""
+    nodes = [
+        {"id": f"n{number}", "task": "simulate", "plane": "python", "params": {"steps": count, "stepSeconds": 0.05}}
+        for number, count in enumerate(steps)
+    ]
+    edges = [{"from": f"n{number}", "to": f"n{number + 1}"} for number in range(len(steps) - 1)]
+    return {"graph": {"schema": "langgraph.v1", "workflowId": "chain", "nodes": nodes, "edges": edges}}
+
+
+def node_events(url: str, status: str) -> list[str]:
+    return [
+        event["nodeId"]
+        for event in ask(f"{url}/api/jobs/chain/events")["events"]
+        if event["type"] == "node" and event["status"] == status
+    ]
+
+
+@linux_only
+def test_urls_are_printed_when_jobs_can_run_and_the_end_leaves_nothing(tmp_path: Path) -> None:
+    with up(tmp_path, "--workers", "2", "--slots", "1") as running:
+        assert [worker["slots"] for worker in running.document["workers"]] == [1, 1]
+        assert ask(f"{running.url}/health/ready")["status"] == "ok"
+        assert running.document["dataDir"] == str(tmp_path / "dihedral-data")
+        pids = running.children()
+        assert len(pids) >= 4, "server, control plane, two workers"
+        assert running.stop() == 0
+        assert "stopping" in running.said()
+    assert not any(members(pid) for pid in pids)
+
+
+def test_a_job_half_done_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        ask(f"{running.url}/api/jobs", chain(1, 100, 1))
+        becomes(lambda: "n1" in node_events(running.url, "running"))
+        assert running.stop() == 0
+    with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="1000") as running:
+        becomes(lambda: ask(f"{running.url}/api/jobs/chain")["status"] == "completed")
+        assert node_events(running.url, "completed") == ["n0", "n1", "n2"]
+        assert node_events(running.url, "running").count("n0") == 1, "what had completed is not run again"
+
+
+def test_a_killed_worker_control_plane_and_server_come_back_and_the_job_ends(tmp_path: Path) -> None:
+    with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="1000") as running:
+        ask(f"{running.url}/api/jobs", chain(1, 20, 1))
+        becomes(lambda: "n1" in node_events(running.url, "running"))
+        (worker,) = running.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        becomes(lambda: "worker-1 was killed by SIGKILL; starting it again" in running.said())
+        becomes(lambda: ask(f"{running.url}/api/jobs/chain")["status"] == "completed")
+        assert sorted(set(node_events(running.url, "completed"))) == ["n0", "n1", "n2"]
+
+        (server,) = [pid for pid in running.children() if b"redis.sock" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(server, signal.SIGKILL)
+        becomes(lambda: "the server is gone; starting it again" in running.said())
+        (control,) = [
+            pid for pid in running.children() if b"control_plane" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(control, signal.SIGKILL)
+        becomes(lambda: "control was killed by SIGKILL; starting it again" in running.said())
+
+        def answers() -> bool:
+            try:
+                return bool(ask(f"{running.url}/api/jobs/chain")["status"] == "completed")
+            except OSError:
+                return False
+
+        becomes(answers)
+
+
+@linux_only
+def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        pids = running.children()
+        running.process.kill()
+        running.process.wait()
+        becomes(lambda: not any(members(pid) for pid in pids))
+
+
+def test_settings_of_the_file_hold_against_the_defaults_of_up(tmp_path: Path) -> None:
+    (tmp_path / "dihedral.toml").write_text("[artifacts]\ndirectory = 'elsewhere'\n")
+    with up(tmp_path) as running:
+        becomes(lambda: (tmp_path / "elsewhere" / "inputs" / "examples" / "recording.wav").exists())
+        assert ask(f"{running.url}/api/train", {"prompt": "a test"})["pipeline"] == "talking_picture"
+
+
+def test_two_on_one_data_directory_are_refused_with_the_process(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        said = one_line(dihedral("up", "--port", "0", cwd=tmp_path, code=3).stderr)
+        assert f"{tmp_path}/dihedral-data is in use by another `dihedral up` (process {running.process.pid})" in said
+        assert ask(f"{running.url}/health/ready")["status"] == "ok"
+
+
+def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = one_line(dihedral("up", "--port", str(port), cwd=tmp_path, code=3).stderr)
+    assert said == f"dihedral: 127.0.0.1:{port} cannot be listened on: Address already in use"
+
+
+def test_a_data_directory_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = one_line(dihedral("up", "--data-dir", "file/data", cwd=tmp_path, code=3).stderr)
+    assert said == f"dihedral: the data directory {tmp_path}/file/data cannot be used: Not a directory"
+
+
+def test_a_redis_that_does_not_answer_is_one_line_without_its_password(tmp_path: Path) -> None:
+    said = one_line(
+        dihedral("up", "--port", "0", "--redis-url", "redis://me:hunter2@127.0.0.1:1/0", cwd=tmp_path, code=4).stderr
+    )
+    assert re.match(r"dihedral: the Redis at redis://me:\*\*\*@127\.0\.0\.1:1/0 cannot be reached: ", said)
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "code", "said"),
+    [
+        ((), "[jobs]\nlease = 1\n", 2, "dihedral: dihedral.toml: jobs.lease: there is no such setting"),
+        (("--redis-url", "http://x"), "", 2, "dihedral: redis.url: is no Redis URL: "),
+        (("--tasks", "no_such_module"), "", 3, "no_such_module"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_its_reason(
+    tmp_path: Path, arguments: tuple[str, ...], file: str, code: int, said: str
+) -> None:
+    if file:
+        (tmp_path / "dihedral.toml").write_text(file)
+    assert said in one_line(dihedral("up", "--port", "0", *arguments, cwd=tmp_path, code=code).stderr)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    with up(tmp_path, DIHEDRAL_JOBS__DRAIN_SECONDS="600") as running:
+        ask(f"{running.url}/api/jobs", chain(10_000))
+        becomes(lambda: "n0" in node_events(running.url, "running"))
+        running.process.send_signal(signal.SIGINT)
+        becomes(lambda: "stopping" in running.said())
+        assert running.stop() == 0
+
+
+def test_an_interrupt_before_it_is_ready_stops_it(tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as stderr:
+        process = subprocess.Popen(
+            [*COMMAND, "up", "--port", "0"], cwd=tmp_path, stdout=stderr, stderr=stderr, env=environment()
+        )
+        becomes((tmp_path / "dihedral-data" / "logs" / "server.log").exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0, (tmp_path / "said").read_text()
