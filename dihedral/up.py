@@ -232,9 +232,13 @@ class House:
         control = [child for child in self._children if child.name == "control"]
         workers = [child for child in self._children if child not in control]
         if self._examples is not None:
-            await self._examples.end(0.0, hard)
-        await asyncio.gather(*(each.end(self._drain_seconds + STOP_MARGIN_SECONDS, hard) for each in workers))
-        await asyncio.gather(*(each.end(self._drain_seconds + CONTROL_STOP_SECONDS, hard) for each in control))
+            await self._examples.end(1.0, hard, self._say)
+        await asyncio.gather(
+            *(each.end(self._drain_seconds + STOP_MARGIN_SECONDS, hard, self._say) for each in workers)
+        )
+        await asyncio.gather(
+            *(each.end(self._drain_seconds + CONTROL_STOP_SECONDS, hard, self._say) for each in control)
+        )
         if self._serving is not None:
             self._serving.cancel()
         if self._server is not None:
@@ -366,7 +370,7 @@ class Child:
         await kill_group(self._process.pid)
         return code
 
-    async def end(self, seconds: float, hard: asyncio.Event) -> None:
+    async def end(self, seconds: float, hard: asyncio.Event, say: Say) -> None:
         """SIGTERM, and SIGKILL to the group after `seconds` or when `hard` is set. Does not start it again."""
         self._ending = True
         if self._keeping is None:
@@ -381,6 +385,7 @@ class Child:
             await asyncio.wait({self._keeping, harder}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             harder.cancel()
             if not self._keeping.done():
+                say(f"{self.name} is killed" + ("" if hard.is_set() else f": it did not stop in {seconds:g} s"))
                 signal_group(process.pid, signal.SIGKILL)
         await asyncio.wait({self._keeping})
 

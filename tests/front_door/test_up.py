@@ -59,11 +59,12 @@ def test_urls_are_printed_when_jobs_can_run_and_the_end_leaves_nothing(tmp_path:
 
 
 def test_a_job_half_done_goes_on_at_the_next_start(tmp_path: Path) -> None:
-    with up(tmp_path) as running:
-        ask(f"{running.url}/api/jobs", chain(1, 100, 1))
+    with up(tmp_path, DIHEDRAL_JOBS__DRAIN_SECONDS="0.2") as running:
+        ask(f"{running.url}/api/jobs", chain(1, 40, 1))
         becomes(lambda: "n1" in node_events(running.url, "running"))
         assert running.stop() == 0
-    with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="1000") as running:
+        assert "killed" not in running.said(), "everything stopped by itself"
+    with up(tmp_path) as running:
         becomes(lambda: ask(f"{running.url}/api/jobs/chain")["status"] == "completed")
         assert node_events(running.url, "completed") == ["n0", "n1", "n2"]
         assert node_events(running.url, "running").count("n0") == 1, "what had completed is not run again"
@@ -108,9 +109,18 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
 
 def test_settings_of_the_file_hold_against_the_defaults_of_up(tmp_path: Path) -> None:
     (tmp_path / "dihedral.toml").write_text("[artifacts]\ndirectory = 'elsewhere'\n")
-    with up(tmp_path) as running:
+    with up(tmp_path):
         becomes(lambda: (tmp_path / "elsewhere" / "inputs" / "examples" / "recording.wav").exists())
-        assert ask(f"{running.url}/api/train", {"prompt": "a test"})["pipeline"] == "talking_picture"
+
+
+def test_an_interrupt_while_heavy_nodes_run_stops_in_order(tmp_path: Path) -> None:
+    # The worker's take once went on after its cancel was lost, and the drain never ended.
+    with up(tmp_path) as running:
+        becomes(lambda: (tmp_path / "dihedral-data/artifacts/inputs/examples/recording.wav").exists())
+        job = ask(f"{running.url}/api/train", {"prompt": "a test"})
+        assert job["pipeline"] == "talking_picture"
+        assert running.stop() == 0
+        assert "killed" not in running.said()
 
 
 def test_two_on_one_data_directory_are_refused_with_the_process(tmp_path: Path) -> None:
