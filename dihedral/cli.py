@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return DETACHED
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
         return OK
     except Exception as error:
         return _told(error)
@@ -107,7 +107,7 @@ def submit(options: argparse.Namespace) -> int:
         _say("dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME")
         return USAGE
     with _client(options) as client:
-        wish = _submission(options)
+        wish = _submission(client, options)
         job = client.submit(**wish)
         if not options.watch:
             _print(options, job, f"{job['jobId']}  {job['status']}   (dihedral watch {job['jobId']})")
@@ -115,26 +115,52 @@ def submit(options: argparse.Namespace) -> int:
         return _watch(client, job["jobId"], options)
 
 
-def _submission(options: argparse.Namespace) -> dict[str, Any]:
-    wish: dict[str, Any] = {"priority": options.priority, "start_at": options.start_at}
+def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """What Client.submit is given; flags go before what the file says."""
+    flags = {"priority": options.priority, "start_at": options.start_at}
+    flags = {name: value for name, value in flags.items() if value is not None}
     if options.pipeline is not None:
-        params = dict(_pair(text, parse=True) for text in options.param or [])
-        return wish | {
-            "pipeline": options.pipeline,
-            "params": params,
-            "files": dict(_pair(text) for text in options.file or []),
-        }
-    document = _read_json(options.file_name)
-    if "graph" in document or "pipeline" in document:
-        known = {name: document[name] for name in ("graph", "pipeline", "params", "metadata") if name in document}
-        return {name: value for name, value in (wish | known).items() if value is not None}
-    return wish | {"graph": document}
+        texts = _texts(client, options.pipeline)
+        pairs = [_pair(text) for text in options.param or []]
+        params = {name: value if name in texts else _parsed(value) for name, value in pairs}
+        return flags | {
+            "pipeline": options.pipeline, "params": params, "files": dict(_pair(text) for text in options.file or [])
+        }  # fmt: skip
+    if options.param or options.file:
+        raise _usage("--param and --file fill in a pipeline; give --pipeline NAME instead of a file")
+    document = _read_submission(options.file_name)
+    unknown = sorted(document.keys() - SUBMISSION)
+    if unknown:
+        raise _usage(f"{options.file_name}: a submission has no {unknown[0]!r}; it has {', '.join(SUBMISSION)}")
+    return {SUBMISSION[name]: value for name, value in document.items()} | flags
+
+
+SUBMISSION = {
+    "graph": "graph", "pipeline": "pipeline", "params": "params", "startAt": "start_at", "priority": "priority",
+    "metadata": "metadata",
+}  # fmt: skip
+
+
+def _read_submission(name: str) -> dict[str, Any]:
+    """A file holds a submission, or the graph alone."""
+    document = _read_json(name)
+    return document if "graph" in document or "pipeline" in document else {"graph": document}
+
+
+def _texts(client: Any, pipeline: str) -> set[str]:
+    """The params of a pipeline that are texts: `--param prompt=1984` is no number."""
+    for each in client.pipelines()["pipelines"]:
+        if each["id"] == pipeline:
+            return {
+                name for name, schema in each["params"].get("properties", {}).items() if schema.get("type") == "string"
+            }
+    return set()
 
 
 def plan(options: argparse.Namespace) -> int:
-    document = _read_json(options.file_name)
+    document = _read_submission(options.file_name)
     with _client(options) as client:
-        graph = client.plan(document if "graph" in document or "pipeline" in document else {"graph": document})
+        graph = client.plan(document)
     lines = [f"{node['id']}: {node['task']} on {node['plane']}" for node in graph["nodes"]]
     _print(options, graph, "\n".join(lines))
     return OK
@@ -148,11 +174,10 @@ def watch(options: argparse.Namespace) -> int:
 def _watch(client: Any, job_id: str, options: argparse.Namespace) -> int:
     from dihedral.render import show
 
-    status = client.job(job_id)["status"]
+    client.job(job_id)  # or a refusal, before anything is drawn
     shown = None if options.json else show(client.graph(job_id))
     try:
         for event in client.watch(job_id):
-            status = event.get("status", status) if event["type"] in ("status", "progress") else status
             if shown is None:
                 print(json.dumps(event), flush=True)
             else:
@@ -165,7 +190,21 @@ def _watch(client: Any, job_id: str, options: argparse.Namespace) -> int:
     finally:
         if shown is not None:
             shown.close()
-    return {"completed": OK, "cancelled": CANCELLED}.get(status, FAILED)
+    job = client.job(job_id)
+    _told_end(options, job)
+    return {"completed": OK, "cancelled": CANCELLED}.get(job["status"], FAILED)
+
+
+def _told_end(options: argparse.Namespace, job: dict[str, Any]) -> None:
+    """What came out of a job; with --json the job document is the last line."""
+    if options.json:
+        print(json.dumps(job))
+        return
+    for meta in job["artifacts"]:
+        print(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes")
+    if job["error"]:
+        where = f"{job['error']['nodeId']}: " if job["error"]["nodeId"] else ""
+        _say(f"dihedral: {where}{job['error']['message']} ({job['error']['code']})")
 
 
 def jobs(options: argparse.Namespace) -> int:
@@ -330,16 +369,24 @@ def _print(options: argparse.Namespace, document: Any, text: str) -> None:
     print(json.dumps(document, indent=2) if options.json else text)
 
 
-def _pair(text: str, *, parse: bool = False) -> tuple[str, Any]:
+def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not name:
         raise _usage(f"{text!r} is not NAME=VALUE")
-    if parse:
-        try:
-            return name, json.loads(value)
-        except ValueError:
-            return name, value
     return name, value
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
 
 
 def _usage(text: str) -> Exception:
@@ -390,7 +437,7 @@ def _parser() -> argparse.ArgumentParser:
     one = add("up", up, "serve on this machine: server, control plane and workers")
     one.add_argument("--port", type=int, help="default 8000; 0: any free one")
     one.add_argument("--host", help="default 127.0.0.1")
-    one.add_argument("--workers", type=int, default=1, metavar="N")
+    one.add_argument("--workers", type=_at_least_one, default=1, metavar="N")
     one.add_argument("--slots", type=int, metavar="N", help="heavy nodes at once per worker; default: by the device")
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")

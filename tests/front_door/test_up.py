@@ -58,18 +58,6 @@ def test_urls_are_printed_when_jobs_can_run_and_the_end_leaves_nothing(tmp_path:
     assert not any(members(pid) for pid in pids)
 
 
-def test_a_job_half_done_goes_on_at_the_next_start(tmp_path: Path) -> None:
-    with up(tmp_path, DIHEDRAL_JOBS__DRAIN_SECONDS="0.2") as running:
-        ask(f"{running.url}/api/jobs", chain(1, 40, 1))
-        becomes(lambda: "n1" in node_events(running.url, "running"))
-        assert running.stop() == 0
-        assert "killed" not in running.said(), "everything stopped by itself"
-    with up(tmp_path) as running:
-        becomes(lambda: ask(f"{running.url}/api/jobs/chain")["status"] == "completed")
-        assert node_events(running.url, "completed") == ["n0", "n1", "n2"]
-        assert node_events(running.url, "running").count("n0") == 1, "what had completed is not run again"
-
-
 def test_a_killed_worker_control_plane_and_server_come_back_and_the_job_ends(tmp_path: Path) -> None:
     with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="1000") as running:
         ask(f"{running.url}/api/jobs", chain(1, 20, 1))
@@ -121,13 +109,6 @@ def test_an_interrupt_while_heavy_nodes_run_stops_in_order(tmp_path: Path) -> No
         assert job["pipeline"] == "talking_picture"
         assert running.stop() == 0
         assert "killed" not in running.said()
-
-
-def test_two_on_one_data_directory_are_refused_with_the_process(tmp_path: Path) -> None:
-    with up(tmp_path) as running:
-        said = one_line(dihedral("up", "--port", "0", cwd=tmp_path, code=3).stderr)
-        assert f"{tmp_path}/dihedral-data is in use by another `dihedral up` (process {running.process.pid})" in said
-        assert ask(f"{running.url}/health/ready")["status"] == "ok"
 
 
 def test_a_busy_port_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""The command line against a running house: what is printed, as lines and as JSON, and the exit codes that scripts rely on."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.front_door.running import COMMAND, SECONDS, Up, becomes, dihedral, environment, one_line, up
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with up(tmp_path_factory.mktemp("house"), "--slots", "1") as running:
+        yield running
+
+
+class Shell:
+    """Commands in one directory, which find the house by DIHEDRAL_URL."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory = directory
+        self.environ = {"DIHEDRAL_URL": url}
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return dihedral(*arguments, cwd=self.directory, code=code, **self.environ)
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def write(self, name: str, document: Any) -> str:
+        (self.directory / name).write_text(json.dumps(document))
+        return name
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *arguments], cwd=self.directory, text=True, env=environment(**self.environ),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def shell(house: Up, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, house.url)
+
+
+def graph(**params: Any) -> dict[str, Any]:
+    node = {"id": "only", "task": "simulate", "plane": "python", "params": params}
+    return {"schema": "langgraph.v1", "nodes": [node], "edges": []}
+
+
+SIMULATE = ("submit", "--pipeline", "simulate", "--watch")
+SLOW = ("submit", "--pipeline", "simulate", "--param", "steps=100000", "--param", "stepSeconds=0.05")
+
+
+def test_help_imports_nothing_that_takes_its_time() -> None:
+    program = (
+        "import sys; sys.argv = ['dihedral', '--help']\n"
+        "from dihedral.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    slow = {"asyncio", "httpx", "langgraph", "litestar", "msgspec", "numpy", "redis", "rich", "uvicorn", "websockets"}
+    assert not slow & set(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
+
+
+def test_a_job_that_completes_exits_with_0_and_is_told_in_lines(shell: Shell) -> None:
+    lines = shell(*SIMULATE, "--param", "steps=2").stdout.splitlines()
+    assert "job running" in lines
+    assert any("simulate running" in line for line in lines)
+    assert any("simulate completed" in line for line in lines)
+    assert "job completed" in lines
+
+
+def test_a_job_that_fails_exits_with_1_and_says_why(shell: Shell) -> None:
+    done = shell(*SIMULATE, "--param", "failAt=0", code=1)
+    assert one_line(done.stderr) == "dihedral: simulate: asked to fail at step 0 (simulated_failure)"
+
+
+def test_a_job_that_is_cancelled_exits_with_5(shell: Shell) -> None:
+    job = shell.json(*SLOW)["jobId"]
+    watching = shell.begin("watch", job)
+    assert shell.json("cancel", job)["status"] in ("cancelling", "cancelled")
+    watching.communicate(timeout=SECONDS)
+    assert watching.returncode == 5
+
+
+def test_an_interrupted_watch_detaches_and_says_how_to_come_back(shell: Shell) -> None:
+    watching = shell.begin(*SLOW, "--watch")
+    assert watching.stdout is not None
+    becomes(lambda: watching.stdout and "simulate running" in watching.stdout.readline())
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=SECONDS)
+    assert watching.returncode == 130
+    job = said.strip().rpartition("dihedral watch ")[2]
+    assert one_line(said) == f"detached; the job goes on. Come back with: dihedral watch {job}"
+    assert shell.json("show", job)["job"]["status"] == "running"
+    shell("cancel", job)
+
+
+def test_watch_as_json_is_every_event_and_then_the_job(shell: Shell) -> None:
+    lines = [json.loads(line) for line in shell(*SIMULATE, "--param", "steps=1", "--json").stdout.splitlines()]
+    events = [line for line in lines[:-1] if line["type"] != "progress"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert lines[-1]["status"] == "completed"
+    again = shell("watch", lines[-1]["jobId"], "--json").stdout.splitlines()
+    assert [json.loads(line) for line in again if '"seq"' in line] == events
+
+
+def test_a_graph_and_a_submission_are_taken_from_a_file(shell: Shell) -> None:
+    alone = shell.json("submit", shell.write("graph.json", graph(steps=0)))
+    assert alone["status"] in ("queued", "running", "completed")
+    whole = {"graph": graph(steps=0), "priority": "high", "startAt": "2099-01-01T00:00:00Z"}
+    job = shell.json("submit", shell.write("submission.json", whole))
+    assert (job["status"], job["startAt"]) == ("scheduled", "2099-01-01T00:00:00.000Z")
+    assert shell.json("cancel", job["jobId"])["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("submit",), "dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME"),
+        (("submit", "absent.json"), "dihedral: absent.json: No such file or directory"),
+        (("submit", "broken.json"), "dihedral: broken.json: is not JSON: "),
+        (("submit", "list.json"), "dihedral: list.json: is no graph and no submission"),
+        (("submit", "typo.json"), "dihedral: typo.json: a submission has no 'prioriti'; it has graph, "),
+        (("submit", "list.json", "--param", "a=1"), "dihedral: --param and --file fill in a pipeline"),
+        (("submit", "--pipeline", "simulate", "--param", "steps"), "dihedral: 'steps' is not NAME=VALUE"),
+        (("submit", "--pipeline", "train_voice", "--file", "recording=absent.wav"), "dihedral: absent.wav: No such file"),
+        (("artifacts", "get", "inputs"), "dihedral: an artifact is named BUCKET/KEY"),
+        (("artifacts", "prune", "--older-than", "soon"), "dihedral: 'soon' is no age"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_exits_with_2_and_one_line(shell: Shell, arguments: tuple[str, ...], said: str) -> None:
+    (shell.directory / "broken.json").write_text("{")
+    shell.write("list.json", [])
+    shell.write("typo.json", {"graph": graph(), "prioriti": "high"})
+    assert one_line(shell(*arguments, code=2).stderr).startswith(said)
+
+
+def test_a_refusal_exits_with_3_and_names_every_problem(shell: Shell) -> None:
+    wrong = graph(steps=-1, stepSeconds="long")
+    for command in ("plan", "submit"):
+        said = shell(command, shell.write("wrong.json", wrong), code=3).stderr
+        assert "/graph/nodes/0/params/steps: " in said
+        assert "/graph/nodes/0/params/stepSeconds: " in said
+    assert "no-such-job" in one_line(shell("watch", "no-such-job", code=3).stderr)
+    assert "no_such_pipeline" in shell("submit", "--pipeline", "no_such_pipeline", code=3).stderr
+
+
+def test_nobody_there_exits_with_4(tmp_path: Path) -> None:
+    for command in (("jobs",), ("watch", "job"), ("submit", "--pipeline", "simulate")):
+        said = one_line(dihedral(*command, "--url", "http://127.0.0.1:1", cwd=tmp_path, code=4).stderr)
+        assert said == "dihedral: nobody answers at http://127.0.0.1:1; is `dihedral up` running?"
+
+
+def test_a_text_param_stays_a_text_whatever_it_looks_like(shell: Shell) -> None:
+    (shell.directory / "picture.png").write_bytes(b"no picture")
+    (shell.directory / "voice.wav").write_bytes(b"no voice")
+    job = shell.json(
+        *("submit", "--pipeline", "talking_picture", "--param", "prompt=1984", "--param", "rank=2"),
+        *("--file", "picture=picture.png", "--file", "voice=voice.wav"),
+    )["jobId"]
+    nodes = {node["id"]: node for node in shell.json("show", job)["graph"]["nodes"]}
+    assert nodes["generate_script"]["params"]["prompt"] == "1984"
+    assert nodes["train_image_lora"]["params"]["rank"] == 2
+    assert shell(*("watch", job), code=1).stderr.startswith("dihedral: train_")
+
+
+def test_an_uploaded_file_comes_back_and_old_ones_are_pruned(shell: Shell, house: Up) -> None:
+    (shell.directory / "voice.wav").write_bytes(b"no voice at all")
+    job = shell.json("submit", "--pipeline", "train_voice", "--file", "recording=voice.wav")["jobId"]
+    ref = shell.json("show", job)["graph"]["nodes"][0]["params"]["recording"]
+    name = f"{ref['bucket']}/{ref['key']}"
+    assert any(meta["key"] == ref["key"] for meta in shell.json("artifacts", "list", "--bucket", "inputs")["artifacts"])
+    assert shell("artifacts", "get", name, "-o", "back.wav").stdout.strip() == "back.wav"
+    assert (shell.directory / "back.wav").read_bytes() == b"no voice at all"
+    assert "back.wav" in shell("artifacts", "get", name, "-o", "back.wav").stdout
+
+    prune = ("artifacts", "prune", "--data-dir", house.document["dataDir"], "--older-than")
+    assert shell.json(*prune, "1d")["artifacts"] == []
+    assert name in shell.json(*prune, "0s", "--dry-run")["artifacts"]
+    assert name in shell.json(*prune, "0s")["artifacts"]
+    assert "no artifact" in shell("artifacts", "get", name, code=3).stderr
+
+
+def test_a_failed_job_is_retried(shell: Shell) -> None:
+    job = shell.json("submit", "--pipeline", "simulate", "--param", "failAt=0")["jobId"]
+    shell("watch", job, code=1)
+    assert shell.json("retry", job)["attempt"] == 2
+    shell("watch", job, code=1)
+    assert "attempt 2" in shell("show", job).stdout
+    listed = shell.json("jobs", "--status", "failed", "--pipeline", "simulate", "--limit", "500")["jobs"]
+    assert job in [each["jobId"] for each in listed]
+
+
+def test_what_there_is_to_run_is_listed(shell: Shell) -> None:
+    assert "train_image_lora" in shell("capabilities").stdout
+    assert "--param prompt=…" in shell("pipelines").stdout
+    plan = shell.json("plan", shell.write("graph.json", graph(steps=1)))
+    assert [node["status"] for node in plan["nodes"]] == ["pending"]
+
+
+def test_logs_are_those_of_the_children(shell: Shell, house: Up) -> None:
+    said = shell("logs", "--data-dir", house.document["dataDir"]).stdout
+    assert "worker-1" in said
+    assert "server" in said
+    assert "no log" in one_line(shell("logs", "nobody", "--data-dir", house.document["dataDir"], code=3).stderr)
+
+
+def test_doctor_names_what_this_machine_has(shell: Shell) -> None:
+    checks = {check["what"]: check for check in shell.json("doctor", "--port", "0")["checks"]}
+    assert "alkey" in checks["server"]["detail"]
+    assert all(check["ok"] for check in checks.values())
+
+
+def test_output_into_a_closed_pipe_is_no_trace(shell: Shell) -> None:
+    listing = shell.begin("capabilities", "--json")
+    assert listing.stdout is not None
+    listing.stdout.close()
+    assert listing.stderr is not None
+    assert listing.stderr.read() == ""
+    listing.stderr.close()
+    assert listing.wait(SECONDS) == 0
