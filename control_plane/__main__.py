@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m control_plane", description="Runs a control plane.")
+    parser = argparse.ArgumentParser(prog="dihedral control", description="Runs a control plane.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     parser.add_argument("--redis-url", metavar="URL")
     parser.add_argument("--host", metavar="HOST")

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data_plane", description="Runs a worker of the data plane.")
+    parser = argparse.ArgumentParser(prog="dihedral worker", description="Runs a worker of the data plane.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     parser.add_argument("--redis-url", metavar="URL")
     parser.add_argument("--pool", metavar="NAME", help="takes the deliveries of this pool")

@@ -17,7 +17,11 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["control"], ["worker"]):
+        # Their options are those of the planes' own parsers; argparse cannot hand on options that it does not know.
+        return control(given[1:]) if given[0] == "control" else worker(given[1:])
+    options = _parser().parse_args(given)
     command: Command = options.command
     try:
         return command(options)
@@ -87,16 +91,16 @@ def demo(options: argparse.Namespace) -> int:
     return run(options.data_dir, options.port, as_json=options.json)
 
 
-def control(options: argparse.Namespace) -> int:
+def control(arguments: Sequence[str]) -> int:
     from control_plane.__main__ import main as serve
 
-    return serve(options.rest)
+    return serve(arguments)
 
 
-def worker(options: argparse.Namespace) -> int:
+def worker(arguments: Sequence[str]) -> int:
     from data_plane.__main__ import main as serve
 
-    return serve(options.rest)
+    return serve(arguments)
 
 
 # Commands that ask the control plane -----------------------------------------------------------------------------------
@@ -443,10 +447,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
     one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
-    for name, command, text in (("control", control, "run a control plane"), ("worker", worker, "run a worker")):
-        one = commands.add_parser(name, help=text, add_help=False)
-        one.set_defaults(command=command, json=False)
-        one.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("control", help="run a control plane (for more than one machine)")
+    commands.add_parser("worker", help="run a worker (also on a second machine)")
     one = add("submit", submit, "submit a job", client=True)
     one.add_argument("file_name", nargs="?", metavar="FILE", help="a graph or a submission as JSON; - is stdin")
     one.add_argument("--pipeline", metavar="NAME")

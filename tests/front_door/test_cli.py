@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,14 @@ def test_help_imports_nothing_that_takes_its_time() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     slow = {"asyncio", "httpx", "langgraph", "litestar", "msgspec", "numpy", "redis", "rich", "uvicorn", "websockets"}
     assert not slow & set(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
+
+
+@pytest.mark.parametrize("plane", ["control", "worker"])
+def test_a_plane_alone_takes_options_of_its_own(plane: str, tmp_path: Path) -> None:
+    assert "--redis-url" in dihedral(plane, "--help", cwd=tmp_path).stdout
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert port in one_line(dihedral(plane, "--port", port, cwd=tmp_path, code=3).stderr)
 
 
 def test_a_job_that_completes_exits_with_0_and_is_told_in_lines(shell: Shell) -> None:
