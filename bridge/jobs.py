@@ -117,11 +117,11 @@ class Jobs:
         )
 
     async def submit(self, job: NewJob) -> str:
-        """ok | same | exists | full."""
+        """ok | same | exists | full | memory."""
         return (await self.submit_many([job]))[0]
 
     async def submit_many(self, jobs: Sequence[NewJob]) -> list[str]:
-        """A word per job; calls are cut by bytes and by items. Raises redis.ResponseError (OOM) at the memory limit."""
+        """A word per job; calls are cut by bytes and by items. `memory`: the server is at its limit and kept nothing of it."""
         words: list[str] = [""] * len(jobs)
         by_partition: dict[int, list[int]] = {}
         for index, job in enumerate(jobs):
@@ -129,7 +129,10 @@ class Jobs:
         for number, indexes in by_partition.items():
             part = self.scripts.partitions[number]
             for chunk in _chunks(indexes, jobs):
-                answers = await self.scripts.submit(part, [self._item(part, jobs[index]) for index in chunk])
+                try:
+                    answers = await self.scripts.submit(part, [self._item(part, jobs[index]) for index in chunk])
+                except redis.exceptions.OutOfMemoryError:
+                    answers = ["memory"] * len(chunk)
                 for index, word in zip(chunk, answers, strict=True):
                     words[index] = word
         return words
@@ -334,16 +337,16 @@ class Jobs:
                 )
         return letters
 
-    async def requeue_dead(self, letter_id: str) -> str:
-        """Retries the letter's job and drops the letter; ok | conflict | unknown."""
+    async def requeue_dead(self, letter_id: str) -> tuple[str, str]:
+        """Retries the letter's job and drops the letter; (ok | conflict | unknown, job id)."""
         found = await self._dead(letter_id)
         if found is None:
-            return "unknown"
+            return "unknown", ""
         part, entry, job_id = found
         word = await self.retry(job_id) if job_id else "unknown"
         if word == "ok":
             await self.client.xdel(part.dead, entry)
-        return word
+        return word, job_id
 
     async def drop_dead(self, letter_id: str) -> str:
         """ok | unknown."""
@@ -354,7 +357,7 @@ class Jobs:
 
     async def _dead(self, letter_id: str) -> tuple[Partition, str, str] | None:
         number, _, entry = letter_id.partition("-")
-        if not number.isdigit() or int(number) >= len(self.scripts.partitions):
+        if not (number.isascii() and number.isdigit()) or int(number) >= len(self.scripts.partitions):
             return None
         part = self.scripts.partitions[int(number)]
         try:

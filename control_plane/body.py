@@ -10,7 +10,7 @@ from control_plane.problems import ApiProblem
 async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = False) -> bytes:
     """The raw body. Raises ApiProblem: 413 beyond `limit` bytes, 415 not JSON; an empty one is b"" where `optional`."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
     chunks = []
     size = 0

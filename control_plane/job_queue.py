@@ -2,16 +2,19 @@
 
 Planning comes first and finds every problem at once; only then is anything written. An Idempotency-Key is tied to a job id and
 the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
-answer between the two is repaired by the client's own retry.
+answer between the two is repaired by the client's own retry: whoever finds the key submits under the id that it names. Once
+the job was created the key says so, and a repeat never creates it again, also when the job has expired or was deleted.
 """
 
 import asyncio
 import base64
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -21,7 +24,7 @@ from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
 from bridge.times import rfc3339
-from control_plane.problems import ApiProblem, refused, unknown_job
+from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from schemas.documents import problems_of
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Graph, NodeError, NodeStatus
@@ -34,9 +37,21 @@ from schemas.structs.worker import WorkerInfo
 
 FRESH_SECONDS = 1.0
 PAGE = 100
+MAX_SEEN = 2000
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # beyond, a time zone would need a year of five digits
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _decode_request = msgspec.json.Decoder(JobRequest).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What an Idempotency-Key is tied to. `created`: the job was created; before that it may still have to be."""
+
+    job_id: str
+    created: bool
 
 
 class Planned(msgspec.Struct):
@@ -76,15 +91,13 @@ class JobQueue:
 
     async def plan(self, request: JobRequest, job_id: str | None = None) -> Planned:
         """What would run, or ApiProblem with every problem of the plan."""
+        _check_envelope(request)
         submission, pipeline, prefix = self._submission(request)
         if isinstance(submission.workflow_id, str):
             job_id = submission.workflow_id
         graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
-        for name in ("context", "metadata"):
-            if planning.too_deep(getattr(graph, name)):
-                found.append(planning.Problem(f"/{name}", "too_deep", "nested more than 64 deep"))
         if found:
             raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found, prefix)
         return Planned(graph, Topology(graph), planning.routes(graph, capabilities), pipeline)
@@ -150,20 +163,30 @@ class JobQueue:
         request = await self.decode(body)
         digest = hashlib.sha256(body).hexdigest()
         kept = await self._kept(owner, key, digest)
-        planned = await self.plan(request, kept)
-        job_id = planned.graph.workflow_id
+        if kept is not None and kept.created:
+            return await self._repeated(kept.job_id), False
+        planned = await self.plan(request, kept.job_id if kept is not None else None)
         if key is not None and kept is None:
-            kept = await self._keep(owner, key, digest, job_id)
-            if kept is not None and kept != job_id:
-                return await self.document_of(kept), False
+            kept = await self._keep(owner, key, digest, planned.graph.workflow_id)
+            if kept is not None:
+                planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
+        job_id = planned.graph.workflow_id
         word = await self.jobs.submit(self._new(planned, request, digest, owner))
-        if word == "ok":
-            return await self.document_of(job_id), True
-        if word == "same" and key is not None:
-            return await self.document_of(job_id), False
+        if word == "ok" or (word == "same" and key is not None):
+            if key is not None:
+                name = keys.idempotency(owner, key)
+                await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
+            return await self.document_of(job_id), word == "ok"
         if key is not None and kept is None:
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
+
+    async def _repeated(self, job_id: str) -> Job:
+        try:
+            return await self.document_of(job_id)
+        except ApiProblem as problem:
+            detail = f"this Idempotency-Key made the job {job_id!r}, which is gone"
+            raise ApiProblem(409, "job_gone", detail) from problem
 
     async def submit_batch(self, items: Sequence[bytes], owner: str = "") -> list[Job | ApiProblem]:
         """Each item on its own: a bad one stops no other."""
@@ -171,6 +194,8 @@ class JobQueue:
         new: list[NewJob] = []
         places: list[int] = []
         for index, item in enumerate(items):
+            if index % 32 == 31:
+                await asyncio.sleep(0)  # planning never waits by itself: let other requests in between
             try:
                 request = await self.decode(item)
                 planned = await self.plan(request)
@@ -200,20 +225,20 @@ class JobQueue:
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
         )
 
-    async def _kept(self, owner: str, key: str | None, digest: str) -> str | None:
-        """The job id that a key is tied to. Raises 409 where that was for another body."""
+    async def _kept(self, owner: str, key: str | None, digest: str) -> Kept | None:
+        """What a key is tied to. Raises 409 where that was another body."""
         if key is None:
             return None
         raw = await self.jobs.client.get(keys.idempotency(owner, key))
         if raw is None:
             return None
-        job_id, before = raw.decode().split(" ")
+        job_id, before, *created = raw.decode().split(" ")
         if before != digest:
             raise ApiProblem(409, "idempotency_key_reused", "this Idempotency-Key came with another body before")
-        return str(job_id)
+        return Kept(job_id, bool(created))
 
-    async def _keep(self, owner: str, key: str, digest: str, job_id: str) -> str | None:
-        """Ties a key to a job; answers the job id of whoever was first."""
+    async def _keep(self, owner: str, key: str, digest: str, job_id: str) -> Kept | None:
+        """Ties a key to a job; answers what it is tied to where somebody was first."""
         name = keys.idempotency(owner, key)
         seconds = self.settings.control.idempotency_seconds
         if await self.jobs.client.set(name, f"{job_id} {digest}", nx=True, ex=seconds):
@@ -221,6 +246,8 @@ class JobQueue:
         return await self._kept(owner, key, digest)
 
     def _not_accepted(self, word: str, job_id: str) -> ApiProblem:
+        if word == "memory":
+            return out_of_memory()
         if word == "full":
             limit = self.settings.jobs.max_queued
             return ApiProblem(
@@ -231,10 +258,13 @@ class JobQueue:
     # Documents ------------------------------------------------------------------------------------------------------
 
     async def document_of(self, job_id: str) -> Job:
-        found = await self.jobs.read(job_id)
+        return await self.document(await self.view(job_id))
+
+    async def view(self, job_id: str, after: int | None = None, *, graph: bool = False) -> JobView:
+        found = await self.jobs.read(checked(job_id), after, graph=graph)
         if found is None:
             raise unknown_job(job_id)
-        return await self.document(found)
+        return found
 
     async def _documents(self, job_ids: Sequence[str]) -> list[Job]:
         return [await self.document(view) for view in await self.jobs.read_many(job_ids) if view is not None]
@@ -275,8 +305,8 @@ class JobQueue:
 
     async def graph_of(self, job_id: str) -> Graph:
         """The normalised graph with each node's live status, attempt, output and error."""
-        view = await self.jobs.read(job_id, graph=True)
-        if view is None or view.graph is None:
+        view = await self.view(job_id, graph=True)
+        if view.graph is None:
             raise unknown_job(job_id)
         graph = decode_graph(view.graph)
         for node in graph.nodes:
@@ -301,10 +331,15 @@ class JobQueue:
         limit: int,
         cursor: str | None,
     ) -> tuple[list[Job], str | None]:
-        """Newest first; the cursor of the next page, or None at the end."""
+        """Newest first; the cursor of the next page, or None at the end.
+
+        A page may have fewer jobs than `limit` and still have a next one: a rare status in a long list is looked for
+        over several requests instead of one that holds up everybody.
+        """
         wanted = frozenset(statuses)
         before = _cursor(cursor) if cursor else None
         found: list[Job] = []
+        seen = 0
         while True:
             rows = await self.jobs.page(before, PAGE, since_ms=since_ms, until_ms=until_ms)
             views = await self.jobs.read_many([job_id for _, job_id in rows])
@@ -314,21 +349,24 @@ class JobQueue:
                     continue
                 found.append(await self.document(view))
                 if len(found) == limit:
-                    return found, base64.urlsafe_b64encode(f"{row[0]}:{row[1]}".encode()).decode()
+                    return found, _cursor_of(row)
             if len(rows) < PAGE:
                 return found, None
+            seen += len(rows)
+            if seen >= MAX_SEEN:
+                return found, _cursor_of(rows[-1])
 
     # Changing -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, job_id: str) -> tuple[Job, bool]:
         """(job, whether it was alive)."""
-        word = await self.jobs.cancel(job_id)
+        word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
             raise unknown_job(job_id)
         return await self.document_of(job_id), word != "ended"
 
     async def retry(self, job_id: str, *, from_start: bool) -> Job:
-        word = await self.jobs.retry(job_id, from_start=from_start)
+        word = await self.jobs.retry(checked(job_id), from_start=from_start)
         if word == "unknown":
             raise unknown_job(job_id)
         if word != "ok":
@@ -337,12 +375,29 @@ class JobQueue:
 
     async def delete(self, job_id: str) -> JobView:
         """Forgets an ended job and answers what it was."""
-        view = await self.jobs.read(job_id)
-        if view is None:
-            raise unknown_job(job_id)
+        view = await self.view(job_id)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
         return view
+
+
+def checked(job_id: str) -> str:
+    """Raises 404 for what can be no job id, and so must not become part of a key."""
+    if _ID.fullmatch(job_id) is None:
+        raise unknown_job(job_id)
+    return job_id
+
+
+def _check_envelope(request: JobRequest) -> None:
+    """What stands beside graph and pipeline. Raises ApiProblem with every problem."""
+    found = []
+    if not isinstance(request.metadata, msgspec.UnsetType) and planning.too_deep(request.metadata):
+        found.append(planning.Problem("/metadata", "too_deep", f"nested more than {planning.MAX_NESTING} deep"))
+    start = request.start_at
+    if not isinstance(start, msgspec.UnsetType) and not EARLIEST <= start <= LATEST:
+        found.append(planning.Problem("/startAt", "out_of_range", f"{EARLIEST:%Y} to {LATEST:%Y}"))
+    if found:
+        raise refused(found[0].detail, found)
 
 
 def too_deep() -> ApiProblem:
@@ -367,6 +422,10 @@ def shape_problem(body: bytes, stem: str, name: str, first: str) -> ApiProblem:
 
 def _stamp(ms: int | None) -> str | None:
     return None if ms is None else rfc3339(ms)
+
+
+def _cursor_of(row: tuple[int, str]) -> str:
+    return base64.urlsafe_b64encode(f"{row[0]}:{row[1]}".encode()).decode()
 
 
 def _cursor(text: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from bridge.artifacts import (
     ArtifactNotFound,
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 BUSY_SECONDS = "2"
+PASSING = ("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "BUSY")
+"""Answers of a server that will serve again; any other refusal is a mistake of ours and is logged as one."""
 
 
 class ApiProblem(Exception):
@@ -71,6 +73,10 @@ def unknown_job(job_id: str) -> ApiProblem:
     return ApiProblem(404, "unknown_job", f"there is no job {job_id[:200]!r}")
 
 
+def out_of_memory() -> ApiProblem:
+    return ApiProblem(503, "out_of_memory", "the job store is at its memory limit", headers=_later())
+
+
 def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
     return Response(
         msgspec.json.encode(problem.document(request.url.path)),
@@ -95,11 +101,11 @@ def as_problem(error: Exception) -> ApiProblem:
             return ApiProblem(507, "store_full", "the artifact store has no room for it")
         case ArtifactStoreUnavailable():
             return ApiProblem(503, "store_unavailable", "the artifact store cannot be used now", headers=_later())
-        case ResponseError() if str(error).startswith("OOM"):
-            return ApiProblem(503, "out_of_memory", "the job store is at its memory limit", headers=_later())
+        case OutOfMemoryError():
+            return out_of_memory()
         case HTTPException():
             return _of_http(error)
-    if isinstance(error, (*LOST, RedisError)):
+    if isinstance(error, (*LOST, ReadOnlyError)) or (isinstance(error, ResponseError) and str(error).startswith(PASSING)):
         return ApiProblem(503, "redis_unavailable", "the job store cannot be reached now", headers=_later())
     log.error("a request failed", exc_info=error)
     return ApiProblem(500, "internal_error", "something went wrong here; the log says what")

@@ -173,6 +173,8 @@ class Uploaded(Shape):
     examples=[{"name": "notes.txt", "text": "Hello"}],
 )
 async def upload_artifact(params: UploadParams, ctx: TaskContext) -> Uploaded:
+    if sum(given is not None for given in (params.text, params.base64, params.document)) > 1:
+        raise TaskError("only one of text, base64 and document can be the content", code="invalid_input")
     if params.text is not None:
         content, guessed = params.text.encode(), "text/plain; charset=utf-8"
     elif params.base64 is not None:

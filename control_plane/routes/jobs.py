@@ -1,6 +1,7 @@
 """Jobs over REST: submit, plan, list, read, cancel, retry, delete, and the routes of old clients."""
 
 import asyncio
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -11,10 +12,10 @@ from litestar.params import Parameter
 
 from bridge.artifacts import ArtifactNotFound, ArtifactStore
 from control_plane import body
-from control_plane.job_queue import JobQueue, shape_problem, too_deep
+from control_plane.job_queue import JobQueue, checked, shape_problem, too_deep
 from control_plane.openapi import answers
 from control_plane.openapi import body as with_body
-from control_plane.problems import ApiProblem, unknown_job
+from control_plane.problems import ApiProblem
 from control_plane.routes.live import sse_response
 from schemas.structs.graph import Graph
 from schemas.structs.job import Job, JobList, JobStatus, JobStatusView
@@ -23,10 +24,14 @@ from schemas.structs.request import RetryRequest, TrainRequest
 Req = Request[Any, Any, State]
 
 MAX_KEY = 255
+MAX_SEQ = 2**53
 EXAMPLES = {
     "picture": {"bucket": "inputs", "key": "examples/picture.png"},
     "voice": {"bucket": "inputs", "key": "examples/recording.wav"},
 }
+
+
+_NUMBER = re.compile("[0-9]{1,16}")
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -147,15 +152,13 @@ async def read_graph(request: Req, job_id: str) -> Graph:
     summary="A job's events, or its stream of Server-Sent Events",
     responses=answers(404),
 )
-async def read_events(request: Req, job_id: str, after: Annotated[int, Parameter(ge=0)] = 0) -> Response[Any]:
+async def read_events(request: Req, job_id: str, after: Annotated[int, Parameter(ge=0, le=MAX_SEQ)] = 0) -> Response[Any]:
     """With `Accept: text/event-stream` a stream that ends with the job; `Last-Event-ID` goes before `after`."""
     queue = _queue(request)
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
-        return await sse_response(request, job_id, int(last) if last.isdigit() else after)
-    view, epoch = await asyncio.gather(queue.jobs.read(job_id, after), queue.jobs.epoch())
-    if view is None:
-        raise unknown_job(job_id)
+        return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
+    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch())
     head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")

@@ -70,13 +70,12 @@ async def dead_letters(request: Req) -> DeadLetterList:
     responses=answers(404, 409, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: str) -> Job:
-    letters = {letter.id: letter for letter in await _queue(request).jobs.dead_letters()}
-    word = await _queue(request).jobs.requeue_dead(letter_id)
+    word, job_id = await _queue(request).jobs.requeue_dead(letter_id)
     if word == "unknown":
         raise ApiProblem(404, "unknown_dead_letter", "there is no such dead letter, or its job is gone")
     if word != "ok":
         raise ApiProblem(409, "not_retryable", "its job is alive or completed; drop the letter instead")
-    return await _queue(request).document_of(letters[letter_id].job_id)
+    return await _queue(request).document_of(job_id)
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
