@@ -105,7 +105,9 @@ def as_problem(error: Exception) -> ApiProblem:
             return out_of_memory()
         case HTTPException():
             return _of_http(error)
-    if isinstance(error, (*LOST, ReadOnlyError)) or (isinstance(error, ResponseError) and str(error).startswith(PASSING)):
+    if isinstance(error, (*LOST, ReadOnlyError)) or (
+        isinstance(error, ResponseError) and str(error).startswith(PASSING)
+    ):
         return ApiProblem(503, "redis_unavailable", "the job store cannot be reached now", headers=_later())
     log.error("a request failed", exc_info=error)
     return ApiProblem(500, "internal_error", "something went wrong here; the log says what")

@@ -152,7 +152,9 @@ async def read_graph(request: Req, job_id: str) -> Graph:
     summary="A job's events, or its stream of Server-Sent Events",
     responses=answers(404),
 )
-async def read_events(request: Req, job_id: str, after: Annotated[int, Parameter(ge=0, le=MAX_SEQ)] = 0) -> Response[Any]:
+async def read_events(
+    request: Req, job_id: str, after: Annotated[int, Parameter(ge=0, le=MAX_SEQ)] = 0
+) -> Response[Any]:
     """With `Accept: text/event-stream` a stream that ends with the job; `Last-Event-ID` goes before `after`."""
     queue = _queue(request)
     if "text/event-stream" in request.headers.get("accept", ""):
