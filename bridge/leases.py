@@ -6,8 +6,10 @@ monotonic clock afterwards, finds all three unchanged on an unbroken connection 
 renewed by then, which moves the stamp.
 """
 
+import asyncio
 import json
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -18,11 +20,12 @@ import msgspec
 import redis
 
 from bridge import graphs
-from bridge.connection import LOST, connect_blocking
+from bridge.connection import LOST, connect, connect_blocking
 from bridge.deliveries import Delivery, Topologies
 from bridge.jobs import Jobs, plan_batches
 from bridge.keys import GROUP, Partition
-from bridge.scripts import PENDING, Claim, Reply, Report, Step
+from bridge.scripts import PENDING, Claim, Reply, Report, Step, Writer
+from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +128,17 @@ class Reclaimer:
                 taken += await self._take_over(part, stream, abandoned[start : start + 50])
         return taken
 
+    async def take_from(self, part: Partition, stream: str, owner: str) -> int:
+        """Takes over all that `owner` holds on a stream, at once: the caller has seen it die."""
+        taken = 0
+        rows = [
+            (entry, Sighting(owner, stamp, 0.0)) for entry, who, stamp in await self._pending(stream) if who == owner
+        ]
+        for start in range(0, len(rows), 50):
+            taken += await self._take_over(part, stream, rows[start : start + 50])
+        await self.jobs.scripts.drop_consumer(part, stream, owner)
+        return taken
+
     async def _pending(self, stream: str) -> list[tuple[str, str, int]]:
         """(entry, consumer, stamp) of every pending entry, page by page; each page with a server time of its own."""
         rows: list[tuple[str, str, int]] = []
@@ -195,6 +209,34 @@ class Reclaimer:
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )
+
+
+async def bury(settings: Settings, pid: int) -> int:
+    """What a supervisor does when it has seen a process of this machine die, and killed its group: nobody waits for a lease.
+
+    Takes over what every worker of that process held, and takes it out of the list of workers; answers how many entries.
+    """
+    client = connect(settings.redis.url)
+    try:
+        jobs = Jobs(client, settings)
+        writers = [Writer(jobs.scripts, part) for part in jobs.scripts.partitions]
+        writing = [asyncio.create_task(writer.run()) for writer in writers]
+        reclaimer = Reclaimer(
+            jobs, f"supervisor-{uuid.uuid4().hex[:12]}", lambda part, report: writers[part.number].put(report)
+        )
+        taken = 0
+        for lost in await jobs.workers():
+            if (lost.pid, lost.host) == (pid, socket.gethostname()):
+                for part in jobs.scripts.partitions:
+                    for stream in part.streams(str(lost.plane), lost.pool):
+                        taken += await reclaimer.take_from(part, stream, lost.worker_id)
+                        await jobs.scripts.drop_consumer(part, stream, reclaimer.consumer)
+                await jobs.depart(lost.worker_id)
+        for task in writing:
+            task.cancel()
+        return taken
+    finally:
+        await client.aclose()
 
 
 def worker_lost(delivery: Delivery, node: str) -> list[Step]:

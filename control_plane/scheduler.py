@@ -102,10 +102,11 @@ class Scheduler:
         return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
 
     async def sweep(self) -> None:
-        """Heals live jobs that stand still, prunes the index of expired jobs, forgets workers long gone."""
+        """Heals live jobs that stand still, prunes the index of expired jobs, forgets consumers and workers that are gone."""
         for part in self._scripts.partitions:
             await self._heal_still(part)
             await self._prune(part)
+            await self._forget_consumers(part)
         await self._client.zremrangebyscore(keys.WORKERS, "-inf", int((time.time() - RECENT_SECONDS) * 1000))
 
     async def _heal_still(self, part: Partition) -> None:
@@ -159,6 +160,18 @@ class Scheduler:
                 await self._client.zrem(part.index, *gone)
             if len(gone) < 200:
                 return
+
+    async def _forget_consumers(self, part: Partition) -> None:
+        """Drops the consumers that hold nothing and belong to no live worker; one that still reads is made anew by that."""
+        alive = {worker.worker_id for worker in await self._jobs.workers()}
+        for stream in await self._streams(part):
+            try:
+                consumers = await self._client.xinfo_consumers(stream, keys.GROUP)
+            except redis.ResponseError:  # nobody has read from it yet
+                continue
+            for row in consumers:
+                if row["pending"] == 0 and row["name"].decode() not in alive:
+                    await self._scripts.drop_consumer(part, stream, row["name"].decode())
 
 
 def _is_away(error: Exception) -> bool:

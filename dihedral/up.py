@@ -21,18 +21,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 import msgspec
+import redis
 
 from bridge import settings as settings_
 from bridge.connection import LOST, connect
 from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+from bridge.leases import bury
 from data_plane.groups import kill_group, signal_group
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
+from schemas.structs.settings import Settings
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
@@ -40,6 +43,7 @@ POLL_SECONDS = 0.05
 SERVER_LOOK_SECONDS = 0.25
 READY_SECONDS = 120.0  # a cold CUDA installation takes its time
 CONTROL_STOP_SECONDS = 10.0
+BURY_SECONDS = 5.0
 STOP_MARGIN_SECONDS = 5.0  # over the drain: to release nodes and end the slots
 LOG_BYTES = 10 * 1024 * 1024  # a larger log of an earlier run is moved aside, one generation
 
@@ -167,6 +171,7 @@ class House:
         self._children: list[Child] = []
         self._examples: Child | None = None
         self._drain_seconds = 0.0
+        self._settings = Settings()
 
     def as_text(self) -> str:
         slots = sum(worker["slots"] for worker in self.workers)
@@ -213,6 +218,7 @@ class House:
             self._serving = asyncio.create_task(self._keep_server(self._server), name="server")
             decided["redis.url"] = self._server.url
         self.url = _address(loaded.control.host, port)
+        self._settings = settings_.load(options.config, environ, decided)
         environment = settings_.environment(decided)
         control = Child("control", ["control_plane"], options.config, environment, self.logs)
         workers = [
@@ -221,7 +227,7 @@ class House:
         ]
         self._children = [control, *workers]
         for child in self._children:
-            child.keep(self._say, self._on_refusal)
+            child.keep(self._say, self._on_refusal, self._on_death)
         await self._until_ready(workers)
         for child in self._children:
             child.has_been_ready = True
@@ -302,6 +308,11 @@ class House:
                 self._on_refusal(error if isinstance(error, DihedralError) else CannotStart(str(error)))
                 return
 
+    async def _on_death(self, pid: int) -> None:
+        """Its group is killed, so what it ran goes on elsewhere at once; without a server, when its leases end."""
+        with contextlib.suppress(*LOST, redis.RedisError, TimeoutError):
+            await asyncio.wait_for(bury(self._settings, pid), BURY_SECONDS)
+
     def _on_refusal(self, error: DihedralError) -> None:
         if not self.broken.done():
             self.broken.set_result(error)
@@ -328,13 +339,17 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def keep(self, say: Say, on_refusal: Callable[[DihedralError], None]) -> None:
-        self._keeping = asyncio.create_task(self._keep(say, on_refusal), name=self.name)
+    def keep(
+        self, say: Say, on_refusal: Callable[[DihedralError], None], on_death: Callable[[int], Awaitable[None]]
+    ) -> None:
+        self._keeping = asyncio.create_task(self._keep(say, on_refusal, on_death), name=self.name)
 
     def once(self) -> None:
         self._keeping = asyncio.create_task(self._run(), name=self.name)
 
-    async def _keep(self, say: Say, on_refusal: Callable[[DihedralError], None]) -> None:
+    async def _keep(
+        self, say: Say, on_refusal: Callable[[DihedralError], None], on_death: Callable[[int], Awaitable[None]]
+    ) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             begun = time.monotonic()
@@ -349,6 +364,8 @@ class Child:
             if time.monotonic() - begun > CALM_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             say(f"{self.name} {how}; starting it again in {pause:g} s (see {self.log})")
+            assert self.pid is not None
+            await on_death(self.pid)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -266,6 +266,15 @@ local function entry_ack(stream, entry)
   end
 end
 
+-- Notes an entry as delivered, never backwards: one that is handed over or reclaimed may be older than the group's last.
+local function entry_delivered(stream, entry)
+  local key = stream .. ':delivered'
+  local ms, nth = string.match(entry, '^(%d+)-(%d+)$')
+  local last_ms, last_nth = string.match(redis.call('GET', key) or '0-0', '^(%d+)-(%d+)$')
+  ms, nth, last_ms, last_nth = tonumber(ms), tonumber(nth), tonumber(last_ms), tonumber(last_nth)
+  if ms > last_ms or (ms == last_ms and nth > last_nth) then redis.call('SET', key, entry) end
+end
+
 local function entry_fields(stream, entry)
   local rows = redis.call('XRANGE', stream, entry, entry)
   if not rows[1] then return nil end
@@ -292,6 +301,7 @@ end
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
 -- dead owner is taken over, so its nodes are looked up in all records, none is started, and what ran counts a delivery.
 local function claim(stream, entry, fields, consumer, nonce, free, lost)
+  entry_delivered(stream, entry)
   if not fields then
     redis.call('XACK', stream, GROUP, entry)
     return { 'vanished', stream, entry }

@@ -12,7 +12,6 @@ local function note(stream, entry, fields)
   local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free)
   if answer[1] == 'ok' then size = size + #answer[9] end
   claims[#claims + 1] = answer
-  redis.call('SET', stream .. ':delivered', entry)
 end
 
 -- Whether the next entry of a stream could be started here; only asked when one kind has nothing free.

@@ -59,7 +59,8 @@ def test_urls_are_printed_when_jobs_can_run_and_the_end_leaves_nothing(tmp_path:
 
 
 def test_a_killed_worker_control_plane_and_server_come_back_and_the_job_ends(tmp_path: Path) -> None:
-    with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="1000") as running:
+    """The lease is longer than the test waits: what the worker ran is taken over because its death was seen."""
+    with up(tmp_path, DIHEDRAL_JOBS__LEASE_MS="120000") as running:
         ask(f"{running.url}/api/jobs", chain(1, 20, 1))
         becomes(lambda: "n1" in node_events(running.url, "running"))
         (worker,) = running.worker_pids()
