@@ -35,7 +35,7 @@ class Delivery:
     """One claimed entry, what is known of its job, and the nodes it runs.
 
     `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
-    elsewhere. `open` are the nodes started and not yet ended under this claim.
+    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class Delivery:
         self.event_number = 0
         for node, raw in claim.records:
             self.learn(node, raw)
-        for node, attempt, deliveries in claim.started:
+        for node, attempt, deliveries in [*claim.started, *claim.suspects]:
             self.begin(node, int(attempt), int(deliveries))
+        self.suspects = {node for node, _, _ in claim.suspects}
 
     @property
     def key(self) -> tuple[str, str]:

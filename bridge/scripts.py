@@ -46,7 +46,8 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
 class Claim(msgspec.Struct, array_like=True, frozen=True):
     """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
 
-    `started`: (node, attempt, deliveries lost with it running) ; `records`: (node, raw record).
+    `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
+    `records`: (node, raw record).
     """
 
     word: str
@@ -62,6 +63,7 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
     traceparent: str = ""
     created_ms: str = "0"
     protocol: str = "0"
+    suspects: list[tuple[str, str, str]] = []
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):

@@ -107,6 +107,7 @@ class Worker:
         self._started_at = rfc3339(int(time.time() * 1000))
         self._trouble: str | None = "not connected yet"
         self._tasks: asyncio.TaskGroup | None = None
+        self._renewer: Renewer | None = None
 
     # Run ------------------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Worker:
         def tell(key: tuple[str, str], word: str) -> None:
             loop.call_soon_threadsafe(self._on_renewal, key, word)
 
-        renewer = Renewer(
+        self._renewer = renewer = Renewer(
             self._jobs,
             self._url,
             self.worker_id,
@@ -286,33 +287,47 @@ class Worker:
         return await self._reporter.commit(delivery, running, outcome)
 
     async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
-        """None when the node was given back instead of run."""
+        """None when the node was not run: given back, or no longer wanted."""
         node = delivery.topology.nodes[running.node_id]
-        if node.task not in self.registry:
-            await self._no_task(delivery, running.node_id)
-            return None
-        try:
-            params = self._input(delivery, running.node_id)
-        except ReferenceNotFound as error:
-            return _failed("reference_not_found", str(error))
-        run = NodeRun(
-            job_id=delivery.job_id,
-            node_id=node.id,
-            task=node.task,
-            attempt=delivery.attempts[node.id],
-            nonce=delivery.claim.nonce.replace(".", "-"),
-            params=params,
-            timeout_seconds=self._timeout(delivery, node.id),
-            delivery_count=delivery.lost_with.get(node.id, 0),
-        )
-        try:
-            async with self._turn(running, alone=delivery.lost_with.get(node.id, 0) > 0):
-                return await self._run_node(run, running, running.cancel)
-        except Exception as error:
-            log.exception(
-                "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
+        async with self._turn(running, alone=delivery.lost_with.get(node.id, 0) > 0):
+            if node.id in delivery.suspects and not await self._start(delivery, running):
+                return None
+            if node.task not in self.registry:
+                await self._no_task(delivery, running.node_id)
+                return None
+            try:
+                params = self._input(delivery, running.node_id)
+            except ReferenceNotFound as error:
+                return _failed("reference_not_found", str(error))
+            run = NodeRun(
+                job_id=delivery.job_id,
+                node_id=node.id,
+                task=node.task,
+                attempt=delivery.attempts[node.id],
+                nonce=delivery.claim.nonce.replace(".", "-"),
+                params=params,
+                timeout_seconds=self._timeout(delivery, node.id),
+                delivery_count=delivery.lost_with.get(node.id, 0),
             )
-            return _failed("internal_error", f"{type(error).__name__}: {error}")
+            try:
+                return await self._run_node(run, running, running.cancel)
+            except Exception as error:
+                log.exception(
+                    "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
+                )
+                return _failed("internal_error", f"{type(error).__name__}: {error}")
+
+    async def _start(self, delivery: Delivery, running: Running) -> bool:
+        """Starts a suspect whose turn has come; false when it is no longer ours to start."""
+        if running.cancel.cancelled:
+            return False
+        reply = await self._write(delivery.part, delivery.report([("start", running.node_id, self.worker_id)]))
+        if reply.word == "ok" and reply.words[0] in ("ok", "already"):
+            delivery.suspects.discard(running.node_id)
+            return True
+        delivery.lost = reply.word != "ok"
+        delivery.open.discard(running.node_id)
+        return False
 
     @asynccontextmanager
     async def _turn(self, running: Running, *, alone: bool) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,13 +23,14 @@ LEASE_MS = 300
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """`wait`: the gate that the test opens; `fail` and `flaky`: an error, always or once."""
+    """`wait`: the gate that the test opens; `fail` and `flaky`: an error, always or once; `block`: seconds that nothing else runs."""
 
     wait: str = ""
     fail: bool = False
     flaky: bool = False
     output: Any = None
     log: int = 0
+    block: float = 0
 
 
 GATES: dict[str, asyncio.Event] = {}
@@ -44,6 +46,8 @@ async def _act(params: Act, ctx: TaskContext) -> Any:
     RUNS.append(("begin", ctx.node_id))
     for number in range(params.log):
         ctx.data("n", {"number": number})
+    if params.block:
+        time.sleep(params.block)  # noqa: ASYNC251 - it is what a bad task does
     if params.wait:
         await gate(params.wait).wait()
     if params.fail or (params.flaky and ctx.attempt == 1):
@@ -140,6 +144,13 @@ class Planes:
         task.cancel()
         with contextlib.suppress(BaseException):
             await task
+
+    def freeze(self, worker: Worker) -> None:
+        """Its leases are renewed no more and it takes nothing new, but what it runs goes on, as after a long stop."""
+        worker._free = {"light": -1000, "heavy": -1000}
+        assert worker._renewer is not None
+        worker._renewer.stop()
+        worker._renewer.join()
 
     async def stop(self, worker: Worker) -> None:
         worker.stop()

@@ -300,6 +300,8 @@ end
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
 -- dead owner is taken over, so its nodes are looked up in all records, none is started, and what ran counts a delivery.
+-- Suspects are light nodes whose owner died with them: they are started one by one when they run alone, so that one that only
+-- waits for its turn when the next owner dies counts nothing.
 local function claim(stream, entry, fields, consumer, nonce, free, lost)
   entry_delivered(stream, entry)
   if not fields then
@@ -349,7 +351,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
   end
   redis.call('HSET', J.key, 'c:' .. name, consumer .. ' ' .. nonce)
   local kind = fields.heavy == '1' and 'heavy' or 'light'
-  local started, waiting = {}, {}
+  local started, waiting, suspects = {}, {}, {}
   for _, pair in ipairs(running) do
     local r = pair[2]
     if lost then
@@ -359,12 +361,18 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     started[#started + 1] = { pair[1], integer(r.attempt), integer(r.deliveries) }
   end
   for _, node in ipairs(ready) do
-    if not lost and free[kind] > 0 then
-      local r = node_start(J, node, name, consumer)
-      started[#started + 1] = { node, integer(r.attempt), integer(r.deliveries) }
-      free[kind] = free[kind] - 1
-    else
+    if lost or free[kind] <= 0 then
       waiting[#waiting + 1] = node
+    else
+      local r = node_get(J, node)
+      local begun = { node, integer(r.attempt), integer(r.deliveries) }
+      free[kind] = free[kind] - 1
+      if r.deliveries > 0 and kind == 'light' then
+        suspects[#suspects + 1] = begun
+      else
+        node_start(J, node, name, consumer)
+        started[#started + 1] = begun
+      end
     end
   end
   local graph, routes = fields.graph, fields.routes
@@ -379,5 +387,5 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     if raw then records[#records + 1] = { node, raw } end
   end
   return { 'ok', stream, entry, J.id, nonce, started, waiting, records, graph, routes or '', fields.traceparent or '',
-    fields.created or '0', fields.v or '0' }
+    fields.created or '0', fields.v or '0', suspects }
 end
