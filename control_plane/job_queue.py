@@ -24,6 +24,7 @@ from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
 from bridge.times import rfc3339
+from control_plane.body import too_large
 from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from schemas.documents import problems_of
 from schemas.structs.capability import Capability
@@ -36,6 +37,9 @@ from schemas.structs.settings import Settings
 from schemas.structs.worker import WorkerInfo
 
 FRESH_SECONDS = 1.0
+AGAIN_SECONDS = 0.05
+RESERVED = frozenset({"batch"})
+"""Ids that would hide behind routes of the same name."""
 PAGE = 100
 MAX_SEEN = 2000
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -96,8 +100,16 @@ class JobQueue:
         if isinstance(submission.workflow_id, str):
             job_id = submission.workflow_id
         graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
+        if isinstance(request.metadata, dict):
+            graph.metadata = {**graph.metadata, **request.metadata}
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
+        if any(problem.code == "unknown_task" for problem in found) and self._look_again():
+            capabilities = await self.capabilities()  # a worker may just have brought it
+            found = planning.problems(graph, capabilities)
+        if graph.workflow_id in RESERVED:
+            detail = f"{graph.workflow_id!r} is the name of a route"
+            found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
         if found:
             raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found, prefix)
         return Planned(graph, Topology(graph), planning.routes(graph, capabilities), pipeline)
@@ -150,6 +162,13 @@ class JobQueue:
             self._known_at = time.monotonic()
         return self._known
 
+    def _look_again(self) -> bool:
+        """Lets known tasks be read anew, unless that was just done: a batch of unknown tasks must not cost a read each."""
+        if time.monotonic() - self._known_at < AGAIN_SECONDS:
+            return False
+        self._known_at = float("-inf")
+        return True
+
     async def workers(self) -> list[WorkerInfo]:
         if time.monotonic() - self._workers_at > FRESH_SECONDS:
             self._workers = await self.jobs.workers()
@@ -177,7 +196,7 @@ class JobQueue:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
             return await self.document_of(job_id), word == "ok"
-        if key is not None and kept is None:
+        if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
 
@@ -197,6 +216,8 @@ class JobQueue:
             if index % 32 == 31:
                 await asyncio.sleep(0)  # planning never waits by itself: let other requests in between
             try:
+                if len(item) > self.settings.control.body_limit_bytes:
+                    raise too_large(self.settings.control.body_limit_bytes)
                 request = await self.decode(item)
                 planned = await self.plan(request)
                 new.append(self._new(planned, request, hashlib.sha256(item).hexdigest(), owner))
@@ -207,7 +228,10 @@ class JobQueue:
         accepted = [job.job_id for job, word in zip(new, words, strict=True) if word == "ok"]
         documents = {job.job_id: job for job in await self._documents(accepted)}
         for index, job, word in zip(places, new, words, strict=True):
-            answers[index] = documents[job.job_id] if word == "ok" else self._not_accepted(word, job.job_id)
+            if word == "ok":
+                answers[index] = documents.get(job.job_id) or unknown_job(job.job_id)  # deleted already
+            else:
+                answers[index] = self._not_accepted(word, job.job_id)
         return [answer for answer in answers if answer is not None]
 
     def _new(self, planned: Planned, request: JobRequest, digest: str, owner: str) -> NewJob:

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
@@ -109,15 +109,15 @@ class _Form:
 @get("/api/artifacts", summary="Artifacts, newest first", responses=answers(503))
 async def list_artifacts(
     request: Req,
-    bucket: str | None = None,
-    job_id: Annotated[str | None, Parameter(query="jobId")] = None,
-    limit: Annotated[int, Parameter(ge=1, le=10_000)] = 1000,
+    bucket: FromQuery[str | None] = None,
+    job_id: Annotated[str | None, QueryParameter(name="jobId")] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
 ) -> ArtifactList:
     return ArtifactList(artifacts=await _store(request).list(bucket, job_id, limit))
 
 
 @get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
-async def read_meta(request: Req, bucket: str, key: str) -> ArtifactMeta:
+async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> ArtifactMeta:
     return await _found(request, bucket, key)
 
 
@@ -126,7 +126,7 @@ async def read_meta(request: Req, bucket: str, key: str) -> ArtifactMeta:
     summary="An artifact's bytes; ranges are honoured",
     responses=answers(404, 416),
 )
-async def download(request: Req, bucket: str, key: str) -> Response[Any]:
+async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
     meta = await _found(request, bucket, key)
     link = await _store(request).link(meta.bucket, meta.key)
     if link is not None:
@@ -153,7 +153,7 @@ async def download(request: Req, bucket: str, key: str) -> Response[Any]:
 
 
 @delete("/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404))
-async def delete_artifact(request: Req, bucket: str, key: str) -> None:
+async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
     try:
         await _store(request).delete(bucket, key.lstrip("/"))
     except BadKey as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bridge.artifacts import ArtifactNotFound, ArtifactStore
 from control_plane import body
@@ -112,12 +112,12 @@ async def plan(request: Req) -> Response[bytes]:
 @get("/api/jobs", summary="Jobs, newest first", responses=answers(422, 503))
 async def list_jobs(
     request: Req,
-    status: str | None = None,
-    pipeline: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
-    cursor: str | None = None,
+    status: FromQuery[str | None] = None,
+    pipeline: FromQuery[str | None] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
+    cursor: FromQuery[str | None] = None,
 ) -> JobList:
     """`status`: one or several, comma separated."""
     statuses = [word for word in (status or "").split(",") if word]
@@ -138,12 +138,12 @@ async def list_jobs(
 
 
 @get("/api/jobs/{job_id:str}", summary="A job", responses=answers(404))
-async def read_job(request: Req, job_id: str) -> Job:
+async def read_job(request: Req, job_id: FromPath[str]) -> Job:
     return await _queue(request).document_of(job_id)
 
 
 @get("/api/jobs/{job_id:str}/graph", summary="A job's graph with live status and outputs", responses=answers(404))
-async def read_graph(request: Req, job_id: str) -> Graph:
+async def read_graph(request: Req, job_id: FromPath[str]) -> Graph:
     return await _queue(request).graph_of(job_id)
 
 
@@ -153,7 +153,7 @@ async def read_graph(request: Req, job_id: str) -> Graph:
     responses=answers(404),
 )
 async def read_events(
-    request: Req, job_id: str, after: Annotated[int, Parameter(ge=0, le=MAX_SEQ)] = 0
+    request: Req, job_id: FromPath[str], after: Annotated[int, QueryParameter(ge=0, le=MAX_SEQ)] = 0
 ) -> Response[Any]:
     """With `Accept: text/event-stream` a stream that ends with the job; `Last-Event-ID` goes before `after`."""
     queue = _queue(request)
@@ -169,7 +169,7 @@ async def read_events(
 @post(
     "/api/jobs/{job_id:str}/cancel", status_code=202, summary="Cancel a job", responses=answers(404, _200=Job, _202=Job)
 )
-async def cancel(request: Req, job_id: str) -> Response[bytes]:
+async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     job, alive = await _queue(request).cancel(job_id)
     return _job(job, 202 if alive else 200)
 
@@ -181,13 +181,13 @@ async def cancel(request: Req, job_id: str) -> Response[bytes]:
     operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
     responses=answers(404, 409, 422, _200=Job),
 )
-async def retry(request: Req, job_id: str) -> Response[bytes]:
+async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
     return _job(await _queue(request).retry(job_id, from_start=wish.from_ == "start"), 200)
 
 
 @delete("/api/jobs/{job_id:str}", status_code=204, summary="Forget an ended job", responses=answers(404, 409))
-async def delete_job(request: Req, job_id: str, artifacts: bool = False) -> None:
+async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:
     """Its artifacts stay unless `artifacts=true`."""
     view = await _queue(request).delete(job_id)
     store: ArtifactStore = request.app.state.store
@@ -221,7 +221,7 @@ async def train(request: Req) -> Response[bytes]:
 
 
 @get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))
-async def read_status(request: Req, job_id: str) -> JobStatusView:
+async def read_status(request: Req, job_id: FromPath[str]) -> JobStatusView:
     job = await _queue(request).document_of(job_id)
     return JobStatusView(job_id=job.job_id, status=job.status, progress=job.progress)
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 from litestar.response import Redirect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -69,7 +70,7 @@ async def dead_letters(request: Req) -> DeadLetterList:
     summary="Retry a dead letter's job and drop the letter",
     responses=answers(404, 409, _200=Job),
 )
-async def requeue_dead_letter(request: Req, letter_id: str) -> Job:
+async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     word, job_id = await _queue(request).jobs.requeue_dead(letter_id)
     if word == "unknown":
         raise ApiProblem(404, "unknown_dead_letter", "there is no such dead letter, or its job is gone")
@@ -79,7 +80,7 @@ async def requeue_dead_letter(request: Req, letter_id: str) -> Job:
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
-async def drop_dead_letter(request: Req, letter_id: str) -> None:
+async def drop_dead_letter(request: Req, letter_id: FromPath[str]) -> None:
     if await _queue(request).jobs.drop_dead(letter_id) != "ok":
         raise ApiProblem(404, "unknown_dead_letter", "there is no such dead letter")
 
@@ -115,7 +116,7 @@ async def metrics() -> Response[bytes]:
 
 
 @get("/schemas/{name:str}", summary="A source JSON Schema")
-async def schema(name: str) -> Response[bytes]:
+async def schema(name: FromPath[str]) -> Response[bytes]:
     document = documents.sources().get(name.removesuffix(".json"))
     if document is None:
         raise ApiProblem(404, "unknown_schema", f"there are: {', '.join(sorted(documents.sources()))}")

@@ -1,0 +1,189 @@
+"""The real application on a real socket, with workers of the data plane beside it, all in the test's event loop."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from bridge import keys
+from bridge.connection import connect
+from bridge.times import now_rfc3339
+from control_plane.__main__ import listen
+from control_plane.app import create_app
+from schemas.structs.graph import Plane
+from schemas.structs.settings import Settings
+from schemas.structs.worker import WorkerInfo
+from tests.planes import Planes, edge, node, settings
+
+ENDED = ("completed", "failed", "cancelled")
+PROBLEM = "application/problem+json"
+
+
+class Server(uvicorn.Server):
+    """Signals stay pytest's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Served:
+    """`get` and `post` want the status that they are told; `planes` starts workers and waits."""
+
+    def __init__(self, made: Settings, planes: Planes, port: int) -> None:
+        self.settings = made
+        self.planes = planes
+        self.becomes = planes.becomes
+        self.port = port
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    async def get(self, path: str, expect: int = 200, **params: Any) -> Any:
+        answer = await self.http.get(path, params=params)
+        assert answer.status_code == expect, answer.text
+        return checked(answer)
+
+    async def post(self, path: str, document: Any = None, expect: int = 201, **headers: str) -> Any:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await self.http.post(path, json=document, headers=named)
+        assert answer.status_code == expect, answer.text
+        return checked(answer)
+
+    async def raw(self, path: str, content: bytes, kind: str | None = "application/json") -> httpx.Response:
+        """A body as it is."""
+        answer = await self.http.post(path, content=content, headers={} if kind is None else {"content-type": kind})
+        if answer.status_code >= 400:
+            checked(answer)
+        return answer
+
+    async def delete(self, path: str, expect: int = 204, **params: Any) -> Any:
+        answer = await self.http.delete(path, params=params)
+        assert answer.status_code == expect, answer.text
+        return checked(answer) if expect >= 400 else None
+
+    async def submit(self, *nodes: dict[str, Any], edges: list[dict[str, Any]] = [], **more: Any) -> str:  # noqa: B006
+        return str((await self.post("/api/jobs", submission(*nodes, edges=edges, **more)))["jobId"])
+
+    async def job(self, job_id: str) -> Any:
+        return await self.get(f"/api/jobs/{job_id}")
+
+    async def ended(self, job_id: str) -> Any:
+        return await self.in_status(job_id, *ENDED)
+
+    async def in_status(self, job_id: str, *statuses: str) -> Any:
+        async def found() -> Any:
+            job = await self.job(job_id)
+            return job if job["status"] in statuses else None
+
+        return await self.becomes(found)
+
+    @asynccontextmanager
+    async def no_worker(self) -> AsyncIterator[None]:
+        """Without the data plane's workers, and then with one that runs one node after the other."""
+        for worker in list(self.planes.running):
+            await self.planes.stop(worker)
+        try:
+            yield
+        finally:
+            await self.planes.start("python", slots=1, light=1)
+
+    async def nodes(self, job_id: str) -> dict[str, Any]:
+        return {each["id"]: each for each in (await self.get(f"/api/jobs/{job_id}/graph"))["nodes"]}
+
+
+def checked(answer: httpx.Response) -> Any:
+    """The document; where it is an error, it must be a whole problem that tells nothing of the inside."""
+    document = answer.json()
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == PROBLEM, answer.headers
+        assert set(document) == {"type", "title", "status", "detail", "instance", "code", "errors"}
+        assert document["status"] == answer.status_code
+        assert document["instance"] == answer.request.url.path
+        assert document["type"] == f"urn:dihedral:problem:{document['code']}"
+        assert all(set(each) == {"pointer", "code", "detail"} for each in document["errors"])
+        assert len(document["errors"]) <= 100
+        assert "Traceback" not in answer.text
+        assert "control_plane" not in answer.text.replace("python/control_plane", "")
+    return document
+
+
+def graph(*nodes: dict[str, Any], edges: list[dict[str, Any]] = [], job: str | None = None) -> dict[str, Any]:  # noqa: B006
+    made: dict[str, Any] = {"schema": "langgraph.v1", "nodes": list(nodes), "edges": list(edges)}
+    return made if job is None else {**made, "workflowId": job}
+
+
+def submission(
+    *nodes: dict[str, Any],
+    edges: list[dict[str, Any]] = [],  # noqa: B006
+    job: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    return {"graph": graph(*nodes, edges=edges, job=job), **more}
+
+
+def new_id(prefix: str = "job") -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def pointers(problem: Any) -> dict[str, str]:
+    """Pointer → code of each error."""
+    return {each["pointer"]: each["code"] for each in problem["errors"]}
+
+
+def worker_info(worker_id: str, *tasks: str) -> WorkerInfo:
+    """What a worker in another pool, on another machine, says of itself."""
+    now = now_rfc3339()
+    return WorkerInfo(
+        worker_id=worker_id, host="elsewhere", pid=1, plane=Plane.python, pool="elsewhere", slots=1, running=[], device="cpu",
+        metrics_url=None, started_at=now, last_seen=now, version="0", protocol=keys.PROTOCOL, tasks=list(tasks),
+    )  # fmt: skip
+
+
+def made_settings(url: str, directory: Path) -> Settings:
+    made = settings(url)
+    made.artifacts.directory = str(directory / "artifacts")
+    made.worker.tasks = ["tests.planes"]
+    return made
+
+
+@asynccontextmanager
+async def serve(made: Settings) -> AsyncIterator[Served]:
+    """Runs the application until the end of the block; Redis need not be there."""
+    app = create_app(made)
+    client = connect(made.redis.url)
+    planes = Planes(made, client)
+    with listen("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(
+            app, ws="websockets-sansio", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
+        server = Server(config)
+        running = asyncio.create_task(server.serve(sockets=[listening]))
+        served = Served(made, planes, listening.getsockname()[1])
+        try:
+            await planes.becomes(lambda: server.started or running.done())
+            yield served
+        finally:
+            await served.http.aclose()
+            await planes.close()
+            await client.aclose()
+            server.should_exit = True
+            await running
+
+
+__all__ = [
+    "checked",
+    "edge",
+    "graph",
+    "made_settings",
+    "new_id",
+    "node",
+    "pointers",
+    "serve",
+    "submission",
+    "worker_info",
+]

@@ -1,0 +1,205 @@
+"""POST /api/jobs: what a submission is answered, and that it then runs."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from tests.control_plane.served import edge, new_id, node, pointers, submission, worker_info
+from tests.planes import RUNS, gate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+FIELDS = {
+    "jobId", "status", "progress", "pipeline", "created", "startAt", "started", "finished", "attempt", "waitingFor", "error",
+    "artifacts",
+}  # fmt: skip
+
+
+async def test_a_submission_is_answered_with_the_job_and_where_it_is(served):
+    answer = await served.http.post("/api/jobs", json=submission(node("a")))
+    assert answer.status_code == 201
+    job = answer.json()
+    assert set(job) == FIELDS
+    assert (job["attempt"], job["artifacts"], job["error"], job["pipeline"]) == (1, [], None, None)
+    assert datetime.fromisoformat(job["created"]).tzinfo is not None
+    assert job["created"].endswith("Z")
+    assert len(job["created"]) == len("2026-01-01T00:00:00.000Z")
+    assert answer.headers["location"] == f"/api/jobs/{job['jobId']}"
+    ended = await served.ended((await served.get(answer.headers["location"]))["jobId"])
+    assert (ended["status"], ended["progress"]) == ("completed", 1)
+    assert ended["started"] >= ended["created"]
+    assert ended["finished"] >= ended["started"]
+
+
+async def test_a_graph_goes_over_both_planes(served):
+    job = await served.submit(node("light", task="light_node"), node("act"), edges=[edge("light", "act")])
+    assert (await served.ended(job))["status"] == "completed"
+
+
+async def test_a_pipeline_runs_with_its_params_and_says_its_name(served):
+    params = {"picture": {"bucket": "inputs", "key": "none.png"}, "voice": {"bucket": "inputs", "key": "none.wav"}}
+    problem = await served.post("/api/jobs", {"pipeline": "talking_picture", "params": params}, expect=422)
+    assert set(pointers(problem).values()) == {"unknown_task"}, "no worker here has ever known train_voice"
+
+
+async def test_start_at_in_the_future_waits_and_then_runs(served):
+    start = datetime.now(UTC) + timedelta(seconds=0.7)
+    job = await served.post("/api/jobs", submission(node("a"), startAt=start.isoformat()))
+    assert job["status"] == "scheduled"
+    assert job["waitingFor"]["type"] == "start_time"
+    assert job["startAt"] == start.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    ended = await served.ended(job["jobId"])
+    assert ended["status"] == "completed"
+    assert ended["started"] >= job["startAt"]
+
+
+async def test_start_at_in_the_past_runs_now(served):
+    job = await served.post("/api/jobs", submission(node("a"), startAt="2001-02-03T04:05:06+02:00"))
+    assert job["status"] != "scheduled"
+    assert job["startAt"] == "2001-02-03T02:05:06.000Z"
+    assert (await served.ended(job["jobId"]))["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "start", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00", "soon", 5]
+)
+async def test_a_start_that_is_no_moment_is_refused(served, start):
+    problem = await served.post("/api/jobs", submission(node("a"), startAt=start), expect=422)
+    assert set(pointers(problem)) == {"/startAt"}
+
+
+async def test_a_higher_priority_goes_first(served):
+    jobs = {}
+    async with served.no_worker():
+        for priority in ("low", "normal", "high"):
+            jobs[priority] = await served.submit(node(f"of-{priority}"), priority=priority)
+        RUNS.clear()
+    for job in jobs.values():
+        await served.ended(job)
+    assert [name for what, name in RUNS if what == "begin"] == ["of-high", "of-normal", "of-low"]
+
+
+async def test_a_known_task_without_a_worker_is_accepted_and_waits_for_one(served):
+    async with served.no_worker():
+        job = await served.submit(node("a"))
+
+        async def waits_for_a_worker():
+            waiting = (await served.job(job))["waitingFor"] or {}
+            return waiting.get("type") == "worker" and "data plane" in waiting["message"]
+
+        await served.becomes(waits_for_a_worker)
+    assert (await served.ended(job))["waitingFor"] is None
+
+
+async def test_a_job_that_waits_for_a_free_place_says_so(served):
+    async with served.no_worker():
+        pass  # now there is one place
+    first = await served.submit(node("a", wait=(name := new_id())))
+    await served.in_status(first, "running")
+    second = await served.submit(node("b"))
+
+    async def waits_for_a_slot():
+        return ((await served.job(second))["waitingFor"] or {}).get("type") == "slot"
+
+    await served.becomes(waits_for_a_slot)
+    gate(name).set()
+    assert (await served.ended(second))["status"] == "completed"
+
+
+async def test_what_is_taken_is_an_id_of_one_job_only(served):
+    job = await served.submit(node("a"), job=new_id())
+    problem = await served.post("/api/jobs", submission(node("b"), job=job), expect=409)
+    assert problem["code"] == "job_exists"
+    problem = await served.post("/api/jobs", submission(node("a"), job=job), expect=409)
+    assert problem["code"] == "job_exists", "without a key even the same body is another job"
+
+
+async def test_a_key_makes_a_repeat_answer_the_same_job(served):
+    key, body = new_id("key"), submission(node("a"))
+    first = await served.post("/api/jobs", body, idempotency_key=key)
+    again = await served.post("/api/jobs", body, expect=200, idempotency_key=key)
+    assert again["jobId"] == first["jobId"]
+    other = await served.post("/api/jobs", body)
+    assert other["jobId"] != first["jobId"]
+
+
+async def test_a_key_with_another_body_is_refused(served):
+    key = new_id("key")
+    await served.post("/api/jobs", submission(node("a")), idempotency_key=key)
+    problem = await served.post("/api/jobs", submission(node("b")), expect=409, idempotency_key=key)
+    assert problem["code"] == "idempotency_key_reused"
+
+
+async def test_many_at_once_with_one_key_make_one_job(served):
+    key, body = new_id("key"), submission(node("a"))
+    headers = {"idempotency-key": key}
+    answers = await asyncio.gather(*(served.http.post("/api/jobs", json=body, headers=headers) for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert len({answer.json()["jobId"] for answer in answers}) == 1
+
+
+async def test_a_key_whose_job_is_gone_never_makes_it_again(served):
+    key, body = new_id("key"), submission(node("a"), job=new_id())
+    job = (await served.post("/api/jobs", body, idempotency_key=key))["jobId"]
+    await served.ended(job)
+    await served.delete(f"/api/jobs/{job}")
+    problem = await served.post("/api/jobs", body, expect=409, idempotency_key=key)
+    assert problem["code"] == "job_gone"
+    await served.get(f"/api/jobs/{job}", expect=404)
+
+
+async def test_a_key_that_was_kept_before_a_crash_makes_its_job_after_it(served):
+    """Between the key and the job the control plane may die: the client's repeat repairs it, under the id of the key."""
+    key, body = (
+        new_id("key"),
+        b'{"graph":{"schema":"langgraph.v1","nodes":[{"id":"a","task":"act","plane":"python"}],"edges":[]}}',
+    )
+    await served.planes.client.set(f"idempotency::{key}", f"abc {hashlib.sha256(body).hexdigest()}", ex=60)
+    answer = await served.http.post(
+        "/api/jobs", content=body, headers={"idempotency-key": key, "content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["jobId"]) == (201, "abc")
+    answer = await served.http.post(
+        "/api/jobs", content=body, headers={"idempotency-key": key, "content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["jobId"]) == (200, "abc")
+
+
+@pytest.mark.parametrize("key", ["", "two words", "k" * 256, "a\u00a0b"])
+async def test_a_key_that_is_none_is_refused(served, key):
+    answer = await served.http.post(
+        "/api/jobs", json=submission(node("a")), headers=[(b"idempotency-key", key.encode("latin-1"))]
+    )
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "bad_idempotency_key"
+
+
+async def test_an_id_that_hides_behind_a_route_is_refused(served):
+    """GET /api/jobs/batch could never answer that job."""
+    problem = await served.post("/api/jobs", submission(node("a"), job="batch"), expect=422)
+    assert pointers(problem) == {"/graph/workflowId": "reserved_id"}
+
+
+async def test_a_task_is_known_as_soon_as_a_worker_has_announced_it(served):
+    """What is known is kept for a second; a submission right behind a new worker must not be refused for that."""
+    capability = served.planes.registry["once"].capability
+    fresh = msgspec.structs.replace(capability, id=new_id("task"))
+    await served.get("/api/capabilities")
+    await served.planes.jobs.announce(worker_info("a-new-worker", fresh.id), [fresh])
+
+    async def accepted():
+        answer = await served.http.post("/api/plans", json=submission(node("a", task=fresh.id)))
+        return answer.status_code == 200
+
+    await served.planes.becomes(accepted, seconds=0.5)
+
+
+async def test_metadata_is_read_with_the_graph(served):
+    body = submission(node("a"), metadata={"ticket": 7, "who": {"name": "Zoë"}})
+    body["graph"]["metadata"] = {"ticket": 1, "kept": True}
+    job = (await served.post("/api/jobs", body))["jobId"]
+    found = await served.get(f"/api/jobs/{job}/graph")
+    assert found["metadata"] == {"ticket": 7, "who": {"name": "Zoë"}, "kept": True}
