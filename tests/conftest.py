@@ -12,6 +12,8 @@ import pytest
 import redis as redis_sync
 import redis.asyncio
 
+from tests.leaks import leaks
+
 REQUIRED = frozenset(filter(None, os.environ.get("DIHEDRAL_REQUIRE", "").split(",")))
 
 
@@ -51,7 +53,7 @@ def start_server(directory: Path, *options: str, binary: str | None = None) -> t
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def embedded_url() -> Iterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
     process, url = start_server(directory)
     yield url
@@ -60,10 +62,17 @@ def redis_url() -> Iterator[str]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def redis_url(embedded_url: str) -> str:
+    return embedded_url
+
+
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator["redis.asyncio.Redis"]:
-    """A client of the session's server, emptied before the test."""
+async def redis(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator["redis.asyncio.Redis"]:
+    """A client of the session's server, emptied before the test, looked through after it."""
     client = redis_sync.asyncio.Redis.from_url(redis_url)
     await client.flushall()
     yield client
+    left = [] if request.node.get_closest_marker("forges_state") else await leaks(client)
     await client.aclose()
+    assert left == []

@@ -138,7 +138,12 @@ class Planes:
 
     async def kill(self, worker: Worker) -> None:
         """As SIGKILL does it: nothing is said, nothing renewed."""
+
+        async def silence(*_: Any) -> None:
+            await asyncio.Event().wait()
+
         task = self.running.pop(worker)
+        worker._scripts.call_encoded = silence  # type: ignore[method-assign]
         worker._client.connection_pool.connection_kwargs["path"] = "/nowhere"
         worker._held.clear()
         task.cancel()

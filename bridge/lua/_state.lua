@@ -194,7 +194,11 @@ local function node_start(J, node, entry, worker)
 end
 
 local function node_cancel(J, node, r)
-  local before = r.status
+  local before, nonce = r.status, string.match(r.entry, '^delay:(.+)$')
+  if nonce then
+    redis.call('ZREM', DELAYS, nonce)
+    redis.call('HDEL', DELAY_ENTRIES, nonce)
+  end
   r.status, r.reason = S.cancelled, '-'
   if node_put(J, node, before, r) then node_event(J, node, r) end
 end
@@ -297,6 +301,8 @@ end
 
 -- Claims -----------------------------------------------------------------------------------------------------------
 
+local function claim_drop(J, name) redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name) end
+
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
 -- dead owner is taken over, so its nodes are looked up in all records, none is started, and what ran counts a delivery.
@@ -339,13 +345,13 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     for _, node in ipairs(ready) do node_cancel(J, node, node_get(J, node)) end
     for _, pair in ipairs(running) do node_cancel(J, pair[1], pair[2]) end
     conclude(J)
-    redis.call('HDEL', J.key, 'c:' .. name)
+    claim_drop(J, name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
   local owned = redis.call('HGET', J.key, 'c:' .. name)
   if #ready == 0 and #running == 0 and not (lost and owned) then
-    redis.call('HDEL', J.key, 'c:' .. name)
+    claim_drop(J, name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end

@@ -23,7 +23,7 @@ for i, item in ipairs(items()) do
       end
     end
     conclude(J)
-    redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name)
+    claim_drop(J, name)
     entry_ack(stream, entry)
     words[i] = 'ok'
   end

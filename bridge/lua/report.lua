@@ -86,7 +86,7 @@ steps_of['resend'] = function(J, _, step)
     local id, stream = string.match(lost, '^([^@]+)@(.+)$')
     if entry_fields(stream, id) then return 'taken' end
   end
-  redis.call('HDEL', J.key, 'c:' .. lost)
+  claim_drop(J, lost)
   local sent = dispatch(J, batch, function(r)
     return r.entry == lost and (r.status == S.ready or r.status == S.running)
   end)
@@ -140,7 +140,7 @@ for i, item in ipairs(items()) do
     end
     conclude(J)
     if ack and entry ~= '' then
-      redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name)
+      claim_drop(J, name)
       entry_ack(stream, entry)
     end
     replies[i] = { 'ok', words, records, J.status }

@@ -12,7 +12,7 @@ for i, item in ipairs(items()) do
     J.progress = 0
     for _, name in ipairs(redis.call('HKEYS', J.key)) do
       local kind = string.sub(name, 1, 2)
-      if kind == 'c:' then redis.call('HDEL', J.key, name) end
+      if kind == 'c:' or kind == 'e:' then redis.call('HDEL', J.key, name) end
       if kind == 'p:' then J.progress = J.progress + tonumber(redis.call('HGET', J.key, name)) end
     end
     job_move(J, S.queued)

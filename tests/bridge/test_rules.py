@@ -647,6 +647,7 @@ async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url,
 # 15. The index ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.forges_state
 async def test_rule_15_the_index_forgets_expired_jobs_and_a_retry_keeps_its_job(house):
     await house.start()
     await house.submit([node("a")], job="old")

@@ -1,0 +1,45 @@
+"""What a test may leave in Redis: keys of the known families, each with the lifetime that it must have."""
+
+from typing import Any
+
+from bridge import keys
+from bridge.lifecycle import JOB_ENDED
+
+FAMILIES = ("job:", "jobs", "stream:", "delays", "worker:", "workers", "capabilities", "idempotency:", keys.LAYOUT)
+
+
+async def leaks(client: Any) -> list[str]:
+    """A sentence for each key that would pile up, or that nothing explains."""
+    names = sorted(name.decode() for name in await client.keys("*"))
+    found = [f"{name}: no such family" for name in names if not name.startswith(FAMILIES)]
+    jobs = [name for name in names if name.startswith("job:") and not name.endswith(":events")]
+    for name in names:
+        if name.endswith(":events") and name.removesuffix(":events") not in jobs:
+            found.append(f"{name}: a log without its job")
+        if name.startswith(("worker:", "idempotency:")) and await client.ttl(name) < 0:
+            found.append(f"{name}: never expires")
+    alive = {raw.decode() for name in names if name.startswith("jobs:alive") for raw in await client.smembers(name)}
+    for name in jobs:
+        found += await _of_job(client, name, alive)
+    for name in names:
+        if name.startswith("delays") and not name.startswith("delays:entries"):
+            entries = name.replace("delays", "delays:entries", 1)
+            if set(await client.zrange(name, 0, -1)) != set(await client.hkeys(entries)):
+                found.append(f"{name}: differs from {entries}")
+    return found
+
+
+async def _of_job(client: Any, name: str, alive: set[str]) -> list[str]:
+    job_id = name.rpartition(":")[2]
+    fields = {key.decode(): value.decode() for key, value in (await client.hgetall(name)).items()}
+    ended = fields["status"] in JOB_ENDED
+    found = []
+    for key in (name, f"{name}:events"):
+        if await client.exists(key) and (await client.ttl(key) >= 0) != ended:
+            found.append(f"{key}: {'never expires' if ended else 'expires'}, its job is {fields['status']}")
+    if ended == (job_id in alive):
+        found.append(f"{name}: is {fields['status']} and {'' if job_id in alive else 'not '}among the live jobs")
+    claims = [field for field in fields if field.startswith(("c:", "e:"))]
+    if ended and claims and int(fields["running"]) == 0:
+        found.append(f"{name}: has ended, and keeps {claims}")
+    return found
