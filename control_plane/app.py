@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> Litestar:
             await client.aclose()
 
     return Litestar(
-        route_handlers=[*job_routes, *artifact_routes, *live_routes, *service_routes],
+        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes],
         lifespan=[lifespan],
         exception_handlers={Exception: problems.handle},
         middleware=[_measured],

@@ -1,10 +1,17 @@
 """Reading a request's body: bounded, JSON by its content type, and as the bytes that came, which are kept as they are."""
 
+import asyncio
 from typing import Any
 
+import msgspec
 from litestar import Request
 
 from control_plane.problems import ApiProblem
+from schemas.documents import problems_of
+from schemas.structs.problem import ProblemDetail
+
+UNFIT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What a decoder raises about a body; `refusal` says it to the client."""
 
 
 async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = False) -> bytes:
@@ -34,3 +41,27 @@ async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = 
 
 def too_large(limit: int) -> ApiProblem:
     return ApiProblem(413, "body_too_large", f"the body has more than {limit} bytes")
+
+
+async def refusal(raw: bytes, error: Exception, stem: str = "", name: str = "") -> ApiProblem:
+    """Why a body was not taken: 400 not JSON, else 422 with every problem by the schema `name` of `stem`, if there is one."""
+    return await asyncio.to_thread(_refusal, raw, error, stem, name)
+
+
+def _refusal(raw: bytes, error: Exception, stem: str, name: str) -> ApiProblem:
+    try:
+        # A decoder for a type stops at the first wrong field, before what is no JSON at all.
+        document = msgspec.json.decode(raw)
+    except RecursionError:
+        detail = ProblemDetail(pointer="", code="too_deep", detail="more than 64 levels")
+        return ApiProblem(422, "too_deep", "the body is nested too deeply", [detail])
+    except msgspec.ValidationError as wrong:  # JSON, but with a number that nothing here can hold
+        return _unfit([("", "invalid", str(wrong))])
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        return ApiProblem(400, "not_json", f"the body is not JSON: {wrong}")
+    return _unfit((problems_of(document, stem, name) if stem else []) or [("", "invalid", str(error))])
+
+
+def _unfit(rows: list[tuple[str, str, str]]) -> ApiProblem:
+    errors = [ProblemDetail(pointer=at, code=code, detail=detail) for at, code, detail in rows]
+    return ApiProblem(422, "invalid_request", f"the body does not fit: {errors[0].detail}", errors)

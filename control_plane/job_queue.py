@@ -24,14 +24,12 @@ from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
 from bridge.times import rfc3339
-from control_plane.body import too_large
+from control_plane.body import UNFIT, refusal, too_large
 from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
-from schemas.documents import problems_of
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Graph, NodeError, NodeStatus
 from schemas.structs.job import Job, JobError, JobStatus, WaitingFor, WaitingReason
 from schemas.structs.pipeline import Pipeline
-from schemas.structs.problem import ProblemDetail
 from schemas.structs.request import JobRequest
 from schemas.structs.settings import Settings
 from schemas.structs.worker import WorkerInfo
@@ -86,12 +84,8 @@ class JobQueue:
         """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
         try:
             return _decode_request(body)
-        except RecursionError as error:
-            raise too_deep() from error
-        except msgspec.ValidationError as error:
-            raise await asyncio.to_thread(shape_problem, body, "request", "JobRequest", str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+        except UNFIT as error:
+            raise await refusal(body, error, "request", "JobRequest") from error
 
     async def plan(self, request: JobRequest, job_id: str | None = None) -> Planned:
         """What would run, or ApiProblem with every problem of the plan."""
@@ -361,7 +355,7 @@ class JobQueue:
         over several requests instead of one that holds up everybody.
         """
         wanted = frozenset(statuses)
-        before = _cursor(cursor) if cursor else None
+        before = None if cursor is None else _cursor(cursor)
         found: list[Job] = []
         seen = 0
         while True:
@@ -405,9 +399,13 @@ class JobQueue:
         return view
 
 
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
 def checked(job_id: str) -> str:
     """Raises 404 for what can be no job id, and so must not become part of a key."""
-    if _ID.fullmatch(job_id) is None:
+    if not is_id(job_id):
         raise unknown_job(job_id)
     return job_id
 
@@ -420,28 +418,14 @@ def _check_envelope(request: JobRequest) -> None:
     start = request.start_at
     if not isinstance(start, msgspec.UnsetType) and not EARLIEST <= start <= LATEST:
         found.append(planning.Problem("/startAt", "out_of_range", f"{EARLIEST:%Y} to {LATEST:%Y}"))
+    nodes = [] if isinstance(request.graph, msgspec.UnsetType) else request.graph.nodes
+    for index, node in enumerate(nodes):  # what belongs to an earlier run is dropped, and so never seen by the planner
+        details = None if isinstance(node.error, msgspec.UnsetType) else node.error.details
+        for name, value in (("output", node.output), ("error", details)):
+            if isinstance(value, dict | list) and planning.too_deep(value):
+                found.append(planning.Problem(f"/graph/nodes/{index}/{name}", "too_deep", "nested too deep"))
     if found:
         raise refused(found[0].detail, found)
-
-
-def too_deep() -> ApiProblem:
-    return ApiProblem(
-        422,
-        "too_deep",
-        "the body is nested too deeply",
-        [ProblemDetail(pointer="", code="too_deep", detail="more than 64 levels")],
-    )
-
-
-def shape_problem(body: bytes, stem: str, name: str, first: str) -> ApiProblem:
-    """422 with every problem that the schema finds, or at least the one that msgspec has found (`first`)."""
-    try:
-        found = problems_of(json.loads(body), stem, name)
-    except (ValueError, RecursionError):
-        found = []
-    errors = [ProblemDetail(pointer=at, code=code, detail=detail) for at, code, detail in found]
-    errors = errors or [ProblemDetail(pointer="", code="invalid", detail=first)]
-    return ApiProblem(422, "invalid_request", f"the body does not fit: {errors[0].detail}", errors)
 
 
 def _stamp(ms: int | None) -> str | None:
@@ -455,6 +439,8 @@ def _cursor_of(row: tuple[int, str]) -> str:
 def _cursor(text: str) -> tuple[int, str]:
     try:
         ms, _, job_id = base64.urlsafe_b64decode(text).decode().partition(":")
+        if not is_id(job_id):
+            raise ValueError(job_id)
         return int(ms), job_id
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ApiProblem(422, "invalid_parameter", "this cursor is none of ours") from error
+    except ValueError as error:
+        raise ApiProblem(422, "invalid_parameter", "cursor: this is none of ours") from error

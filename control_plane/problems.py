@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from bridge.artifacts import (
@@ -103,6 +103,8 @@ def as_problem(error: Exception) -> ApiProblem:
             return ApiProblem(503, "store_unavailable", "the artifact store cannot be used now", headers=_later())
         case OutOfMemoryError():
             return out_of_memory()
+        case InternalServerException() if "disconnected" in error.detail:
+            return ApiProblem(400, "incomplete_body", "the connection ended before the body did")
         case HTTPException():
             return _of_http(error)
     if isinstance(error, (*LOST, ReadOnlyError)) or (

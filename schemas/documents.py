@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
@@ -45,6 +45,15 @@ def _is_aware_time(value: object) -> bool:
 
 
 FORMATS.checks("date-time", raises=msgspec.ValidationError)(_is_aware_time)
+
+
+def _items(checker: Any, items: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """What stands beyond `maxItems` is refused by it anyway, and looking at it all would take seconds."""
+    seen = instance[: schema.get("maxItems")] if isinstance(instance, list) else instance
+    yield from Draft202012Validator.VALIDATORS["items"](checker, items, seen, schema)
+
+
+Validator = validators.extend(Draft202012Validator, {"items": _items})
 
 
 @cache
@@ -83,9 +92,9 @@ def registry() -> Registry[Any]:
 
 
 @cache
-def validator(stem: str, name: str) -> Draft202012Validator:
+def validator(stem: str, name: str) -> Any:
     """For the definition `name` of a schema file."""
-    return Draft202012Validator({"$ref": f"dihedral:{stem}#/$defs/{name}"}, registry=registry(), format_checker=FORMATS)
+    return Validator({"$ref": f"dihedral:{stem}#/$defs/{name}"}, registry=registry(), format_checker=FORMATS)
 
 
 def problems_of(document: Any, stem: str, name: str, limit: int = 100) -> list[Row]:

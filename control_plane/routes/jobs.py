@@ -2,20 +2,20 @@
 
 import asyncio
 import re
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bridge.artifacts import ArtifactNotFound, ArtifactStore
 from control_plane import body
-from control_plane.job_queue import JobQueue, checked, shape_problem, too_deep
+from control_plane.job_queue import JobQueue, checked, is_id
 from control_plane.openapi import answers
 from control_plane.openapi import body as with_body
 from control_plane.problems import ApiProblem
+from control_plane.query import known_once, moment_ms, refused
 from control_plane.routes.live import sse_response
 from schemas.structs.graph import Graph
 from schemas.structs.job import Job, JobList, JobStatus, JobStatusView
@@ -29,8 +29,7 @@ EXAMPLES = {
     "picture": {"bucket": "inputs", "key": "examples/picture.png"},
     "voice": {"bucket": "inputs", "key": "examples/recording.wav"},
 }
-
-
+MOMENT = QueryParameter(schema_extra={"format": "date-time"})
 _NUMBER = re.compile("[0-9]{1,16}")
 
 
@@ -78,12 +77,8 @@ async def submit_batch(request: Req) -> Response[bytes]:
     raw = await body.read(request, limits.batch_limit_bytes)
     try:
         items = msgspec.json.decode(raw, type=BatchRequest).jobs
-    except RecursionError as error:
-        raise too_deep() from error
-    except msgspec.ValidationError as error:
-        raise ApiProblem(422, "invalid_request", f'the body must be {{"jobs":[…]}}: {error}') from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+    except body.UNFIT as error:
+        raise await body.refusal(raw, error) from error
     if len(items) > limits.batch_items:
         raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
     found = []
@@ -114,23 +109,23 @@ async def list_jobs(
     request: Req,
     status: FromQuery[str | None] = None,
     pipeline: FromQuery[str | None] = None,
-    since: FromQuery[datetime | None] = None,
-    until: FromQuery[datetime | None] = None,
+    since: Annotated[str | None, MOMENT] = None,
+    until: Annotated[str | None, MOMENT] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
 ) -> JobList:
     """`status`: one or several, comma separated."""
-    statuses = [word for word in (status or "").split(",") if word]
-    unknown = [word for word in statuses if word not in set(JobStatus)]
-    if unknown:
-        raise ApiProblem(
-            422, "invalid_parameter", f"status: there is no {unknown[0]!r}; there are {', '.join(JobStatus)}"
-        )
+    statuses = [] if status is None else status.split(",")
+    for word in statuses:
+        if word not in set(JobStatus):
+            raise refused("status", f"there is no {word!r}; there are {', '.join(JobStatus)}")
+    if pipeline is not None and not is_id(pipeline):
+        raise refused("pipeline", "this can be no pipeline's id")
     jobs, following = await _queue(request).list(
         statuses=statuses,
         pipeline=pipeline,
-        since_ms=int(since.timestamp() * 1000) if since else 0,
-        until_ms=int(until.timestamp() * 1000) if until else None,
+        since_ms=moment_ms("since", since) or 0,
+        until_ms=moment_ms("until", until),
         limit=limit,
         cursor=cursor,
     )
@@ -233,14 +228,14 @@ async def _optional(request: Req, struct: Any) -> Any:
         return struct()
     try:
         return msgspec.json.decode(raw, type=struct)
-    except RecursionError as error:
-        raise too_deep() from error
-    except msgspec.ValidationError as error:
-        raise await asyncio.to_thread(shape_problem, raw, "request", struct.__name__, str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiProblem(400, "not_json", f"the body is not JSON: {error}") from error
+    except body.UNFIT as error:
+        raise await body.refusal(raw, error, "request", struct.__name__) from error
 
 
-job_routes = [
-    submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, retry, delete_job, train, read_status,
-]  # fmt: skip
+job_routes = Router(
+    "/",
+    before_request=known_once,
+    route_handlers=[
+        submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, retry, delete_job, train, read_status,
+    ],
+)  # fmt: skip

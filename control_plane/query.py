@@ -1,0 +1,39 @@
+"""Query parameters are obeyed or refused: a misspelt filter that is ignored answers another question than was asked."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.params import QueryParameter
+
+from control_plane.problems import ApiProblem
+from schemas.strict import AwareDateTime
+
+
+async def known_once(request: Request[Any, Any, Any]) -> None:
+    """For `before_request`. Raises 422 for a parameter that the handler does not declare, or that comes twice."""
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    known = {name for name, each in parameters.items() if isinstance(each.kwarg_definition, QueryParameter)}
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(given):
+        if name not in known:
+            there = f"there are: {', '.join(sorted(known))}" if known else "there are none here"
+            raise refused(name[:100], f"there is no such parameter; {there}")
+        if given.count(name) > 1:
+            raise refused(name, "it can be given once only")
+
+
+def moment_ms(name: str, text: str | None) -> int | None:
+    """RFC 3339 as epoch ms. Raises 422; a `+` that was not escaped has become a space, and is no moment either."""
+    if text is None:
+        return None
+    try:
+        moment: datetime = msgspec.convert(text, AwareDateTime)
+        return int(moment.timestamp() * 1000)
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
+        raise refused(name, "a moment is like 2026-01-31T12:00:00Z, with its zone") from error
+
+
+def refused(name: str, detail: str) -> ApiProblem:
+    return ApiProblem(422, "invalid_parameter", f"{name}: {detail}")
