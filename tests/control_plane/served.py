@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,17 @@ from tests.planes import Planes, edge, node, settings
 
 ENDED = ("completed", "failed", "cancelled")
 PROBLEM = "application/problem+json"
+HELD = {
+    "id": "held",
+    "label": "Held",
+    "description": "One node that may stand before a gate.",
+    "params": {"type": "object", "additionalProperties": False, "properties": {"wait": {"type": "string"}}},
+    "graph": {
+        "schema": "langgraph.v1",
+        "nodes": [{"id": "a", "task": "act", "plane": "python", "params": {"wait": {"$param": "wait"}}}],
+        "edges": [],
+    },
+}
 
 
 class Server(uvicorn.Server):
@@ -148,6 +160,9 @@ def made_settings(url: str, directory: Path) -> Settings:
     made = settings(url)
     made.artifacts.directory = str(directory / "artifacts")
     made.worker.tasks = ["tests.planes"]
+    made.pipelines.dir = str(directory / "pipelines")
+    (directory / "pipelines").mkdir(exist_ok=True)
+    (directory / "pipelines" / "held.json").write_text(json.dumps(HELD))
     return made
 
 

@@ -1,0 +1,106 @@
+"""POST /api/jobs/batch: many submissions in one request, each on its own."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from tests.control_plane.served import new_id, node, pointers, submission
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def batch(served, *items, expect=200):
+    return await served.post("/api/jobs/batch", {"jobs": list(items)}, expect=expect)
+
+
+async def test_the_answers_stand_in_the_order_of_the_items(served):
+    ids = [new_id() for _ in range(50)]
+    found = await batch(served, *(submission(node("a"), job=job) for job in ids))
+    assert [job["jobId"] for job in found["jobs"]] == ids
+    for job in ids:
+        assert (await served.ended(job))["status"] == "completed"
+
+
+async def test_a_bad_item_stops_no_other(served):
+    taken = await served.submit(node("a"), job=new_id())
+    one, two = new_id(), new_id()
+    found = await batch(
+        served,
+        submission(node("a"), job=one),
+        {"graph": 5},
+        None,
+        submission(node("a", task="none")),
+        submission(node("a"), job=taken),
+        {"pipeline": "none"},
+        submission(node("a"), node("a")),
+        submission(node("a"), job=two),
+    )
+    answers = found["jobs"]
+    assert [answers[0]["jobId"], answers[-1]["jobId"]] == [one, two]
+    assert [each["status"] for each in answers[1:-1]] == [422, 422, 422, 409, 422, 422]
+    assert pointers(answers[3]) == {"/graph/nodes/0/task": "unknown_task"}
+    assert answers[4]["code"] == "job_exists"
+    assert [each["instance"] for each in answers[1:-1]] == [f"/api/jobs/batch#/jobs/{index}" for index in range(1, 7)]
+    assert (await served.ended(two))["status"] == "completed"
+
+
+async def test_one_id_twice_in_a_batch_is_one_job(served):
+    job = new_id()
+    found = await batch(
+        served, submission(node("a"), job=job), submission(node("a"), job=job), submission(node("b"), job=job)
+    )
+    assert found["jobs"][0]["jobId"] == job
+    assert [each["code"] for each in found["jobs"][1:]] == ["job_exists", "job_exists"]
+
+
+async def test_an_empty_batch_is_answered_with_nothing(served):
+    assert await batch(served) == {"jobs": []}
+
+
+async def test_a_batch_has_at_most_a_thousand_items(served):
+    problem = await batch(served, *([{}] * 1001), expect=422)
+    assert problem["code"] == "too_many_jobs"
+    found = await batch(served, *([{}] * 1000))
+    assert len(found["jobs"]) == 1000
+
+
+async def test_a_batch_of_another_shape_is_refused(served):
+    for document in ({}, [], {"jobs": {}}, {"jobs": None}, {"jobs": [], "more": 1}):
+        problem = await served.post("/api/jobs/batch", document, expect=422)
+        assert problem["code"] == "invalid_request"
+
+
+async def test_a_batch_may_be_larger_than_a_submission_but_its_items_may_not(served):
+    limit = served.settings.control.body_limit_bytes
+    blank = " " * (limit // 2)
+    small = [json.dumps(submission(node(f"n{index}"))) + blank for index in range(3)]
+    large = json.dumps(submission(node("large", log=0), metadata={"text": "x" * limit}))
+    body = f'{{"jobs":[{",".join([*small, large])}]}}'.encode()
+    answers = (await served.raw("/api/jobs/batch", body)).json()["jobs"]
+    assert [each.get("code") for each in answers] == [None, None, None, "body_too_large"]
+    assert answers[3]["status"] == 413
+
+
+async def test_a_batch_beyond_its_limit_is_413(served):
+    limit = served.settings.control.batch_limit_bytes
+    answer = await served.raw("/api/jobs/batch", b" " * (limit + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+async def test_a_batch_of_a_thousand_lets_others_in_between(served):
+    items = [submission(node("a", task="light_node")) for _ in range(1000)]
+    begun = time.monotonic()
+    slowest = 0.0
+    async with asyncio.TaskGroup() as group:
+        sent = group.create_task(batch(served, *items))
+        while not sent.done():
+            asked = time.monotonic()
+            await served.get("/health/live")
+            slowest = max(slowest, time.monotonic() - asked)
+    jobs = sent.result()["jobs"]
+    assert len({job["jobId"] for job in jobs}) == 1000
+    assert slowest < (time.monotonic() - begun) / 2
+    for job in jobs:
+        await served.ended(job["jobId"])
