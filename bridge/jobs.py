@@ -4,6 +4,7 @@ The scripts know items and words; here are the things: a job to submit, a view o
 the tasks they know. Policy (limits, idempotency, planning) is the control plane's.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ RECENT_SECONDS = 7 * 24 * 3600
 decode_graph = msgspec.json.Decoder(Graph).decode
 decode_routes = msgspec.json.Decoder(dict[str, Route]).decode
 _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
+_LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20}-[0-9]{1,20})")
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 
 
@@ -356,13 +358,13 @@ class Jobs:
         return "ok" if await self.client.xdel(found[0].dead, found[1]) else "unknown"
 
     async def _dead(self, letter_id: str) -> tuple[Partition, str, str] | None:
-        number, _, entry = letter_id.partition("-")
-        if not (number.isascii() and number.isdigit()) or int(number) >= len(self.scripts.partitions):
+        found = _LETTER.fullmatch(letter_id)
+        if found is None or int(found[1]) >= len(self.scripts.partitions):
             return None
-        part = self.scripts.partitions[int(number)]
+        part, entry = self.scripts.partitions[int(found[1])], found[2]
         try:
             rows = await self.client.xrange(part.dead, min=entry, max=entry)
-        except redis.ResponseError:
+        except redis.ResponseError:  # a number beyond 64 bits
             return None
         return (part, entry, rows[0][1].get(b"job", b"").decode()) if rows else None
 

@@ -6,13 +6,14 @@ User JSON is opaque text on both sides.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 import redis.asyncio
-from redis.exceptions import NoScriptError
+from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
 from bridge.connection import Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
@@ -291,9 +292,12 @@ class Writer:
                 delay = min(delay * 2, 2.0)
 
 
+_PASSING = re.compile(r"(?:^|caused error: )(?:BUSY|MISCONF|NOREPLICAS)\b")
+"""redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
+
+
 def passing(error: Exception) -> bool:
-    """Whether a server that says this will answer otherwise soon (loading its file, failing over)."""
-    text = str(error)
-    return text.startswith(
-        ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF")
-    )
+    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way."""
+    if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
+        return True
+    return _PASSING.search(str(error)) is not None

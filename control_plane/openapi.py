@@ -1,6 +1,7 @@
 """What OpenAPI cannot see where a handler reads its raw body: the shape of the body, and of the problems."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from litestar.openapi.datastructures import ResponseSpec
@@ -13,6 +14,7 @@ from schemas.structs.problem import Problem
 def body(stem: str, name: str, description: str) -> type[Operation]:
     """An operation whose JSON body is `name` of the source schema `stem`, published at /schemas/{stem}.json."""
 
+    @dataclass  # else the inherited __init__ knows of no __post_init__
     class WithBody(Operation):
         def __post_init__(self) -> None:
             schema = Schema(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from bridge.artifacts import (
     ArtifactNotFound,
@@ -22,6 +22,7 @@ from bridge.artifacts import (
 )
 from bridge.connection import LOST
 from bridge.planning import Problem as PlanProblem
+from bridge.scripts import passing
 from schemas.structs.problem import Problem, ProblemDetail
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 BUSY_SECONDS = "2"
-PASSING = ("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "BUSY")
-"""Answers of a server that will serve again; any other refusal is a mistake of ours and is logged as one."""
 
 
 class ApiProblem(Exception):
@@ -107,9 +106,7 @@ def as_problem(error: Exception) -> ApiProblem:
             return ApiProblem(400, "incomplete_body", "the connection ended before the body did")
         case HTTPException():
             return _of_http(error)
-    if isinstance(error, (*LOST, ReadOnlyError)) or (
-        isinstance(error, ResponseError) and str(error).startswith(PASSING)
-    ):
+    if isinstance(error, LOST) or (isinstance(error, ResponseError) and passing(error)):
         return ApiProblem(503, "redis_unavailable", "the job store cannot be reached now", headers=_later())
     log.error("a request failed", exc_info=error)
     return ApiProblem(500, "internal_error", "something went wrong here; the log says what")

@@ -30,16 +30,18 @@ def _queue(request: Req) -> JobQueue:
 
 @get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers(503))
 async def capabilities(request: Req) -> CapabilityList:
-    """`sources`: worker ids by plane that announced them."""
+    """`sources`: by plane the ids of the workers that live, and of those that were the last to announce a task."""
     queue = _queue(request)
     known = await queue.capabilities()
-    sources: dict[str, list[str]] = {"node": [], "python": []}
+    sources: dict[str, set[str]] = {"node": set(), "python": set()}
     for each in (await queue.known_tasks()).values():
-        ids = sources.setdefault(str(each.capability.plane), [])
-        if each.worker_id not in ids:
-            ids.append(each.worker_id)
+        sources[str(each.capability.plane)].add(each.worker_id)
+    for worker in await queue.workers():
+        sources[str(worker.plane)].add(worker.worker_id)
     return CapabilityList(
-        capabilities=[known[task] for task in sorted(known)], sources=sources, generated_at=now_rfc3339()
+        capabilities=[known[task] for task in sorted(known)],
+        sources={plane: sorted(ids) for plane, ids in sources.items()},
+        generated_at=now_rfc3339(),
     )
 
 

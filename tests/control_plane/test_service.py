@@ -1,0 +1,293 @@
+"""What serves the jobs: capabilities, pipelines, workers, queues, dead letters, health, metrics, OpenAPI."""
+
+import asyncio
+import re
+import shutil
+import socket
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from bridge.version import VERSION
+from control_plane.app import create_app
+from tests.control_plane.served import PROBLEM, checked, new_id, node, worker_info
+from tests.planes import RUNS, gate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+# What there is --------------------------------------------------------------------------------------------------------
+
+
+async def test_capabilities_are_those_of_both_planes(served):
+    found = await served.get("/api/capabilities")
+    assert set(found) == {"capabilities", "sources", "generatedAt"}
+    planes = {each["id"]: each["plane"] for each in found["capabilities"]}
+    assert (
+        planes.items() >= {"act": "python", "heavy": "python", "light_node": "node", "generate_script": "node"}.items()
+    )
+    assert list(planes) == sorted(planes)
+    assert datetime.fromisoformat(found["generatedAt"]).tzinfo is not None
+    script = next(each for each in found["capabilities"] if each["id"] == "generate_script")
+    assert set(script) == {
+        "id", "label", "description", "version", "plane", "runtime", "io", "parameters", "examples", "telemetry", "security", "contracts",
+    }  # fmt: skip
+
+
+async def test_sources_are_the_workers_that_announced_capabilities(served):
+    alive = {worker["workerId"]: worker["plane"] for worker in (await served.get("/api/workers"))["workers"]}
+    sources = (await served.get("/api/capabilities"))["sources"]
+    assert set(sources) == {"node", "python"}
+    for worker, plane in alive.items():
+        assert worker in sources[plane]
+
+
+async def test_a_capability_outlives_its_worker(served):
+    async with served.no_worker():
+        found = await served.get("/api/capabilities")
+        assert "act" in {each["id"] for each in found["capabilities"]}
+        assert found["sources"]["python"]
+
+
+async def test_pipelines_are_whole_documents_in_order(served):
+    found = (await served.get("/api/pipelines"))["pipelines"]
+    assert [each["id"] for each in found] == sorted(each["id"] for each in found)
+    assert {"talking_picture", "simulate", "held"} <= {each["id"] for each in found}
+    for each in found:
+        assert set(each) == {"id", "label", "description", "params", "graph"}
+        assert each["params"]["type"] == "object"
+
+
+async def test_workers_are_those_that_live(served):
+    other = worker_info(new_id("worker"), "act")
+    await served.planes.jobs.announce(other, [])
+    found = {each["workerId"]: each for each in (await served.get("/api/workers"))["workers"]}
+    assert found[other.worker_id]["tasks"] == ["act"]
+    assert set(found[other.worker_id]) == {
+        "workerId", "host", "pid", "plane", "pool", "slots", "running", "device", "metricsUrl", "startedAt", "lastSeen", "version",
+        "protocol", "tasks",
+    }  # fmt: skip
+    ours = next(each for each in found.values() if each["plane"] == "node")
+    assert ours["version"] == VERSION
+    assert ours["host"] == socket.gethostname()
+    await served.planes.jobs.depart(other.worker_id)
+    assert other.worker_id not in {each["workerId"] for each in (await served.get("/api/workers"))["workers"]}
+
+
+async def test_queues_say_what_waits_and_for_how_long(served):
+    async def data_plane():
+        found = {(each["plane"], each["pool"]): each for each in (await served.get("/api/queues"))["queues"]}
+        assert ("node", "default") in found
+        return found["python", "default"]
+
+    async with served.no_worker():
+        before = await data_plane()
+        jobs = [await served.submit(node("a")) for _ in range(3)]
+        queue = await data_plane()
+        assert set(queue) == {"plane", "pool", "depth", "pending", "oldestSeconds"}
+        assert queue["depth"] == before["depth"] + 3
+        assert 0 <= queue["oldestSeconds"] < 10
+    for job in jobs:
+        await served.ended(job)
+    held = await served.submit(node("a", wait=(name := new_id())))
+    await served.in_status(held, "running")
+    assert (await data_plane())["pending"] == 1
+    gate(name).set()
+    await served.ended(held)
+
+    async def idle():
+        queue = await data_plane()
+        return (queue["depth"], queue["pending"], queue["oldestSeconds"]) == (0, 0, None)
+
+    await served.becomes(idle)
+
+
+# Dead letters ---------------------------------------------------------------------------------------------------------
+
+
+async def letters(served):
+    return {each["jobId"]: each for each in (await served.get("/api/dead-letters"))["deadLetters"]}
+
+
+async def test_a_dead_letter_is_requeued_or_dropped(served):
+    async with served.no_worker():
+        worker = await served.planes.start("python")
+        jobs = [await served.submit(node("a", task="once", wait=new_id())) for _ in range(2)]
+        for job in jobs:
+            await served.in_status(job, "running")
+        await served.planes.kill(worker)
+    for job in jobs:
+        assert (await served.in_status(job, "failed"))["error"]["code"] == "worker_lost"
+    found = await letters(served)
+    first, second = found[jobs[0]], found[jobs[1]]
+    assert set(first) == {"id", "jobId", "nodeId", "reason", "created"}
+    assert (first["nodeId"], first["reason"]) == ("a", "worker_lost")
+
+    RUNS.clear()
+    job = await served.post(f"/api/dead-letters/{first['id']}/requeue", expect=200)
+    assert (job["jobId"], job["attempt"]) == (jobs[0], 2)
+    assert jobs[0] not in await letters(served)
+    await served.in_status(jobs[0], "running")
+    assert RUNS == [("begin", "a")]
+
+    await served.delete(f"/api/dead-letters/{second['id']}")
+    assert jobs[1] not in await letters(served)
+    assert (await served.job(jobs[1]))["attempt"] == 1
+    assert (await served.delete(f"/api/dead-letters/{second['id']}", expect=404))["code"] == "unknown_dead_letter"
+    await served.post(f"/api/jobs/{jobs[0]}/cancel", expect=202)
+
+
+async def test_garbage_on_a_stream_is_a_letter_that_can_only_be_dropped(served):
+    client = served.planes.client
+    await client.xadd("stream:process:data", {"nonsense": b"\xff\x00"})
+
+    async def letter():
+        return (await letters(served)).get("")
+
+    found = await served.becomes(letter)
+    assert found["reason"] == "malformed_entry"
+    assert (await served.post(f"/api/dead-letters/{found['id']}/requeue", expect=404))["code"] == "unknown_dead_letter"
+    await served.delete(f"/api/dead-letters/{found['id']}")
+    job = await served.submit(node("a"))
+    assert (await served.ended(job))["status"] == "completed"
+
+
+async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served):
+    async with served.no_worker():
+        worker = await served.planes.start("python")
+        job = await served.submit(node("a", task="once", wait=(name := new_id())))
+        await served.in_status(job, "running")
+        await served.planes.kill(worker)
+    await served.in_status(job, "failed")
+    letter = (await letters(served))[job]["id"]
+    gate(name).set()
+    await served.post(f"/api/jobs/{job}/retry", expect=200)
+    assert (await served.in_status(job, "completed"))["attempt"] == 2
+    assert (await served.post(f"/api/dead-letters/{letter}/requeue", expect=409))["code"] == "not_retryable"
+    await served.delete(f"/api/dead-letters/{letter}")
+
+
+@pytest.mark.parametrize(
+    "letter",
+    [
+        "x",
+        "0-",
+        "0-x",
+        "0-1",
+        "0--",
+        "0-+",
+        "9-1-1",
+        "0-1-1",
+        "9" * 5000 + "-1-1",
+        "0-" + "9" * 20 + "-1",
+        "٠-1-1",
+        "0-(1-1",
+    ],
+)
+async def test_an_unknown_letter_is_404(served, letter):
+    await served.post(f"/api/dead-letters/{letter}/requeue", expect=404)
+    answer = await served.http.delete(f"/api/dead-letters/{letter}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_dead_letter")
+
+
+# Health and metrics ---------------------------------------------------------------------------------------------------
+
+
+async def test_health_says_that_all_is_well(served):
+    assert await served.get("/health/live") == {"status": "ok"}
+    for path in ("/health/ready", "/health"):
+        assert await served.get(path) == {"status": "ok", "checks": {"redis": "ok", "store": "ok"}}
+
+
+async def test_health_says_that_the_store_cannot_be_used(served):
+    directory = served.settings.artifacts.directory
+    shutil.move(directory, directory + ".away")
+    try:
+        await asyncio.to_thread(Path(directory).write_bytes, b"")
+        problem = await served.get("/health/ready", expect=503)
+        assert problem["code"] == "not_ready"
+        assert problem["detail"].startswith("store: ")
+        assert "redis" not in problem["detail"]
+        await served.get("/health/live")
+    finally:
+        await asyncio.to_thread(Path(directory).unlink)
+        shutil.move(directory + ".away", directory)
+    await served.get("/health/ready")
+
+
+async def test_metrics_have_the_names_that_dashboards_know(served):
+    await served.ended(await served.submit(node("light", task="light_node")))
+    answer = await served.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    text = answer.text
+    for name in (
+        "websocket_clients_connected", "websocket_connections_total", "websocket_messages_received_total",
+        "websocket_messages_sent_total", "websocket_errors_total", "worker_active_tasks",
+    ):  # fmt: skip
+        assert re.search(rf"^{name} [0-9]", text, re.M), name
+    for name in ("websocket_client_lifetime_seconds_count", 'worker_job_duration_seconds_count{type="light_node"}'):
+        assert re.search(rf"^{re.escape(name)} [0-9]", text, re.M), name
+    assert re.search(r'^worker_jobs_total\{type="light_node"\} [1-9]', text, re.M)
+    assert f'dihedral_build_info{{version="{VERSION}"}} 1.0' in text
+
+
+async def test_no_job_id_becomes_a_label(served):
+    job = await served.submit(node("a"))
+    for path in ("", "/graph", "/events"):
+        await served.get(f"/api/jobs/{job}{path}")
+    text = (await served.http.get("/metrics")).text
+    assert job not in text
+    assert 'route="/api/jobs/{job_id}/graph",status="200"' in text
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_root_leads_on(served):
+    answer = await served.http.get("/")
+    assert answer.status_code in (302, 307)
+    assert (await served.http.get(answer.headers["location"])).status_code == 200
+
+
+async def test_openapi_lists_every_route(served):
+    document = await served.get("/schema")
+    assert document["openapi"].startswith("3.1")
+    assert document["info"] == {"title": "Dihedral", "version": VERSION, "description": document["info"]["description"]}
+    routes = set()
+    for route in create_app(served.settings).routes:
+        path = re.sub(r":\w+}", "}", route.path)
+        if not path.startswith("/schema") and path not in ("/", "/ws"):
+            routes |= {(path, method.lower()) for method in route.methods if method not in ("OPTIONS", "HEAD")}
+    listed = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert routes - listed == set()
+    assert len(routes) > 25
+
+
+async def test_openapi_describes_bodies_answers_and_problems(served):
+    document = await served.get("/schema")
+    submit = document["paths"]["/api/jobs"]["post"]
+    assert "/schemas/request.json#/$defs/JobRequest" in str(submit["requestBody"])
+    assert {"200", "201", "400", "409", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    assert PROBLEM in submit["responses"]["422"]["content"]
+    names = {each["name"]: each["schema"] for each in document["paths"]["/api/jobs"]["get"]["parameters"]}
+    assert set(names) == {"status", "pipeline", "since", "until", "limit", "cursor"}
+    assert "date-time" in str(names["since"])
+
+
+async def test_every_source_schema_is_published(served):
+    for name in (
+        "graph",
+        "submission",
+        "request",
+        "job",
+        "events",
+        "websocket",
+        "problem",
+        "pipeline",
+        "capability",
+        "artifact",
+    ):
+        document = await served.get(f"/schemas/{name}.json")
+        assert document["$id"] == f"dihedral:{name}"
+    assert checked(await served.http.get("/schemas/none.json"))["code"] == "unknown_schema"
