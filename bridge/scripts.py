@@ -292,7 +292,7 @@ class Writer:
                 delay = min(delay * 2, 2.0)
 
 
-_PASSING = re.compile(r"(?:^|caused error: )(?:BUSY|MISCONF|NOREPLICAS)\b")
+_PASSING = re.compile(r"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS)\b""")
 """redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
 
 

@@ -39,6 +39,8 @@ from schemas.structs.settings import Settings
 log = logging.getLogger(__name__)
 
 TASK_MODULES = ("control_plane.tasks",)
+ANSWER_SECONDS = 4.0
+"""How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -49,7 +51,7 @@ def create_app(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        client = connect(settings.redis.url)
+        client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         store = open_store(settings.artifacts)
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own)

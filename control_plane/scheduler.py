@@ -16,6 +16,7 @@ import redis
 from bridge import keys
 from bridge.connection import LOST, check_layout, connect
 from bridge.deliveries import Delivery, Topologies
+from bridge.errors import ServerUnavailable
 from bridge.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, heal
@@ -175,4 +176,4 @@ class Scheduler:
 
 
 def _is_away(error: Exception) -> bool:
-    return isinstance(error, LOST) or (isinstance(error, redis.ResponseError) and passing(error))
+    return isinstance(error, (*LOST, ServerUnavailable)) or (isinstance(error, redis.ResponseError) and passing(error))

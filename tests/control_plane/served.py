@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -179,6 +180,8 @@ async def serve(made: Settings) -> AsyncIterator[Served]:
         server = Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))
         served = Served(made, planes, listening.getsockname()[1])
+        ended_itself: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _: ended_itself.append(number))
         try:
             await planes.becomes(lambda: server.started or running.done())
             yield served
@@ -188,6 +191,8 @@ async def serve(made: Settings) -> AsyncIterator[Served]:
             await client.aclose()
             server.should_exit = True
             await running
+            signal.signal(signal.SIGTERM, before)
+        assert not ended_itself, "a loop of the control plane has failed: it ends itself"
 
 
 __all__ = [

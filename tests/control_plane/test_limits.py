@@ -1,0 +1,171 @@
+"""What happens at the limits: a full queue, a server out of memory, read-only, failing over, or away."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from tests.conftest import start_server
+from tests.control_plane.served import checked, made_settings, new_id, node, serve, submission
+from tests.planes import gate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+KEPT = ("--appendonly", "yes")
+
+
+@contextlib.asynccontextmanager
+async def alone(directory, **jobs):
+    """An application on a server of its own; (it, the server's process)."""
+    process, url = start_server(directory, *KEPT)
+    made = made_settings(url, directory)
+    for name, value in jobs.items():
+        setattr(made.jobs, name, value)
+    try:
+        async with serve(made) as served:
+            await served.planes.start("python")
+            await served.becomes(lambda: accepted(served, "/api/plans"))
+            yield served, process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+async def accepted(served, path="/api/jobs"):
+    answer = await served.http.post(path, json=submission(node("a")))
+    return answer.json() if answer.status_code in (200, 201) else None
+
+
+async def test_a_full_queue_refuses_and_takes_again_when_there_is_room(tmp_path):
+    async with alone(tmp_path, max_queued=2) as (served, _):
+        held = [await served.submit(node("a", wait=(name := new_id())), job=new_id()) for _ in range(2)]
+        key, body = new_id("key"), submission(node("a"))
+        answer = await served.http.post("/api/jobs", json=body, headers={"idempotency-key": key})
+        assert answer.status_code == 429
+        assert checked(answer)["code"] == "queue_full"
+        assert int(answer.headers["retry-after"]) > 0
+        found = await served.post("/api/jobs/batch", {"jobs": [body, body]}, expect=200)
+        assert [each["status"] for each in found["jobs"]] == [429, 429]
+        await served.post("/api/plans", body, expect=200)
+        for job in held:
+            assert (await served.job(job))["status"] in ("queued", "running")
+        gate(name).set()
+        await served.ended(held[1])
+        again = await served.post("/api/jobs", body, idempotency_key=key)
+        assert (await served.ended(again["jobId"]))["status"] == "completed"
+
+
+STATES = {
+    "memory": ({"maxmemory-policy": "noeviction", "maxmemory": "1"}, {"maxmemory": "0"}, "out_of_memory"),
+    "replicas": ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}, "redis_unavailable"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tmp_path, state):
+    """A worker that starts meanwhile waits too: its heartbeat is a write."""
+    bad, good, code = STATES[state]
+    async with alone(tmp_path) as (served, _):
+        job = await served.submit(
+            node("first", wait=(name := new_id())), node("second"), edges=[{"from": "first", "to": "second"}]
+        )
+        await served.in_status(job, "running")
+        client = served.planes.client
+        for option, value in bad.items():
+            await client.config_set(option, value)
+        key, body = new_id("key"), submission(node("a"))
+        for headers in ({}, {"idempotency-key": key}):
+            answer = await served.http.post("/api/jobs", json=body, headers=headers)
+            assert answer.status_code == 503, answer.text
+            assert checked(answer)["code"] == code
+            assert int(answer.headers["retry-after"]) > 0
+        starting = asyncio.create_task(served.planes.start("python"))
+        if state == "memory":
+            found = await served.post("/api/jobs/batch", {"jobs": [body, {}]}, expect=200)
+            assert [each["code"] for each in found["jobs"]] == ["out_of_memory", "invalid_request"]
+            gate(name).set()
+            assert (await served.ended(job))["status"] == "completed", "what runs goes on"
+        await served.get("/api/jobs")
+        assert not starting.done()
+        for option, value in good.items():
+            await client.config_set(option, value)
+        worker = await starting
+        gate(name).set()
+        assert (await served.ended(job))["status"] == "completed"
+        again = await served.post("/api/jobs", body, idempotency_key=key)
+        assert (await served.ended(again["jobId"]))["status"] == "completed"
+        assert not any(task.done() for task in served.planes.running.values())
+        assert worker.ready
+
+
+async def test_without_redis_every_request_is_503_at_once_until_it_is_back(tmp_path):
+    async with alone(tmp_path) as (served, process):
+        process.kill()
+        process.wait()
+        begun = time.monotonic()
+        for method, path in [
+            ("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("GET", "/api/jobs/x/events"), ("POST", "/api/jobs/x/cancel"), ("GET", "/api/workers"),
+            ("GET", "/api/queues"), ("GET", "/api/dead-letters"), ("DELETE", "/api/jobs/x"),
+        ]:  # fmt: skip
+            answer = await served.http.request(method, path)
+            assert (answer.status_code, checked(answer)["code"]) == (503, "redis_unavailable"), path
+            assert int(answer.headers["retry-after"]) > 0
+        answer = await served.http.post("/api/jobs", json=submission(node("a")), headers={"idempotency-key": "k"})
+        assert (answer.status_code, checked(answer)["code"]) == (503, "redis_unavailable")
+        problem = await served.get("/health/ready", expect=503)
+        assert problem["detail"].startswith("redis: ")
+        await served.get("/health/live")
+        assert (await served.http.get("/metrics")).status_code == 200
+        assert time.monotonic() - begun < 5
+        back, _ = start_server(tmp_path, *KEPT)
+        try:
+            job = await served.becomes(lambda: accepted(served))
+            assert (await served.ended(job["jobId"]))["status"] == "completed"
+            assert (await served.get("/health/ready"))["status"] == "ok"
+        finally:
+            back.kill()
+            back.wait()
+
+
+async def test_a_control_plane_starts_without_redis_and_serves_when_it_comes(tmp_path):
+    made = made_settings(f"unix://{tmp_path}/redis.sock?db=0", tmp_path)
+    async with serve(made) as served:
+        await served.get("/health/ready", expect=503)
+        await served.get("/health/live")
+        pipelines = (await served.get("/api/pipelines"))["pipelines"]
+        assert "held" in {each["id"] for each in pipelines}
+        process, _ = start_server(tmp_path)
+        try:
+            await served.becomes(lambda: ready(served))
+            found = await served.get("/api/capabilities")
+            assert {"generate_script", "light_node"} <= {each["id"] for each in found["capabilities"]}, (
+                "its own, at once"
+            )
+            job = await served.submit(node("a", task="light_node"))
+            assert (await served.ended(job))["status"] == "completed"
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def ready(served):
+    return (await served.http.get("/health/ready")).status_code == 200
+
+
+async def test_a_server_that_hangs_holds_no_request_for_long(tmp_path):
+    async with alone(tmp_path) as (served, process):
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            health, job = await asyncio.gather(served.http.get("/health/ready"), served.http.get("/api/jobs/x"))
+            assert (health.status_code, job.status_code) == (503, 503)
+            assert checked(job)["code"] == "redis_unavailable"
+            assert checked(health)["detail"].startswith("redis: ")
+            assert time.monotonic() - begun < 6
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        assert await served.becomes(lambda: accepted(served))
