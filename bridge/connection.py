@@ -2,8 +2,13 @@
 
 redis-py repeats a command whose answer was lost, and so runs a script twice behind its caller's back; here only code that
 knows what it asked for asks again. A blocking read needs a time-out above its BLOCK (redis-py's default is 5 s).
+
+redis-py also sends each command within `asyncio.wait_for`, which makes a task of it and, before Python 3.12, loses a cancel that
+comes together with the result (seen: loops that nobody could end any more). Connections here send within `asyncio.timeout`.
 """
 
+import asyncio
+from functools import cache
 from typing import Any
 
 import redis
@@ -26,7 +31,7 @@ OLDEST_SERVER = (7, 0)
 
 def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Client:
     """An asyncio client; connects when first used. `timeout_seconds` must exceed any BLOCK asked of it."""
-    return redis.asyncio.Redis.from_url(
+    client = redis.asyncio.Redis.from_url(
         url,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=5,
@@ -34,6 +39,25 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
         retry_on_error=[],
         **options,
     )
+    pool = client.connection_pool
+    pool.connection_class = _that_hears_cancels(pool.connection_class)
+    return client
+
+
+@cache
+def _that_hears_cancels(kind: Any) -> Any:
+    class Connection(kind):  # type: ignore[misc]
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            within, self.socket_timeout = self.socket_timeout, None
+            try:
+                async with asyncio.timeout(within):
+                    await super().send_packed_command(command, check_health)
+            except TimeoutError as error:
+                raise redis.TimeoutError("the server does not read") from error
+            finally:
+                self.socket_timeout = within
+
+    return Connection
 
 
 def connect_blocking(url: str, *, timeout_seconds: float) -> redis.Redis:

@@ -51,6 +51,7 @@ RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
+GIVE_BACK_SECONDS = 5.0
 
 
 class Worker:
@@ -92,6 +93,7 @@ class Worker:
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
+        self._handling: set[asyncio.Task[None]] = set()
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
@@ -99,6 +101,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._solo = asyncio.Lock()
         self._executing = 0  # light nodes in their task
+        self._at_work = 0  # nodes of any kind in their task
         self._limits: dict[str, asyncio.Semaphore] = {
             task.capability.id: asyncio.Semaphore(task.capability.runtime.concurrency)
             for task in registry.values()
@@ -182,7 +185,6 @@ class Worker:
     async def _takes(self) -> None:
         """Takes no more than is free; waits in a blocking read when there is nothing."""
         recover = False
-        # The flag as well as the cancel: inside a blocking read the cancel was lost (seen), and the drain waited for ever.
         while not self._stopping.is_set():
             try:
                 if recover:
@@ -221,12 +223,15 @@ class Worker:
             for node in delivery.open:
                 self._free[self._kind(delivery, node)] -= 1
             assert self._tasks is not None
-            self._tasks.create_task(self._handle(delivery), name=f"delivery {delivery.entry}")
+            handling = self._tasks.create_task(self._handle(delivery), name=f"delivery {delivery.entry}")
+            self._handling.add(handling)
+            handling.add_done_callback(self._handling.discard)
 
     async def _wait_for_change(self, seconds: float) -> None:
         self._changed.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for loses a cancel that comes together with the event (seen)
+                await self._changed.wait()
 
     # Handle ---------------------------------------------------------------------------------------------------------
 
@@ -270,6 +275,8 @@ class Worker:
         kind = self._kind(delivery, node_id)
         running = Running(delivery, node_id, kind == "light", self._mark)
         self._running[*delivery.key, node_id] = running
+        if delivery.releasing:  # started by a report that was on its way when the drain cancelled what ran
+            running.cancel.cancel()
         begun = time.monotonic()
         try:
             outcome = await self._outcome(delivery, running)
@@ -309,6 +316,7 @@ class Worker:
                 timeout_seconds=self._timeout(delivery, node.id),
                 delivery_count=delivery.lost_with.get(node.id, 0),
             )
+            self._at_work += 1
             try:
                 return await self._run_node(run, running, running.cancel)
             except Exception as error:
@@ -316,6 +324,8 @@ class Worker:
                     "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
                 )
                 return _failed("internal_error", f"{type(error).__name__}: {error}")
+            finally:
+                self._at_work -= 1
 
     async def _start(self, delivery: Delivery, running: Running) -> bool:
         """Starts a suspect whose turn has come; false when it is no longer ours to start."""
@@ -525,21 +535,29 @@ class Worker:
     # Stop -----------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Lets running nodes end within the grace period, then cancels them and gives them back."""
+        """Lets running nodes end within the grace period, then cancels them and gives them back.
+
+        A server that does not answer then is not waited for: nothing runs here any more, so the leases may end.
+        """
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
         while self._held and time.monotonic() < deadline:
             await self._wait_for_change(0.1)
         for delivery in self._held.values():
             delivery.releasing = True
         self._cancel(lambda _: True)
-        while self._held:
+        while self._at_work:
             await self._wait_for_change(0.1)
-        with suppress(*LOST, redis.RedisError):
-            self._free = {"light": 0, "heavy": 0}
-            self._accept(await self._taker.recover(0, 0))
-            while self._held:
-                await self._wait_for_change(0.1)
-            await self._taker.forget_consumer()
+        with suppress(*LOST, redis.RedisError, TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                while self._held:
+                    await self._wait_for_change(0.1)
+                self._free = {"light": 0, "heavy": 0}
+                self._accept(await self._taker.recover(0, 0))
+                while self._held:
+                    await self._wait_for_change(0.1)
+                await self._taker.forget_consumer()
+        for handling in self._handling:
+            handling.cancel()
 
 
 def _is_passing(error: Exception) -> bool:

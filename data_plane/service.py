@@ -217,7 +217,8 @@ async def probe() -> Device:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            out, _ = await process.communicate()
         return msgspec.json.decode(out, type=Device)
     except (TimeoutError, msgspec.DecodeError) as error:
         if process.returncode is None:
@@ -254,7 +255,8 @@ def _app(worker: Worker, pool: SlotPool, store: ArtifactStore, stops: _Stops) ->
         elif not worker.ready and not problems:
             problems.append("not announced yet")
         try:
-            await asyncio.wait_for(store.check(), CHECK_SECONDS)
+            async with asyncio.timeout(CHECK_SECONDS):
+                await store.check()
         except TimeoutError:
             problems.append(f"the artifact store did not answer within {CHECK_SECONDS} s")
         except (DihedralError, OSError) as error:

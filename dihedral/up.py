@@ -311,7 +311,8 @@ class House:
     async def _on_death(self, pid: int) -> None:
         """Its group is killed, so what it ran goes on elsewhere at once; without a server, when its leases end."""
         with contextlib.suppress(*LOST, redis.RedisError, TimeoutError):
-            await asyncio.wait_for(bury(self._settings, pid), BURY_SECONDS)
+            async with asyncio.timeout(BURY_SECONDS):
+                await bury(self._settings, pid)
 
     def _on_refusal(self, error: DihedralError) -> None:
         if not self.broken.done():

@@ -1,6 +1,7 @@
 """What serves the jobs: capabilities, pipelines, workers, queues, dead letters, health, metrics, schemas."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -98,9 +99,7 @@ async def ready(request: Req) -> dict[str, Any]:
         "redis": _queue(request).jobs.client.ping(),
         "store": request.app.state.store.check(),
     }
-    found = await asyncio.gather(
-        *(asyncio.wait_for(check, CHECK_SECONDS) for check in checks.values()), return_exceptions=True
-    )
+    found = await asyncio.gather(*map(_within, checks.values()), return_exceptions=True)
     wrong = {
         name: f"{type(result).__name__}: {result}"
         for name, result in zip(checks, found, strict=True)
@@ -110,6 +109,11 @@ async def ready(request: Req) -> dict[str, Any]:
         sentences = "; ".join(f"{name}: {what}" for name, what in wrong.items())
         raise ApiProblem(503, "not_ready", sentences, headers={"Retry-After": "2"})
     return {"status": "ok", "checks": dict.fromkeys(checks, "ok")}
+
+
+async def _within(check: Awaitable[object]) -> None:
+    async with asyncio.timeout(CHECK_SECONDS):
+        await check
 
 
 @get("/metrics", summary="Prometheus metrics", media_type=CONTENT_TYPE_LATEST)

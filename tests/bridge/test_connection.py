@@ -1,0 +1,50 @@
+"""Connections: a cancel is heard at every step of a command, and a server that stands still is given up."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+import redis
+
+from bridge.connection import connect
+from tests.conftest import start_server
+
+
+async def asks_for_ever(client):
+    while True:
+        await client.get("x")
+
+
+@pytest.mark.parametrize("steps", range(30))
+async def test_a_cancel_is_heard_at_every_step_of_a_command(redis_url, steps):
+    """redis-py sends within wait_for, which before Python 3.12 loses a cancel that comes with the result."""
+    client = connect(redis_url)
+    await client.ping()
+    asking = asyncio.create_task(asks_for_ever(client))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    asking.cancel()
+    ended, _ = await asyncio.wait({asking}, timeout=0.5)
+    asking.cancel()
+    await asyncio.wait({asking})
+    await client.aclose()
+    assert ended
+
+
+@pytest.mark.parametrize("size", [1, 16 << 20], ids=["while it answers", "while it reads"])
+async def test_a_server_that_stands_still_is_given_up_after_the_time_out(tmp_path, size):
+    process, url = start_server(tmp_path)
+    client = connect(url, timeout_seconds=0.2)
+    try:
+        await client.ping()
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(redis.TimeoutError):
+            async with asyncio.timeout(5):
+                await client.set("x", "x" * size)
+        os.kill(process.pid, signal.SIGCONT)
+        assert await client.ping(), "the next command has a connection of its own"
+    finally:
+        await client.aclose()
+        process.kill()
+        process.wait()
