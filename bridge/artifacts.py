@@ -6,21 +6,25 @@ when the store has all of it. Keys contain the claim's nonce, so two runs of a n
 StoreError
 ├── ArtifactNotFound
 ├── BadKey                    a bucket or key that no store would take, or that would leave its directory
+├── BadContentType            nothing that could be a header
+├── TooLarge                  more than the caller allowed
 ├── StoreFull                 the disk, or the store's quota
 └── ArtifactStoreUnavailable  cannot be reached, cannot be written, or refuses the credentials
 """
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol, TypeVar
 
 import msgspec
 
@@ -33,10 +37,13 @@ BUCKETS = ("loras", "voices", "videos", "inputs")
 CHUNK_BYTES = 1 << 18
 STALE_SECONDS = 24 * 3600
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_BUCKET = re.compile(rf"(?=.{{3,63}}\Z)(?![0-9]+(\.[0-9]+){{3}}\Z){_LABEL}(\.{_LABEL})*")
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CONTENT_TYPE = re.compile(r"(?=.{3,255}\Z)[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[\x20-\x7e]*)?")
 
 Source = Path | bytes | AsyncIterator[bytes]
+T = TypeVar("T")
 
 
 class ArtifactNotFound(StoreError):
@@ -45,6 +52,14 @@ class ArtifactNotFound(StoreError):
 
 class BadKey(StoreError):
     code = "bad_artifact_key"
+
+
+class BadContentType(StoreError):
+    code = "bad_content_type"
+
+
+class TooLarge(StoreError):
+    code = "artifact_too_large"
 
 
 class StoreFull(StoreError):
@@ -97,18 +112,30 @@ class ArtifactStore(Protocol):
     async def close(self) -> None: ...
 
 
-class TooLarge(StoreError):
-    code = "artifact_too_large"
+def is_bucket(name: str) -> bool:
+    return _BUCKET.fullmatch(name) is not None
+
+
+def is_segment(name: str) -> bool:
+    """Whether it can stand between two slashes of a key; every id of a job or node can."""
+    return _SEGMENT.fullmatch(name) is not None
 
 
 def check_key(bucket: str, key: str) -> None:
     """Raises BadKey unless every part is a plain name."""
-    if not _BUCKET.fullmatch(bucket):
-        raise BadKey(f"{bucket!r} is no bucket name: 3 to 63 of a-z 0-9 . -")
-    if len(key) > 900 or not all(_SEGMENT.fullmatch(part) for part in key.split("/")):
+    if not is_bucket(bucket):
+        raise BadKey(f"{bucket[:200]!r} is no bucket name: 3 to 63 of a-z 0-9 . -")
+    if len(key) > 900 or not all(is_segment(part) for part in key.split("/")):
         raise BadKey(
             f"{key[:200]!r} is no artifact key: parts of A-Z a-z 0-9 . _ - between slashes, none starting with a dot"
         )
+
+
+def checked_type(content_type: str) -> str:
+    """The type to store; "" is unknown bytes. Raises BadContentType: it becomes a header, of a download or to the server."""
+    if content_type and not _CONTENT_TYPE.fullmatch(content_type):
+        raise BadContentType(f"{content_type[:200]!r} is no content type, like image/png or text/plain; charset=utf-8")
+    return content_type or "application/octet-stream"
 
 
 def open_store(settings: ArtifactsSettings) -> ArtifactStore:
@@ -123,7 +150,8 @@ def open_store(settings: ArtifactsSettings) -> ArtifactStore:
 class LocalStore:
     """A directory: `<bucket>/<key>` holds the bytes, `.meta/<bucket>/<key>.json` what is known of them.
 
-    Several processes may share it. The meta is renamed into place last: an artifact exists when its meta does.
+    Several processes may share it. An artifact exists when its meta does. Bytes and meta are two files, so whoever changes both or
+    reads both holds a lock on the directory meanwhile; nothing slow is done under it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -142,104 +170,120 @@ class LocalStore:
         limit: int | None = None,
     ) -> ArtifactMeta:
         check_key(bucket, key)
-        part = await asyncio.to_thread(self._begin)
-        try:
+        content_type = checked_type(content_type)
+        with ExitStack() as stack:
+            part = await in_thread(self._begin, stack)
             size, digest = await pour(source, part, limit)
             meta = ArtifactMeta(
                 bucket=bucket,
                 key=key,
                 size_bytes=size,
-                content_type=content_type or "application/octet-stream",
+                content_type=content_type,
                 sha256=digest,
                 created_at=rfc3339(int(time.time() * 1000)),
                 job_id=job_id,
                 node_id=node_id,
             )
-            await asyncio.to_thread(self._publish, part, meta)
+            await in_thread(self._publish, part, meta)
             return meta
-        finally:
-            with suppress(OSError):
-                part.close()
-            with suppress(FileNotFoundError):
-                os.unlink(part.name)
 
-    def _begin(self) -> BinaryIO:
-        with _told(self._root):
+    def _begin(self, stack: ExitStack) -> IO[bytes]:
+        """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
+        with told(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
-            return open(tempfile.mkstemp(dir=self._temporary)[1], "wb")
+            part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)
+            stack.callback(_discard, part)
+            return part
 
-    def _publish(self, part: BinaryIO, meta: ArtifactMeta) -> None:
-        with _told(self._root):
+    def _publish(self, part: IO[bytes], meta: ArtifactMeta) -> None:
+        data, about = self._paths(meta.bucket, meta.key)
+        draft = Path(f"{part.name}.json")
+        with told(self._root):
             part.flush()
             os.fsync(part.fileno())
             part.close()
-            data, about = self._paths(meta.bucket, meta.key)
-            data.parent.mkdir(parents=True, exist_ok=True)
-            about.parent.mkdir(parents=True, exist_ok=True)
-            draft = f"{part.name}.json"
             try:
                 with open(draft, "wb") as file:
                     file.write(msgspec.json.encode(meta))
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(part.name, data)
-                os.replace(draft, about)
+                with self._alone(fcntl.LOCK_EX):
+                    _make_room(data, about)
+                    about.unlink(missing_ok=True)  # a crash behind this line leaves no bytes under another's meta
+                    os.replace(part.name, data)
+                    os.replace(draft, about)
             finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(draft)
+                draft.unlink(missing_ok=True)
             for folder in (data.parent, about.parent):
-                descriptor = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                with suppress(FileNotFoundError):  # deleted since
+                    _sync(folder)
+
+    @contextmanager
+    def _alone(self, how: int) -> Iterator[None]:
+        """Under the directory's lock, `how` LOCK_EX or LOCK_SH, against every thread and process."""
+        folder = os.open(self._root, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, how)
+            yield
+        finally:
+            os.close(folder)
 
     def _paths(self, bucket: str, key: str) -> tuple[Path, Path]:
         check_key(bucket, key)
         return self._root / bucket / key, self._root / ".meta" / bucket / f"{key}.json"
 
     async def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        await self.meta(bucket, key)
-        file = await asyncio.to_thread(self._open, bucket, key)
-        try:
-            await asyncio.to_thread(file.seek, start)
+        with ExitStack() as stack:
+            file = await in_thread(self._open, bucket, key, stack)
+            await in_thread(file.seek, start)
             left = None if end is None else max(0, end - start)
             while left is None or left > 0:
-                chunk = await asyncio.to_thread(file.read, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+                chunk = await in_thread(file.read, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
                 if not chunk:
                     return
                 if left is not None:
                     left -= len(chunk)
                 yield chunk
-        finally:
-            file.close()
 
-    def _open(self, bucket: str, key: str) -> BinaryIO:
-        try:
-            return open(self._paths(bucket, key)[0], "rb")
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
+    def _open(self, bucket: str, key: str, stack: ExitStack) -> IO[bytes]:
+        data, about = self._paths(bucket, key)
+        with self._reading(bucket, key):
+            about.stat()
+            return stack.enter_context(open(data, "rb"))
 
     async def fetch(self, bucket: str, key: str, to: Path) -> None:
-        def copy() -> None:
-            with self._open(bucket, key) as source, _told(to.parent), open(to, "wb") as target:
-                while chunk := source.read(1 << 20):
-                    target.write(chunk)
+        def copy(stopped: threading.Event) -> None:
+            with ExitStack() as stack:
+                source = self._open(bucket, key, stack)
+                with told(to.parent), open(to, "wb") as target:
+                    while not stopped.is_set() and (chunk := source.read(1 << 20)):
+                        target.write(chunk)
 
-        await self.meta(bucket, key)
-        await asyncio.to_thread(copy)
+        stopped = threading.Event()
+        await in_thread(copy, stopped, stopped=stopped)
 
     async def meta(self, bucket: str, key: str) -> ArtifactMeta:
-        return await asyncio.to_thread(self._meta, bucket, key)
+        return await in_thread(self._meta, bucket, key)
 
     def _meta(self, bucket: str, key: str) -> ArtifactMeta:
+        _, about = self._paths(bucket, key)
+        with self._reading(bucket, key):
+            return _decode(about.read_bytes())
+
+    @contextmanager
+    def _reading(self, bucket: str, key: str) -> Iterator[None]:
         try:
-            return _decode(self._paths(bucket, key)[1].read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
+            with told(self._root), self._alone(fcntl.LOCK_SH):
+                yield
+        except ArtifactStoreUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+                raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
+            raise
+        except msgspec.DecodeError as error:
+            raise ArtifactStoreUnavailable(f"what is known of {bucket}/{key} cannot be read: {error}") from error
 
     async def list(self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000) -> list[ArtifactMeta]:
-        if bucket is not None and not _BUCKET.fullmatch(bucket):
+        if bucket is not None and not is_bucket(bucket):
             return []
 
         def read() -> list[ArtifactMeta]:
@@ -249,26 +293,29 @@ class LocalStore:
                     meta = _decode(path.read_bytes())
                     if job_id is None or meta.job_id == job_id:
                         found.append(meta)
-            found.sort(key=lambda meta: (meta.created_at, meta.key), reverse=True)
+            found.sort(key=newest, reverse=True)
             return found[:limit]
 
-        return await asyncio.to_thread(read)
+        return await in_thread(read)
 
     async def delete(self, bucket: str, key: str) -> None:
+        """With the folders that it leaves empty: every upload has one of its own."""
+
         def remove() -> None:
             data, about = self._paths(bucket, key)
-            try:
+            with self._reading(bucket, key), self._alone(fcntl.LOCK_EX):
                 about.unlink()
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
-            with suppress(FileNotFoundError):
-                data.unlink()
+                data.unlink(missing_ok=True)
+                for path in (data, about):
+                    for folder in list(path.parents)[: key.count("/")]:
+                        with suppress(OSError):
+                            folder.rmdir()
 
-        await asyncio.to_thread(remove)
+        await in_thread(remove)
 
     async def check(self) -> None:
         def probe() -> None:
-            with _told(self._root):
+            with told(self._root):
                 self._temporary.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self._temporary):
                     pass
@@ -277,9 +324,10 @@ class LocalStore:
                         if time.time() - path.stat().st_mtime > STALE_SECONDS:
                             path.unlink()
 
-        await asyncio.to_thread(probe)
+        await in_thread(probe)
 
     async def link(self, bucket: str, key: str) -> str | None:
+        check_key(bucket, key)
         return None
 
     async def close(self) -> None:
@@ -289,55 +337,104 @@ class LocalStore:
 _decode = msgspec.json.Decoder(ArtifactMeta).decode
 
 
-def _copy(source: Path | bytes, part: BinaryIO, limit: int | None) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in _chunks(source):
-        size += len(chunk)
-        if limit is not None and size > limit:
-            raise TooLarge(f"more than {limit} bytes")
-        _write(part, chunk, digest)
-    return size, digest.hexdigest()
+def _discard(part: IO[bytes]) -> None:
+    with suppress(OSError):  # what it still buffers may not fit
+        part.close()
+    with suppress(FileNotFoundError):
+        os.unlink(part.name)
 
 
-def _chunks(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with open(source, "rb") as file:
-        while chunk := file.read(1 << 20):
-            yield chunk
+def _make_room(data: Path, about: Path) -> None:
+    """Folders for both. Raises BadKey where one name would have to be a file and a folder."""
+    try:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        about.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadKey(f"{data}: a part of this key is an artifact itself") from error
+    if data.is_dir() or about.is_dir():
+        raise BadKey(f"{data}: there are artifacts whose keys go on from this one")
 
 
-async def pour(source: Source, part: BinaryIO, limit: int | None) -> tuple[int, str]:
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def in_thread(work: Callable[..., T], *arguments: object, stopped: threading.Event | None = None) -> T:
+    """As asyncio.to_thread, but a cancelled caller goes on only when the thread is done: nothing writes behind its back.
+
+    `stopped` is set then, for work that can take long to look at.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if stopped is not None:
+            stopped.set()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # looked at: nobody else will
+        raise
+
+
+async def pour(source: Source, part: IO[bytes], limit: int | None) -> tuple[int, str]:
     """Writes a source into an open file; (bytes, sha256). Raises TooLarge beyond `limit`."""
+    poured = _Poured(part, limit)
     if isinstance(source, Path | bytes):
-        return await asyncio.to_thread(_copy, source, part, limit)
-    digest = hashlib.sha256()
-    size = 0
-    async for chunk in source:
-        size += len(chunk)
-        if limit is not None and size > limit:
-            raise TooLarge(f"more than {limit} bytes")
-        await asyncio.to_thread(_write, part, chunk, digest)
-    return size, digest.hexdigest()
+        stopped = threading.Event()
+        await in_thread(poured.copy, source, stopped, stopped=stopped)
+    else:
+        async for chunk in source:
+            await in_thread(poured.write, chunk)
+    return poured.size, poured.digest.hexdigest()
 
 
-def _write(part: BinaryIO, chunk: bytes, digest: "hashlib._Hash") -> None:
-    with _told(Path(str(part.name)).parent):
-        part.write(chunk)
-    digest.update(chunk)
+class _Poured:
+    def __init__(self, part: IO[bytes], limit: int | None) -> None:
+        self._part = part
+        self._limit = limit
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self._limit is not None and self.size > self._limit:
+            raise TooLarge(f"more than {self._limit} bytes")
+        with told(_folder_of(self._part)):
+            self._part.write(chunk)
+        self.digest.update(chunk)
+
+    def copy(self, source: Path | bytes, stopped: threading.Event) -> None:
+        if isinstance(source, bytes):
+            self.write(source)
+            return
+        with open(source, "rb") as file:
+            while not stopped.is_set() and (chunk := file.read(1 << 20)):
+                self.write(chunk)
+
+
+def _folder_of(part: IO[bytes]) -> Path:
+    """A file without a name is in the folder for temporary files."""
+    return Path(part.name).parent if isinstance(part.name, str) else Path(tempfile.gettempdir())
 
 
 @contextmanager
-def _told(where: Path) -> Iterator[None]:
+def told(where: Path) -> Iterator[None]:
     """Turns what the file system says into what the store says."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFull(f"{where}: {error.strerror}") from error
-        raise ArtifactStoreUnavailable(f"{where} cannot be written: {error.strerror}") from error
+        raise ArtifactStoreUnavailable(f"{where} cannot be used: {error.strerror}") from error
+
+
+def newest(meta: ArtifactMeta) -> tuple[str, str]:
+    """A key to sort by, the newest last."""
+    return meta.created_at, meta.key
 
 
 async def prune(store: ArtifactStore, older_than_seconds: float, *, dry_run: bool) -> list[ArtifactMeta]:

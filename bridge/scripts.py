@@ -229,13 +229,15 @@ class Scripts:
 
 _sources: dict[str, str] = {}
 
+FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
+"""At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
+
 
 def source(name: str) -> str:
     """The full text of a transition: flags, the tables of lifecycle.py, the shared state code, the transition."""
     if name not in _sources:
         folder = files("bridge") / "lua"
-        flags = "#!lua\n" if name == "submit" else "#!lua flags=allow-oom\n"
-        parts = (flags, lua_prelude(), (folder / "_state.lua").read_text(), (folder / f"{name}.lua").read_text())
+        parts = (FIRST_LINES.get(name, "#!lua flags=allow-oom\n"), lua_prelude(), (folder / "_state.lua").read_text(), (folder / f"{name}.lua").read_text())
         _sources[name] = "".join(parts)
     return _sources[name]
 

@@ -1,12 +1,17 @@
 """The hub: one Redis subscription for all clients of this process; each client sees every event once and in order.
 
 Subscribe first, then read snapshot and log in one script, then live. A logged event must be the last one + 1, else the log is
-read again: Pub/Sub loses messages whenever a connection breaks, and redis-py reconnects without a word. So after every
-re-subscription, and after 15 quiet seconds, the state is read again. Progress is not logged; it carries the last logged
-seq and passes when that is not older than what was seen.
+read again: Pub/Sub loses messages whenever a connection breaks, and redis-py reconnects without a word. So the state of every
+watched job is read again whenever Redis confirms a subscription of the connection's own channel, which it does after every
+reconnect whoever made it, and after 15 quiet seconds.
+
+Messages and answers travel on two connections, so either may be the older one. What an answer says counts only as far as it goes
+beyond what was heard. Progress is not logged: it carries the last logged seq and passes when (seq, progress) is greater than
+what was seen, because between two events progress only rises.
 
 A subscription keeps what its client has not been sent yet: event texts (shared between clients) and the fact that progress
-has moved, which is sent at most once per interval. Whoever falls too far behind is closed with 1013; nobody waits for it.
+has moved, which is sent at most once per interval. What is more than websocket.queueLength is not kept but read from the log
+again when the client comes for it; nobody waits for a slow one.
 
 After a failover a seq may have gone back; the epoch is the server's replication id, and another one means a resync.
 """
@@ -14,9 +19,9 @@ After a failover a seq may have gone back; the epoch is the server's replication
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import msgspec
 import redis
@@ -32,7 +37,13 @@ from schemas.structs.websocket import Snapshot
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 QUIET_SECONDS = 15.0
+SILENT_SECONDS = 10.0
+CONFIRM_SECONDS = 5.0
+GOODBYE_SECONDS = 1.0
+FIRST_DELAY = 0.05
 HOME = "hub"
 """A channel that is always subscribed, so that the connection is never without one."""
 
@@ -77,7 +88,10 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Subscription:
-    """One client's view of one job. `wake` is called when there is something to collect."""
+    """One client's view of one job. `wake` is called when there is something to collect.
+
+    `lost`: more came than is kept; the client must have it filled again (Hub.fill) before it collects.
+    """
 
     __slots__ = (
         "_last_sent",
@@ -85,6 +99,7 @@ class Subscription:
         "events",
         "first",
         "limit",
+        "lost",
         "moved",
         "ready",
         "replaced",
@@ -102,65 +117,64 @@ class Subscription:
         self.ready = False
         self.first = True
         self.moved = False
+        self.lost = False
         self.replaced: Snapshot | None = None
         self._last_sent = 0.0
         self._said = (-1.0, "")
 
-    @property
-    def behind(self) -> bool:
-        return len(self.events) > self.limit
-
     def push(self, seq: int, text: str) -> None:
-        if seq > self.sent:
-            self.events.append((seq, text))
-            if self.ready:
-                self.wake()
+        if seq <= self.sent or self.lost:
+            return
+        self.events.append((seq, text))
+        if self.ready:
+            if len(self.events) > self.limit:
+                self.events, self.lost = [], True
+            self.wake()
+
+    def move(self) -> None:
+        self.moved = True
+        self.wake()
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """What was not sent yet is in the snapshot."""
+        self.events, self.lost, self.replaced = [], False, snapshot
+        self.wake()
 
     def due(self, interval: float) -> float | None:
         """Seconds until there is something to send: 0 now, None nothing."""
         if not self.ready:
             return None
-        if self.first or self.replaced or self.events or self.watch.gone:
+        if self.first or self.replaced or self.events or self.lost or self.watch.gone:
             return 0.0
         if self.moved and (self.watch.progress, self.watch.status) != self._said:
             return max(0.0, self._last_sent + interval - time.monotonic())
         return None
 
     def collect(self) -> Chunk:
-        """Takes everything that is pending."""
+        """Takes everything that is pending; that the job is gone comes after all the rest."""
         watch = self.watch
-        if self.replaced is not None:
-            snapshot, self.replaced = self.replaced, None
-            self.sent = snapshot.seq
+        kind, taken, snapshot = "update", self.events, self.replaced
+        status, progress = watch.status, watch.progress
+        if snapshot is not None:
+            # What came after the snapshot was made stays for the next chunk.
+            kind, taken, self.replaced = "resync", [], None
+            self.sent, status, progress = snapshot.seq, str(snapshot.status), snapshot.progress
             self.events = [(seq, text) for seq, text in self.events if seq > self.sent]
-            self._note()
-            return Chunk(
-                "resync",
-                watch.job_id,
-                snapshot.epoch,
-                snapshot.seq,
-                str(snapshot.status),
-                snapshot.progress,
-                (),
-                snapshot,
-            )
-        taken, self.events = self.events, []
+        elif taken or not watch.gone:
+            self.events = []
+        else:
+            kind = "gone"
         if taken:
             self.sent = taken[-1][0]
-        self._note()
-        kind = "gone" if watch.gone else "update"
-        return Chunk(
-            kind, watch.job_id, watch.epoch, self.sent, watch.status, watch.progress, tuple(text for _, text in taken)
-        )
-
-    def _note(self) -> None:
         self.first = self.moved = False
         self._last_sent = time.monotonic()
-        self._said = (self.watch.progress, self.watch.status)
+        self._said = (progress, status)
+        texts = tuple(text for _, text in taken)
+        return Chunk(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
 
 
 class Watch:
-    """What this process knows of a job that somebody watches."""
+    """What this process knows of a job that somebody watches. `seq`: None until the job was read."""
 
     __slots__ = (
         "confirmed",
@@ -170,11 +184,13 @@ class Watch:
         "gone",
         "heard",
         "job_id",
+        "moved_at",
         "progress",
         "reading",
         "seq",
         "status",
         "subscriptions",
+        "wanted",
     )
 
     def __init__(self, job_id: str) -> None:
@@ -183,17 +199,41 @@ class Watch:
         self.seq: int | None = None
         self.status = ""
         self.progress = 0.0
+        self.moved_at = 0
         self.gone = False
+        self.wanted = 0
         self.heard = time.monotonic()
         self.confirmed = asyncio.Event()
         self.reading = asyncio.Lock()
-        self.early: list[tuple[str, bytes]] = []
+        self.early: list[bytes] = []
         self.encoded: tuple[Chunk, bytes] | None = None
         self.subscriptions: set[Subscription] = set()
 
     @property
     def channels(self) -> list[str]:
         return [keys.status_channel(self.job_id), keys.progress_channel(self.job_id), keys.data_channel(self.job_id)]
+
+    def begin(self, view: JobView, epoch: str) -> None:
+        self.epoch, self.seq, self.status = epoch, view.seq, view.status
+        self.progress, self.moved_at = view.progress, view.seq
+
+    def advance(self, head: Head, text: str) -> None:
+        """The next logged event."""
+        self.seq = head.seq
+        if head.type == "status":
+            self.status, self.progress, self.moved_at = head.status, head.progress, head.seq
+        for subscription in self.subscriptions:
+            subscription.push(head.seq, text)
+
+    def move(self, seq: int, progress: float) -> None:
+        """Progress as of the logged event `seq`; an older one changes nothing."""
+        if (seq, progress) <= (self.moved_at, self.progress) or self.status in JOB_ENDED:
+            return
+        self.moved_at = seq
+        if progress != self.progress:
+            self.progress = progress
+            for subscription in self.subscriptions:
+                subscription.move()
 
     def encode(self, chunk: Chunk) -> bytes:
         """Clients that are equally far get the same bytes."""
@@ -209,232 +249,319 @@ class UnknownJob(Exception):
 class Hub:
     """`documents` makes the job document of a resync."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, documents: Callable[[JobView], Awaitable[Job]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        documents: Callable[[JobView], Awaitable[Job]],
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
         self.settings = settings.websocket
         self.closing = asyncio.Event()
         self._url = settings.redis.url
         self._jobs = jobs
         self._documents = documents
-        self._watches: dict[str, Watch] = {}
-        self._pubsub: PubSub | None = None
+        self._quiet = quiet_seconds
+        self._silent = silent_seconds
         self._epoch = ""
+        self._watches: dict[str, Watch] = {}
+        self._changes: list[Watch] = []
+        self._changed = asyncio.Event()
+        self._clients: set[Callable[[], None]] = set()
+        self._empty = asyncio.Event()
+        self._delay = FIRST_DELAY
+        self._recovering: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Reads the subscription until cancelled, through every loss of the connection."""
-        delay = 0.05
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._rereads())
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._rereads())
             while True:
-                client = connect(self._url, timeout_seconds=30)
                 try:
-                    async with client.pubsub() as pubsub:
-                        await pubsub.subscribe(HOME, *(c for watch in self._watches.values() for c in watch.channels))
-                        self._pubsub = pubsub
-                        group.create_task(self._recover(list(self._watches.values())))
-                        delay = 0.05
-                        while True:
-                            message = await pubsub.get_message(timeout=10)
-                            if message is not None:
-                                self._on_message(message)
-                            elif not await self._answers(pubsub):
-                                break
-                except (*LOST, redis.RedisError) as error:
-                    log.warning("the hub's subscription broke: %s; subscribing again", error)
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 2.0)
-                finally:
-                    self._pubsub = None
-                    for watch in self._watches.values():
-                        watch.confirmed.clear()
-                    await client.aclose()
+                    await self._listen()
+                except* (*LOST, redis.RedisError) as broken:
+                    log.warning("the hub's subscription broke: %s; subscribing again", broken.exceptions[0])
+                await asyncio.sleep(self._delay)
+                self._delay = min(self._delay * 2, 2.0)
+
+    @contextmanager
+    def attended(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Whoever is to be told, by `wake`, that this process goes away (`closing`), and is waited for a moment then."""
+        self._clients.add(wake)
+        try:
+            yield
+        finally:
+            self._clients.discard(wake)
+            if not self._clients:
+                self._empty.set()
 
     async def close(self) -> None:
-        """Lets the clients' handlers know that this process goes away."""
+        """Lets the clients know that this process goes away, and gives them a second to say goodbye."""
         self.closing.set()
-        for watch in self._watches.values():
-            for subscription in watch.subscriptions:
-                subscription.wake()
-
-    async def _answers(self, pubsub: PubSub) -> bool:
-        await pubsub.ping()
-        return True
+        for wake in list(self._clients):
+            wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while self._clients:
+                    self._empty.clear()
+                    await self._empty.wait()
 
     # Subscriptions --------------------------------------------------------------------------------------------------
 
     async def subscribe(self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None]) -> Subscription:
-        """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob."""
+        """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, LOST."""
         watch = self._watches.get(job_id)
         if watch is None:
             watch = self._watches[job_id] = Watch(job_id)
-            if self._pubsub is not None:
-                with suppress(*LOST):  # the reader finds it broken too, and subscribes again
-                    await self._pubsub.subscribe(*watch.channels)
+            self._change(watch)
         subscription = Subscription(watch, self.settings.queue_length, wake)
         watch.subscriptions.add(subscription)
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(watch.confirmed.wait(), 5)
-            view = await self._read(watch, after)
-            if view is None:
-                raise UnknownJob(job_id)
-            lost = after < view.trimmed and after > 0
-            if lost or after > view.seq or (epoch is not None and epoch != self._epoch):
-                subscription.replaced = await self._snapshot(view)
-                subscription.sent = view.seq
-            else:
-                texts = [(view.seq - len(view.events) + 1 + number, text) for number, text in enumerate(view.events)]
-                later = [pair for pair in subscription.events if pair[0] > view.seq]
-                subscription.events = texts + later
-                subscription.sent = min(after, view.seq)
-            subscription.ready = True
+                async with asyncio.timeout(CONFIRM_SECONDS):
+                    await watch.confirmed.wait()
+            await self.fill(subscription, after, epoch)
             return subscription
         except BaseException:
-            await self.unsubscribe(subscription)
+            self.unsubscribe(subscription)
             raise
 
-    async def unsubscribe(self, subscription: Subscription) -> None:
+    async def fill(self, subscription: Subscription, after: int, epoch: str | None = None) -> None:
+        """Makes what follows `after` pending: the kept events, or a snapshot where they do not reach. Raises UnknownJob, LOST."""
+        watch = subscription.watch
+        subscription.ready = subscription.lost = False
+        subscription.events = []
+        view = await self._read(watch, after)
+        if view is None:
+            raise UnknownJob(watch.job_id)
+        if 0 < after < view.trimmed or after > view.seq or epoch not in (None, watch.epoch):
+            snapshot = await self._snapshot(view, watch.epoch)
+            heard = subscription.events
+            subscription.replace(snapshot)
+        else:
+            heard = [*_numbered(view), *subscription.events]
+            subscription.events = []
+            subscription.sent = after
+        for seq, text in heard:
+            if not subscription.events or seq > subscription.events[-1][0]:
+                subscription.push(seq, text)
+        subscription.ready = True
+
+    def unsubscribe(self, subscription: Subscription) -> None:
         watch = subscription.watch
         watch.subscriptions.discard(subscription)
-        if not watch.subscriptions and self._watches.get(watch.job_id) is watch:
-            del self._watches[watch.job_id]
-            if self._pubsub is not None:
-                with suppress(*LOST, redis.RedisError):
-                    await self._pubsub.unsubscribe(*watch.channels)
+        if not watch.subscriptions:
+            self._forget(watch)
 
-    async def _snapshot(self, view: JobView) -> Snapshot:
+    def _forget(self, watch: Watch) -> None:
+        if self._watches.get(watch.job_id) is watch:
+            del self._watches[watch.job_id]
+            self._change(watch)
+
+    def _change(self, watch: Watch) -> None:
+        self._changes.append(watch)
+        self._changed.set()
+
+    async def _snapshot(self, view: JobView, epoch: str) -> Snapshot:
         return Snapshot(
-            epoch=self._epoch,
+            epoch=epoch,
             seq=view.seq,
             status=JobStatus(view.status),
             progress=view.progress,
             job=await self._documents(view),
         )
 
-    # Live -----------------------------------------------------------------------------------------------------------
+    # The connection -------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        client = connect(self._url, timeout_seconds=30)
+        try:
+            async with client.pubsub() as pubsub:
+                self._changes = []
+                await pubsub.subscribe(HOME, *_channels(self._watches.values()))
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._follow(pubsub))
+                    await self._hear(pubsub)
+        finally:
+            for watch in self._watches.values():
+                watch.confirmed.clear()
+            await client.aclose()
+
+    async def _follow(self, pubsub: PubSub) -> None:
+        """The only one that sends here: a client that leaves in the middle of a command would cost all the connection."""
+        while True:
+            try:
+                async with asyncio.timeout(self._silent):
+                    await self._changed.wait()
+            except TimeoutError:
+                await pubsub.ping()
+                continue
+            self._changed.clear()
+            changes, self._changes = self._changes, []
+            come = [watch for watch in changes if self._watches.get(watch.job_id) is watch]
+            gone = [watch for watch in changes if watch.job_id not in self._watches]
+            if come:
+                await pubsub.subscribe(*_channels(come))
+            if gone:
+                await pubsub.unsubscribe(*_channels(gone))
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=2 * self._silent)
+            if message is None:
+                raise redis.TimeoutError("Redis did not answer a ping")
+            self._on_message(message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if message["type"] not in ("subscribe", "message"):
             return
         channel = message["channel"].decode()
-        _, _, job_id = channel.partition(":")
-        watch = self._watches.get(job_id)
+        if channel == HOME:
+            self._on_connection()
+            return
+        watch = self._watches.get(channel.partition(":")[2])
         if watch is None:
             return
         if message["type"] == "subscribe":
             if channel == watch.channels[-1]:
                 watch.confirmed.set()
-        elif message["type"] == "message":
+        else:
             watch.heard = time.monotonic()
             if watch.seq is None:
-                watch.early.append((channel, message["data"]))
+                watch.early.append(message["data"])
             else:
                 self._on_event(watch, message["data"])
 
+    def _on_connection(self) -> None:
+        """Every channel is subscribed now, by whichever connection; what was said before has to be read."""
+        self._delay = FIRST_DELAY
+        if self._recovering is not None:
+            self._recovering.cancel()
+        self._recovering = self._group.create_task(self._recover())
+
     def _on_event(self, watch: Watch, data: bytes) -> None:
-        head = _head(data)
         assert watch.seq is not None
-        if head.type == "deleted":
-            watch.gone = True
-            self._wake(watch)
+        head = _understood(data)
+        if head is None:
+            self._chase(watch, watch.seq + 1)
+        elif head.type == "deleted":
+            self._end(watch)
         elif head.type == "progress":
-            if head.seq >= watch.seq and head.progress != watch.progress and watch.status not in JOB_ENDED:
-                watch.progress = head.progress
-                for subscription in watch.subscriptions:
-                    subscription.moved = True
-                    subscription.wake()
+            if head.seq > watch.seq:
+                self._chase(watch, head.seq)
+            else:
+                watch.move(head.seq, head.progress)
         elif head.seq == watch.seq + 1:
-            self._advance(watch, head, data.decode())
+            watch.advance(head, data.decode())
         elif head.seq > watch.seq:
-            task = asyncio.ensure_future(self._catch_up(watch))
-            task.add_done_callback(_quietly)
+            self._chase(watch, head.seq)
 
-    def _advance(self, watch: Watch, head: Head, text: str) -> None:
-        watch.seq = head.seq
-        if head.type == "status":
-            watch.status, watch.progress = head.status, head.progress
-        for subscription in watch.subscriptions:
-            subscription.push(head.seq, text)
-
-    def _wake(self, watch: Watch) -> None:
+    def _end(self, watch: Watch) -> None:
+        """The job is no more; one of the same id is another job and gets a watch of its own."""
+        watch.gone = True
+        self._forget(watch)
         for subscription in watch.subscriptions:
             subscription.wake()
 
     # Reading again --------------------------------------------------------------------------------------------------
 
-    async def _read(self, watch: Watch, after: int) -> JobView | None:
-        """The job and its events after `after`; brings the watch up to date. One read of a job at a time."""
+    async def _read(self, watch: Watch, after: int | None = None) -> JobView | None:
+        """The job, and its events after `after` or those not heard yet; brings the watch up to date. One read at a time."""
         async with watch.reading:
-            if not self._epoch:
-                self._epoch = await self._jobs.epoch()
-            view = await self._jobs.read(watch.job_id, after)
-            if view is None:
-                return None
-            watch.heard = time.monotonic()
-            watch.epoch = self._epoch
-            if watch.seq is None:
-                watch.seq, watch.status, watch.progress = view.seq, view.status, view.progress
-                early, watch.early = watch.early, []
-                for _, data in early:
-                    self._on_event(watch, data)
-            return view
+            while not watch.gone:
+                self._epoch = self._epoch or await self._jobs.epoch()
+                epoch, seen = self._epoch, watch.seq
+                known = [seq for seq in (after, seen) if seq is not None]
+                view = await self._jobs.read(watch.job_id, min(known, default=0))
+                if view is None:
+                    self._end(watch)
+                    break
+                watch.heard = time.monotonic()
+                if seen is None:
+                    self._begin(watch, view, epoch)
+                elif epoch != watch.epoch or view.seq < seen or view.trimmed > seen:
+                    await self._replace(watch, view, epoch)
+                    continue  # what was heard meanwhile was taken back
+                else:
+                    self._absorb(watch, view)
+                return view
+        return None
+
+    def _begin(self, watch: Watch, view: JobView, epoch: str) -> None:
+        watch.begin(view, epoch)
+        early, watch.early = watch.early, []
+        for data in early:
+            self._on_event(watch, data)
+
+    def _absorb(self, watch: Watch, view: JobView) -> None:
+        for seq, text in _numbered(view):
+            if watch.seq is not None and seq == watch.seq + 1:
+                watch.advance(_understood(text.encode()) or Head(type="", seq=seq), text)
+        watch.move(view.seq, view.progress)
+
+    async def _replace(self, watch: Watch, view: JobView, epoch: str) -> None:
+        """Everybody gets a snapshot: the seq went back, or the log no longer reaches so far."""
+        snapshot = await self._snapshot(view, epoch)
+        watch.begin(view, epoch)
+        for subscription in watch.subscriptions:
+            subscription.replace(snapshot)
+
+    def _chase(self, watch: Watch, seq: int) -> None:
+        """The log is to be read up to `seq`, of which there was a word."""
+        idle, watch.wanted = watch.wanted == 0, max(watch.wanted, seq)
+        if idle:
+            self._group.create_task(self._catch_up(watch))
 
     async def _catch_up(self, watch: Watch) -> None:
-        """Whatever the log has and this process has not heard."""
-        async with watch.reading:
-            if watch.seq is None:
-                return
-            view = await self._jobs.read(watch.job_id, watch.seq)
-            if view is None:
-                watch.gone = True
-                self._wake(watch)
-                return
-            if view.seq < watch.seq or view.trimmed > watch.seq:
-                await self._replace(watch, view)
-                return
-            first = view.seq - len(view.events) + 1
-            for number, text in enumerate(view.events):
-                if first + number == watch.seq + 1:
-                    self._advance(watch, _head(text.encode()), text)
-            if view.progress != watch.progress and view.seq == watch.seq:
-                watch.progress = view.progress
-                for subscription in watch.subscriptions:
-                    subscription.moved = True
-                    subscription.wake()
+        """One read for all that was heard before it; whatever the log has not then, it never had."""
+        while wanted := watch.wanted:
+            await self._reread(watch)
+            if watch.wanted == wanted or watch.gone:
+                watch.wanted = 0
 
-    async def _replace(self, watch: Watch, view: JobView) -> None:
-        """Everybody gets a snapshot: the seq went back, or the log no longer reaches so far."""
-        snapshot = await self._snapshot(view)
-        watch.epoch, watch.seq, watch.status, watch.progress = self._epoch, view.seq, view.status, view.progress
-        for subscription in watch.subscriptions:
-            subscription.replaced = snapshot
-            subscription.events = []
-            subscription.wake()
+    async def _recover(self) -> None:
+        """Another epoch than that of a watch is a resync for its clients, the same one means reading what was missed."""
+        self._epoch = await self._until_answered(self._jobs.epoch)
+        for watch in list(self._watches.values()):
+            await self._reread(watch)
 
-    async def _recover(self, watches: list[Watch]) -> None:
-        """After a new subscription: another epoch means a resync for all, the same one means reading what was missed."""
-        try:
-            before, self._epoch = self._epoch, await self._jobs.epoch()
-            for watch in watches:
-                if before and before != self._epoch and watch.seq is not None:
-                    async with watch.reading:
-                        view = await self._jobs.read(watch.job_id)
-                        if view is not None:
-                            await self._replace(watch, view)
-                            continue
-                await self._catch_up(watch)
-        except (*LOST, redis.RedisError) as error:
-            log.warning("the hub could not read what it missed: %s", error)
+    async def _reread(self, watch: Watch) -> None:
+        if watch.seq is not None and watch.subscriptions:
+            await self._until_answered(lambda: self._read(watch))
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """A server that has just come back may still be loading: only an answer ends this."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                return await ask()
+            except (*LOST, redis.RedisError) as error:
+                log.warning("the hub could not read what it missed: %s; asking again", error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
 
     async def _rereads(self) -> None:
         while True:
-            await asyncio.sleep(QUIET_SECONDS / 5)
+            await asyncio.sleep(self._quiet / 5)
             for watch in list(self._watches.values()):
-                if time.monotonic() - watch.heard >= QUIET_SECONDS:
+                if time.monotonic() - watch.heard >= self._quiet:
                     watch.heard = time.monotonic()
-                    with suppress(*LOST, redis.RedisError):
-                        await self._catch_up(watch)
+                    self._chase(watch, 1)
 
 
-def _quietly(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.warning("a job's log could not be read again: %s", task.exception())
+def _channels(watches: Iterable[Watch]) -> list[str]:
+    return [channel for watch in watches for channel in watch.channels]
+
+
+def _numbered(view: JobView) -> list[tuple[int, str]]:
+    return list(enumerate(view.events, view.seq - len(view.events) + 1))
+
+
+def _understood(data: bytes) -> Head | None:
+    """None for what is no message of ours; it may still mean that something happened."""
+    try:
+        return _head(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -1,10 +1,12 @@
 """The light tasks of the control plane: write a script, look assets over, store a small one, merge capabilities."""
 
+import asyncio
 import base64
-import binascii
-import json
+import re
+import ssl
 from contextvars import ContextVar
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import httpx
 import msgspec
@@ -19,6 +21,8 @@ llm: ContextVar[LlmSettings] = ContextVar("llm")
 
 MAX_LINE = 300
 MAX_ANSWER_BYTES = 1 << 20
+MARKER = re.compile(r"^(?:[-*•]+|`{3}\w*|[0-9]+[.)])(?:\s+|$)")
+"""What a list or a fence puts before a line; "1984 was cold." begins with none."""
 
 
 class Shape(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -74,52 +78,130 @@ def from_template(prompt: str, lines: int) -> Script:
 
 
 async def _ask(settings: LlmSettings, params: ScriptParams) -> str:
-    """The model's answer; raises a retryable TaskError where the endpoint is the one that fails."""
+    """The text that the model wrote, within `llm.timeoutSeconds` from the first byte sent to the last one read.
+
+    Raises:
+        TaskError: retryable where another attempt may go better. None has a cause: httpx quotes headers, and one is the key.
+    """
     wish = (
         f"Write a narration of exactly {params.lines} short spoken lines about: {params.prompt}\n"
         'Answer with JSON only: {"title": "...", "lines": ["...", "..."]}'
     )
     base = settings.endpoint.rstrip("/")
-    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     if settings.kind == LlmKind.ollama:
         url = f"{base}/api/generate"
         body: dict[str, Any] = {"model": settings.model, "prompt": wish, "stream": False, "format": "json"}
     else:
         url = f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
         body = {"model": settings.model, "messages": [{"role": "user", "content": wish}]}
+    headers = _authorization(settings)
+    trust = await asyncio.to_thread(_trust)
     try:
-        async with httpx.AsyncClient(timeout=settings.timeout_seconds) as client:
-            response = await client.post(url, json=body, headers=headers)
+        async with (
+            asyncio.timeout(settings.timeout_seconds),
+            httpx.AsyncClient(timeout=None, verify=trust) as client,
+            client.stream("POST", url, json=body, headers=headers) as response,
+        ):
+            content = await _beginning(response)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise TaskError("llm.endpoint is no http or https address", code="llm_misconfigured") from None
+    except TimeoutError:
+        message = f"the LLM endpoint did not answer within {settings.timeout_seconds:g} s (llm.timeoutSeconds)"
+        raise TaskError(message, code="llm_unavailable", retryable=True) from None
     except httpx.HTTPError as error:
-        raise TaskError(
-            f"the LLM endpoint cannot be reached: {type(error).__name__}", code="llm_unavailable", retryable=True
-        ) from error
+        message = f"the LLM endpoint cannot be reached: {type(error).__name__}"
+        raise TaskError(message, code="llm_unavailable", retryable=True) from None
     if response.status_code != 200:
+        said = _without(settings.api_key.strip(), content.decode("utf-8", "replace"))
         raise TaskError(
-            f"the LLM endpoint answered {response.status_code}: {response.text[:200]}",
+            f"the LLM endpoint answered {response.status_code}: {said[:200]}",
             code="llm_refused",
-            retryable=response.status_code == 429 or response.status_code >= 500,
+            retryable=response.status_code in (408, 429) or response.status_code >= 500,
         )
+    return _text(settings.kind, content)
+
+
+def _authorization(settings: LlmSettings) -> dict[str, str]:
+    key = settings.api_key.strip()  # a key that was read from a file ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise TaskError("llm.apiKey has characters that no header can carry", code="llm_misconfigured")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Reading all certificates takes 30 ms, which the event loop has not."""
+    return httpx.create_ssl_context()
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """The body; one that is larger than MAX_ANSWER_BYTES is left where it exceeds that."""
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            break
+    return bytes(content)
+
+
+def _without(key: str, text: str) -> str:
+    """Some servers quote the key that they refuse."""
+    return text.replace(key, "***") if key else text
+
+
+class Generated(Struct):
+    """What Ollama answers, as far as it is read here."""
+
+    response: str
+
+
+class Message(Struct):
+    content: str
+
+
+class Choice(Struct):
+    message: Message
+
+
+class Completion(Struct):
+    """What an OpenAI-compatible endpoint answers, as far as it is read here."""
+
+    choices: Annotated[list[Choice], Meta(min_length=1)]
+
+
+def _text(kind: LlmKind, content: bytes) -> str:
+    if len(content) > MAX_ANSWER_BYTES:
+        raise TaskError(f"the LLM endpoint answered more than {MAX_ANSWER_BYTES} bytes", code="llm_bad_answer")
     try:
-        answer = json.loads(response.content[:MAX_ANSWER_BYTES])
-        text = answer["response"] if settings.kind == LlmKind.ollama else answer["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        if kind == LlmKind.ollama:
+            return msgspec.json.decode(content, type=Generated).response
+        return msgspec.json.decode(content, type=Completion).choices[0].message.content
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise TaskError("the LLM endpoint's answer has not the expected form", code="llm_bad_answer") from error
-    return str(text)
 
 
 def _parse(text: str, params: ScriptParams) -> Script:
-    """JSON as asked for, or plain lines, which small models give; never an empty script."""
-    try:
-        found = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        title, lines = str(found.get("title", "")), [str(line) for line in found["lines"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        title, lines = "", text.splitlines()
-    kept = [" ".join(line.split()).lstrip("-*0123456789. ")[:MAX_LINE] for line in lines]
+    """JSON as asked for, or plain lines, which small models give; never an empty script, never bits of broken JSON."""
+    title, lines = _written(text)
+    kept = [MARKER.sub("", " ".join(line.split()))[:MAX_LINE] for line in lines if isinstance(line, str)]
     kept = [line for line in kept if line][: params.lines]
     if not kept:
         raise TaskError("the LLM wrote no line", code="llm_bad_answer", retryable=True)
-    return Script(title=title[:120] or params.prompt[:60], lines=kept)
+    named = " ".join(title.split())[:120] if isinstance(title, str) else ""
+    return Script(title=named or params.prompt[:60], lines=kept)
+
+
+def _written(text: str) -> tuple[Any, list[Any]]:
+    """(title, lines) as far as they can be told apart in what a model wrote; neither need be of its type."""
+    try:
+        found = msgspec.json.decode(text[text.index("{") : text.rindex("}") + 1])
+        title, lines = found.get("title"), found["lines"]
+    except (ValueError, KeyError, RecursionError):
+        broken = '"lines"' in text or text.lstrip().startswith(("{", "["))
+        return None, [] if broken else text.splitlines()
+    if isinstance(lines, str):
+        return title, lines.splitlines()
+    return title, lines if isinstance(lines, list) else []
 
 
 # Assets ---------------------------------------------------------------------------------------------------------------
@@ -150,13 +232,18 @@ async def prepare_assets(params: AssetParams, ctx: TaskContext) -> Assets:
     return Assets(assets=found, total_bytes=sum(meta.size_bytes for meta in found))
 
 
+_TOKEN = "[A-Za-z0-9!#$&^_.+-]{1,127}"
+CONTENT_TYPE = rf"^({_TOKEN}/{_TOKEN}(;[ -~]{{0,127}})?)?$(?!\n)"
+"""It becomes a header when the artifact is downloaded."""
+
+
 class UploadParams(Shape):
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="File name")]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)", description="File name")]
     text: Annotated[str | None, Meta(description="The content, as text")] = None
     base64: Annotated[str | None, Meta(description="The content, in base64")] = None
     document: Annotated[Any, Meta(description="The content, as JSON")] = None
-    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] = "inputs"
-    content_type: str = ""
+    bucket: Literal["loras", "voices", "videos", "inputs"] = "inputs"
+    content_type: Annotated[str, Meta(pattern=CONTENT_TYPE, description="Empty: by the kind of content")] = ""
 
 
 class Uploaded(Shape):
@@ -180,7 +267,7 @@ async def upload_artifact(params: UploadParams, ctx: TaskContext) -> Uploaded:
     elif params.base64 is not None:
         try:
             content, guessed = base64.b64decode(params.base64, validate=True), "application/octet-stream"
-        except binascii.Error as error:
+        except ValueError as error:
             raise TaskError(f"base64: {error}", code="invalid_input") from error
     elif params.document is not None:
         content, guessed = msgspec.json.encode(params.document), "application/json"
@@ -213,7 +300,11 @@ class Merged(Shape):
 )
 async def merge_capabilities(params: MergeParams, ctx: TaskContext) -> Merged:
     merged: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in [*params.lists, params.capabilities]:
-        for entry in each:
-            merged[str(entry.get("plane", "")), str(entry.get("id", ""))] = entry
+    named = [(f"/lists/{number}", each) for number, each in enumerate(params.lists)]
+    for name, each in [*named, ("/capabilities", params.capabilities)]:
+        for number, entry in enumerate(each):
+            plane, id = entry.get("plane"), entry.get("id")
+            if not (isinstance(plane, str) and plane and isinstance(id, str) and id):
+                raise TaskError(f"{name}/{number} is no capability: id and plane are needed", code="invalid_input")
+            merged[plane, id] = entry
     return Merged(capabilities=[merged[key] for key in sorted(merged)])

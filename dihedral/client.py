@@ -2,19 +2,26 @@
 
 ClientError
 ├── Refused      the control plane said no; `.problem` is its problem document
-├── Unreachable  nobody answers at the address
-└── Cut          a watch was closed for good
+├── Unreachable  nobody answers at the address, or nobody who is a control plane
+└── Cut          a watch whose client was closed
+
+A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
+seconds, which is what a control plane takes to start; the others end as Unreachable, since nobody knows whether they arrived.
 """
 
 import asyncio
 import json
+import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
+from weakref import WeakSet
 
 import httpx
 import websockets
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 Document = dict[str, Any]
@@ -22,7 +29,10 @@ T = TypeVar("T")
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 DEFAULT_URL = "http://127.0.0.1:8000"
-RETRIES = 4
+RETRIES = 6  # with the pauses between them 8 s
+BUSY = frozenset({429, 502, 503, 504})
+FAILURES = {"forbidden": 403, "limit": 429}
+"""Statuses of a subscription's failure; everything else means that there is no such job."""
 
 
 class ClientError(Exception):
@@ -31,10 +41,10 @@ class ClientError(Exception):
 
 class Refused(ClientError):
     def __init__(self, problem: Document) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or "refused")
+        super().__init__(str(problem.get("detail") or problem.get("title") or "refused"))
         self.problem = problem
-        self.status = int(problem.get("status", 0))
-        self.code = str(problem.get("code", ""))
+        self.status = int(problem["status"])
+        self.code = str(problem.get("code") or "")
 
 
 class Unreachable(ClientError):
@@ -46,11 +56,18 @@ class Cut(ClientError):
 
 
 class AsyncClient:
-    """`async with AsyncClient(url) as client: job = await client.submit(pipeline="simulate")`."""
+    """`async with AsyncClient(url) as client: job = await client.submit(pipeline="simulate")`.
+
+    `timeout_seconds`: how long an answer is waited for, and a control plane that has gone away.
+    """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds, follow_redirects=True)
+        """Raises Unreachable where `url` can be no address; contacts nobody."""
+        self.url = _checked(url)
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds)
+        self._sockets: WeakSet[ClientConnection] = WeakSet()
+        self._closed = False
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -59,6 +76,9 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
+        """Ends its watches too, with Cut."""
+        self._closed = True
+        await asyncio.gather(*(socket.close() for socket in self._sockets))
         await self._http.aclose()
 
     # Jobs -----------------------------------------------------------------------------------------------------------
@@ -96,26 +116,26 @@ class AsyncClient:
         return await self._ask("POST", "/api/plans", json=submission, repeat=True)
 
     async def job(self, job_id: str) -> Document:
-        return await self._ask("GET", f"/api/jobs/{job_id}")
+        return await self._ask("GET", _job(job_id))
 
     async def jobs(self, **filters: Any) -> Document:
         """`status`, `pipeline`, `since`, `until`, `limit`, `cursor`; {"jobs": […], "next": …}."""
         return await self._ask("GET", "/api/jobs", params={k: v for k, v in filters.items() if v is not None})
 
     async def graph(self, job_id: str) -> Document:
-        return await self._ask("GET", f"/api/jobs/{job_id}/graph")
+        return await self._ask("GET", _job(job_id, "/graph"))
 
     async def events(self, job_id: str, after: int = 0) -> Document:
-        return await self._ask("GET", f"/api/jobs/{job_id}/events", params={"after": after})
+        return await self._ask("GET", _job(job_id, "/events"), params={"after": after})
 
     async def cancel(self, job_id: str) -> Document:
-        return await self._ask("POST", f"/api/jobs/{job_id}/cancel", repeat=True)
+        return await self._ask("POST", _job(job_id, "/cancel"), repeat=True)
 
     async def retry(self, job_id: str, *, from_start: bool = False) -> Document:
-        return await self._ask("POST", f"/api/jobs/{job_id}/retry", json={"from": "start"} if from_start else {})
+        return await self._ask("POST", _job(job_id, "/retry"), json={"from": "start"} if from_start else {})
 
     async def delete(self, job_id: str, *, artifacts: bool = False) -> None:
-        await self._ask("DELETE", f"/api/jobs/{job_id}", params={"artifacts": str(artifacts).lower()})
+        await self._ask("DELETE", _job(job_id), params={"artifacts": str(artifacts).lower()})
 
     # What serves them -----------------------------------------------------------------------------------------------
 
@@ -148,19 +168,27 @@ class AsyncClient:
         )
 
     async def download(self, ref: Mapping[str, Any], to: Path | str) -> Path:
-        """Writes the artifact to a file; a directory gets it under its own name."""
+        """Writes the artifact to a file, whole or not at all; a directory gets it under its own name."""
         target = Path(to)
         if await asyncio.to_thread(target.is_dir):
             target = target / str(ref["key"]).rsplit("/", 1)[-1]
-        part = target.with_name(f".{target.name}.part")
-        async with self._http.stream("GET", f"/api/artifacts/{ref['bucket']}/{ref['key']}") as response:
-            if response.status_code >= 400:
-                await response.aread()
-                raise _refused(response)
-            with part.open("wb") as file:
-                async for chunk in response.aiter_bytes(1 << 18):
-                    file.write(chunk)
-        part.replace(target)
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        path = f"/api/artifacts/{quote(str(ref['bucket']), safe='')}/{quote(str(ref['key']))}"
+
+        async def copy() -> None:
+            async with self._http.stream("GET", path, follow_redirects=True) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise self._refused(response)
+                with part.open("wb") as file:
+                    async for chunk in response.aiter_bytes(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await self._until_answered(copy, repeat=True)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
         return target
 
     async def artifacts(self, **filters: Any) -> Document:
@@ -168,26 +196,30 @@ class AsyncClient:
 
     # Live -----------------------------------------------------------------------------------------------------------
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[Document]:
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Document, None]:
         """Every event after `after`, once and in order, until the job has ended; survives lost connections.
 
-        Between them {"type": "progress", "status", "progress"} whenever that has moved. Raises Refused for an unknown job.
+        Between them {"type": "progress", "status", "progress"} whenever that has moved.
+
+        Raises:
+            Refused: there is no such job (any more).
+            Unreachable: nobody answers at the address, or nobody has for `timeout_seconds`.
+            Cut: the client was closed.
         """
         last, epoch, told = after, None, (None, None)
-        failures = 0
+        heard, failures = None, 0  # monotonic time of the last message
         while True:
             try:
-                async with ws_connect(self.url.replace("http", "ws", 1) + "/ws", max_size=None) as socket:
+                socket = await self._socket()
+                try:
                     wish = {"action": "subscribe", "jobId": job_id, "after": last}
                     await socket.send(json.dumps(wish | ({"epoch": epoch} if epoch else {})))
                     async for text in socket:
                         message = json.loads(text)
-                        failures = 0
+                        heard, failures = time.monotonic(), 0
                         if message["type"] == "response":
                             if message["message"] == "failed":
-                                raise Refused(
-                                    {"status": 404, "code": message["reason"], "detail": f"there is no job {job_id!r}"}
-                                )
+                                raise _failed(job_id, message["reason"])
                             continue
                         events = message.get("events", [])
                         if message["type"] == "resync":
@@ -204,47 +236,131 @@ class AsyncClient:
                             yield {"type": "progress", "status": told[0], "progress": told[1]}
                         if message["status"] in TERMINAL:
                             return
-            except (OSError, websockets.WebSocketException, httpx.HTTPError, Unreachable) as error:
-                failures += 1
-                if failures > 30:
-                    raise Unreachable(f"{self.url}: {error}") from error
-                await asyncio.sleep(min(2.0, 0.1 * 2**failures))
+                finally:
+                    if (
+                        not self._closed
+                    ):  # or it was closed with the client; a loop that ends lets nothing be closed any more
+                        await socket.close()
+                error: Exception = ConnectionError("the connection was closed")
+            except (OSError, websockets.WebSocketException, ClientError) as caught:
+                error = caught
+            if self._closed:
+                raise Cut(f"the client was closed while it watched {job_id!r}") from error
+            if isinstance(error, Refused) and error.status not in BUSY:
+                raise error
+            if heard is None and _is_nobody(error):
+                raise Unreachable(f"nobody answers at {self.url}: {error}") from error
+            if time.monotonic() - (heard := heard or time.monotonic()) > self._timeout_seconds:
+                raise Unreachable(f"{self.url} has not answered for {self._timeout_seconds:g} s: {error}") from error
+            failures += 1
+            await asyncio.sleep(_pause(failures))
+
+    async def _socket(self) -> ClientConnection:
+        """A WebSocket that aclose() closes."""
+        socket = await ws_connect("ws" + self.url.removeprefix("http") + "/ws", max_size=None)
+        if self._closed:  # meanwhile
+            await socket.close()
+            raise ConnectionError("the client was closed")
+        self._sockets.add(socket)
+        return socket
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> Document:
         """`repeat`: safe to send again when the answer was lost; reads always are."""
-        attempt = 0
+        reads = method == "GET"
+
+        async def ask() -> httpx.Response:
+            # A POST that is redirected becomes a GET, and what that answers would pass for the POST's answer.
+            return await self._http.request(method, path, follow_redirects=reads, **options)
+
+        response = await self._until_answered(ask, repeat=repeat or reads)
+        if not response.is_success:
+            raise self._refused(response)
+        if not response.content:
+            return {}
+        document = _document(response)
+        if document is None:
+            raise Unreachable(f"what answers at {self.url} is no control plane")
+        return document
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[T]], *, repeat: bool) -> T:
+        """Raises Unreachable: at once where nobody is there or nobody answered in time, else when all attempts were cut."""
+        failures, begun = 0, time.monotonic()
         while True:
             try:
-                response = await self._http.request(method, path, **options)
+                return await ask()
             except httpx.ConnectError as error:
-                raise Unreachable(f"nobody answers at {self.url}; is `dihedral up` running?") from error
+                if failures == 0:
+                    raise Unreachable(f"nobody answers at {self.url}; is `dihedral up` running?") from error
+                lost: httpx.HTTPError = error
+            except httpx.TimeoutException as error:
+                raise Unreachable(f"{self.url} did not answer within {self._timeout_seconds:g} s") from error
             except httpx.HTTPError as error:
-                attempt += 1
-                if not (repeat or method == "GET") or attempt > RETRIES:
-                    raise Unreachable(f"{self.url}: {type(error).__name__}") from error
-                await asyncio.sleep(0.2 * attempt)
-                continue
-            if response.status_code >= 400:
-                raise _refused(response)
-            return response.json() if response.content else {}
+                lost = error
+            failures += 1
+            if not repeat or failures > RETRIES or time.monotonic() - begun > self._timeout_seconds:
+                raise Unreachable(f"{self.url}: {type(lost).__name__}: {lost}") from lost
+            await asyncio.sleep(_pause(failures))
+
+    def _refused(self, response: httpx.Response) -> Refused:
+        problem = _document(response) or {"title": response.reason_phrase, "detail": response.text[:300]}
+        if response.is_redirect:
+            problem["detail"] = f"{self.url} leads to {response.headers.get('location')}; use that address"
+        return Refused({**problem, "status": response.status_code})
 
 
-def _refused(response: httpx.Response) -> Refused:
+def _checked(url: str) -> str:
     try:
-        problem = response.json()
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise Unreachable(f"{url!r} is no address: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise Unreachable(f"{url!r} is no address; one begins with http:// or https://")
+    return url.rstrip("/")
+
+
+def _job(job_id: str, below: str = "") -> str:
+    """Its path. What would lead elsewhere is no job's id."""
+    if not job_id.strip("."):
+        raise _failed(job_id, "unknown_job")
+    return f"/api/jobs/{quote(job_id, safe='')}{below}"
+
+
+def _failed(job_id: str, reason: str) -> Refused:
+    status = FAILURES.get(reason, 404)
+    if status == 404:
+        return Refused({"status": status, "code": "unknown_job", "detail": f"there is no job {job_id!r}"})
+    return Refused({"status": status, "code": reason, "detail": f"the job {job_id!r} cannot be watched: {reason}"})
+
+
+def _document(response: httpx.Response) -> Document | None:
+    """None where the body is no JSON object."""
+    try:
+        document = response.json()
     except ValueError:
-        problem = {"status": response.status_code, "title": response.reason_phrase, "detail": response.text[:300]}
-    return Refused(problem)
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _is_nobody(error: Exception) -> bool:
+    """Whether a first attempt says that there is no control plane, rather than that it was cut off."""
+    if isinstance(error, websockets.InvalidStatus):
+        return error.response.status_code not in BUSY
+    return isinstance(error, OSError) and not isinstance(error, ConnectionResetError | BrokenPipeError)
+
+
+def _pause(failures: int) -> float:
+    return min(2.0, 0.1 * 2.0**failures)
 
 
 class Client:
-    """The same, blocking: every method of AsyncClient, and watch() as a plain iterator."""
+    """The same, blocking: every method of AsyncClient, and watch() as a plain iterator. For one thread at a time."""
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
+        self._client = AsyncClient(url, timeout_seconds=timeout_seconds)
         self._runner = asyncio.Runner()
-        self._client = self._run(_made(url, timeout_seconds))
+        self.url = self._client.url
 
     def __enter__(self) -> "Client":
         return self
@@ -253,11 +369,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._run(self._client.aclose())
-        self._runner.close()
+        """Ends its watches too."""
+        if not self._client._closed:
+            try:
+                self._run(self._client.aclose())
+            finally:
+                self._runner.close()
 
-    def watch(self, job_id: str, after: int = 0) -> Iterator[Document]:
-        events: Any = self._client.watch(job_id, after)
+    def watch(self, job_id: str, after: int = 0) -> Generator[Document, None, None]:
+        events = self._client.watch(job_id, after)
 
         async def following() -> Document | None:
             return await anext(events, None)
@@ -266,9 +386,12 @@ class Client:
             while (event := self._run(following())) is not None:
                 yield event
         finally:
-            self._run(events.aclose())
+            if not self._client._closed:  # or they have been closed with it
+                self._run(events.aclose())
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(AsyncClient, name):
+            raise AttributeError(f"a Client has no {name!r}")
         method = getattr(self._client, name)
 
         def blocking(*args: Any, **options: Any) -> Any:
@@ -277,8 +400,12 @@ class Client:
         return blocking
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
-
-
-async def _made(url: str, timeout_seconds: float) -> AsyncClient:
-    return AsyncClient(url, timeout_seconds=timeout_seconds)
+        if self._client._closed:
+            work.close()
+            raise RuntimeError("this client is closed")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._runner.run(work)
+        work.close()
+        raise RuntimeError("a Client would block this event loop: use AsyncClient, or a Client in asyncio.to_thread")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -52,7 +53,8 @@ class Client:
                 error = task.exception()
                 if isinstance(error, _Dropped):
                     metrics.websocket_errors_total.inc()
-                    await asyncio.wait_for(self._socket.close(error.code, error.reason), 1)
+                    async with asyncio.timeout(1):
+                        await self._socket.close(error.code, error.reason)
         except (TimeoutError, RuntimeError, WebSocketDisconnect):
             pass  # it is gone already
         finally:
@@ -139,10 +141,9 @@ class Client:
             if self._replies or any(each.due(interval) == 0 for each in self._subscriptions.values()):
                 continue
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), nearest)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(nearest):
+                    await self._wake.wait()
 
     async def _tell(self, job_id: str, subscription: Subscription) -> None:
         chunk = subscription.collect()
@@ -223,7 +224,8 @@ async def _events(hub: Hub, subscription: Subscription, wake: asyncio.Event) -> 
                 continue
             wake.clear()
             try:
-                await asyncio.wait_for(wake.wait(), min(COMMENT_SECONDS, wait or COMMENT_SECONDS))
+                async with asyncio.timeout(min(COMMENT_SECONDS, wait or COMMENT_SECONDS)):
+                    await wake.wait()
             except TimeoutError:
                 if wait is None:
                     yield b": still here\n\n"
