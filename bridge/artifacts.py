@@ -247,7 +247,7 @@ class LocalStore:
 
     def _open(self, bucket: str, key: str, stack: ExitStack) -> IO[bytes]:
         data, about = self._paths(bucket, key)
-        with self._reading(bucket, key):
+        with self._found(bucket, key):
             about.stat()
             return stack.enter_context(open(data, "rb"))
 
@@ -267,20 +267,22 @@ class LocalStore:
 
     def _meta(self, bucket: str, key: str) -> ArtifactMeta:
         _, about = self._paths(bucket, key)
-        with self._reading(bucket, key):
-            return _decode(about.read_bytes())
-
-    @contextmanager
-    def _reading(self, bucket: str, key: str) -> Iterator[None]:
+        with self._found(bucket, key):
+            encoded = about.read_bytes()
         try:
-            with told(self._root), self._alone(fcntl.LOCK_SH):
-                yield
-        except ArtifactStoreUnavailable as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-                raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
-            raise
+            return _decode(encoded)
         except msgspec.DecodeError as error:
             raise ArtifactStoreUnavailable(f"what is known of {bucket}/{key} cannot be read: {error}") from error
+
+    @contextmanager
+    def _found(self, bucket: str, key: str, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+        """Under the lock, where a file that is not there is an artifact that is not there."""
+        with told(self._root):
+            try:
+                with self._alone(how):
+                    yield
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
 
     async def list(self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000) -> list[ArtifactMeta]:
         if bucket is not None and not is_bucket(bucket):
@@ -303,7 +305,7 @@ class LocalStore:
 
         def remove() -> None:
             data, about = self._paths(bucket, key)
-            with self._reading(bucket, key), self._alone(fcntl.LOCK_EX):
+            with self._found(bucket, key, fcntl.LOCK_EX):
                 about.unlink()
                 data.unlink(missing_ok=True)
                 for path in (data, about):
@@ -375,8 +377,6 @@ async def in_thread(work: Callable[..., T], *arguments: object, stopped: threadi
         if stopped is not None:
             stopped.set()
         await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # looked at: nobody else will
         raise
 
 

@@ -55,7 +55,7 @@ class Delivery:
         self.lost_with: dict[str, int] = {}
         self.open: set[str] = set()
         self.lost = False
-        self.acked = False
+        self.ending = False  # the ack is on its way, or was answered
         self.releasing = False
         self.event_number = 0
         for node, raw in claim.records:
@@ -94,6 +94,7 @@ class Delivery:
         self.open.add(node)
 
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
+        self.ending = self.ending or ack
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
 
     def outputs(self) -> dict[str, Any]:

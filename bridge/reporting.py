@@ -173,7 +173,6 @@ class Reporter:
         if reply.word != "ok":
             delivery.lost = True
             return None
-        delivery.acked = delivery.acked or ack
         return reply
 
     def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:

@@ -244,7 +244,7 @@ class Worker:
                 await execute(sorted(delivery.open), lambda node: self._run(delivery, node))
             if delivery.releasing:
                 await self._give_back(delivery, sorted(delivery.open), ack=True)
-            elif not (delivery.lost or delivery.acked):
+            elif not (delivery.lost or delivery.ending):
                 await self._write(delivery.part, delivery.report([], ack=True))
         except Exception:
             log.exception("a delivery failed; its nodes wait for its lease to end", extra={"job": delivery.job_id})
@@ -260,6 +260,7 @@ class Worker:
             delay_ms=delay, reason=reason,
         )  # fmt: skip
         if ack:
+            delivery.ending = True
             await self._scripts.release(
                 delivery.part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
             )
@@ -444,7 +445,7 @@ class Worker:
 
     def _on_renewal(self, key: tuple[str, str], word: str) -> None:
         delivery = self._held.get(key)
-        if delivery is None:
+        if delivery is None or delivery.ending:  # a claim that was given up is no lost one
             return
         if word == "lost":
             log.warning("the lease of an entry is lost", extra={"job": delivery.job_id})

@@ -137,7 +137,8 @@ class Subscription:
 
     def replace(self, snapshot: Snapshot) -> None:
         """What was not sent yet is in the snapshot."""
-        self.events, self.lost, self.replaced = [], False, snapshot
+        self.events, self.lost = [], False
+        self.replaced, self.sent = snapshot, snapshot.seq
         self.wake()
 
     def due(self, interval: float) -> float | None:
@@ -158,15 +159,13 @@ class Subscription:
         if snapshot is not None:
             # What came after the snapshot was made stays for the next chunk.
             kind, taken, self.replaced = "resync", [], None
-            self.sent, status, progress = snapshot.seq, str(snapshot.status), snapshot.progress
-            self.events = [(seq, text) for seq, text in self.events if seq > self.sent]
-        elif taken or not watch.gone:
-            self.events = []
-        else:
+            status, progress = str(snapshot.status), snapshot.progress
+        elif taken:
+            self.events, self.sent = [], taken[-1][0]
+        elif watch.gone:
             kind = "gone"
-        if taken:
-            self.sent = taken[-1][0]
-        self.first = self.moved = False
+        self.first = False
+        self.moved = (progress, status) != (watch.progress, watch.status)
         self._last_sent = time.monotonic()
         self._said = (progress, status)
         texts = tuple(text for _, text in taken)
@@ -269,6 +268,7 @@ class Hub:
         self._watches: dict[str, Watch] = {}
         self._changes: list[Watch] = []
         self._changed = asyncio.Event()
+        self._group: asyncio.TaskGroup
         self._clients: set[Callable[[], None]] = set()
         self._empty = asyncio.Event()
         self._delay = FIRST_DELAY
@@ -343,7 +343,8 @@ class Hub:
         else:
             heard = [*_numbered(view), *subscription.events]
             subscription.events = []
-            subscription.sent = after
+            if subscription.replaced is None:
+                subscription.sent = after
         for seq, text in heard:
             if not subscription.events or seq > subscription.events[-1][0]:
                 subscription.push(seq, text)
@@ -548,7 +549,8 @@ class Hub:
             for watch in list(self._watches.values()):
                 if time.monotonic() - watch.heard >= self._quiet:
                     watch.heard = time.monotonic()
-                    self._chase(watch, 1)
+                    with suppress(*LOST, redis.RedisError):
+                        await self._read(watch)
 
 
 def _channels(watches: Iterable[Watch]) -> list[str]:
