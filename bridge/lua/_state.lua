@@ -30,6 +30,9 @@ local function rfc3339(ms)
 end
 local STAMP = rfc3339(NOW)
 
+local function integer(n) return string.format('%d', n) end
+local NOW_TEXT = integer(NOW)
+
 local function items()
   local list = {}
   for i = 2, #ARGV do list[i - 1] = cmsgpack.unpack(ARGV[i]) end
@@ -46,43 +49,101 @@ end
 
 -- Jobs -----------------------------------------------------------------------------------------------------------
 
+-- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
+-- say of it. Everything is checked before the first write, so an error in the middle writes nothing.
+
 local HEADER = { 'status', 'seq', 'trimmed', 'remaining', 'running', 'broken', 'progress', 'attempt', 'error', 'started',
   'finished' }
-local loaded = {}
+local loaded, ended = {}, {}
 
--- The header of a job, or nil where there is no such job. Changes are kept in memory until save_jobs().
-local function job_load(id)
-  local J = loaded[id]
-  if J ~= nil then return J or nil end
+local function job_new(id, row)
+  for i = 2, 8 do row[i] = tonumber(row[i]) or 0 end
+  for i = 9, 11 do row[i] = row[i] or '' end
   local key = job_key(id)
-  local row = redis.call('HMGET', key, unpack(HEADER))
-  if not row[1] then
-    loaded[id] = false
-    return nil
-  end
-  J = { id = id, key = key, log = key .. ':events', changed = false }
-  for i, name in ipairs(HEADER) do J[name] = row[i] or '' end
-  for _, name in ipairs({ 'seq', 'trimmed', 'remaining', 'running', 'broken', 'progress', 'attempt' }) do
-    J[name] = tonumber(J[name]) or 0
-  end
+  local J = { id = id, key = key, log = key .. ':events', row = row, changed = false, fields = {}, dirty = {}, events = {},
+    status = row[1], seq = row[2], trimmed = row[3], remaining = row[4], running = row[5], broken = row[6],
+    progress = row[7], attempt = row[8], error = row[9], started = row[10], finished = row[11] }
   loaded[id] = J
   return J
 end
 
-local function integer(n) return string.format('%.0f', n) end
+-- A job, or nil where there is none. `wanted`: fields that will be asked for, read in the same call.
+local function job_load(id, wanted)
+  local J = loaded[id]
+  if J ~= nil then return J or nil end
+  local names, count = { unpack(HEADER) }, #HEADER
+  for i, name in ipairs(wanted or {}) do names[count + i] = name end
+  local row = redis.call('HMGET', job_key(id), unpack(names))
+  if not row[1] then
+    loaded[id] = false
+    return nil
+  end
+  J = job_new(id, row)
+  for i = count + 1, #names do J.fields[names[i]] = row[i] end
+  return J
+end
 
-local function save_jobs()
-  for _, J in pairs(loaded) do
-    if J and J.changed then
-      redis.call('HSET', J.key, 'status', J.status, 'seq', integer(J.seq), 'trimmed', integer(J.trimmed),
-        'remaining', integer(J.remaining), 'running', integer(J.running), 'broken', integer(J.broken),
-        'progress', integer(J.progress), 'attempt', integer(J.attempt), 'error', J.error, 'started', J.started,
-        'finished', J.finished, 'updated', integer(NOW))
-      if JOB_ENDED[J.status] then
-        redis.call('PEXPIRE', J.key, TTL)
-        redis.call('PEXPIRE', J.log, TTL)
-      end
+-- A field beside the header; nil where the job has none of that name.
+local function field(J, name)
+  local value = J.fields[name]
+  if value == nil then
+    value = redis.call('HGET', J.key, name)
+    J.fields[name] = value
+  end
+  return value or nil
+end
+
+-- Writes a field, or removes it where `value` is false.
+local function field_put(J, name, value)
+  J.fields[name] = value
+  J.dirty[name] = true
+  J.changed = true
+end
+
+-- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
+local function names_of(J, kind)
+  local found = {}
+  for _, name in ipairs(redis.call('HKEYS', J.key)) do
+    if string.sub(name, 1, 2) == kind and J.fields[name] ~= false then found[#found + 1] = string.sub(name, 3) end
+  end
+  return found
+end
+
+-- Calls a command with a list of any length: unpack() has its limits. The last reply.
+local function call_with(list, ...)
+  local reply
+  for first = 1, #list, 1000 do
+    local command = { ... }
+    for i = first, math.min(first + 999, #list) do command[#command + 1] = list[i] end
+    reply = redis.call(unpack(command))
+  end
+  return reply
+end
+
+local function job_save(J)
+  if #J.events > 0 then
+    local over = call_with(J.events, 'RPUSH', J.log) - LOG
+    if over > 0 then
+      redis.call('LTRIM', J.log, over, -1)
+      J.trimmed = J.trimmed + over
     end
+  end
+  local put, drop = { 'updated', NOW_TEXT }, {}
+  local row = J.row
+  for i = 1, #HEADER do
+    local name = HEADER[i]
+    local value = J[name]
+    if value ~= row[i] then put[#put + 1], put[#put + 2] = name, type(value) == 'number' and integer(value) or value end
+  end
+  for name in pairs(J.dirty) do
+    local value = J.fields[name]
+    if value then put[#put + 1], put[#put + 2] = name, value else drop[#drop + 1] = name end
+  end
+  call_with(put, 'HSET', J.key)
+  if #drop > 0 then call_with(drop, 'HDEL', J.key) end
+  if JOB_ENDED[J.status] then
+    redis.call('PEXPIRE', J.key, TTL)
+    redis.call('PEXPIRE', J.log, TTL)
   end
 end
 
@@ -91,14 +152,14 @@ local function emit(J, channel, body)
   J.seq = J.seq + 1
   J.changed = true
   local text = '{"seq":' .. integer(J.seq) .. ',"created":"' .. STAMP .. '",' .. body .. '}'
-  if redis.call('RPUSH', J.log, text) > LOG then
-    redis.call('LPOP', J.log)
-    J.trimmed = J.trimmed + 1
-  end
+  J.events[#J.events + 1] = text
   redis.call('PUBLISH', channel .. ':' .. J.id, text)
 end
 
-local function fraction(share) return string.format('%.9g', share / 1e9) end
+local function fraction(share)
+  if share == 0 then return '0' elseif share == 1e9 then return '1' end
+  return string.format('%.9g', share / 1e9)
+end
 
 local function null(text) if text == nil or text == '' then return 'null' end return text end
 
@@ -119,17 +180,22 @@ local function publish_progress(J, node, node_progress)
     '","progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end
 
+-- Moves a job to its end, if it may go there.
+local function job_end(J, to)
+  if not job_move(J, to) then return end
+  if to == S.completed then J.progress = 1e9 end
+  J.finished = NOW_TEXT
+  ended[#ended + 1] = J.id
+  status_event(J)
+end
+
 -- The end-of-job test; harmless when repeated.
 local function conclude(J)
   if J.remaining > 0 or JOB_ENDED[J.status] then return end
   local to = S.completed
   if J.status == S.cancelling then to = S.cancelled
   elseif J.broken > 0 then to = S.failed end
-  if not job_move(J, to) then return end
-  if to == S.completed then J.progress = 1e9 end
-  J.finished = integer(NOW)
-  redis.call('SREM', ALIVE, J.id)
-  status_event(J)
+  job_end(J, to)
 end
 
 -- Nodes ----------------------------------------------------------------------------------------------------------
@@ -139,14 +205,13 @@ local function record_parse(raw)
     return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
       place = '-', payload = '' }
   end
-  local line_end = string.find(raw, '\n', 1, true)
-  local w = {}
-  for word in string.gmatch(string.sub(raw, 1, line_end - 1), '%S+') do w[#w + 1] = word end
-  return { status = w[1], entry = w[2], attempt = tonumber(w[3]), deliveries = tonumber(w[4]), started = w[5], ended = w[6],
-    reason = w[7], place = w[8], payload = string.sub(raw, line_end + 1) }
+  local status, entry, attempt, deliveries, started, ended_at, reason, place, payload =
+    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
+  return { status = status, entry = entry, attempt = tonumber(attempt), deliveries = tonumber(deliveries), started = started,
+    ended = ended_at, reason = reason, place = place, payload = payload }
 end
 
-local function node_get(J, node) return record_parse(redis.call('HGET', J.key, 'n:' .. node)) end
+local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
 local function node_event(J, node, r, worker, failure)
   local quoted = function(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
@@ -161,32 +226,29 @@ local function node_put(J, node, before, r)
   if before ~= S.running and r.status == S.running then J.running = J.running + 1 end
   if NODE_ENDED[r.status] then
     J.remaining = J.remaining - 1
-    r.ended = integer(NOW)
+    r.ended = NOW_TEXT
   end
-  J.changed = true
-  redis.call('HSET', J.key, 'n:' .. node, table.concat({ r.status, r.entry, integer(r.attempt), integer(r.deliveries),
-    r.started, r.ended, r.reason, r.place }, ' ') .. '\n' .. r.payload)
+  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries) .. ' ' ..
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. '\n' .. r.payload)
   return true
 end
 
 local function share_put(J, node, share)
-  local old = tonumber(redis.call('HGET', J.key, 'p:' .. node) or '0')
+  local old = tonumber(field(J, 'p:' .. node) or '0')
   if share == old then return end
-  redis.call('HSET', J.key, 'p:' .. node, integer(share))
+  field_put(J, 'p:' .. node, integer(share))
   J.progress = J.progress + share - old
-  J.changed = true
 end
 
--- Starts a node under an entry; the caller has checked that the claim is its own.
-local function node_start(J, node, entry, worker)
-  local r = node_get(J, node)
+-- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own.
+local function node_start(J, node, r, entry, worker)
   if not JOB_STARTS[J.status] then return nil end
   if not (r.status == S.pending or (r.status == S.ready and r.entry == entry)) then return nil end
   local before = r.status
-  r.status, r.entry, r.reason, r.started, r.ended, r.payload = S.running, entry, '-', integer(NOW), '-', ''
+  r.status, r.entry, r.reason, r.started, r.ended, r.payload = S.running, entry, '-', NOW_TEXT, '-', ''
   node_put(J, node, before, r)
   if J.status == S.queued and job_move(J, S.running) then
-    if J.started == '' then J.started = integer(NOW) end
+    if J.started == '' then J.started = NOW_TEXT end
     status_event(J)
   end
   node_event(J, node, r, worker)
@@ -235,16 +297,20 @@ local function dispatch(J, batch, keep, due, failure)
       cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
-    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'needs', table.concat(batch[4], ','),
-      'created', integer(NOW), 'v', integer(PROTOCOL), 'heavy', heavy and '1' or '0' }
-    local carried = redis.call('HMGET', J.key, 'traceparent', batch[5] and 'graph' or '-', batch[5] and 'routes' or '-')
-    for i, name in ipairs({ 'traceparent', 'graph', 'routes' }) do
-      if carried[i] and carried[i] ~= '' then
-        fields[#fields + 1] = name
-        fields[#fields + 1] = carried[i]
-      end
+    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', integer(PROTOCOL) }
+    local function carry(name, value)
+      if value and value ~= '' then fields[#fields + 1], fields[#fields + 2] = name, value end
     end
-    entry = entry_name(stream, redis.call('XADD', stream, '*', unpack(fields)))
+    carry('heavy', heavy and '1')
+    carry('needs', table.concat(batch[4], ','))
+    carry('traceparent', field(J, 'traceparent'))
+    if batch[5] then
+      carry('graph', field(J, 'graph'))
+      carry('routes', field(J, 'routes'))
+    end
+    local id = redis.call('XADD', stream, '*', unpack(fields))
+    if heavy or not batch[5] or #nodes > 1 then redis.call('SET', stream .. ':careful', id) end
+    entry = entry_name(stream, id)
   end
   for i, node in ipairs(nodes) do
     local r = records[i]
@@ -257,26 +323,63 @@ local function dispatch(J, batch, keep, due, failure)
   return entry
 end
 
--- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind.
+-- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind. All that a call has
+-- acknowledged goes in save(), stream by stream.
+local acked, delivered = {}, {}
+
 local function entry_ack(stream, entry)
-  redis.call('XACK', stream, GROUP, entry)
-  local kept = stream .. ':kept'
-  if redis.call('GET', stream .. ':delivered') == entry then
-    local former = redis.call('GET', kept)
-    redis.call('SET', kept, entry)
-    if former and former ~= entry then redis.call('XDEL', stream, former) end
-  else
-    redis.call('XDEL', stream, entry)
+  local list = acked[stream] or {}
+  acked[stream] = list
+  list[#list + 1] = entry
+end
+
+local function id_after(id, other)
+  local ms, nth = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_nth = string.match(other, '^(%d+)-(%d+)$')
+  ms, nth, other_ms, other_nth = tonumber(ms), tonumber(nth), tonumber(other_ms), tonumber(other_nth)
+  return ms > other_ms or (ms == other_ms and nth > other_nth)
+end
+
+-- The group's last-delivered id, as far as we know.
+local function last_delivered(stream)
+  local known = delivered[stream]
+  if not known then
+    known = { id = redis.call('GET', stream .. ':delivered') or '0-0', moved = false }
+    delivered[stream] = known
   end
+  return known
 end
 
 -- Notes an entry as delivered, never backwards: one that is handed over or reclaimed may be older than the group's last.
 local function entry_delivered(stream, entry)
-  local key = stream .. ':delivered'
-  local ms, nth = string.match(entry, '^(%d+)-(%d+)$')
-  local last_ms, last_nth = string.match(redis.call('GET', key) or '0-0', '^(%d+)-(%d+)$')
-  ms, nth, last_ms, last_nth = tonumber(ms), tonumber(nth), tonumber(last_ms), tonumber(last_nth)
-  if ms > last_ms or (ms == last_ms and nth > last_nth) then redis.call('SET', key, entry) end
+  local last = last_delivered(stream)
+  if id_after(entry, last.id) then last.id, last.moved = entry, true end
+end
+
+local function acks_save(stream, list)
+  call_with(list, 'XACK', stream, GROUP)
+  local last, spared, drop = last_delivered(stream).id, false, {}
+  for _, entry in ipairs(list) do
+    if entry == last then spared = true else drop[#drop + 1] = entry end
+  end
+  if spared then
+    local former = redis.call('GET', stream .. ':kept')
+    redis.call('SET', stream .. ':kept', last)
+    if former and former ~= last then drop[#drop + 1] = former end
+  end
+  call_with(drop, 'XDEL', stream)
+end
+
+-- Writes all that the call has changed; the last thing that every transition does.
+local function save()
+  for _, J in pairs(loaded) do
+    if J and J.changed then job_save(J) end
+  end
+  call_with(ended, 'SREM', ALIVE)
+  for stream, last in pairs(delivered) do
+    if last.moved then redis.call('SET', stream .. ':delivered', last.id) end
+  end
+  for stream, list in pairs(acked) do acks_save(stream, list) end
 end
 
 local function entry_fields(stream, entry)
@@ -296,12 +399,15 @@ end
 
 local function dead_letter(job, node, reason, detail)
   redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'reason', reason, 'detail', detail,
-    'created', integer(NOW))
+    'created', NOW_TEXT)
 end
 
 -- Claims -----------------------------------------------------------------------------------------------------------
 
-local function claim_drop(J, name) redis.call('HDEL', J.key, 'c:' .. name, 'e:' .. name) end
+local function claim_drop(J, name)
+  field_put(J, 'c:' .. name, false)
+  if field(J, 'e:' .. name) then field_put(J, 'e:' .. name, false) end
+end
 
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
@@ -311,7 +417,7 @@ local function claim_drop(J, name) redis.call('HDEL', J.key, 'c:' .. name, 'e:' 
 local function claim(stream, entry, fields, consumer, nonce, free, lost)
   entry_delivered(stream, entry)
   if not fields then
-    redis.call('XACK', stream, GROUP, entry)
+    entry_ack(stream, entry)
     return { 'vanished', stream, entry }
   end
   local id, names = fields.job, split(fields.nodes)
@@ -322,40 +428,39 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     entry_ack(stream, entry)
     return { 'malformed', stream, entry }
   end
-  local J = job_load(id)
+  local name = entry_name(stream, entry)
+  local needed = split(fields.needs)
+  local wanted = { 'c:' .. name }
+  for _, node in ipairs(names) do wanted[#wanted + 1] = 'n:' .. node end
+  for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end
+  if not fields.graph then wanted[#wanted + 1], wanted[#wanted + 2] = 'graph', 'routes' end
+  local J = job_load(id, wanted)
   if not J then
     entry_ack(stream, entry)
     return { 'gone', stream, entry }
   end
-  local name = entry_name(stream, entry)
-  local candidates = names
-  if lost then
-    candidates = {}
-    for _, field in ipairs(redis.call('HKEYS', J.key)) do
-      if string.sub(field, 1, 2) == 'n:' then candidates[#candidates + 1] = string.sub(field, 3) end
-    end
-  end
+  local candidates = lost and names_of(J, 'n:') or names
   local ready, running = {}, {}
   for _, node in ipairs(candidates) do
     local r = node_get(J, node)
-    if r.entry == name and r.status == S.ready then ready[#ready + 1] = node end
+    if r.entry == name and r.status == S.ready then ready[#ready + 1] = { node, r } end
     if r.entry == name and r.status == S.running then running[#running + 1] = { node, r } end
   end
   if not JOB_STARTS[J.status] then
-    for _, node in ipairs(ready) do node_cancel(J, node, node_get(J, node)) end
+    for _, pair in ipairs(ready) do node_cancel(J, pair[1], pair[2]) end
     for _, pair in ipairs(running) do node_cancel(J, pair[1], pair[2]) end
     conclude(J)
     claim_drop(J, name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
-  local owned = redis.call('HGET', J.key, 'c:' .. name)
+  local owned = field(J, 'c:' .. name)
   if #ready == 0 and #running == 0 and not (lost and owned) then
     claim_drop(J, name)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
-  redis.call('HSET', J.key, 'c:' .. name, consumer .. ' ' .. nonce)
+  field_put(J, 'c:' .. name, consumer .. ' ' .. nonce)
   local kind = fields.heavy == '1' and 'heavy' or 'light'
   local started, waiting, suspects = {}, {}, {}
   for _, pair in ipairs(running) do
@@ -366,30 +471,26 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     end
     started[#started + 1] = { pair[1], integer(r.attempt), integer(r.deliveries) }
   end
-  for _, node in ipairs(ready) do
+  for _, pair in ipairs(ready) do
+    local node, r = pair[1], pair[2]
     if lost or free[kind] <= 0 then
       waiting[#waiting + 1] = node
     else
-      local r = node_get(J, node)
       local begun = { node, integer(r.attempt), integer(r.deliveries) }
       free[kind] = free[kind] - 1
       if r.deliveries > 0 and kind == 'light' then
         suspects[#suspects + 1] = begun
       else
-        node_start(J, node, name, consumer)
+        node_start(J, node, r, name, consumer)
         started[#started + 1] = begun
       end
     end
   end
   local graph, routes = fields.graph, fields.routes
-  if not graph then
-    local stored = redis.call('HMGET', J.key, 'graph', 'routes')
-    graph, routes = stored[1], stored[2]
-  end
+  if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
   local records = {}
-  local wanted = lost and candidates or split(fields.needs)
-  for _, node in ipairs(wanted) do
-    local raw = redis.call('HGET', J.key, 'n:' .. node)
+  for _, node in ipairs(lost and candidates or needed) do
+    local raw = field(J, 'n:' .. node)
     if raw then records[#records + 1] = { node, raw } end
   end
   return { 'ok', stream, entry, J.id, nonce, started, waiting, records, graph, routes or '', fields.traceparent or '',

@@ -13,15 +13,10 @@ for i, item in ipairs(items()) do
       local r = node_get(J, node)
       if r.status == S.pending or r.status == S.ready then node_cancel(J, node, r) end
     end
-    if J.running == 0 and not JOB_ENDED[J.status] then
-      job_move(J, S.cancelled)
-      J.finished = integer(NOW)
-      redis.call('SREM', ALIVE, id)
-      status_event(J)
-    end
+    if J.running == 0 and not JOB_ENDED[J.status] then job_end(J, S.cancelled) end
     redis.call('PUBLISH', 'cancel', id)
     words[i] = J.status
   end
 end
-save_jobs()
+save()
 return words

@@ -20,6 +20,6 @@ for _, nonce in ipairs(redis.call('ZRANGEBYSCORE', DELAYS, '-inf', NOW, 'LIMIT',
   redis.call('HDEL', DELAY_ENTRIES, nonce)
   if sent then moved = moved + 1 else dropped = dropped + 1 end
 end
-save_jobs()
+save()
 local nearest = redis.call('ZRANGE', DELAYS, 0, 0, 'WITHSCORES')
 return { moved, dropped, nearest[2] and math.max(0, tonumber(nearest[2]) - NOW) or -1 }

@@ -12,5 +12,5 @@ for i, item in ipairs(items()) do
     claims[i] = claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, true)
   end
 end
-save_jobs()
+save()
 return cmsgpack.pack(claims)

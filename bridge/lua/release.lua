@@ -9,7 +9,7 @@ for i, item in ipairs(items()) do
   if not J then
     entry_ack(stream, entry)
     words[i] = 'gone'
-  elseif redis.call('HGET', J.key, 'c:' .. name) ~= claimed then
+  elseif field(J, 'c:' .. name) ~= claimed then
     words[i] = 'stale'
   else
     for _, batch in ipairs(batches) do
@@ -28,5 +28,5 @@ for i, item in ipairs(items()) do
     words[i] = 'ok'
   end
 end
-save_jobs()
+save()
 return words

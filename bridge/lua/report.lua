@@ -22,7 +22,7 @@ steps_of['end'] = function(J, entry, step)
     J.broken = J.broken + 1
     if J.error == '' then J.error = string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}' end
   end
-  if artifacts ~= '' then redis.call('HSET', J.key, 'a:' .. node, artifacts) end
+  if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
   if share >= 0 then share_put(J, node, share) end
   node_event(J, node, r, nil, failure ~= '' and failure or nil)
   return 'ok'
@@ -65,7 +65,7 @@ steps_of['start'] = function(J, entry, step)
   if entry == '' then return 'stale' end
   local r = node_get(J, step[2])
   if r.status == S.running and r.entry == entry then return 'already' end
-  local started = node_start(J, step[2], entry, step[3])
+  local started = node_start(J, step[2], r, entry, step[3])
   return started and 'ok' or 'taken'
 end
 
@@ -104,9 +104,9 @@ end
 
 -- { 'event', channel, body, number }: numbered within the delivery, so that a report sent twice logs it once
 steps_of['event'] = function(J, entry, step)
-  local number = tonumber(redis.call('HGET', J.key, 'e:' .. entry) or '0')
+  local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
-  redis.call('HSET', J.key, 'e:' .. entry, integer(step[4]))
+  field_put(J, 'e:' .. entry, integer(step[4]))
   emit(J, step[2], step[3])
   return 'ok'
 end
@@ -119,14 +119,26 @@ end
 
 local unclaimed = { skip = true, send = true, resend = true }
 
+-- The fields that an item will ask for.
+local function wanted(name, steps, reads)
+  local names = { 'c:' .. name, 'e:' .. name }
+  for _, step in ipairs(steps) do
+    if step[1] ~= 'send' and step[1] ~= 'resend' and step[1] ~= 'event' then
+      names[#names + 1], names[#names + 2] = 'n:' .. step[2], 'p:' .. step[2]
+    end
+  end
+  for _, node in ipairs(reads) do names[#names + 1] = 'n:' .. node end
+  return names
+end
+
 for i, item in ipairs(items()) do
   local id, stream, entry, claimed, steps, reads, ack = unpack(item)
   local name = entry ~= '' and entry_name(stream, entry) or ''
-  local J = job_load(id)
+  local J = job_load(id, wanted(name, steps, reads))
   if not J then
     if entry ~= '' then entry_ack(stream, entry) end
     replies[i] = { 'gone', {}, {}, '' }
-  elseif entry ~= '' and redis.call('HGET', J.key, 'c:' .. name) ~= claimed then
+  elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
     replies[i] = { 'stale', {}, {}, J.status }
   else
     local words, records = {}, {}
@@ -135,7 +147,7 @@ for i, item in ipairs(items()) do
       else words[k] = steps_of[step[1]](J, name, step) end
     end
     for k, node in ipairs(reads) do
-      local raw = redis.call('HGET', J.key, 'n:' .. node)
+      local raw = field(J, 'n:' .. node)
       records[k] = { node, raw or '' }
     end
     conclude(J)
@@ -146,5 +158,5 @@ for i, item in ipairs(items()) do
     replies[i] = { 'ok', words, records, J.status }
   end
 end
-save_jobs()
+save()
 return cmsgpack.pack(replies)

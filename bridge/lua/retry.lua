@@ -8,13 +8,14 @@ for i, item in ipairs(items()) do
   if not J then words[i] = 'unknown'
   elseif J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then words[i] = 'conflict'
   else
-    for _, node in ipairs(reset) do redis.call('HDEL', J.key, 'n:' .. node, 'p:' .. node, 'a:' .. node) end
-    J.progress = 0
-    for _, name in ipairs(redis.call('HKEYS', J.key)) do
-      local kind = string.sub(name, 1, 2)
-      if kind == 'c:' or kind == 'e:' then redis.call('HDEL', J.key, name) end
-      if kind == 'p:' then J.progress = J.progress + tonumber(redis.call('HGET', J.key, name)) end
+    for _, node in ipairs(reset) do
+      for _, kind in ipairs({ 'n:', 'p:', 'a:' }) do field_put(J, kind .. node, false) end
     end
+    for _, kind in ipairs({ 'c:', 'e:' }) do
+      for _, name in ipairs(names_of(J, kind)) do field_put(J, kind .. name, false) end
+    end
+    J.progress = 0
+    for _, node in ipairs(names_of(J, 'p:')) do J.progress = J.progress + tonumber(field(J, 'p:' .. node)) end
     job_move(J, S.queued)
     J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
     J.error, J.finished = '', ''
@@ -28,5 +29,5 @@ for i, item in ipairs(items()) do
     words[i] = 'ok'
   end
 end
-save_jobs()
+save()
 return words

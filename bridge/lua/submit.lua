@@ -13,13 +13,14 @@ for i, item in ipairs(items()) do
     words[i] = 'full'
   else
     local status = start_at > NOW and S.scheduled or S.queued
-    redis.call('HSET', key, 'status', status, 'digest', digest, 'created', integer(NOW), 'seq', '0', 'trimmed', '0',
-      'remaining', integer(remaining), 'running', '0', 'broken', '0', 'progress', '0', 'attempt', '1', 'error', '',
-      'started', '', 'finished', '', 'startAt', start_at > 0 and integer(start_at) or '', unpack(fields))
+    local J = job_new(id, { status, '0', '0', integer(remaining), '0', '0', '0', '1' })
+    J.row = {} -- nothing of it is stored yet
+    field_put(J, 'digest', digest)
+    field_put(J, 'created', integer(NOW))
+    if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
+    for k = 1, #fields, 2 do field_put(J, fields[k], fields[k + 1]) end
     redis.call('ZADD', INDEX, NOW, id)
     redis.call('SADD', ALIVE, id)
-    loaded[id] = nil
-    local J = job_load(id)
     status_event(J)
     for _, batch in ipairs(batches) do
       dispatch(J, batch, function(r) return r.status == S.pending end, status == S.scheduled and start_at or nil)
@@ -27,5 +28,5 @@ for i, item in ipairs(items()) do
     words[i] = 'ok'
   end
 end
-save_jobs()
+save()
 return words

@@ -14,16 +14,19 @@ local function note(stream, entry, fields)
   claims[#claims + 1] = answer
 end
 
--- Whether the next entry of a stream could be started here; only asked when one kind has nothing free.
-local function wanted(stream)
-  if free.light > 0 and free.heavy > 0 then return true end
-  local last = redis.call('GET', stream .. ':delivered')
-  local rows = redis.call('XRANGE', stream, last and ('(' .. last) or '-', '+', 'COUNT', '1')
-  if not rows[1] then return true end
-  for i = 1, #rows[1][2], 2 do
-    if rows[1][2][i] == 'heavy' then return free[rows[1][2][i + 1] == '1' and 'heavy' or 'light'] > 0 end
-  end
-  return true
+-- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, or with a
+-- graph of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
+-- could not be started here is left to others.
+local function next_count(stream)
+  local last = last_delivered(stream).id
+  local careful = redis.call('GET', stream .. ':careful')
+  if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
+  if free.light > 0 and free.heavy > 0 then return 1 end
+  local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
+  if not rows[1] then return 1 end
+  local heavy = false
+  for i = 1, #rows[1][2], 2 do heavy = heavy or (rows[1][2][i] == 'heavy' and rows[1][2][i + 1] == '1') end
+  return free[heavy and 'heavy' or 'light'] > 0 and 1 or 0
 end
 
 for _, pair in ipairs(handed) do
@@ -34,19 +37,22 @@ for _, pair in ipairs(handed) do
   end
 end
 for _, stream in ipairs(streams) do
-  while taken < count and free.light + free.heavy > 0 and size < 1048576 and wanted(stream) do
-    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', stream, '>')
+  while taken < count and size < 1048576 do
+    local wanted = next_count(stream)
+    if wanted < 1 then break end
+    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
     if type(reply) == 'table' and reply.err then
       if not string.find(reply.err, 'NOGROUP') then break end
       redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-      reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', '1', 'STREAMS', stream, '>')
+      reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
     end
     if not reply or reply.err or not reply[1] then break end
-    local row = reply[1][2][1]
-    local fields = {}
-    for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
-    note(stream, row[1], fields)
+    for _, row in ipairs(reply[1][2]) do
+      local fields = {}
+      for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
+      note(stream, row[1], fields)
+    end
   end
 end
-save_jobs()
+save()
 return cmsgpack.pack(claims)
