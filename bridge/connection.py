@@ -40,13 +40,16 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
         **options,
     )
     pool = client.connection_pool
-    pool.connection_class = _that_hears_cancels(pool.connection_class)
+    kind: Any = pool.connection_class
+    pool.connection_class = _that_hears_cancels(kind)
     return client
 
 
 @cache
 def _that_hears_cancels(kind: Any) -> Any:
     class Connection(kind):  # type: ignore[misc]
+        socket_timeout: float | None
+
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
             within, self.socket_timeout = self.socket_timeout, None
             try:

@@ -207,7 +207,11 @@ class AsyncClient:
             Cut: the client was closed.
         """
         last, epoch, told = after, None, (None, None)
-        heard, failures = None, 0  # monotonic time of the last message
+        heard, lost, failures = (
+            False,
+            None,
+            0,
+        )  # `lost`: since when nobody answers; a reader who takes his time loses nothing
         while True:
             try:
                 socket = await self._socket()
@@ -216,7 +220,7 @@ class AsyncClient:
                     await socket.send(json.dumps(wish | ({"epoch": epoch} if epoch else {})))
                     async for text in socket:
                         message = json.loads(text)
-                        heard, failures = time.monotonic(), 0
+                        heard, lost, failures = True, None, 0
                         if message["type"] == "response":
                             if message["message"] == "failed":
                                 raise _failed(job_id, message["reason"])
@@ -237,9 +241,8 @@ class AsyncClient:
                         if message["status"] in TERMINAL:
                             return
                 finally:
-                    if (
-                        not self._closed
-                    ):  # or it was closed with the client; a loop that ends lets nothing be closed any more
+                    # With the client its sockets are closed already, and then its loop may be ending and lets nothing begin.
+                    if not self._closed:
                         await socket.close()
                 error: Exception = ConnectionError("the connection was closed")
             except (OSError, websockets.WebSocketException, ClientError) as caught:
@@ -248,9 +251,10 @@ class AsyncClient:
                 raise Cut(f"the client was closed while it watched {job_id!r}") from error
             if isinstance(error, Refused) and error.status not in BUSY:
                 raise error
-            if heard is None and _is_nobody(error):
+            if not heard and _is_nobody(error):
                 raise Unreachable(f"nobody answers at {self.url}: {error}") from error
-            if time.monotonic() - (heard := heard or time.monotonic()) > self._timeout_seconds:
+            lost = lost or time.monotonic()
+            if time.monotonic() - lost > self._timeout_seconds:
                 raise Unreachable(f"{self.url} has not answered for {self._timeout_seconds:g} s: {error}") from error
             failures += 1
             await asyncio.sleep(_pause(failures))

@@ -1,0 +1,230 @@
+"""The arrows of the house: which package imports which, and what is imported only when it is needed."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {"schemas", "bridge", "control_plane", "data_plane", "dihedral", "codegen", "tests"}
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "bridge": {"bridge", "schemas"},
+    "control_plane": {"control_plane", "bridge", "schemas"},
+    "data_plane": {"data_plane", "bridge", "schemas"},
+    "dihedral": {"dihedral", "control_plane", "data_plane", "bridge", "schemas"},
+    "codegen": {"codegen"},
+}
+ONLY_IN = {
+    "cupy": ("data_plane/device.py", "data_plane/kernels/"),
+    "cupyx": ("data_plane/device.py", "data_plane/kernels/"),
+    "litestar": ("control_plane/",),
+    "langgraph": ("bridge/executor.py",),
+}
+NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph"}
+READS_ENVIRONMENT = {
+    "bridge/settings.py": "where all settings come from",
+    "data_plane/slot.py": "prepares the process for CUDA and BLAS, which read nothing else",
+}
+HANDS_ENVIRONMENT_ON = ("dihedral/", "control_plane/__main__.py", "data_plane/__main__.py")
+LIGHT = {"dihedral/__init__.py", "dihedral/cli.py"}
+"""What every command and every import of a public name loads first."""
+
+
+class Import(msgspec.Struct, frozen=True):
+    module: str
+    line: int
+    lazy: bool  # inside a function
+    typing: bool  # under `if TYPE_CHECKING`
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports(tree: ast.AST, path: str, lazy: bool = False, typing: bool = False) -> Iterator[Import]:
+    """Every import below, also `importlib.import_module("…")` and `__import__("…")` of a literal."""
+    for child in ast.iter_child_nodes(tree):
+        match child:
+            case ast.Import(names=names):
+                yield from (Import(name.name, child.lineno, lazy, typing) for name in names)
+            case ast.ImportFrom(module=module, level=level, names=names):
+                within = PurePosixPath(path).parts[:-level] if level else ()
+                start = ".".join([*within, *([module] if module else [])])
+                yield from (Import(f"{start}.{name.name}", child.lineno, lazy, typing) for name in names)
+            case ast.Call(func=func, args=[ast.Constant(value=str(module)), *_]) if ast.unparse(func) in (
+                "importlib.import_module", "import_module", "__import__",
+            ):  # fmt: skip
+                yield Import(module, child.lineno, lazy, typing)
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        checked = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        yield from imports(child, path, lazy or inside, typing or checked)
+
+
+def environment_uses(tree: ast.AST) -> Iterator[tuple[int, bool]]:
+    """(line, whether something is read from it or written to it here) of each use of the environment."""
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr="environ" | "environb"):
+                yield node.lineno, isinstance(parents[node], ast.Subscript | ast.Attribute | ast.Compare)
+            case ast.Attribute(value=ast.Name(id="os"), attr="getenv" | "getenvb" | "putenv" | "unsetenv"):
+                yield node.lineno, True
+            case ast.ImportFrom(module="os", names=names) if {"environ", "getenv", "putenv"} & {n.name for n in names}:
+                yield node.lineno, True
+
+
+def offences(path: str, text: str) -> list[str]:
+    """What is wrong with a module, as lines; `path` is relative to the root."""
+    tree = ast.parse(text)
+    package = PurePosixPath(path).parts[0]
+    found = []
+    for each in imports(tree, path):
+        where = f"{path}:{each.line}: {each.module}"
+        if each.top in OURS - MAY_IMPORT[package]:
+            found.append(f"{where}: {package} must not import {each.top}")
+        if each.top in ONLY_IN and not path.startswith(ONLY_IN[each.top]):
+            found.append(f"{where}: only in {' and '.join(ONLY_IN[each.top])}")
+        if each.top in NEVER_AT_THE_TOP and not (each.lazy or each.typing):
+            found.append(f"{where}: only inside a function")
+        if path in LIGHT and not (each.lazy or each.typing or each.top in sys.stdlib_module_names):
+            found.append(f"{where}: only inside a function, here")
+    for line, touched in environment_uses(tree):
+        if path in READS_ENVIRONMENT:
+            continue
+        if touched:
+            found.append(f"{path}:{line}: the environment is read in bridge/settings.py only")
+        elif not path.startswith(HANDS_ENVIRONMENT_ON):
+            found.append(f"{path}:{line}: only an entry point hands the environment to bridge.settings")
+    return found
+
+
+def modules() -> dict[str, str]:
+    """Path → text of everything that is installed, and of codegen."""
+    paths = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+
+
+def test_every_arrow_points_the_right_way() -> None:
+    found = modules()
+    assert {path.partition("/")[0] for path in found} == set(MAY_IMPORT)
+    assert [offence for path, text in found.items() for offence in offences(path, text)] == []
+
+
+def test_what_is_excepted_is_there_and_makes_use_of_it() -> None:
+    """An exception that nobody needs any more would let in what it was not made for."""
+    found = modules()
+    for path in READS_ENVIRONMENT:
+        assert any(environment_uses(ast.parse(found[path]))), path
+    for path in LIGHT:
+        assert path in found
+    used = {each.top: path for path, text in found.items() for each in imports(ast.parse(text), path)}
+    assert {"cupy", "litestar", "langgraph"} <= used.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("schemas/strict.py", "import bridge.keys", "schemas must not import bridge"),
+        ("schemas/structs/job.py", "from dihedral import task", "schemas must not import dihedral"),
+        ("data_plane/tasks/simulate.py", "from ...bridge import keys\nfrom ...control_plane.hub import Hub", "must not import control_plane"),
+        ("bridge/worker.py", "from control_plane import hub", "bridge must not import control_plane"),
+        ("bridge/worker.py", "def f():\n    import data_plane.slots", "bridge must not import data_plane"),
+        ("control_plane/app.py", "from data_plane.device import Device", "control_plane must not import data_plane"),
+        ("control_plane/app.py", "import os, data_plane", "control_plane must not import data_plane"),
+        ("data_plane/slots.py", "if True:\n    from control_plane.tasks import llm", "data_plane must not import control_plane"),
+        ("data_plane/slots.py", "import importlib\nimportlib.import_module('control_plane.app')", "must not import control_plane"),
+        ("data_plane/slots.py", "if TYPE_CHECKING:\n    import dihedral.client", "data_plane must not import dihedral"),
+        ("dihedral/up.py", "import codegen", "dihedral must not import codegen"),
+        ("bridge/keys.py", "def f():\n    from tests.house import House", "bridge must not import tests"),
+        ("codegen/__main__.py", "import schemas", "codegen must not import schemas"),
+        ("data_plane/tasks/train_voice.py", "def f():\n    import cupy as cp", "only in data_plane/device.py"),
+        ("data_plane/device.py", "import cupy", "only inside a function"),
+        ("data_plane/kernels/low_rank.py", "from cupyx.scipy import linalg", "only inside a function"),
+        ("bridge/worker.py", "from litestar import Litestar", "only in control_plane/"),
+        ("dihedral/up.py", "def f():\n    import litestar.testing", "only in control_plane/"),
+        ("bridge/reporting.py", "def f():\n    from langgraph.func import task", "only in bridge/executor.py"),
+        ("bridge/executor.py", "from langgraph.func import task", "only inside a function"),
+        ("bridge/executor.py", "class A:\n    import langgraph", "only inside a function"),
+        ("dihedral/__init__.py", "from dihedral.client import Client", "only inside a function, here"),
+        ("dihedral/cli.py", "import httpx", "only inside a function, here"),
+        ("bridge/worker.py", "import os\nos.environ['A']", "read in bridge/settings.py only"),
+        ("bridge/worker.py", "import os\nos.environ.get('A')", "read in bridge/settings.py only"),
+        ("bridge/worker.py", "import os\n'A' in os.environ", "read in bridge/settings.py only"),
+        ("bridge/worker.py", "import os\nx = os.getenv('A')", "read in bridge/settings.py only"),
+        ("bridge/worker.py", "from os import environ", "read in bridge/settings.py only"),
+        ("dihedral/up.py", "import os\nos.environ['A'] = '1'", "read in bridge/settings.py only"),
+        ("control_plane/app.py", "import os\nload(os.environ)", "only an entry point"),
+    ],
+)  # fmt: skip
+def test_each_offence_is_found(path: str, text: str, said: str) -> None:
+    (offence,) = offences(path, text)
+    assert said in offence
+    assert offence.startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("control_plane/app.py", "import litestar, bridge.keys\nfrom schemas.structs import job"),
+        ("schemas/structs/job.py", "from . import events\nfrom .graph import Plane\nfrom ..strict import Strict"),
+        ("data_plane/device.py", "def f():\n    import cupy"),
+        ("data_plane/device.py", "if TYPE_CHECKING:\n    import cupy"),
+        ("bridge/executor.py", "async def f():\n    from langgraph.func import task"),
+        ("dihedral/__init__.py", "from typing import Any\nif TYPE_CHECKING:\n    from bridge.tasks import task"),
+        ("dihedral/up.py", "import os, control_plane\nsettings.load(None, os.environ, {})"),
+        ("bridge/settings.py", "import os\nos.environ['A']"),
+    ],
+)
+def test_what_is_allowed_is_no_offence(path: str, text: str) -> None:
+    assert offences(path, text) == []
+
+
+# What happens -----------------------------------------------------------------------------------------------------------
+
+HEAVY = {"av", "cupy", "langchain_core", "langgraph", "numpy", "soundfile", "torch"}
+LOADED = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+
+
+def loaded_by(program: str) -> set[str]:
+    command = [sys.executable, "-P", "-c", program + LOADED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("import dihedral", {"httpx", "litestar", "msgspec", "redis", "websockets"}),
+        ("import dihedral\ndihedral.Client", {"litestar", "redis"}),
+        ("import dihedral\ndihedral.task", {"httpx", "litestar", "redis"}),
+        ("import bridge.scripts", {"litestar"}),
+        ("import bridge.worker", {"litestar"}),
+        ("import control_plane.app", set()),
+        ("import data_plane.service", {"litestar"}),
+    ],
+)
+def test_an_import_loads_nothing_heavy(program: str, more: set[str]) -> None:
+    assert loaded_by(program) & (HEAVY | more) == set()
+
+
+@pytest.mark.parametrize("plane", ["control_plane", "data_plane"])
+def test_the_help_of_a_plane_loads_nothing_heavy(plane: str) -> None:
+    program = (
+        f"import runpy, sys\nsys.argv = ['{plane}', '--help']\n"
+        f"try: runpy.run_module('{plane}', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code"
+    )
+    found = loaded_by(program)
+    assert "argparse" in found
+    assert found & (HEAVY | {"litestar", "redis", "uvicorn"}) == set()
+
+
+def test_something_heavy_would_be_noticed() -> None:
+    assert "numpy" in loaded_by("import numpy") & HEAVY

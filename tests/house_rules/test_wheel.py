@@ -1,0 +1,111 @@
+"""The wheel: it holds what it must and nothing else, and what is installed from it alone runs in an empty directory."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import skip
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("schemas", "bridge", "control_plane", "data_plane", "dihedral")
+SETUPTOOLS = 77
+"""As pyproject.toml wants it for building: the first that knows a license expression."""
+SECONDS = 120
+
+
+@pytest.mark.timeout(300)
+def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path: Path) -> None:
+    wheel = built(tmp_path)
+    check_content(wheel)
+    home, empty = tmp_path / "target", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    run(*pip, "--target", home, wheel, cwd=tmp_path)
+
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DIHEDRAL_", "PYTHON"))}
+    environ = {**inherited, "PYTHONPATH": str(home)}
+    program = f"import {', '.join(PACKAGES)}\nprint(*[module.__file__ for module in ({', '.join(PACKAGES)})])"
+    places = run(sys.executable, "-P", "-c", program, cwd=empty, env=environ).split()
+    assert [Path(place).parents[1] for place in places] == [home] * len(PACKAGES), "the checkout must not stand in"
+
+    command = home / "bin" / "dihedral"
+    assert run(command, "--version", cwd=empty, env=environ) == f"dihedral {version(wheel)}\n"
+    up = subprocess.Popen(
+        [command, "up", "--json", "--port", "0", "--slots", "0"], cwd=empty, env=environ, text=True, stdout=subprocess.PIPE
+    )  # fmt: skip
+    try:
+        assert up.stdout is not None
+        url = json.loads(up.stdout.readline())["url"]
+        told = run(command, "submit", "--pipeline", "simulate", "--watch", "--url", url, cwd=empty, env=environ)
+        assert "job completed" in told.splitlines()
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=SECONDS)
+    assert up.returncode == 0
+
+    made = json.loads(run(command, "demo", "--json", cwd=empty, env=environ))
+    assert made["job"]["status"] == "completed"
+    assert {Path(path).name for path in made["paths"]} >= {"adapter.safetensors", "voice.safetensors"}
+    assert all(Path(path).is_relative_to(empty) and Path(path).stat().st_size > 0 for path in made["paths"])
+    assert [path.name for path in empty.iterdir()] == ["dihedral-data"]
+
+
+def built(directory: Path) -> Path:
+    """The wheel of a copy of the checkout, which building would write into."""
+    try:
+        found = importlib.metadata.version("setuptools")
+    except importlib.metadata.PackageNotFoundError:
+        found = "0"
+    if int(found.partition(".")[0]) < SETUPTOOLS:
+        skip("setuptools", f"building needs setuptools {SETUPTOOLS}, here is {found}")
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "dihedral-data")
+    shutil.copytree(ROOT, directory / "source", ignore=unwanted)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", directory / "dist"]
+    run(*build, directory / "source", cwd=directory)
+    (wheel,) = (directory / "dist").iterdir()
+    return wheel
+
+
+def check_content(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        about = next(name.partition("/")[0] for name in names if ".dist-info/" in name)
+        metadata = Parser().parsestr(file.read(f"{about}/METADATA").decode())
+        entry_points = file.read(f"{about}/entry_points.txt").decode()
+        license = file.read(f"{about}/licenses/LICENSE")
+    assert {name.partition("/")[0] for name in names} == {*PACKAGES, about}
+    assert {name for name in names if not name.startswith(about)} == expected()
+    assert license == (ROOT / "LICENSE").read_bytes()
+    assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata.get_payload().startswith((ROOT / "README.md").read_text()[:200])
+    assert "dihedral = dihedral.cli:main" in entry_points
+
+
+def expected() -> set[str]:
+    """Every module of ours, and every file that one of them reads."""
+    kinds = {package: ["*.py"] for package in PACKAGES}
+    kinds["schemas"].append("*.schema.json")
+    kinds["bridge"].append("lua/*.lua")
+    kinds["control_plane"].append("pipelines/*.json")
+    paths = [path for package, patterns in kinds.items() for kind in patterns for path in (ROOT / package).rglob(kind)]
+    return {path.relative_to(ROOT).as_posix() for path in paths}
+
+
+def version(wheel: Path) -> str:
+    return wheel.name.split("-")[1]
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
