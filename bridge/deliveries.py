@@ -8,6 +8,7 @@ waits, and what it brings is handed to the same script. After a lost answer the 
 it does not hold is its own lost take.
 """
 
+import asyncio
 import logging
 import uuid
 from collections import OrderedDict
@@ -58,6 +59,7 @@ class Delivery:
         self.ending = False  # the ack is on its way, or was answered
         self.releasing = False
         self.event_number = 0
+        self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
         for node, attempt, deliveries in [*claim.started, *claim.suspects]:

@@ -18,7 +18,6 @@ from bridge.deliveries import Delivery
 from bridge.keys import Partition
 from bridge.running import CancelToken, NodeOutcome
 from bridge.scripts import Batch, NodeRecord, Reply, Report, Step
-from bridge.times import rfc3339
 from schemas.structs.graph import NodeError
 from schemas.structs.settings import Settings
 
@@ -39,7 +38,7 @@ class Running:
         self.fraction = 0.0
         self.said = 0.0
         self.bodies: list[str] = []
-        self.started_at = rfc3339(int(time.time() * 1000))
+        self.started_ms = int(time.time() * 1000)
 
     # The Emit that the task speaks through --------------------------------------------------------------------------
 
@@ -121,6 +120,9 @@ class Reporter:
             return []
         steps.append(_end(delivery, node, outcome))
         delivery.states[node] = (outcome.status, "")
+        if not delivery.topology.outgoing[node]:
+            await self._send(delivery, steps, (), ack=delivery.open == {node})
+            return []
         delivery.records[node] = _record(outcome)
         return await self._resolve(delivery, node, steps, _children(delivery, [node]))
 

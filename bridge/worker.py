@@ -41,7 +41,7 @@ from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
 from bridge.times import rfc3339
 from bridge.version import VERSION
-from schemas.structs.graph import NodeError, Plane
+from schemas.structs.graph import Node, NodeError, Plane
 from schemas.structs.settings import Settings
 from schemas.structs.worker import RunningNode, WorkerInfo
 
@@ -93,15 +93,13 @@ class Worker:
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
-        self._handling: set[asyncio.Task[None]] = set()
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._solo = asyncio.Lock()
-        self._executing = 0  # light nodes in their task
-        self._at_work = 0  # nodes of any kind in their task
+        self._at_work = {"light": 0, "heavy": 0}  # nodes in their task
         self._limits: dict[str, asyncio.Semaphore] = {
             task.capability.id: asyncio.Semaphore(task.capability.runtime.concurrency)
             for task in registry.values()
@@ -223,9 +221,7 @@ class Worker:
             for node in delivery.open:
                 self._free[self._kind(delivery, node)] -= 1
             assert self._tasks is not None
-            handling = self._tasks.create_task(self._handle(delivery), name=f"delivery {delivery.entry}")
-            self._handling.add(handling)
-            handling.add_done_callback(self._handling.discard)
+            delivery.handling = self._tasks.create_task(self._handle(delivery))
 
     async def _wait_for_change(self, seconds: float) -> None:
         self._changed.clear()
@@ -297,36 +293,43 @@ class Worker:
     async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
         """None when the node was not run: given back, or no longer wanted."""
         node = delivery.topology.nodes[running.node_id]
-        async with self._turn(running, alone=delivery.lost_with.get(node.id, 0) > 0):
+        alone = delivery.lost_with[node.id] > 0
+        if not (alone or self._solo.locked() or node.task in self._limits):
+            return await self._execute(delivery, running, node)
+        async with self._turn(running, alone=alone):
             if node.id in delivery.suspects and not await self._start(delivery, running):
                 return None
-            if node.task not in self.registry:
-                await self._no_task(delivery, running.node_id)
-                return None
-            try:
-                params = self._input(delivery, running.node_id)
-            except ReferenceNotFound as error:
-                return _failed("reference_not_found", str(error))
-            run = NodeRun(
-                job_id=delivery.job_id,
-                node_id=node.id,
-                task=node.task,
-                attempt=delivery.attempts[node.id],
-                nonce=delivery.claim.nonce.replace(".", "-"),
-                params=params,
-                timeout_seconds=self._timeout(delivery, node.id),
-                delivery_count=delivery.lost_with.get(node.id, 0),
+            return await self._execute(delivery, running, node)
+
+    async def _execute(self, delivery: Delivery, running: Running, node: Node) -> NodeOutcome | None:
+        if node.task not in self.registry:
+            await self._no_task(delivery, running.node_id)
+            return None
+        try:
+            params = self._input(delivery, running.node_id)
+        except ReferenceNotFound as error:
+            return _failed("reference_not_found", str(error))
+        run = NodeRun(
+            job_id=delivery.job_id,
+            node_id=node.id,
+            task=node.task,
+            attempt=delivery.attempts[node.id],
+            nonce=delivery.claim.nonce.replace(".", "-"),
+            params=params,
+            timeout_seconds=self._timeout(delivery, node.id),
+            delivery_count=delivery.lost_with[node.id],
+        )
+        self._at_work["light" if running.light else "heavy"] += 1
+        try:
+            return await self._run_node(run, running, running.cancel)
+        except Exception as error:
+            log.exception(
+                "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
             )
-            self._at_work += 1
-            try:
-                return await self._run_node(run, running, running.cancel)
-            except Exception as error:
-                log.exception(
-                    "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
-                )
-                return _failed("internal_error", f"{type(error).__name__}: {error}")
-            finally:
-                self._at_work -= 1
+            return _failed("internal_error", f"{type(error).__name__}: {error}")
+        finally:
+            self._at_work["light" if running.light else "heavy"] -= 1
+            self._changed.set()
 
     async def _start(self, delivery: Delivery, running: Running) -> bool:
         """Starts a suspect whose turn has come; false when it is no longer ours to start."""
@@ -352,15 +355,10 @@ class Worker:
                 yield
                 return
             async with self._solo if alone else nullcontext():
-                while (self._executing and alone) or (self._solo.locked() and not alone):
+                while (self._at_work["light"] and alone) or (self._solo.locked() and not alone):
                     self._changed.clear()
                     await self._changed.wait()
-                self._executing += 1
-                try:
-                    yield
-                finally:
-                    self._executing -= 1
-                    self._changed.set()
+                yield
 
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
         task = self.registry[delivery.topology.nodes[node_id].task]
@@ -499,7 +497,7 @@ class Worker:
                 job_id=one.delivery.job_id,
                 node_id=one.node_id,
                 task=one.delivery.topology.nodes[one.node_id].task,
-                started_at=one.started_at,
+                started_at=rfc3339(one.started_ms),
             )
             for one in self._running.values()
         ]
@@ -546,7 +544,7 @@ class Worker:
         for delivery in self._held.values():
             delivery.releasing = True
         self._cancel(lambda _: True)
-        while self._at_work:
+        while any(self._at_work.values()):
             await self._wait_for_change(0.1)
         with suppress(*LOST, redis.RedisError, TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
@@ -557,8 +555,9 @@ class Worker:
                 while self._held:
                     await self._wait_for_change(0.1)
                 await self._taker.forget_consumer()
-        for handling in self._handling:
-            handling.cancel()
+        for delivery in self._held.values():
+            if delivery.handling is not None:
+                delivery.handling.cancel()
 
 
 def _is_passing(error: Exception) -> bool:

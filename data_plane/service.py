@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ async def serve(settings: Settings) -> int:
                 plane="python",
                 pool=settings.worker.pool,
                 registry=registry,
-                run_node=_counted(_run_node(registry, pool, store, settings.jobs.node_output_bytes)),
+                run_node=_counted(_run_node(registry, pool, store, settings.jobs.node_output_bytes), registry),
                 slots=slots,
                 light=settings.worker.light_concurrency,
                 store=store,
@@ -142,14 +143,24 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, ou
     return run_node
 
 
-def _counted(run_node: RunNode) -> RunNode:
+def _counted(run_node: RunNode, registry: tasks.Registry) -> RunNode:
+    """`run_node` with its metrics; their children are looked up once."""
+    active = metrics.worker_active_tasks
+    kinds = {
+        task: (metrics.worker_jobs_total.labels(task), metrics.worker_job_duration_seconds.labels(task))
+        for task in registry
+    }
+
     async def counted(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
-        with (
-            metrics.worker_active_tasks.track_inprogress(),
-            metrics.worker_job_duration_seconds.labels(run.task).time(),
-        ):
-            metrics.worker_jobs_total.labels(run.task).inc()
+        total, duration = kinds[run.task]
+        total.inc()
+        active.inc()
+        begun = time.perf_counter()
+        try:
             return await run_node(run, emit, cancel)
+        finally:
+            duration.observe(time.perf_counter() - begun)
+            active.dec()
 
     return counted
 
