@@ -18,7 +18,16 @@ from bridge.connection import Client
 from bridge.graphs import Route, Topology
 from bridge.keys import Partition
 from bridge.lifecycle import JOB_ENDED
-from bridge.scripts import MAX_CALL_BYTES, MAX_CALL_ITEMS, PENDING, Batch, NodeRecord, Scripts, parse_record
+from bridge.scripts import (
+    MAX_CALL_BYTES,
+    MAX_CALL_ITEMS,
+    PENDING,
+    Batch,
+    NodeRecord,
+    Scripts,
+    parse_record,
+    parse_state,
+)
 from bridge.times import rfc3339
 from schemas.structs.artifact import ArtifactMeta
 from schemas.structs.capability import Capability
@@ -142,11 +151,16 @@ class Jobs:
     def _item(self, part: Partition, job: NewJob) -> tuple[Any, ...]:
         graph = job.graph.decode()
         ready = graphs.resolve(job.topology, {}, job.topology.nodes).ready
-        fields = [
-            "graph", graph, "routes", msgspec.json.encode(job.routes).decode(), "priority", job.priority,
-            "pipeline", job.pipeline or "", "owner", job.owner, "metadata", job.metadata.decode(),
-            "traceparent", job.traceparent,
-        ]  # fmt: skip
+        stored = {
+            "graph": graph,
+            "routes": msgspec.json.encode(job.routes).decode(),
+            "priority": "" if job.priority == "normal" else job.priority,
+            "pipeline": job.pipeline,
+            "owner": job.owner,
+            "metadata": "" if job.metadata == b"{}" else job.metadata.decode(),
+            "traceparent": job.traceparent,
+        }
+        fields = [text for name, value in stored.items() if value for text in (name, value)]
         batches = plan_batches(
             part,
             job.topology,
@@ -427,6 +441,7 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
         elif name[0] == "a":
             artifacts += _decode_artifacts(value)
     number = fields.get
+    fields |= parse_state(fields.pop("state"))
 
     def optional(name: str) -> int | None:
         text = fields.get(name)

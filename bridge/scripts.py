@@ -116,6 +116,16 @@ def parse_record(raw: str) -> NodeRecord:
     )
 
 
+STATE = (
+    "status", "seq", "trimmed", "remaining", "running", "broken", "progress", "attempt", "started", "finished", "updated",
+)  # fmt: skip
+
+
+def parse_state(raw: str) -> dict[str, str]:
+    """The words of a job's `state` by name; what has not happened yet is left out."""
+    return {name: word for name, word in zip(STATE, raw.split(" "), strict=True) if word != "-"}
+
+
 PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", "")
 
 _claims = msgspec.msgpack.Decoder(list[Claim])
@@ -237,7 +247,12 @@ def source(name: str) -> str:
     """The full text of a transition: flags, the tables of lifecycle.py, the shared state code, the transition."""
     if name not in _sources:
         folder = files("bridge") / "lua"
-        parts = (FIRST_LINES.get(name, "#!lua flags=allow-oom\n"), lua_prelude(), (folder / "_state.lua").read_text(), (folder / f"{name}.lua").read_text())
+        parts = (
+            FIRST_LINES.get(name, "#!lua flags=allow-oom\n"),
+            lua_prelude(),
+            (folder / "_state.lua").read_text(),
+            (folder / f"{name}.lua").read_text(),
+        )
         _sources[name] = "".join(parts)
     return _sources[name]
 

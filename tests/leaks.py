@@ -4,6 +4,7 @@ from typing import Any
 
 from bridge import keys
 from bridge.lifecycle import JOB_ENDED
+from bridge.scripts import parse_state
 
 FAMILIES = ("job:", "jobs", "stream:", "delays", "worker:", "workers", "capabilities", "idempotency:", keys.LAYOUT)
 
@@ -32,6 +33,7 @@ async def leaks(client: Any) -> list[str]:
 async def _of_job(client: Any, name: str, alive: set[str]) -> list[str]:
     job_id = name.rpartition(":")[2]
     fields = {key.decode(): value.decode() for key, value in (await client.hgetall(name)).items()}
+    fields |= parse_state(fields["state"])
     ended = fields["status"] in JOB_ENDED
     found = []
     for key in (name, f"{name}:events"):

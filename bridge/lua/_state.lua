@@ -52,17 +52,17 @@ end
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
 -- say of it. Everything is checked before the first write, so an error in the middle writes nothing.
 
-local HEADER = { 'status', 'seq', 'trimmed', 'remaining', 'running', 'broken', 'progress', 'attempt', 'error', 'started',
-  'finished' }
+-- What every transition needs of a job is one field, `state`, eleven words (job_new, and when it was last written); `error` and the rest stand beside it.
+local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
 local loaded, ended = {}, {}
 
-local function job_new(id, row)
-  for i = 2, 8 do row[i] = tonumber(row[i]) or 0 end
-  for i = 9, 11 do row[i] = row[i] or '' end
+local function job_new(id, state, failure)
+  local status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished = string.match(state, STATE_WORDS)
   local key = job_key(id)
-  local J = { id = id, key = key, log = key .. ':events', row = row, changed = false, fields = {}, dirty = {}, events = {},
-    status = row[1], seq = row[2], trimmed = row[3], remaining = row[4], running = row[5], broken = row[6],
-    progress = row[7], attempt = row[8], error = row[9], started = row[10], finished = row[11] }
+  local J = { id = id, key = key, log = key .. ':events', changed = false, fields = {}, dirty = {}, events = {},
+    status = status, seq = tonumber(seq), trimmed = tonumber(trimmed), remaining = tonumber(remaining),
+    running = tonumber(running), broken = tonumber(broken), progress = tonumber(progress), attempt = tonumber(attempt),
+    started = started, finished = finished, error = failure or '' }
   loaded[id] = J
   return J
 end
@@ -71,22 +71,21 @@ end
 local function job_load(id, wanted)
   local J = loaded[id]
   if J ~= nil then return J or nil end
-  local names, count = { unpack(HEADER) }, #HEADER
-  for i, name in ipairs(wanted or {}) do names[count + i] = name end
-  local row = redis.call('HMGET', job_key(id), unpack(names))
+  local row = redis.call('HMGET', job_key(id), 'state', 'error', unpack(wanted or {}))
   if not row[1] then
     loaded[id] = false
     return nil
   end
-  J = job_new(id, row)
-  for i = count + 1, #names do J.fields[names[i]] = row[i] end
+  J = job_new(id, row[1], row[2])
+  J.fields.error = row[2]
+  for i, name in ipairs(wanted or {}) do J.fields[name] = row[i + 2] end
   return J
 end
 
--- A field beside the header; nil where the job has none of that name.
+-- A field beside the state; nil where the job has none of that name.
 local function field(J, name)
   local value = J.fields[name]
-  if value == nil then
+  if value == nil and not J.fresh then
     value = redis.call('HGET', J.key, name)
     J.fields[name] = value
   end
@@ -128,13 +127,9 @@ local function job_save(J)
       J.trimmed = J.trimmed + over
     end
   end
-  local put, drop = { 'updated', NOW_TEXT }, {}
-  local row = J.row
-  for i = 1, #HEADER do
-    local name = HEADER[i]
-    local value = J[name]
-    if value ~= row[i] then put[#put + 1], put[#put + 2] = name, type(value) == 'number' and integer(value) or value end
-  end
+  local put, drop = { 'state', J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
+    integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
+    J.started .. ' ' .. J.finished .. ' ' .. NOW_TEXT }, {}
   for name in pairs(J.dirty) do
     local value = J.fields[name]
     if value then put[#put + 1], put[#put + 2] = name, value else drop[#drop + 1] = name end
@@ -248,7 +243,7 @@ local function node_start(J, node, r, entry, worker)
   r.status, r.entry, r.reason, r.started, r.ended, r.payload = S.running, entry, '-', NOW_TEXT, '-', ''
   node_put(J, node, before, r)
   if J.status == S.queued and job_move(J, S.running) then
-    if J.started == '' then J.started = NOW_TEXT end
+    if J.started == '-' then J.started = NOW_TEXT end
     status_event(J)
   end
   node_event(J, node, r, worker)
@@ -268,8 +263,10 @@ end
 -- Entries --------------------------------------------------------------------------------------------------------
 
 local function split(text)
+  if not text or text == '' then return {} end
+  if not string.find(text, ',', 1, true) then return { text } end
   local list = {}
-  for word in string.gmatch(text or '', '[^,]+') do list[#list + 1] = word end
+  for word in string.gmatch(text, '[^,]+') do list[#list + 1] = word end
   return list
 end
 

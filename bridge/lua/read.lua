@@ -10,16 +10,16 @@ for i, item in ipairs(items()) do
   if with_graph or with_records then
     all = redis.call('HGETALL', key)
   else
-    local names = { 'status', 'seq', 'trimmed', 'progress', 'attempt' }
-    local row = redis.call('HMGET', key, unpack(names))
-    all = {}
-    if row[1] then for k, name in ipairs(names) do all[#all + 1], all[#all + 2] = name, row[k] or '' end end
+    local state = redis.call('HGET', key, 'state')
+    all = state and { 'state', state } or {}
   end
   local trimmed, seq = 0, 0
   for k = 1, #all, 2 do
     local name = all[k]
-    if name == 'trimmed' then trimmed = tonumber(all[k + 1]) end
-    if name == 'seq' then seq = tonumber(all[k + 1]) end
+    if name == 'state' then
+      local _, last, cut = string.match(all[k + 1], STATE_WORDS)
+      seq, trimmed = tonumber(last), tonumber(cut)
+    end
     if with_graph or name ~= 'graph' then flat[#flat + 1], flat[#flat + 2] = name, all[k + 1] end
   end
   if after >= 0 and after < seq then events = redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1) end

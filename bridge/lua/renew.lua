@@ -4,12 +4,12 @@
 local words = {}
 for i, item in ipairs(items()) do
   local id, stream, entry, claimed, consumer = unpack(item)
-  local state = redis.call('HMGET', job_key(id), 'status', 'c:' .. entry_name(stream, entry))
+  local state = redis.call('HMGET', job_key(id), 'state', 'c:' .. entry_name(stream, entry))
   if state[2] ~= claimed or entry_owner(stream, entry) ~= consumer then
     words[i] = 'lost'
   else
     redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
-    words[i] = state[1] == S.cancelling and 'cancelling' or 'ok'
+    words[i] = string.match(state[1], '^%S+') == S.cancelling and 'cancelling' or 'ok'
   end
 end
 return words

@@ -20,7 +20,10 @@ steps_of['end'] = function(J, entry, step)
   if not node_put(J, node, S.running, r) then return 'illegal' end
   if status == S.failed and not handled then
     J.broken = J.broken + 1
-    if J.error == '' then J.error = string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}' end
+    if J.error == '' then
+      J.error = string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}'
+      field_put(J, 'error', J.error)
+    end
   end
   if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
   if share >= 0 then share_put(J, node, share) end

@@ -18,7 +18,8 @@ for i, item in ipairs(items()) do
     for _, node in ipairs(names_of(J, 'p:')) do J.progress = J.progress + tonumber(field(J, 'p:' .. node)) end
     job_move(J, S.queued)
     J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
-    J.error, J.finished = '', ''
+    J.error, J.finished = '', '-'
+    field_put(J, 'error', false)
     redis.call('PERSIST', J.key)
     redis.call('PERSIST', J.log)
     redis.call('SADD', ALIVE, id)

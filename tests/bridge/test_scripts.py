@@ -383,7 +383,8 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
 async def test_nothing_moves_a_job_that_has_ended(world, status):
     await world.submit(nodes=2)
     (claim,) = await world.take()
-    await world.redis.hset("job:job", "status", status)
+    state = (await world.redis.hget("job:job", "state")).decode()
+    await world.redis.hset("job:job", "state", state.replace("running", status))
     for steps in ([("start", "b", "w1")], [("send", batch(["b"]))], [("skip", "b", "broken", 0)]):
         assert (await world.report(claim, steps)).words == ["taken"]
     assert (await world.job())["status"] == status

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bridge.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record
+from bridge.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record, parse_state
 
 STREAM = "stream:process:data"
 
@@ -55,7 +55,8 @@ class World:
 
     async def job(self, job: str = "job") -> dict[str, str]:
         rows = await self.redis.hgetall(self.part.job(job))
-        return {name.decode(): value.decode() for name, value in rows.items()}
+        fields = {name.decode(): value.decode() for name, value in rows.items()}
+        return fields | parse_state(fields.pop("state"))
 
     async def record(self, node: str, job: str = "job") -> Any:
         raw = await self.redis.hget(self.part.job(job), f"n:{node}")

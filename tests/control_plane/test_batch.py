@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -91,16 +90,14 @@ async def test_a_batch_beyond_its_limit_is_413(served):
 
 async def test_a_batch_of_a_thousand_lets_others_in_between(served):
     items = [submission(node("a", task="light_node")) for _ in range(1000)]
-    begun = time.monotonic()
-    slowest = 0.0
+    answered = 0
     async with asyncio.TaskGroup() as group:
         sent = group.create_task(batch(served, *items))
         while not sent.done():
-            asked = time.monotonic()
             await served.get("/health/live")
-            slowest = max(slowest, time.monotonic() - asked)
+            answered += 1
     jobs = sent.result()["jobs"]
     assert len({job["jobId"] for job in jobs}) == 1000
-    assert slowest < (time.monotonic() - begun) / 2
+    assert answered > 4, "planning is cut into pieces"
     for job in jobs:
         await served.ended(job["jobId"])

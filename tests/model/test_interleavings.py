@@ -33,7 +33,7 @@ from bridge.jobs import Jobs, NewJob
 from bridge.leases import Reclaimer
 from bridge.lifecycle import NODE_ENDED
 from bridge.running import NodeOutcome
-from bridge.scripts import Scripts, parse_record
+from bridge.scripts import Scripts, parse_record, parse_state
 from bridge.worker import Worker
 from control_plane.scheduler import Scheduler
 from schemas.structs.graph import NodeError
@@ -279,8 +279,9 @@ class Machine(RuleBasedStateMachine):
         fields = self.do(self.client.hgetall("job:job"))
         records = [parse_record(value.decode()) for name, value in fields.items() if name.startswith(b"n:")]
         ended = sum(record.status in NODE_ENDED for record in records)
-        assert int(fields[b"running"]) == sum(record.status == "running" for record in records)
-        assert int(fields[b"remaining"]) == len(self.graph.nodes) - ended
+        state = parse_state(fields[b"state"].decode())
+        assert int(state["running"]) == sum(record.status == "running" for record in records)
+        assert int(state["remaining"]) == len(self.graph.nodes) - ended
 
     def teardown(self) -> None:
         if hasattr(self, "client"):
