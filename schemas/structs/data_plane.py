@@ -23,7 +23,7 @@ class WorkerSettings(Strict, kw_only=True):
         ]
     ) = 0
     light_concurrency: Annotated[int, Meta(ge=1, le=100000)] = field(
-        name='lightConcurrency', default=64
+        name='lightConcurrency', default=256
     )
     host: Annotated[str, Meta(min_length=1)] = '127.0.0.1'
     port: (
