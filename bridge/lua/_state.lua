@@ -30,7 +30,16 @@ local function rfc3339(ms)
 end
 local STAMP = rfc3339(NOW)
 
-local function integer(n) return string.format('%d', n) end
+-- Most numbers are small and come again with the next job of the call; spelling one costs as much as a read.
+local spelled = {}
+local function integer(n)
+  local text = spelled[n]
+  if not text then
+    text = string.format('%d', n)
+    spelled[n] = text
+  end
+  return text
+end
 local NOW_TEXT = integer(NOW)
 
 local function items()
@@ -60,9 +69,9 @@ local function job_new(id, state, failure)
   local status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished = string.match(state, STATE_WORDS)
   local key = job_key(id)
   local J = { id = id, key = key, log = key .. ':events', changed = false, fields = {}, dirty = {}, events = {},
-    status = status, seq = tonumber(seq), trimmed = tonumber(trimmed), remaining = tonumber(remaining),
-    running = tonumber(running), broken = tonumber(broken), progress = tonumber(progress), attempt = tonumber(attempt),
-    started = started, finished = finished, error = failure or '' }
+    status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
+    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished,
+    error = failure or '' }
   loaded[id] = J
   return J
 end
@@ -202,7 +211,7 @@ local function record_parse(raw)
   end
   local status, entry, attempt, deliveries, started, ended_at, reason, place, payload =
     string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
-  return { status = status, entry = entry, attempt = tonumber(attempt), deliveries = tonumber(deliveries), started = started,
+  return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
     ended = ended_at, reason = reason, place = place, payload = payload }
 end
 
@@ -412,7 +421,6 @@ end
 -- Suspects are light nodes whose owner died with them: they are started one by one when they run alone, so that one that only
 -- waits for its turn when the next owner dies counts nothing.
 local function claim(stream, entry, fields, consumer, nonce, free, lost)
-  entry_delivered(stream, entry)
   if not fields then
     entry_ack(stream, entry)
     return { 'vanished', stream, entry }

@@ -9,6 +9,7 @@ for i, item in ipairs(items()) do
     claims[i] = { 'moved', stream, entry }
   else
     redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
+    entry_delivered(stream, entry)
     claims[i] = claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, true)
   end
 end

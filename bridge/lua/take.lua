@@ -31,6 +31,7 @@ end
 
 for _, pair in ipairs(handed) do
   if entry_owner(pair[1], pair[2]) == consumer then
+    entry_delivered(pair[1], pair[2])
     note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
   else
     claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
@@ -47,7 +48,9 @@ for _, stream in ipairs(streams) do
       reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
     end
     if not reply or reply.err or not reply[1] then break end
-    for _, row in ipairs(reply[1][2]) do
+    local rows = reply[1][2]
+    entry_delivered(stream, rows[#rows][1])
+    for _, row in ipairs(rows) do
       local fields = {}
       for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
       note(stream, row[1], fields)
