@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
@@ -151,7 +152,7 @@ class LocalStore:
     """A directory: `<bucket>/<key>` holds the bytes, `.meta/<bucket>/<key>.json` what is known of them.
 
     Several processes may share it. An artifact exists when its meta does. Bytes and meta are two files, so whoever changes both or
-    reads both holds a lock on the directory meanwhile; nothing slow is done under it.
+    reads one by the other holds a lock on the folder of the meta meanwhile: a process that is frozen then stops nobody elsewhere.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -191,7 +192,7 @@ class LocalStore:
         """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
         with told(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
-            part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)
+            part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)  # noqa: SIM115
             stack.callback(_discard, part)
             return part
 
@@ -199,7 +200,6 @@ class LocalStore:
         data, about = self._paths(meta.bucket, meta.key)
         draft = Path(f"{part.name}.json")
         with told(self._root):
-            part.flush()
             os.fsync(part.fileno())
             part.close()
             try:
@@ -207,8 +207,7 @@ class LocalStore:
                     file.write(msgspec.json.encode(meta))
                     file.flush()
                     os.fsync(file.fileno())
-                with self._alone(fcntl.LOCK_EX):
-                    _make_room(data, about)
+                with _locked(about.parent, fcntl.LOCK_EX, partial(_make_room, data, about)):
                     about.unlink(missing_ok=True)  # a crash behind this line leaves no bytes under another's meta
                     os.replace(part.name, data)
                     os.replace(draft, about)
@@ -217,16 +216,6 @@ class LocalStore:
             for folder in (data.parent, about.parent):
                 with suppress(FileNotFoundError):  # deleted since
                     _sync(folder)
-
-    @contextmanager
-    def _alone(self, how: int) -> Iterator[None]:
-        """Under the directory's lock, `how` LOCK_EX or LOCK_SH, against every thread and process."""
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, how)
-            yield
-        finally:
-            os.close(folder)
 
     def _paths(self, bucket: str, key: str) -> tuple[Path, Path]:
         check_key(bucket, key)
@@ -247,7 +236,7 @@ class LocalStore:
 
     def _open(self, bucket: str, key: str, stack: ExitStack) -> IO[bytes]:
         data, about = self._paths(bucket, key)
-        with self._found(bucket, key):
+        with self._found(bucket, key, about.parent):
             about.stat()
             return stack.enter_context(open(data, "rb"))
 
@@ -263,11 +252,11 @@ class LocalStore:
         await in_thread(copy, stopped, stopped=stopped)
 
     async def meta(self, bucket: str, key: str) -> ArtifactMeta:
-        return await in_thread(self._meta, bucket, key)
+        return await asyncio.to_thread(self._meta, bucket, key)
 
     def _meta(self, bucket: str, key: str) -> ArtifactMeta:
         _, about = self._paths(bucket, key)
-        with self._found(bucket, key):
+        with self._found(bucket, key, about.parent):
             encoded = about.read_bytes()
         try:
             return _decode(encoded)
@@ -275,11 +264,11 @@ class LocalStore:
             raise ArtifactStoreUnavailable(f"what is known of {bucket}/{key} cannot be read: {error}") from error
 
     @contextmanager
-    def _found(self, bucket: str, key: str, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+    def _found(self, bucket: str, key: str, folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         """Under the lock, where a file that is not there is an artifact that is not there."""
         with told(self._root):
             try:
-                with self._alone(how):
+                with _locked(folder, how):
                     yield
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
@@ -298,19 +287,19 @@ class LocalStore:
             found.sort(key=newest, reverse=True)
             return found[:limit]
 
-        return await in_thread(read)
+        return await asyncio.to_thread(read)
 
     async def delete(self, bucket: str, key: str) -> None:
         """With the folders that it leaves empty: every upload has one of its own."""
 
         def remove() -> None:
             data, about = self._paths(bucket, key)
-            with self._found(bucket, key, fcntl.LOCK_EX):
+            with self._found(bucket, key, about.parent, fcntl.LOCK_EX):
                 about.unlink()
                 data.unlink(missing_ok=True)
                 for path in (data, about):
                     for folder in list(path.parents)[: key.count("/")]:
-                        with suppress(OSError):
+                        with suppress(OSError):  # not empty
                             folder.rmdir()
 
         await in_thread(remove)
@@ -326,7 +315,7 @@ class LocalStore:
                         if time.time() - path.stat().st_mtime > STALE_SECONDS:
                             path.unlink()
 
-        await in_thread(probe)
+        await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
 
     async def link(self, bucket: str, key: str) -> str | None:
         check_key(bucket, key)
@@ -340,19 +329,59 @@ _decode = msgspec.json.Decoder(ArtifactMeta).decode
 
 
 def _discard(part: IO[bytes]) -> None:
-    with suppress(OSError):  # what it still buffers may not fit
-        part.close()
+    close_anyway(part)
     with suppress(FileNotFoundError):
         os.unlink(part.name)
 
 
+def close_anyway(part: IO[bytes]) -> None:
+    with suppress(OSError):  # what it still buffers may not fit
+        part.close()
+
+
+@contextmanager
+def _locked(folder: Path, how: int, make: Callable[[], None] | None = None) -> Iterator[None]:
+    """Under the folder's lock, `how` LOCK_EX or LOCK_SH, against every thread and process.
+
+    `make` makes the folder where there is none. Raises FileNotFoundError without it.
+    """
+    descriptor = _lock(folder, how, make)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, how: int, make: Callable[[], None] | None) -> int:
+    """Begins anew as often as a delete takes the folder away in between."""
+    while True:
+        try:
+            if make is not None:
+                make()
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            if make is None:
+                raise
+            continue
+        with ExitStack() as stack, suppress(FileNotFoundError):
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, how)
+            if os.path.samestat(folder.stat(), os.fstat(descriptor)):
+                if make is not None:
+                    make()  # what it makes stays now
+                stack.pop_all()
+                return descriptor
+
+
 def _make_room(data: Path, about: Path) -> None:
-    """Folders for both. Raises BadKey where one name would have to be a file and a folder."""
+    """Folders for both. Raises BadKey where one name would have to be a file and a folder; FileNotFoundError: try again."""
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         about.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise BadKey(f"{data}: a part of this key is an artifact itself") from error
+        if any(folder.is_file() for path in (data, about) for folder in path.parents):
+            raise BadKey(f"{data}: a part of this key is an artifact itself") from error
+        raise FileNotFoundError(f"{data}: a folder of it was there and has gone") from error
     if data.is_dir() or about.is_dir():
         raise BadKey(f"{data}: there are artifacts whose keys go on from this one")
 
@@ -381,7 +410,7 @@ async def in_thread(work: Callable[..., T], *arguments: object, stopped: threadi
 
 
 async def pour(source: Source, part: IO[bytes], limit: int | None) -> tuple[int, str]:
-    """Writes a source into an open file; (bytes, sha256). Raises TooLarge beyond `limit`."""
+    """Writes a source into an open file and flushes it; (bytes, sha256). Raises TooLarge beyond `limit`."""
     poured = _Poured(part, limit)
     if isinstance(source, Path | bytes):
         stopped = threading.Event()
@@ -389,6 +418,7 @@ async def pour(source: Source, part: IO[bytes], limit: int | None) -> tuple[int,
     else:
         async for chunk in source:
             await in_thread(poured.write, chunk)
+        await in_thread(poured.flush)
     return poured.size, poured.digest.hexdigest()
 
 
@@ -410,15 +440,20 @@ class _Poured:
     def copy(self, source: Path | bytes, stopped: threading.Event) -> None:
         if isinstance(source, bytes):
             self.write(source)
-            return
-        with open(source, "rb") as file:
-            while not stopped.is_set() and (chunk := file.read(1 << 20)):
-                self.write(chunk)
+        else:
+            with open(source, "rb") as file:
+                while not stopped.is_set() and (chunk := file.read(1 << 20)):
+                    self.write(chunk)
+        self.flush()
+
+    def flush(self) -> None:
+        with told(_folder_of(self._part)):
+            self._part.flush()
 
 
 def _folder_of(part: IO[bytes]) -> Path:
     """A file without a name is in the folder for temporary files."""
-    return Path(part.name).parent if isinstance(part.name, str) else Path(tempfile.gettempdir())
+    return Path(tempfile.gettempdir()) if isinstance(part.name, int) else Path(part.name).parent
 
 
 @contextmanager

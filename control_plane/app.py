@@ -48,11 +48,11 @@ def create_app(settings: Settings) -> Litestar:
     registry = tasks.collect([*TASK_MODULES, *settings.worker.tasks], plane="node", directory=Path.cwd())
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
+    store = open_store(settings.artifacts)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
-        store = open_store(settings.artifacts)
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own)
         hub = Hub(settings, jobs, queue.document)

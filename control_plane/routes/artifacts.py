@@ -6,23 +6,23 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadKey
+from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
 from control_plane.body import too_large
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
+from control_plane.query import known_once
 from schemas.structs.artifact import ArtifactList, ArtifactMeta
 
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
 def _store(request: Req) -> ArtifactStore:
@@ -34,32 +34,36 @@ def _store(request: Req) -> ArtifactStore:
     summary="Upload a file (multipart: bucket, then file)",
     responses=answers(400, 413, 415, 422, 503, 507, _201=ArtifactMeta),
 )
-async def upload(request: Req) -> Response[bytes]:
-    """`bucket` (default inputs) comes before `file`, as a field or in the query."""
+async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[bytes]:
+    """`bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
     limit = request.app.state.settings.artifacts.max_upload_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit + FORM_BYTES:
+    if announced.isascii() and announced.isdigit() and int(announced) > limit + FORM_BYTES:
         raise too_large(limit)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != "multipart/form-data" or not options.get("boundary"):
         raise ApiProblem(415, "unsupported_media_type", "the body must be multipart/form-data with a part named file")
-    form = _Form(request.stream(), options["boundary"], request.query_params.get("bucket", "inputs"))
     try:
+        form = _Form(request.stream(), options["boundary"], bucket, limit)
         file = await form.file()
         if form.bucket not in BUCKETS:
             raise ApiProblem(
-                422, "unknown_bucket", f"there is no bucket {form.bucket!r}; there are {', '.join(BUCKETS)}"
+                422, "unknown_bucket", f"there is no bucket {form.bucket[:100]!r}; there are {', '.join(BUCKETS)}"
             )
         name = _safe(file.filename or "file")
         meta = await _store(request).put(
             form.bucket,
             f"{uuid.uuid4().hex}/{name}",
             form.data(),
-            file.content_type or "application/octet-stream",
+            dict(file.headerlist).get("Content-Type", "").strip(),
             limit=limit,
         )
     except MultipartError as error:
         raise ApiProblem(400, "bad_multipart", f"the body is not well-formed multipart: {error}") from error
+    except TooLarge as error:
+        raise too_large(limit) from error
+    except BadContentType as error:
+        raise ApiProblem(422, error.code, f"the part named file: {error}") from error
     return Response(msgspec.json.encode(meta), status_code=201, media_type="application/json",
                     headers={"Location": f"/api/artifacts/{meta.bucket}/{meta.key}"})  # fmt: skip
 
@@ -67,14 +71,19 @@ async def upload(request: Req) -> Response[bytes]:
 class _Form:
     """A multipart body read as it comes: fields up to the file, then the file's bytes."""
 
-    def __init__(self, stream: AsyncIterator[bytes], boundary: str, bucket: str) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], boundary: str, bucket: str, limit: int) -> None:
         self.bucket = bucket
+        self._limit = limit
         self._stream = stream
         self._parser = PushMultipartParser(boundary, max_header_count=16, max_segment_count=16)
         self._parts = self._parse()
 
     async def _parse(self) -> AsyncIterator[Any]:
+        size = 0
         async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._limit + FORM_BYTES:  # whatever it is that follows the file
+                raise too_large(self._limit)
             for part in self._parser.parse(chunk) if chunk else ():
                 yield part
         self._parser.close()  # raises where the last boundary is missing
@@ -96,27 +105,34 @@ class _Form:
         raise ApiProblem(422, "no_file", "there is no part named file")
 
     async def data(self) -> AsyncIterator[bytes]:
-        ended = False
+        """The file's bytes. Raises ApiProblem where something follows that can no longer be obeyed."""
+        within = True
         async for part in self._parts:
-            if ended:
-                continue
-            if not part:
-                ended = True
-            elif not isinstance(part, MultipartSegment):
+            if isinstance(part, MultipartSegment):
+                if part.name == "file":
+                    raise ApiProblem(422, "two_files", "there is more than one part named file: upload them one by one")
+                if part.name == "bucket":
+                    raise ApiProblem(
+                        422, "bucket_after_file", "the field bucket has to come before the part named file"
+                    )
+                within = False
+            elif not part:
+                within = False
+            elif within:
                 yield bytes(part)
 
 
-@get("/api/artifacts", summary="Artifacts, newest first", responses=answers(503))
+@get("/api/artifacts", summary="Artifacts, newest first", responses=answers(422, 503))
 async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
-    job_id: Annotated[str | None, QueryParameter(name="jobId")] = None,
+    jobId: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
 ) -> ArtifactList:
-    return ArtifactList(artifacts=await _store(request).list(bucket, job_id, limit))
+    return ArtifactList(artifacts=await _store(request).list(bucket, jobId, limit))
 
 
-@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
+@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404, 503))
 async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> ArtifactMeta:
     return await _found(request, bucket, key)
 
@@ -124,7 +140,7 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 @get(
     "/api/artifacts/{bucket:str}/{key:path}",
     summary="An artifact's bytes; ranges are honoured",
-    responses=answers(404, 416),
+    responses=answers(404, 416, 503),
 )
 async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
     meta = await _found(request, bucket, key)
@@ -132,10 +148,12 @@ async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> R
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if _is_known(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(b"", status_code=304, headers=headers)
     start, end, status = 0, meta.size_bytes, 200
     wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
+        wanted = None  # the part would not fit to what the client has
     if wanted is not None and any(wanted.groups()):
         start, end = _span(wanted, meta.size_bytes)
         if start >= end:
@@ -149,10 +167,12 @@ async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> R
         status = 206
     headers["Content-Length"] = str(end - start)
     bytes_ = _store(request).open(meta.bucket, meta.key, start, end)
-    return Stream(bytes_, status_code=status, media_type=meta.content_type, headers=headers)
+    return Stream(bytes_, status_code=status, headers=headers)
 
 
-@delete("/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404))
+@delete(
+    "/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404, 503)
+)
 async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
     try:
         await _store(request).delete(bucket, key.lstrip("/"))
@@ -170,6 +190,7 @@ async def _found(request: Req, bucket: str, key: str) -> ArtifactMeta:
 def _headers(meta: ArtifactMeta) -> dict[str, str]:
     """Files are users' files: never sniffed, never run in our origin."""
     return {
+        "Content-Type": meta.content_type,  # as a header: as a media type Litestar would add a charset to text
         "ETag": f'"{meta.sha256}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'inline; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"',
@@ -177,6 +198,11 @@ def _headers(meta: ArtifactMeta) -> dict[str, str]:
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, max-age=3600",
     }
+
+
+def _is_known(if_none_match: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or tags == ["*"]
 
 
 def _span(wanted: "re.Match[str]", size: int) -> tuple[int, int]:
@@ -192,4 +218,10 @@ def _safe(name: str) -> str:
     return plain[-128:].lstrip(".-_") or "file"
 
 
-artifact_routes: list[HTTPRouteHandler] = [upload, list_artifacts, read_meta, download, delete_artifact]
+artifact_routes = [
+    Router(
+        "/",
+        before_request=known_once,
+        route_handlers=[upload, list_artifacts, read_meta, download, delete_artifact],
+    )
+]

@@ -1,0 +1,268 @@
+"""What only the local store has: its files, other processes on the same directory, and their death in the middle of a put."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge.artifacts import (
+    STALE_SECONDS,
+    ArtifactNotFound,
+    ArtifactStoreUnavailable,
+    BadKey,
+    LocalStore,
+    open_store,
+)
+from schemas.structs.settings import ArtifactsSettings
+from tests.artifacts.place import becomes, read, stream
+
+BINARY = "application/octet-stream"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "artifacts")
+
+
+def files(store: LocalStore) -> list[str]:
+    root = store._root
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def in_another_process(code: str, store: LocalStore, *arguments: str, **more) -> subprocess.Popen[bytes]:
+    """Python that finds `store`, `stream` and what it was given."""
+    head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom bridge.artifacts import *\n"
+    head += "store = LocalStore(Path(sys.argv[1]))\n"
+    command = [sys.executable, "-c", head + code, str(store._root), *arguments]
+    root = str(Path(__file__).parents[2])
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, **more)
+
+
+async def test_a_user_finds_the_bytes_under_bucket_and_key(store, tmp_path):
+    await store.put("videos", "job/node/it.mp4", b"bytes", "video/mp4")
+    path = tmp_path / "artifacts" / "videos" / "job" / "node" / "it.mp4"
+    assert path.read_bytes() == b"bytes"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_delete_leaves_no_empty_folder(store):
+    await store.put("videos", "job/node/one", b"x", BINARY)
+    await store.put("videos", "job/other/two", b"x", BINARY)
+    await store.delete("videos", "job/node/one")
+    assert "videos/job/node" not in files(store)
+    assert await read(store, "videos", "job/other/two") == b"x"
+    await store.delete("videos", "job/other/two")
+    assert files(store) == [".meta", ".meta/videos", ".tmp", "videos"]
+    await store.put("videos", "job/node/one", b"x", BINARY)
+
+
+async def test_a_process_that_is_frozen_in_the_middle_of_one_artifact_stops_no_other(store):
+    await store.put("videos", "job/node/held", b"x", BINARY)
+    await store.put("videos", "job/other/it", b"x", BINARY)
+    folder = os.open(store._root / ".meta" / "videos" / "job" / "node", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(store.meta("videos", "job/node/held"))
+        async with asyncio.timeout(20):
+            await store.put("videos", "job/third/it", b"x", BINARY)
+            assert await read(store, "videos", "job/other/it") == b"x"
+            await store.delete("videos", "job/other/it")
+            await store.check()
+            assert len(await store.list()) == 2
+        assert not waiting.done()
+    finally:
+        os.close(folder)
+    assert (await waiting).size_bytes == 1
+
+
+async def test_puts_and_deletes_of_one_key_at_once_never_leave_half_of_one(store):
+    """A delete that removed the bytes of a put behind it left an artifact without any."""
+
+    async def remove():
+        try:
+            await store.delete("videos", "job/node/it")
+        except ArtifactNotFound:
+            return
+
+    for number in range(30):
+        await asyncio.gather(
+            *(store.put("videos", "job/node/it", bytes([turn]) * number, BINARY) for turn in range(3)),
+            remove(),
+            remove(),
+        )
+        try:
+            meta = await store.meta("videos", "job/node/it")
+        except ArtifactNotFound:
+            assert "videos/job/node/it" not in files(store)
+        else:
+            assert len(await read(store, "videos", "job/node/it")) == meta.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/b/c", "a"), ("a", "a.json/b"), ("a.json/b", "a")],
+)
+async def test_a_name_is_not_a_file_and_a_folder(store, first, second):
+    await store.put("inputs", first, b"first", BINARY)
+    with pytest.raises(BadKey, match="artifact"):
+        await store.put("inputs", second, b"second", BINARY)
+    assert [name for name in files(store) if (store._root / name).is_file()] == [
+        f".meta/inputs/{first}.json",
+        f"inputs/{first}",
+    ]
+    assert await read(store, "inputs", first) == b"first"
+    with pytest.raises(ArtifactNotFound):
+        await store.meta("inputs", second)
+    with pytest.raises(ArtifactNotFound):
+        await store.delete("inputs", second)
+
+
+async def test_a_put_that_was_killed_leaves_nothing_that_is_seen_and_check_removes_the_rest(store):
+    code = """
+async def endless():
+    yield b"x" * 1_000_000
+    print("half", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(store.put("videos", "job/node/it", endless(), "video/mp4"))
+"""
+    process = in_another_process(code, store)
+    assert await asyncio.to_thread(process.stdout.readline) == b"half\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for call in (store.meta("videos", "job/node/it"), read(store, "videos", "job/node/it")):
+        with pytest.raises(ArtifactNotFound):
+            await call
+    assert await store.list() == []
+    (left,) = (store._root / ".tmp").iterdir()
+    await store.check()
+    assert left.exists(), "it may be a slow put of somebody who lives"
+    old = time.time() - STALE_SECONDS - 60
+    os.utime(left, (old, old))
+    await store.check()
+    assert not left.exists()
+
+
+async def test_a_process_that_is_killed_while_it_replaces_leaves_only_whole_artifacts(store):
+    code = """
+async def go():
+    await asyncio.gather(*(one(name) for name in "abcd"))
+async def one(name):
+    number = 0
+    while True:
+        number += 1
+        await store.put("videos", f"job/node/{name}", (name * number).encode(), "text/plain")
+        print(name, flush=True)
+asyncio.run(go())
+"""
+    process = in_another_process(code, store)
+    for _ in range(101):
+        assert await asyncio.to_thread(process.stdout.readline)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    found = await store.list()
+    assert found
+    for meta in found:
+        assert len(await read(store, meta.bucket, meta.key)) == meta.size_bytes
+
+
+async def test_two_processes_that_put_one_key_leave_one_whole_artifact(store):
+    code = """
+async def go():
+    for number in range(60):
+        await store.put("videos", "job/node/it", sys.argv[2].encode() * (number + len(sys.argv[2])), "text/plain")
+asyncio.run(go())
+"""
+    processes = [in_another_process(code, store, word) for word in ("a", "bb")]
+    while any(process.poll() is None for process in processes):
+        try:
+            meta = await store.meta("videos", "job/node/it")
+        except ArtifactNotFound:  # not yet
+            await asyncio.sleep(0.01)
+            continue
+        assert meta.size_bytes > 0
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    meta = await store.meta("videos", "job/node/it")
+    assert len(await read(store, "videos", "job/node/it")) == meta.size_bytes
+
+
+async def test_another_process_on_a_full_disk_says_so_and_leaves_nothing(store):
+    code = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+async def source():
+    for _ in range(10):
+        yield b"x" * 10_000
+try:
+    asyncio.run(store.put("videos", "job/node/it", source(), "video/mp4"))
+except StoreFull as error:
+    print(error)
+"""
+    said, _ = await asyncio.to_thread(in_another_process(code, store).communicate)
+    assert b"File too large" in said
+    assert files(store) == [".tmp"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"bucket": "inputs"}', b"\xff", b"[]"])
+async def test_a_broken_meta_is_said_and_hides_no_other_artifact(store, content):
+    meta = await store.put("inputs", "whole", b"x", BINARY)
+    await store.put("inputs", "broken", b"x", BINARY)
+    (store._root / ".meta" / "inputs" / "broken.json").write_bytes(content)
+    with pytest.raises(ArtifactStoreUnavailable, match="inputs/broken"):
+        await store.meta("inputs", "broken")
+    assert await store.list() == [meta]
+
+
+async def test_a_directory_that_cannot_be_used_is_said(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    store = LocalStore(tmp_path / "file")
+    with pytest.raises(ArtifactStoreUnavailable, match="cannot be used"):
+        await store.check()
+    for source in (b"x", stream(b"x")):
+        with pytest.raises(ArtifactStoreUnavailable, match="cannot be used"):
+            await store.put("inputs", "it", source, BINARY)
+
+
+async def test_the_directory_need_not_be_there_before(tmp_path):
+    store = open_store(ArtifactsSettings(directory=str(tmp_path / "not" / "yet")))
+    assert await store.list() == []
+    with pytest.raises(ArtifactNotFound):
+        await store.meta("inputs", "it")
+    await store.check()
+    await store.put("inputs", "it", b"x", BINARY)
+    assert await store.link("inputs", "it") is None
+
+
+async def test_a_cancel_stops_the_copying_of_a_large_file(store, tmp_path):
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(2 << 30)  # a hole: it costs nothing to have and seconds to copy
+    putting = asyncio.create_task(store.put("videos", "job/node/it", source, BINARY))
+    await becomes(lambda: [path for path in (store._root / ".tmp").glob("*") if path.stat().st_size > 0])
+    begun = time.monotonic()
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert time.monotonic() - begun < 1
+    assert files(store) == [".tmp"]
+
+
+async def test_a_full_disk_stops_a_put_whose_meta_does_not_fit(store, tmp_path):
+    """The bytes were there; what was to be known of them was not."""
+    code = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    asyncio.run(store.put("videos", "job/node/it", b"x" * 100, "video/mp4"))
+except StoreFull as error:
+    print("full")
+"""
+    said, _ = await asyncio.to_thread(in_another_process(code, store).communicate)
+    assert said == b"full\n"
+    assert files(store) == [".tmp"]

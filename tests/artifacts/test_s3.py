@@ -1,0 +1,285 @@
+"""What only a remote store has: a server that goes away, freezes, refuses or loses answers, presigned links, and other people's objects."""
+
+import asyncio
+import io
+import time
+
+import httpx
+import pytest
+
+from bridge import artifacts_s3
+from bridge.artifacts import ArtifactNotFound, ArtifactStoreUnavailable, StoreError, open_store, prune
+from bridge.artifacts_s3 import S3Store
+from bridge.errors import SettingsError
+from schemas.structs.settings import ArtifactsSettings, StoreKind
+from tests.artifacts.line import line, web
+from tests.artifacts.place import PART, Place, becomes, read
+from tests.artifacts.seaweed import SECRET
+
+BINARY = "application/octet-stream"
+
+
+@pytest.fixture
+async def place(seaweed, tmp_path):
+    made = Place("s3", tmp_path, seaweed)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def opened(seaweed):
+    """Stores with other settings, closed at the end."""
+    stores = []
+
+    def made(**more):
+        stores.append(S3Store(seaweed.settings(**more)))
+        return stores[-1]
+
+    yield made
+    for store in stores:
+        await store.close()
+
+
+def every_call(store, key, to):
+    return {
+        "put": lambda: store.put("inputs", key, b"x", BINARY),
+        "meta": lambda: store.meta("inputs", key),
+        "open": lambda: read(store, "inputs", key),
+        "fetch": lambda: store.fetch("inputs", key, to),
+        "list": lambda: store.list("inputs"),
+        "list all": lambda: store.list(),
+        "delete": lambda: store.delete("inputs", key),
+        "check": lambda: store.check(),
+    }
+
+
+async def test_a_server_that_is_down_is_said_at_once_and_used_again_when_it_is_back(place, tmp_path):
+    key = place.key("it")
+    await place.store.put("inputs", key, b"before", BINARY)
+    async with place.seaweed.down():
+        for name, call in every_call(place.store, key, tmp_path / "fetched").items():
+            begun = time.monotonic()
+            with pytest.raises(ArtifactStoreUnavailable):
+                pytest.fail(f"{name} answered {await call()!r}")
+            assert time.monotonic() - begun < 5, name
+        assert not (tmp_path / "fetched").exists()
+    await place.store.check()
+    assert await read(place.store, "inputs", key) == b"before"
+    await place.store.put("inputs", place.key("other"), b"after", BINARY)
+
+
+async def test_a_server_that_is_frozen_is_said_after_a_while(place, monkeypatch, tmp_path):
+    await place.store.put("inputs", place.key("kept"), b"before", BINARY)
+    for name in ("ANSWER_SECONDS", "LONG_SECONDS", "ABORT_SECONDS"):
+        monkeypatch.setattr(artifacts_s3, name, 0.15)
+    with place.seaweed.frozen():
+        calls = every_call(place.store, place.key("it"), tmp_path / "fetched")
+        calls["put of a large one"] = lambda: place.store.put("inputs", place.key("large"), b"x" * PART, BINARY)
+        for name, call in calls.items():
+            begun = time.monotonic()
+            with pytest.raises(ArtifactStoreUnavailable, match="TimeoutError"):
+                pytest.fail(f"{name} answered {await call()!r}")
+            assert time.monotonic() - begun < 5, name
+    monkeypatch.undo()
+    await place.store.check()
+    assert await read(place.store, "inputs", place.key("kept")) == b"before"
+
+
+async def test_a_check_that_is_given_up_leaves_the_store_usable(place):
+    with place.seaweed.frozen(), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await place.store.check()
+    await place.store.check()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [({"secret_key": "not-the-secret"}, "SignatureDoesNotMatch"), ({"access_key": "nobody"}, "InvalidAccessKeyId")],
+)
+async def test_wrong_credentials_are_said_without_saying_them(opened, place, wrong, word, tmp_path):
+    await place.store.put("inputs", place.key("it"), b"x", BINARY)
+    store = opened(**wrong)
+    for name, call in every_call(store, place.key("it"), tmp_path / "fetched").items():
+        with pytest.raises(ArtifactStoreUnavailable, match="the store refuses") as raised:
+            pytest.fail(f"{name} answered {await call()!r}")
+        # an answer to HEAD has no body, so its status is all that can be said
+        assert word in str(raised.value) or "AccessDenied" in str(raised.value)
+        assert not any(secret in str(raised.value) for secret in (SECRET, *wrong.values()))
+
+
+@pytest.mark.parametrize("lost", [b"PUT /inputs/", b"HEAD /inputs/", b"GET /inputs", b"DELETE /inputs/"])
+async def test_an_answer_that_is_lost_is_asked_for_again(place, opened, lost):
+    async with line(place.seaweed.endpoint, loses=lost) as (endpoint, between):
+        store = opened(endpoint=endpoint)
+        meta = await store.put("inputs", place.key("it"), b"x" * 100_000, BINARY, job_id=place.job)
+        assert await read(store, "inputs", place.key("it")) == b"x" * 100_000
+        assert await store.list("inputs", place.job) == [meta]
+        await store.delete("inputs", place.key("it"))
+        assert between.lost == 1
+        await store.close()
+
+
+@pytest.mark.parametrize("lost", [b"uploads=", b"partNumber=1", b"partNumber=2"])
+async def test_a_part_whose_answer_is_lost_is_sent_again_from_its_beginning(place, opened, lost):
+    content = bytes(range(256)) * (PART // 256) + b"and more"
+    async with line(place.seaweed.endpoint, loses=lost) as (endpoint, between):
+        store = opened(endpoint=endpoint)
+        await store.put("videos", place.key("it"), content, BINARY)
+        assert between.lost == 1
+        await store.close()
+    assert await read(place.store, "videos", place.key("it")) == content
+
+
+async def test_a_connection_that_is_lost_again_and_again_is_an_error(place, opened):
+    async with line(place.seaweed.endpoint, loses=b"HEAD", times=99) as (endpoint, between):
+        store = opened(endpoint=endpoint)
+        with pytest.raises(ArtifactStoreUnavailable, match="ServerDisconnectedError"):
+            await store.meta("inputs", place.key("it"))
+        assert between.lost >= artifacts_s3.ATTEMPTS  # aiohttp itself asks once more on a connection that was idle
+        await store.close()
+
+
+async def test_a_download_that_breaks_off_is_no_whole_artifact(place, opened, tmp_path):
+    await place.store.put("inputs", place.key("it"), b"x" * 3_000_000, BINARY)
+    async with line(place.seaweed.endpoint, breaks=1_000_000) as (endpoint, _):
+        store = opened(endpoint=endpoint)
+        with pytest.raises(ArtifactStoreUnavailable, match="broke off"):
+            await read(store, "inputs", place.key("it"))
+        with pytest.raises(ArtifactStoreUnavailable, match="broke off"):
+            await store.fetch("inputs", place.key("it"), tmp_path / "fetched")
+        await store.close()
+
+
+async def test_a_large_put_that_is_cancelled_leaves_no_parts_on_the_server(place, opened):
+    """They are invisible, cost money, and are removed by nobody unless the server has a rule for it."""
+    async with line(place.seaweed.endpoint, holds=b"partNumber=2") as (endpoint, between):
+        store = opened(endpoint=endpoint)
+        putting = asyncio.create_task(store.put("videos", place.key("it"), b"x" * 2 * PART, BINARY))
+        await between.held.wait()
+        assert await place.leftovers() == [place.key("it")]
+        with pytest.raises(ArtifactNotFound):
+            await place.store.meta("videos", place.key("it"))
+        assert await place.store.list("videos", place.job) == []
+        putting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        await store.close()
+    assert await place.leftovers() == []
+    with pytest.raises(ArtifactNotFound):
+        await place.store.meta("videos", place.key("it"))
+
+
+async def test_a_large_put_whose_part_fails_leaves_no_parts_on_the_server(place, opened):
+    async with line(place.seaweed.endpoint, loses=b"partNumber=2", times=99) as (endpoint, _):
+        store = opened(endpoint=endpoint)
+        with pytest.raises(ArtifactStoreUnavailable):
+            await store.put("videos", place.key("it"), b"x" * 2 * PART, BINARY)
+        await store.close()
+    assert await place.leftovers() == []
+
+
+async def test_a_bucket_that_was_removed_is_made_again(place):
+    bucket = "loras"
+    await place.store.put(bucket, place.key("it"), b"x", BINARY)
+    async with place.seaweed.client() as client:
+        for meta in await place.store.list(bucket):
+            await place.store.delete(bucket, meta.key)
+        await client.remove_bucket(bucket)
+    await place.store.put(bucket, place.key("again"), b"x" * 100, BINARY)
+    assert await read(place.store, bucket, place.key("again")) == b"x" * 100
+
+
+async def test_stores_that_make_a_bucket_at_once_all_have_it(place):
+    stores = [place.another() for _ in range(8)]
+    bucket = f"b-{place.job}"
+    await asyncio.gather(
+        *(store.put(bucket, place.key(f"it-{number}"), b"x", BINARY) for number, store in enumerate(stores))
+    )
+    assert len(await place.store.list(bucket, None)) == 8
+
+
+async def test_a_link_downloads_for_whoever_has_it_and_only_that(place):
+    content = bytes(range(256)) * 1000
+    await place.store.put("videos", place.key("it.mp4"), content, "video/mp4")
+    link = await place.store.link("videos", place.key("it.mp4"))
+    assert link.startswith(place.seaweed.endpoint)
+    assert "X-Amz-Expires=3600" in link
+    assert SECRET not in link
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(link)
+        assert (answer.status_code, answer.content) == (200, content)
+        assert answer.headers["content-type"] == "video/mp4"
+        part = await http.get(link, headers={"range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, content[10:20])
+        assert (await http.get(link.replace("it.mp4", "other"))).status_code == 403
+        assert (await http.get(link.split("?")[0])).status_code == 403
+        assert (await http.put(link, content=b"x")).status_code == 403
+
+
+async def test_a_link_names_the_public_endpoint_and_needs_no_server(place, opened):
+    store = opened(public_endpoint="https://media.example.org", presign_seconds=60)
+    async with place.seaweed.down():
+        link = await store.link("videos", place.key("it"))
+    assert link.startswith(f"https://media.example.org/videos/{place.key('it')}?")
+    assert "X-Amz-Expires=60&" in link
+
+
+async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(place):
+    """A bucket may be shared: names that no artifact can have are nobody's to delete."""
+    bucket = f"b-{place.job}"
+    await place.store.put(bucket, place.key("ours"), b"x", BINARY)
+    odd = {"x-amz-meta-created": "yesterday", "x-amz-meta-sha256": "none"}
+    async with place.seaweed.client() as client:
+        await client.put_object(bucket, "plain", io.BytesIO(b"theirs"), 6)
+        await client.put_object(bucket, "odd", io.BytesIO(b"theirs"), 6, metadata=odd)
+        await client.put_object(bucket, "with space/é", io.BytesIO(b"theirs"), 6)
+    found = {meta.key: meta for meta in await place.store.list(bucket)}
+    assert set(found) == {place.key("ours"), "plain", "odd"}
+    for key in ("plain", "odd"):
+        assert found[key].size_bytes == 6
+        assert found[key].sha256 == "0" * 64
+        assert len(found[key].created_at) == len("2026-01-01T00:00:00.000Z")
+    assert {meta.key for meta in await place.store.list(bucket, limit=1)} <= set(found)
+
+
+async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place, opened):
+    """A prune or a client that took it for the whole would be wrong."""
+    await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)
+    async with line(place.seaweed.endpoint, loses=b"HEAD", times=99) as (endpoint, _):
+        store = opened(endpoint=endpoint)
+        with pytest.raises(ArtifactStoreUnavailable):
+            await store.list("inputs", place.job)
+        with pytest.raises(ArtifactStoreUnavailable):
+            await prune(store, 0, dry_run=True)
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"endpoint": ""}, {"endpoint": "http://"}, {"endpoint": "http://host/path"}, {"public_endpoint": "https://host?x=1"},
+     {"endpoint": "a b"}, {"endpoint": "host:port"}, {"secret_key": ""}],
+)  # fmt: skip
+async def test_settings_that_name_no_server_are_refused_when_the_store_is_opened(seaweed, wrong):
+    with pytest.raises(SettingsError, match=r"artifacts\."):
+        open_store(seaweed.settings(**wrong))
+
+
+async def test_a_server_that_is_no_s3_is_said(opened):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\nConnection: close\r\n\r\n<br>"
+    async with web(answer) as endpoint:
+        store = opened(endpoint=endpoint)
+        for call in (store.list("inputs"), store.put("inputs", "it", b"x" * (PART + 1), BINARY)):
+            with pytest.raises(StoreError, match="does not answer"):
+                await call
+        await store.close()
+
+
+async def test_an_endpoint_may_be_host_and_port(opened, place):
+    store = opened(endpoint=place.seaweed.endpoint.removeprefix("http://"))
+    await store.put("inputs", place.key("it"), b"x", BINARY)
+    await becomes(lambda: read(store, "inputs", place.key("it")))
+
+
+def test_a_store_without_keys_is_opened_too():
+    """Some servers in a private network ask for none."""
+    open_store(ArtifactsSettings(store=StoreKind.s3, endpoint="host:9000"))
