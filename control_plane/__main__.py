@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error, REFUSED)
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Our clients first: uvicorn closes sockets without a reason (1012) and waits for event streams in vain."""
+            await app.state.hub.close()
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         app,
         ws="websockets-sansio",
@@ -60,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
     return 0
 
 

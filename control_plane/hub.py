@@ -95,7 +95,6 @@ class Subscription:
 
     __slots__ = (
         "_last_sent",
-        "_said",
         "events",
         "first",
         "limit",
@@ -120,7 +119,6 @@ class Subscription:
         self.lost = False
         self.replaced: Snapshot | None = None
         self._last_sent = 0.0
-        self._said = (-1.0, "")
 
     def push(self, seq: int, text: str) -> None:
         if seq <= self.sent or self.lost:
@@ -147,7 +145,7 @@ class Subscription:
             return None
         if self.first or self.replaced or self.events or self.lost or self.watch.gone:
             return 0.0
-        if self.moved and (self.watch.progress, self.watch.status) != self._said:
+        if self.moved:
             return max(0.0, self._last_sent + interval - time.monotonic())
         return None
 
@@ -167,7 +165,6 @@ class Subscription:
         self.first = False
         self.moved = (progress, status) != (watch.progress, watch.status)
         self._last_sent = time.monotonic()
-        self._said = (progress, status)
         texts = tuple(text for _, text in taken)
         return Chunk(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
 

@@ -237,11 +237,13 @@ local function node_put(J, node, before, r)
   return true
 end
 
+-- Whether it has moved.
 local function share_put(J, node, share)
   local old = tonumber(field(J, 'p:' .. node) or '0')
-  if share == old then return end
+  if share == old then return false end
   field_put(J, 'p:' .. node, integer(share))
   J.progress = J.progress + share - old
+  return true
 end
 
 -- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own.

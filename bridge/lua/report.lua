@@ -26,8 +26,9 @@ steps_of['end'] = function(J, entry, step)
     end
   end
   if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
-  if share >= 0 then share_put(J, node, share) end
+  local moved = share >= 0 and share_put(J, node, share)
   node_event(J, node, r, nil, failure ~= '' and failure or nil)
+  if moved and J.remaining > 0 then publish_progress(J, node, '1') end
   return 'ok'
 end
 
@@ -58,8 +59,9 @@ steps_of['skip'] = function(J, entry, step)
   local before = r.status
   r.status, r.reason = S.skipped, reason
   node_put(J, node, before, r)
-  share_put(J, node, share)
+  local moved = share_put(J, node, share)
   node_event(J, node, r)
+  if moved and J.remaining > 0 then publish_progress(J, node, '1') end
   return 'ok'
 end
 

@@ -1,12 +1,14 @@
 """`/ws` and Server-Sent Events: two ways to say what the hub's subscriptions collect. Pings are uvicorn's (websocket.pingSeconds)."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from typing import Any
 
 import msgspec
+import redis
 from litestar import Request, WebSocket, websocket
 from litestar.datastructures import State
 from litestar.exceptions import WebSocketDisconnect
@@ -14,12 +16,23 @@ from litestar.response import Stream
 
 from bridge import metrics
 from bridge.connection import LOST
-from control_plane.hub import Hub, Subscription, UnknownJob
-from control_plane.problems import unknown_job
-from schemas.structs.websocket import ClientMessage, FailureReason, Response, ResponseMessage, Subscribe
+from control_plane.hub import Chunk, Hub, Subscription, UnknownJob
+from schemas.structs.websocket import (
+    ClientMessage,
+    FailureReason,
+    Response,
+    ResponseMessage,
+    Subscribe,
+    Unsubscribe,
+)
 
-GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
+log = logging.getLogger(__name__)
+
+GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013
+CLOSE_SECONDS = 10.0
 COMMENT_SECONDS = 15.0
+MAX_SEQ = 2**53
+STORE_LOST = (*LOST, redis.RedisError)
 
 _decode = msgspec.json.Decoder(ClientMessage).decode
 
@@ -31,6 +44,10 @@ class _Dropped(Exception):
         self.reason = reason
 
 
+class _Gone(Exception):
+    """The client is no longer there."""
+
+
 class Client:
     """One WebSocket: reads subscriptions, sends what they collect; a slow one is closed and slows nobody."""
 
@@ -39,73 +56,87 @@ class Client:
         self._hub = hub
         self._wake = asyncio.Event()
         self._replies: list[bytes] = []
+        self._answered = asyncio.Event()
         self._subscriptions: dict[str, Subscription] = {}
         self._sending_since: float | None = None
 
     async def serve(self) -> None:
-        reading = asyncio.ensure_future(self._read())
-        writing = asyncio.ensure_future(self._write())
-        watching = asyncio.ensure_future(self._watch())
-        tasks = {reading, writing, watching}
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
-                if isinstance(error, _Dropped):
-                    metrics.websocket_errors_total.inc()
-                    async with asyncio.timeout(1):
-                        await self._socket.close(error.code, error.reason)
-        except (TimeoutError, RuntimeError, WebSocketDisconnect):
-            pass  # it is gone already
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for subscription in self._subscriptions.values():
-                await self._hub.unsubscribe(subscription)
+        with self._hub.attended(self._wake.set):
+            tasks = [asyncio.ensure_future(side) for side in (self._read(), self._write(), self._watch())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                ends = await asyncio.gather(*tasks, return_exceptions=True)
+                for subscription in self._subscriptions.values():
+                    self._hub.unsubscribe(subscription)
+            for end in ends:
+                match end:
+                    case _Dropped():
+                        metrics.websocket_errors_total.inc()
+                        await self._close(end.code, end.reason)
+                    case None | _Gone() | asyncio.CancelledError():
+                        continue
+                    case _:
+                        metrics.websocket_errors_total.inc()
+                        log.error("a WebSocket client is dropped for an error here", exc_info=end)
+                        await self._close(INTERNAL_ERROR, "something went wrong here; resume with after")
+
+    async def _close(self, code: int, reason: str) -> None:
+        """Whoever does not read cannot be told why; it has a while to read it, and costs nothing else by then."""
+        with suppress(TimeoutError, _Gone):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._or_gone(self._socket.close(code, reason))
 
     async def _read(self) -> None:
-        limit = self._hub.settings.max_message_bytes
         while True:
             try:
                 text = await self._socket.receive_data("text")
-            except WebSocketDisconnect:
-                return
-            except (KeyError, TypeError, AttributeError):
-                text = ""
+            except WebSocketDisconnect as error:
+                raise _Gone from error
             metrics.websocket_messages_received_total.inc()
-            if not isinstance(text, str) or len(text) > limit:
+            message = self._understood(text)
+            if message is None:
                 self._fail(None, FailureReason.bad_message)
-                continue
-            try:
-                message = _decode(text)
-            except (msgspec.DecodeError, RecursionError, UnicodeError):
-                self._fail(None, FailureReason.bad_message)
-                continue
-            if isinstance(message, Subscribe):
+            elif isinstance(message, Subscribe):
                 await self._subscribe(message)
             else:
                 subscription = self._subscriptions.pop(message.job_id, None)
                 if subscription is not None:
-                    await self._hub.unsubscribe(subscription)
+                    self._hub.unsubscribe(subscription)
                 self._reply(ResponseMessage.unsubscribed, message.job_id)
+            while len(self._replies) > self._hub.settings.queue_length:  # it asks faster than it takes the answers
+                self._answered.clear()
+                await self._answered.wait()
+
+    def _understood(self, text: str) -> Subscribe | Unsubscribe | None:
+        """A binary frame reads as an empty text, which is no message either."""
+        limit = self._hub.settings.max_message_bytes
+        if len(text) > limit or len(text.encode()) > limit:
+            return None
+        try:
+            message: Subscribe | Unsubscribe = _decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            return None
+        return message
 
     async def _subscribe(self, message: Subscribe) -> None:
         job_id = message.job_id
         before = self._subscriptions.pop(job_id, None)
         if before is not None:
-            await self._hub.unsubscribe(before)
+            self._hub.unsubscribe(before)
         if len(self._subscriptions) >= self._hub.settings.max_subscriptions:
             self._fail(job_id, FailureReason.limit)
             return
-        after = message.after if isinstance(message.after, int) else 0
+        after = min(message.after, MAX_SEQ) if isinstance(message.after, int) else 0
         epoch = message.epoch if isinstance(message.epoch, str) else None
         try:
             subscription = await self._hub.subscribe(job_id, after, epoch, self._wake.set)
         except UnknownJob:
             self._fail(job_id, FailureReason.unknown_job)
             return
-        except LOST as error:
+        except STORE_LOST as error:
             raise _Dropped(TRY_AGAIN_LATER, "the job store cannot be reached now") from error
         self._reply(ResponseMessage.subscribed, job_id)
         self._subscriptions[job_id] = subscription
@@ -119,58 +150,70 @@ class Client:
 
     def _fail(self, job_id: str | None, reason: FailureReason) -> None:
         metrics.websocket_errors_total.inc()
-        if len(self._replies) > self._hub.settings.queue_length:
-            raise _Dropped(TRY_AGAIN_LATER, "too many bad messages")
         self._reply(ResponseMessage.failed, job_id, reason)
 
     async def _write(self) -> None:
+        """Replies first: what a subscription collects comes after the answer to it."""
         interval = self._hub.settings.update_interval_ms / 1000
         while True:
             if self._hub.closing.is_set():
                 raise _Dropped(GOING_AWAY, "the control plane goes away; connect again")
-            nearest: float | None = None
+            self._wake.clear()
             replies, self._replies = self._replies, []
+            self._answered.set()
             for reply in replies:
                 await self._send(reply)
             for job_id, subscription in list(self._subscriptions.items()):
-                wait = subscription.due(interval)
-                if wait == 0:
-                    await self._tell(job_id, subscription)
-                elif wait is not None:
-                    nearest = wait if nearest is None else min(nearest, wait)
-            if self._replies or any(each.due(interval) == 0 for each in self._subscriptions.values()):
-                continue
-            self._wake.clear()
+                if not self._replies and self._subscriptions.get(job_id) is subscription:
+                    await self._tell(job_id, subscription, interval)
+            waits = [each.due(interval) for each in self._subscriptions.values()]
             with suppress(TimeoutError):
-                async with asyncio.timeout(nearest):
+                async with asyncio.timeout(min((wait for wait in waits if wait is not None), default=None)):
                     await self._wake.wait()
 
-    async def _tell(self, job_id: str, subscription: Subscription) -> None:
-        chunk = subscription.collect()
-        if chunk.kind == "gone":
-            self._subscriptions.pop(job_id, None)
-            await self._hub.unsubscribe(subscription)
-            self._fail(job_id, FailureReason.unknown_job)
+    async def _tell(self, job_id: str, subscription: Subscription, interval: float) -> None:
+        if subscription.due(interval) != 0:
             return
-        await self._send(subscription.watch.encode(chunk))
+        try:
+            if subscription.lost:
+                await self._hub.fill(subscription, subscription.sent)
+            chunk = subscription.collect()
+        except UnknownJob:
+            chunk = None
+        except STORE_LOST as error:
+            raise _Dropped(TRY_AGAIN_LATER, "the job store cannot be reached now; resume with after") from error
+        if chunk is not None and chunk.kind != "gone":
+            await self._send(subscription.watch.encode(chunk))
+        elif self._subscriptions.get(job_id) is subscription:
+            del self._subscriptions[job_id]
+            self._hub.unsubscribe(subscription)
+            self._fail(job_id, FailureReason.unknown_job)
 
     async def _send(self, data: bytes) -> None:
         self._sending_since = time.monotonic()
-        await self._socket.send_text(data.decode())
+        await self._or_gone(self._socket.send_text(data.decode()))
         self._sending_since = None
         metrics.websocket_messages_sent_total.inc()
+
+    async def _or_gone(self, sending: Awaitable[None]) -> None:
+        """A server says in many ways that the connection has ended: after a ping that nobody answered it is a RuntimeError."""
+        try:
+            await sending
+        except (RuntimeError, OSError, WebSocketDisconnect) as error:
+            raise _Gone from error
 
     async def _watch(self) -> None:
         """Drops a client that does not take what it is sent."""
         stall = self._hub.settings.send_timeout_seconds
+        look = min(0.25, stall / 4)
         while True:
-            await asyncio.sleep(min(0.25, stall / 4))
-            since = self._sending_since
-            if since is None:
+            await asyncio.sleep(look)
+            if self._sending_since is None:
                 continue
-            if time.monotonic() - since > stall:
+            waited = time.monotonic() - self._sending_since
+            if waited > stall:
                 raise _Dropped(TRY_AGAIN_LATER, f"a message was not taken within {stall:g} s; resume with after")
-            if any(subscription.behind for subscription in self._subscriptions.values()):
+            if waited > look and any(subscription.lost for subscription in self._subscriptions.values()):
                 raise _Dropped(TRY_AGAIN_LATER, "too far behind; resume with after")
 
 
@@ -189,53 +232,66 @@ async def ws(socket: WebSocket[Any, Any, State]) -> None:
 
 async def sse_response(request: Request[Any, Any, State], job_id: str, after: int) -> Stream:
     """Every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
-    hub: Hub = request.app.state.hub
-    wake = asyncio.Event()
-    try:
-        subscription = await hub.subscribe(job_id, after, None, wake.set)
-    except UnknownJob as error:
-        raise unknown_job(job_id) from error
+    state = request.app.state
+    await state.queue.view(job_id)
+    # The generator subscribes when it is first asked: one that never is, because the client has gone, leaves nothing behind.
     return Stream(
-        _events(hub, subscription, wake),
+        server_sent(state.hub, job_id, after),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(hub: Hub, subscription: Subscription, wake: asyncio.Event) -> AsyncIterator[bytes]:
+async def server_sent(
+    hub: Hub, job_id: str, after: int, *, comment_seconds: float = COMMENT_SECONDS
+) -> AsyncIterator[bytes]:
+    """Ends with the job, with this process, or when the job store is lost; a client then resumes with Last-Event-ID."""
     interval = hub.settings.update_interval_ms / 1000
-    progress = -1.0
-    try:
-        while not hub.closing.is_set():
-            wait = subscription.due(interval)
-            if wait == 0:
-                chunk = subscription.collect()
-                if chunk.snapshot is not None:
-                    yield _sse("resync", chunk.seq, chunk.encoded().decode())
-                for text in chunk.events:
-                    head = msgspec.json.decode(text, type=_Line)
-                    yield _sse(head.type, head.seq, text)
-                if chunk.progress != progress and not chunk.last:
-                    progress = chunk.progress
-                    body = {"type": "progress", "seq": chunk.seq, "status": chunk.status, "progress": progress}
-                    yield _sse("progress", None, msgspec.json.encode(body).decode())
-                if chunk.last:
-                    return
-                continue
-            wake.clear()
-            try:
-                async with asyncio.timeout(min(COMMENT_SECONDS, wait or COMMENT_SECONDS)):
-                    await wake.wait()
-            except TimeoutError:
-                if wait is None:
-                    yield b": still here\n\n"
-    finally:
-        await hub.unsubscribe(subscription)
+    wake = asyncio.Event()
+    with hub.attended(wake.set), suppress(UnknownJob, *STORE_LOST):
+        subscription = await hub.subscribe(job_id, after, None, wake.set)
+        try:
+            progress = -1.0
+            while not hub.closing.is_set():
+                wake.clear()
+                if subscription.lost:
+                    await hub.fill(subscription, subscription.sent)
+                wait = subscription.due(interval)
+                if wait == 0:
+                    chunk = subscription.collect()
+                    for piece in _pieces(chunk):
+                        yield piece
+                    if chunk.last:
+                        return
+                    if chunk.progress != progress:
+                        progress = chunk.progress
+                        yield _progress(chunk)
+                    continue
+                try:
+                    async with asyncio.timeout(comment_seconds if wait is None else wait):
+                        await wake.wait()
+                except TimeoutError:
+                    if wait is None:
+                        yield b": still here\n\n"
+        finally:
+            hub.unsubscribe(subscription)
 
 
 class _Line(msgspec.Struct):
     type: str
     seq: int
+
+
+def _pieces(chunk: Chunk) -> list[bytes]:
+    if chunk.snapshot is not None:
+        return [_sse("resync", chunk.seq, chunk.encoded().decode())]
+    lines = [msgspec.json.decode(text, type=_Line) for text in chunk.events]
+    return [_sse(line.type, line.seq, text) for line, text in zip(lines, chunk.events, strict=True)]
+
+
+def _progress(chunk: Chunk) -> bytes:
+    body = {"type": "progress", "seq": chunk.seq, "status": chunk.status, "progress": chunk.progress}
+    return _sse("progress", None, msgspec.json.encode(body).decode())
 
 
 def _sse(event: str, seq: int | None, data: str) -> bytes:

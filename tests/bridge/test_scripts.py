@@ -132,6 +132,18 @@ async def test_an_outcome_sent_twice_is_already_there(world):
     assert (await world.job())["remaining"] == "1"
 
 
+async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_see(world):
+    await world.submit(nodes=3)
+    (claim,) = await world.take()
+    async with world.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe("progress:job")
+        await pubsub.get_message(timeout=5)
+        await world.report(claim, [ended("a", share=250_000_000), ("skip", "b", "not_taken", 250_000_000)])
+        said = [json.loads((await pubsub.get_message(timeout=5))["data"]) for _ in range(2)]
+    assert [(each["nodeId"], each["progress"], each["nodeProgress"]) for each in said] == [("a", 0.25, 1), ("b", 0.5, 1)]
+    assert said[-1]["seq"] == int((await world.job())["seq"]), "it comes after the events that it belongs to"
+
+
 async def test_a_stale_token_writes_nothing(world):
     await world.submit()
     (claim,) = await world.take()
