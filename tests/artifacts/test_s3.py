@@ -245,6 +245,11 @@ async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(
 async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place, opened):
     """A prune or a client that took it for the whole would be wrong."""
     await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)
+
+    async def listed():
+        return await place.store.list("inputs", place.job)
+
+    await becomes(listed)
     async with line(place.seaweed.endpoint, loses=b"HEAD", times=99) as (endpoint, _):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable):

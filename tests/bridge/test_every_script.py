@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import redis as redis_sync
 
-from bridge.keys import GROUP
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 Call = Callable[[], Awaitable[Any]]
@@ -43,12 +42,6 @@ async def everything(redis) -> dict[str, Any]:
     return state
 
 
-async def stamp(world: World, entry: str) -> int:
-    (row,) = await world.redis.xpending_range(STREAM, GROUP, entry, entry, 1)
-    seconds, micros = await world.redis.time()
-    return int(seconds * 1000 + micros // 1000 - row["time_since_delivered"])
-
-
 async def submit(world: World, token: str) -> Call:
     return lambda: world.submit(nodes=2)
 
@@ -79,7 +72,7 @@ async def renew(world: World, token: str) -> Call:
 async def reclaim(world: World, token: str) -> Call:
     await world.submit()
     (claim,) = await world.take()
-    seen = await stamp(world, claim.entry)
+    seen = await world.stamp(claim.entry)
     owner = "w1" if token == "fresh" else "w7"
     return lambda: world.scripts.reclaim(world.part, [[STREAM, claim.entry, owner, seen, "w2", "nonce"]])
 

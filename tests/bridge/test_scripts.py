@@ -140,7 +140,10 @@ async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_se
         await pubsub.get_message(timeout=5)
         await world.report(claim, [ended("a", share=250_000_000), ("skip", "b", "not_taken", 250_000_000)])
         said = [json.loads((await pubsub.get_message(timeout=5))["data"]) for _ in range(2)]
-    assert [(each["nodeId"], each["progress"], each["nodeProgress"]) for each in said] == [("a", 0.25, 1), ("b", 0.5, 1)]
+    assert [(each["nodeId"], each["progress"], each["nodeProgress"]) for each in said] == [
+        ("a", 0.25, 1),
+        ("b", 0.5, 1),
+    ]
     assert said[-1]["seq"] == int((await world.job())["seq"]), "it comes after the events that it belongs to"
 
 
@@ -226,16 +229,10 @@ async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world):
     assert await world.scripts.renew(world.part, [item]) == ["cancelling"]
 
 
-async def stamp(world, entry):
-    (row,) = await world.redis.xpending_range(STREAM, "workers", entry, entry, 1)
-    seconds, micros = await world.redis.time()
-    return seconds * 1000 + micros // 1000 - row["time_since_delivered"]
-
-
 async def test_reclaim_takes_over_only_what_did_not_move(world):
     await world.submit()
     (claim,) = await world.take()
-    seen = await stamp(world, claim.entry)
+    seen = await world.stamp(claim.entry)
     (moved,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen - 1000, "w2", "n"]])
     assert moved.word == "moved"
     (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen, "w2", "n"]])
@@ -249,7 +246,7 @@ async def test_reclaim_ends_the_nodes_of_a_cancelling_job(world):
     await world.submit()
     (claim,) = await world.take()
     assert await world.scripts.cancel(world.part, "job", ["a"]) == "cancelling"
-    await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", await stamp(world, claim.entry), "w2", "n"]])
+    await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", await world.stamp(claim.entry), "w2", "n"]])
     assert (await world.job())["status"] == "cancelled"
     assert await world.pending() == []
 

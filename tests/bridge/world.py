@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bridge.keys import GROUP
 from bridge.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record, parse_state
 
 STREAM = "stream:process:data"
@@ -57,6 +58,14 @@ class World:
         rows = await self.redis.hgetall(self.part.job(job))
         fields = {name.decode(): value.decode() for name, value in rows.items()}
         return fields | parse_state(fields.pop("state"))
+
+    async def stamp(self, entry: str) -> int:
+        """Server time of its last delivery or renewal, as one look sees it."""
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.time()
+        pipe.xpending_range(STREAM, GROUP, entry, entry, 1)
+        (seconds, micros), (row,) = await pipe.execute()
+        return int(seconds * 1000 + micros // 1000 - row["time_since_delivered"])
 
     async def record(self, node: str, job: str = "job") -> Any:
         raw = await self.redis.hget(self.part.job(job), f"n:{node}")

@@ -37,7 +37,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 async def until(port: int, status: int) -> dict[str, Any]:
     """Waits until /health/ready answers with this status."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 seen, body = await asyncio.to_thread(get, port, "/health/ready")
