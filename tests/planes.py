@@ -12,6 +12,7 @@ import redis.asyncio
 from bridge import planning, tasks
 from bridge.graphs import Topology
 from bridge.jobs import Jobs, JobView, NewJob
+from bridge.lifecycle import JOB_ENDED
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import TaskContext, TaskError
 from bridge.worker import Worker
@@ -180,16 +181,18 @@ class Planes:
         return found
 
     async def ended(self, job: str = "job") -> JobView:
+        name = self.jobs.scripts.partition(job).job(job)
+
         async def has_ended() -> JobView | None:
-            found = await self.view(job)
-            return found if found.ended else None
+            state = await self.client.hget(name, "state")
+            return await self.view(job) if state and state.decode().split(" ")[0] in JOB_ENDED else None
 
         return await self.becomes(has_ended)
 
     async def statuses(self, job: str = "job") -> dict[str, str]:
         return {id: record.status for id, record in (await self.view(job)).records.items()}
 
-    async def becomes(self, what: Callable[[], Any], seconds: float = 15) -> Any:
+    async def becomes(self, what: Callable[[], Any], seconds: float = 45) -> Any:
         """Waits for a condition, sync or async; its value."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:

@@ -124,15 +124,19 @@ end
 
 local unclaimed = { skip = true, send = true, resend = true }
 
--- The fields that an item will ask for.
+-- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
 local function wanted(name, steps, reads)
   local names = { 'c:' .. name, 'e:' .. name }
   for _, step in ipairs(steps) do
+    if #names > 2000 then return names end
     if step[1] ~= 'send' and step[1] ~= 'resend' and step[1] ~= 'event' then
       names[#names + 1], names[#names + 2] = 'n:' .. step[2], 'p:' .. step[2]
     end
   end
-  for _, node in ipairs(reads) do names[#names + 1] = 'n:' .. node end
+  for _, node in ipairs(reads) do
+    if #names > 2000 then return names end
+    names[#names + 1] = 'n:' .. node
+  end
   return names
 end
 

@@ -581,6 +581,16 @@ async def test_rule_12_a_graph_of_two_thousand_nodes_goes_through_every_script(h
     assert sum(record.status == "completed" for record in view.records.values()) == count + 1
 
 
+async def test_rule_12_a_failure_that_skips_two_thousand_nodes_is_written_whole(house):
+    await house.start()
+    names = [f"n{n}" for n in range(1999)]
+    await house.submit([node("first", fail=True), *map(node, names)], [edge("first", name) for name in names])
+    view = await house.ended()
+    assert view.status == "failed"
+    assert [view.records[name].status for name in names] == ["skipped"] * 1999
+    assert view.seq == len(view.events) == 2 + 2 + 1999 + 1
+
+
 # 13. A task that nobody knows ---------------------------------------------------------------------------------------
 
 
