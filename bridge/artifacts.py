@@ -381,6 +381,8 @@ def _make_room(data: Path, about: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         if any(folder.is_file() for path in (data, about) for folder in path.parents):
             raise BadKey(f"{data}: a part of this key is an artifact itself") from error
+        if any(folder.is_symlink() and not folder.exists() for path in (data, about) for folder in path.parents):
+            raise
         raise FileNotFoundError(f"{data}: a folder of it was there and has gone") from error
     if data.is_dir() or about.is_dir():
         raise BadKey(f"{data}: there are artifacts whose keys go on from this one")

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bridge.errors import LayoutMismatch, ServerUnavailable
-from bridge.keys import LAYOUT
+from bridge.keys import LAYOUT, LAYOUT_VERSION
 
 Client = Any
 """A redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
@@ -48,6 +48,8 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
 @cache
 def _that_hears_cancels(kind: Any) -> Any:
     class Connection(kind):  # type: ignore[misc]
+        """One command at a time, as redis-py uses it: a second sender would find the time-out taken away by the first."""
+
         socket_timeout: float | None
 
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
@@ -86,11 +88,16 @@ async def check_layout(client: Client, partitions: int) -> None:
         version = str(info.get("redis_version", "0"))
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
-        await client.set(LAYOUT, str(partitions), nx=True)
-        stored = await client.get(LAYOUT)
+        await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
+        stored = (await client.get(LAYOUT)).decode()
     except LOST as error:
         raise ServerUnavailable(f"Redis cannot be reached: {error}") from error
-    if stored is not None and int(stored) != partitions:
+    version, _, count = stored.rpartition(":")
+    if version != str(LAYOUT_VERSION):
         raise LayoutMismatch(
-            f"the server's jobs are laid out in {int(stored)} partitions, redis.partitions says {partitions}"
+            "the server's jobs were stored by another version of Dihedral: end them with that one, or use an empty database"
+        )
+    if int(count) != partitions:
+        raise LayoutMismatch(
+            f"the server's jobs are laid out in {count} partitions, redis.partitions says {partitions}"
         )

@@ -182,7 +182,7 @@ class Jobs:
     async def read(self, job_id: str, after: int | None = None, *, graph: bool = False) -> JobView | None:
         """The job and, with `after`, every kept event with a greater seq, in one atomic look; None for an unknown job."""
         reply = await self.scripts.read(
-            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, graph, True)]
+            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, graph)]
         )
         return view(job_id, reply[0])
 
@@ -194,7 +194,7 @@ class Jobs:
         for number, indexes in by_partition.items():
             for start in range(0, len(indexes), 100):
                 chunk = indexes[start : start + 100]
-                items = [(job_ids[index], -1, graph, True) for index in chunk]
+                items = [(job_ids[index], -1, graph) for index in chunk]
                 for index, row in zip(
                     chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True
                 ):

@@ -1,7 +1,8 @@
 """Every key, stream, channel and group name in Redis, and the partition of a job.
 
 A job and all that moves with it live in one partition, so that one script can move them together, also on a cluster:
-with P > 1 partitions every such key carries the partition in braces, `{n}`, and with P = 1 no tag at all. The Lua
+with P > 1 partitions every such key carries the partition in braces, `{n}`, and with P = 1 no tag at all. Beside a
+stream stand `:delivered`, `:kept` (the group's last-delivered entry) and `:careful` (take.lua), which only the scripts know. The Lua
 scripts build the same names from the tag they are given (`lua/_state.lua`); `tests/bridge/test_keys.py` compares both.
 """
 
@@ -9,6 +10,8 @@ from zlib import crc32
 
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
+LAYOUT_VERSION = 2
+"""Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
 CANCEL_CHANNEL = "cancel"
 PRIORITIES = ("high", "normal", "low")
 RESERVED_POOLS = frozenset(PRIORITIES)

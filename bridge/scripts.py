@@ -209,7 +209,7 @@ class Scripts:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
 
     async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
-        """Items (job id, after or -1, with graph, with records); [] for an unknown job, else [flat fields, events]."""
+        """Items (job id, after or -1, with graph); [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
 
     async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:

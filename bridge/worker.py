@@ -212,7 +212,7 @@ class Worker:
                 await asyncio.sleep(0.2 + random.random() * 0.3)
 
     def _capacity(self) -> tuple[int, int]:
-        """How many more light and heavy nodes can start; less than none when an exclusive run is waiting."""
+        """How many more light and heavy nodes can start; less than none when more was handed over than could."""
         return self._free["light"], self._free["heavy"]
 
     def _accept(self, deliveries: list[Delivery]) -> None:
@@ -236,11 +236,13 @@ class Worker:
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
-            if delivery.open:
+            if delivery.open and not delivery.releasing:
                 await execute(sorted(delivery.open), lambda node: self._run(delivery, node))
+            if delivery.lost or delivery.ending:
+                return
             if delivery.releasing:
                 await self._give_back(delivery, sorted(delivery.open), ack=True)
-            elif not (delivery.lost or delivery.ending):
+            else:
                 await self._write(delivery.part, delivery.report([], ack=True))
         except Exception:
             log.exception("a delivery failed; its nodes wait for its lease to end", extra={"job": delivery.job_id})
@@ -536,7 +538,7 @@ class Worker:
     async def _drain(self) -> None:
         """Lets running nodes end within the grace period, then cancels them and gives them back.
 
-        A server that does not answer then is not waited for: nothing runs here any more, so the leases may end.
+        A server that does not answer then is not waited for: no task runs here any more, so the leases may end.
         """
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
         while self._held and time.monotonic() < deadline:
@@ -551,7 +553,10 @@ class Worker:
                 while self._held:
                     await self._wait_for_change(0.1)
                 self._free = {"light": 0, "heavy": 0}
-                self._accept(await self._taker.recover(0, 0))
+                lost = await self._taker.recover(0, 0)
+                for delivery in lost:
+                    delivery.releasing = True  # none of it has begun here
+                self._accept(lost)
                 while self._held:
                     await self._wait_for_change(0.1)
                 await self._taker.forget_consumer()

@@ -173,6 +173,7 @@ class Watch:
     """What this process knows of a job that somebody watches. `seq`: None until the job was read."""
 
     __slots__ = (
+        "asked",
         "confirmed",
         "early",
         "encoded",
@@ -199,6 +200,7 @@ class Watch:
         self.gone = False
         self.wanted = 0
         self.heard = time.monotonic()
+        self.asked = False  # its own subscription has been sent
         self.confirmed = asyncio.Event()
         self.reading = asyncio.Lock()
         self.early: list[bytes] = []
@@ -378,6 +380,8 @@ class Hub:
         try:
             async with client.pubsub() as pubsub:
                 self._changes = []
+                for watch in self._watches.values():
+                    watch.asked = True
                 await pubsub.subscribe(HOME, *_channels(self._watches.values()))
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(pubsub))
@@ -401,6 +405,8 @@ class Hub:
             come = [watch for watch in changes if self._watches.get(watch.job_id) is watch]
             gone = [watch for watch in changes if watch.job_id not in self._watches]
             if come:
+                for watch in come:
+                    watch.asked = True
                 await pubsub.subscribe(*_channels(come))
             if gone:
                 await pubsub.unsubscribe(*_channels(gone))
@@ -423,7 +429,7 @@ class Hub:
         if watch is None:
             return
         if message["type"] == "subscribe":
-            if channel == watch.channels[-1]:
+            if channel == watch.channels[-1] and watch.asked:  # else it was for an earlier watch of the same job
                 watch.confirmed.set()
         else:
             watch.heard = time.monotonic()

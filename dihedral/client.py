@@ -410,6 +410,10 @@ class Client:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return self._runner.run(work)
-        work.close()
-        raise RuntimeError("a Client would block this event loop: use AsyncClient, or a Client in asyncio.to_thread")
+            pass
+        else:
+            work.close()
+            raise RuntimeError(
+                "a Client would block this event loop: use AsyncClient, or a Client in asyncio.to_thread"
+            )
+        return self._runner.run(work)  # not within the except: its errors would carry that one

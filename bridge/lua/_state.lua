@@ -59,7 +59,7 @@ end
 -- Jobs -----------------------------------------------------------------------------------------------------------
 
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
--- say of it. Everything is checked before the first write, so an error in the middle writes nothing.
+-- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
 
 -- What every transition needs of a job is one field, `state`, eleven words (job_new, and when it was last written); `error` and the rest stand beside it.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
@@ -317,7 +317,7 @@ local function dispatch(J, batch, keep, due, failure)
       carry('routes', field(J, 'routes'))
     end
     local id = redis.call('XADD', stream, '*', unpack(fields))
-    if heavy or not batch[5] or #nodes > 1 then redis.call('SET', stream .. ':careful', id) end
+    if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
     entry = entry_name(stream, id)
   end
   for i, node in ipairs(nodes) do

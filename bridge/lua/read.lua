@@ -1,18 +1,12 @@
 -- read: a job's header, records and log in one look, so that a snapshot and the events after it fit together.
--- KEYS[1]: the partition's index. Item: { job, after or -1 (no events), graph?, records? }.
+-- KEYS[1]: the partition's index. Item: { job, after or -1 (no events), graph? }.
 -- Replies, in MessagePack, per item {} or { fields (flat, without the graph unless asked for), events }.
 local replies = {}
 for i, item in ipairs(items()) do
-  local id, after, with_graph, with_records = unpack(item)
+  local id, after, with_graph = unpack(item)
   local key = job_key(id)
   local flat, events = {}, {}
-  local all
-  if with_graph or with_records then
-    all = redis.call('HGETALL', key)
-  else
-    local state = redis.call('HGET', key, 'state')
-    all = state and { 'state', state } or {}
-  end
+  local all = redis.call('HGETALL', key)
   local trimmed, seq = 0, 0
   for k = 1, #all, 2 do
     local name = all[k]

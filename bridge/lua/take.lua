@@ -10,12 +10,15 @@ local claims, size, taken = {}, 0, 0
 local function note(stream, entry, fields)
   taken = taken + 1
   local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free)
-  if answer[1] == 'ok' then size = size + #answer[9] end
+  if answer[1] == 'ok' then
+    size = size + #answer[9]
+    for _, pair in ipairs(answer[8]) do size = size + #pair[2] end
+  end
   claims[#claims + 1] = answer
 end
 
--- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, or with a
--- graph of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
+-- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, with a graph
+-- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
 -- could not be started here is left to others.
 local function next_count(stream)
   local last = last_delivered(stream).id

@@ -266,3 +266,11 @@ except StoreFull as error:
     said, _ = await asyncio.to_thread(in_another_process(code, store).communicate)
     assert said == b"full\n"
     assert files(store) == [".tmp"]
+
+
+async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_path):
+    """A disk that is not mounted: a link that dangles."""
+    (tmp_path / "videos").symlink_to(tmp_path / "unmounted")
+    async with asyncio.timeout(10):
+        with pytest.raises(ArtifactStoreUnavailable):
+            await LocalStore(tmp_path).put("videos", "job/node/n/it", b"x", "text/plain")

@@ -124,7 +124,7 @@ async def drop_consumer(world: World, token: str) -> Call:
 
 async def read(world: World, token: str) -> Call:
     await world.submit()
-    return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, True, True)])
+    return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, True)])
 
 
 SCRIPTS = [submit, take, report, renew, reclaim, release, cancel, retry, delete, due, drop_consumer, read]

@@ -233,6 +233,27 @@ async def test_rule_4_lost_answers_run_nothing_twice_and_lose_nothing(redis_url,
             await house.stop(worker)
 
 
+async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house):
+    """Its nodes are running in Redis; run here now they would be cut off, and one that must not run twice would be lost."""
+    worker = await house.start(slots=0, light=1)
+    house.settings.jobs.drain_seconds = 30
+    await house.submit([node("hold", wait="go")], job="hold")
+    await has_begun(house, "hold")
+    await house.submit([node("once", task="once"), node("after")], [edge("once", "after")])
+    part = house.jobs.scripts.partitions[0]
+    (claim,) = await house.jobs.scripts.take(
+        part, worker.worker_id, "lost", count=1, light=1, heavy=0, streams=[part.stream("python", "default")]
+    )
+    assert claim.started
+    gate("go").set()
+    await house.stop(worker)
+    assert begun("once") == 0
+    assert (await house.view()).records["once"].status == "ready"
+    await house.start()
+    assert (await house.ended()).status == "completed"
+    assert begun("once") == 1
+
+
 # 5. The memory limit ------------------------------------------------------------------------------------------------
 
 
@@ -627,6 +648,13 @@ async def test_rule_14_another_number_of_partitions_refuses_to_start(redis):
     await check_layout(redis, 4)
     with pytest.raises(LayoutMismatch, match=r"4 partitions.*says 1"):
         await check_layout(redis, 1)
+
+
+@pytest.mark.forges_state
+async def test_rule_14_jobs_that_another_version_has_laid_out_refuse_to_start(redis):
+    await redis.set(keys.LAYOUT, "4")  # as before the layout had a version
+    with pytest.raises(LayoutMismatch, match="another version"):
+        await check_layout(redis, 4)
 
 
 async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url, redis):

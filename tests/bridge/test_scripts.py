@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bridge.lifecycle import JOB_ENDED, JOB_MOVES
+from bridge.scripts import Batch
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 pytestmark = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
@@ -75,6 +76,20 @@ async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world):
     await world.submit("job", batches=[batch(["a"], heavy=True)])
     assert await world.take(light=5, heavy=0) == []
     assert [claim.word for claim in await world.take("w2", light=0, heavy=1)] == ["ok"]
+
+
+async def test_take_stops_when_the_records_that_inputs_need_are_large(world):
+    for number in range(4):
+        job = f"job{number}"
+        await world.submit(job, nodes=2, batches=[batch(["a"])])
+    large = "x" * 600_000
+    for claim in await world.take():
+        step = ("end", "a", 1, "completed", "", large, 0, False, "", "")
+        needs = Batch(STREAM, "python/default", ["b"], ["a"], True, "n")
+        assert (await world.report(claim, [step, ("send", needs)], ack=True)).words == ["ok", "ok"]
+    taken = [len(await world.take()) for _ in range(3)]
+    assert sum(taken) == 4
+    assert max(taken) == 2, "a reply may exceed 1 MiB by one entry"
 
 
 async def test_take_twice_of_the_same_entry_answers_the_same_nodes(world):
@@ -367,12 +382,12 @@ async def test_drop_consumer_keeps_one_that_holds_entries(world):
 
 async def test_read_gives_header_and_log_in_one_look(world):
     await world.submit()
-    ((flat, found),) = await world.scripts.read(world.part, [("job", 0, False, True)])
+    ((flat, found),) = await world.scripts.read(world.part, [("job", 0, False)])
     assert "graph" not in flat[::2]
     assert [json.loads(row)["seq"] for row in found] == [1]
-    ((_, found),) = await world.scripts.read(world.part, [("job", 1, False, True)])
+    ((_, found),) = await world.scripts.read(world.part, [("job", 1, False)])
     assert found == []
-    assert await world.scripts.read(world.part, [("nope", 0, True, True)]) == [[]]
+    assert await world.scripts.read(world.part, [("nope", 0, True)]) == [[]]
 
 
 async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
@@ -383,7 +398,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
     await world.report(claim, steps)
     job = await world.job()
     assert int(job["seq"]) - int(job["trimmed"]) == 3
-    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, False, True)])
+    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, False)])
     assert [json.loads(row)["message"] for row in found] == ["5"]
 
 
