@@ -131,7 +131,7 @@ async def test_a_part_whose_answer_is_lost_is_sent_again_from_its_beginning(plac
 
 
 async def test_a_connection_that_is_lost_again_and_again_is_an_error(place, opened):
-    async with line(place.seaweed.endpoint, loses=b"HEAD", times=99) as (endpoint, between):
+    async with line(place.seaweed.endpoint, loses=b"HEAD", times=10_000) as (endpoint, between):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable, match="ServerDisconnectedError"):
             await store.meta("inputs", place.key("it"))
@@ -250,7 +250,7 @@ async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place,
         return await place.store.list("inputs", place.job)
 
     await becomes(listed)
-    async with line(place.seaweed.endpoint, loses=b"HEAD", times=99) as (endpoint, _):
+    async with line(place.seaweed.endpoint, loses=b"HEAD", times=10_000) as (endpoint, _):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable):
             await store.list("inputs", place.job)

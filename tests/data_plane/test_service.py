@@ -58,7 +58,8 @@ async def end(worker: asyncio.subprocess.Process) -> str:
     return said
 
 
-async def test_a_worker_becomes_ready_measures_itself_and_drains(tmp_path: Path, redis_url: str) -> None:
+async def test_a_worker_becomes_ready_measures_itself_and_drains(tmp_path: Path, redis_url: str, redis: Any) -> None:
+    """`redis`: an empty server; one whose jobs are laid out otherwise is refused."""
     port = free_port()
     worker = await start(tmp_path, "--redis-url", redis_url, "--port", str(port), "--slots", "1")
     try:
