@@ -59,8 +59,21 @@ def _that_hears_cancels(kind: Any) -> Any:
                     await super().send_packed_command(command, check_health)
             except TimeoutError as error:
                 raise redis.TimeoutError("the server does not read") from error
+            except RuntimeError as error:
+                raise await self._closed(error) from error
             finally:
                 self.socket_timeout = within
+
+        async def read_response(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().read_response(*arguments, **options)
+            except RuntimeError as error:
+                raise await self._closed(error) from error
+
+        async def _closed(self, error: RuntimeError) -> redis.ConnectionError:
+            """What asyncio and uvloop say of a transport that is closed, or that redis-py has begun anew under a reader."""
+            await self.disconnect(nowait=True)
+            return redis.ConnectionError(str(error))
 
     return Connection
 
@@ -88,8 +101,11 @@ async def check_layout(client: Client, partitions: int) -> None:
         version = str(info.get("redis_version", "0"))
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
-        await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
-        stored = (await client.get(LAYOUT)).decode()
+        known = await client.get(LAYOUT)
+        if known is None:  # only then written: at its memory limit a server takes no write, but workers must come back
+            await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
+            known = await client.get(LAYOUT)
+        stored = known.decode()
     except LOST as error:
         raise ServerUnavailable(f"Redis cannot be reached: {error}") from error
     version, _, count = stored.rpartition(":")

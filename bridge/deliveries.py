@@ -10,6 +10,7 @@ it does not hold is its own lost take.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
@@ -139,6 +140,7 @@ class Taker:
         self._streams = {part.number: part.streams(plane, pool) for part in self._scripts.partitions}
         self._parts = {stream: part for part in self._scripts.partitions for stream in part.streams(plane, pool)}
         self._held = held
+        self._lease = jobs.settings.jobs.lease_ms / 1000
         self._topologies = Topologies()
         self._count = 0
 
@@ -150,6 +152,8 @@ class Taker:
         for stream in self._parts:
             try:
                 await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            except redis.exceptions.OutOfMemoryError:
+                return  # take makes the group, which the limit does not refuse
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
@@ -232,10 +236,20 @@ class Taker:
         handed: list[tuple[str, str]] | None = None,
     ) -> list[Claim]:
         light, heavy = max(0, light), max(0, heavy)
-        return await self._scripts.take(
+        asked = time.monotonic()
+        claims = await self._scripts.take(
             part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
             streams=streams or [], handed=handed or [],
         )  # fmt: skip
+        return claims if time.monotonic() - asked < self._lease / 2 else await self._still_ours(part, claims)
+
+    async def _still_ours(self, part: Partition, claims: list[Claim]) -> list[Claim]:
+        """Without those that were taken over while the answer waited to be read: until then nobody renewed them."""
+        ours = [claim for claim in claims if claim.word == "ok"]
+        words = await self._scripts.renew(
+            part, [[c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer] for c in ours]
+        )
+        return [claim for claim, word in zip(ours, words, strict=True) if word != "lost"]
 
     def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
         deliveries = []

@@ -23,7 +23,8 @@ async def execute(first: Sequence[str], run: RunNode) -> None:
     while len(ready) == 1:
         ready = await run(ready[0])
     if ready:
-        await _flow().ainvoke((list(ready), run), config={"recursion_limit": 10_000})
+        flow = _flow() if _flow.cache_info().currsize else await asyncio.to_thread(_flow)  # nobody waits for the import
+        await flow.ainvoke((list(ready), run), config={"recursion_limit": 10_000})
 
 
 @cache

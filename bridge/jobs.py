@@ -246,12 +246,13 @@ class Jobs:
         topology = Topology(decode_graph(found.graph))
         reset = graphs.retry_reset(topology, found.states(), from_start)
         states = {node: state for node, state in found.states().items() if node not in reset}
-        ready = graphs.resolve(topology, states, [node for node in topology.nodes if node in reset]).ready
+        decided = graphs.resolve(topology, states, [node for node in topology.nodes if node in reset])
         batches = plan_batches(
-            part, topology, found.routes, ready, priority=found.priority, inline_limit=self.inline_limit,
+            part, topology, found.routes, decided.ready, priority=found.priority, inline_limit=self.inline_limit,
             graph_size=len(found.graph),
         )  # fmt: skip
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches)
+        skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
+        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips)
 
     async def delete(self, job_id: str) -> str:
         """ok | alive | unknown."""

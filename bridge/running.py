@@ -48,13 +48,14 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """`output`: JSON of a completed node, else None."""
+    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered."""
 
     status: Literal["completed", "failed", "cancelled"]
     output: bytes | None = None
     error: NodeError | None = None
     retryable: bool = False
     artifacts: list[ArtifactMeta] = []
+    began: bool = True
 
 
 class Emit(Protocol):
@@ -117,6 +118,8 @@ async def run_light(
         params = task.params(run.params)
     except msgspec.ValidationError as error:
         return failed("invalid_params", str(error))
+    if cancel.cancelled:
+        return NodeOutcome(status="cancelled", began=False)
     opened = store if store is None or callable(store) else lambda: store
     context = TaskContext(
         run,
@@ -142,7 +145,7 @@ async def run_light(
         return stop.outcome(task) or failure(error, task, context.artifacts)
     finally:
         cancel.forget(stop.cancelled)
-        stop.close()
+        await stop.close()
         if context.has_files:
             await asyncio.to_thread(context.close)
 
@@ -186,13 +189,21 @@ class _Stop:
             return timed_out(task, self._timeout_seconds)
         return NodeOutcome(status="cancelled") if self._reason else None
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Takes back what it has said. `uncancel` alone leaves a cancel that the task did not wait long enough to meet."""
         for handle in (self._timer, self._repeat):
             if handle is not None:
                 handle.cancel()
-        for _ in range(self._said):
-            if self._task is not None:
-                self._task.uncancel()
+        if self._said and self._task is not None:
+            outside = self.from_outside
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if outside:
+                    raise
+            finally:
+                for _ in range(self._said):
+                    self._task.uncancel()
 
 
 def run_plain(

@@ -193,9 +193,17 @@ class Scripts:
         return (await self._words("cancel", part, [[job_id, nodes]]))[0]
 
     async def retry(
-        self, part: Partition, job_id: str, status: str, attempt: int, reset: list[str], batches: list[Batch]
+        self,
+        part: Partition,
+        job_id: str,
+        status: str,
+        attempt: int,
+        reset: list[str],
+        batches: list[Batch],
+        skips: Sequence[tuple[str, str, int]] = (),
     ) -> str:
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches]]))[0]
+        """`skips`: (node, reason, share) of those among `reset` that what is kept has decided already."""
+        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips]]))[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]

@@ -274,7 +274,7 @@ class Worker:
         kind = self._kind(delivery, node_id)
         running = Running(delivery, node_id, kind == "light", self._mark)
         self._running[*delivery.key, node_id] = running
-        if delivery.releasing:  # started by a report that was on its way when the drain cancelled what ran
+        if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
             running.cancel.cancel()
         begun = time.monotonic()
         try:
@@ -289,7 +289,9 @@ class Worker:
         if delivery.lost or outcome is None:
             return []
         if delivery.releasing and outcome.status == "cancelled":
-            return []
+            if delivery.routes[node_id].idempotent or not outcome.began:
+                return []
+            outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
         return await self._reporter.commit(delivery, running, outcome)
 
     async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
@@ -307,6 +309,8 @@ class Worker:
         if node.task not in self.registry:
             await self._no_task(delivery, running.node_id)
             return None
+        if delivery.lost_with[node.id] > 0 and not delivery.routes[node.id].idempotent:
+            return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
         try:
             params = self._input(delivery, running.node_id)
         except ReferenceNotFound as error:

@@ -179,7 +179,7 @@ class SlotPool:
             return failed("unknown_task", f"this worker has no task {run.task!r}")
         seat = await self._take(cancel)
         if seat is None:
-            return NodeOutcome(status="cancelled")
+            return NodeOutcome(status="cancelled", began=False)
         slot = seat.slot
         if slot is None:
             self._restart(seat)

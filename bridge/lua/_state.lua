@@ -261,6 +261,15 @@ local function node_start(J, node, r, entry, worker)
   return r
 end
 
+local function node_skip(J, node, r, reason, share)
+  local before = r.status
+  r.status, r.reason = S.skipped, reason
+  node_put(J, node, before, r)
+  local moved = share_put(J, node, share)
+  node_event(J, node, r)
+  if moved and J.remaining > 0 then publish_progress(J, node, '1') end
+end
+
 local function node_cancel(J, node, r)
   local before, nonce = r.status, string.match(r.entry, '^delay:(.+)$')
   if nonce then
@@ -448,10 +457,18 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
   end
   local candidates = lost and names_of(J, 'n:') or names
   local ready, running = {}, {}
-  for _, node in ipairs(candidates) do
-    local r = node_get(J, node)
-    if r.entry == name and r.status == S.ready then ready[#ready + 1] = { node, r } end
-    if r.entry == name and r.status == S.running then running[#running + 1] = { node, r } end
+  local function look()
+    for _, node in ipairs(candidates) do
+      local r = node_get(J, node)
+      if r.entry == name and r.status == S.ready then ready[#ready + 1] = { node, r } end
+      if r.entry == name and r.status == S.running then running[#running + 1] = { node, r } end
+    end
+  end
+  look()
+  local owned = field(J, 'c:' .. name)
+  if owned and not lost and #ready == 0 and #running == 0 then
+    candidates = names_of(J, 'n:') -- its own nodes have ended, and it went on with what they made ready
+    look()
   end
   if not JOB_STARTS[J.status] then
     for _, pair in ipairs(ready) do node_cancel(J, pair[1], pair[2]) end
@@ -461,7 +478,6 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     entry_ack(stream, entry)
     return { 'stale', stream, entry }
   end
-  local owned = field(J, 'c:' .. name)
   if #ready == 0 and #running == 0 and not (lost and owned) then
     claim_drop(J, name)
     entry_ack(stream, entry)

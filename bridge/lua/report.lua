@@ -56,12 +56,7 @@ steps_of['skip'] = function(J, entry, step)
   local r = node_get(J, node)
   if r.status == S.skipped then return 'already' end
   if not own(r, entry) or not JOB_STARTS[J.status] then return 'taken' end
-  local before = r.status
-  r.status, r.reason = S.skipped, reason
-  node_put(J, node, before, r)
-  local moved = share_put(J, node, share)
-  node_event(J, node, r)
-  if moved and J.remaining > 0 then publish_progress(J, node, '1') end
+  node_skip(J, node, r, reason, share)
   return 'ok'
 end
 
@@ -93,7 +88,9 @@ steps_of['resend'] = function(J, _, step)
   end
   claim_drop(J, lost)
   local sent = dispatch(J, batch, function(r)
-    return r.entry == lost and (r.status == S.ready or r.status == S.running)
+    if r.entry ~= lost or (r.status ~= S.ready and r.status ~= S.running) then return false end
+    if r.status == S.running then r.deliveries = r.deliveries + 1 end
+    return true
   end)
   return sent and 'ok' or 'taken'
 end

@@ -1,9 +1,10 @@
 -- retry: begins the next attempt of an ended job. failed | cancelled -> queued; the nodes named become pending again.
--- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches }.
+-- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips }; skip =
+-- { node, reason, share }: what the nodes that are kept have decided already.
 -- Replies a word per item: ok | conflict | unknown.
 local words = {}
 for i, item in ipairs(items()) do
-  local id, status, attempt, reset, batches = unpack(item)
+  local id, status, attempt, reset, batches, skips = unpack(item)
   local J = job_load(id)
   if not J then words[i] = 'unknown'
   elseif J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then words[i] = 'conflict'
@@ -25,6 +26,7 @@ for i, item in ipairs(items()) do
     redis.call('SADD', ALIVE, id)
     redis.call('ZADD', INDEX, 'NX', redis.call('HGET', J.key, 'created'), id)
     status_event(J)
+    for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
     for _, batch in ipairs(batches) do dispatch(J, batch, function(r) return r.status == S.pending end) end
     conclude(J) -- a cancel that came too late leaves nothing to run again
     words[i] = 'ok'

@@ -1,0 +1,199 @@
+"""What random faults have found (tests/chaos), a story each."""
+
+import asyncio
+import json
+
+import pytest
+import redis as redis_sync
+
+from bridge import tasks
+from bridge.connection import check_layout, connect
+from bridge.running import CancelToken, NodeRun, run_light
+from bridge.worker import Worker
+from tests.conftest import start_server
+from tests.planes import RUNS, edge, gate, node, planes
+
+
+@pytest.fixture
+async def house(redis_url, redis):
+    async with planes(redis_url, redis) as made:
+        yield made
+
+
+def begun(name: str) -> int:
+    return RUNS.count(("begin", name))
+
+
+async def has_begun(house, *names: str) -> None:
+    await house.becomes(lambda: all(begun(name) for name in names))
+
+
+async def test_a_connection_that_closes_while_two_use_it_is_a_lost_connection(redis_url, redis):
+    """uvloop raises RuntimeError for a write on a closed transport, StreamReader for a second reader; the hub died of it."""
+    client = connect(redis_url)
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe("a")
+        await pubsub.get_message(timeout=5)
+        reading = asyncio.create_task(pubsub.connection.read_response())
+        await asyncio.sleep(0)
+        with pytest.raises(redis_sync.ConnectionError):
+            await pubsub.connection.read_response()
+        await asyncio.wait({reading})
+        with pytest.raises(redis_sync.ConnectionError):
+            reading.result()
+    await client.aclose()
+
+
+class Says:
+    def progress(self, fraction): ...
+    def data(self, name, payload): ...
+    def log(self, level, message): ...
+
+
+async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind():
+    """`uncancel` does not take back a cancel that was not delivered yet: the commit after it would have been cut off."""
+    registry = tasks.collect(["tests.planes"], plugins=False)
+    cancel = CancelToken()
+    cancel.cancel()
+    run = NodeRun(job_id="j", node_id="never", task="act", attempt=1, nonce="n", params={}, timeout_seconds=10.0)
+    RUNS.clear()
+    outcome = await run_light(registry, run, None, Says(), cancel)
+    assert (outcome.status, outcome.began) == ("cancelled", False)
+    assert RUNS == []
+    await asyncio.sleep(0)
+
+
+async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller():
+    """The task ends in the very step in which it is cancelled."""
+    registry = tasks.collect(["tests.planes"], plugins=False)
+    cancel = CancelToken()
+
+    class Cancels(Says):
+        def data(self, name, payload):
+            cancel.cancel()
+
+    params = {"log": 1}
+    run = NodeRun(job_id="j", node_id="n", task="act", attempt=1, nonce="n", params=params, timeout_seconds=10.0)
+    await run_light(registry, run, None, Cancels(), cancel)
+    await asyncio.sleep(0)
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_drain_puts_no_begun_node_back_that_must_not_run_twice(house):
+    worker = await house.start()
+    await house.submit([node("pay", task="once", wait="never"), node("fine", wait="never")], job="job")
+    await has_begun(house, "pay", "fine")
+    await house.stop(worker)
+    found = await house.view()
+    assert found.records["fine"].status == "ready"
+    assert found.records["pay"].status == "failed"
+    assert json.loads(found.records["pay"].payload)["error"]["code"] == "worker_lost"
+    gate("never").set()
+    await house.start()
+    assert (await house.ended()).status == "failed"
+    assert (begun("pay"), begun("fine")) == (1, 2)
+
+
+async def test_an_entry_whose_successors_run_is_taken_back_whole(house):
+    """Its own node has ended, so a look at that alone said `stale` and acknowledged what still ran."""
+    worker = await house.start()
+    nodes = [node("root"), node("a", wait="go"), node("b", wait="go")]
+    await house.submit(nodes, [edge("root", "a"), edge("root", "b")])
+    await has_begun(house, "a", "b")
+    held = dict(worker._held)
+    worker._held.clear()  # as after a handler that failed
+    (again,) = await worker._taker.recover(0, 0)
+    assert again.open == {"a", "b"}
+    worker._held.update(held)
+    worker._lose(next(iter(held.values())))
+    again.releasing = True
+    worker._accept([again])
+    gate("go").set()
+    assert (await house.ended()).status == "completed"
+
+
+async def test_what_was_taken_over_while_the_answer_waited_is_not_started(house):
+    """The loop stood still for longer than a lease, with claims in the socket that nobody renewed."""
+    worker = await house.start(slots=0, light=1)
+    await house.submit([node("hold", wait="hold")], job="hold")
+    await has_begun(house, "hold")
+    part = house.jobs.scripts.partitions[0]
+    await house.submit([node("a")], job="mine")
+    await house.submit([node("b")], job="taken")
+    streams = [part.stream("python", "default")]
+    claims = await house.jobs.scripts.take(part, worker.worker_id, "n", count=2, light=2, heavy=0, streams=streams)
+    lost = next(claim for claim in claims if claim.job_id == "taken")
+    await house.client.hset(part.job("taken"), f"c:{lost.entry}@{lost.stream}", "another nonce")
+    assert [claim.job_id for claim in await worker._taker._still_ours(part, claims)] == ["mine"]
+    await house.client.hset(part.job("taken"), f"c:{lost.entry}@{lost.stream}", f"{worker.worker_id} {lost.nonce}")
+    gate("hold").set()
+    await house.stop(worker)
+    await house.start()
+    assert (await house.ended("taken")).status == (await house.ended("mine")).status == "completed"
+
+
+async def test_a_retry_decides_what_a_handled_failure_skips(house):
+    """The failure ended while the job was cancelling, so its branches were cancelled undecided; nobody decided them again."""
+    await house.start()
+    await house.submit(
+        [node("bad", wait="go", fail=True), node("after"), node("rescue"), node("last")],
+        [edge("bad", "after", "on_success"), edge("bad", "rescue", "on_failure"), edge("after", "last"), edge("rescue", "last")],
+    )  # fmt: skip
+    await has_begun(house, "bad")
+    part = house.jobs.scripts.partition("job")
+    name = part.job("job")
+    # as a cancel of which nobody hears before the node has failed by itself
+    text, arguments = house.jobs.scripts.prepared("cancel", part, [["job", ["bad", "after", "rescue", "last"]]])
+    text = text.replace("redis.call('PUBLISH', 'cancel', id)", "")
+    assert await house.client.eval(text, arguments[0], *arguments[1:]) == [b"cancelling"]
+    gate("go").set()
+    ended = await house.ended()
+    assert ended.status == "cancelled"
+    if ended.records["bad"].status == "cancelled":
+        pytest.skip("the renewal was quicker than the failure")
+    assert await house.jobs.retry("job") == "ok"
+    assert (await house.ended()).status == "completed"
+    assert {id: status for id, status in (await house.statuses()).items() if id != "bad"} == {
+        "after": "skipped",
+        "rescue": "completed",
+        "last": "completed",
+    }
+    assert await house.client.exists(name)
+
+
+async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house):
+    """What is sent anew was running: a task that must not run twice fails instead."""
+    worker = await house.start()
+    await house.submit([node("pay", task="once", wait="never"), node("idle", wait="idle")])
+    await has_begun(house, "pay", "idle")
+    for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
+        await house.client.delete(stream)
+    await house.kill(worker)
+    await house.schedule(sweep_seconds=0.1)
+    await house.start()
+    gate("idle").set()
+    found = await house.ended()
+    assert json.loads(found.records["pay"].payload)["error"]["code"] == "worker_lost"
+    assert (begun("pay"), begun("idle")) == (1, 2)
+
+
+async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_one_left(tmp_path):
+    process, url = start_server(tmp_path)
+    client = connect(url)
+    try:
+        async with planes(url, client) as house:
+            first = await house.start()
+            await house.submit([node("a", wait="go"), node("b")], [edge("a", "b")])
+            await has_begun(house, "a")
+            await client.config_set("maxmemory", "1")
+            await check_layout(client, 1)
+            await house.kill(first)
+            starting = asyncio.create_task(house.start())
+            gate("go").set()
+            assert (await house.ended()).status == "completed"
+            await client.config_set("maxmemory", "0")
+            assert isinstance(await starting, Worker)
+    finally:
+        await client.aclose()
+        process.kill()
+        process.wait()
