@@ -1,0 +1,175 @@
+"""Dihedral driven like a peer: `python -m tests.benchmarks.fabric ACT URL N …` prints one JSON line.
+
+`submit` goes through bridge.jobs with planned jobs, as a control plane does after planning; `queue` goes through JobQueue
+with the raw bytes of each request. Both run on uvloop and with the control plane's settings of the garbage collector.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+import uvloop
+
+from bridge import keys, planning, tasks
+from bridge.connection import connect
+from bridge.executor import execute
+from bridge.graphs import Topology
+from bridge.jobs import Jobs, NewJob
+from control_plane.job_queue import JobQueue
+from schemas.structs.settings import Settings
+from schemas.structs.submission import GraphSubmission
+
+Document = dict[str, Any]
+BLOCK = 1000
+ENDED = ("completed", "failed", "cancelled")
+
+REGISTRY = tasks.collect(["data_plane.tasks.simulate"], plugins=False)
+REGISTRY |= tasks.collect(["control_plane.tasks"], plugins=False, plane="node")
+CAPABILITIES = {name: task.capability for name, task in REGISTRY.items()}
+
+
+def noop(number: int) -> Document:
+    return {"id": f"n{number}", "task": "simulate", "plane": "python", "params": {"steps": 0}}
+
+
+def noop_node(number: int) -> Document:
+    """A no-op of the other plane."""
+    return {"id": f"n{number}", "task": "merge_capabilities", "plane": "node", "params": {"lists": []}}
+
+
+def line(count: int) -> list[Document]:
+    return [edge(number, number + 1) for number in range(count - 1)]
+
+
+def edge(before: int, after: int) -> Document:
+    return {"from": f"n{before}", "to": f"n{after}"}
+
+
+def graph(shape: str, nodes: int) -> Document:
+    """noop: one node; chain; diamond: one, all but two, one; planes: a chain that alternates planes; wide: no edges."""
+    numbers = range(1 if shape == "noop" else nodes)
+    made = [noop_node(number) if shape == "planes" and number % 2 else noop(number) for number in numbers]
+    edges = line(nodes) if shape in ("chain", "planes") else []
+    if shape == "diamond":
+        edges = [each for middle in range(1, nodes - 1) for each in (edge(0, middle), edge(middle, nodes - 1))]
+    return {"schema": "langgraph.v1", "nodes": made, "edges": edges}
+
+
+def request(shape: str = "noop", nodes: int = 1) -> bytes:
+    """The body of a submission."""
+    return json.dumps({"graph": graph(shape, nodes)}).encode()
+
+
+def planned(job_id: str, submission: GraphSubmission) -> NewJob:
+    whole = planning.normalise(submission, job_id)
+    routes = planning.routes(whole, CAPABILITIES)
+    text = msgspec.json.encode(whole)
+    digest = sha256(text).hexdigest()
+    return NewJob(job_id=job_id, graph=text, digest=digest, topology=Topology(whole), routes=routes)
+
+
+def jobs_at(url: str) -> Jobs:
+    settings = Settings()
+    settings.redis.url = url
+    return Jobs(connect(url), settings)
+
+
+async def submit(url: str, count: int, shape: str, nodes: int, prefix: str = "job") -> Document:
+    """`count` jobs in blocks; only the submission is timed, not the planning."""
+    jobs, seconds, graph_bytes, planning_seconds = jobs_at(url), 0.0, 0, 0.0
+    submission = msgspec.convert(graph(shape, nodes), GraphSubmission)
+    for start in range(0, count, BLOCK):
+        begun = time.perf_counter()
+        block = [planned(f"{prefix}-{number}", submission) for number in range(start, min(count, start + BLOCK))]
+        between = time.perf_counter()
+        words = await jobs.submit_many(block)
+        seconds += time.perf_counter() - between
+        planning_seconds += between - begun
+        graph_bytes += sum(len(job.graph) for job in block)
+        assert set(words) == {"ok"}, set(words)
+    return {
+        "perSecond": count / seconds,
+        "planMicroseconds": planning_seconds / count * 1e6,
+        "graphBytes": graph_bytes / count,
+    }
+
+
+async def queue(url: str, count: int) -> Document:
+    """`count` submissions in blocks through JobQueue.submit_batch: decoded, planned, stored, read back."""
+    jobs, seconds, cpu = jobs_at(url), 0.0, time.process_time()
+    queue = JobQueue(jobs, jobs.settings, {}, CAPABILITIES)
+    body = request()
+    for start in range(0, count, BLOCK):
+        block = [body] * min(BLOCK, count - start)
+        begun = time.perf_counter()
+        answers = await queue.submit_batch(block)
+        seconds += time.perf_counter() - begun
+        assert all(getattr(answer, "status", None) == "queued" for answer in answers), answers[0]
+    return {"perSecond": count / seconds, "cpuMicroseconds": (time.process_time() - cpu) / count * 1e6}
+
+
+async def latency(url: str, count: int) -> Document:
+    """One job after the other: from submit to the terminal event on Pub/Sub."""
+    jobs = jobs_at(url)
+    submission = msgspec.convert(graph("noop", 1), GraphSubmission)
+    new = [planned(f"job-{number}", submission) for number in range(count)]
+    listener = connect(url, timeout_seconds=60)
+    milliseconds = []
+    async with listener.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(*(keys.status_channel(job.job_id) for job in new))
+        for job in new:
+            begun = time.perf_counter()
+            await jobs.submit(job)
+            while True:
+                message = await pubsub.get_message(timeout=30)
+                if message is not None and message["channel"].decode().endswith(f":{job.job_id}"):
+                    event = msgspec.json.decode(message["data"])
+                    if event["type"] == "status" and event["status"] in ENDED:
+                        break
+            milliseconds.append((time.perf_counter() - begun) * 1e3)
+            assert event["status"] == "completed", event
+    return {"ms": milliseconds}
+
+
+async def langgraph(_: str, shape: str, nodes: int, repeats: int = 200) -> Document:
+    """CPU µs per job of bridge.executor on a diamond or on parallel nodes, where a node itself costs nothing."""
+    first = [f"w{number}" for number in range(nodes)] if shape == "wide" else ["n0"]
+    names = [f"m{number}" for number in range(nodes - 2)]
+    left = 0
+
+    async def run(node: str) -> list[str]:
+        nonlocal left
+        if node == "n0":
+            left = len(names)
+            return names
+        if node in names:
+            left -= 1
+            return [] if left else ["last"]
+        return []
+
+    for _ in range(20):
+        await execute(first, run)
+    begun = time.process_time()
+    for _ in range(repeats):
+        await execute(first, run)
+    return {"microseconds": (time.process_time() - begun) / repeats * 1e6}
+
+
+ACTS = {"submit": submit, "queue": queue, "latency": latency, "langgraph": langgraph}
+
+
+def main(act: str, url: str, *more: str) -> None:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    arguments = [int(each) if each.isdigit() else each for each in more]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(ACTS[act](url, *arguments))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,301 @@
+"""What must hold when the faults are over: of the log, the graph, the clients, the work that was done, and of what is left in Redis.
+
+Every check answers with sentences; none means that all is well. The rules of the graph are written down once more here, so
+that a mistake in the product's own resolution is no excuse for itself.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bridge.keys import GROUP, partitions
+from bridge.lifecycle import JOB_ENDED, NODE_ENDED
+from bridge.scripts import parse_state
+from tests.chaos.load import Entry
+from tests.chaos.watching import Event
+from tests.leaks import leaks
+
+Disturbed = Callable[[int, float], bool]
+
+CLOCKS_SECONDS = 0.05
+"""Server and tasks read one clock; so much may lie between the reading and the writing of a line."""
+
+
+@dataclass
+class Mark:
+    """A line that a task left; `worker`: the process it belonged to."""
+
+    moment: float
+    what: str
+    node: str
+    attempt: int
+    nonce: str
+    worker: int
+
+
+def marks_of(path: Path) -> list[Mark]:
+    if not path.exists():
+        return []
+    rows = [line.split(" ") for line in path.read_text().splitlines()]
+    return [Mark(float(row[0]), row[1], row[2], int(row[3]), row[4], int(row[5])) for row in rows]
+
+
+def moment(event: Event) -> float:
+    return datetime.fromisoformat(event["created"]).timestamp()
+
+
+# The log -----------------------------------------------------------------------------------------------------------------
+
+
+def of_log(entry: Entry, document: Event, events: list[Event]) -> Iterator[str]:
+    job = entry.job
+    if document["status"] not in JOB_ENDED:
+        yield f"{job}: has not ended, it is {document['status']}"
+    if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
+        yield f"{job}: the log has seq {[event['seq'] for event in events]}"
+    for number, attempt in enumerate(attempts(events), 1):
+        yield from _of_attempt(job, number, attempt, last=number == document["attempt"])
+    made, most = document["attempt"] - 1, entry.retries + entry.maybe_retries
+    if not entry.retries <= made <= most:
+        yield f"{job}: was retried {made} times, clients did it {entry.retries} to {most} times"
+    if document["status"] == "completed" and document["progress"] != 1:
+        yield f"{job}: is completed with progress {document['progress']}"
+
+
+def attempts(events: list[Event]) -> list[list[Event]]:
+    """The log, cut where a retry begins."""
+    cut: list[list[Event]] = [[]]
+    for event in events:
+        if event["type"] == "status" and event["attempt"] > len(cut):
+            cut.append([])
+        cut[-1].append(event)
+    return cut
+
+
+def _of_attempt(job: str, number: int, events: list[Event], *, last: bool) -> Iterator[str]:
+    where = f"{job}, attempt {number}"
+    ends = [event["status"] for event in events if event["type"] == "status" and event["status"] in JOB_ENDED]
+    if len(ends) != 1:
+        yield f"{where}: has the ends {ends}"
+    elif events[-1]["type"] != "status":
+        yield f"{where}: went on after its end: {events[-1]}"
+    ended: dict[str, str] = {}
+    running: set[str] = set()
+    for event in events:
+        if event["type"] != "node":
+            continue
+        node, status = event["nodeId"], event["status"]
+        if node in ended:
+            yield f"{where}: {node} is {status} after it was {ended[node]}"
+        if status in NODE_ENDED:
+            ended[node] = status
+            if status in ("completed", "failed") and node not in running:
+                yield f"{where}: {node} is {status} and never ran"
+        if status == "running":
+            running.add(node)
+
+
+def reruns(events: list[Event]) -> int:
+    """How many nodes went back to the streams with no failure of their own: their owner was lost, or drained."""
+    return sum(1 for event in events if event["type"] == "node" and event["status"] == "ready" and not event["error"])
+
+
+# The graph ---------------------------------------------------------------------------------------------------------------
+
+
+def of_graph(entry: Entry, document: Event, graph: Event, errors: frozenset[str]) -> Iterator[str]:
+    """`errors`: the codes that a node may fail with, given the faults of this round."""
+    job = entry.job
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for id, node in nodes.items():
+        if node["status"] not in NODE_ENDED:
+            yield f"{job}: {id} is left {node['status']}"
+        code = (node.get("error") or {}).get("code")
+        if node["status"] == "failed" and code not in errors:
+            yield f"{job}: {id} failed with {node['error']}"
+    if document["status"] == "cancelled":
+        if not entry.cancels:
+            yield f"{job}: is cancelled, and nobody did it"
+        return
+    handled = {edge["from"] for edge in graph["edges"] if edge["kind"] == "on_failure"}
+    broken = {id for id, node in nodes.items() if node["status"] == "failed" and id not in handled}
+    if document["status"] != ("failed" if broken else "completed"):
+        yield f"{job}: is {document['status']}, its unhandled failures are {sorted(broken)}"
+    spoilt = dict.fromkeys(broken, True)  # nodes from which a break goes on
+    for node in _in_order(graph):
+        verdicts = {_verdict(edge, nodes, handled, spoilt) for edge in graph["edges"] if edge["to"] == node}
+        status = nodes[node]["status"]
+        if "broken" in verdicts:
+            spoilt[node] = True
+        runs = "broken" not in verdicts and ("satisfied" in verdicts or not verdicts)
+        if runs != (status in ("completed", "failed")):
+            yield f"{job}: {node} is {status}, its edges are {sorted(verdicts)}"
+
+
+def _verdict(edge: Event, nodes: dict[str, Event], handled: set[str], spoilt: dict[str, bool]) -> str:
+    source = edge["from"]
+    if source in spoilt:
+        return "broken"
+    status = nodes[source]["status"]
+    if status == "completed":
+        return "not_taken" if edge["kind"] == "on_failure" else "satisfied"
+    if status == "failed" and source in handled:
+        return "satisfied" if edge["kind"] == "on_failure" else "not_taken"
+    return "not_taken"
+
+
+def _in_order(graph: Event) -> list[str]:
+    order: list[str] = []
+    left = {node["id"] for node in graph["nodes"]}
+    while left:
+        ready = {id for id in left if not any(edge["to"] == id and edge["from"] in left for edge in graph["edges"])}
+        order += sorted(ready)
+        left -= ready
+    return order
+
+
+# The clients -------------------------------------------------------------------------------------------------------------
+
+
+def of_watchers(entry: Entry, events: list[Event]) -> Iterator[str]:
+    for watcher in entry.watchers:
+        yield from watcher.broken
+        if watcher.events != events:
+            yield f"{entry.job}: a watcher ({watcher.kind}) saw {watcher.seq} of {len(events)} events, or others"
+
+
+# The work ----------------------------------------------------------------------------------------------------------------
+
+
+def of_work(entry: Entry, events: list[Event], marks: list[Mark], disturbed: Disturbed) -> Iterator[str]:
+    """What the tasks themselves say; a process that was cut off or frozen cannot have known better for a while."""
+    job = entry.job
+    cut = attempts(events)
+    starts = [0.0, *(moment(attempt[0]) for attempt in cut[1:]), float("inf")]
+    for number, attempt in enumerate(cut):
+        mine = [mark for mark in marks if starts[number] <= mark.moment < starts[number + 1]]
+        known = [mark for mark in mine if not disturbed(mark.worker, mark.moment)]
+        yield from _of_once(f"{job}, attempt {number + 1}", entry, mine)
+        ends = {event["nodeId"]: moment(event) for event in attempt if event["type"] == "node" and _is_end(event)}
+        for mark in known:
+            if mark.node in ends and mark.moment > ends[mark.node] + CLOCKS_SECONDS:
+                late = mark.moment - ends[mark.node]
+                yield f"{job}, attempt {number + 1}: {mark.node} goes on ({mark}) {late:.2f} s after its end was recorded"
+        yield from _of_pairs(f"{job}, attempt {number + 1}", known)
+
+
+def _is_end(event: Event) -> bool:
+    return event["status"] in NODE_ENDED
+
+
+def _of_once(where: str, entry: Entry, marks: list[Mark]) -> Iterator[str]:
+    once = {node["id"] for node in entry.graph["nodes"] if node["task"].endswith("_once")}
+    for node in once:
+        begun = [mark for mark in marks if mark.node == node and mark.what == "begin"]
+        if len(begun) > 1:
+            yield f"{where}: {node} must run at most once and began {len(begun)} times: {begun}"
+
+
+def _of_pairs(where: str, marks: list[Mark]) -> Iterator[str]:
+    """No two runs of one node at the same time."""
+    spans: dict[tuple[str, str, int], list[float]] = {}
+    for mark in marks:
+        span = spans.setdefault((mark.node, mark.nonce, mark.attempt), [mark.moment, mark.moment])
+        span[1] = mark.moment
+    rows = sorted((node, begin, end, nonce) for (node, nonce, _), (begin, end) in spans.items())
+    for (node, begin, end, nonce), (other, second, _, second_nonce) in pairwise(rows):
+        if node == other and second < end - CLOCKS_SECONDS:
+            yield f"{where}: {node} ran twice at once: {nonce} {begin:.2f}-{end:.2f} and {second_nonce} from {second:.2f}"
+
+
+# Redis -------------------------------------------------------------------------------------------------------------------
+
+
+async def of_redis(client: Any) -> list[str]:
+    """What the queues and jobs still hold though every job has ended."""
+    part = partitions(1)[0]
+    found = await leaks(client)
+    for key in (part.alive, part.delays, part.delay_entries):
+        if await client.exists(key):
+            found.append(f"{key} is not empty")
+    async for raw in client.scan_iter("stream:process:*", _type="stream"):
+        name = raw.decode()
+        for group in await client.xinfo_groups(name):
+            if group["name"].decode() == GROUP and (group["pending"] or group["lag"]):
+                found.append(f"{name}: {group['pending']} pending, lag {group['lag']}")
+        if (length := await client.xlen(name)) > 1:
+            found.append(f"{name}: still has {length} entries")
+    async for raw in client.scan_iter("job:*", _type="hash"):
+        fields = {name.decode(): value.decode() for name, value in (await client.hgetall(raw)).items()}
+        state = parse_state(fields["state"])
+        if state["running"] != "0" or state["remaining"] != "0":
+            found.append(f"{raw.decode()}: {state}")
+        if left := [name for name in fields if name.startswith(("c:", "e:"))]:
+            found.append(f"{raw.decode()}: keeps {left}")
+    return found
+
+
+async def alive(client: Any) -> list[str]:
+    return sorted(raw.decode() for raw in await client.smembers(partitions(1)[0].alive))
+
+
+async def stuck(client: Any, jobs: list[str]) -> list[str]:
+    """What Redis says of jobs that do not go on."""
+    found = []
+    for job in jobs[:5]:
+        fields = await client.hgetall(f"job:{job}")
+        found.append(f"{job}: {fields.get(b'state')}")
+        found += [f"  {name.decode()} = {value[:200]!r}" for name, value in fields.items() if name[1:2] == b":"]
+        found += [f"  {raw[:300]!r}" for raw in await client.lrange(f"job:{job}:events", -6, -1)]
+    async for raw in client.scan_iter("stream:process:*", _type="stream"):
+        name = raw.decode()
+        found.append(f"{name}: {await client.xlen(name)} entries, groups {await client.xinfo_groups(name)}")
+        found += [f"  {row}" for row in await client.xpending_range(name, GROUP, min="-", max="+", count=20)]
+    found.append(f"delays: {await client.zrange(partitions(1)[0].delays, 0, 20, withscores=True)}")
+    return found
+
+
+# The logs of the processes -----------------------------------------------------------------------------------------------
+
+_TROUBLE = re.compile(r'"level": "(?:error|critical)"|Traceback|never awaited|never retrieved')
+
+
+def troubles(directory: Path) -> Iterator[str]:
+    """Lines that no process should ever write, whatever happens to it."""
+    for path in sorted(directory.glob("*.log")):
+        for line in path.read_text(errors="replace").splitlines():
+            if _TROUBLE.search(line):
+                yield f"{path.name}: {line[:2000]}"
+
+
+# Recovery ----------------------------------------------------------------------------------------------------------------
+
+_PID = re.compile(r"-(\d+)-[0-9a-f]{8}$")
+
+
+def recoveries(events: list[Event], kills: list[tuple[float, int]]) -> Iterator[tuple[float, float, float]]:
+    """(moment of the kill, the node runs again or has ended, its job has ended), for each node that ran in a killed worker."""
+    for killed, pid in kills:
+        running: dict[str, str] = {}
+        rest = [event for event in events if moment(event) > killed]
+        for event in events[: len(events) - len(rest)]:
+            if event["type"] == "node":
+                running.pop(event["nodeId"], None)
+                if event["status"] == "running":
+                    running[event["nodeId"]] = event["worker"]
+        for node, worker in running.items():
+            owner = _PID.search(worker)
+            if owner is None or int(owner[1]) != pid:
+                continue
+            again = next((moment(e) for e in rest if _tells(e, node)), None)
+            done = next((moment(e) for e in rest if e["type"] == "status" and e["status"] in JOB_ENDED), None)
+            if again is not None and done is not None:
+                yield killed, again, done
+
+
+def _tells(event: Event, node: str) -> bool:
+    return event["type"] == "node" and event["nodeId"] == node and event["status"] != "ready"
