@@ -414,7 +414,7 @@ SUBMISSIONS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(document=st.one_of(JSON, GRAPHS.map(lambda made: {"graph": made}), SUBMISSIONS))
 async def test_no_document_at_all_makes_a_500(served, document):
     body = json.dumps(document, allow_nan=False).encode("utf-8", "surrogatepass")
