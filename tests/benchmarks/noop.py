@@ -10,7 +10,13 @@ JOBS = 50_000
 
 
 def run(jobs: int, rounds: int, only: list[str] | None = None) -> tuple[list[Table], Any]:
-    contenders = [each for each in (dihedral(), bullmq(), *PYTHON_PEERS) if only is None or each.name in only]
+    known = [dihedral(), bullmq(), *PYTHON_PEERS]
+    unknown = set(only or ()) - {each.name for each in known}
+    if unknown:
+        raise SystemExit(
+            f"--only: no {', '.join(sorted(unknown))}; there are: {', '.join(each.name for each in known)}"
+        )
+    contenders = [each for each in known if only is None or each.name in only]
     for each in contenders:
         each.install()
     taken = turns(rounds, {each.name: partial(turn, each, each.jobs(jobs)) for each in contenders})
