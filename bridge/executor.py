@@ -2,9 +2,13 @@
 
 `run(node)` runs one node to its end, commits the outcome, and answers with the nodes that this delivery goes on with; they
 are already started. So the order is the graph's, decided by whoever commits; here is only the concurrency. A straight run is
-called directly. As soon as two nodes are in flight LangGraph's functional API takes over: each node is a LangGraph task that
-starts when its own parents are done. Its StateGraph has a barrier after each superstep, which makes a short branch wait for
-an unrelated long one, and a raising node there cancels its siblings; neither may happen.
+called directly. Where it forks, it goes on with the first branch itself, and LangGraph's functional API runs each of the others as a task
+beside it, which may fork again: a node starts when its own parents are done. LangGraph's StateGraph has a barrier after
+each superstep, which makes a short branch wait for an unrelated long one, and a raising node there cancels its siblings; neither
+may happen.
+
+A LangGraph run costs as much as two of its tasks, so one run carries the branches of all deliveries, and the next begins when
+it is empty or has had 128: what it remembers of its tasks it looks through again and again.
 
 LangGraph is imported when the first graph that needs it arrives (0.7 s, 70 MB).
 """
@@ -16,37 +20,120 @@ from typing import Any
 
 RunNode = Callable[[str], Awaitable[Sequence[str]]]
 
+RUN_TASKS = 128
 
-async def execute(first: Sequence[str], run: RunNode) -> None:
-    """Returns when every node of the delivery has ended; `run` must not raise but for a bug, which ends the delivery."""
-    ready = first
-    while len(ready) == 1:
-        ready = await run(ready[0])
-    if ready:
-        flow = _flow() if _flow.cache_info().currsize else await asyncio.to_thread(_flow)  # nobody waits for the import
-        await flow.ainvoke((list(ready), run), config={"recursion_limit": 10_000})
+
+class Executor:
+    """Runs deliveries of one event loop."""
+
+    def __init__(self) -> None:
+        self._forks: _Forks | None = None
+
+    async def execute(self, first: Sequence[str], run: RunNode) -> None:
+        """Returns when every node of the delivery has ended; `run` must not raise but for a bug, which ends the delivery."""
+        ready = first
+        branches: list[_Branch] = []
+        try:
+            while ready:
+                if len(ready) > 1:
+                    branches += [await self._fork(node, run) for node in ready[1:]]
+                ready = await run(ready[0])
+            if branches:
+                await asyncio.gather(*(branch.ended for branch in branches))
+        except BaseException:
+            for branch in branches:
+                branch.cancel()
+            raise
+
+    async def _fork(self, node: str, run: RunNode) -> "_Branch":
+        if not _langgraph.cache_info().currsize:
+            await asyncio.to_thread(_langgraph)  # nobody waits for the import
+        if self._forks is None or not self._forks.open:
+            self._forks = _Forks()
+        branch = _Branch(lambda: self.execute([node], run))
+        self._forks.put(branch)
+        return branch
+
+
+class _Branch:
+    """A part of a delivery that runs beside the rest of it. `ended`: None, or what it raised."""
+
+    def __init__(self, execute: Callable[[], Awaitable[None]]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._execute = execute
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Raises nothing that is the branch's own: in LangGraph a task that raises ends the others of its run."""
+        if self.ended.done():
+            return
+        self._task = asyncio.current_task()
+        try:
+            await self._execute()
+        except asyncio.CancelledError:
+            if self.ended.cancel():  # the whole run is being cancelled, not this branch
+                raise
+        except Exception as error:
+            if not self.ended.done():
+                self.ended.set_exception(error)
+        else:
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+    def cancel(self) -> None:
+        self.ended.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _Forks:
+    """One LangGraph run, and the branches that it carries."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self._taken = 0
+        self._live: set[_Branch] = set()
+        self._queue: asyncio.Queue[_Branch | None] = asyncio.Queue()
+        self._run = asyncio.create_task(_langgraph().ainvoke(self._queue, config={"recursion_limit": 10_000}))
+        self._run.add_done_callback(self._over)
+
+    def put(self, branch: _Branch) -> None:
+        self._taken += 1
+        self.open = self._taken < RUN_TASKS
+        self._live.add(branch)
+        branch.ended.add_done_callback(lambda _: self._leave(branch))
+        self._queue.put_nowait(branch)
+
+    def _leave(self, branch: _Branch) -> None:
+        self._live.discard(branch)
+        if not self._live:
+            self.open = False
+            self._queue.put_nowait(None)
+
+    def _over(self, run: "asyncio.Task[Any]") -> None:
+        self.open = False
+        failure = None if run.cancelled() else run.exception()
+        for branch in list(self._live):
+            if failure is None:
+                branch.ended.cancel()
+            else:
+                branch.ended.set_exception(failure)
+
+
+async def _branch(branch: _Branch) -> None:
+    await branch.run()
 
 
 @cache
-def _flow() -> Any:
-    """The LangGraph workflow of every delivery that forks: one for all, since graph and state live with `run`."""
+def _langgraph() -> Any:
+    """The LangGraph workflow that starts each branch as a task. A task function that can be imported by its name is compiled once."""
     from langgraph.func import entrypoint, task
 
-    @task
-    async def node(name: str, run: RunNode) -> Sequence[str]:
-        return await run(name)
+    branch_task = task(_branch)
 
     @entrypoint()
-    async def delivery(call: tuple[list[str], RunNode]) -> None:
-        names, run = call
-        running = {asyncio.ensure_future(node(name, run)) for name in names}
-        try:
-            while running:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for ended in done:
-                    running |= {asyncio.ensure_future(node(name, run)) for name in ended.result()}
-        finally:
-            for left in running:
-                left.cancel()
+    async def forks(branches: "asyncio.Queue[_Branch | None]") -> None:
+        while (branch := await branches.get()) is not None:
+            branch_task(branch)
 
-    return delivery
+    return forks

@@ -31,7 +31,7 @@ from bridge.artifacts import ArtifactStore
 from bridge.connection import LOST, check_layout, connect
 from bridge.deliveries import Delivery, Taker
 from bridge.errors import ReferenceNotFound, ServerUnavailable
-from bridge.executor import execute
+from bridge.executor import Executor
 from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, Renewer
@@ -91,6 +91,7 @@ class Worker:
         self._scripts = self._jobs.scripts
         self._reporter = Reporter(self._write, self._plan, self._reserve, self._unreserve, self.worker_id, settings)
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
+        self._executor = Executor()
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
         self._running: dict[tuple[str, str, str], Running] = {}
@@ -237,7 +238,7 @@ class Worker:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
             if delivery.open and not delivery.releasing:
-                await execute(sorted(delivery.open), lambda node: self._run(delivery, node))
+                await self._executor.execute(sorted(delivery.open), lambda node: self._run(delivery, node))
             if delivery.lost or delivery.ending:
                 return
             if delivery.releasing:
