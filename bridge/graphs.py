@@ -93,6 +93,11 @@ class Topology:
         shares[last] += SHARES - given
         return shares
 
+    @cached_property
+    def roots(self) -> list[str]:
+        """The nodes that are ready when nothing has ended yet."""
+        return [node for node, edges in self.incoming.items() if not edges]
+
     def handled(self, node: str) -> bool:
         """Whether a failure of the node has somewhere to go."""
         return node in self._handled

@@ -4,9 +4,10 @@ The scripts know items and words; here are the things: a job to submit, a view o
 the tasks they know. Policy (limits, idempotency, planning) is the control plane's.
 """
 
+import asyncio
+import random
 import re
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -58,7 +59,10 @@ _decode_known = msgspec.json.Decoder(KnownTask).decode
 
 
 class NewJob(msgspec.Struct):
-    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job with the same id."""
+    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job with the same id.
+
+    `created_ms`: the server's time when it was accepted, 0 before.
+    """
 
     job_id: str
     graph: bytes
@@ -71,6 +75,25 @@ class NewJob(msgspec.Struct):
     owner: str = ""
     metadata: bytes = b"{}"
     traceparent: str = ""
+    created_ms: int = 0
+
+    def view(self) -> "JobView":
+        """What a look at it shows right after it was accepted."""
+        scheduled = self.start_at_ms is not None and self.start_at_ms > self.created_ms
+        root = self.topology.roots[0]
+        place = f"{self.topology.nodes[root].plane}/{self.routes[root].pool}"
+        return JobView(
+            job_id=self.job_id,
+            status="scheduled" if scheduled else "queued",
+            progress=0.0,
+            seq=1,
+            trimmed=0,
+            attempt=1,
+            created_ms=self.created_ms,
+            start_at_ms=self.start_at_ms,
+            pipeline=self.pipeline,
+            records={root: msgspec.structs.replace(PENDING, status="ready", place=place)},
+        )
 
 
 class JobView(msgspec.Struct):
@@ -126,10 +149,32 @@ class Jobs:
             ttl_seconds=settings.jobs.ttl_seconds,
             log_length=settings.jobs.event_log_length,
         )
+        self._submissions: list[tuple[NewJob, asyncio.Future[str]]] = []
+        self._submitting: asyncio.Task[None] | None = None
 
     async def submit(self, job: NewJob) -> str:
-        """ok | same | exists | full | memory."""
-        return (await self.submit_many([job]))[0]
+        """ok | same | exists | full | memory. What comes while a call is on its way goes out together in the next."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._submissions.append((job, future))
+        if self._submitting is None or self._submitting.done():
+            self._submitting = asyncio.create_task(self._submit_gathered())
+        return await future
+
+    async def _submit_gathered(self) -> None:
+        while self._submissions:
+            gathered, self._submissions = self._submissions, []
+            try:
+                words = await self.submit_many([job for job, _ in gathered])
+            except BaseException as error:
+                for _, future in gathered:
+                    if not future.done():
+                        future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for (_, future), word in zip(gathered, words, strict=True):
+                if not future.done():
+                    future.set_result(word)
 
     async def submit_many(self, jobs: Sequence[NewJob]) -> list[str]:
         """A word per job; calls are cut by bytes and by items. `memory`: the server is at its limit and kept nothing of it."""
@@ -141,16 +186,16 @@ class Jobs:
             part = self.scripts.partitions[number]
             for chunk in _chunks(indexes, jobs):
                 try:
-                    answers = await self.scripts.submit(part, [self._item(part, jobs[index]) for index in chunk])
+                    answers, now = await self.scripts.submit(part, [self._item(part, jobs[index]) for index in chunk])
                 except redis.exceptions.OutOfMemoryError:
-                    answers = ["memory"] * len(chunk)
+                    answers, now = ["memory"] * len(chunk), 0
                 for index, word in zip(chunk, answers, strict=True):
                     words[index] = word
+                    jobs[index].created_ms = now
         return words
 
     def _item(self, part: Partition, job: NewJob) -> tuple[Any, ...]:
         graph = job.graph.decode()
-        ready = graphs.resolve(job.topology, {}, job.topology.nodes).ready
         stored = {
             "graph": graph,
             "routes": msgspec.json.encode(job.routes).decode(),
@@ -165,7 +210,7 @@ class Jobs:
             part,
             job.topology,
             job.routes,
-            ready,
+            job.topology.roots,
             priority=job.priority,
             inline_limit=self.inline_limit,
             graph_size=len(graph),
@@ -411,7 +456,7 @@ def plan_batches(
                 nodes=group.nodes,
                 needs=list(needs),
                 inline=inline,
-                nonce=uuid.uuid4().hex,
+                nonce=f"{random.getrandbits(128):032x}",  # tells entries apart, no secret
                 delay_ms=delay_ms,
                 reason=reason,
                 heavy=not routes[group.nodes[0]].light,

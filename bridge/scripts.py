@@ -159,8 +159,10 @@ class Scripts:
     def partition(self, job_id: str) -> Partition:
         return self.partitions[partition_number(job_id, len(self.partitions))]
 
-    async def submit(self, part: Partition, items: Sequence[Any]) -> list[str]:
-        return await self._words("submit", part, items)
+    async def submit(self, part: Partition, items: Sequence[Any]) -> tuple[list[str], int]:
+        """A word per item, and the server's time in ms, at which the jobs were created."""
+        *words, now = await self._words("submit", part, items)
+        return words, int(now)
 
     async def take(
         self,

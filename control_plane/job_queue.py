@@ -39,6 +39,7 @@ AGAIN_SECONDS = 0.05
 RESERVED = frozenset({"batch"})
 """Ids that would hide behind routes of the same name."""
 PAGE = 100
+BLOCK = 50
 MAX_SEEN = 2000
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # beyond, a time zone would need a year of five digits
@@ -184,12 +185,13 @@ class JobQueue:
             if kept is not None:
                 planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
         job_id = planned.graph.workflow_id
-        word = await self.jobs.submit(self._new(planned, request, digest, owner))
+        new = self._new(planned, request, digest, owner)
+        word = await self.jobs.submit(new)
         if word == "ok" or (word == "same" and key is not None):
             if key is not None:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
-            return await self.document_of(job_id), word == "ok"
+            return await (self.document(new.view()) if word == "ok" else self.document_of(job_id)), word == "ok"
         if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
@@ -204,29 +206,30 @@ class JobQueue:
     async def submit_batch(self, items: Sequence[bytes], owner: str = "") -> list[Job | ApiProblem]:
         """Each item on its own: a bad one stops no other."""
         answers: list[Job | ApiProblem | None] = [None] * len(items)
-        new: list[NewJob] = []
-        places: list[int] = []
-        for index, item in enumerate(items):
-            if index % 32 == 31:
-                await asyncio.sleep(0)  # planning never waits by itself: let other requests in between
-            try:
-                if len(item) > self.settings.control.body_limit_bytes:
-                    raise too_large(self.settings.control.body_limit_bytes)
-                request = await self.decode(item)
-                planned = await self.plan(request)
-                new.append(self._new(planned, request, hashlib.sha256(item).hexdigest(), owner))
-                places.append(index)
-            except ApiProblem as problem:
-                answers[index] = problem
-        words = await self.jobs.submit_many(new)
-        accepted = [job.job_id for job, word in zip(new, words, strict=True) if word == "ok"]
-        documents = {job.job_id: job for job in await self._documents(accepted)}
-        for index, job, word in zip(places, new, words, strict=True):
-            if word == "ok":
-                answers[index] = documents.get(job.job_id) or unknown_job(job.job_id)  # deleted already
-            else:
-                answers[index] = self._not_accepted(word, job.job_id)
+        sent: asyncio.Task[None] | None = None
+        for start in range(0, len(items), BLOCK):  # one block is planned while the one before is stored
+            new: list[tuple[int, NewJob]] = []
+            for index, item in enumerate(items[start : start + BLOCK], start):
+                try:
+                    if len(item) > self.settings.control.body_limit_bytes:
+                        raise too_large(self.settings.control.body_limit_bytes)
+                    request = await self.decode(item)
+                    planned = await self.plan(request)
+                    new.append((index, self._new(planned, request, hashlib.sha256(item).hexdigest(), owner)))
+                except ApiProblem as problem:
+                    answers[index] = problem
+            if sent is not None:
+                await sent
+            sent = asyncio.create_task(self._submit_block(new, answers))
+            await asyncio.sleep(0)  # planning never waits by itself: let the block out, and other requests in between
+        if sent is not None:
+            await sent
         return [answer for answer in answers if answer is not None]
+
+    async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
+        words = await self.jobs.submit_many([job for _, job in new])
+        for (index, job), word in zip(new, words, strict=True):
+            answers[index] = await self.document(job.view()) if word == "ok" else self._not_accepted(word, job.job_id)
 
     def _new(self, planned: Planned, request: JobRequest, digest: str, owner: str) -> NewJob:
         start = request.start_at
@@ -283,9 +286,6 @@ class JobQueue:
         if found is None:
             raise unknown_job(job_id)
         return found
-
-    async def _documents(self, job_ids: Sequence[str]) -> list[Job]:
-        return [await self.document(view) for view in await self.jobs.read_many(job_ids) if view is not None]
 
     async def document(self, view: JobView) -> Job:
         return Job(

@@ -1,6 +1,6 @@
 -- submit: creates jobs with their first entries, or answers for those that exist. absent -> queued | scheduled.
 -- KEYS[1]: the partition's index. Item: { id, digest, fields (flat), remaining, batches, start_at_ms or 0, max_queued }.
--- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full.
+-- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full; last the time, ms.
 -- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
 local words = {}
 local alive = redis.call('SCARD', ALIVE)
@@ -31,4 +31,5 @@ for i, item in ipairs(items()) do
   end
 end
 save()
+words[#words + 1] = NOW_TEXT
 return words

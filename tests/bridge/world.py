@@ -31,7 +31,7 @@ class World:
         fields = ["graph", '{"nodes":[]}', "routes", "{}", "priority", "normal"]
         item = [job, kw.get("digest", "d"), fields, nodes, batches if batches is not None else [batch(["a"])],
                 kw.get("start_at", 0), kw.get("max_queued", 0)]  # fmt: skip
-        return (await self.scripts.submit(self.part, [item]))[0]
+        return (await self.scripts.submit(self.part, [item]))[0][0]
 
     async def take(
         self, consumer: str = "w1", *, count: int = 64, light: int = 64, heavy: int = 64, handed: Any = ()
