@@ -64,7 +64,7 @@ class Delivery:
         for node, raw in claim.records:
             self.learn(node, raw)
         for node, attempt, deliveries in [*claim.started, *claim.suspects]:
-            self.begin(node, int(attempt), int(deliveries))
+            self.begin(node, attempt, deliveries)
         self.suspects = {node for node, _, _ in claim.suspects}
 
     @property

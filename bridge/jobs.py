@@ -122,7 +122,6 @@ class JobView(msgspec.Struct):
     graph: str | None = None
     routes: dict[str, Route] = {}
     records: dict[str, NodeRecord] = {}
-    shares: dict[str, int] = {}
     claims: dict[str, str] = {}
     artifacts: list[ArtifactMeta] = []
     events: list[str] = []
@@ -472,7 +471,6 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
     flat, events = reply
     fields: dict[str, str] = {}
     records: dict[str, NodeRecord] = {}
-    shares: dict[str, int] = {}
     claims: dict[str, str] = {}
     artifacts: list[ArtifactMeta] = []
     for name, value in zip(flat[::2], flat[1::2], strict=True):
@@ -480,8 +478,6 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
             fields[name] = value
         elif name[0] == "n":
             records[name[2:]] = parse_record(value)
-        elif name[0] == "p":
-            shares[name[2:]] = int(value)
         elif name[0] == "c":
             claims[name[2:]] = value
         elif name[0] == "a":
@@ -517,7 +513,6 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
         graph=number("graph"),
         routes=decode_routes(fields["routes"]) if fields.get("routes") else {},
         records=records,
-        shares=shares,
         claims=claims,
         artifacts=artifacts,
         events=events,

@@ -10,7 +10,7 @@ from zlib import crc32
 
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
 CANCEL_CHANNEL = "cancel"
 PRIORITIES = ("high", "normal", "low")

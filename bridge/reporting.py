@@ -220,7 +220,7 @@ def _payload(outcome: NodeOutcome) -> str:
 
 
 def _record(outcome: NodeOutcome) -> NodeRecord:
-    return NodeRecord(outcome.status, "", 0, 0, None, None, "", "", _payload(outcome))
+    return NodeRecord(outcome.status, "", 0, 0, None, None, "", "", 0, _payload(outcome))
 
 
 def _children(delivery: Delivery, nodes: Iterable[str]) -> list[str]:

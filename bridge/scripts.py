@@ -44,7 +44,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     heavy: bool = False
 
 
-class Claim(msgspec.Struct, array_like=True, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
@@ -56,15 +56,37 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
     entry: str
     job_id: str = ""
     nonce: str = ""
-    started: list[tuple[str, str, str]] = []
+    started: list[tuple[str, int, int]] = []
     waiting: list[str] = []
-    records: list[tuple[str, str]] = []
+    suspects: list[tuple[str, int, int]] = []
     graph: str = ""
     routes: str = ""
     traceparent: str = ""
     created_ms: str = "0"
     protocol: str = "0"
-    suspects: list[tuple[str, str, str]] = []
+    records: list[tuple[str, str]] = []
+
+
+def _claim(row: list[bytes]) -> Claim:
+    words = [word.decode() for word in row]
+    if len(words) == 3:
+        return Claim(words[0], words[1], words[2])
+    word, stream, entry, job_id, nonce, started, waiting, suspects, graph, routes, traceparent, created, v, *records = words
+    return Claim(
+        word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(suspects), graph, routes,
+        traceparent, created, v, _pairs(records),
+    )  # fmt: skip
+
+
+def _begun(text: str) -> list[tuple[str, int, int]]:
+    if not text:
+        return []
+    rows = [each.split(" ") for each in text.split(",")]
+    return [(node, int(attempt), int(deliveries)) for node, attempt, deliveries in rows]
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(words[::2], words[1::2], strict=True)) if words else []
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):
@@ -79,15 +101,26 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     ack: bool
 
 
-class Reply(msgspec.Struct, array_like=True, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
+    """What report answers for an item: its word, the job's status, a word for each step, and the records that were asked for."""
+
     word: str
-    words: list[str]
-    records: list[tuple[str, str]]
     job_status: str
+    words: list[str] = []
+    records: list[tuple[str, str]] = []
+
+
+def _reply(row: bytes | list[bytes]) -> Reply:
+    if isinstance(row, bytes):
+        word, status, *words = row.decode().split(" ")
+        return Reply(word, status, words)
+    text, *records = [each.decode() for each in row]
+    word, status, *words = text.split(" ")
+    return Reply(word, status, words, _pairs(records))
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """A node's line in the job hash. `reason` is why it was skipped or is delayed; times are server epoch ms."""
+    """A node's line in the job hash. `reason` is why it was skipped or is delayed; times are server epoch ms; `share` is of 10⁹."""
 
     status: str
     entry: str
@@ -97,12 +130,13 @@ class NodeRecord(msgspec.Struct, frozen=True):
     ended_ms: int | None
     reason: str
     place: str
+    share: int
     payload: str
 
 
 def parse_record(raw: str) -> NodeRecord:
     header, _, payload = raw.partition("\n")
-    status, entry, attempt, deliveries, started, ended, reason, place = header.split(" ")
+    status, entry, attempt, deliveries, started, ended, reason, place, share = header.split(" ")
     return NodeRecord(
         status,
         entry,
@@ -112,6 +146,7 @@ def parse_record(raw: str) -> NodeRecord:
         None if ended == "-" else int(ended),
         "" if reason == "-" else reason,
         "" if place == "-" else place,
+        int(share),
         payload,
     )
 
@@ -126,10 +161,8 @@ def parse_state(raw: str) -> dict[str, str]:
     return {name: word for name, word in zip(STATE, raw.split(" "), strict=True) if word != "-"}
 
 
-PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", "")
+PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", 0, "")
 
-_claims = msgspec.msgpack.Decoder(list[Claim])
-_replies = msgspec.msgpack.Decoder(list[Reply])
 _reads = msgspec.msgpack.Decoder(list[list[list[str]]])
 
 
@@ -177,16 +210,16 @@ class Scripts:
         handed: Sequence[tuple[str, str]] = (),
     ) -> list[Claim]:
         reply = await self.call("take", part, [[consumer, nonce, count, light, heavy, list(streams), list(handed)]])
-        return _claims.decode(reply)
+        return [_claim(row) for row in reply]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
-        return _replies.decode(await self.call("report", part, items))
+        return [_reply(row) for row in await self.call("report", part, items)]
 
     async def renew(self, part: Partition, items: Sequence[Any]) -> list[str]:
         return await self._words("renew", part, items)
 
     async def reclaim(self, part: Partition, items: Sequence[Any]) -> list[Claim]:
-        return _claims.decode(await self.call("reclaim", part, items))
+        return [_claim(row) for row in await self.call("reclaim", part, items)]
 
     async def release(self, part: Partition, items: Sequence[Any]) -> list[str]:
         return await self._words("release", part, items)
@@ -311,7 +344,7 @@ class Writer:
         delay = 0.05
         while True:
             try:
-                return _replies.decode(await self._scripts.call_encoded("report", self._part, items))
+                return [_reply(row) for row in await self._scripts.call_encoded("report", self._part, items)]
             except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ResponseError, OSError) as error:
                 if isinstance(error, redis.exceptions.ResponseError) and not passing(error):
                     raise

@@ -4,8 +4,11 @@
 -- ARGV[1] is the call's header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one item, an array in
 -- MessagePack. User JSON is opaque text here: it is stored, concatenated and published, never decoded.
 --
--- A record is `status entry attempt deliveries started ended reason place` + newline + payload (JSON or nothing);
--- "-" stands for nothing. Counters move only in node_put, by the difference between a node's old and new status.
+-- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
+-- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
+-- between a node's old and new status.
+--
+-- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
 
 local H = cmsgpack.unpack(ARGV[1])
 local TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL = H[1], H[2], H[3], H[4], H[5], H[6]
@@ -28,7 +31,7 @@ local function rfc3339(ms)
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', y, m, d, math.floor(rest / 3600),
     math.floor(rest / 60) % 60, rest % 60, ms % 1000)
 end
-local STAMP = rfc3339(NOW)
+local CREATED = ',"created":"' .. rfc3339(NOW) .. '",'
 
 -- Most numbers are small and come again with the next job of the call; spelling one costs as much as a read.
 local spelled = {}
@@ -61,17 +64,16 @@ end
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
 -- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
 
--- What every transition needs of a job is one field, `state`, eleven words (job_new, and when it was last written); `error` and the rest stand beside it.
+-- What every transition needs of a job is one field, `state`, eleven words (job_new, and when it was last written); the rest stands
+-- beside it, `error` only where a node has failed unhandled.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
 local loaded, ended = {}, {}
 
-local function job_new(id, state, failure)
-  local status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished = string.match(state, STATE_WORDS)
+local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished)
   local key = job_key(id)
-  local J = { id = id, key = key, log = key .. ':events', changed = false, fields = {}, dirty = {}, events = {},
-    status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
-    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished,
-    error = failure or '' }
+  local J = { id = id, key = key, log = key .. ':events', channel = 'status:' .. id, changed = false, fields = {}, put = { 'state', '' },
+    drop = false, events = {}, status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
+    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished }
   loaded[id] = J
   return J
 end
@@ -80,14 +82,16 @@ end
 local function job_load(id, wanted)
   local J = loaded[id]
   if J ~= nil then return J or nil end
-  local row = redis.call('HMGET', job_key(id), 'state', 'error', unpack(wanted or {}))
+  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted or {}))
   if not row[1] then
     loaded[id] = false
     return nil
   end
-  J = job_new(id, row[1], row[2])
-  J.fields.error = row[2]
-  for i, name in ipairs(wanted or {}) do J.fields[name] = row[i + 2] end
+  J = job_new(id, string.match(row[1], STATE_WORDS))
+  if wanted then
+    local fields = J.fields
+    for i, name in ipairs(wanted) do fields[name] = row[i + 1] end
+  end
   return J
 end
 
@@ -104,8 +108,15 @@ end
 -- Writes a field, or removes it where `value` is false.
 local function field_put(J, name, value)
   J.fields[name] = value
-  J.dirty[name] = true
   J.changed = true
+  if value then
+    local put = J.put
+    local last = #put
+    put[last + 1], put[last + 2] = name, value
+  else
+    J.drop = J.drop or {}
+    J.drop[#J.drop + 1] = name
+  end
 end
 
 -- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
@@ -118,10 +129,15 @@ local function names_of(J, kind)
 end
 
 -- Calls a command with a list of any length: unpack() has its limits. The last reply.
-local function call_with(list, ...)
+local function call_with(list, name, key, group)
+  if #list <= 1000 then
+    if #list == 0 then return nil end
+    if group then return redis.call(name, key, group, unpack(list)) end
+    return redis.call(name, key, unpack(list))
+  end
   local reply
   for first = 1, #list, 1000 do
-    local command = { ... }
+    local command = { name, key, group }
     for i = first, math.min(first + 999, #list) do command[#command + 1] = list[i] end
     reply = redis.call(unpack(command))
   end
@@ -136,28 +152,35 @@ local function job_save(J)
       J.trimmed = J.trimmed + over
     end
   end
-  local put, drop = { 'state', J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
-    integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
-    J.started .. ' ' .. J.finished .. ' ' .. NOW_TEXT }, {}
-  for name in pairs(J.dirty) do
-    local value = J.fields[name]
-    if value then put[#put + 1], put[#put + 2] = name, value else drop[#drop + 1] = name end
+  local put, drop = J.put, J.drop
+  if drop then -- of a field that was written and removed, the last word counts
+    local kept, gone = { 'state', '' }, {}
+    for k = 3, #put, 2 do
+      if J.fields[put[k]] then kept[#kept + 1], kept[#kept + 2] = put[k], put[k + 1] end
+    end
+    for _, name in ipairs(drop) do
+      if J.fields[name] == false then gone[#gone + 1] = name end
+    end
+    put, drop = kept, gone
   end
+  put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
+    integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
+    J.started .. ' ' .. J.finished .. ' ' .. NOW_TEXT
   call_with(put, 'HSET', J.key)
-  if #drop > 0 then call_with(drop, 'HDEL', J.key) end
+  if drop then call_with(drop, 'HDEL', J.key) end
   if JOB_ENDED[J.status] then
     redis.call('PEXPIRE', J.key, TTL)
     redis.call('PEXPIRE', J.log, TTL)
   end
 end
 
--- Event log: one JSON text, the same bytes in the list and on the channel. `body` lacks braces, seq and created.
-local function emit(J, channel, body)
+-- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
+local function emit(J, channel, rest)
   J.seq = J.seq + 1
   J.changed = true
-  local text = '{"seq":' .. integer(J.seq) .. ',"created":"' .. STAMP .. '",' .. body .. '}'
+  local text = '{"seq":' .. integer(J.seq) .. CREATED .. rest
   J.events[#J.events + 1] = text
-  redis.call('PUBLISH', channel .. ':' .. J.id, text)
+  redis.call('PUBLISH', channel, text)
 end
 
 local function fraction(share)
@@ -167,9 +190,13 @@ end
 
 local function null(text) if text == nil or text == '' then return 'null' end return text end
 
+local function quoted(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
+
+local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
+
 local function status_event(J)
-  emit(J, 'status', '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
-    ',"attempt":' .. integer(J.attempt) .. ',"error":' .. null(J.error))
+  emit(J, J.channel, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
+    ',"attempt":' .. integer(J.attempt) .. ',"error":' .. null(job_error(J)) .. '}')
 end
 
 local function job_move(J, to)
@@ -180,8 +207,8 @@ local function job_move(J, to)
 end
 
 local function publish_progress(J, node, node_progress)
-  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. integer(J.seq) .. ',"created":"' .. STAMP ..
-    '","progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
+  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. integer(J.seq) .. CREATED ..
+    '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end
 
 -- Moves a job to its end, if it may go there.
@@ -207,20 +234,19 @@ end
 local function record_parse(raw)
   if not raw then
     return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
-      place = '-', payload = '' }
+      place = '-', share = 0, payload = '' }
   end
-  local status, entry, attempt, deliveries, started, ended_at, reason, place, payload =
-    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
+  local status, entry, attempt, deliveries, started, ended_at, reason, place, share, payload =
+    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
   return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
-    ended = ended_at, reason = reason, place = place, payload = payload }
+    ended = ended_at, reason = reason, place = place, share = share + 0, payload = payload }
 end
 
 local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
 local function node_event(J, node, r, worker, failure)
-  local quoted = function(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
-  emit(J, 'status', '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
-    integer(r.attempt) .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason))
+  emit(J, J.channel, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
+    integer(r.attempt) .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.
@@ -233,16 +259,15 @@ local function node_put(J, node, before, r)
     r.ended = NOW_TEXT
   end
   field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries) .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. '\n' .. r.payload)
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. integer(r.share) .. '\n' .. r.payload)
   return true
 end
 
--- Whether it has moved.
-local function share_put(J, node, share)
-  local old = tonumber(field(J, 'p:' .. node) or '0')
-  if share == old then return false end
-  field_put(J, 'p:' .. node, integer(share))
-  J.progress = J.progress + share - old
+-- Sets the share in a record that is written next; whether it has moved.
+local function share_set(J, r, share)
+  if share == r.share then return false end
+  J.progress = J.progress + share - r.share
+  r.share = share
   return true
 end
 
@@ -264,8 +289,8 @@ end
 local function node_skip(J, node, r, reason, share)
   local before = r.status
   r.status, r.reason = S.skipped, reason
+  local moved = share_set(J, r, share)
   node_put(J, node, before, r)
-  local moved = share_put(J, node, share)
   node_event(J, node, r)
   if moved and J.remaining > 0 then publish_progress(J, node, '1') end
 end
@@ -294,6 +319,8 @@ end
 -- the same millisecond, have the same id.
 local function entry_name(stream, entry) return entry .. '@' .. stream end
 
+local function is_pending(r) return r.status == S.pending end
+
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
 local function dispatch(J, batch, keep, due, failure)
@@ -315,15 +342,13 @@ local function dispatch(J, batch, keep, due, failure)
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
     local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', integer(PROTOCOL) }
-    local function carry(name, value)
-      if value and value ~= '' then fields[#fields + 1], fields[#fields + 2] = name, value end
-    end
-    carry('heavy', heavy and '1')
-    carry('needs', table.concat(batch[4], ','))
-    carry('traceparent', field(J, 'traceparent'))
+    if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
+    if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
+    local traced = field(J, 'traceparent')
+    if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     if batch[5] then
-      carry('graph', field(J, 'graph'))
-      carry('routes', field(J, 'routes'))
+      fields[#fields + 1], fields[#fields + 2], fields[#fields + 3], fields[#fields + 4] = 'graph', field(J, 'graph'), 'routes',
+        field(J, 'routes')
     end
     local id = redis.call('XADD', stream, '*', unpack(fields))
     if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
@@ -332,7 +357,7 @@ local function dispatch(J, batch, keep, due, failure)
   for i, node in ipairs(nodes) do
     local r = records[i]
     local before = r.status
-    if before ~= S.ready and before ~= S.pending then share_put(J, node, 0) end
+    if before ~= S.ready and before ~= S.pending then share_set(J, r, 0) end
     r.status, r.entry, r.place, r.reason, r.ended, r.payload = S.ready, entry, place, reason, '-', ''
     node_put(J, node, before, r)
     if before == S.running then node_event(J, node, r, nil, failure) end
@@ -399,12 +424,28 @@ local function save()
   for stream, list in pairs(acked) do acks_save(stream, list) end
 end
 
+-- What an entry says, by name.
+local function fields_of(flat)
+  local job, nodes, created, v, heavy, needs, traceparent, graph, routes
+  for i = 1, #flat, 2 do
+    local name, value = flat[i], flat[i + 1]
+    if name == 'job' then job = value
+    elseif name == 'nodes' then nodes = value
+    elseif name == 'created' then created = value
+    elseif name == 'v' then v = value
+    elseif name == 'graph' then graph = value
+    elseif name == 'routes' then routes = value
+    elseif name == 'heavy' then heavy = value
+    elseif name == 'needs' then needs = value
+    elseif name == 'traceparent' then traceparent = value end
+  end
+  return { job = job, nodes = nodes, created = created, v = v, heavy = heavy, needs = needs, traceparent = traceparent, graph = graph,
+    routes = routes, flat = flat }
+end
+
 local function entry_fields(stream, entry)
   local rows = redis.call('XRANGE', stream, entry, entry)
-  if not rows[1] then return nil end
-  local flat, fields = rows[1][2], {}
-  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-  return fields
+  return rows[1] and fields_of(rows[1][2])
 end
 
 -- The consumer that has an entry in its pending list, and the idle time; nil when nobody has.
@@ -423,15 +464,35 @@ end
 
 local function claim_drop(J, name)
   field_put(J, 'c:' .. name, false)
-  if field(J, 'e:' .. name) then field_put(J, 'e:' .. name, false) end
+  field_put(J, 'e:' .. name, false)
+end
+
+-- Those of `candidates` that an entry covers: ready and running, each a list { node, record, node, record, ... }.
+local function covered(J, name, candidates)
+  local ready, running = {}, {}
+  for _, node in ipairs(candidates) do
+    local r = node_get(J, node)
+    if r.entry == name then
+      local list = r.status == S.ready and ready or r.status == S.running and running
+      if list then list[#list + 1], list[#list + 2] = node, r end
+    end
+  end
+  return ready, running
+end
+
+-- A node that has begun, or is to begin alone, as the answer of take says it.
+local function begun(list, node, r)
+  local text = node .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries)
+  if list == '' then return text end
+  return list .. ',' .. text
 end
 
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
--- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, ... }. `lost`: the claim of a
--- dead owner is taken over, so its nodes are looked up in all records, none is started, and what ran counts a delivery.
--- Suspects are light nodes whose owner died with them: they are started one by one when they run alone, so that one that only
--- waits for its turn when the next owner dies counts nothing.
-local function claim(stream, entry, fields, consumer, nonce, free, lost)
+-- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, stream, entry, ... }, see the end.
+-- `new`: nobody can have claimed it yet. `lost`: the claim of a dead owner is taken over, so its nodes are looked up in all records,
+-- none is started, and what ran counts a delivery. Suspects are light nodes whose owner died with them: they are started
+-- one by one when they run alone, so that one that only waits for its turn when the next owner dies counts nothing.
+local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   if not fields then
     entry_ack(stream, entry)
     return { 'vanished', stream, entry }
@@ -439,16 +500,17 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
   local id, names = fields.job, split(fields.nodes)
   if not id or #names == 0 then
     local seen = {}
-    for name, value in pairs(fields) do seen[#seen + 1] = name .. '=' .. string.sub(value, 1, 200) end
+    for i = 1, #fields.flat, 2 do seen[#seen + 1] = fields.flat[i] .. '=' .. string.sub(fields.flat[i + 1], 1, 200) end
     dead_letter('', '', 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
     entry_ack(stream, entry)
     return { 'malformed', stream, entry }
   end
   local name = entry_name(stream, entry)
   local needed = split(fields.needs)
-  local wanted = { 'c:' .. name }
-  for _, node in ipairs(names) do wanted[#wanted + 1] = 'n:' .. node end
+  local wanted = { 'n:' .. names[1] }
+  for i = 2, #names do wanted[#wanted + 1] = 'n:' .. names[i] end
   for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end
+  if not new then wanted[#wanted + 1] = 'c:' .. name end
   if not fields.graph then wanted[#wanted + 1], wanted[#wanted + 2] = 'graph', 'routes' end
   local J = job_load(id, wanted)
   if not J then
@@ -456,23 +518,15 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
     return { 'gone', stream, entry }
   end
   local candidates = lost and names_of(J, 'n:') or names
-  local ready, running = {}, {}
-  local function look()
-    for _, node in ipairs(candidates) do
-      local r = node_get(J, node)
-      if r.entry == name and r.status == S.ready then ready[#ready + 1] = { node, r } end
-      if r.entry == name and r.status == S.running then running[#running + 1] = { node, r } end
-    end
-  end
-  look()
-  local owned = field(J, 'c:' .. name)
+  local ready, running = covered(J, name, candidates)
+  local owned = not new and field(J, 'c:' .. name)
   if owned and not lost and #ready == 0 and #running == 0 then
     candidates = names_of(J, 'n:') -- its own nodes have ended, and it went on with what they made ready
-    look()
+    ready, running = covered(J, name, candidates)
   end
   if not JOB_STARTS[J.status] then
-    for _, pair in ipairs(ready) do node_cancel(J, pair[1], pair[2]) end
-    for _, pair in ipairs(running) do node_cancel(J, pair[1], pair[2]) end
+    for i = 1, #ready, 2 do node_cancel(J, ready[i], ready[i + 1]) end
+    for i = 1, #running, 2 do node_cancel(J, running[i], running[i + 1]) end
     conclude(J)
     claim_drop(J, name)
     entry_ack(stream, entry)
@@ -485,37 +539,36 @@ local function claim(stream, entry, fields, consumer, nonce, free, lost)
   end
   field_put(J, 'c:' .. name, consumer .. ' ' .. nonce)
   local kind = fields.heavy == '1' and 'heavy' or 'light'
-  local started, waiting, suspects = {}, {}, {}
-  for _, pair in ipairs(running) do
-    local r = pair[2]
+  local started, waiting, suspects = '', '', ''
+  for i = 1, #running, 2 do
+    local r = running[i + 1]
     if lost then
       r.deliveries = r.deliveries + 1
-      node_put(J, pair[1], r.status, r)
+      node_put(J, running[i], r.status, r)
     end
-    started[#started + 1] = { pair[1], integer(r.attempt), integer(r.deliveries) }
+    started = begun(started, running[i], r)
   end
-  for _, pair in ipairs(ready) do
-    local node, r = pair[1], pair[2]
+  for i = 1, #ready, 2 do
+    local node, r = ready[i], ready[i + 1]
     if lost or free[kind] <= 0 then
-      waiting[#waiting + 1] = node
+      waiting = waiting == '' and node or waiting .. ',' .. node
     else
-      local begun = { node, integer(r.attempt), integer(r.deliveries) }
       free[kind] = free[kind] - 1
       if r.deliveries > 0 and kind == 'light' then
-        suspects[#suspects + 1] = begun
+        suspects = begun(suspects, node, r)
       else
+        started = begun(started, node, r)
         node_start(J, node, r, name, consumer)
-        started[#started + 1] = begun
       end
     end
   end
   local graph, routes = fields.graph, fields.routes
   if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
-  local records = {}
+  local answer = { 'ok', stream, entry, J.id, nonce, started, waiting, suspects, graph, routes or '', fields.traceparent or '',
+    fields.created or '0', fields.v or '0' }
   for _, node in ipairs(lost and candidates or needed) do
     local raw = field(J, 'n:' .. node)
-    if raw then records[#records + 1] = { node, raw } end
+    if raw then answer[#answer + 1], answer[#answer + 2] = node, raw end
   end
-  return { 'ok', stream, entry, J.id, nonce, started, waiting, records, graph, routes or '', fields.traceparent or '',
-    fields.created or '0', fields.v or '0', suspects }
+  return answer
 end

@@ -1,6 +1,6 @@
 -- reclaim: takes an entry over from an owner that is dead by two looks. running stays running, its deliveries + 1.
 -- KEYS[1]: the partition's index. Item: { stream, entry, owner, stamp_ms, consumer, nonce }; stamp = TIME - idle as first seen.
--- Replies, in MessagePack, a claim per item as take does (with every record of the job), or { 'moved', stream, entry }.
+-- Replies a claim per item as take does (with every record of the job), or { 'moved', stream, entry }.
 local claims = {}
 for i, item in ipairs(items()) do
   local stream, entry, owner, stamp, consumer, nonce = unpack(item)
@@ -10,8 +10,8 @@ for i, item in ipairs(items()) do
   else
     redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
     entry_delivered(stream, entry)
-    claims[i] = claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, true)
+    claims[i] = claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, false, true)
   end
 end
 save()
-return cmsgpack.pack(claims)
+return claims

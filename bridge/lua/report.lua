@@ -3,7 +3,8 @@
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
 -- Order within an item: the steps as given, the reads (after its own writes), the end-of-job test, the ack last.
--- Replies, in MessagePack, per item { word, words of the steps, records { {node, raw} }, job status }; word: ok | gone | stale.
+-- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
+-- node, raw record, node, raw record, ...
 local replies = {}
 
 local function own(r, entry) return r.status == S.pending or (r.status == S.ready and r.entry == entry and entry ~= '') end
@@ -17,16 +18,14 @@ steps_of['end'] = function(J, entry, step)
   if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
   r.status, r.reason, r.payload = status, reason == '' and '-' or reason, payload
-  if not node_put(J, node, S.running, r) then return 'illegal' end
+  if not NODE_MOVES[S.running][status] then return 'illegal' end
+  local moved = share >= 0 and share_set(J, r, share)
+  node_put(J, node, S.running, r)
   if status == S.failed and not handled then
     J.broken = J.broken + 1
-    if J.error == '' then
-      J.error = string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}'
-      field_put(J, 'error', J.error)
-    end
+    if J.broken == 1 then field_put(J, 'error', string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}') end
   end
   if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
-  local moved = share >= 0 and share_put(J, node, share)
   node_event(J, node, r, nil, failure ~= '' and failure or nil)
   if moved and J.remaining > 0 then publish_progress(J, node, '1') end
   return 'ok'
@@ -99,7 +98,8 @@ end
 steps_of['progress'] = function(J, entry, step)
   local r = node_get(J, step[2])
   if r.status ~= S.running or r.entry ~= entry then return 'stale' end
-  share_put(J, step[2], step[3])
+  share_set(J, r, step[3])
+  node_put(J, step[2], S.running, r)
   publish_progress(J, step[2], step[4])
   return 'ok'
 end
@@ -109,7 +109,7 @@ steps_of['event'] = function(J, entry, step)
   local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
   field_put(J, 'e:' .. entry, integer(step[4]))
-  emit(J, step[2], step[3])
+  emit(J, step[2] .. ':' .. J.id, step[3] .. '}')
   return 'ok'
 end
 
@@ -123,12 +123,11 @@ local unclaimed = { skip = true, send = true, resend = true }
 
 -- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
 local function wanted(name, steps, reads)
-  local names = { 'c:' .. name, 'e:' .. name }
+  local names = { 'c:' .. name }
   for _, step in ipairs(steps) do
     if #names > 2000 then return names end
-    if step[1] ~= 'send' and step[1] ~= 'resend' and step[1] ~= 'event' then
-      names[#names + 1], names[#names + 2] = 'n:' .. step[2], 'p:' .. step[2]
-    end
+    local word = step[1]
+    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. step[2] end
   end
   for _, node in ipairs(reads) do
     if #names > 2000 then return names end
@@ -143,26 +142,25 @@ for i, item in ipairs(items()) do
   local J = job_load(id, wanted(name, steps, reads))
   if not J then
     if entry ~= '' then entry_ack(stream, entry) end
-    replies[i] = { 'gone', {}, {}, '' }
+    replies[i] = 'gone -'
   elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
-    replies[i] = { 'stale', {}, {}, J.status }
+    replies[i] = 'stale ' .. J.status
   else
-    local words, records = {}, {}
-    for k, step in ipairs(steps) do
-      if entry == '' and not unclaimed[step[1]] then words[k] = 'stale'
-      else words[k] = steps_of[step[1]](J, name, step) end
+    local words = ''
+    for _, step in ipairs(steps) do
+      if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
+      else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
     end
-    for k, node in ipairs(reads) do
-      local raw = field(J, 'n:' .. node)
-      records[k] = { node, raw or '' }
-    end
+    local records = {}
+    for _, node in ipairs(reads) do records[#records + 1], records[#records + 2] = node, field(J, 'n:' .. node) or '' end
     conclude(J)
     if ack and entry ~= '' then
       claim_drop(J, name)
       entry_ack(stream, entry)
     end
-    replies[i] = { 'ok', words, records, J.status }
+    replies[i] = 'ok ' .. J.status .. words
+    if #records > 0 then replies[i] = { replies[i], unpack(records) } end
   end
 end
 save()
-return cmsgpack.pack(replies)
+return replies

@@ -10,16 +10,17 @@ for i, item in ipairs(items()) do
   elseif J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then words[i] = 'conflict'
   else
     for _, node in ipairs(reset) do
-      for _, kind in ipairs({ 'n:', 'p:', 'a:' }) do field_put(J, kind .. node, false) end
+      field_put(J, 'n:' .. node, false)
+      field_put(J, 'a:' .. node, false)
     end
     for _, kind in ipairs({ 'c:', 'e:' }) do
       for _, name in ipairs(names_of(J, kind)) do field_put(J, kind .. name, false) end
     end
     J.progress = 0
-    for _, node in ipairs(names_of(J, 'p:')) do J.progress = J.progress + tonumber(field(J, 'p:' .. node)) end
+    for _, node in ipairs(names_of(J, 'n:')) do J.progress = J.progress + node_get(J, node).share end
     job_move(J, S.queued)
     J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
-    J.error, J.finished = '', '-'
+    J.finished = '-'
     field_put(J, 'error', false)
     redis.call('PERSIST', J.key)
     redis.call('PERSIST', J.log)
@@ -27,7 +28,7 @@ for i, item in ipairs(items()) do
     redis.call('ZADD', INDEX, 'NX', redis.call('HGET', J.key, 'created'), id)
     status_event(J)
     for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
-    for _, batch in ipairs(batches) do dispatch(J, batch, function(r) return r.status == S.pending end) end
+    for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end
     conclude(J) -- a cancel that came too late leaves nothing to run again
     words[i] = 'ok'
   end

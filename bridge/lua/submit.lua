@@ -14,18 +14,18 @@ for i, item in ipairs(items()) do
     words[i] = 'full'
   else
     local status = start_at > NOW and S.scheduled or S.queued
-    local J = job_new(id, status .. ' 0 0 ' .. integer(remaining) .. ' 0 0 0 1 - -')
+    local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-')
     J.fresh = true
-    field_put(J, 'digest', digest)
-    field_put(J, 'created', NOW_TEXT)
+    J.put = { 'state', '', 'digest', digest, 'created', NOW_TEXT, unpack(fields) }
+    J.fields.digest = digest
+    for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
     if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
-    for k = 1, #fields, 2 do field_put(J, fields[k], fields[k + 1]) end
     redis.call('ZADD', INDEX, NOW, id)
     redis.call('SADD', ALIVE, id)
     alive = alive + 1
     status_event(J)
     for _, batch in ipairs(batches) do
-      dispatch(J, batch, function(r) return r.status == S.pending end, status == S.scheduled and start_at or nil)
+      dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)
     end
     words[i] = 'ok'
   end

@@ -1,18 +1,18 @@
 -- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
 -- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} } };
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
--- Replies, in MessagePack, a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
+-- Replies a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
 local consumer, nonce, count, light, heavy, streams, handed = unpack(items()[1])
 local free = { light = light, heavy = heavy }
 local claims, size, taken = {}, 0, 0
 
-local function note(stream, entry, fields)
+local function note(stream, entry, fields, new)
   taken = taken + 1
-  local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. tostring(taken), free)
+  local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. integer(taken), free, new)
   if answer[1] == 'ok' then
     size = size + #answer[9]
-    for _, pair in ipairs(answer[8]) do size = size + #pair[2] end
+    for i = 15, #answer, 2 do size = size + #answer[i] end
   end
   claims[#claims + 1] = answer
 end
@@ -54,11 +54,9 @@ for _, stream in ipairs(streams) do
     local rows = reply[1][2]
     entry_delivered(stream, rows[#rows][1])
     for _, row in ipairs(rows) do
-      local fields = {}
-      for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
-      note(stream, row[1], fields)
+      note(stream, row[1], fields_of(row[2]), true)
     end
   end
 end
 save()
-return cmsgpack.pack(claims)
+return claims

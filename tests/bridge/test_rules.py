@@ -352,7 +352,7 @@ async def test_rule_8_a_node_that_only_waited_when_its_owner_died_counts_no_deat
     (claim,) = await world.take(light=1)
     stamp = await world.stamp(claim.entry)
     (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", stamp, "w2", "n"]])
-    assert taken.started == [("a", "1", "1")]
+    assert taken.started == [("a", 1, 1)]
     assert sorted(taken.waiting) == ["b", "c"]
     assert [(await world.record(name)).deliveries for name in "bc"] == [0, 0]
 

@@ -60,7 +60,7 @@ async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(
 async def test_take_claims_and_starts(world):
     await world.submit()
     (claim,) = await world.take()
-    assert (claim.word, claim.job_id, claim.started, claim.waiting) == ("ok", "job", [("a", "1", "0")], [])
+    assert (claim.word, claim.job_id, claim.started, claim.waiting) == ("ok", "job", [("a", 1, 0)], [])
     job = await world.job()
     assert (job["status"], job["running"], job[f"c:{claim.entry}@{STREAM}"]) == ("running", "1", f"w1 {claim.nonce}")
 
@@ -213,7 +213,7 @@ async def test_a_retryable_failure_goes_back_later_as_the_next_attempt(world):
     while (await world.scripts.due(world.part))[0] == 0:
         pass
     (claim,) = await world.take()
-    assert claim.started == [("a", "2", "0")]
+    assert claim.started == [("a", 2, 0)]
 
 
 async def test_a_failure_without_a_handler_fails_the_job_with_its_error(world):
@@ -251,7 +251,7 @@ async def test_reclaim_takes_over_only_what_did_not_move(world):
     (moved,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen - 1000, "w2", "n"]])
     assert moved.word == "moved"
     (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen, "w2", "n"]])
-    assert (taken.word, taken.started) == ("ok", [("a", "1", "1")])
+    assert (taken.word, taken.started) == ("ok", [("a", 1, 1)])
     assert (await world.report(claim, [ended("a")])).word == "stale"
     assert (await world.report(taken, [ended("a")], ack=True, consumer="w2")).word == "ok"
     assert (await world.job())["running"] == "0"
