@@ -93,7 +93,7 @@ class Topology:
         shares[last] += SHARES - given
         return shares
 
-    @cached_property
+    @property
     def roots(self) -> list[str]:
         """The nodes that are ready when nothing has ended yet."""
         return [node for node, edges in self.incoming.items() if not edges]
