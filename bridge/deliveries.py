@@ -100,11 +100,12 @@ class Delivery:
         self.ending = self.ending or ack
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
 
-    def outputs(self) -> dict[str, Any]:
-        """The outputs of the completed nodes whose records are known."""
+    def outputs(self, node_id: str) -> dict[str, Any]:
+        """The outputs that the input of a node is made of: those of its sources that have completed."""
         found = {}
-        for node, record in self.records.items():
-            if record.status == "completed":
+        for node in self.topology.sources(node_id):
+            record = self.records.get(node)
+            if record is not None and record.status == "completed":
                 found[node] = msgspec.json.decode(record.payload).get("output") if record.payload else None
         return found
 

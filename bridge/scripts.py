@@ -71,7 +71,9 @@ def _claim(row: list[bytes]) -> Claim:
     words = [word.decode() for word in row]
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
-    word, stream, entry, job_id, nonce, started, waiting, suspects, graph, routes, traceparent, created, v, *records = words
+    word, stream, entry, job_id, nonce, started, waiting, suspects, graph, routes, traceparent, created, v, *records = (
+        words
+    )
     return Claim(
         word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(suspects), graph, routes,
         traceparent, created, v, _pairs(records),
@@ -152,7 +154,8 @@ def parse_record(raw: str) -> NodeRecord:
 
 
 STATE = (
-    "status", "seq", "trimmed", "remaining", "running", "broken", "progress", "attempt", "started", "finished", "updated",
+    "status", "seq", "trimmed", "remaining", "running", "broken", "progress", "attempt", "started", "finished", "created",
+    "updated",
 )  # fmt: skip
 
 

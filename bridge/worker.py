@@ -370,7 +370,7 @@ class Worker:
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
         task = self.registry[delivery.topology.nodes[node_id].task]
         fields = task.capability.io.input.get("properties", {}).keys()
-        return graphs.node_input(delivery.topology, node_id, delivery.outputs(), fields)
+        return graphs.node_input(delivery.topology, node_id, delivery.outputs(node_id), fields)
 
     def _timeout(self, delivery: Delivery, node_id: str) -> float:
         node = delivery.topology.nodes[node_id]

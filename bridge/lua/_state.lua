@@ -64,16 +64,17 @@ end
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
 -- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
 
--- What every transition needs of a job is one field, `state`, eleven words (job_new, and when it was last written); the rest stands
+-- What every transition needs of a job is one field, `state`, twelve words (job_new, and when it was last written); the rest stands
 -- beside it, `error` only where a node has failed unhandled.
-local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
+local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
 local loaded, ended = {}, {}
 
-local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished)
+local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
   local key = job_key(id)
   local J = { id = id, key = key, log = key .. ':events', channel = 'status:' .. id, changed = false, fields = {}, put = { 'state', '' },
     drop = false, events = {}, status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
-    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished }
+    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished,
+    created = created }
   loaded[id] = J
   return J
 end
@@ -165,7 +166,7 @@ local function job_save(J)
   end
   put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
     integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
-    J.started .. ' ' .. J.finished .. ' ' .. NOW_TEXT
+    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
   call_with(put, 'HSET', J.key)
   if drop then call_with(drop, 'HDEL', J.key) end
   if JOB_ENDED[J.status] then

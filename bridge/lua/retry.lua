@@ -25,7 +25,7 @@ for i, item in ipairs(items()) do
     redis.call('PERSIST', J.key)
     redis.call('PERSIST', J.log)
     redis.call('SADD', ALIVE, id)
-    redis.call('ZADD', INDEX, 'NX', redis.call('HGET', J.key, 'created'), id)
+    redis.call('ZADD', INDEX, 'NX', J.created, id)
     status_event(J)
     for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
     for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end

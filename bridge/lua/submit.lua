@@ -14,9 +14,9 @@ for i, item in ipairs(items()) do
     words[i] = 'full'
   else
     local status = start_at > NOW and S.scheduled or S.queued
-    local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-')
+    local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
     J.fresh = true
-    J.put = { 'state', '', 'digest', digest, 'created', NOW_TEXT, unpack(fields) }
+    J.put = { 'state', '', 'digest', digest, unpack(fields) }
     J.fields.digest = digest
     for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
     if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
