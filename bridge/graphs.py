@@ -78,6 +78,8 @@ class Topology:
     @cached_property
     def shares(self) -> dict[str, int]:
         """Each node's part of 10⁹ by progressWeight; equal where all weights are 0. The sum is exact."""
+        if len(self.nodes) == 1:
+            return dict.fromkeys(self.nodes, SHARES)
         weights = {node.id: node.progress_weight for node in self.graph.nodes}
         total = sum(weights.values())
         if total <= 0:
@@ -104,8 +106,9 @@ class Topology:
 
     def sources(self, node: str) -> list[str]:
         """The nodes whose records the input of `node` needs: its parents in edge order, then those of `$from`."""
-        found = dict.fromkeys(edge.from_ for edge in self.incoming[node])
-        found.update(dict.fromkeys(references(self.nodes[node].params)))
+        found = {edge.from_: None for edge in self.incoming[node]}
+        for source in references(self.nodes[node].params):
+            found[source] = None
         return list(found)
 
 

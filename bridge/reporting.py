@@ -137,7 +137,8 @@ class Reporter:
             first_start = len(steps)
             steps += [("start", node, self._worker_id) for node in here]
             steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
-            steps += [("send", batch) for batch in self._plan(delivery, away)]
+            if away:
+                steps += [("send", batch) for batch in self._plan(delivery, away)]
             reads = dict.fromkeys(found.unknown)
             for node in here:
                 reads.update(
