@@ -157,7 +157,9 @@ async def test_a_key_that_was_kept_before_a_crash_makes_its_job_after_it(served)
         new_id("key"),
         b'{"graph":{"schema":"langgraph.v1","nodes":[{"id":"a","task":"act","plane":"python"}],"edges":[]}}',
     )
-    await served.planes.client.set(f"idempotency::{key}", f"abc {hashlib.blake2b(body, digest_size=16).hexdigest()}", ex=60)
+    await served.planes.client.set(
+        f"idempotency::{key}", f"abc {hashlib.blake2b(body, digest_size=16).hexdigest()}", ex=60
+    )
     answer = await served.http.post(
         "/api/jobs", content=body, headers={"idempotency-key": key, "content-type": "application/json"}
     )

@@ -1,0 +1,127 @@
+"""The executor alone: what runs beside what, and that deliveries which share a LangGraph run do not meet."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from bridge.executor import RUN_TASKS, Executor
+
+
+class Nodes:
+    """A graph by hand: `after[node]` is what its end makes ready; a join is ready at the last of its parents' ends."""
+
+    def __init__(self, after: dict[str, list[str]], joins: dict[str, int] | None = None) -> None:
+        self.after = after
+        self.left = dict(joins or {})
+        self.began: dict[str, asyncio.Event] = {}
+        self.hold: dict[str, asyncio.Event] = {}
+        self.ended: list[str] = []
+        self.cancelled: list[str] = []
+
+    def has_begun(self, node: str) -> asyncio.Event:
+        return self.began.setdefault(node, asyncio.Event())
+
+    async def run(self, node: str) -> Sequence[str]:
+        self.has_begun(node).set()
+        try:
+            if node in self.hold:
+                await self.hold[node].wait()
+            else:
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.cancelled.append(node)
+            raise
+        if node.startswith("bug"):
+            raise RuntimeError(node)
+        self.ended.append(node)
+        ready = []
+        for following in self.after.get(node, ()):
+            if following in self.left:
+                self.left[following] -= 1
+                if self.left[following]:
+                    continue
+            ready.append(following)
+        return ready
+
+
+def held(*names: str) -> dict[str, asyncio.Event]:
+    return {name: asyncio.Event() for name in names}
+
+
+async def test_a_straight_run_needs_no_langgraph():
+    executor = Executor()
+    nodes = Nodes({"a": ["b"], "b": ["c"]})
+    await executor.execute(["a"], nodes.run)
+    assert nodes.ended == ["a", "b", "c"]
+    assert executor._forks is None
+
+
+async def test_branches_run_beside_each_other_and_a_join_once():
+    nodes = Nodes({"a": ["b", "c", "d"], "b": ["e"], "c": ["e"], "d": ["e"]}, {"e": 3})
+    nodes.hold = held("b", "c", "d")
+    running = asyncio.create_task(Executor().execute(["a"], nodes.run))
+    for node in "bcd":
+        await nodes.has_begun(node).wait()
+    for node in "dbc":
+        nodes.hold[node].set()
+    await running
+    assert nodes.ended.count("e") == 1
+    assert nodes.ended[-1] == "e"
+
+
+async def test_a_short_branch_does_not_wait_for_a_long_one():
+    nodes = Nodes({"a": ["long", "s1"], "s1": ["s2"], "s2": ["s3", "s4"]})
+    nodes.hold = held("long")
+    running = asyncio.create_task(Executor().execute(["a"], nodes.run))
+    await nodes.has_begun("s4").wait()
+    assert "long" not in nodes.ended
+    nodes.hold["long"].set()
+    await running
+    assert set(nodes.ended) == {"a", "long", "s1", "s2", "s3", "s4"}
+
+
+async def test_more_branches_than_one_langgraph_run_carries():
+    executor = Executor()
+    many = [f"w{number}" for number in range(RUN_TASKS)]
+    deliveries = [Nodes({}) for _ in range(3)]
+    await asyncio.gather(*(executor.execute(many, nodes.run) for nodes in deliveries))
+    assert all(sorted(nodes.ended) == sorted(many) for nodes in deliveries)
+
+
+async def test_a_bug_ends_its_own_delivery_and_cancels_its_branches():
+    executor = Executor()
+    other = Nodes({})
+    other.hold = held("x", "y")
+    beside = asyncio.create_task(executor.execute(["x", "y"], other.run))
+    await other.has_begun("y").wait()
+    nodes = Nodes({})
+    nodes.hold = held("long", "longer")
+    with pytest.raises(RuntimeError, match="bug"):
+        await executor.execute(["bug", "long", "longer"], nodes.run)
+    with pytest.raises(RuntimeError, match="bug"):
+        await executor.execute(["a", "bug"], Nodes({}).run)
+    for event in other.hold.values():
+        event.set()
+    await beside
+    assert sorted(other.ended) == ["x", "y"]
+    assert nodes.ended == []
+
+
+async def test_a_cancelled_delivery_leaves_those_that_share_its_run():
+    executor = Executor()
+    one, two = Nodes({}), Nodes({})
+    one.hold, two.hold = held("a", "b", "c"), held("x", "y")
+    first = asyncio.create_task(executor.execute(["a", "b", "c"], one.run))
+    second = asyncio.create_task(executor.execute(["x", "y"], two.run))
+    await asyncio.gather(*(one.has_begun(node).wait() for node in "abc"), two.has_begun("y").wait())
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    for event in two.hold.values():
+        event.set()
+    await second
+    assert sorted(two.ended) == ["x", "y"]
+    assert sorted(one.cancelled) == ["a", "b", "c"]
+    await executor.execute(["p", "q"], (later := Nodes({})).run)
+    assert sorted(later.ended) == ["p", "q"]
