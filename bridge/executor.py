@@ -64,15 +64,15 @@ class _Branch:
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Raises nothing that is the branch's own: in LangGraph a task that raises ends the others of its run."""
+        """Raises no error of the branch: in LangGraph a task that raises ends the others of its run (one that is cancelled does not)."""
         if self.ended.done():
             return
         self._task = asyncio.current_task()
         try:
             await self._execute()
         except asyncio.CancelledError:
-            if self.ended.cancel():  # the whole run is being cancelled, not this branch
-                raise
+            self.ended.cancel()
+            raise
         except Exception as error:
             if not self.ended.done():
                 self.ended.set_exception(error)
