@@ -24,7 +24,9 @@ def skip(what: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def start_server(directory: Path, *options: str, binary: str | None = None) -> tuple[subprocess.Popen[bytes], str]:
+def start_server(
+    directory: Path, *options: str, binary: str | None = None, environ: dict[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
     """Starts a server on `directory`/redis.sock; answers when it answers."""
     try:
         from dihedral.server import find_server
@@ -37,7 +39,9 @@ def start_server(directory: Path, *options: str, binary: str | None = None) -> t
     path = directory / "redis.sock"
     command = [binary or str(find_server()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]
     command += ["--dir", str(directory), "--save", "", "--appendonly", "no", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
+    )
     deadline = time.monotonic() + 10
     client = redis_sync.Redis(unix_socket_path=str(path))
     while True:

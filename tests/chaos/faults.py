@@ -5,20 +5,40 @@ A fault takes a place that no other fault has (`busy`); where there is none it d
 
 import asyncio
 import random
+import resource
 import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
+from tests.chaos.clock import library
+from tests.chaos.drawing import LARGE_KIB, storing
 from tests.chaos.load import Load
-from tests.chaos.rig import Place, Rig, children
+from tests.chaos.rig import Place, Rig, children, processes
+from tests.chaos.wire import Wire
 
 Fault = Callable[["Faults"], Awaitable[bool]]
 
 
 GIVE_UP_SECONDS = 30.0
 """So long a kind that finds nothing to break is tried again after the round's time is over."""
+
+CLOCK_STEPS_SECONDS = (-3600.0, -20.0, 20.0, 3600.0)
+SUSPEND_STEPS_SECONDS = (30.0, 600.0)
+
+
+MEET_SECONDS = 6.0
+"""A job that is to meet a fault has so long to end under it."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The server lost everything that it had written since `since`, and died at `died`; monotonic moments."""
+
+    since: float
+    died: float
 
 
 class Faults:
@@ -30,19 +50,29 @@ class Faults:
         self.broken: list[str] = []
         self.kills: list[tuple[float, int]] = []
         """(moment, pid) of every worker that was killed."""
+        self.cuts: list[Cut] = []
         self.story: list[str] = []
         self._owed: list[str] = []
         self._begun = time.monotonic()
 
-    async def run(self, seconds: float, kinds: list[str], gap_seconds: float) -> None:
-        """All kinds in turn, newly shuffled each time; gaps and overlaps at random. Each at least once, `seconds` at least."""
+    async def run(
+        self, seconds: float, kinds: list[str], gap_seconds: float, done: Callable[[], bool] = lambda: True
+    ) -> None:
+        """All kinds in turn, newly shuffled each time; gaps and overlaps at random. Each at least once, `seconds` at least.
+
+        `done`: whether the clients have submitted all that they are to.
+        """
         until = time.monotonic() + seconds
         patience = until + GIVE_UP_SECONDS
         running: set[asyncio.Task[None]] = set()
         bag = self.rng.sample(kinds, len(kinds))
-        while time.monotonic() < until or (set(kinds) - set(self.counts) and time.monotonic() < patience):
+        while (goes_on := time.monotonic() < until or not done()) or (
+            set(kinds) - set(self.counts) and time.monotonic() < patience
+        ):
             bag, self._owed = [*self._owed, *bag], []
-            if not bag and time.monotonic() < until:
+            if goes_on:
+                patience = time.monotonic() + GIVE_UP_SECONDS
+            if not bag and goes_on:
                 bag = self.rng.sample(kinds, len(kinds))
             if bag:
                 running.add(asyncio.create_task(self._one(bag.pop())))
@@ -98,7 +128,7 @@ async def kill_worker(faults: Faults) -> bool:
     with faults.one_of(faults.rig.workers) as place:
         if place is None:
             return False
-        faults.kills.append((time.time(), place.pid))
+        faults.kills.append((time.monotonic(), place.pid))
         faults.rig.settle(faults.rig.disturb([place]))
         await faults.rig.kill(place)
         await asyncio.sleep(faults.rng.random())
@@ -130,7 +160,7 @@ async def _freeze(faults: Faults, places: list[Place], seconds: float, *, slots:
     with faults.one_of(places) as place:
         if place is None:
             return False
-        pids = [place.pid, *(children(place.pid) if slots else ())]
+        pids = processes(place) if slots else [place.pid]
         spans = faults.rig.disturb([place])
         faults.rig.signal(pids, signal.SIGSTOP)
         await asyncio.sleep(seconds)
@@ -170,7 +200,7 @@ async def _drain(faults: Faults, places: list[Place]) -> bool:
 
 
 async def suspend(faults: Faults) -> bool:
-    """Everything stands still at once and goes on as if nothing had been, but the clock has moved."""
+    """Everything stands still at once and goes on as if nothing had been, but every wall clock has moved much further."""
     rig = faults.rig
     with faults.the_server() as ours:
         if not ours or rig.server is None:
@@ -178,9 +208,12 @@ async def suspend(faults: Faults) -> bool:
         pids = [rig.server.pid]
         for place in rig.places:
             if place.runs:
-                pids += [place.pid, *children(place.pid)]
+                pids += processes(place)
         rig.signal(pids, signal.SIGSTOP)
         await asyncio.sleep(faults.leases(2.5, 3.5))
+        seconds, now = faults.rng.choice(SUSPEND_STEPS_SECONDS), time.monotonic()
+        for clock in [rig.clock, *(place.clock for place in rig.places)]:
+            clock.step(seconds, now)
         rig.signal(faults.rng.sample(pids, len(pids)), signal.SIGCONT)
         return True
 
@@ -191,6 +224,18 @@ async def restart_server(faults: Faults) -> bool:
             return False
         await faults.rig.kill_server()
         await asyncio.sleep(faults.leases(0, 3))
+        await faults.rig.start_server()
+        return True
+
+
+async def lose_power(faults: Faults) -> bool:
+    """The server's machine goes down, and what was appended to the file in its last second never reached the disk."""
+    with faults.the_server() as ours:
+        if not ours:
+            return False
+        since = await faults.rig.lose_power()
+        faults.cuts.append(Cut(since, time.monotonic()))
+        await asyncio.sleep(faults.leases(0, 2))
         await faults.rig.start_server()
         return True
 
@@ -232,6 +277,114 @@ async def poison(faults: Faults) -> bool:
     stream = faults.rng.choice(("stream:process:data", "stream:process:control")) + faults.rng.choice(("", ":high"))
     await faults.rig.redis.xadd(stream, faults.rng.choice(bad))  # type: ignore[arg-type]
     return True
+
+
+# Clocks: nobody counts as disturbed, because a wall clock must not matter -------------------------------------------------
+
+
+async def jump_clock(faults: Faults) -> bool:
+    """The wall clock of one process jumps, either way, and mostly comes back."""
+    with faults.one_of(faults.rig.places) as place:
+        if place is None:
+            return False
+        seconds = faults.rng.choice(CLOCK_STEPS_SECONDS)
+        place.clock.step(seconds, time.monotonic())
+        await asyncio.sleep(faults.leases(1, 3))
+        if faults.rng.random() < 0.7:
+            place.clock.step(-seconds, time.monotonic())
+        return True
+
+
+async def jump_server_clock(faults: Faults) -> bool:
+    """Forwards only: Redis's own stream ids do not go back either."""
+    if faults.rig.server_busy:
+        return False
+    faults.rig.clock.step(faults.rng.choice(SUSPEND_STEPS_SECONDS), time.monotonic())
+    return True
+
+
+# The artifact store: a job that stores something is there to meet each of these ------------------------------------------
+
+
+async def full_disk(faults: Faults) -> bool:
+    """No file of a worker can grow beyond a size that artifacts have: the kernel refuses, as it does on a full disk."""
+    rig = faults.rig
+    if rig.disk_busy or rig.server_busy:
+        return False
+    rig.disk_busy = True
+    _limit_files(rig.workers, LARGE_KIB * 1024 // 2)
+    status = await faults.load.meet("full", storing, MEET_SECONDS)
+    _limit_files(rig.workers, resource.RLIM_INFINITY)
+    rig.disk_busy = False
+    return status == "failed"
+
+
+def _limit_files(places: list[Place], size_bytes: int) -> None:
+    """The workers first: what they start from then on inherits it."""
+    for place in places:
+        if place.runs:
+            for pids in ([place.pid], children(place.pid)):
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
+
+
+async def refuse_store(faults: Faults) -> bool:
+    """503 to everything."""
+    return await _store(faults, lambda wire: setattr(wire, "refusal", SLOW_DOWN), (0.5, 3))
+
+
+async def stall_store(faults: Faults) -> bool:
+    return await _store(faults, lambda wire: wire.silence(), (2, 4))
+
+
+async def cut_store(faults: Faults) -> bool:
+    return await _store(faults, lambda wire: wire.cut(), (0.5, 1))
+
+
+async def _store(faults: Faults, breaks: Callable[[Wire], None], leases: tuple[float, float]) -> bool:
+    wire = faults.rig.store_wire
+    if wire is None or faults.rig.disk_busy or faults.rig.server_busy:
+        return False
+    faults.rig.disk_busy = True
+    breaks(wire)
+    await faults.load.meet("store", storing, faults.leases(*leases))
+    wire.mend()
+    faults.rig.disk_busy = False
+    return True
+
+
+SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\ncontent-type: application/xml\r\nconnection: close\r\ncontent-length: 55\r\n\r\n"
+    b"<Error><Code>SlowDown</Code><Message/></Error>" + b" " * 9
+)
+
+
+# Clients: what Load does at random anyway, here at a chosen moment --------------------------------------------------------
+
+
+async def submit_twice(faults: Faults) -> bool:
+    """The same submission three times at once."""
+    return await faults.load.submit_at_once(3)
+
+
+async def retry(faults: Faults) -> bool:
+    return await faults.load.retry_one()
+
+
+async def cancel_waiting(faults: Faults) -> bool:
+    """Before it starts: `cancelled` at once."""
+    return await faults.load.cancel_waiting()
+
+
+async def cancel_running(faults: Faults) -> bool:
+    """In the middle of a task that hears nothing: `cancelling`, until its process group has been killed."""
+    return await faults.load.cancel_running()
+
+
+async def cancel_ended(faults: Faults) -> bool:
+    return await faults.load.cancel_ended()
 
 
 # The wires ---------------------------------------------------------------------------------------------------------------
@@ -289,10 +442,28 @@ async def slow_wire(faults: Faults) -> bool:
         return True
 
 
-KINDS: dict[str, Fault] = {
-    fault.__name__: fault
-    for fault in (
-        kill_worker, kill_slot, kill_control, freeze_worker, freeze_control, drain_worker, drain_control, suspend,
-        restart_server, freeze_server, full_server, poison, cut_wire, silence_wire, lose_answers, slow_wire,
-    )
+def _named(*faults: Fault) -> dict[str, Fault]:
+    return {fault.__name__: fault for fault in faults}
+
+
+CLOCKS = _named(jump_clock, jump_server_clock)
+"""Possible where clocks can be stepped; without that `suspend` stops everything and steps nothing."""
+REMOTE_STORE = _named(refuse_store, stall_store, cut_store)
+"""Possible with an S3 store."""
+KINDS = {
+    **_named(
+        kill_worker, kill_slot, kill_control, freeze_worker, freeze_control, drain_worker, drain_control, restart_server,
+        freeze_server, full_server, lose_power, poison, cut_wire, silence_wire, lose_answers, slow_wire, full_disk,
+        submit_twice, retry, cancel_waiting, cancel_running, cancel_ended,
+    ),
+    **CLOCKS,
+    **REMOTE_STORE,
 }  # fmt: skip
+
+
+def kinds(*, fsync: str, remote_store: bool) -> tuple[str, ...]:
+    """What can be injected here, into a server that syncs `always` or `everysec`."""
+    left_out = set() if library() else {*CLOCKS}
+    left_out |= set() if remote_store else {*REMOTE_STORE}
+    left_out |= {"lose_power"} if fsync == "always" else set()
+    return tuple(kind for kind in KINDS if kind not in left_out)

@@ -4,30 +4,39 @@ Every check answers with sentences; none means that all is well. The rules of th
 that a mistake in the product's own resolution is no excuse for itself.
 """
 
+import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bridge.artifacts import ArtifactStore
+from bridge.errors import StoreError
 from bridge.keys import GROUP, partitions
 from bridge.lifecycle import JOB_ENDED, NODE_ENDED
 from bridge.scripts import parse_state
+from tests.chaos.clock import Clock
 from tests.chaos.load import Entry
 from tests.chaos.watching import Event
 from tests.leaks import leaks
 
 Disturbed = Callable[[int, float], bool]
 
+SPARE_DESCRIPTORS = 40
+"""A pool keeps as many connections to Redis as were in use at once; a round makes and loses hundreds."""
 CLOCKS_SECONDS = 0.05
 """Server and tasks read one clock; so much may lie between the reading and the writing of a line."""
 
 
 @dataclass
 class Mark:
-    """A line that a task left; `worker`: the process it belonged to."""
+    """A line that a task left; `moment`: monotonic; `worker`: the process it belonged to."""
 
     moment: float
     what: str
@@ -45,7 +54,16 @@ def marks_of(path: Path) -> list[Mark]:
 
 
 def moment(event: Event) -> float:
-    return datetime.fromisoformat(event["created"]).timestamp()
+    """Monotonic; `dated` has put it there."""
+    return float(event["moment"])
+
+
+def dated(events: list[Event], clock: Clock, wall: float) -> list[Event]:
+    """The same with the moment of each; `clock`: the server's, `wall`: the machine's wall clock minus its monotonic one."""
+    return [
+        {**event, "moment": clock.moment(datetime.fromisoformat(event["created"]).timestamp(), wall)}
+        for event in events
+    ]
 
 
 # The log -----------------------------------------------------------------------------------------------------------------
@@ -60,7 +78,8 @@ def of_log(entry: Entry, document: Event, events: list[Event]) -> Iterator[str]:
     for number, attempt in enumerate(attempts(events), 1):
         yield from _of_attempt(job, number, attempt, last=number == document["attempt"])
     made, most = document["attempt"] - 1, entry.retries + entry.maybe_retries
-    if not entry.retries <= made <= most:
+    least = 0 if entry.forgotten else entry.retries
+    if not least <= made <= most:
         yield f"{job}: was retried {made} times, clients did it {entry.retries} to {most} times"
     if document["status"] == "completed" and document["progress"] != 1:
         yield f"{job}: is completed with progress {document['progress']}"
@@ -158,6 +177,41 @@ def _in_order(graph: Event) -> list[str]:
     return order
 
 
+# Owners ------------------------------------------------------------------------------------------------------------------
+
+
+def of_owners(entry: Entry, graph: Event, events: list[Event]) -> Iterator[str]:
+    """Who wrote a node's output is the last one that it was given to: nobody whom another has superseded wrote after that."""
+    owners: dict[str, str] = {}
+    for event in events:
+        if event["type"] == "node" and event["status"] == "running":
+            owners[event["nodeId"]] = event["worker"]
+    for node in graph["nodes"]:
+        wrote = (node.get("output") or {}).get("worker") if isinstance(node.get("output"), dict) else None
+        if wrote is not None and wrote != pid_of(owners.get(node["id"], "")):
+            yield f"{entry.job}: {node['id']} was {owners.get(node['id'])}'s, but {wrote} wrote its output"
+
+
+# Artifacts ---------------------------------------------------------------------------------------------------------------
+
+
+async def of_artifacts(job: str, document: Event, store: ArtifactStore) -> list[str]:
+    """What the job names is there, whole."""
+    found = []
+    for meta in document["artifacts"]:
+        try:
+            chunks = [chunk async for chunk in store.open(meta["bucket"], meta["key"])]
+        except StoreError as error:
+            found.append(f"{job}: its artifact {meta['key']} cannot be read: {error}")
+            continue
+        content = b"".join(chunks)
+        if (len(content), hashlib.sha256(content).hexdigest()) != (meta["size_bytes"], meta["sha256"]):
+            found.append(
+                f"{job}: its artifact {meta['key']} has {len(content)} of {meta['size_bytes']} bytes, or others"
+            )
+    return found
+
+
 # The clients -------------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +233,8 @@ def of_work(entry: Entry, events: list[Event], marks: list[Mark], disturbed: Dis
     for number, attempt in enumerate(cut):
         mine = [mark for mark in marks if starts[number] <= mark.moment < starts[number + 1]]
         known = [mark for mark in mine if not disturbed(mark.worker, mark.moment)]
-        yield from _of_once(f"{job}, attempt {number + 1}", entry, mine)
+        if not entry.forgotten:
+            yield from _of_once(f"{job}, attempt {number + 1}", entry, mine)
         ends = {event["nodeId"]: moment(event) for event in attempt if event["type"] == "node" and _is_end(event)}
         for mark in known:
             if mark.node in ends and mark.moment > ends[mark.node] + CLOCKS_SECONDS:
@@ -272,9 +327,46 @@ def troubles(directory: Path) -> Iterator[str]:
                 yield f"{path.name}: {line[:2000]}"
 
 
+# What processes hold -----------------------------------------------------------------------------------------------------
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """What it has open, by kind: `to 6379` and `from 8000` are TCP connections, with the other's or its own port."""
+    sockets = _sockets(pid)
+    found: Counter[str] = Counter()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = os.readlink(path)
+            found[sockets.get(target) or ("file" if target.startswith("/") else target.partition(":")[0])] += 1
+    return found
+
+
+def _sockets(pid: int) -> dict[str, str]:
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    listening = {row[1] for row in rows if row[3] == "0A"}
+    named = {}
+    for row in rows:
+        here, there = (int(address.rpartition(":")[2], 16) for address in row[1:3])
+        side = "listens" if row[3] == "0A" else f"from {here}" if row[1] in listening else f"to {there}"
+        named[f"socket:[{row[9]}]"] = side + (" (closed by the other)" if row[3] == "08" else "")
+    return named
+
+
+def of_descriptors(name: str, held: Counter[str], at_start: Iterable[Counter[str]]) -> Iterator[str]:
+    """`at_start`: what processes of its kind held when they were ready."""
+    if held.total() > max(each.total() for each in at_start) + SPARE_DESCRIPTORS:
+        yield f"{name} has {dict(held)} open, at their start they had {[dict(each) for each in at_start]}"
+
+
 # Recovery ----------------------------------------------------------------------------------------------------------------
 
 _PID = re.compile(r"-(\d+)-[0-9a-f]{8}$")
+
+
+def pid_of(worker: str) -> int | None:
+    """The process of a worker id."""
+    found = _PID.search(worker)
+    return int(found[1]) if found else None
 
 
 def recoveries(events: list[Event], kills: list[tuple[float, int]]) -> Iterator[tuple[float, float, float]]:
@@ -288,8 +380,7 @@ def recoveries(events: list[Event], kills: list[tuple[float, int]]) -> Iterator[
                 if event["status"] == "running":
                     running[event["nodeId"]] = event["worker"]
         for node, worker in running.items():
-            owner = _PID.search(worker)
-            if owner is None or int(owner[1]) != pid:
+            if pid_of(worker) != pid:
                 continue
             again = next((moment(e) for e in rest if _tells(e, node)), None)
             done = next((moment(e) for e in rest if e["type"] == "status" and e["status"] in JOB_ENDED), None)

@@ -1,4 +1,4 @@
-"""The machine under test: Valkey, control planes and workers as real processes, each behind a wire of its own to Redis."""
+"""The machine under test: Valkey, control planes and workers as real processes, each with a wire to Redis and a clock of its own."""
 
 import asyncio
 import os
@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import redis.asyncio
 
+from tests.artifacts.seaweed import ACCESS, SECRET, Seaweed
+from tests.chaos.clock import Clock
 from tests.chaos.wire import Wire
 from tests.conftest import start_server
 from tests.house import free_port
@@ -25,12 +27,13 @@ SETTLE_SECONDS = 2.0
 
 
 class Place:
-    """One process of ours with its wire. `busy`: a fault has it, no other may. `pid` changes when it is started again."""
+    """One process of ours, its wire and its clock. `busy`: a fault has it, no other may. `pid` changes when it is started again."""
 
-    def __init__(self, kind: str, number: int, wire: Wire, directory: Path, arguments: list[str]) -> None:
+    def __init__(self, kind: str, number: int, wire: Wire, clock: Clock, directory: Path, arguments: list[str]) -> None:
         self.kind = kind
         self.number = number
         self.wire = wire
+        self.clock = clock
         self.directory = directory
         self.arguments = arguments
         self.busy = False
@@ -51,12 +54,17 @@ class Place:
 
 
 class Rig:
-    def __init__(self, directory: Path, seed: int, *, lease_ms: int, fsync: str = "always") -> None:
+    def __init__(
+        self, directory: Path, seed: int, *, lease_ms: int, fsync: str = "always", seaweed: Seaweed | None = None
+    ) -> None:
+        """`seaweed`: the artifact store, behind a wire of its own; None is a directory."""
         self.directory = directory
+        self.seaweed = seaweed
         self.lease = lease_ms / 1000
         self.rng = random.Random(f"rig {seed}")
         self.server: subprocess.Popen[bytes] | None = None
         self.server_busy = False
+        self.disk_busy = False
         self.server_port = free_port()
         self.redis = redis.asyncio.Redis(unix_socket_path=str(directory / "redis.sock"), socket_timeout=30)
         self.controls: list[Place] = []
@@ -64,12 +72,19 @@ class Rig:
         self.urls: list[str] = []
         self.ended_by_itself: list[str] = []
         self.runs = directory / "runs"
+        self.clock = Clock(directory / "clock-server", time.monotonic())
+        self.store_wire: Wire | None = None
+        self._sizes: list[tuple[float, int]] = []
+        self._sampling: asyncio.Task[None] | None = None
         self._disturbed: dict[int, list[list[float]]] = {}
+        self._orphans: dict[int, str] = {}
         self._options = ["--port", str(self.server_port), "--appendonly", "yes", "--appendfsync", fsync]
+        self._options += ["--auto-aof-rewrite-percentage", "0"]  # one file, whose end can be taken away
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DIHEDRAL_")},
             "CHAOS_RUNS": str(self.runs),
             "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
+            "DIHEDRAL_JOBS__TTL_SECONDS": str(7 * 86400),
             "DIHEDRAL_JOBS__LEASE_MS": str(lease_ms),
             "DIHEDRAL_JOBS__DRAIN_SECONDS": "0.5",
             "DIHEDRAL_WORKER__CANCEL_GRACE_MS": "300",
@@ -82,6 +97,10 @@ class Rig:
         self.runs.mkdir()
         shutil.copy(WORK, self.directory / "work.py")
         await self.start_server()
+        if "everysec" in self._options:
+            self._sampling = asyncio.create_task(self._sample())
+        if self.seaweed is not None:
+            await self._start_store_wire(self.seaweed)
         for number in range(controls):
             port = free_port()
             self.urls.append(f"http://127.0.0.1:{port}")
@@ -95,7 +114,18 @@ class Rig:
     async def _place(self, kind: str, number: int, arguments: list[str]) -> Place:
         wire = Wire(self.server_port, self.rng)
         await wire.start()
-        return Place(kind, number, wire, self.directory, arguments)
+        clock = Clock(self.directory / f"clock-{kind}-{number}", time.monotonic())
+        return Place(kind, number, wire, clock, self.directory, arguments)
+
+    async def _start_store_wire(self, seaweed: Seaweed) -> None:
+        self.store_wire = Wire(int(seaweed.endpoint.rpartition(":")[2]), self.rng)
+        await self.store_wire.start()
+        self._environ |= {
+            "DIHEDRAL_ARTIFACTS__STORE": "s3",
+            "DIHEDRAL_ARTIFACTS__ENDPOINT": f"http://127.0.0.1:{self.store_wire.port}",
+            "DIHEDRAL_ARTIFACTS__ACCESS_KEY": ACCESS,
+            "DIHEDRAL_ARTIFACTS__SECRET_KEY": SECRET,
+        }
 
     @property
     def places(self) -> list[Place]:
@@ -108,12 +138,14 @@ class Rig:
         command = [sys.executable, "-P", "-m", place.kind, "--redis-url", place.wire.url, *place.arguments]
         with (self.directory / f"{place.kind}-{place.number}.log").open("ab") as log:
             place.process = subprocess.Popen(
-                command, env={**self._environ, "TMPDIR": str(folder)}, stdout=log, stderr=log, start_new_session=True,
-                cwd=self.directory,
+                command, env={**self._environ, **place.clock.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log,
+                start_new_session=True, cwd=self.directory,
             )  # fmt: skip
 
     async def start_server(self) -> None:
-        self.server, _ = await asyncio.to_thread(start_server, self.directory, *self._options)
+        self.server, _ = await asyncio.to_thread(
+            start_server, self.directory, *self._options, environ=self.clock.environ
+        )
 
     async def ready(self) -> None:
         """Every control plane and every worker says so; raises TimeoutError."""
@@ -136,10 +168,12 @@ class Rig:
 
     async def calm(self) -> None:
         """No fault any more, and all that belongs there runs."""
+        if self.store_wire is not None:
+            self.store_wire.mend()
         for place in self.places:
             place.wire.mend()
             if place.runs:
-                self.signal([place.pid, *children(place.pid)], signal.SIGCONT)
+                self.signal(processes(place), signal.SIGCONT)
         assert self.server is not None
         self.signal([self.server.pid], signal.SIGCONT)
         if self.server.poll() is not None:
@@ -163,7 +197,8 @@ class Rig:
             os.kill(place.pid, signal.SIGTERM)
         for place in self.places:
             found += await self.gone(place, 15)
-        return found
+        left = [pid for pid, born in self._orphans.items() if not _is_gone(pid) and _born(pid) == born]
+        return [*found, f"slots outlived their killed workers: {left}"] if left else found
 
     async def gone(self, place: Place, seconds: float) -> list[str]:
         """After SIGTERM: waits for the end; a sentence for each thing that is not in order."""
@@ -189,14 +224,20 @@ class Rig:
     async def close(self) -> None:
         """Whatever state it is in."""
         await self.redis.aclose()
+        if self._sampling is not None:
+            self._sampling.cancel()
         for place in self.places:
             if place.process is not None and place.runs:
                 self.signal([*children(place.pid), place.pid], signal.SIGKILL)
                 await asyncio.to_thread(place.process.wait)
             await place.wire.close()
+            place.clock.close()
+        if self.store_wire is not None:
+            await self.store_wire.close()
         if self.server is not None:
             self.server.kill()
             await asyncio.to_thread(self.server.wait)
+        self.clock.close()
 
     # What faults do -------------------------------------------------------------------------------------------------
 
@@ -208,6 +249,7 @@ class Rig:
     async def kill(self, place: Place) -> None:
         """As the kernel does it, to the one process and no other: its slots have to notice by themselves."""
         assert place.process is not None
+        self._orphans |= {child: _born(child) for child in children(place.pid)}
         place.process.kill()
         await asyncio.to_thread(place.process.wait)
 
@@ -216,22 +258,52 @@ class Rig:
         self.server.kill()
         await asyncio.to_thread(self.server.wait)
 
+    @property
+    def _log(self) -> Path:
+        """The part of the append-only file that the server writes to."""
+        return max((self.directory / "appendonlydir").glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
+
+    async def _sample(self) -> None:
+        while True:
+            moment = time.monotonic()
+            self._sizes = [(then, size) for then, size in self._sizes if then > moment - 5]
+            self._sizes.append((moment, self._log.stat().st_size))
+            await asyncio.sleep(0.01)
+
+    async def lose_power(self) -> float:
+        """Kills the server and takes away what it appended since a moment, at most a second ago, which is the answer.
+
+        A machine that loses power keeps what was synced. Under `everysec` that is everything but the last second: this
+        assumes the worst.
+        """
+        await self.kill_server()
+        died = time.monotonic()
+        now = died, self._log.stat().st_size
+        since, size = next((sample for sample in self._sizes if sample[0] >= died - 1), now)
+        os.truncate(self._log, size)
+        return since
+
     def disturb(self, places: Iterable[Place], ago_seconds: float = 0.0) -> list[list[float]]:
         """From then on these cannot know what they still own; `settle` ends it."""
         spans = []
         for place in places:
             if place.process is not None:
-                span = [time.time() - ago_seconds, float("inf")]
+                span = [time.monotonic() - ago_seconds, float("inf")]
                 self._disturbed.setdefault(place.pid, []).append(span)
                 spans.append(span)
         return spans
 
     def settle(self, spans: list[list[float]]) -> None:
         for span in spans:
-            span[1] = time.time() + SETTLE_SECONDS
+            span[1] = time.monotonic() + SETTLE_SECONDS
 
     def was_disturbed(self, pid: int, moment: float) -> bool:
         return any(begin <= moment <= end for begin, end in self._disturbed.get(pid, ()))
+
+
+def processes(place: Place) -> list[int]:
+    """It and its slots."""
+    return [place.pid, *children(place.pid)]
 
 
 def children(pid: int) -> list[int]:
@@ -248,3 +320,10 @@ def _is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
+
+
+def _born(pid: int) -> str:
+    """Tells it from a later process of the same id; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +19,15 @@ Event = dict[str, Any]
 
 
 class Watcher:
-    """`kind`: raw (a WebSocket that judges each message) or client (dihedral.AsyncClient.watch)."""
+    """`kind`: raw (a WebSocket that judges each message) or client (dihedral.AsyncClient.watch).
 
-    def __init__(self, job: str, urls: list[str], kind: str, http: httpx.AsyncClient, rng: random.Random) -> None:
+    `forgets`: the server may lose its last second; what a resync does not confirm is forgotten then.
+    """
+
+    def __init__(
+        self, job: str, urls: list[str], kind: str, http: httpx.AsyncClient, api: Callable[[str], AsyncClient],
+        rng: random.Random, *, forgets: bool,
+    ) -> None:  # fmt: skip
         self.job = job
         self.kind = kind
         self.events: list[Event] = []
@@ -30,9 +37,11 @@ class Watcher:
         self._urls = urls
         self._http = http
         self._rng = rng
-        self._api: AsyncClient | None = None
+        self._api = api
+        self._forgets = forgets
         self._epoch: str | None = None
         self._more = asyncio.Event()
+        self._ends = 0
 
     @property
     def seq(self) -> int:
@@ -43,13 +52,6 @@ class Watcher:
         self._more.set()
 
     async def run(self) -> None:
-        try:
-            await self._watch()
-        finally:
-            if self._api is not None:
-                await self._api.aclose()
-
-    async def _watch(self) -> None:
         while True:
             self._more.clear()
             self.connects += 1
@@ -58,12 +60,11 @@ class Watcher:
             except (OSError, WebSocketException, TimeoutError, ClientError, httpx.HTTPError):
                 await asyncio.sleep(0.2 + 0.3 * self._rng.random())
                 continue
+            self._ends += 1
             await self._more.wait()
 
     async def _client(self) -> None:
-        if self._api is None:  # made once: to read the machine's certificates takes 30 ms
-            self._api = AsyncClient(self._rng.choice(self._urls), timeout_seconds=5)
-        async for event in self._api.watch(self.job, after=self.seq):
+        async for event in self._api(self._rng.choice(self._urls)).watch(self.job, after=self.seq):
             if event["type"] != "progress":
                 self._see(event)
 
@@ -76,7 +77,8 @@ class Watcher:
                 message = json.loads(text)
                 if message["type"] == "response":
                     if message["message"] != "subscribed":
-                        self._blame(f"subscribing answered {message}")
+                        if not self._forgets:
+                            self._blame(f"subscribing answered {message}")
                         await asyncio.sleep(0.5)
                         return
                     continue
@@ -89,6 +91,8 @@ class Watcher:
         if message["type"] == "resync":
             self.resyncs += 1
             message = message["snapshot"]
+            if self._forgets:
+                self.events.clear()
             if message["seq"] < self.seq:
                 self._blame(f"resync to {message['seq']}, seen was {self.seq}")
             answer = await self._http.get(f"{url}/api/jobs/{self.job}/events", params={"after": self.seq})
@@ -119,3 +123,12 @@ class Watcher:
                     self.go_on()
                     await asyncio.sleep(0.05)
         return self.seq >= seq
+
+    async def again(self, seconds: float) -> None:
+        """Comes back once more as a client that was away, and hears what has become of it."""
+        before = self._ends
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._ends == before:
+                    self.go_on()
+                    await asyncio.sleep(0.02)

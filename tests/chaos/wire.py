@@ -1,7 +1,7 @@
-"""The TCP line of one process to Redis: it can be slow, silent, cut, or lose answers; a late command still arrives.
+"""The TCP line of one process to Redis, or of all to the artifact store: it can be slow, silent, cut, lose answers, or answer by itself.
 
 A silent line (a black hole) reads what it is given and keeps it. When it speaks again it passes on all that it kept, even for a client
-that has given up meanwhile: so come the ghosts that fencing is for.
+that has given up meanwhile: so come the ghosts that fencing is for. A late command still arrives.
 """
 
 import asyncio
@@ -24,8 +24,11 @@ class Wire:
         self.delay_seconds = 0.0
         self.loses_share = 0.0
         """Of the answers: so many are lost, each with its connection, some torn in the middle."""
+        self.refusal = b""
+        """Answered to whatever is asked, which then gets no further; empty: nothing is refused."""
         self.lost = 0
         self.cuts = 0
+        self.refused = 0
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -53,6 +56,7 @@ class Wire:
 
     def mend(self) -> None:
         self.delay_seconds = self.loses_share = 0.0
+        self.refusal = b""
         self.speak()
 
     async def close(self) -> None:
@@ -85,8 +89,8 @@ class Wire:
         pair = writer, server_writer
         self._pairs.add(pair)
         sides = [
-            asyncio.create_task(self._pump(reader, server_writer, answers=False)),
-            asyncio.create_task(self._pump(server_reader, writer, answers=True)),
+            asyncio.create_task(self._pump(reader, server_writer, answers=False, back=writer)),
+            asyncio.create_task(self._pump(server_reader, writer, answers=True, back=server_writer)),
         ]
         try:
             await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
@@ -98,12 +102,19 @@ class Wire:
                 side.cancel()
             await asyncio.gather(*sides, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool, back: asyncio.StreamWriter
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 await self._open.wait()
+                if self.refusal and not answers:
+                    self.refused += 1
+                    back.write(self.refusal)
+                    await back.drain()
+                    return
                 if answers and self._rng.random() < self.loses_share:
                     self.lost += 1
                     if self._rng.random() < 0.3:

@@ -13,23 +13,29 @@ from msgspec import Struct
 
 from dihedral import TaskContext, TaskError, task
 
+KIB = bytes(range(256)) * 4
+
 
 class Work(Struct, forbid_unknown_fields=True, rename="camel"):
-    """`fails`: for good; `flaky`: at its first attempt; `deaf`: hears neither a cancel nor SIGTERM."""
+    """`fails`: for good; `flaky`: at its first attempt; `deaf`: hears neither a cancel nor SIGTERM; `stores`: KiB of an artifact."""
 
     steps: int = 1
     step_seconds: float = 0.02
     fails: bool = False
     flaky: bool = False
     deaf: bool = False
+    stores: int = 0
 
 
 class Done(Struct):
+    """`worker`: the process id of the worker that ran it."""
+
     steps: int
+    worker: int
 
 
 def _mark(ctx: TaskContext, what: str, worker: int) -> None:
-    line = f"{time.time():.4f} {what} {ctx.node_id} {ctx.attempt} {ctx.nonce} {worker} {ctx.delivery_count}\n"
+    line = f"{time.monotonic():.4f} {what} {ctx.node_id} {ctx.attempt} {ctx.nonce} {worker} {ctx.delivery_count}\n"
     path = Path(os.environ["CHAOS_RUNS"]) / ctx.job_id
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -54,9 +60,11 @@ def _toil(params: Work, ctx: TaskContext) -> Done:
         time.sleep(params.step_seconds)
         _mark(ctx, "beat", worker)
         ctx.progress((step + 1) / params.steps)
+    if params.stores:
+        ctx.store("videos", "made", KIB * params.stores)
     _fail(params, ctx)
     _mark(ctx, "end", worker)
-    return Done(params.steps)
+    return Done(params.steps, worker)
 
 
 async def _stroll(params: Work, ctx: TaskContext) -> Done:
@@ -66,9 +74,11 @@ async def _stroll(params: Work, ctx: TaskContext) -> Done:
         await asyncio.sleep(params.step_seconds)
         _mark(ctx, "beat", worker)
         ctx.progress((step + 1) / params.steps)
+    if params.stores:
+        await ctx.store_async("videos", "made", KIB * params.stores)
     _fail(params, ctx)
     _mark(ctx, "end", worker)
-    return Done(params.steps)
+    return Done(params.steps, worker)
 
 
 @task
