@@ -1,6 +1,6 @@
 """Round after round of everything that can go wrong, until the jobs are submitted, the time is over or an invariant breaks.
 
-`--jobs 10000 --seeds 10`: the long profile, ten times ten rounds of 1,000 jobs. `--seed N --round M --jobs …`: one round of it again.
+`--jobs 10000 --seeds 10`: the long profile, ten times forty rounds of 250 jobs. `--seed N --round M --jobs …`: one round of it again.
 The rounds of a seed take turns: a directory for the artifacts, an S3 store, and (the fourth) a server that syncs every second and loses
 power; with `--store` or `--fsync` all are alike.
 """
@@ -22,7 +22,7 @@ from tests.artifacts.seaweed import Seaweed
 from tests.chaos.faults import KINDS, kinds
 from tests.chaos.rounds import Plan, Round, play
 
-ROUND_JOBS = 1000
+ROUND_JOBS = 250
 """A round's processes are new, and what it did is judged at its end."""
 
 

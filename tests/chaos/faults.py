@@ -454,7 +454,7 @@ KINDS = {
     **_named(
         kill_worker, kill_slot, kill_control, freeze_worker, freeze_control, drain_worker, drain_control, restart_server,
         freeze_server, full_server, lose_power, poison, cut_wire, silence_wire, lose_answers, slow_wire, full_disk,
-        submit_twice, retry, cancel_waiting, cancel_running, cancel_ended,
+        suspend, submit_twice, retry, cancel_waiting, cancel_running, cancel_ended,
     ),
     **CLOCKS,
     **REMOTE_STORE,
