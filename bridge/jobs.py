@@ -7,7 +7,6 @@ the tasks they know. Policy (limits, idempotency, planning) is the control plane
 import asyncio
 import random
 import re
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -307,11 +306,16 @@ class Jobs:
         info = await self.client.info("replication")
         return str(info["master_replid"])
 
+    async def now_ms(self) -> int:
+        """The server's time: who is alive and what is old must not depend on whose clock is right."""
+        seconds, micros = await self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     # What serves the jobs -------------------------------------------------------------------------------------------
 
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
         """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
-        now = int(time.time() * 1000)
+        now = await self.now_ms()
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.worker(info.worker_id), msgspec.json.encode(info), ex=RECENT_SECONDS)
         pipe.zadd(keys.WORKERS, {info.worker_id: now})
@@ -328,7 +332,7 @@ class Jobs:
 
     async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
         """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""
-        horizon = int(time.time() * 1000) - (RECENT_SECONDS if recent else LIVE_SECONDS) * 1000
+        horizon = await self.now_ms() - (RECENT_SECONDS if recent else LIVE_SECONDS) * 1000
         ids = await self.client.zrange(keys.WORKERS, 0 if recent else horizon, "+inf", byscore=True)
         if not ids:
             return []
@@ -337,7 +341,7 @@ class Jobs:
 
     async def known_tasks(self) -> list[KnownTask]:
         """Every task of live and recently seen workers, stable order."""
-        horizon = int(time.time() * 1000) - RECENT_SECONDS * 1000
+        horizon = await self.now_ms() - RECENT_SECONDS * 1000
         rows = await self.client.hgetall(keys.CAPABILITIES)
         known = [_decode_known(row) for _, row in sorted(rows.items())]
         return [task for task in known if task.last_seen_ms >= horizon]
@@ -379,8 +383,8 @@ class Jobs:
             return 0, held, None
         lag = group.get("lag") if group else None
         waiting = int(lag) if lag is not None else int(await self.client.xlen(stream)) - held
-        age = time.time() - int(first[0][0].split(b"-")[0]) / 1000
-        return max(1, waiting), held, max(0.0, age)
+        age_ms = await self.now_ms() - int(first[0][0].split(b"-")[0])
+        return max(1, waiting), held, max(0.0, age_ms / 1000)
 
     async def dead_letters(self, limit: int = 500) -> list[DeadLetter]:
         letters = []

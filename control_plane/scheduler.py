@@ -7,7 +7,6 @@ jobs that have not changed for a minute: it resolves the whole graph, and puts b
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -108,10 +107,10 @@ class Scheduler:
             await self._heal_still(part)
             await self._prune(part)
             await self._forget_consumers(part)
-        await self._client.zremrangebyscore(keys.WORKERS, "-inf", int((time.time() - RECENT_SECONDS) * 1000))
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await self._jobs.now_ms() - RECENT_SECONDS * 1000)
 
     async def _heal_still(self, part: Partition) -> None:
-        horizon = (time.time() - min(HEAL_AFTER_SECONDS, self._sweep_seconds)) * 1000
+        horizon = await self._jobs.now_ms() - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
             found = await self._jobs.read(job_id, graph=True)

