@@ -6,8 +6,8 @@ lease without a beat: what a frozen worker started must not go on when another w
 a thread of their own, so that a busy event loop is not taken for a frozen worker.
 
 A node's crash is its own: the outcome says which signal or exit code, and a new process takes the slot. A stop (cancel or time-out)
-escalates: a message (the task looks at `ctx.cancelled`), after a grace period SIGTERM (raises TaskCancelled in the task),
-after another SIGKILL to the group. The outcome is told only when the group is gone, unless the task ended by the
+escalates: a message (the task looks at `ctx.cancelled`), after the grace period SIGTERM (raises TaskCancelled in the task), half a second
+later SIGKILL to the group. The outcome is told only when the group is gone, unless the task ended by the
 message alone; then the warm process is used again.
 
 Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
@@ -44,6 +44,7 @@ FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
 START_SECONDS = 120  # importing CUDA libraries from a cold disk
 START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
 BEATS_PER_LEASE = 4
+UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the whole grace period
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
@@ -419,7 +420,7 @@ class Slot:
             return
         self.spent = True
         signal_group(self._process.pid, signal.SIGTERM)
-        if await self._ends_within(grace_seconds):
+        if await self._ends_within(UNWIND_SECONDS):
             return
         await self.end()
 

@@ -1,6 +1,8 @@
 """A whole house of real processes: Valkey, a control plane, workers; killed and started as a test likes."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,9 +18,11 @@ from tests.conftest import start_server
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that the kernel gives to outgoing connections, one of which could take it before it is listened on."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
@@ -47,7 +51,11 @@ class House:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.control = self.start("control_plane", "--port", str(self.port))
         self.http = httpx.Client(base_url=self.url, timeout=30)
-        becomes(self._ready)
+        try:
+            becomes(self._ready)
+        except AssertionError:
+            self.close()
+            raise
 
     def _ready(self) -> bool:
         try:

@@ -91,7 +91,7 @@ async def _round(
     options: argparse.Namespace, seaweed: Seaweed | None, seed: str, number: int, most: int | None, total: Total
 ) -> bool:
     """Whether all held."""
-    turn = number % 4
+    turn = (number + (int(seed) if seed.isdecimal() else 0)) % 4
     fsync = options.fsync or ("everysec" if turn == 3 else "always")
     store = seaweed if (options.store or ("s3" if turn == 1 else "local")) == "s3" else None
     possible = kinds(fsync=fsync, remote_store=store is not None)

@@ -259,7 +259,7 @@ class Rig:
         await asyncio.to_thread(self.server.wait)
 
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
         """The part of the append-only file that the server writes to."""
         return max((self.directory / "appendonlydir").glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
 
@@ -267,7 +267,7 @@ class Rig:
         while True:
             moment = time.monotonic()
             self._sizes = [(then, size) for then, size in self._sizes if then > moment - 5]
-            self._sizes.append((moment, self._log.stat().st_size))
+            self._sizes.append((moment, self.log.stat().st_size))
             await asyncio.sleep(0.01)
 
     async def lose_power(self) -> float:
@@ -278,9 +278,9 @@ class Rig:
         """
         await self.kill_server()
         died = time.monotonic()
-        now = died, self._log.stat().st_size
+        now = died, self.log.stat().st_size
         since, size = next((sample for sample in self._sizes if sample[0] >= died - 1), now)
-        os.truncate(self._log, size)
+        os.truncate(self.log, size)
         return since
 
     def disturb(self, places: Iterable[Place], ago_seconds: float = 0.0) -> list[list[float]]:

@@ -165,6 +165,7 @@ async def _judge(rig: Rig, load: Load, faults: Faults, made: Round, plan: Plan) 
                 await _judge_job(entry, rig, load, faults, made, errors, store)
     finally:
         await store.close()
+    made.broken += invariants.of_claims(rig.log.read_bytes())
     made.unanswered = load.refused
     made.broken += await _drained(rig)
 
@@ -200,7 +201,6 @@ async def _judge_job(
     events = invariants.dated(events, rig.clock, WALL)
     made.broken += invariants.of_log(entry, document, events)
     made.broken += invariants.of_graph(entry, document, graph, errors)
-    made.broken += invariants.of_owners(entry, graph, events)
     made.broken += invariants.of_work(entry, events, marks, rig.was_disturbed)
     made.broken += await invariants.of_artifacts(entry.job, document, store)
     for killed, again, done in invariants.recoveries(events, faults.kills):

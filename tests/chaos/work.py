@@ -28,10 +28,10 @@ class Work(Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 class Done(Struct):
-    """`worker`: the process id of the worker that ran it."""
+    """`nonce`: of the claim under which it ran."""
 
     steps: int
-    worker: int
+    nonce: str
 
 
 def _mark(ctx: TaskContext, what: str, worker: int) -> None:
@@ -64,7 +64,7 @@ def _toil(params: Work, ctx: TaskContext) -> Done:
         ctx.store("videos", "made", KIB * params.stores)
     _fail(params, ctx)
     _mark(ctx, "end", worker)
-    return Done(params.steps, worker)
+    return Done(params.steps, ctx.nonce)
 
 
 async def _stroll(params: Work, ctx: TaskContext) -> Done:
@@ -78,7 +78,7 @@ async def _stroll(params: Work, ctx: TaskContext) -> Done:
         await ctx.store_async("videos", "made", KIB * params.stores)
     _fail(params, ctx)
     _mark(ctx, "end", worker)
-    return Done(params.steps, worker)
+    return Done(params.steps, ctx.nonce)
 
 
 @task
