@@ -148,7 +148,7 @@ def _tell(made: Round, fsync: str, store: str) -> None:
           f"settled in {made.settled_seconds:.1f} s, harness late by {made.late_seconds:.2f} s")  # fmt: skip
     print(f"  faults: {dict(made.faults)}")
     for line in made.troubles[:5]:
-        print(f"  trouble: {line}")
+        print(f"  trouble: {line[:200]} ... {line[-500:]}" if len(line) > 700 else f"  trouble: {line}")
     if made.broken:
         print("  " + "\n  ".join(made.story))
     for line in made.broken[:30]:

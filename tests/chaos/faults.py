@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tests.chaos.clock import library
 from tests.chaos.drawing import LARGE_KIB, storing
 from tests.chaos.load import Load
-from tests.chaos.rig import Place, Rig, children, processes
+from tests.chaos.rig import Place, Rig, children, is_slot, processes
 from tests.chaos.wire import Wire
 
 Fault = Callable[["Faults"], Awaitable[bool]]
@@ -138,7 +138,7 @@ async def kill_worker(faults: Faults) -> bool:
 
 async def kill_slot(faults: Faults) -> bool:
     with faults.one_of(faults.rig.workers) as place:
-        slots = children(place.pid) if place is not None else []
+        slots = [pid for pid in children(place.pid) if is_slot(pid)] if place is not None else []
         if not slots:
             return False
         faults.rig.signal([faults.rng.choice(slots)], signal.SIGKILL)
