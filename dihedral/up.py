@@ -37,7 +37,7 @@ from data_plane.groups import kill_group, signal_group
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
 from schemas.structs.settings import Settings
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
 CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
 POLL_SECONDS = 0.05
 SERVER_LOOK_SECONDS = 0.25

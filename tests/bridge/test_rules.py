@@ -121,6 +121,32 @@ async def test_rule_2_a_server_that_stood_still_for_three_leases_takes_no_runnin
     await client.aclose()
 
 
+async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_no_running_job_away(tmp_path):
+    kept = "--appendonly", "yes", "--appendfsync", "always"
+    process, url = start_server(tmp_path, *kept)
+    client = connect(url)
+    try:
+        async with planes(url, client) as house:
+            await house.start()
+            await house.start()
+            await house.schedule()
+            await house.submit([node("a", wait="go"), node("b", task="heavy", wait="go")])
+            await has_begun(house, "a")
+            await has_begun(house, "b")
+            process.kill()
+            process.wait()
+            await asyncio.sleep(3 * LEASE_SECONDS)
+            process, _ = await asyncio.to_thread(start_server, tmp_path, *kept)
+            await asyncio.sleep(3 * LEASE_SECONDS)  # what would be given away now would be in the next looks
+            gate("go").set()
+            assert (await house.ended()).status == "completed"
+            assert (begun("a"), begun("b")) == (1, 1)
+    finally:
+        await client.aclose()
+        process.kill()
+        process.wait()
+
+
 async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world):
     """The entry looks abandoned for an hour, but the owner renews between the looks."""
     await world.submit()
