@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from bridge.artifacts import ArtifactStore, open_store
 from schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.seaweed import Seaweed
@@ -117,7 +119,7 @@ async def play(seed: str, plan: Plan, directory: Path | None = None) -> Round:
     except Exception as error:
         made.broken.append(f"the round itself failed: {type(error).__name__}: {error}")
         made.story.append("it failed here")
-        if not isinstance(error, TimeoutError | AssertionError | OSError):
+        if not isinstance(error, TimeoutError | AssertionError | OSError | httpx.HTTPError):
             raise
     finally:
         lateness.cancel()
