@@ -264,9 +264,9 @@ class Load:
     async def get(self, path: str) -> Any:
         """After the faults: an answer is owed, though the last cut may still be on its way on a busy machine."""
         until = time.monotonic() + ANSWER_SECONDS
-        while (
-            answer := await self._http.get(self.rig.urls[0] + path)
-        ).status_code in BUSY and time.monotonic() < until:
+        answer = await self._http.get(self.rig.urls[0] + path)
+        while answer.status_code in BUSY and time.monotonic() < until:
             await asyncio.sleep(0.1)
+            answer = await self._http.get(self.rig.urls[0] + path)
         answer.raise_for_status()
         return answer.json()
