@@ -33,6 +33,13 @@ class WorkerSettings(Strict, kw_only=True):
         ]
     ) = 0
     tasks: list[Task] = field(default_factory=list)
-    cancel_grace_ms: Annotated[int, Meta(ge=0, le=600000)] = field(
-        name='cancelGraceMs', default=2000
-    )
+    cancel_grace_ms: (
+        Annotated[
+            int,
+            Meta(
+                description='From a cancel to SIGTERM; SIGKILL follows half a second later.',
+                ge=0,
+                le=600000,
+            ),
+        ]
+    ) = field(name='cancelGraceMs', default=2000)

@@ -3,14 +3,19 @@
 The long profile is a command: `python -m tests.chaos --seeds 10 --jobs 10000`.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.artifacts.seaweed import Seaweed, of_session
+from tests.chaos.clock import Clock
 from tests.chaos.faults import CLOCKS, REMOTE_STORE, kinds
 from tests.chaos.invariants import of_claims
 from tests.chaos.rounds import MEMORY, Plan, Round, play
@@ -57,9 +62,20 @@ async def test_nothing_is_lost_or_done_twice_when_every_kind_comes_once(director
     assert made.stored > 0
 
 
-def test_clocks_can_be_stepped_here() -> None:
-    if not CLOCKS.keys() <= set(kinds(fsync="always", remote_store=False)):
+def test_a_process_has_a_wall_clock_of_its_own_that_steps(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "clock", time.monotonic())
+    if not clock.environ:
         skip("cc", "there is no C compiler, so no wall clock is stepped")
+    clock.step(-3600, time.monotonic())
+    told = "import datetime, time; print(time.time(), datetime.datetime.now().timestamp(), time.monotonic())"
+    done = subprocess.run(
+        [sys.executable, "-c", told], env={**os.environ, **clock.environ}, capture_output=True, check=True
+    )
+    wall, date, monotonic = map(float, done.stdout.split())
+    assert max(abs(each + 3600 - time.time()) for each in (wall, date)) < 60
+    assert abs(monotonic - time.monotonic()) < 60
+    assert abs(clock.moment(wall, time.time() - time.monotonic()) - monotonic) < 1
+    clock.close()
 
 
 @pytest.mark.long
