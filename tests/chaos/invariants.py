@@ -395,7 +395,8 @@ def of_descriptors(name: str, held: Counter[str], at_start: Iterable[Counter[str
 
 
 def _without_pool(held: Counter[str]) -> int:
-    return sum(count for kind, count in held.items() if not kind.startswith("to "))
+    """`socket`: of no table, so it was reset; in a pool it waits for its next use, which will see that."""
+    return sum(count for kind, count in held.items() if kind != "socket" and not kind.startswith("to "))
 
 
 # Recovery ----------------------------------------------------------------------------------------------------------------
