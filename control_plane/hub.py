@@ -486,7 +486,11 @@ class Hub:
                 if seen is None:
                     self._begin(watch, view, epoch)
                 elif epoch != watch.epoch or view.seq < seen or view.trimmed > seen:
-                    await self._replace(watch, view, epoch)
+                    snapshot = await self._snapshot(view, epoch)
+                    if (
+                        watch.seq in (seen, None) or view.seq >= watch.seq
+                    ):  # else the answer is older than what was heard
+                        self._replace(watch, view, snapshot)
                     continue  # what was heard meanwhile was taken back
                 else:
                     self._absorb(watch, view)
@@ -505,10 +509,9 @@ class Hub:
                 watch.advance(_understood(text.encode()) or Head(type="", seq=seq), text)
         watch.move(view.seq, view.progress)
 
-    async def _replace(self, watch: Watch, view: JobView, epoch: str) -> None:
+    def _replace(self, watch: Watch, view: JobView, snapshot: Snapshot) -> None:
         """Everybody gets a snapshot: the seq went back, or the log no longer reaches so far."""
-        snapshot = await self._snapshot(view, epoch)
-        watch.begin(view, epoch)
+        watch.begin(view, snapshot.epoch)
         for subscription in watch.subscriptions:
             subscription.replace(snapshot)
 

@@ -121,6 +121,27 @@ async def test_an_answer_that_is_older_than_what_was_heard_takes_nothing_back(se
         assert {chunk.kind for chunk in chunks} == {"update"}
 
 
+async def test_an_older_answer_after_a_restart_takes_nothing_back(served):
+    """The epoch was another one by then, so the answer, older than what had been heard and sent, was sent as the new truth."""
+    job = await served.puppet()
+    epoch = await served.planes.jobs.epoch()
+    async with world(served, quiet_seconds=0.1) as made:
+        made.hub._epoch = "before the restart"
+        view = await made.view(job.job)
+        first = await view.next()
+        made.hub._epoch = epoch
+        made.reads.hold()
+        await served.becomes(lambda: made.reads.held)
+        job.data(n=1)
+        assert seqs(await view.next()) == [first.seq + 1]
+        made.reads.let_go()
+        job.end()
+        chunks = await view.until(is_last)
+        for chunk in chunks:
+            assert chunk.seq > first.seq, "what had been sent was taken back"
+        assert seqs(*chunks) in ([first.seq + 2, first.seq + 3], [first.seq + 3], []), "some may be in the new snapshot"
+
+
 async def test_a_second_client_that_reads_ahead_of_the_messages_gets_the_end_and_takes_nothing_from_the_first(served):
     job = await served.puppet()
     async with world(served) as made:
