@@ -240,7 +240,7 @@ async def bury(settings: Settings, pid: int) -> int:
 
 
 def worker_lost(delivery: Delivery, node: str) -> list[Step]:
-    """The steps that end a node whose owners died with it, and put it among the dead letters."""
+    """The step that ends a node whose owners died with it, and puts it among the dead letters."""
     times = delivery.lost_with[node]
     why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
     if not delivery.routes[node].idempotent:
@@ -250,8 +250,7 @@ def worker_lost(delivery: Delivery, node: str) -> list[Step]:
     delivery.open.discard(node)
     return [
         ("end", node, delivery.attempts[node], "failed", "", f'{{"error":{error}}}', -1,
-         delivery.topology.handled(node), error, ""),
-        ("dead", node, "worker_lost", why),
+         delivery.topology.handled(node), error, "", why),
     ]  # fmt: skip
 
 
