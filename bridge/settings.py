@@ -4,6 +4,7 @@ Keys are camelCase in the file (`[jobs] leaseMs = 5000`), upper snake case in va
 unknown key or a value out of range stops the start with the file or variable, the path and the reason.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -133,6 +134,8 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
             except msgspec.ValidationError as error:
                 shown = "" if key in SECRETS else f" (it is {value!r})"
                 raise SettingsError(f"{source}: {section}.{key}: {error}{shown}") from error
+            if isinstance(value, float) and not math.isfinite(value):  # TOML has nan and inf, which no limit refuses
+                raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
 

@@ -478,7 +478,7 @@ class Worker:
                     while True:
                         message = await pubsub.get_message(timeout=10)
                         if message is not None and message["type"] == "message":
-                            job_id = message["data"].decode()
+                            job_id = message["data"].decode(errors="replace")
                             self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
             except Exception as error:
                 if not _is_passing(error):

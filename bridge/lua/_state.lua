@@ -498,8 +498,9 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     entry_ack(stream, entry)
     return { 'vanished', stream, entry }
   end
-  local id, names = fields.job, split(fields.nodes)
-  if not id or #names == 0 then
+  local id, names, needed = fields.job or '', split(fields.nodes), split(fields.needs)
+  -- What is no job's id would be the name of another key; more names than any entry of ours has are more than unpack() takes.
+  if not string.find(id, '^[%w._-]+$') or #names == 0 or #names + #needed > 4000 then
     local seen = {}
     for i = 1, #fields.flat, 2 do seen[#seen + 1] = fields.flat[i] .. '=' .. string.sub(fields.flat[i + 1], 1, 200) end
     dead_letter('', '', 0, 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
@@ -507,7 +508,6 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     return { 'malformed', stream, entry }
   end
   local name = entry_name(stream, entry)
-  local needed = split(fields.needs)
   local wanted = { 'n:' .. names[1] }
   for i = 2, #names do wanted[#wanted + 1] = 'n:' .. names[i] end
   for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end

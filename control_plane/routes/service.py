@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect
 from litestar.types import ControllerRouterHandler
@@ -31,7 +32,7 @@ def _queue(request: Req) -> JobQueue:
     return request.app.state.queue  # type: ignore[no-any-return]
 
 
-@get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers(503))
+@get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers())
 async def capabilities(request: Req) -> CapabilityList:
     """`sources`: by plane the ids of the workers that live, and of those that were the last to announce a task."""
     queue = _queue(request)
@@ -54,17 +55,17 @@ async def pipelines(request: Req) -> PipelineList:
     return PipelineList(pipelines=[found[name] for name in sorted(found)])
 
 
-@get("/api/workers", summary="Workers that live", responses=answers(503))
+@get("/api/workers", summary="Workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
     return WorkerList(workers=await _queue(request).jobs.workers())
 
 
-@get("/api/queues", summary="What waits, by plane and pool", responses=answers(503))
+@get("/api/queues", summary="What waits, by plane and pool", responses=answers())
 async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.queues())
 
 
-@get("/api/dead-letters", summary="Nodes and entries that were given up, newest first", responses=answers(422, 503))
+@get("/api/dead-letters", summary="Nodes and entries that were given up, newest first", responses=answers())
 async def dead_letters(
     request: Req,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
@@ -78,7 +79,7 @@ async def dead_letters(
     return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
 
 
-@get("/api/dead-letters/{letter_id:str}", summary="A dead letter", responses=answers(404, 503))
+@get("/api/dead-letters/{letter_id:str}", summary="A dead letter", responses=answers(404))
 async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter:
     return await _dead_letter(request, letter_id)
 
@@ -87,7 +88,7 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
     "/api/dead-letters/{letter_id:str}/requeue",
     status_code=200,
     summary="Retry a dead letter's job and drop the letters of that job",
-    responses=answers(404, 409, 503, _200=Job),
+    responses=answers(404, 409, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
@@ -101,7 +102,7 @@ async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     return await _queue(request).document_of(letter.job_id)
 
 
-@delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404, 503))
+@delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
 async def drop_dead_letter(request: Req, letter_id: FromPath[str]) -> None:
     if await _queue(request).jobs.drop_dead(letter_id) != "ok":
         raise _unknown_letter(letter_id)
@@ -123,7 +124,7 @@ async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@get(["/health/ready", "/health"], summary="Redis and the store can be used", responses=answers(503))
+@get(["/health/ready", "/health"], summary="Redis and the store can be used", responses=answers())
 async def ready(request: Req) -> dict[str, Any]:
     checks = {
         "redis": _queue(request).jobs.client.ping(),
@@ -151,7 +152,10 @@ async def metrics() -> Response[bytes]:
     return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-@get("/schemas/{name:str}", summary="A source JSON Schema")
+SCHEMA = ResponseSpec(data_container=dict, media_type="application/schema+json", generate_examples=False)
+
+
+@get("/schemas/{name:str}", summary="A source JSON Schema", responses={**answers(404), 200: SCHEMA})
 async def schema(name: FromPath[str]) -> Response[bytes]:
     document = documents.sources().get(name.removesuffix(".json"))
     if document is None:

@@ -87,6 +87,8 @@ def test_a_list_in_a_variable_is_separated_by_commas() -> None:
         ("[jobs]\nlease_ms = 1000\n", {}, {}, "dihedral.toml: jobs.lease_ms: there is no such setting"),
         ("[jobs]\nleaseMs = 1\n", {}, {}, "dihedral.toml: jobs.leaseMs: Expected `int` >= 100 (it is 1)"),
         ("[jobs]\nleaseMs = '5000'\n", {}, {}, "dihedral.toml: jobs.leaseMs: Expected `int`, got `str` (it is '5000')"),
+        ("[jobs]\ndrainSeconds = nan\n", {}, {}, "dihedral.toml: jobs.drainSeconds: Expected `float` >= 0.0 (it is nan)"),
+        ("", {"DIHEDRAL_JOBS__DRAIN_SECONDS": "1e400"}, {}, "DIHEDRAL_JOBS__DRAIN_SECONDS: jobs.drainSeconds: Expected a finite number (it is inf)"),
         ("jobs = 1\n", {}, {}, "dihedral.toml: jobs: is no section; settings are in sections such as [redis]"),
         ("[jobs\n", {}, {}, "dihedral.toml: is not TOML: "),
         ("", {"DIHEDRAL_JOBS__LEASE": "1"}, {}, "DIHEDRAL_JOBS__LEASE: jobs.lease: there is no such setting"),
