@@ -47,6 +47,10 @@ _LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20})-([0-9]{1,20})")
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 
 
+PUT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
+"""A write that the memory limit does not refuse: heartbeats are few and small, and without them all workers would seem gone."""
+
+
 class KnownTask(msgspec.Struct):
     """A capability as its last worker announced it."""
 
@@ -215,9 +219,13 @@ class Jobs:
             graph_size=len(graph),
         )
         return (
-            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0,
-            self.settings.jobs.max_queued,
+            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued,
         )  # fmt: skip
+
+    @property
+    def _max_queued(self) -> int:
+        """A script sees its own partition only, so each has its share of the limit."""
+        return -(-self.settings.jobs.max_queued // len(self.scripts.partitions))
 
     @property
     def inline_limit(self) -> int:
@@ -312,19 +320,19 @@ class Jobs:
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
         """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
         now = int(time.time() * 1000)
-        pipe = self.client.pipeline(transaction=False)
-        pipe.set(keys.worker(info.worker_id), msgspec.json.encode(info), ex=RECENT_SECONDS)
-        pipe.zadd(keys.WORKERS, {info.worker_id: now})
-        known = {
-            f"{capability.plane}:{capability.id}": msgspec.json.encode(KnownTask(capability, info.worker_id, now))
-            for capability in capabilities
-        }
-        if known:
-            pipe.hset(keys.CAPABILITIES, mapping=known)
-        await pipe.execute()
+        known: list[str | bytes] = []
+        for each in capabilities:
+            known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
+        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
+        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+        for first in range(0, len(known), 1000):
+            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
 
     async def depart(self, worker_id: str) -> None:
-        await self.client.zadd(keys.WORKERS, {worker_id: 0})
+        await self._put("ZADD", keys.WORKERS, 0, worker_id)
+
+    async def _put(self, command: str, key: str, *arguments: Any) -> None:
+        await self.client.eval(PUT, 1, key, command, *arguments)
 
     async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
         """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""
