@@ -51,6 +51,9 @@ PUT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2
 """A write that the memory limit does not refuse: heartbeats are few and small, and without them all workers would seem gone."""
 
 
+EPOCH = "#!lua flags=no-writes\nreturn string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')"
+
+
 class KnownTask(msgspec.Struct):
     """A capability as its last worker announced it."""
 
@@ -310,10 +313,9 @@ class Jobs:
         """ok | alive | unknown."""
         return await self.scripts.delete(self.scripts.partition(job_id), job_id)
 
-    async def epoch(self) -> str:
-        """The server's replication id: another one means that a seq may have gone back."""
-        info = await self.client.info("replication")
-        return str(info["master_replid"])
+    async def epoch(self, job_id: str = "") -> str:
+        """The replication id of the server that has the job: another one means that a seq may have gone back."""
+        return str((await self.client.eval(EPOCH, 1, self.scripts.partition(job_id).index)).decode())
 
     # What serves the jobs -------------------------------------------------------------------------------------------
 
@@ -340,7 +342,10 @@ class Jobs:
         ids = await self.client.zrange(keys.WORKERS, 0 if recent else horizon, "+inf", byscore=True)
         if not ids:
             return []
-        raw = await self.client.mget([keys.worker(worker_id.decode()) for worker_id in ids])
+        pipe = self.client.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.get(keys.worker(worker_id.decode()))
+        raw = await pipe.execute()
         return [_decode_worker(text) for text in raw if text]
 
     async def known_tasks(self) -> list[KnownTask]:

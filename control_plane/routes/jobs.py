@@ -155,7 +155,7 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch())
+    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch(job_id))
     head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
