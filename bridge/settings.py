@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +20,7 @@ from schemas.structs.settings import Settings
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
 NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_REQUIRE"})
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
 
 
@@ -136,8 +138,23 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
                 raise SettingsError(f"{source}: {section}.{key}: {error}{shown}") from error
             if isinstance(value, float) and not math.isfinite(value):  # TOML has nan and inf, which no limit refuses
                 raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
+            if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
+                raise SettingsError(
+                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}"
+                )
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
+    except ValueError:
+        return False
+    if f"{parts.scheme}://" not in SCHEMES or (len(ports) > 1 and not parts.scheme.endswith("+cluster")):
+        return False
+    return bool(parts.path if parts.scheme == "unix" else parts.hostname)
 
 
 def _parsed(text: str, wanted: Any) -> Any:

@@ -110,6 +110,25 @@ def test_what_is_no_setting_is_named_with_its_source(
     assert said.endswith(": ") or str(caught.value) == said
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:1/2", "unix:///run/redis.sock?db=0", "redis+cluster://u:p@[::1]:1,h:2", "rediss+cluster://h"]
+)  # fmt: skip
+def test_an_address_of_a_server_or_a_cluster(url: str) -> None:
+    assert settings.load(None, {"DIHEDRAL_REDIS__URL": url}, {}).redis.url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["h", "redis:", "redis://", "redis://h:port", "redis://h:1,h:2", "unix://", "redis+cluster://", "redis+cluster://h:1,h:x",
+            "http://hunter2@h", "redis://[::1", "redis://h:99999"],
+)  # fmt: skip
+def test_what_is_no_address_is_one_line_and_not_shown(url: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^--url: redis\.url: Expected an address that begins with one of redis://"
+    ) as caught:
+        settings.load(None, {}, {"redis.url": url})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(SettingsError, match=r"^absent\.toml: cannot be read: No such file or directory$"):
         settings.load(Path("absent.toml"), {}, {})
