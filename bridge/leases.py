@@ -81,15 +81,24 @@ class Renewer(threading.Thread):
         by_partition: dict[int, list[tuple[Partition, str, str, str, str]]] = {}
         for row in self._held():
             by_partition.setdefault(row[0].number, []).append(row)
+        lost: Exception | None = None
         for rows in by_partition.values():
-            for start in range(0, len(rows), 500):
-                chunk = rows[start : start + 500]
-                items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
-                text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
-                words: Any = self._client.eval(text, arguments[0], *arguments[1:])
-                for row, word in zip(chunk, words, strict=True):
-                    if word != b"ok":
-                        self._tell((row[2], row[3]), word.decode())
+            try:
+                self._renew_in(rows)
+            except LOST as error:  # one master of a cluster; the others are to hear of what they have
+                lost = error
+        if lost is not None:
+            raise lost
+
+    def _renew_in(self, rows: list[tuple[Partition, str, str, str, str]]) -> None:
+        for start in range(0, len(rows), 500):
+            chunk = rows[start : start + 500]
+            items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
+            text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
+            words: Any = self._client.eval(text, arguments[0], *arguments[1:])
+            for row, word in zip(chunk, words, strict=True):
+                if word != b"ok":
+                    self._tell((row[2], row[3]), word.decode())
 
 
 class Sighting(msgspec.Struct, frozen=True):

@@ -561,6 +561,7 @@ class Hub:
         while True:
             await asyncio.sleep(FAILOVER_SECONDS)
             watched = {self._jobs.scripts.partition(job_id).number: job_id for job_id in self._watches}
+            self._epochs = {number: epoch for number, epoch in self._epochs.items() if number in watched}
             for number, job_id in watched.items():
                 with suppress(*LOST, redis.RedisError):
                     before, epoch = self._epochs.get(number), await self._jobs.epoch(job_id)

@@ -1,4 +1,4 @@
-"""Random input at every door. Short here; long by hand: `pytest -n0 --timeout 0 --hypothesis-profile long tests/fuzzing`."""
+"""Random input at every door. Short here; long by hand: `pytest -n0 --timeout 0 -o faulthandler_timeout=0 --hypothesis-profile long tests/fuzzing`."""
 
 from hypothesis import HealthCheck, settings
 
