@@ -5,14 +5,22 @@ knows what it asked for asks again. A blocking read needs a time-out above its B
 
 redis-py also sends each command within `asyncio.wait_for`, which makes a task of it and, before Python 3.12, loses a cancel that
 comes together with the result (seen: loops that nobody could end any more). Connections here send within `asyncio.timeout`.
+
+A cluster's address is `redis+cluster://[user:password@]host:port[,host:port…]` (`rediss+cluster` with TLS): the nodes named are those
+that are asked where the others are. Commands go to the node of their key's slot; Pub/Sub reaches every node, so whoever
+listens does so on any one of those named.
 """
 
 import asyncio
+import random
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -23,7 +31,7 @@ from bridge.keys import LAYOUT, LAYOUT_VERSION
 Client = Any
 """A redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
 
-LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
+LOST = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
 """What a lost or refused connection raises; the answer to the command in flight is unknown."""
 
 OLDEST_SERVER = (7, 0)
@@ -31,18 +39,54 @@ OLDEST_SERVER = (7, 0)
 
 def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Client:
     """An asyncio client; connects when first used. `timeout_seconds` must exceed any BLOCK asked of it."""
-    client = redis.asyncio.Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=5,
-        retry=AsyncRetry(NoBackoff(), 0),
-        retry_on_error=[],
-        **options,
-    )
+    options |= {"socket_timeout": timeout_seconds, "socket_connect_timeout": 5, "retry": AsyncRetry(NoBackoff(), 0)}
+    if is_cluster(url):
+        return _connect_to_cluster(url, options)
+    client = redis.asyncio.Redis.from_url(url, retry_on_error=[], **options)
     pool = client.connection_pool
     kind: Any = pool.connection_class
     pool.connection_class = _that_hears_cancels(kind)
     return client
+
+
+def listener(url: str) -> Client:
+    """A client for Pub/Sub; of a cluster's nodes any one hears everything."""
+    return connect(random.choice(_nodes(url)), timeout_seconds=30)
+
+
+def is_cluster(url: str) -> bool:
+    return urlsplit(url).scheme.endswith("+cluster")
+
+
+def _nodes(url: str) -> list[str]:
+    """The addresses of a cluster's nodes that a URL names, as URLs of their own; of a single server its own."""
+    if not is_cluster(url):
+        return [url]
+    scheme, _, rest = url.partition("+cluster://")
+    login, at, hosts = rest.rstrip("/").rpartition("@")
+    return [f"{scheme}://{login}{at}{host}" for host in hosts.split(",")]
+
+
+def _connect_to_cluster(url: str, options: dict[str, Any]) -> Client:
+    """redis-py repeats nothing here but what a node refused because the slot is elsewhere."""
+    first, *others = _nodes(url)
+    client: Client = redis.asyncio.cluster.RedisCluster.from_url(
+        first,
+        startup_nodes=[redis.asyncio.cluster.ClusterNode(*_place(other)) for other in others],
+        require_full_coverage=False,  # one master away is one master away
+        reinitialize_steps=0,  # a moved slot is noted; to ask for all slots anew closes the connections of everybody
+        **options,
+    )
+    kind: Any = client.connection_kwargs.get("connection_class", redis.asyncio.Connection)
+    client.connection_kwargs["connection_class"] = _that_hears_cancels(kind)
+    for node in client.startup_nodes:
+        node.connection_class = _that_hears_cancels(kind)
+    return client
+
+
+def _place(node: str) -> tuple[str, int]:
+    parts = urlsplit(node)
+    return parts.hostname or "127.0.0.1", parts.port or 6379
 
 
 @cache
@@ -78,15 +122,17 @@ def _that_hears_cancels(kind: Any) -> Any:
     return Connection
 
 
-def connect_blocking(url: str, *, timeout_seconds: float) -> redis.Redis:
-    """A client for a thread of its own."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
+def connect_blocking(url: str, *, timeout_seconds: float) -> Any:
+    """A client for a thread of its own. Raises LOST where no node of a cluster answers; else it connects when first used."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds, "retry": Retry(NoBackoff(), 0),
+    }  # fmt: skip
+    if not is_cluster(url):
+        return redis.Redis.from_url(url, retry_on_error=[], **options)
+    first, *others = _nodes(url)
+    made: Any = redis.cluster.ClusterNode
+    nodes = [made(*_place(other)) for other in others]
+    return redis.cluster.RedisCluster.from_url(first, startup_nodes=nodes, require_full_coverage=False, **options)
 
 
 async def check_layout(client: Client, partitions: int) -> None:
@@ -97,8 +143,14 @@ async def check_layout(client: Client, partitions: int) -> None:
         ServerUnavailable: it cannot be reached.
     """
     try:
-        info = await client.info("server")
+        clustered = isinstance(client, redis.asyncio.cluster.RedisCluster)
+        info = await client.info("server", "cluster", **({"target_nodes": client.RANDOM} if clustered else {}))
         version = str(info.get("redis_version", "0"))
+        if clustered != bool(info.get("cluster_enabled")):
+            which = "is no cluster" if clustered else "is a node of a cluster"
+            raise LayoutMismatch(f"the server {which}; a cluster's redis.url begins with redis+cluster://")
+        if clustered and partitions == 1:
+            raise LayoutMismatch("a cluster needs redis.partitions: several for each of its masters, 16 for three")
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
         known = await client.get(LAYOUT)

@@ -20,7 +20,7 @@ import msgspec
 import redis
 
 from bridge import keys
-from bridge.connection import connect
+from bridge.connection import connect, is_cluster
 from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, decode_graph, decode_routes
 from bridge.keys import Partition
@@ -138,6 +138,8 @@ class Taker:
         self._client = jobs.client
         self._scripts = jobs.scripts
         self._blocking = connect(url, timeout_seconds=BLOCK_MS / 1000 + 5)
+        self._clustered = is_cluster(url)
+        self._looks: dict[int, asyncio.Task[Any]] = {}
         self._streams = {part.number: part.streams(plane, pool) for part in self._scripts.partitions}
         self._parts = {stream: part for part in self._scripts.partitions for stream in part.streams(plane, pool)}
         self._held = held
@@ -146,6 +148,7 @@ class Taker:
         self._count = 0
 
     async def aclose(self) -> None:
+        await self._end_looks()
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
@@ -183,6 +186,9 @@ class Taker:
 
     async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
         """Blocks until an entry comes, for at most BLOCK_MS. `free()` answers (light, heavy) when it has come."""
+        if self._clustered:
+            await self._look()
+            return []
         try:
             reply = await self._blocking.xreadgroup(
                 keys.GROUP, self.consumer, dict.fromkeys(self._parts, ">"), count=1, block=BLOCK_MS
@@ -197,6 +203,34 @@ class Taker:
             stream = raw.decode()
             deliveries += await self.claim_own(stream, [entry.decode() for entry, _ in entries], free())
         return deliveries
+
+    async def _look(self) -> None:
+        """Waits until a stream has an entry that nobody was handed; the next take is for it.
+
+        One command cannot wait on several slots, so each partition has a read of its own. It is one without the group, which
+        claims nothing, and so may go on unheard while this worker is busy.
+        """
+        for part in self._scripts.partitions:
+            if part.number not in self._looks:
+                self._looks[part.number] = asyncio.create_task(self._something_new(part))
+        done, _ = await asyncio.wait(self._looks.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._looks = {number: look for number, look in self._looks.items() if look not in done}
+        failures = [failure for look in done if (failure := look.exception()) is not None]
+        if failures:
+            await self._end_looks()
+            raise failures[0]
+
+    async def _something_new(self, part: Partition) -> None:
+        streams = self._streams[part.number]
+        delivered = await self._blocking.mget([f"{stream}:delivered" for stream in streams])
+        behind = {stream: last or "0-0" for stream, last in zip(streams, delivered, strict=True)}
+        await self._blocking.xread(behind, count=1, block=BLOCK_MS)
+
+    async def _end_looks(self) -> None:
+        looks, self._looks = list(self._looks.values()), {}
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
 
     async def recover(self, light: int, heavy: int) -> list[Delivery]:
         """What this consumer has pending and does not hold: takes whose answer was lost."""

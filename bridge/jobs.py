@@ -42,8 +42,15 @@ RECENT_SECONDS = 7 * 24 * 3600
 decode_graph = msgspec.json.Decoder(Graph).decode
 decode_routes = msgspec.json.Decoder(dict[str, Route]).decode
 _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
-_LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20}-[0-9]{1,20})")
+_LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20})-([0-9]{1,20})")
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+
+
+PUT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
+"""A write that the memory limit does not refuse: heartbeats are few and small, and without them all workers would seem gone."""
+
+
+EPOCH = "#!lua flags=no-writes\nreturn string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')"
 
 
 class KnownTask(msgspec.Struct):
@@ -214,9 +221,13 @@ class Jobs:
             graph_size=len(graph),
         )
         return (
-            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0,
-            self.settings.jobs.max_queued,
+            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued,
         )  # fmt: skip
+
+    @property
+    def _max_queued(self) -> int:
+        """A script sees its own partition only, so each has its share of the limit."""
+        return -(-self.settings.jobs.max_queued // len(self.scripts.partitions))
 
     @property
     def inline_limit(self) -> int:
@@ -278,12 +289,12 @@ class Jobs:
         nodes = [node.id for node in decode_graph(found.graph).nodes]
         return await self.scripts.cancel(self.scripts.partition(job_id), job_id, nodes)
 
-    async def retry(self, job_id: str, *, from_start: bool = False) -> str:
-        """ok | conflict (alive, completed, or changed meanwhile) | unknown."""
+    async def retry(self, job_id: str, *, from_start: bool = False, attempt: int | None = None) -> str:
+        """ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown."""
         found = await self.read(job_id, graph=True)
         if found is None or found.graph is None:
             return "unknown"
-        if found.status not in ("failed", "cancelled"):
+        if found.status not in ("failed", "cancelled") or attempt not in (None, found.attempt):
             return "conflict"
         part = self.scripts.partition(job_id)
         topology = Topology(decode_graph(found.graph))
@@ -301,10 +312,9 @@ class Jobs:
         """ok | alive | unknown."""
         return await self.scripts.delete(self.scripts.partition(job_id), job_id)
 
-    async def epoch(self) -> str:
-        """The server's replication id: another one means that a seq may have gone back."""
-        info = await self.client.info("replication")
-        return str(info["master_replid"])
+    async def epoch(self, job_id: str = "") -> str:
+        """The replication id of the server that has the job: another one means that a seq may have gone back."""
+        return str((await self.client.eval(EPOCH, 1, self.scripts.partition(job_id).index)).decode())
 
     async def now_ms(self) -> int:
         """The server's time: who is alive and what is old must not depend on whose clock is right."""
@@ -316,19 +326,19 @@ class Jobs:
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
         """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
         now = await self.now_ms()
-        pipe = self.client.pipeline(transaction=False)
-        pipe.set(keys.worker(info.worker_id), msgspec.json.encode(info), ex=RECENT_SECONDS)
-        pipe.zadd(keys.WORKERS, {info.worker_id: now})
-        known = {
-            f"{capability.plane}:{capability.id}": msgspec.json.encode(KnownTask(capability, info.worker_id, now))
-            for capability in capabilities
-        }
-        if known:
-            pipe.hset(keys.CAPABILITIES, mapping=known)
-        await pipe.execute()
+        known: list[str | bytes] = []
+        for each in capabilities:
+            known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
+        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
+        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+        for first in range(0, len(known), 1000):
+            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
 
     async def depart(self, worker_id: str) -> None:
-        await self.client.zadd(keys.WORKERS, {worker_id: 0})
+        await self._put("ZADD", keys.WORKERS, 0, worker_id)
+
+    async def _put(self, command: str, key: str, *arguments: Any) -> None:
+        await self.client.eval(PUT, 1, key, command, *arguments)
 
     async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
         """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""
@@ -336,7 +346,10 @@ class Jobs:
         ids = await self.client.zrange(keys.WORKERS, 0 if recent else horizon, "+inf", byscore=True)
         if not ids:
             return []
-        raw = await self.client.mget([keys.worker(worker_id.decode()) for worker_id in ids])
+        pipe = self.client.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.get(keys.worker(worker_id.decode()))
+        raw = await pipe.execute()
         return [_decode_worker(text) for text in raw if text]
 
     async def known_tasks(self) -> list[KnownTask]:
@@ -386,50 +399,59 @@ class Jobs:
         age_ms = await self.now_ms() - int(first[0][0].split(b"-")[0])
         return max(1, waiting), held, max(0.0, age_ms / 1000)
 
-    async def dead_letters(self, limit: int = 500) -> list[DeadLetter]:
-        letters = []
-        for part in self.scripts.partitions:
-            for entry, fields in await self.client.xrevrange(part.dead, count=limit):
-                text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-                letters.append(
-                    DeadLetter(
-                        id=f"{part.number}-{entry.decode()}",
-                        job_id=text.get("job", ""),
-                        node_id=text.get("node", ""),
-                        reason=text.get("reason", ""),
-                        created=rfc3339(int(text.get("created", "0"))),
-                    )
-                )
-        return letters
+    # Dead letters ---------------------------------------------------------------------------------------------------
 
-    async def requeue_dead(self, letter_id: str) -> tuple[str, str]:
-        """Retries the letter's job and drops the letter; (ok | conflict | unknown, job id)."""
-        found = await self._dead(letter_id)
-        if found is None:
-            return "unknown", ""
-        part, entry, job_id = found
-        word = await self.retry(job_id) if job_id else "unknown"
+    async def dead_letters(self, before: str | None = None, limit: int = 500) -> list[DeadLetter]:
+        """Newest first, those older than the letter `before`. Raises ValueError where that can be no letter's id."""
+        last = None if before is None else self._letter(before)
+        found = []
+        for part in self.scripts.partitions:
+            top = "+" if last is None else last[1] if part.number < last[0].number else f"({last[1]}"
+            for entry, fields in await self.client.xrevrange(part.dead, max=top, count=limit):
+                found.append((_entry_order(entry), part.number, _dead_letter(part, entry, fields)))
+        return [letter for *_, letter in sorted(found, key=lambda row: row[:2], reverse=True)[:limit]]
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        try:
+            part, entry = self._letter(letter_id)
+        except ValueError:
+            return None
+        rows = await self.client.xrange(part.dead, min=entry, max=entry)
+        return _dead_letter(part, *rows[0]) if rows else None
+
+    async def requeue_dead(self, letter: DeadLetter) -> str:
+        """Retries the job, if its last attempt is the letter's, and drops all its letters; ok | conflict | unknown."""
+        word = await self.retry(letter.job_id, attempt=letter.attempt) if letter.job_id else "unknown"
         if word == "ok":
-            await self.client.xdel(part.dead, entry)
-        return word, job_id
+            await self._drop_letters_of(letter.job_id)
+        return word
 
     async def drop_dead(self, letter_id: str) -> str:
         """ok | unknown."""
-        found = await self._dead(letter_id)
-        if found is None:
-            return "unknown"
-        return "ok" if await self.client.xdel(found[0].dead, found[1]) else "unknown"
-
-    async def _dead(self, letter_id: str) -> tuple[Partition, str, str] | None:
-        found = _LETTER.fullmatch(letter_id)
-        if found is None or int(found[1]) >= len(self.scripts.partitions):
-            return None
-        part, entry = self.scripts.partitions[int(found[1])], found[2]
         try:
-            rows = await self.client.xrange(part.dead, min=entry, max=entry)
-        except redis.ResponseError:  # a number beyond 64 bits
-            return None
-        return (part, entry, rows[0][1].get(b"job", b"").decode()) if rows else None
+            part, entry = self._letter(letter_id)
+        except ValueError:
+            return "unknown"
+        return "ok" if await self.client.xdel(part.dead, entry) else "unknown"
+
+    async def _drop_letters_of(self, job_id: str) -> None:
+        """Each failed node of a job has one; the stream is bounded, so it is read through."""
+        part, start = self.scripts.partition(job_id), "-"
+        while rows := await self.client.xrange(part.dead, min=start, count=1000):
+            mine = [entry for entry, fields in rows if fields.get(b"job") == job_id.encode()]
+            if mine:
+                await self.client.xdel(part.dead, *mine)
+            start = f"({rows[-1][0].decode()}"
+
+    def _letter(self, letter_id: str) -> tuple[Partition, str]:
+        """Partition and entry. Raises ValueError."""
+        found = _LETTER.fullmatch(letter_id)
+        if found is None:
+            raise ValueError(letter_id)
+        number, ms, nth = (int(digits) for digits in found.groups())
+        if number >= len(self.scripts.partitions) or max(ms, nth) >= 2**64 or ms == nth == 0:  # no entry has these
+            raise ValueError(letter_id)
+        return self.scripts.partitions[number], f"{ms}-{nth}"
 
 
 def plan_batches(
@@ -466,6 +488,24 @@ def plan_batches(
             )
         )
     return batches
+
+
+def _entry_order(entry: bytes) -> tuple[int, int]:
+    ms, _, nth = entry.partition(b"-")
+    return int(ms), int(nth)
+
+
+def _dead_letter(part: Partition, entry: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+    return DeadLetter(
+        id=f"{part.number}-{entry.decode()}",
+        job_id=text.get("job", ""),
+        node_id=text.get("node", ""),
+        attempt=int(text.get("attempt", "0")),
+        reason=text.get("reason", ""),
+        detail=text.get("detail", ""),
+        created=rfc3339(int(text.get("created", "0"))),
+    )
 
 
 def view(job_id: str, reply: list[list[str]]) -> JobView | None:

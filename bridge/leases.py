@@ -24,10 +24,14 @@ from bridge.connection import LOST, connect, connect_blocking
 from bridge.deliveries import Delivery, Topologies
 from bridge.jobs import Jobs, plan_batches
 from bridge.keys import GROUP, Partition
-from bridge.scripts import PENDING, Claim, Reply, Report, Step, Writer
+from bridge.scripts import PENDING, Claim, Reply, Report, Step, Writer, passing
 from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
+
+PAGE = """#!lua flags=no-writes
+return { redis.call('TIME'), redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], '+', 200) }"""
+"""A page and the server's time of the same moment."""
 
 Write = Callable[[Partition, Report], Awaitable[Reply]]
 
@@ -53,7 +57,8 @@ class Renewer(threading.Thread):
         self._held = held
         self._tell = tell
         self._lease = jobs.settings.jobs.lease_ms / 1000
-        self._client = connect_blocking(url, timeout_seconds=max(1.0, self._lease / 3))
+        self._url = url
+        self._client: Any = None
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -67,21 +72,33 @@ class Renewer(threading.Thread):
                 log.warning("leases could not be renewed: %s", error)
             except redis.RedisError as error:
                 log.error("leases could not be renewed: %s", error)
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def renew(self) -> None:
+        if self._client is None:
+            self._client = connect_blocking(self._url, timeout_seconds=max(1.0, self._lease / 3))
         by_partition: dict[int, list[tuple[Partition, str, str, str, str]]] = {}
         for row in self._held():
             by_partition.setdefault(row[0].number, []).append(row)
+        lost: Exception | None = None
         for rows in by_partition.values():
-            for start in range(0, len(rows), 500):
-                chunk = rows[start : start + 500]
-                items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
-                text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
-                words: Any = self._client.eval(text, arguments[0], *arguments[1:])
-                for row, word in zip(chunk, words, strict=True):
-                    if word != b"ok":
-                        self._tell((row[2], row[3]), word.decode())
+            try:
+                self._renew_in(rows)
+            except LOST as error:  # one master of a cluster; the others are to hear of what they have
+                lost = error
+        if lost is not None:
+            raise lost
+
+    def _renew_in(self, rows: list[tuple[Partition, str, str, str, str]]) -> None:
+        for start in range(0, len(rows), 500):
+            chunk = rows[start : start + 500]
+            items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
+            text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
+            words: Any = self._client.eval(text, arguments[0], *arguments[1:])
+            for row, word in zip(chunk, words, strict=True):
+                if word != b"ok":
+                    self._tell((row[2], row[3]), word.decode())
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -144,19 +161,17 @@ class Reclaimer:
         rows: list[tuple[str, str, int]] = []
         start = "-"
         while True:
-            pipe = self.jobs.client.pipeline(transaction=True)
-            pipe.time()
-            pipe.xpending_range(stream, GROUP, min=start, max="+", count=200)
             try:
-                (seconds, micros), page = await pipe.execute()
-            except redis.ResponseError:
-                return rows
+                (seconds, micros), page = await self.jobs.client.eval(PAGE, 1, stream, GROUP, start)
+            except redis.ResponseError as error:
+                if passing(error):
+                    raise
+                return rows  # there is no such stream or group yet
             now = int(seconds) * 1000 + int(micros) // 1000
-            for row in page:
-                rows.append((row["message_id"].decode(), row["consumer"].decode(), now - row["time_since_delivered"]))
+            rows += [(entry.decode(), consumer.decode(), now - idle) for entry, consumer, idle, _ in page]
             if len(page) < 200:
                 return rows
-            start = f"({page[-1]['message_id'].decode()}"
+            start = f"({page[-1][0].decode()}"
 
     def _compare(self, stream: str, rows: list[tuple[str, str, int]]) -> list[tuple[str, Sighting]]:
         now = time.monotonic()
@@ -240,7 +255,7 @@ async def bury(settings: Settings, pid: int) -> int:
 
 
 def worker_lost(delivery: Delivery, node: str) -> list[Step]:
-    """The steps that end a node whose owners died with it, and put it among the dead letters."""
+    """The step that ends a node whose owners died with it, and puts it among the dead letters."""
     times = delivery.lost_with[node]
     why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
     if not delivery.routes[node].idempotent:
@@ -250,8 +265,7 @@ def worker_lost(delivery: Delivery, node: str) -> list[Step]:
     delivery.open.discard(node)
     return [
         ("end", node, delivery.attempts[node], "failed", "", f'{{"error":{error}}}', -1,
-         delivery.topology.handled(node), error, ""),
-        ("dead", node, "worker_lost", why),
+         delivery.topology.handled(node), error, "", why),
     ]  # fmt: skip
 
 

@@ -208,9 +208,10 @@ def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
     share = delivery.topology.shares[node] if outcome.status == "completed" else -1
     failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
+    given_up = [outcome.error.message] if outcome.error is not None and outcome.error.code == "worker_lost" else []
     return (
         "end", node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node),
-        failure, artifacts,
+        failure, artifacts, *given_up,
     )  # fmt: skip
 
 

@@ -6,8 +6,10 @@ User JSON is opaque text on both sides.
 """
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +17,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
-from bridge.connection import Client
+from bridge.connection import LOST, Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from bridge.lifecycle import lua_prelude
 
@@ -186,7 +188,6 @@ class Scripts:
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
-        self._hashes: dict[str, str] = {}
         self._headers = [
             _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
             for part in self.partitions
@@ -265,22 +266,15 @@ class Scripts:
         return await self.call_encoded(name, part, [_encode(item) for item in items])
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
-        digest = self._hashes.get(name) or await self._load(name)
         arguments = (1, part.index, self._headers[part.number], *items)
         try:
-            return await self.client.execute_command("EVALSHA", digest, *arguments)
-        except NoScriptError:
-            await self._load(name)
-            return await self.client.execute_command("EVALSHA", digest, *arguments)
+            return await self.client.execute_command("EVALSHA", _digest(name), *arguments)
+        except NoScriptError:  # EVAL leaves it behind on that very node
+            return await self.client.execute_command("EVAL", source(name), *arguments)
 
     def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
         """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
         return source(name), [1, part.index, self._headers[part.number], *(_encode(item) for item in items)]
-
-    async def _load(self, name: str) -> str:
-        digest = await self.client.script_load(source(name))
-        self._hashes[name] = digest.decode() if isinstance(digest, bytes) else digest
-        return self._hashes[name]
 
 
 _sources: dict[str, str] = {}
@@ -301,6 +295,11 @@ def source(name: str) -> str:
         )
         _sources[name] = "".join(parts)
     return _sources[name]
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
 
 
 class Writer:
@@ -348,7 +347,7 @@ class Writer:
         while True:
             try:
                 return [_reply(row) for row in await self._scripts.call_encoded("report", self._part, items)]
-            except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ResponseError, OSError) as error:
+            except (*LOST, redis.exceptions.ResponseError) as error:
                 if isinstance(error, redis.exceptions.ResponseError) and not passing(error):
                     raise
                 await asyncio.sleep(delay)

@@ -4,11 +4,13 @@ Keys are camelCase in the file (`[jobs] leaseMs = 5000`), upper snake case in va
 unknown key or a value out of range stops the start with the file or variable, the path and the reason.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +20,7 @@ from schemas.structs.settings import Settings
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
 NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_REQUIRE"})
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
 
 
@@ -133,8 +136,25 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
             except msgspec.ValidationError as error:
                 shown = "" if key in SECRETS else f" (it is {value!r})"
                 raise SettingsError(f"{source}: {section}.{key}: {error}{shown}") from error
+            if isinstance(value, float) and not math.isfinite(value):  # TOML has nan and inf, which no limit refuses
+                raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
+            if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
+                raise SettingsError(
+                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}"
+                )
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
+    except ValueError:
+        return False
+    if f"{parts.scheme}://" not in SCHEMES or (len(ports) > 1 and not parts.scheme.endswith("+cluster")):
+        return False
+    return bool(parts.path if parts.scheme == "unix" else parts.hostname)
 
 
 def _parsed(text: str, wanted: Any) -> Any:

@@ -28,7 +28,7 @@ import redis
 
 from bridge import graphs, keys
 from bridge.artifacts import ArtifactStore
-from bridge.connection import LOST, check_layout, connect
+from bridge.connection import LOST, check_layout, connect, listener
 from bridge.deliveries import Delivery, Taker
 from bridge.errors import ReferenceNotFound, ServerUnavailable
 from bridge.executor import Executor
@@ -471,14 +471,14 @@ class Worker:
     async def _listens(self) -> None:
         """Hears cancels at once; what is missed here the next renewal tells."""
         while True:
-            client = connect(self._url, timeout_seconds=30)
+            client = listener(self._url)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(keys.CANCEL_CHANNEL)
                     while True:
                         message = await pubsub.get_message(timeout=10)
                         if message is not None and message["type"] == "message":
-                            job_id = message["data"].decode()
+                            job_id = message["data"].decode(errors="replace")
                             self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
             except Exception as error:
                 if not _is_passing(error):

@@ -13,7 +13,8 @@ A subscription keeps what its client has not been sent yet: event texts (shared 
 has moved, which is sent at most once per interval. What is more than websocket.queueLength is not kept but read from the log
 again when the client comes for it; nobody waits for a slow one.
 
-After a failover a seq may have gone back; the epoch is the server's replication id, and another one means a resync.
+After a failover a seq may have gone back; the epoch is the replication id of the server that has the job, and another one means
+a resync.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ import redis
 from redis.asyncio.client import PubSub
 
 from bridge import keys
-from bridge.connection import LOST, connect
+from bridge.connection import LOST, is_cluster, listener
 from bridge.jobs import Jobs, JobView
 from bridge.lifecycle import JOB_ENDED
 from schemas.structs.job import Job, JobStatus
@@ -44,6 +45,7 @@ SILENT_SECONDS = 10.0
 CONFIRM_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 FIRST_DELAY = 0.05
+FAILOVER_SECONDS = 1.0
 HOME = "hub"
 """A channel that is always subscribed, so that the connection is never without one."""
 
@@ -263,7 +265,8 @@ class Hub:
         self._documents = documents
         self._quiet = quiet_seconds
         self._silent = silent_seconds
-        self._epoch = ""
+        self._epochs: dict[int, str] = {}
+        """By partition, of those that are watched."""
         self._watches: dict[str, Watch] = {}
         self._changes: list[Watch] = []
         self._changed = asyncio.Event()
@@ -277,6 +280,8 @@ class Hub:
         """Reads the subscription until cancelled, through every loss of the connection."""
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._rereads())
+            if is_cluster(self._url):
+                self._group.create_task(self._looks_for_failovers())
             while True:
                 try:
                     await self._listen()
@@ -376,7 +381,7 @@ class Hub:
     # The connection -------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        client = connect(self._url, timeout_seconds=30)
+        client = listener(self._url)
         try:
             async with client.pubsub() as pubsub:
                 self._changes = []
@@ -475,8 +480,7 @@ class Hub:
         """The job, and its events after `after` or those not heard yet; brings the watch up to date. One read at a time."""
         async with watch.reading:
             while not watch.gone:
-                self._epoch = self._epoch or await self._jobs.epoch()
-                epoch, seen = self._epoch, watch.seq
+                epoch, seen = await self._epoch_of(watch), watch.seq
                 known = [seq for seq in (after, seen) if seq is not None]
                 view = await self._jobs.read(watch.job_id, min(known, default=0))
                 if view is None:
@@ -496,6 +500,12 @@ class Hub:
                     self._absorb(watch, view)
                 return view
         return None
+
+    async def _epoch_of(self, watch: Watch) -> str:
+        number = self._jobs.scripts.partition(watch.job_id).number
+        if number not in self._epochs:
+            self._epochs[number] = await self._jobs.epoch(watch.job_id)
+        return self._epochs[number]
 
     def _begin(self, watch: Watch, view: JobView, epoch: str) -> None:
         watch.begin(view, epoch)
@@ -530,7 +540,7 @@ class Hub:
 
     async def _recover(self) -> None:
         """Another epoch than that of a watch is a resync for its clients, the same one means reading what was missed."""
-        self._epoch = await self._until_answered(self._jobs.epoch)
+        self._epochs.clear()
         for watch in list(self._watches.values()):
             await self._reread(watch)
 
@@ -548,6 +558,22 @@ class Hub:
                 log.warning("the hub could not read what it missed: %s; asking again", error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
+
+    async def _looks_for_failovers(self) -> None:
+        """A cluster's master may be replaced while the connection to another node of it stays as it is."""
+        while True:
+            await asyncio.sleep(FAILOVER_SECONDS)
+            watched = {self._jobs.scripts.partition(job_id).number: job_id for job_id in self._watches}
+            self._epochs = {number: epoch for number, epoch in self._epochs.items() if number in watched}
+            for number, job_id in watched.items():
+                with suppress(*LOST, redis.RedisError):
+                    before, epoch = self._epochs.get(number), await self._jobs.epoch(job_id)
+                    if before not in (None, epoch):
+                        log.warning("another server has partition %d; reading its jobs again", number)
+                        self._epochs[number] = epoch
+                        for watch in list(self._watches.values()):
+                            if self._jobs.scripts.partition(watch.job_id).number == number:
+                                await self._reread(watch)
 
     async def _rereads(self) -> None:
         while True:

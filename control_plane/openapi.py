@@ -10,6 +10,9 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from schemas.structs.problem import Problem
 
+ANYWHERE = (400, 422, 503)
+"""A body that breaks off, a parameter that cannot be obeyed, a job store that is away."""
+
 
 def body(stem: str, name: str, description: str) -> type[Operation]:
     """An operation whose JSON body is `name` of the source schema `stem`, published at /schemas/{stem}.json."""
@@ -30,12 +33,12 @@ def body(stem: str, name: str, description: str) -> type[Operation]:
 
 
 def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
-    """Problem responses for `statuses`, and documents for `_201=Job` and the like."""
+    """Problem responses for `statuses` and for what any request may meet, and documents for `_201=Job` and the like."""
     found = {
         status: ResponseSpec(
             data_container=Problem, media_type="application/problem+json", description="Problem details"
         )
-        for status in statuses
+        for status in {*ANYWHERE, *statuses}
     }
     for name, struct in documents.items():
         found[int(name[1:])] = ResponseSpec(data_container=struct, description=struct.__name__, generate_examples=False)

@@ -303,6 +303,40 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     return OK
 
 
+def dead_letters_list(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        found = client.dead_letters(limit=options.limit, cursor=options.cursor)
+    rows = [
+        f"{letter['id']:24} {letter['created']}  {letter['reason']:16} {letter['jobId'] or '-'} {letter['nodeId']}"
+        for letter in found["deadLetters"]
+    ]
+    if found["next"]:
+        rows.append(f"more: dihedral dead-letters list --cursor {found['next']}{_url_hint(options)}")
+    _print(options, found, "\n".join(rows) or "no dead letters")
+    return OK
+
+
+def dead_letters_show(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        letter = client.dead_letter(options.letter)
+    _print(options, letter, "\n".join(f"{name:8} {value}" for name, value in letter.items()))
+    return OK
+
+
+def dead_letters_requeue(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job = client.requeue_dead_letter(options.letter)
+    _print(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
+    return OK
+
+
+def dead_letters_drop(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        client.drop_dead_letter(options.letter)
+    _print(options, {"dropped": options.letter}, f"dropped {options.letter}")
+    return OK
+
+
 def capabilities(options: argparse.Namespace) -> int:
     with _client(options) as client:
         found = client.capabilities()
@@ -484,6 +518,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true")
     one.add_argument("--data-dir", type=Path, help="of `dihedral up`; default: the store of the settings")
     one.add_argument("--config", type=Path, metavar="FILE")
+    group = commands.add_parser("dead-letters", help="what was given up: list, show, requeue, drop").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    one = add("list", dead_letters_list, "list dead letters, newest first", client=True, within=group)
+    one.add_argument("--limit", type=int, default=50)
+    one.add_argument("--cursor", metavar="ID", help="go on behind this letter")
+    one = add("show", dead_letters_show, "what a letter says", client=True, within=group)
+    one.add_argument("letter", metavar="ID")
+    one = add("requeue", dead_letters_requeue, "retry the job of a letter", client=True, within=group)
+    one.add_argument("letter", metavar="ID")
+    one = add("drop", dead_letters_drop, "forget a letter", client=True, within=group)
+    one.add_argument("letter", metavar="ID")
     add("capabilities", capabilities, "list the tasks that can be run", client=True)
     add("pipelines", pipelines, "list the pipelines and their params", client=True)
     one = add("logs", logs, "print the logs of dihedral up")

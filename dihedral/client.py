@@ -151,6 +151,20 @@ class AsyncClient:
     async def queues(self) -> Document:
         return await self._ask("GET", "/api/queues")
 
+    async def dead_letters(self, **filters: Any) -> Document:
+        """`limit`, `cursor`; {"deadLetters": […], "next": …}, newest first."""
+        return await self._ask("GET", "/api/dead-letters", params={k: v for k, v in filters.items() if v is not None})
+
+    async def dead_letter(self, letter_id: str) -> Document:
+        return await self._ask("GET", _letter(letter_id))
+
+    async def requeue_dead_letter(self, letter_id: str) -> Document:
+        """The job that is retried."""
+        return await self._ask("POST", _letter(letter_id, "/requeue"))
+
+    async def drop_dead_letter(self, letter_id: str) -> None:
+        await self._ask("DELETE", _letter(letter_id))
+
     async def ready(self) -> bool:
         try:
             return (await self._http.get("/health/ready")).status_code == 200
@@ -329,6 +343,13 @@ def _job(job_id: str, below: str = "") -> str:
     if not job_id.strip("."):
         raise _failed(job_id, "unknown_job")
     return f"/api/jobs/{quote(job_id, safe='')}{below}"
+
+
+def _letter(letter_id: str, below: str = "") -> str:
+    if not letter_id.strip("."):
+        detail = f"there is no dead letter {letter_id!r}"
+        raise Refused({"status": 404, "code": "unknown_dead_letter", "detail": detail})
+    return f"/api/dead-letters/{quote(letter_id, safe='')}{below}"
 
 
 def _failed(job_id: str, reason: str) -> Refused:

@@ -36,11 +36,15 @@ def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 class House:
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, redis_url: str | None = None, **environment: str) -> None:
+        """`redis_url`: a server or cluster that is not the house's own."""
         self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.server, self.redis_url = start_server(directory, "--appendonly", "yes")
+        self.server: subprocess.Popen[bytes] | None = None
+        if redis_url is None:
+            self.server, redis_url = start_server(directory, "--appendonly", "yes")
+        self.redis_url = redis_url
         self.environ = {
             **os.environ,
             "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
@@ -116,8 +120,9 @@ class House:
         for process in [*self.workers, self.control]:
             if process.poll() is None:
                 self.kill(process)
-        self.server.kill()
-        self.server.wait()
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
 
 
 def simulate(*nodes: dict[str, Any], edges: list[tuple[str, str]] = [], job: str | None = None) -> dict[str, Any]:  # noqa: B006

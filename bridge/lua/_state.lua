@@ -456,9 +456,9 @@ local function entry_owner(stream, entry)
   return rows[1][2], rows[1][3]
 end
 
-local function dead_letter(job, node, reason, detail)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'reason', reason, 'detail', detail,
-    'created', NOW_TEXT)
+local function dead_letter(job, node, attempt, reason, detail)
+  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', integer(attempt), 'reason', reason,
+    'detail', detail, 'created', NOW_TEXT)
 end
 
 -- Claims -----------------------------------------------------------------------------------------------------------
@@ -498,16 +498,16 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     entry_ack(stream, entry)
     return { 'vanished', stream, entry }
   end
-  local id, names = fields.job, split(fields.nodes)
-  if not id or #names == 0 then
+  local id, names, needed = fields.job or '', split(fields.nodes), split(fields.needs)
+  -- What is no job's id would be the name of another key; more names than any entry of ours has are more than unpack() takes.
+  if not string.find(id, '^[%w._-]+$') or #names == 0 or #names + #needed > 4000 then
     local seen = {}
     for i = 1, #fields.flat, 2 do seen[#seen + 1] = fields.flat[i] .. '=' .. string.sub(fields.flat[i + 1], 1, 200) end
-    dead_letter('', '', 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
+    dead_letter('', '', 0, 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
     entry_ack(stream, entry)
     return { 'malformed', stream, entry }
   end
   local name = entry_name(stream, entry)
-  local needed = split(fields.needs)
   local wanted = { 'n:' .. names[1] }
   for i = 2, #names do wanted[#wanted + 1] = 'n:' .. names[i] end
   for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end

@@ -11,9 +11,9 @@ local function own(r, entry) return r.status == S.pending or (r.status == S.read
 
 local steps_of = {}
 
--- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '' }
+-- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '', nothing or why it is given up }
 steps_of['end'] = function(J, entry, step)
-  local _, node, attempt, status, reason, payload, share, handled, failure, artifacts = unpack(step)
+  local _, node, attempt, status, reason, payload, share, handled, failure, artifacts, given_up = unpack(step)
   local r = node_get(J, node)
   if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
@@ -26,6 +26,7 @@ steps_of['end'] = function(J, entry, step)
     if J.broken == 1 then field_put(J, 'error', string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}') end
   end
   if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
+  if given_up then dead_letter(J.id, node, J.attempt, 'worker_lost', given_up) end
   node_event(J, node, r, nil, failure ~= '' and failure or nil)
   if moved and J.remaining > 0 then publish_progress(J, node, '1') end
   return 'ok'
@@ -110,12 +111,6 @@ steps_of['event'] = function(J, entry, step)
   if step[4] <= number then return 'already' end
   field_put(J, 'e:' .. entry, integer(step[4]))
   emit(J, step[2] .. ':' .. J.id, step[3] .. '}')
-  return 'ok'
-end
-
--- { 'dead', node, reason, detail }
-steps_of['dead'] = function(J, _, step)
-  dead_letter(J.id, step[2], step[3], step[4])
   return 'ok'
 end
 

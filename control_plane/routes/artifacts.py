@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
@@ -29,10 +30,13 @@ def _store(request: Req) -> ArtifactStore:
     return request.app.state.store  # type: ignore[no-any-return]
 
 
+BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its bytes", generate_examples=False)
+
+
 @post(
     "/api/artifacts",
     summary="Upload a file (multipart: bucket, then file)",
-    responses=answers(400, 413, 415, 422, 503, 507, _201=ArtifactMeta),
+    responses=answers(413, 415, 507, _201=ArtifactMeta),
 )
 async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[bytes]:
     """`bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
@@ -122,7 +126,7 @@ class _Form:
                 yield bytes(part)
 
 
-@get("/api/artifacts", summary="Artifacts, newest first", responses=answers(422, 503))
+@get("/api/artifacts", summary="Artifacts, newest first", responses=answers())
 async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
@@ -132,7 +136,7 @@ async def list_artifacts(
     return ArtifactList(artifacts=await _store(request).list(bucket, jobId, limit))
 
 
-@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404, 503))
+@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
 async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> ArtifactMeta:
     return await _found(request, bucket, key)
 
@@ -140,7 +144,7 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 @get(
     "/api/artifacts/{bucket:str}/{key:path}",
     summary="An artifact's bytes; ranges are honoured",
-    responses=answers(404, 416, 503),
+    responses={**answers(404, 416), 200: BYTES, 206: BYTES},
 )
 async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
     meta = await _found(request, bucket, key)
@@ -170,9 +174,7 @@ async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> R
     return Stream(bytes_, status_code=status, headers=headers)
 
 
-@delete(
-    "/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404, 503)
-)
+@delete("/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404))
 async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
     try:
         await _store(request).delete(bucket, key.lstrip("/"))

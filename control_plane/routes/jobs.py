@@ -54,7 +54,7 @@ def _job(job: Job, status: int) -> Response[bytes]:
     "/api/jobs",
     summary="Submit a job",
     operation_class=with_body("request", "JobRequest", "A graph, or a pipeline with its params."),
-    responses=answers(400, 409, 413, 415, 422, 429, 503, _200=Job, _201=Job),
+    responses=answers(409, 413, 415, 429, _200=Job, _201=Job),
 )
 async def submit(request: Req) -> Response[bytes]:
     key = request.headers.get("idempotency-key")
@@ -70,7 +70,7 @@ async def submit(request: Req) -> Response[bytes]:
     status_code=200,
     summary="Submit up to 1,000 jobs; a bad one stops no other",
     operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
-    responses=answers(400, 413, 415, 422, 503),
+    responses=answers(413, 415),
 )
 async def submit_batch(request: Req) -> Response[bytes]:
     limits = request.app.state.settings.control
@@ -95,7 +95,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
-    responses=answers(400, 413, 415, 422, _200=Graph),
+    responses=answers(413, 415, _200=Graph),
 )
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
@@ -104,7 +104,7 @@ async def plan(request: Req) -> Response[bytes]:
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
-@get("/api/jobs", summary="Jobs, newest first", responses=answers(422, 503))
+@get("/api/jobs", summary="Jobs, newest first", responses=answers())
 async def list_jobs(
     request: Req,
     status: FromQuery[str | None] = None,
@@ -155,7 +155,7 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch())
+    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch(job_id))
     head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
@@ -174,7 +174,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     status_code=200,
     summary="Run a failed or cancelled job again, keeping what completed",
     operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
-    responses=answers(404, 409, 422, _200=Job),
+    responses=answers(404, 409, 413, 415, _200=Job),
 )
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
@@ -197,7 +197,7 @@ async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[b
     "/api/train",
     summary="For old clients: run talking_picture with defaults",
     operation_class=with_body("request", "TrainRequest", 'Empty, or {"prompt":"…"}.'),
-    responses=answers(422, 503, _201=Job),
+    responses=answers(413, 415, 429, _201=Job),
 )
 async def train(request: Req) -> Response[bytes]:
     wish = await _optional(request, TrainRequest)

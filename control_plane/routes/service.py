@@ -2,24 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
-from litestar.params import FromPath
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect
+from litestar.types import ControllerRouterHandler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bridge.times import now_rfc3339
 from control_plane.job_queue import JobQueue
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
+from control_plane.query import known_once, refused
 from schemas import documents
 from schemas.structs.capability import CapabilityList
 from schemas.structs.job import Job
 from schemas.structs.pipeline import PipelineList
-from schemas.structs.worker import DeadLetterList, QueueList, WorkerList
+from schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList
 
 Req = Request[Any, Any, State]
 CHECK_SECONDS = 3.0
@@ -29,7 +32,7 @@ def _queue(request: Req) -> JobQueue:
     return request.app.state.queue  # type: ignore[no-any-return]
 
 
-@get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers(503))
+@get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers())
 async def capabilities(request: Req) -> CapabilityList:
     """`sources`: by plane the ids of the workers that live, and of those that were the last to announce a task."""
     queue = _queue(request)
@@ -52,40 +55,68 @@ async def pipelines(request: Req) -> PipelineList:
     return PipelineList(pipelines=[found[name] for name in sorted(found)])
 
 
-@get("/api/workers", summary="Workers that live", responses=answers(503))
+@get("/api/workers", summary="Workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
     return WorkerList(workers=await _queue(request).jobs.workers())
 
 
-@get("/api/queues", summary="What waits, by plane and pool", responses=answers(503))
+@get("/api/queues", summary="What waits, by plane and pool", responses=answers())
 async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.queues())
 
 
-@get("/api/dead-letters", summary="Nodes and entries that were given up", responses=answers(503))
-async def dead_letters(request: Req) -> DeadLetterList:
-    return DeadLetterList(dead_letters=await _queue(request).jobs.dead_letters())
+@get("/api/dead-letters", summary="Nodes and entries that were given up, newest first", responses=answers())
+async def dead_letters(
+    request: Req,
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
+    cursor: FromQuery[str | None] = None,
+) -> DeadLetterList:
+    """`cursor`: the `next` of the page before, which is the id of its last letter."""
+    try:
+        found = await _queue(request).jobs.dead_letters(cursor, limit)
+    except ValueError as error:
+        raise refused("cursor", "this is none of ours") from error
+    return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
+
+
+@get("/api/dead-letters/{letter_id:str}", summary="A dead letter", responses=answers(404))
+async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter:
+    return await _dead_letter(request, letter_id)
 
 
 @post(
     "/api/dead-letters/{letter_id:str}/requeue",
     status_code=200,
-    summary="Retry a dead letter's job and drop the letter",
+    summary="Retry a dead letter's job and drop the letters of that job",
     responses=answers(404, 409, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
-    word, job_id = await _queue(request).jobs.requeue_dead(letter_id)
+    """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
+    letter = await _dead_letter(request, letter_id)
+    word = await _queue(request).jobs.requeue_dead(letter)
     if word == "unknown":
-        raise ApiProblem(404, "unknown_dead_letter", "there is no such dead letter, or its job is gone")
+        raise ApiProblem(409, "job_gone", "it has no job, or that has expired or was deleted; drop the letter instead")
     if word != "ok":
-        raise ApiProblem(409, "not_retryable", "its job is alive or completed; drop the letter instead")
-    return await _queue(request).document_of(job_id)
+        detail = f"its job is alive, has completed or is beyond attempt {letter.attempt}; drop the letter instead"
+        raise ApiProblem(409, "not_retryable", detail)
+    return await _queue(request).document_of(letter.job_id)
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
 async def drop_dead_letter(request: Req, letter_id: FromPath[str]) -> None:
     if await _queue(request).jobs.drop_dead(letter_id) != "ok":
-        raise ApiProblem(404, "unknown_dead_letter", "there is no such dead letter")
+        raise _unknown_letter(letter_id)
+
+
+async def _dead_letter(request: Req, letter_id: str) -> DeadLetter:
+    found = await _queue(request).jobs.dead_letter(letter_id)
+    if found is None:
+        raise _unknown_letter(letter_id)
+    return found
+
+
+def _unknown_letter(letter_id: str) -> ApiProblem:
+    return ApiProblem(404, "unknown_dead_letter", f"there is no dead letter {letter_id[:200]!r}")
 
 
 @get("/health/live", summary="This process answers", include_in_schema=True)
@@ -93,7 +124,7 @@ async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@get(["/health/ready", "/health"], summary="Redis and the store can be used", responses=answers(503))
+@get(["/health/ready", "/health"], summary="Redis and the store can be used", responses=answers())
 async def ready(request: Req) -> dict[str, Any]:
     checks = {
         "redis": _queue(request).jobs.client.ping(),
@@ -121,7 +152,10 @@ async def metrics() -> Response[bytes]:
     return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-@get("/schemas/{name:str}", summary="A source JSON Schema")
+SCHEMA = ResponseSpec(data_container=dict, media_type="application/schema+json", generate_examples=False)
+
+
+@get("/schemas/{name:str}", summary="A source JSON Schema", responses={**answers(404), 200: SCHEMA})
 async def schema(name: FromPath[str]) -> Response[bytes]:
     document = documents.sources().get(name.removesuffix(".json"))
     if document is None:
@@ -134,7 +168,11 @@ async def root() -> Redirect:
     return Redirect("/schema")
 
 
-service_routes = [
-    capabilities, pipelines, workers, queues, dead_letters, requeue_dead_letter, drop_dead_letter, live, ready, metrics,
-    schema, root,
+dead_letter_routes = Router(
+    "/",
+    before_request=known_once,
+    route_handlers=[dead_letters, read_dead_letter, requeue_dead_letter, drop_dead_letter],
+)
+service_routes: list[ControllerRouterHandler] = [
+    capabilities, pipelines, workers, queues, dead_letter_routes, live, ready, metrics, schema, root,
 ]  # fmt: skip

@@ -62,9 +62,21 @@ class QueueList(Strict, kw_only=True):
 
 class DeadLetter(Strict, kw_only=True):
     id: Annotated[str, Meta(min_length=1)]
-    job_id: str = field(name='jobId')
+    job_id: Annotated[str, Meta(description='Empty where an entry named no job.')] = (
+        field(name='jobId')
+    )
     node_id: str = field(name='nodeId')
+    attempt: Annotated[
+        int,
+        Meta(
+            description='The attempt of the job in which the node was given up; 0 where there is no job.',
+            ge=0,
+        ),
+    ]
     reason: Annotated[str, Meta(min_length=1)]
+    detail: Annotated[
+        str, Meta(description='A sentence, or what stood in a malformed entry.')
+    ]
     created: Annotated[
         str,
         Meta(
@@ -76,3 +88,4 @@ class DeadLetter(Strict, kw_only=True):
 
 class DeadLetterList(Strict, kw_only=True):
     dead_letters: list[DeadLetter] = field(name='deadLetters')
+    next: str | None

@@ -233,3 +233,40 @@ async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_sta
     await house.start()
     gate("a").set()
     assert (await house.ended()).status == "completed"
+
+
+# What random input has found (tests/fuzzing), a story each --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {
+            "job": "job",
+            "nodes": "a," * 30_000,
+        },  # more than unpack() takes: the script broke, and with it worker and scheduler
+        {"job": "job", "nodes": "a", "needs": "a," * 30_000},
+        {"job": "job:events", "nodes": "a"},  # the name of a list
+        {"job": "\n", "nodes": "a"},
+    ],
+    ids=["many nodes", "many needs", "another key", "no id"],
+)
+async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house, entry):
+    worker = await house.start()
+    await house.submit([node("a", wait="go")])
+    await has_begun(house, "a")
+    await house.client.xadd("stream:process:data", entry)
+    await house.becomes(house.jobs.dead_letters)
+    gate("go").set()
+    assert (await house.ended()).status == "completed"
+    assert not house.running[worker].done()
+
+
+async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house):
+    worker = await house.start()
+    await house.submit([node("a", wait="go")])
+    await has_begun(house, "a")
+    await house.client.publish("cancel", b"\xff\xfe")
+    await house.client.publish("cancel", "job")
+    await house.becomes(lambda: not worker._held)
+    assert not house.running[worker].done()

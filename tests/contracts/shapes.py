@@ -272,7 +272,9 @@ QUEUE: Shape = {
     "pending": whole(0),
     "oldestSeconds": nullable(number(low=0)),
 }
-DEAD_LETTER: Shape = {"id": text(1), "jobId": text(), "nodeId": text(), "reason": text(1), "created": STAMP}
+DEAD_LETTER: Shape = {
+    "id": text(1), "jobId": text(), "nodeId": text(), "attempt": whole(0), "reason": text(1), "detail": text(), "created": STAMP,
+}  # fmt: skip
 PIPELINE: Shape = {"id": ID, "label": text(1), "description": text(), "params": OBJECT, "graph": OBJECT}
 
 PORT = whole(0, 65_535)
@@ -431,7 +433,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "QueueInfo": QUEUE,
         "QueueList": {"queues": many(of(QUEUE))},
         "DeadLetter": DEAD_LETTER,
-        "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER))},
+        "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER)), "next": nullable(text())},
     },
     "pipeline": {"Pipeline": PIPELINE, "PipelineList": {"pipelines": many(of(PIPELINE))}},
     "artifact": {

@@ -263,7 +263,20 @@ SAME_GOOD: list[Row] = [
     (
         "worker.DeadLetterList",
         "one",
-        {"deadLetters": [{"id": "1-0", "jobId": "j", "nodeId": "a", "reason": "worker_lost", "created": AT}]},
+        {
+            "deadLetters": [
+                {
+                    "id": "0-1-0",
+                    "jobId": "j",
+                    "nodeId": "a",
+                    "attempt": 1,
+                    "reason": "worker_lost",
+                    "detail": "",
+                    "created": AT,
+                }
+            ],
+            "next": "0-1-0",
+        },
     ),
     (
         "pipeline.Pipeline",
@@ -382,7 +395,7 @@ SAME_BAD: list[Row] = [
     ("worker.WorkerInfo", "protocol zero", {**WORKER, "protocol": 0}),
     ("worker.WorkerInfo", "negative slots", {**WORKER, "slots": -1}),
     ("worker.QueueInfo", "negative age", {"plane": "node", "pool": "p", "depth": 0, "pending": 0, "oldestSeconds": -1}),
-    ("worker.DeadLetterList", "snake case", {"dead_letters": []}),
+    ("worker.DeadLetterList", "snake case", {"dead_letters": [], "next": None}),
     ("pipeline.Pipeline", "a graph as text", {"id": "p", "label": "P", "description": "", "params": {}, "graph": "{}"}),
     ("artifact.ArtifactRef", "a URL", "s3://inputs/a.png"),
     ("artifact.ArtifactRef", "an empty key", {"bucket": "inputs", "key": ""}),

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
 
 import pytest
+import websockets
 
 from tests.conftest import start_server
 from tests.control_plane.served import checked, made_settings, new_id, node, serve, submission
@@ -59,6 +61,47 @@ async def test_a_full_queue_refuses_and_takes_again_when_there_is_room(tmp_path)
         assert (await served.ended(again["jobId"]))["status"] == "completed"
 
 
+async def test_with_partitions_no_more_jobs_are_alive_than_the_limit(tmp_path):
+    """Each partition has its share, so the queue may be full a little earlier, and never later."""
+    process, url = start_server(tmp_path, *KEPT)
+    made = made_settings(url, tmp_path)
+    made.redis.partitions, made.jobs.max_queued = 4, 8
+    try:
+        async with serve(made) as served:
+            await served.planes.start("python")
+            await served.becomes(lambda: accepted(served, "/api/plans"))
+            name = new_id()
+            answers = [
+                (await served.http.post("/api/jobs", json=submission(node("a", wait=name)))).status_code
+                for _ in range(80)
+            ]
+            assert set(answers) == {201, 429}
+            assert answers.count(201) == 8
+            body = {"jobs": [submission(node("a"))] * 40}
+            assert {each["status"] for each in (await served.post("/api/jobs/batch", body, expect=200))["jobs"]} == {
+                429
+            }
+            gate(name).set()
+            await served.becomes(lambda: accepted(served))
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_repeat_with_its_key_is_answered_also_when_the_queue_is_full(tmp_path):
+    async with alone(tmp_path, max_queued=1) as (served, _):
+        body, name = submission(node("a", wait=(gated := new_id()))), new_id("key")
+        first = await served.post("/api/jobs", body, idempotency_key=name)
+        assert (await served.post("/api/jobs", submission(node("a")), expect=429))["code"] == "queue_full"
+        again = await served.http.post("/api/jobs", json=body, headers={"idempotency-key": name})
+        assert (again.status_code, again.json()["jobId"]) == (200, first["jobId"])
+        assert (await served.post(f"/api/jobs/{first['jobId']}/cancel", expect=202))["jobId"] == first["jobId"]
+        await served.in_status(first["jobId"], "cancelled")
+        gate(gated).set()
+        second = await served.post("/api/jobs", submission(node("a")))
+        assert (await served.ended(second["jobId"]))["status"] == "completed"
+
+
 STATES = {
     "memory": ({"maxmemory-policy": "noeviction", "maxmemory": "1"}, {"maxmemory": "0"}, "out_of_memory"),
     "replicas": ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}, "redis_unavailable"),
@@ -67,7 +110,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES)
 async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tmp_path, state):
-    """A worker that starts meanwhile waits too: its heartbeat is a write."""
+    """At the memory limit all else goes on: what runs, who watches, a worker that starts."""
     bad, good, code = STATES[state]
     async with alone(tmp_path) as (served, _):
         job = await served.submit(
@@ -87,10 +130,18 @@ async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tm
         if state == "memory":
             found = await served.post("/api/jobs/batch", {"jobs": [body, {}]}, expect=200)
             assert [each["code"] for each in found["jobs"]] == ["out_of_memory", "invalid_request"]
-            gate(name).set()
+            async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
+                await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
+                gate(name).set()
+                async with asyncio.timeout(30):
+                    while json.loads(await socket.recv()).get("status") != "completed":
+                        continue
             assert (await served.ended(job))["status"] == "completed", "what runs goes on"
+            worker = await starting
+            alive = {each["workerId"] for each in (await served.get("/api/workers"))["workers"]}
+            assert {each.worker_id for each in served.planes.running} <= alive
         await served.get("/api/jobs")
-        assert not starting.done()
+        assert starting.done() == (state == "memory")
         for option, value in good.items():
             await client.config_set(option, value)
         worker = await starting

@@ -121,8 +121,10 @@ async def test_a_dead_letter_is_requeued_or_dropped(served):
         assert (await served.in_status(job, "failed"))["error"]["code"] == "worker_lost"
     found = await letters(served)
     first, second = found[jobs[0]], found[jobs[1]]
-    assert set(first) == {"id", "jobId", "nodeId", "reason", "created"}
-    assert (first["nodeId"], first["reason"]) == ("a", "worker_lost")
+    assert set(first) == {"id", "jobId", "nodeId", "attempt", "reason", "detail", "created"}
+    assert (first["nodeId"], first["attempt"], first["reason"]) == ("a", 1, "worker_lost")
+    assert first["detail"] == "its worker was lost 1 time while it ran, and its task must not run twice"
+    assert await served.get(f"/api/dead-letters/{first['id']}") == first
 
     RUNS.clear()
     job = await served.post(f"/api/dead-letters/{first['id']}/requeue", expect=200)
@@ -146,8 +148,8 @@ async def test_garbage_on_a_stream_is_a_letter_that_can_only_be_dropped(served):
         return (await letters(served)).get("")
 
     found = await served.becomes(letter)
-    assert found["reason"] == "malformed_entry"
-    assert (await served.post(f"/api/dead-letters/{found['id']}/requeue", expect=404))["code"] == "unknown_dead_letter"
+    assert (found["reason"], found["detail"]) == ("malformed_entry", "nonsense=\ufffd\x00")
+    assert (await served.post(f"/api/dead-letters/{found['id']}/requeue", expect=409))["code"] == "job_gone"
     await served.delete(f"/api/dead-letters/{found['id']}")
     job = await served.submit(node("a"))
     assert (await served.ended(job))["status"] == "completed"
@@ -168,10 +170,123 @@ async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served):
     await served.delete(f"/api/dead-letters/{letter}")
 
 
+async def given_up(served, *nodes, **more):
+    """A job whose nodes have died with their worker; its id."""
+    async with served.no_worker():
+        worker = await served.planes.start("python")
+        job = await served.submit(*nodes, **more)
+        await served.becomes(lambda: all_run(served, job))
+        await served.planes.kill(worker)
+    await served.in_status(job, "failed")
+    return job
+
+
+async def all_run(served, job):
+    return {each["status"] for each in (await served.nodes(job)).values()} == {"running"}
+
+
+async def test_a_requeue_drops_every_letter_of_its_job(served):
+    name = new_id()
+    job = await given_up(served, *(node(each, task="once", wait=name) for each in ("a", "b")))
+    both = [each for each in (await served.get("/api/dead-letters"))["deadLetters"] if each["jobId"] == job]
+    assert {each["nodeId"] for each in both} == {"a", "b"}
+    gate(name).set()
+    assert (await served.post(f"/api/dead-letters/{both[0]['id']}/requeue", expect=200))["attempt"] == 2
+    for each in both:
+        problem = await served.post(f"/api/dead-letters/{each['id']}/requeue", expect=404)
+        assert problem["code"] == "unknown_dead_letter"
+    assert (await served.ended(job))["status"] == "completed"
+
+
+async def test_the_letter_of_an_earlier_attempt_retries_no_later_one(served):
+    """Whoever looks at an old list must not begin the third attempt of a job whose second failed for another reason."""
+    job = await given_up(served, node("a", task="once", wait=(name := new_id()), fail=True))
+    letter = (await letters(served))[job]["id"]
+    gate(name).set()
+    await served.post(f"/api/jobs/{job}/retry", expect=200)
+    assert (await served.in_status(job, "failed"))["attempt"] == 2
+    problem = await served.post(f"/api/dead-letters/{letter}/requeue", expect=409)
+    assert problem["code"] == "not_retryable"
+    assert "attempt 1" in problem["detail"]
+    assert (await served.job(job))["attempt"] == 2
+    await served.delete(f"/api/dead-letters/{letter}")
+
+
+async def test_two_requeues_at_once_retry_once(served):
+    job = await given_up(served, node("a", task="once", wait=(name := new_id())))
+    letter = (await letters(served))[job]["id"]
+    path = f"/api/dead-letters/{letter}/requeue"
+    answers = [each.status_code for each in await asyncio.gather(*(served.http.post(path) for _ in range(5)))]
+    assert answers.count(200) == 1, answers
+    assert set(answers) <= {200, 404, 409}
+    gate(name).set()
+    assert (await served.ended(job))["attempt"] == 2
+
+
+async def test_the_letter_of_a_job_that_is_gone_can_only_be_dropped(served):
+    job = await given_up(served, node("a", task="once", wait=new_id()))
+    letter = (await letters(served))[job]["id"]
+    await served.delete(f"/api/jobs/{job}")
+    assert (await served.post(f"/api/dead-letters/{letter}/requeue", expect=409))["code"] == "job_gone"
+    assert (await served.get(f"/api/dead-letters/{letter}"))["jobId"] == job
+    await served.delete(f"/api/dead-letters/{letter}")
+    await served.get(f"/api/dead-letters/{letter}", expect=404)
+
+
+async def test_what_a_drain_gives_up_is_a_letter_too(served):
+    async with served.no_worker():
+        worker = await served.planes.start("python")
+        job = await served.submit(node("drained", task="once", wait=new_id()))
+        await served.becomes(lambda: ("begin", "drained") in RUNS)  # else it would only go back
+        await served.planes.stop(worker)
+    assert (await served.in_status(job, "failed"))["error"]["code"] == "worker_lost"
+    letter = (await letters(served))[job]
+    assert letter["detail"] == "its worker was stopped while it ran, and its task must not run twice"
+    await served.delete(f"/api/dead-letters/{letter['id']}")
+
+
+async def test_letters_come_in_pages_newest_first(served):
+    await drop_all(served)
+    assert await served.get("/api/dead-letters") == {"deadLetters": [], "next": None}
+    for number in range(5):
+        await served.planes.client.xadd("stream:process:data", {"number": number})
+    await served.becomes(lambda: all_there(served, 5))
+    seen, cursor = [], None
+    while True:
+        page = await served.get("/api/dead-letters", limit=2, **({"cursor": cursor} if cursor else {}))
+        seen += [each["detail"] for each in page["deadLetters"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert seen == [f"number={number}" for number in (4, 3, 2, 1, 0)]
+    await drop_all(served)
+
+
+async def drop_all(served):
+    while found := (await served.get("/api/dead-letters"))["deadLetters"]:
+        for each in found:
+            await served.delete(f"/api/dead-letters/{each['id']}")
+
+
+async def all_there(served, count):
+    return len((await served.get("/api/dead-letters"))["deadLetters"]) == count
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=501", "limit=x", "cursor=", "cursor=x", "cursor=0-0-0", "cursor=1-1-1", "page=2", "limit=1&limit=2",
+              "cursor=0-" + "9" * 20 + "-0"],
+)  # fmt: skip
+async def test_a_page_of_letters_that_cannot_be_is_refused(served, query):
+    answer = await served.http.get(f"/api/dead-letters?{query}")
+    assert (answer.status_code, checked(answer)["code"]) == (422, "invalid_parameter")
+
+
 @pytest.mark.parametrize(
     "letter",
     [
         "x",
+        "0-0-0",
+        "0-007-1",
         "0-",
         "0-x",
         "0-1",
@@ -187,6 +302,7 @@ async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served):
 )
 async def test_an_unknown_letter_is_404(served, letter):
     await served.post(f"/api/dead-letters/{letter}/requeue", expect=404)
+    await served.get(f"/api/dead-letters/{letter}", expect=404)
     answer = await served.http.delete(f"/api/dead-letters/{letter}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_dead_letter")
 

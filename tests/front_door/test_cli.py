@@ -16,7 +16,7 @@ from tests.front_door.running import COMMAND, SECONDS, Up, becomes, dihedral, en
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("house"), "--slots", "1") as running:
+    with up(tmp_path_factory.mktemp("house"), "--slots", "1", DIHEDRAL_JOBS__MAX_DELIVERIES="1") as running:
         yield running
 
 
@@ -206,6 +206,25 @@ def test_a_failed_job_is_retried(shell: Shell) -> None:
     assert "attempt 2" in shell("show", job).stdout
     listed = shell.json("jobs", "--status", "failed", "--pipeline", "simulate", "--limit", "500")["jobs"]
     assert job in [each["jobId"] for each in listed]
+
+
+def test_a_dead_letter_is_listed_shown_requeued_and_dropped(shell: Shell) -> None:
+    assert shell("dead-letters", "list").stdout.strip() == "no dead letters"
+    crash = ("submit", "--pipeline", "simulate", "--param", "steps=1", "--param", "crashAt=0")
+    job = shell.json(*crash)["jobId"]
+    shell("watch", job, code=1)
+    (letter,) = shell.json("dead-letters", "list")["deadLetters"]
+    assert (letter["jobId"], letter["nodeId"], letter["attempt"]) == (job, "simulate", 1)
+    assert letter["id"] in shell("dead-letters", "list").stdout
+    assert letter["detail"] in shell("dead-letters", "show", letter["id"]).stdout
+    assert shell.json("dead-letters", "requeue", letter["id"])["attempt"] == 2
+    shell("watch", job, code=1)
+    (second,) = shell.json("dead-letters", "list")["deadLetters"]
+    assert second["attempt"] == 2
+    assert shell("dead-letters", "drop", second["id"]).stdout.strip() == f"dropped {second['id']}"
+    assert shell.json("dead-letters", "list")["deadLetters"] == []
+    for command, gone in (("show", ".."), ("requeue", letter["id"]), ("drop", second["id"])):
+        assert "there is no dead letter" in one_line(shell("dead-letters", command, gone, code=3).stderr)
 
 
 def test_what_there_is_to_run_is_listed(shell: Shell) -> None:

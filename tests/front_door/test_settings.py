@@ -87,6 +87,8 @@ def test_a_list_in_a_variable_is_separated_by_commas() -> None:
         ("[jobs]\nlease_ms = 1000\n", {}, {}, "dihedral.toml: jobs.lease_ms: there is no such setting"),
         ("[jobs]\nleaseMs = 1\n", {}, {}, "dihedral.toml: jobs.leaseMs: Expected `int` >= 100 (it is 1)"),
         ("[jobs]\nleaseMs = '5000'\n", {}, {}, "dihedral.toml: jobs.leaseMs: Expected `int`, got `str` (it is '5000')"),
+        ("[jobs]\ndrainSeconds = nan\n", {}, {}, "dihedral.toml: jobs.drainSeconds: Expected `float` >= 0.0 (it is nan)"),
+        ("", {"DIHEDRAL_JOBS__DRAIN_SECONDS": "1e400"}, {}, "DIHEDRAL_JOBS__DRAIN_SECONDS: jobs.drainSeconds: Expected a finite number (it is inf)"),
         ("jobs = 1\n", {}, {}, "dihedral.toml: jobs: is no section; settings are in sections such as [redis]"),
         ("[jobs\n", {}, {}, "dihedral.toml: is not TOML: "),
         ("", {"DIHEDRAL_JOBS__LEASE": "1"}, {}, "DIHEDRAL_JOBS__LEASE: jobs.lease: there is no such setting"),
@@ -106,6 +108,25 @@ def test_what_is_no_setting_is_named_with_its_source(
         settings.load(None, environ, flags)
     assert str(caught.value).startswith(said)
     assert said.endswith(": ") or str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:1/2", "unix:///run/redis.sock?db=0", "redis+cluster://u:p@[::1]:1,h:2", "rediss+cluster://h"]
+)  # fmt: skip
+def test_an_address_of_a_server_or_a_cluster(url: str) -> None:
+    assert settings.load(None, {"DIHEDRAL_REDIS__URL": url}, {}).redis.url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["h", "redis:", "redis://", "redis://h:port", "redis://h:1,h:2", "unix://", "redis+cluster://", "redis+cluster://h:1,h:x",
+            "http://hunter2@h", "redis://[::1", "redis://h:99999"],
+)  # fmt: skip
+def test_what_is_no_address_is_one_line_and_not_shown(url: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^--url: redis\.url: Expected an address that begins with one of redis://"
+    ) as caught:
+        settings.load(None, {}, {"redis.url": url})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
