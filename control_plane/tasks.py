@@ -13,11 +13,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.tasks import TaskContext, TaskError, task
+from control_plane.outgoing import Forbidden, Guard, GuardedTransport
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from schemas.structs.control_plane import LlmKind, LlmSettings
 
 llm: ContextVar[LlmSettings] = ContextVar("llm")
 """Set by the executor around every run: the task has no settings of its own."""
+guard: ContextVar[Guard] = ContextVar("guard")
+"""Set likewise: where the endpoint may lead."""
 
 MAX_LINE = 300
 MAX_ANSWER_BYTES = 1 << 20
@@ -99,12 +102,14 @@ async def _ask(settings: LlmSettings, params: ScriptParams) -> str:
     try:
         async with (
             asyncio.timeout(settings.timeout_seconds),
-            httpx.AsyncClient(timeout=None, verify=trust) as client,
+            httpx.AsyncClient(timeout=None, transport=GuardedTransport(guard.get(Guard([])), verify=trust)) as client,
             client.stream("POST", url, json=body, headers=headers) as response,
         ):
             content = await _beginning(response)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise TaskError("llm.endpoint is no http or https address", code="llm_misconfigured") from None
+    except Forbidden as error:
+        raise TaskError(f"llm.endpoint may not be asked: {error}", code="llm_misconfigured") from None
     except TimeoutError:
         message = f"the LLM endpoint did not answer within {settings.timeout_seconds:g} s (llm.timeoutSeconds)"
         raise TaskError(message, code="llm_unavailable", retryable=True) from None

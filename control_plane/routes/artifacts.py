@@ -13,6 +13,8 @@ from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
+from bridge.owned import OwnedStore
+from control_plane.access import who
 from control_plane.body import too_large
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
@@ -26,11 +28,14 @@ _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses tho
 
 
 def _store(request: Req) -> ArtifactStore:
-    return request.app.state.store  # type: ignore[no-any-return]
+    """What is there for whoever asks."""
+    found = who(request)
+    return OwnedStore(request.app.state.store, found.sees, found.name)
 
 
 @post(
     "/api/artifacts",
+    scope="submit",
     summary="Upload a file (multipart: bucket, then file)",
     responses=answers(400, 413, 415, 422, 503, 507, _201=ArtifactMeta),
 )
@@ -171,7 +176,11 @@ async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> R
 
 
 @delete(
-    "/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404, 503)
+    "/api/artifacts/{bucket:str}/{key:path}",
+    scope="cancel",
+    status_code=204,
+    summary="Delete an artifact",
+    responses=answers(404, 503),
 )
 async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
     try:

@@ -12,6 +12,7 @@ from litestar.response import Redirect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bridge.times import now_rfc3339
+from control_plane.access import who
 from control_plane.job_queue import JobQueue
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
@@ -54,7 +55,11 @@ async def pipelines(request: Req) -> PipelineList:
 
 @get("/api/workers", summary="Workers that live", responses=answers(503))
 async def workers(request: Req) -> WorkerList:
-    return WorkerList(workers=await _queue(request).jobs.workers())
+    found = await _queue(request).jobs.workers()
+    if who(request).sees is not None:
+        for worker in found:
+            worker.running = []  # whose jobs they are is not known here
+    return WorkerList(workers=found)
 
 
 @get("/api/queues", summary="What waits, by plane and pool", responses=answers(503))
@@ -62,7 +67,7 @@ async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.queues())
 
 
-@get("/api/dead-letters", summary="Nodes and entries that were given up", responses=answers(503))
+@get("/api/dead-letters", scope="admin", summary="Nodes and entries that were given up", responses=answers(503))
 async def dead_letters(request: Req) -> DeadLetterList:
     return DeadLetterList(dead_letters=await _queue(request).jobs.dead_letters())
 
