@@ -44,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error, USAGE)
     except (DihedralError, OSError) as error:
         return _say(error, REFUSED)
+    import logging
+
     import uvicorn
+
+    # It calls a refusal with a reason an unfinished handshake, and whoever has no key could fill the log with that.
+    unfinished = "without completing handshake"
+    logging.getLogger("uvicorn.error").addFilter(lambda record: unfinished not in str(record.msg))
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -145,10 +145,10 @@ class Access:
             raise ApiProblem(403, "origin_forbidden", detail)
 
     def _check_host(self, connection: Connection) -> None:
-        """An address cannot be pointed elsewhere, nor can localhost; any other name can, by whoever owns it."""
+        """An address cannot be pointed elsewhere, and names without a dot belong to nobody outside; any other can, by its owner."""
         host = connection.headers.get("host", "localhost")
         name = urlsplit(f"//{host}").hostname or ""
-        if self._control.insecure or name == "localhost" or is_address(name) or name in self._control.allowed_hosts:
+        if self._control.insecure or "." not in name or is_address(name) or name in self._control.allowed_hosts:
             return
         detail = f"without API keys this is asked as localhost, by its address, or as one of control.allowedHosts, not as {host[:200]}"
         raise ApiProblem(421, "host_forbidden", detail)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bridge import keys
-from bridge.connection import Client
+from bridge.connection import LOST, Client
 from bridge.errors import DihedralError
 from bridge.times import now_rfc3339
 
@@ -119,7 +119,10 @@ async def _store(client: Client, key: ApiKey) -> None:
 
 
 class Keyring:
-    """What a process knows of the keys; asks Redis at most once a second, so that requests cost no round trip."""
+    """What a process knows of the keys; asks Redis at most once a second, so that requests cost no round trip.
+
+    While Redis is away it goes on with that; one that has never reached it lets nobody in.
+    """
 
     def __init__(self, client: Client, *, fresh_seconds: float = FRESH_SECONDS) -> None:
         self._client = client
@@ -131,7 +134,7 @@ class Keyring:
         self._reading = asyncio.Lock()
 
     async def is_empty(self) -> bool:
-        """Whether there has never been a key, also if Redis has lost them since. Raises LOST: who cannot ask lets nobody in."""
+        """Whether there has never been a key, also if Redis has lost them since. Raises LOST while that is not known."""
         await self._refresh()
         return not self._had_some
 
@@ -159,10 +162,18 @@ class Keyring:
             if time.monotonic() - self._looked < self._fresh:
                 return
             looked = time.monotonic()
-            version = await self._client.get(keys.API_KEYS_VERSION)
-            if version != self._version:
-                # The version was read first: a key that comes in between is read again with the next one.
-                self._keys = {key.id: key for key in await stored(self._client)}
-                self._version = version
-                self._had_some = self._had_some or bool(self._keys)
+            try:
+                await self._read()
+            except LOST:
+                if self._looked == float("-inf"):
+                    raise
+                # Who was let in before Redis went away finds nothing here that he must not see.
             self._looked = looked
+
+    async def _read(self) -> None:
+        version = await self._client.get(keys.API_KEYS_VERSION)
+        if version != self._version:
+            # The version was read first: a key that comes in between is read again with the next one.
+            self._keys = {key.id: key for key in await stored(self._client)}
+            self._version = version
+            self._had_some = self._had_some or bool(self._keys)

@@ -16,8 +16,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from schemas.structs.settings import Settings
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -78,13 +76,13 @@ class Guard:
         return any(address in network for network in self._networks)
 
 
-def own_guard(settings: Settings) -> Guard:
+def own_guard(endpoint: str, allow: Sequence[str]) -> Guard:
     """For the operator's own endpoint: naming localhost or an address there is allowing it, a name that leads to one is not."""
     with suppress(ValueError):
-        host = urlsplit(settings.llm.endpoint).hostname or ""
+        host = urlsplit(endpoint).hostname or ""
         if host == "localhost" or _address(host) is not None:
-            return Guard([*settings.outgoing.allow, host])
-    return Guard(settings.outgoing.allow)
+            return Guard([*allow, host])
+    return Guard(allow)
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
@@ -96,6 +94,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
+        if request.url.scheme not in ("http", "https") or not host:
+            raise httpx.UnsupportedProtocol("an address begins with http:// or https:// and a host", request=request)
         try:
             address = await self._guard.resolve(host, request.url.port or 0)
         except OSError as error:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import re
 import ssl
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -13,14 +14,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.tasks import TaskContext, TaskError, task
-from control_plane.outgoing import Forbidden, Guard, GuardedTransport
+from control_plane.outgoing import Forbidden, GuardedTransport, own_guard
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from schemas.structs.control_plane import LlmKind, LlmSettings
 
 llm: ContextVar[LlmSettings] = ContextVar("llm")
 """Set by the executor around every run: the task has no settings of its own."""
-guard: ContextVar[Guard] = ContextVar("guard")
-"""Set likewise: where the endpoint may lead."""
+allowed: ContextVar[Sequence[str]] = ContextVar("allowed")
+"""Set likewise: outgoing.allow."""
 
 MAX_LINE = 300
 MAX_ANSWER_BYTES = 1 << 20
@@ -99,10 +100,11 @@ async def _ask(settings: LlmSettings, params: ScriptParams) -> str:
         body = {"model": settings.model, "messages": [{"role": "user", "content": wish}]}
     headers = _authorization(settings)
     trust = await asyncio.to_thread(_trust)
+    transport = GuardedTransport(own_guard(settings.endpoint, allowed.get(())), verify=trust)
     try:
         async with (
             asyncio.timeout(settings.timeout_seconds),
-            httpx.AsyncClient(timeout=None, transport=GuardedTransport(guard.get(Guard([])), verify=trust)) as client,
+            httpx.AsyncClient(timeout=None, transport=transport) as client,
             client.stream("POST", url, json=body, headers=headers) as response,
         ):
             content = await _beginning(response)
