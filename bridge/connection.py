@@ -37,6 +37,7 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
         socket_connect_timeout=5,
         retry=AsyncRetry(NoBackoff(), 0),
         retry_on_error=[],
+        driver_info=None,  # CLIENT SETINFO, which 7.0 does not know, and a round trip per connection
         **options,
     )
     pool = client.connection_pool
@@ -86,6 +87,7 @@ def connect_blocking(url: str, *, timeout_seconds: float) -> redis.Redis:
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
+        driver_info=None,  # CLIENT SETINFO, which 7.0 does not know, and a round trip per connection
     )
 
 

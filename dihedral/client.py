@@ -347,7 +347,7 @@ def _problem(body: bytes | bytearray | None) -> Document | None:
         document = json.loads(body or b"")
     except ValueError:
         return None
-    return document if isinstance(document, dict) and "code" in document else None
+    return document if isinstance(document, dict) and isinstance(document.get("code"), str) else None
 
 
 def _job(job_id: str, below: str = "") -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
 
 from bridge import settings
 from bridge.connection import LOST, connect
 from bridge.errors import ServerUnavailable
 from bridge.times import rfc3339
 from control_plane import api_keys
-from control_plane.api_keys import ApiKey
+from control_plane.api_keys import ApiKey, KeyRefused
 from dihedral.server import EmbeddedServer
 from dihedral.up import DataDirInUse, without_password
 
@@ -71,6 +72,8 @@ async def _act(url: str, options: argparse.Namespace, expires_seconds: float | N
         return {"keys": [_document(key) for key in found]}, "\n".join(map(_line, found)) or "no keys"
     except LOST as error:
         raise ServerUnavailable(f"the Redis at {without_password(url)} cannot be reached: {error}") from error
+    except redis.ResponseError as error:
+        raise KeyRefused(f"the Redis at {without_password(url)} refuses: {error}") from error
     finally:
         await client.aclose()
 
