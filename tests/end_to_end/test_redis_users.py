@@ -141,7 +141,7 @@ def test_each_plane_does_all_its_work_with_its_own_user(house):
     assert granted() - used(house) <= SELDOM, "what no plane uses, none needs"
 
 
-SELDOM = {"hello", "auth", "select", "client|setname", "script|load", "ltrim", "xlen"}
+SELDOM = {"hello", "auth", "select", "script|load", "ltrim", "xlen"}
 """For connections (some servers do not count it), for a log of more than 10,000 events, for a stream whose lag the server has lost."""
 
 
