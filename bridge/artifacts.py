@@ -110,8 +110,11 @@ class ArtifactStore(Protocol):
         """Raises where the store could not be used now."""
         ...
 
-    async def link(self, bucket: str, key: str) -> str | None:
-        """A presigned address for clients; None where the control plane serves the bytes itself."""
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+        """A presigned address for clients, for a while; None where the control plane serves the bytes itself.
+
+        `disposition`: the Content-Disposition with which the store is to answer.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -325,7 +328,7 @@ class LocalStore:
 
         await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         check_key(bucket, key)
         return None
 

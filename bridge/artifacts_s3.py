@@ -292,10 +292,13 @@ class S3Store:
     async def check(self) -> None:
         await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         check_key(bucket, key)
         expires = timedelta(seconds=self._settings.presign_seconds)
-        link: str = await self._client(public=True).presigned_get_object(bucket, key, expires=expires)
+        answer = {"response-content-disposition": disposition}
+        link: str = await self._client(public=True).presigned_get_object(
+            bucket, key, expires=expires, response_headers=answer
+        )
         return link
 
     async def close(self) -> None:

@@ -80,9 +80,9 @@ class OwnedStore:
     async def check(self) -> None:
         await self._store.check()
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         await self._check(bucket, key)
-        return await self._store.link(bucket, key)
+        return await self._store.link(bucket, key, disposition)
 
     async def close(self) -> None:
         await self._store.close()

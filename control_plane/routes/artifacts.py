@@ -24,6 +24,8 @@ from schemas.structs.artifact import ArtifactList, ArtifactMeta
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
+SHOWN = re.compile(r"image/(?!svg)[a-z0-9.+-]+|(audio|video)/[a-z0-9.+-]+|text/plain|application/json")
+"""What a browser may show; HTML, SVG, XML, PDF and whatever else could carry a script is saved."""
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
@@ -149,7 +151,7 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 )
 async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
     meta = await _found(request, bucket, key)
-    link = await _store(request).link(meta.bucket, meta.key)
+    link = await _store(request).link(meta.bucket, meta.key, _disposition(meta))
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
@@ -202,11 +204,18 @@ def _headers(meta: ArtifactMeta) -> dict[str, str]:
         "Content-Type": meta.content_type,  # as a header: as a media type Litestar would add a charset to text
         "ETag": f'"{meta.sha256}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'inline; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"',
+        "Content-Disposition": _disposition(meta),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, max-age=3600",
     }
+
+
+def _disposition(meta: ArtifactMeta) -> str:
+    """Shown in the browser only where nothing in it could run, also when it comes from a store that sends no policy."""
+    kind = meta.content_type.partition(";")[0].strip().lower()
+    how = "inline" if SHOWN.fullmatch(kind) else "attachment"
+    return f'{how}; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"'
 
 
 def _is_known(if_none_match: str, etag: str) -> bool:
