@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +94,7 @@ class Access:
         self.keyring = Keyring(client)
         self._client = client
         self._control = settings.control
+        self._may_be_open = settings.control.insecure or is_loopback(settings.control.host)
         self._most_sockets = settings.websocket.max_sockets_per_key
         self._sockets: Counter[str] = Counter()
 
@@ -123,7 +125,7 @@ class Access:
         return await self._of_session(value)
 
     async def is_open(self) -> bool:
-        return (self._control.insecure or is_loopback(self._control.host)) and await self.keyring.is_empty()
+        return self._may_be_open and await self.keyring.is_empty()
 
     async def still(self, found: Who) -> bool:
         """Whether he would still be let in, for what goes on for long."""
@@ -140,15 +142,13 @@ class Access:
         origin = connection.headers.get("origin")
         if origin is None or origin in self._control.allowed_origins:
             return
-        if urlsplit(origin).netloc.lower() != connection.headers.get("host", "").lower():
+        if origin.partition("://")[2].lower() != connection.headers.get("host", "").lower():
             detail = f"pages of {origin[:200]} may not ask here (control.allowedOrigins)"
             raise ApiProblem(403, "origin_forbidden", detail)
 
     def _check_host(self, connection: Connection) -> None:
-        """An address cannot be pointed elsewhere, and names without a dot belong to nobody outside; any other can, by its owner."""
         host = connection.headers.get("host", "localhost")
-        name = urlsplit(f"//{host}").hostname or ""
-        if self._control.insecure or "." not in name or is_address(name) or name in self._control.allowed_hosts:
+        if self._control.insecure or _is_unmistakable(host) or _name(host) in self._control.allowed_hosts:
             return
         detail = f"without API keys this is asked as localhost, by its address, or as one of control.allowedHosts, not as {host[:200]}"
         raise ApiProblem(421, "host_forbidden", detail)
@@ -195,6 +195,20 @@ class Access:
             self._sockets[name] -= 1
             if not self._sockets[name]:
                 del self._sockets[name]
+
+
+@lru_cache(1024)
+def _is_unmistakable(host: str) -> bool:
+    """An address cannot be pointed elsewhere, and a name without a dot belongs to nobody outside; any other can, by its owner."""
+    name = _name(host)
+    return "." not in name or is_address(name)
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return "no.name"
 
 
 def _session_key(value: str) -> str:

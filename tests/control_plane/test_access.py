@@ -575,6 +575,12 @@ async def test_an_open_control_plane_is_not_for_pages_of_other_sites(tmp_path):
         rebound = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
         assert (await house.ask(None, "GET", "/api/jobs", 421, headers=rebound))["code"] == "host_forbidden"
         assert (await house.ask(None, "POST", "/api/train", 421, headers=rebound))["code"] == "host_forbidden"
+        for host in ("[::1", "no name", "a.b:c"):
+            answer = await house.http.get("/api/jobs", headers={"Host": host})
+            assert answer.status_code in (400, 421), (host, answer.text)
+        assert (await house.ask(None, "POST", "/api/train", 403, headers={"Origin": "http://["}))[
+            "code"
+        ] == "origin_forbidden"
         for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "box.example"):
             await house.ask(None, "GET", "/api/jobs", headers={"Host": host})
 
