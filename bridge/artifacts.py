@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from bridge.errors import StoreError
 from bridge.times import rfc3339
@@ -84,8 +85,9 @@ class ArtifactStore(Protocol):
         job_id: str | None = None,
         node_id: str | None = None,
         limit: int | None = None,
+        owner: str = "",
     ) -> ArtifactMeta:
-        """Stores it whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing."""
+        """Stores it whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing. `owner`: empty, nobody."""
         ...
 
     def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -96,8 +98,10 @@ class ArtifactStore(Protocol):
 
     async def meta(self, bucket: str, key: str) -> ArtifactMeta: ...
 
-    async def list(self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000) -> list[ArtifactMeta]:
-        """Newest first."""
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+    ) -> list[ArtifactMeta]:
+        """Newest first; with `owner` those of his alone."""
         ...
 
     async def delete(self, bucket: str, key: str) -> None: ...
@@ -106,8 +110,11 @@ class ArtifactStore(Protocol):
         """Raises where the store could not be used now."""
         ...
 
-    async def link(self, bucket: str, key: str) -> str | None:
-        """A presigned address for clients; None where the control plane serves the bytes itself."""
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+        """A presigned address for clients, for a while; None where the control plane serves the bytes itself.
+
+        `disposition`: the Content-Disposition with which the store is to answer.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -169,6 +176,7 @@ class LocalStore:
         job_id: str | None = None,
         node_id: str | None = None,
         limit: int | None = None,
+        owner: str = "",
     ) -> ArtifactMeta:
         check_key(bucket, key)
         content_type = checked_type(content_type)
@@ -184,6 +192,7 @@ class LocalStore:
                 created_at=rfc3339(int(time.time() * 1000)),
                 job_id=job_id,
                 node_id=node_id,
+                owner=owner or UNSET,
             )
             await in_thread(self._publish, part, meta)
             return meta
@@ -273,7 +282,9 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
 
-    async def list(self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000) -> list[ArtifactMeta]:
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+    ) -> list[ArtifactMeta]:
         if bucket is not None and not is_bucket(bucket):
             return []
 
@@ -282,7 +293,7 @@ class LocalStore:
             for path in (self._root / ".meta" / (bucket or "")).rglob("*.json"):
                 with suppress(OSError, msgspec.DecodeError):
                     meta = _decode(path.read_bytes())
-                    if job_id is None or meta.job_id == job_id:
+                    if job_id in (None, meta.job_id) and owner in (None, meta.owner):
                         found.append(meta)
             found.sort(key=newest, reverse=True)
             return found[:limit]
@@ -317,7 +328,7 @@ class LocalStore:
 
         await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         check_key(bucket, key)
         return None
 

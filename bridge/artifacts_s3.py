@@ -9,6 +9,7 @@ good; the region is given, since its look-up is one more request.
 import asyncio
 import random
 import re
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,6 +26,7 @@ from aiohttp.client_exceptions import ClientOSError, ServerDisconnectedError
 from miniopy_async.api import Minio
 from miniopy_async.datatypes import Part
 from miniopy_async.error import InvalidResponseError, S3Error, ServerError
+from msgspec import UNSET, UnsetType
 
 from bridge.artifacts import (
     BUCKETS,
@@ -78,6 +80,10 @@ class S3Store:
         self._settings = settings
         self._clients: tuple[ClientSession, Any, Any] | None = None
         self._buckets: set[str] = set()
+        try:
+            self._trust = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"artifacts.caFile: {settings.ca_file}: cannot be used: {error}") from error
         for name, endpoint in (("endpoint", settings.endpoint), ("publicEndpoint", self._public)):
             if not ENDPOINT.fullmatch(endpoint):
                 raise SettingsError(
@@ -96,7 +102,7 @@ class S3Store:
         if self._clients is None:  # a session has to be made within the loop
             session = ClientSession(
                 timeout=ClientTimeout(total=None, connect=5, sock_connect=5, sock_read=ANSWER_SECONDS),
-                connector=TCPConnector(limit=CONNECTIONS),
+                connector=TCPConnector(limit=CONNECTIONS, ssl=self._trust),
             )
             self._clients = (session, self._made(self._settings.endpoint, session), self._made(self._public, session))
         return self._clients[2 if public else 1]
@@ -122,6 +128,7 @@ class S3Store:
         job_id: str | None = None,
         node_id: str | None = None,
         limit: int | None = None,
+        owner: str = "",
     ) -> ArtifactMeta:
         check_key(bucket, key)
         content_type = checked_type(content_type)
@@ -137,6 +144,7 @@ class S3Store:
                 created_at=rfc3339(int(time.time() * 1000)),
                 job_id=job_id,
                 node_id=node_id,
+                owner=owner or UNSET,
             )
             await self._ensure(bucket)
             try:
@@ -165,6 +173,7 @@ class S3Store:
             "created": meta.created_at,
             "job": meta.job_id or "",
             "node": meta.node_id or "",
+            "owner": "" if isinstance(meta.owner, UnsetType) else meta.owner,
         }
         headers = {f"x-amz-meta-{name}": value for name, value in known.items() if value}
         headers["Content-Type"] = meta.content_type
@@ -234,9 +243,12 @@ class S3Store:
             created_at=_created(known.get("created", ""), found.last_modified),
             job_id=known.get("job") or None,
             node_id=known.get("node") or None,
+            owner=known.get("owner") or UNSET,
         )
 
-    async def list(self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000) -> list[ArtifactMeta]:
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+    ) -> list[ArtifactMeta]:
         """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
         if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
             return []
@@ -254,7 +266,7 @@ class S3Store:
                 if datetime.fromisoformat(found[limit - 1].created_at) >= changed[at][0] + CLOCK:
                     break  # what is left was changed, and so created, before the last one that is wanted
             known = await self._known([place for _, *place in changed[at : at + CONNECTIONS]])
-            found += [meta for meta in known if job_id in (None, meta.job_id)]
+            found += [meta for meta in known if job_id in (None, meta.job_id) and owner in (None, meta.owner)]
         return sorted(found, key=newest, reverse=True)[:limit]
 
     async def _known(self, places: Sequence[Sequence[str]]) -> Sequence[ArtifactMeta]:
@@ -280,10 +292,13 @@ class S3Store:
     async def check(self) -> None:
         await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         check_key(bucket, key)
         expires = timedelta(seconds=self._settings.presign_seconds)
-        link: str = await self._client(public=True).presigned_get_object(bucket, key, expires=expires)
+        answer = {"response-content-disposition": disposition}
+        link: str = await self._client(public=True).presigned_get_object(
+            bucket, key, expires=expires, response_headers=answer
+        )
         return link
 
     async def close(self) -> None:

@@ -42,7 +42,7 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
     options |= {"socket_timeout": timeout_seconds, "socket_connect_timeout": 5, "retry": AsyncRetry(NoBackoff(), 0)}
     if is_cluster(url):
         return _connect_to_cluster(url, options)
-    client = redis.asyncio.Redis.from_url(url, retry_on_error=[], **options)
+    client = redis.asyncio.Redis.from_url(url, retry_on_error=[], driver_info=None, **options)
     pool = client.connection_pool
     kind: Any = pool.connection_class
     pool.connection_class = _that_hears_cancels(kind)
@@ -128,7 +128,7 @@ def connect_blocking(url: str, *, timeout_seconds: float) -> Any:
         "socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds, "retry": Retry(NoBackoff(), 0),
     }  # fmt: skip
     if not is_cluster(url):
-        return redis.Redis.from_url(url, retry_on_error=[], **options)
+        return redis.Redis.from_url(url, retry_on_error=[], driver_info=None, **options)
     first, *others = _nodes(url)
     made: Any = redis.cluster.ClusterNode
     nodes = [made(*_place(other)) for other in others]

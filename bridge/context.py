@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from bridge.errors import DihedralError
+from bridge.owned import OwnedStore
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from schemas.structs.capability import Capability
 
@@ -65,6 +66,7 @@ class TaskContext:
         self.attempt = run.attempt
         self.nonce = run.nonce
         self.delivery_count = run.delivery_count
+        self.owner = run.owner
         self.artifacts: list[ArtifactMeta] = []
         self.capabilities = capabilities
         self._emit = emit
@@ -177,7 +179,8 @@ class TaskContext:
     def _artifacts(self) -> "ArtifactStore":
         if self._store is None:
             raise TaskError("this worker has no artifact store", code="no_artifact_store")
-        return self._store()
+        store = self._store()
+        return OwnedStore(store, self.owner, self.owner) if self.owner else store
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:

@@ -82,6 +82,9 @@ class NewJob(msgspec.Struct):
     metadata: bytes = b"{}"
     traceparent: str = ""
     created_ms: int = 0
+    limit: tuple[str, int, int] | tuple[()] = ()
+    """(name, jobs per minute, most alive), counted under that name within a partition; 0 means none."""
+    webhook: bytes = b""
 
     def view(self) -> "JobView":
         """What a look at it shows right after it was accepted."""
@@ -120,6 +123,7 @@ class JobView(msgspec.Struct):
     pipeline: str | None = None
     owner: str = ""
     metadata: str = "{}"
+    webhook: str = ""
     remaining: int = 0
     running: int = 0
     broken: int = 0
@@ -158,7 +162,7 @@ class Jobs:
         self._submitting: asyncio.Task[None] | None = None
 
     async def submit(self, job: NewJob) -> str:
-        """ok | same | exists | full | memory. What comes while a call is on its way goes out together in the next."""
+        """ok | same | exists | full | quota | rate MS | memory. What comes while a call is on its way goes out together in the next."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._submissions.append((job, future))
         if self._submitting is None or self._submitting.done():
@@ -209,6 +213,7 @@ class Jobs:
             "owner": job.owner,
             "metadata": "" if job.metadata == b"{}" else job.metadata.decode(),
             "traceparent": job.traceparent,
+            "webhook": job.webhook.decode(),
         }
         fields = [text for name, value in stored.items() if value for text in (name, value)]
         batches = plan_batches(
@@ -221,7 +226,8 @@ class Jobs:
             graph_size=len(graph),
         )
         return (
-            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued,
+            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
+            bool(job.webhook),
         )  # fmt: skip
 
     @property
@@ -549,6 +555,7 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
         pipeline=number("pipeline") or None,
         owner=number("owner", ""),
         metadata=number("metadata", "{}"),
+        webhook=number("webhook", ""),
         remaining=optional("remaining") or 0,
         running=optional("running") or 0,
         broken=optional("broken") or 0,

@@ -24,7 +24,7 @@ class Partition:
     `tag` is empty when there is only one, else `{n}`.
     """
 
-    __slots__ = ("alive", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag")
+    __slots__ = ("alive", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag", "tries", "webhooks")
 
     def __init__(self, number: int, count: int) -> None:
         self.number = number
@@ -35,6 +35,8 @@ class Partition:
         self.delays = f"delays{self.suffix}"
         self.delay_entries = f"delays:entries{self.suffix}"
         self.dead = f"stream:dead{self.suffix}"
+        self.webhooks = f"webhooks{self.suffix}"
+        self.tries = f"webhooks:tries{self.suffix}"
 
     def job(self, job_id: str) -> str:
         return f"job:{self.tag}:{job_id}" if self.tag else f"job:{job_id}"
@@ -81,7 +83,14 @@ def worker(worker_id: str) -> str:
 
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
+API_KEYS = "dihedral:keys"
+API_KEYS_VERSION = "dihedral:keys:version"
 
 
 def idempotency(owner: str, key: str) -> str:
     return f"idempotency:{owner}:{key}"
+
+
+def session(digest: str) -> str:
+    """A browser's session; `digest` is that of its cookie."""
+    return f"session:{digest}"

@@ -28,6 +28,8 @@ http_request_duration_seconds = Histogram(
     "dihedral_http_request_duration_seconds", "API requests by route template", ["route"]
 )
 
+webhooks_total = Counter("dihedral_webhooks_total", "Webhooks by what became of a message", ["outcome"])
+
 build = Info("dihedral_build", "What runs here")
 build.info({"version": VERSION})
 

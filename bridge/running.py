@@ -35,7 +35,7 @@ REPEAT_CANCEL_SECONDS = 1.0
 
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
-    """`delivery_count`: owners that this node has lost before."""
+    """`delivery_count`: workers that this node has lost before. `owner`: whose job it is; empty: nobody's, and then nothing is forbidden."""
 
     job_id: str
     node_id: str
@@ -45,6 +45,7 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
     params: dict[str, Any]
     timeout_seconds: float
     delivery_count: int = 0
+    owner: str = ""
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):

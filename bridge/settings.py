@@ -19,7 +19,7 @@ from schemas.structs.settings import Settings
 
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
-NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_REQUIRE"})
+NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
 
@@ -69,6 +69,11 @@ def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = 
 def server_url(environ: Mapping[str, str] | None = None) -> str:
     """Where clients look for the control plane."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_URL", "http://127.0.0.1:8000")
+
+
+def client_key(environ: Mapping[str, str] | None = None) -> str | None:
+    """The API key of clients; None where there is none."""
+    return (os.environ if environ is None else environ).get("DIHEDRAL_API_KEY") or None
 
 
 Row = tuple[str, str, str, Any]

@@ -35,6 +35,7 @@ from bridge.executor import Executor
 from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, Renewer
+from bridge.owned import OWNER
 from bridge.reporting import Reporter, Running
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
@@ -325,6 +326,7 @@ class Worker:
             params=params,
             timeout_seconds=self._timeout(delivery, node.id),
             delivery_count=delivery.lost_with[node.id],
+            owner=delivery.topology.graph.metadata.get(OWNER, ""),
         )
         self._at_work["light" if running.light else "heavy"] += 1
         try:

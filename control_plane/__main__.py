@@ -13,8 +13,9 @@ if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd()))
     # `-m` puts the working directory first, where a user's own `schemas` would shadow ours.
     sys.path.append(sys.path.pop(0))
 
-from bridge import logs, settings
+from bridge import keys, logs, settings
 from bridge.errors import DihedralError, SettingsError
+from schemas.structs.settings import Settings
 
 USAGE, REFUSED = 2, 3
 
@@ -27,11 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "control.port": options.port,
         "pipelines.dir": options.pipelines,
         "worker.tasks": options.tasks,
+        "control.insecure": options.insecure or None,
     }
     try:
         loaded = settings.load(
             options.config, os.environ, {path: value for path, value in flags.items() if value is not None}
         )
+        refuse_open_to_all(loaded)
         logs.configure(loaded.logs.level, loaded.logs.format, "node")
         listening = listen(loaded.control.host, loaded.control.port)
         from control_plane.app import create_app
@@ -41,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error, USAGE)
     except (DihedralError, OSError) as error:
         return _say(error, REFUSED)
+    import logging
+
     import uvicorn
+
+    # It calls a refusal with a reason an unfinished handshake, and whoever has no key could fill the log with that.
+    unfinished = "without completing handshake"
+    logging.getLogger("uvicorn.error").addFilter(lambda record: unfinished not in str(record.msg))
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,6 +79,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class OpenToAll(DihedralError):
+    """Whoever can reach this machine could do anything."""
+
+
+def refuse_open_to_all(loaded: Settings) -> None:
+    """Beyond loopback only with a key, or when told so. Without Redis it is not known; it is then closed until that is there.
+
+    Raises:
+        OpenToAll
+    """
+    import redis
+
+    from bridge.connection import LOST, connect_blocking
+    from control_plane.loopback import is_loopback
+
+    if loaded.control.insecure or is_loopback(loaded.control.host):
+        return
+    try:
+        client = connect_blocking(loaded.redis.url, timeout_seconds=5)
+        try:
+            has_keys = client.exists(keys.API_KEYS)
+        finally:
+            client.close()
+    except (*LOST, redis.RedisError):
+        return
+    if not has_keys:
+        raise OpenToAll(
+            f"{loaded.control.host} can be reached from elsewhere and there is no API key: make one (dihedral keys create --owner NAME), "
+            "listen on 127.0.0.1, or say --insecure"
+        )
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; binding first makes a busy port one clear line instead of a trace. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -91,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis-url", metavar="URL")
     parser.add_argument("--host", metavar="HOST")
     parser.add_argument("--port", type=int, metavar="PORT")
+    parser.add_argument("--insecure", action="store_true", help="listen beyond loopback although there is no API key")
     parser.add_argument("--pipelines", metavar="DIR", help="a folder of pipeline documents of your own")
     parser.add_argument(
         "--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable"

@@ -1,6 +1,6 @@
 """The control plane as an ASGI application: routes, and in its lifespan the hub, the scheduler and the executor.
 
-One task group owns the three loops. They start after the connection is made and end in this order: the executor drains (so
+One task group owns the loops. They start after the connection is made and end in this order: the executor drains (so
 no light node is cut off), the hub closes its clients (they reconnect elsewhere), the scheduler stops, then store and Redis
 close. A control plane starts although Redis is away: it answers 503 and /health/ready says why.
 """
@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -27,13 +28,16 @@ from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
 from bridge.version import VERSION
 from control_plane import executor, problems, templates
+from control_plane.access import Access, guard
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
 from control_plane.routes.artifacts import artifact_routes
 from control_plane.routes.jobs import job_routes
 from control_plane.routes.live import live_routes
 from control_plane.routes.service import service_routes
+from control_plane.routes.session import session_routes
 from control_plane.scheduler import Scheduler
+from control_plane.webhooks import Webhooks
 from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -56,12 +60,14 @@ def create_app(settings: Settings) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own)
         hub = Hub(settings, jobs, queue.document)
-        app.state.update({"settings": settings, "store": store, "queue": queue, "hub": hub})
+        access = Access(settings, client)
+        app.state.update({"settings": settings, "store": store, "queue": queue, "hub": hub, "access": access})
         worker = executor.make(settings, registry, store)
         loops = {
             "executor": asyncio.create_task(worker.run(), name="executor"),
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
+            "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
         }
         for name, loop in loops.items():
             loop.add_done_callback(lambda done, name=name: _watch(done, name))  # type: ignore[misc]
@@ -79,8 +85,10 @@ def create_app(settings: Settings) -> Litestar:
             await client.aclose()
 
     return Litestar(
-        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes],
+        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes, *session_routes],
         lifespan=[lifespan],
+        guards=[guard],
+        cors_config=_cors(settings),
         exception_handlers={Exception: problems.handle},
         middleware=[_measured],
         openapi_config=OpenAPIConfig(
@@ -92,6 +100,19 @@ def create_app(settings: Settings) -> Litestar:
         ),
         request_max_body_size=None,
         logging_config=None,
+    )
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    """None: pages of other origins may read no answer."""
+    if not settings.control.allowed_origins:
+        return None
+    return CORSConfig(
+        allow_origins=settings.control.allowed_origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        expose_headers=["Location", "Retry-After"],
+        allow_credentials=True,
     )
 
 

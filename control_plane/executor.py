@@ -5,13 +5,14 @@ from bridge.metrics import worker_active_tasks, worker_job_duration_seconds, wor
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import Registry
 from bridge.worker import Worker
-from control_plane.tasks import llm
+from control_plane.tasks import allowed, llm
 from schemas.structs.settings import Settings
 
 
 def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker:
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         llm.set(settings.llm)
+        allowed.set(settings.outgoing.allow)
         with worker_active_tasks.track_inprogress(), worker_job_duration_seconds.labels(run.task).time():
             outcome = await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
         worker_jobs_total.labels(run.task).inc()

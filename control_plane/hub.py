@@ -184,6 +184,7 @@ class Watch:
         "heard",
         "job_id",
         "moved_at",
+        "owner",
         "progress",
         "reading",
         "seq",
@@ -197,6 +198,7 @@ class Watch:
         self.epoch = ""
         self.seq: int | None = None
         self.status = ""
+        self.owner = ""
         self.progress = 0.0
         self.moved_at = 0
         self.gone = False
@@ -214,7 +216,7 @@ class Watch:
         return [keys.status_channel(self.job_id), keys.progress_channel(self.job_id), keys.data_channel(self.job_id)]
 
     def begin(self, view: JobView, epoch: str) -> None:
-        self.epoch, self.seq, self.status = epoch, view.seq, view.status
+        self.epoch, self.seq, self.status, self.owner = epoch, view.seq, view.status, view.owner
         self.progress, self.moved_at = view.progress, view.seq
 
     def advance(self, head: Head, text: str) -> None:
@@ -314,8 +316,10 @@ class Hub:
 
     # Subscriptions --------------------------------------------------------------------------------------------------
 
-    async def subscribe(self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None]) -> Subscription:
-        """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, LOST."""
+    async def subscribe(
+        self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], sees: str | None = None
+    ) -> Subscription:
+        """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, also for a job that is not of `sees`; LOST."""
         watch = self._watches.get(job_id)
         if watch is None:
             watch = self._watches[job_id] = Watch(job_id)
@@ -327,6 +331,8 @@ class Hub:
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await watch.confirmed.wait()
             await self.fill(subscription, after, epoch)
+            if sees not in (None, watch.owner):
+                raise UnknownJob(job_id)
             return subscription
         except BaseException:
             self.unsubscribe(subscription)
@@ -483,9 +489,9 @@ class Hub:
                 epoch, seen = await self._epoch_of(watch), watch.seq
                 known = [seq for seq in (after, seen) if seq is not None]
                 view = await self._jobs.read(watch.job_id, min(known, default=0))
-                if view is None:
+                if view is None or (seen is not None and view.owner != watch.owner):  # another's job of the same id
                     self._end(watch)
-                    break
+                    return None
                 watch.heard = time.monotonic()
                 if seen is None:
                     self._begin(watch, view, epoch)

@@ -23,8 +23,11 @@ from bridge import keys, planning
 from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
+from bridge.owned import OWNER
 from bridge.times import rfc3339
+from control_plane.access import OPEN, Who
 from control_plane.body import UNFIT, refusal, too_large
+from control_plane.outgoing import Forbidden, Guard
 from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Graph, NodeError, NodeStatus
@@ -74,6 +77,7 @@ class JobQueue:
         self.settings = settings
         self.pipelines = dict(pipelines)
         self._own = dict(own)
+        self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
         self._workers: list[WorkerInfo] = []
@@ -88,15 +92,18 @@ class JobQueue:
         except UNFIT as error:
             raise await refusal(body, error, "request", "JobRequest") from error
 
-    async def plan(self, request: JobRequest, job_id: str | None = None) -> Planned:
+    async def plan(self, request: JobRequest, job_id: str | None = None, owner: str = "") -> Planned:
         """What would run, or ApiProblem with every problem of the plan."""
-        _check_envelope(request)
+        _check_envelope(request, self._guard)
         submission, pipeline, prefix = self._submission(request)
         if isinstance(submission.workflow_id, str):
             job_id = submission.workflow_id
         graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
+        graph.metadata.pop(OWNER, None)
+        if owner:
+            graph.metadata[OWNER] = owner
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
@@ -172,20 +179,21 @@ class JobQueue:
 
     # Submitting -----------------------------------------------------------------------------------------------------
 
-    async def submit(self, body: bytes, owner: str = "", key: str | None = None) -> tuple[Job, bool]:
+    async def submit(self, body: bytes, who: Who = OPEN, key: str | None = None) -> tuple[Job, bool]:
         """(job, whether it is new). Raises ApiProblem."""
         request = await self.decode(body)
-        digest = _digest(body)
+        owner = who.name
+        digest = _digest(body, owner)
         kept = await self._kept(owner, key, digest)
         if kept is not None and kept.created:
             return await self._repeated(kept.job_id), False
-        planned = await self.plan(request, kept.job_id if kept is not None else None)
+        planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
             kept = await self._keep(owner, key, digest, planned.graph.workflow_id)
             if kept is not None:
                 planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
         job_id = planned.graph.workflow_id
-        new = self._new(planned, request, digest, owner)
+        new = self._new(planned, request, digest, who)
         word = await self.jobs.submit(new)
         if word == "ok" or (word == "same" and key is not None):
             if key is not None:
@@ -203,7 +211,7 @@ class JobQueue:
             detail = f"this Idempotency-Key made the job {job_id!r}, which is gone"
             raise ApiProblem(409, "job_gone", detail) from problem
 
-    async def submit_batch(self, items: Sequence[bytes], owner: str = "") -> list[Job | ApiProblem]:
+    async def submit_batch(self, items: Sequence[bytes], who: Who = OPEN) -> list[Job | ApiProblem]:
         """Each item on its own: a bad one stops no other."""
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
@@ -214,8 +222,8 @@ class JobQueue:
                     if len(item) > self.settings.control.body_limit_bytes:
                         raise too_large(self.settings.control.body_limit_bytes)
                     request = await self.decode(item)
-                    planned = await self.plan(request)
-                    new.append((index, self._new(planned, request, _digest(item), owner)))
+                    planned = await self.plan(request, owner=who.name)
+                    new.append((index, self._new(planned, request, _digest(item, who.name), who)))
                 except ApiProblem as problem:
                     answers[index] = problem
             if sent is not None:
@@ -231,8 +239,8 @@ class JobQueue:
         for (index, job), word in zip(new, words, strict=True):
             answers[index] = await self.document(job.view()) if word == "ok" else self._not_accepted(word, job.job_id)
 
-    def _new(self, planned: Planned, request: JobRequest, digest: str, owner: str) -> NewJob:
-        start = request.start_at
+    def _new(self, planned: Planned, request: JobRequest, digest: str, who: Who) -> NewJob:
+        start, webhook = request.start_at, request.webhook
         return NewJob(
             job_id=planned.graph.workflow_id,
             graph=msgspec.json.encode(planned.graph),
@@ -242,9 +250,18 @@ class JobQueue:
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
             pipeline=planned.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
-            owner=owner,
+            owner=who.name,
+            limit=self._limit(who),
+            webhook=b"" if isinstance(webhook, msgspec.UnsetType) else msgspec.json.encode(webhook),
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
         )
+
+    def _limit(self, who: Who) -> tuple[str, int, int] | tuple[()]:
+        """A key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
+        key, count = who.key, self.settings.redis.partitions
+        if key is None or not (key.jobs_per_minute or key.max_alive):
+            return ()
+        return key.id, -(-key.jobs_per_minute // count), -(-key.max_alive // count)
 
     async def _kept(self, owner: str, key: str | None, digest: str) -> Kept | None:
         """What a key is tied to. Raises 409 where that was another body."""
@@ -274,16 +291,27 @@ class JobQueue:
             return ApiProblem(
                 429, "queue_full", f"{limit} jobs are alive already (jobs.maxQueued)", headers={"Retry-After": "5"}
             )
+        if word == "quota":
+            detail = "this key has as many jobs alive as it may have"
+            return ApiProblem(429, "quota_reached", detail, headers={"Retry-After": "5"})
+        if word.startswith("rate "):
+            seconds = str(-(-int(word.removeprefix("rate ")) // 1000))
+            detail = "this key submits more jobs in a minute than it may"
+            return ApiProblem(429, "rate_limited", detail, headers={"Retry-After": seconds})
         return ApiProblem(409, "job_exists", f"there is a job {job_id!r} already")
 
     # Documents ------------------------------------------------------------------------------------------------------
 
-    async def document_of(self, job_id: str) -> Job:
-        return await self.document(await self.view(job_id))
+    # `sees`: the owner whose jobs may be looked at (Who.sees); to him those of others are not there. None: all of them.
 
-    async def view(self, job_id: str, after: int | None = None, *, graph: bool = False) -> JobView:
+    async def document_of(self, job_id: str, sees: str | None = None) -> Job:
+        return await self.document(await self.view(job_id, sees=sees))
+
+    async def view(
+        self, job_id: str, after: int | None = None, *, graph: bool = False, sees: str | None = None
+    ) -> JobView:
         found = await self.jobs.read(checked(job_id), after, graph=graph)
-        if found is None:
+        if found is None or sees not in (None, found.owner):
             raise unknown_job(job_id)
         return found
 
@@ -321,9 +349,9 @@ class JobQueue:
             type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue"
         )
 
-    async def graph_of(self, job_id: str) -> Graph:
+    async def graph_of(self, job_id: str, sees: str | None = None) -> Graph:
         """The normalised graph with each node's live status, attempt, output and error."""
-        view = await self.view(job_id, graph=True)
+        view = await self.view(job_id, graph=True, sees=sees)
         if view.graph is None:
             raise unknown_job(job_id)
         graph = decode_graph(view.graph)
@@ -348,6 +376,7 @@ class JobQueue:
         until_ms: int | None,
         limit: int,
         cursor: str | None,
+        sees: str | None = None,
     ) -> tuple[list[Job], str | None]:
         """Newest first; the cursor of the next page, or None at the end.
 
@@ -363,7 +392,12 @@ class JobQueue:
             views = await self.jobs.read_many([job_id for _, job_id in rows])
             for row, view in zip(rows, views, strict=True):
                 before = row
-                if view is None or (wanted and view.status not in wanted) or (pipeline and view.pipeline != pipeline):
+                if (
+                    view is None
+                    or sees not in (None, view.owner)
+                    or (wanted and view.status not in wanted)
+                    or (pipeline and view.pipeline != pipeline)
+                ):
                     continue
                 found.append(await self.document(view))
                 if len(found) == limit:
@@ -376,14 +410,22 @@ class JobQueue:
 
     # Changing -------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, job_id: str) -> tuple[Job, bool]:
+    async def cancel(self, job_id: str, sees: str | None = None) -> tuple[Job, bool]:
         """(job, whether it was alive)."""
+        if sees is not None:
+            await self.view(job_id, sees=sees)
         word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
             raise unknown_job(job_id)
         return await self.document_of(job_id), word != "ended"
 
-    async def retry(self, job_id: str, *, from_start: bool) -> Job:
+    async def retry(self, job_id: str, *, from_start: bool, sees: str | None = None) -> Job:
+        view = await self.view(job_id, sees=sees)
+        if view.webhook and view.status in (
+            "failed",
+            "cancelled",
+        ):  # before it runs: told twice is better than not at all
+            await self.jobs.client.zadd(self.jobs.scripts.partition(job_id).webhooks, {job_id: 0})
         word = await self.jobs.retry(checked(job_id), from_start=from_start)
         if word == "unknown":
             raise unknown_job(job_id)
@@ -391,17 +433,17 @@ class JobQueue:
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
         return await self.document_of(job_id)
 
-    async def delete(self, job_id: str) -> JobView:
+    async def delete(self, job_id: str, sees: str | None = None) -> JobView:
         """Forgets an ended job and answers what it was."""
-        view = await self.view(job_id)
+        view = await self.view(job_id, sees=sees)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
         return view
 
 
-def _digest(body: bytes) -> str:
-    """Tells a repeat from another request: 128 bits, since it is kept with every job."""
-    return hashlib.blake2b(body, digest_size=16).hexdigest()
+def _digest(body: bytes, owner: str) -> str:
+    """Tells a repeat from another request, which the same bytes of another owner are: 128 bits, since it is kept with every job."""
+    return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 
 
 def is_id(text: str) -> bool:
@@ -415,7 +457,7 @@ def checked(job_id: str) -> str:
     return job_id
 
 
-def _check_envelope(request: JobRequest) -> None:
+def _check_envelope(request: JobRequest, guard: Guard) -> None:
     """What stands beside graph and pipeline. Raises ApiProblem with every problem."""
     found = []
     if not isinstance(request.metadata, msgspec.UnsetType) and planning.too_deep(request.metadata):
@@ -423,6 +465,11 @@ def _check_envelope(request: JobRequest) -> None:
     start = request.start_at
     if not isinstance(start, msgspec.UnsetType) and not EARLIEST <= start <= LATEST:
         found.append(planning.Problem("/startAt", "out_of_range", f"{EARLIEST:%Y} to {LATEST:%Y}"))
+    if not isinstance(request.webhook, msgspec.UnsetType):
+        try:
+            guard.check_url(request.webhook.url)
+        except Forbidden as error:
+            found.append(planning.Problem("/webhook/url", "forbidden_url", str(error)))
     nodes = [] if isinstance(request.graph, msgspec.UnsetType) else request.graph.nodes
     for index, node in enumerate(nodes):  # what belongs to an earlier run is dropped, and so never seen by the planner
         details = None if isinstance(node.error, msgspec.UnsetType) else node.error.details

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import re
 import ssl
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -13,11 +14,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.tasks import TaskContext, TaskError, task
+from control_plane.outgoing import Forbidden, GuardedTransport, own_guard
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from schemas.structs.control_plane import LlmKind, LlmSettings
 
 llm: ContextVar[LlmSettings] = ContextVar("llm")
 """Set by the executor around every run: the task has no settings of its own."""
+allowed: ContextVar[Sequence[str]] = ContextVar("allowed")
+"""Set likewise: outgoing.allow."""
 
 MAX_LINE = 300
 MAX_ANSWER_BYTES = 1 << 20
@@ -96,15 +100,18 @@ async def _ask(settings: LlmSettings, params: ScriptParams) -> str:
         body = {"model": settings.model, "messages": [{"role": "user", "content": wish}]}
     headers = _authorization(settings)
     trust = await asyncio.to_thread(_trust)
+    transport = GuardedTransport(own_guard(settings.endpoint, allowed.get(())), verify=trust)
     try:
         async with (
             asyncio.timeout(settings.timeout_seconds),
-            httpx.AsyncClient(timeout=None, verify=trust) as client,
+            httpx.AsyncClient(timeout=None, transport=transport) as client,
             client.stream("POST", url, json=body, headers=headers) as response,
         ):
             content = await _beginning(response)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise TaskError("llm.endpoint is no http or https address", code="llm_misconfigured") from None
+    except Forbidden as error:
+        raise TaskError(f"llm.endpoint may not be asked: {error}", code="llm_misconfigured") from None
     except TimeoutError:
         message = f"the LLM endpoint did not answer within {settings.timeout_seconds:g} s (llm.timeoutSeconds)"
         raise TaskError(message, code="llm_unavailable", retryable=True) from None

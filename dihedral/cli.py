@@ -80,6 +80,7 @@ def up(options: argparse.Namespace) -> int:
             redis_url=options.redis_url,
             tasks=options.tasks or [],
             config=options.config,
+            insecure=options.insecure,
         ),
         as_json=options.json,
     )
@@ -361,6 +362,15 @@ def pipelines(options: argparse.Namespace) -> int:
 # Commands for this machine ---------------------------------------------------------------------------------------------
 
 
+def keys(options: argparse.Namespace) -> int:
+    """Works on Redis itself, which is where the first key must come from."""
+    from dihedral.keys import act
+
+    document, text = act(options, _duration(options.expires) if getattr(options, "expires", None) else None)
+    _print(options, document, text)
+    return OK
+
+
 def logs(options: argparse.Namespace) -> int:
     from dihedral.tail import tail
 
@@ -388,9 +398,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> Any:
+    from bridge.settings import client_key
     from dihedral.client import Client
 
-    return Client(_url(options))
+    return Client(_url(options), api_key=options.api_key or client_key())
 
 
 def _url(options: argparse.Namespace) -> str:
@@ -467,6 +478,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print JSON")
         if client:
             made.add_argument("--url", help="the control plane (or DIHEDRAL_URL; default http://127.0.0.1:8000)")
+            made.add_argument(
+                "--api-key", metavar="KEY", help="better DIHEDRAL_API_KEY: every user sees a command line"
+            )
         return made
 
     one = add("demo", demo, "run a whole pipeline on example inputs: a LoRA, a voice and a video")
@@ -475,6 +489,7 @@ def _parser() -> argparse.ArgumentParser:
     one = add("up", up, "serve on this machine: server, control plane and workers")
     one.add_argument("--port", type=int, help="default 8000; 0: any free one")
     one.add_argument("--host", help="default 127.0.0.1")
+    one.add_argument("--insecure", action="store_true", help="listen beyond loopback although there is no API key")
     one.add_argument("--workers", type=_at_least_one, default=1, metavar="N")
     one.add_argument("--slots", type=int, metavar="N", help="heavy nodes at once per worker; default: by the device")
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
@@ -530,6 +545,29 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("letter", metavar="ID")
     one = add("drop", dead_letters_drop, "forget a letter", client=True, within=group)
     one.add_argument("letter", metavar="ID")
+    group = commands.add_parser("keys", help="create, list or revoke API keys").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    made = [
+        add("create", keys, "make an API key and print it, once", within=group),
+        add("list", keys, "list the API keys", within=group),
+        add("revoke", keys, "let an API key be refused from now on", within=group),
+    ]
+    for one in made:
+        one.add_argument("--redis-url", metavar="URL", help="default: that of the settings, else of the data directory")
+        one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"), help="of `dihedral up`")
+        one.add_argument("--config", type=Path, metavar="FILE")
+    made[0].set_defaults(act="create")
+    made[0].add_argument("--owner", required=True, metavar="NAME", help="who sees its jobs and artifacts")
+    made[0].add_argument("--scopes", default="submit,read,cancel", metavar="A,B", help="of submit, read, cancel, admin")
+    made[0].add_argument("--expires", metavar="AGE", help="30d, 12h, 90m or 600s; default: never")
+    made[0].add_argument("--jobs-per-minute", type=int, default=0, metavar="N", help="default: no limit")
+    made[0].add_argument(
+        "--max-alive", type=int, default=0, metavar="N", help="jobs that have not ended; default: no limit"
+    )
+    made[1].set_defaults(act="list")
+    made[2].set_defaults(act="revoke")
+    made[2].add_argument("id", metavar="ID")
     add("capabilities", capabilities, "list the tasks that can be run", client=True)
     add("pipelines", pipelines, "list the pipelines and their params", client=True)
     one = add("logs", logs, "print the logs of dihedral up")

@@ -56,16 +56,17 @@ class Cut(ClientError):
 
 
 class AsyncClient:
-    """`async with AsyncClient(url) as client: job = await client.submit(pipeline="simulate")`.
+    """`async with AsyncClient(url, api_key=key) as client: job = await client.submit(pipeline="simulate")`.
 
-    `timeout_seconds`: how long an answer is waited for, and a control plane that has gone away.
+    `api_key`: None where the control plane is open. `timeout_seconds`: how long an answer is waited for, and a control plane that has gone away.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
-        """Raises Unreachable where `url` can be no address; contacts nobody."""
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+        """Raises Unreachable where `url` can be no address, Refused where no header can carry the key; contacts nobody."""
         self.url = _checked(url)
         self._timeout_seconds = timeout_seconds
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds)
+        self._headers = _authorization(api_key)
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds, headers=self._headers)
         self._sockets: WeakSet[ClientConnection] = WeakSet()
         self._closed = False
 
@@ -275,7 +276,14 @@ class AsyncClient:
 
     async def _socket(self) -> ClientConnection:
         """A WebSocket that aclose() closes."""
-        socket = await ws_connect("ws" + self.url.removeprefix("http") + "/ws", max_size=None)
+        address = "ws" + self.url.removeprefix("http") + "/ws"
+        try:
+            socket = await ws_connect(address, max_size=None, additional_headers=self._headers)
+        except websockets.InvalidStatus as error:
+            problem = _problem(error.response.body)
+            if problem is None:
+                raise
+            raise Refused({**problem, "status": error.response.status_code}) from error
         if self._closed:  # meanwhile
             await socket.close()
             raise ConnectionError("the client was closed")
@@ -338,6 +346,24 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
+def _authorization(api_key: str | None) -> dict[str, str]:
+    key = (api_key or "").strip()  # one that was read from a file ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise Refused(
+            {"status": 401, "code": "bad_api_key", "detail": "the API key has characters that no header can carry"}
+        )
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _problem(body: bytes | bytearray | None) -> Document | None:
+    """What a control plane says instead of a handshake; None where it is not one that speaks."""
+    try:
+        document = json.loads(body or b"")
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) and isinstance(document.get("code"), str) else None
+
+
 def _job(job_id: str, below: str = "") -> str:
     """Its path. What would lead elsewhere is no job's id."""
     if not job_id.strip("."):
@@ -382,8 +408,8 @@ def _pause(failures: int) -> float:
 class Client:
     """The same, blocking: every method of AsyncClient, and watch() as a plain iterator. For one thread at a time."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
-        self._client = AsyncClient(url, timeout_seconds=timeout_seconds)
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+        self._client = AsyncClient(url, api_key=api_key, timeout_seconds=timeout_seconds)
         self._runner = asyncio.Runner()
         self.url = self._client.url
 

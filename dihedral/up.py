@@ -32,6 +32,7 @@ import redis
 from bridge import settings as settings_
 from bridge.connection import LOST, connect
 from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+from bridge.jobs import Jobs
 from bridge.leases import bury
 from data_plane.groups import kill_group, signal_group
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
@@ -84,6 +85,7 @@ class Options(msgspec.Struct, kw_only=True):
     redis_url: str | None = None
     tasks: list[str] = []
     pipelines: str | None = None
+    insecure: bool = False
 
 
 def run(options: Options, *, as_json: bool = False) -> int:
@@ -200,6 +202,7 @@ class House:
             "worker.tasks": options.tasks or None,
             "redis.url": options.redis_url,
             "pipelines.dir": options.pipelines,
+            "control.insecure": options.insecure or None,
         }
         decided = {path: value for path, value in flags.items() if value is not None}
         given = settings_.given(options.config, environ) | decided.keys()
@@ -275,19 +278,27 @@ class House:
         self._lock.flush()
 
     async def _until_ready(self, workers: list["Child"]) -> None:
-        """Until the control plane answers and one worker of ours has announced itself; an earlier run's may still be listed."""
+        """Until the control plane answers and one worker of ours has announced itself; an earlier run's may still be listed.
+
+        The workers are asked of Redis: the control plane tells them only to who has a key.
+        """
         import httpx  # 0.1 s that `dihedral --help` need not pay
 
         deadline = time.monotonic() + READY_SECONDS
-        async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
+        redis_client = connect(self._settings.redis.url, timeout_seconds=5)
+        jobs = Jobs(redis_client, self._settings)
+        async with (
+            contextlib.aclosing(redis_client),
+            httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client,
+        ):
             while True:
                 if self.broken.done():
                     raise self.broken.result()
-                with contextlib.suppress(httpx.HTTPError):
-                    answer = await client.get("/api/workers")
+                with contextlib.suppress(httpx.HTTPError, *LOST, redis.RedisError):
+                    (await client.get("/health/live")).raise_for_status()
                     pids = {child.pid for child in workers}
-                    listed = answer.json()["workers"] if answer.status_code == 200 else []
-                    self.workers = [each for each in listed if each["plane"] == "python" and each["pid"] in pids]
+                    ours = [each for each in await jobs.workers() if each.plane == "python" and each.pid in pids]
+                    self.workers = msgspec.to_builtins(ours)
                     if len(self.workers) == len(workers) or (self.workers and time.monotonic() > deadline):
                         return
                 if time.monotonic() > deadline:

@@ -6,7 +6,22 @@ from bridge import keys
 from bridge.lifecycle import JOB_ENDED
 from bridge.scripts import parse_state
 
-FAMILIES = ("job:", "jobs", "stream:", "delays", "worker:", "workers", "capabilities", "idempotency:", keys.LAYOUT)
+FAMILIES = (
+    "job:",
+    "jobs",
+    "stream:",
+    "delays",
+    "worker:",
+    "workers",
+    "capabilities",
+    "idempotency:",
+    "session:",
+    "alive:",
+    "rate:",
+    "webhooks",
+    keys.LAYOUT,
+    keys.API_KEYS,
+)
 
 
 async def leaks(client: Any) -> list[str]:
@@ -17,7 +32,7 @@ async def leaks(client: Any) -> list[str]:
     for name in names:
         if name.endswith(":events") and name.removesuffix(":events") not in jobs:
             found.append(f"{name}: a log without its job")
-        if name.startswith(("worker:", "idempotency:")) and await client.ttl(name) < 0:
+        if name.startswith(("worker:", "idempotency:", "session:", "rate:")) and await client.ttl(name) < 0:
             found.append(f"{name}: never expires")
     alive = {raw.decode() for name in names if name.startswith("jobs:alive") for raw in await client.smembers(name)}
     for name in jobs:

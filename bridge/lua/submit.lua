@@ -1,11 +1,29 @@
 -- submit: creates jobs with their first entries, or answers for those that exist. absent -> queued | scheduled.
--- KEYS[1]: the partition's index. Item: { id, digest, fields (flat), remaining, batches, start_at_ms or 0, max_queued }.
--- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full; last the time, ms.
+-- KEYS[1]: the partition's index. Item: { id, digest, fields (flat), remaining, batches, start_at_ms or 0, max_queued, limit?, webhook? }.
+-- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full | quota | rate MS; last the time, ms.
 -- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
+
+-- limit = { name, jobs per minute, most alive }; 0: none. A minute's jobs may come at once, then they come evenly: one number is kept,
+-- the time at which all of them could come at once again (GCRA). Answers nil, or the word that refuses.
+local function over(limit)
+  local name, per_minute, most = limit[1], limit[2], limit[3]
+  if most > 0 then
+    local mine = 'alive:' .. name .. SUFFIX
+    if redis.call('SCARD', mine) >= most and redis.call('SINTERSTORE', mine, mine, ALIVE) >= most then return 'quota' end
+  end
+  if per_minute > 0 then
+    local key, step = 'rate:' .. name .. SUFFIX, 60000 / per_minute
+    local whole = math.max(tonumber(redis.call('GET', key) or '0'), NOW) + step
+    if whole > NOW + 60000.5 then return 'rate ' .. integer(math.ceil(whole - NOW - 60000)) end
+    redis.call('SET', key, string.format('%.3f', whole), 'PX', 60001)
+  end
+end
+
 local words = {}
 local alive = redis.call('SCARD', ALIVE)
 for i, item in ipairs(items()) do
-  local id, digest, fields, remaining, batches, start_at, max_queued = unpack(item)
+  local id, digest, fields, remaining, batches, start_at, max_queued, limit, webhook = unpack(item)
+  if limit and not limit[1] then limit = nil end
   local known
   if loaded[id] then known = loaded[id].fields.digest else known = redis.call('HGET', job_key(id), 'digest') end
   if known then
@@ -13,6 +31,9 @@ for i, item in ipairs(items()) do
   elseif max_queued > 0 and alive >= max_queued then
     words[i] = 'full'
   else
+    words[i] = limit and over(limit)
+  end
+  if not known and not words[i] then
     local status = start_at > NOW and S.scheduled or S.queued
     local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
     J.fresh = true
@@ -23,6 +44,8 @@ for i, item in ipairs(items()) do
     redis.call('ZADD', INDEX, NOW, id)
     redis.call('SADD', ALIVE, id)
     alive = alive + 1
+    if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
+    if webhook then redis.call('ZADD', 'webhooks' .. SUFFIX, 0, id) end
     status_event(J)
     for _, batch in ipairs(batches) do
       dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)

@@ -14,6 +14,8 @@ from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
+from bridge.owned import OwnedStore
+from control_plane.access import who
 from control_plane.body import too_large
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
@@ -23,11 +25,15 @@ from schemas.structs.artifact import ArtifactList, ArtifactMeta
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
+SHOWN = re.compile(r"image/(?!svg)[a-z0-9.+-]+|(audio|video)/[a-z0-9.+-]+|text/plain|application/json")
+"""What a browser may show; HTML, SVG, XML, PDF and whatever else could carry a script is saved."""
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
 def _store(request: Req) -> ArtifactStore:
-    return request.app.state.store  # type: ignore[no-any-return]
+    """What is there for whoever asks."""
+    found = who(request)
+    return OwnedStore(request.app.state.store, found.sees, found.name)
 
 
 BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its bytes", generate_examples=False)
@@ -35,6 +41,7 @@ BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its by
 
 @post(
     "/api/artifacts",
+    scope="submit",
     summary="Upload a file (multipart: bucket, then file)",
     responses=answers(413, 415, 507, _201=ArtifactMeta),
 )
@@ -148,7 +155,7 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 )
 async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
     meta = await _found(request, bucket, key)
-    link = await _store(request).link(meta.bucket, meta.key)
+    link = await _store(request).link(meta.bucket, meta.key, _disposition(meta))
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
@@ -174,7 +181,13 @@ async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> R
     return Stream(bytes_, status_code=status, headers=headers)
 
 
-@delete("/api/artifacts/{bucket:str}/{key:path}", status_code=204, summary="Delete an artifact", responses=answers(404))
+@delete(
+    "/api/artifacts/{bucket:str}/{key:path}",
+    scope="cancel",
+    status_code=204,
+    summary="Delete an artifact",
+    responses=answers(404),
+)
 async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
     try:
         await _store(request).delete(bucket, key.lstrip("/"))
@@ -195,11 +208,18 @@ def _headers(meta: ArtifactMeta) -> dict[str, str]:
         "Content-Type": meta.content_type,  # as a header: as a media type Litestar would add a charset to text
         "ETag": f'"{meta.sha256}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'inline; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"',
+        "Content-Disposition": _disposition(meta),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, max-age=3600",
     }
+
+
+def _disposition(meta: ArtifactMeta) -> str:
+    """Shown in the browser only where nothing in it could run, also when it comes from a store that sends no policy."""
+    kind = meta.content_type.partition(";")[0].strip().lower()
+    how = "inline" if SHOWN.fullmatch(kind) else "attachment"
+    return f'{how}; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"'
 
 
 def _is_known(if_none_match: str, etag: str) -> bool:

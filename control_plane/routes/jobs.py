@@ -11,6 +11,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bridge.artifacts import ArtifactNotFound, ArtifactStore
 from control_plane import body
+from control_plane.access import who
 from control_plane.job_queue import JobQueue, checked, is_id
 from control_plane.openapi import answers
 from control_plane.openapi import body as with_body
@@ -52,6 +53,7 @@ def _job(job: Job, status: int) -> Response[bytes]:
 
 @post(
     "/api/jobs",
+    scope="submit",
     summary="Submit a job",
     operation_class=with_body("request", "JobRequest", "A graph, or a pipeline with its params."),
     responses=answers(409, 413, 415, 429, _200=Job, _201=Job),
@@ -61,12 +63,13 @@ async def submit(request: Req) -> Response[bytes]:
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable() and " " not in key):
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
-    job, created = await _queue(request).submit(raw, "", key)
+    job, created = await _queue(request).submit(raw, who(request), key)
     return _job(job, 201 if created else 200)
 
 
 @post(
     "/api/jobs/batch",
+    scope="submit",
     status_code=200,
     summary="Submit up to 1,000 jobs; a bad one stops no other",
     operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
@@ -82,7 +85,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     if len(items) > limits.batch_items:
         raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
     found = []
-    for index, answer in enumerate(await _queue(request).submit_batch([bytes(item) for item in items])):
+    for index, answer in enumerate(await _queue(request).submit_batch([bytes(item) for item in items], who(request))):
         if isinstance(answer, ApiProblem):
             found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
         else:
@@ -92,6 +95,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 
 @post(
     "/api/plans",
+    scope="submit",
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
@@ -100,7 +104,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw))
+    planned = await queue.plan(await queue.decode(raw), owner=who(request).name)
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
@@ -128,18 +132,19 @@ async def list_jobs(
         until_ms=moment_ms("until", until),
         limit=limit,
         cursor=cursor,
+        sees=who(request).sees,
     )
     return JobList(jobs=jobs, next=following)
 
 
 @get("/api/jobs/{job_id:str}", summary="A job", responses=answers(404))
 async def read_job(request: Req, job_id: FromPath[str]) -> Job:
-    return await _queue(request).document_of(job_id)
+    return await _queue(request).document_of(job_id, who(request).sees)
 
 
 @get("/api/jobs/{job_id:str}/graph", summary="A job's graph with live status and outputs", responses=answers(404))
 async def read_graph(request: Req, job_id: FromPath[str]) -> Graph:
-    return await _queue(request).graph_of(job_id)
+    return await _queue(request).graph_of(job_id, who(request).sees)
 
 
 @get(
@@ -155,22 +160,27 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(queue.view(job_id, after), queue.jobs.epoch(job_id))
+    view, epoch = await asyncio.gather(queue.view(job_id, after, sees=who(request).sees), queue.jobs.epoch(job_id))
     head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
 
 
 @post(
-    "/api/jobs/{job_id:str}/cancel", status_code=202, summary="Cancel a job", responses=answers(404, _200=Job, _202=Job)
+    "/api/jobs/{job_id:str}/cancel",
+    scope="cancel",
+    status_code=202,
+    summary="Cancel a job",
+    responses=answers(404, _200=Job, _202=Job),
 )
 async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
-    job, alive = await _queue(request).cancel(job_id)
+    job, alive = await _queue(request).cancel(job_id, who(request).sees)
     return _job(job, 202 if alive else 200)
 
 
 @post(
     "/api/jobs/{job_id:str}/retry",
+    scope="submit",
     status_code=200,
     summary="Run a failed or cancelled job again, keeping what completed",
     operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
@@ -178,13 +188,19 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 )
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
-    return _job(await _queue(request).retry(job_id, from_start=wish.from_ == "start"), 200)
+    return _job(await _queue(request).retry(job_id, from_start=wish.from_ == "start", sees=who(request).sees), 200)
 
 
-@delete("/api/jobs/{job_id:str}", status_code=204, summary="Forget an ended job", responses=answers(404, 409))
+@delete(
+    "/api/jobs/{job_id:str}",
+    scope="cancel",
+    status_code=204,
+    summary="Forget an ended job",
+    responses=answers(404, 409),
+)
 async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:
     """Its artifacts stay unless `artifacts=true`."""
-    view = await _queue(request).delete(job_id)
+    view = await _queue(request).delete(job_id, who(request).sees)
     store: ArtifactStore = request.app.state.store
     for meta in view.artifacts if artifacts else []:
         try:
@@ -195,6 +211,7 @@ async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[b
 
 @post(
     "/api/train",
+    scope="submit",
     summary="For old clients: run talking_picture with defaults",
     operation_class=with_body("request", "TrainRequest", 'Empty, or {"prompt":"…"}.'),
     responses=answers(413, 415, 429, _201=Job),
@@ -211,13 +228,14 @@ async def train(request: Req) -> Response[bytes]:
     params: dict[str, Any] = dict(EXAMPLES)
     if isinstance(wish.prompt, str):
         params["prompt"] = wish.prompt
-    job, _ = await _queue(request).submit(msgspec.json.encode({"pipeline": "talking_picture", "params": params}))
+    wanted = msgspec.json.encode({"pipeline": "talking_picture", "params": params})
+    job, _ = await _queue(request).submit(wanted, who(request))
     return _job(job, 201)
 
 
 @get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))
 async def read_status(request: Req, job_id: FromPath[str]) -> JobStatusView:
-    job = await _queue(request).document_of(job_id)
+    job = await _queue(request).document_of(job_id, who(request).sees)
     return JobStatusView(job_id=job.job_id, status=job.status, progress=job.progress)
 
 

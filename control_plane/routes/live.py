@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +16,9 @@ from litestar.response import Stream
 
 from bridge import metrics
 from bridge.connection import LOST
+from control_plane.access import Access, Who, who
 from control_plane.hub import Chunk, Hub, Subscription, UnknownJob
+from control_plane.problems import MEDIA_TYPE, ApiProblem, as_problem
 from schemas.structs.websocket import (
     ClientMessage,
     FailureReason,
@@ -28,9 +30,11 @@ from schemas.structs.websocket import (
 
 log = logging.getLogger(__name__)
 
-GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013
+GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 CLOSE_SECONDS = 10.0
 COMMENT_SECONDS = 15.0
+ADMITTED_SECONDS = 1.0
+"""How often it is asked whether the key of an open socket is still valid; only once a second does that ask Redis."""
 MAX_SEQ = 2**53
 STORE_LOST = (*LOST, redis.RedisError)
 
@@ -51,9 +55,11 @@ class _Gone(Exception):
 class Client:
     """One WebSocket: reads subscriptions, sends what they collect; a slow one is closed and slows nobody."""
 
-    def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub) -> None:
+    def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub, access: Access, found: Who) -> None:
         self._socket = socket
         self._hub = hub
+        self._access = access
+        self._who = found
         self._wake = asyncio.Event()
         self._replies: list[bytes] = []
         self._answered = asyncio.Event()
@@ -132,7 +138,7 @@ class Client:
         after = min(message.after, MAX_SEQ) if isinstance(message.after, int) else 0
         epoch = message.epoch if isinstance(message.epoch, str) else None
         try:
-            subscription = await self._hub.subscribe(job_id, after, epoch, self._wake.set)
+            subscription = await self._hub.subscribe(job_id, after, epoch, self._wake.set, self._who.sees)
         except UnknownJob:
             self._fail(job_id, FailureReason.unknown_job)
             return
@@ -203,11 +209,16 @@ class Client:
             raise _Gone from error
 
     async def _watch(self) -> None:
-        """Drops a client that does not take what it is sent."""
+        """Drops a client that does not take what it is sent, or whose key is no longer valid."""
         stall = self._hub.settings.send_timeout_seconds
         look = min(0.25, stall / 4)
+        asked = time.monotonic()
         while True:
             await asyncio.sleep(look)
+            if time.monotonic() - asked > ADMITTED_SECONDS:
+                asked = time.monotonic()
+                if not await _still(self._access, self._who):
+                    raise _Dropped(POLICY_VIOLATION, "the API key is no longer valid")
             if self._sending_since is None:
                 continue
             waited = time.monotonic() - self._sending_since
@@ -219,12 +230,38 @@ class Client:
 
 @websocket("/ws")
 async def ws(socket: WebSocket[Any, Any, State]) -> None:
+    access: Access = socket.app.state.access
+    try:
+        found = await access.admit(socket, "read", changes=True, cookie=True)
+        access.check_sockets(found)
+    except Exception as error:
+        await _refuse(socket, as_problem(error))
+        return
+    with access.socket(found):
+        await _attend(socket, access, found)
+
+
+async def _refuse(socket: WebSocket[Any, Any, State], problem: ApiProblem) -> None:
+    """Before the handshake: with a problem document where the server can send one, else with a bare 403."""
+    if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
+        await socket.close(POLICY_VIOLATION, problem.code)
+        return
+    body = msgspec.json.encode(problem.document("/ws"))
+    named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
+    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    start: Any = {"type": "websocket.http.response.start", "status": problem.status, "headers": headers}
+    await socket.send(start)
+    end: Any = {"type": "websocket.http.response.body", "body": body, "more_body": False}
+    await socket.send(end)
+
+
+async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Who) -> None:
     await socket.accept()
     metrics.websocket_connections_total.inc()
     begun = time.monotonic()
     metrics.websocket_clients_connected.inc()
     try:
-        await Client(socket, socket.app.state.hub).serve()
+        await Client(socket, socket.app.state.hub, access, found).serve()
     finally:
         metrics.websocket_clients_connected.dec()
         metrics.websocket_client_lifetime_seconds.observe(time.monotonic() - begun)
@@ -232,24 +269,46 @@ async def ws(socket: WebSocket[Any, Any, State]) -> None:
 
 async def sse_response(request: Request[Any, Any, State], job_id: str, after: int) -> Stream:
     """Every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
-    state = request.app.state
-    await state.queue.view(job_id)
+    state, found = request.app.state, who(request)
+    await state.queue.view(job_id, sees=found.sees)
+    state.access.check_sockets(found)
     # The generator subscribes when it is first asked: one that never is, because the client has gone, leaves nothing behind.
     return Stream(
-        server_sent(state.hub, job_id, after),
+        _admitted(state.access, found, server_sent(state.hub, job_id, after, found.sees)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
+async def _admitted(access: Access, found: Who, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    """The stream, while its key is valid: a job that says nothing is asked for with each comment."""
+    with access.socket(found):
+        async with aclosing(pieces):
+            asked = time.monotonic()
+            async for piece in pieces:
+                if time.monotonic() - asked > ADMITTED_SECONDS:
+                    asked = time.monotonic()
+                    if not await _still(access, found):
+                        return
+                yield piece
+
+
+async def _still(access: Access, found: Who) -> bool:
+    """While Redis is away nobody is dropped for it: he was let in, and is told nothing new anyway."""
+    try:
+        return await access.still(found)
+    except STORE_LOST:
+        return True
+
+
 async def server_sent(
-    hub: Hub, job_id: str, after: int, *, comment_seconds: float = COMMENT_SECONDS
-) -> AsyncIterator[bytes]:
+    hub: Hub, job_id: str, after: int, sees: str | None = None, *, comment_seconds: float = COMMENT_SECONDS
+) -> AsyncGenerator[bytes, None]:
     """Ends with the job, with this process, or when the job store is lost; a client then resumes with Last-Event-ID."""
     interval = hub.settings.update_interval_ms / 1000
     wake = asyncio.Event()
     with hub.attended(wake.set), suppress(UnknownJob, *STORE_LOST):
-        subscription = await hub.subscribe(job_id, after, None, wake.set)
+        subscription = await hub.subscribe(job_id, after, None, wake.set, sees)
         try:
             progress = -1.0
             while not hub.closing.is_set():

@@ -14,6 +14,7 @@ from litestar.types import ControllerRouterHandler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bridge.times import now_rfc3339
+from control_plane.access import who
 from control_plane.job_queue import JobQueue
 from control_plane.openapi import answers
 from control_plane.problems import ApiProblem
@@ -57,7 +58,11 @@ async def pipelines(request: Req) -> PipelineList:
 
 @get("/api/workers", summary="Workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
-    return WorkerList(workers=await _queue(request).jobs.workers())
+    found = await _queue(request).jobs.workers()
+    if who(request).sees is not None:
+        for worker in found:
+            worker.running = []  # whose jobs they are is not known here
+    return WorkerList(workers=found)
 
 
 @get("/api/queues", summary="What waits, by plane and pool", responses=answers())
@@ -65,7 +70,12 @@ async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.queues())
 
 
-@get("/api/dead-letters", summary="Nodes and entries that were given up, newest first", responses=answers())
+@get(
+    "/api/dead-letters",
+    scope="admin",
+    summary="Nodes and entries that were given up, newest first",
+    responses=answers(),
+)
 async def dead_letters(
     request: Req,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
@@ -79,7 +89,7 @@ async def dead_letters(
     return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
 
 
-@get("/api/dead-letters/{letter_id:str}", summary="A dead letter", responses=answers(404))
+@get("/api/dead-letters/{letter_id:str}", scope="admin", summary="A dead letter", responses=answers(404))
 async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter:
     return await _dead_letter(request, letter_id)
 

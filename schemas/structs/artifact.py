@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from schemas.strict import Strict
 
 class ArtifactRef(Strict, kw_only=True):
@@ -25,6 +25,15 @@ class ArtifactMeta(Strict, kw_only=True):
     ]
     job_id: str | None
     node_id: str | None
+    owner: (
+        Annotated[
+            str,
+            Meta(
+                description='Of the API key that made it or its job; absent where nobody had to say who he is.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ArtifactList(Strict, kw_only=True):

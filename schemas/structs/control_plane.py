@@ -6,6 +6,14 @@ from typing import Annotated, Any, TypeAlias
 from msgspec import Meta, UnsetType, field
 from schemas.strict import Strict
 
+AllowedOrigin: TypeAlias = Annotated[
+    str, Meta(pattern='^https?://[A-Za-z0-9.:\\[\\]-]+$(?!\\n)')
+]
+
+
+AllowedHost: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
 class ControlSettings(Strict, kw_only=True):
     host: Annotated[str, Meta(min_length=1)] = '127.0.0.1'
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -23,6 +31,31 @@ class ControlSettings(Strict, kw_only=True):
     )
     idempotency_seconds: Annotated[int, Meta(ge=1)] = field(
         name='idempotencySeconds', default=86400
+    )
+    insecure: (
+        Annotated[
+            bool,
+            Meta(description='Listen beyond loopback although there is no API key.'),
+        ]
+    ) = False
+    allowed_origins: (
+        Annotated[
+            list[AllowedOrigin],
+            Meta(
+                description='Other origins whose pages may ask and watch; our own always may.'
+            ),
+        ]
+    ) = field(name='allowedOrigins', default_factory=list)
+    allowed_hosts: (
+        Annotated[
+            list[AllowedHost],
+            Meta(
+                description='Names by which an open control plane may be asked, beside localhost and addresses.'
+            ),
+        ]
+    ) = field(name='allowedHosts', default_factory=list)
+    session_seconds: Annotated[int, Meta(ge=60, le=2592000)] = field(
+        name='sessionSeconds', default=43200
     )
 
 
@@ -45,6 +78,15 @@ class WebsocketSettings(Strict, kw_only=True):
     send_timeout_seconds: Annotated[float, Meta(gt=0.0)] = field(
         name='sendTimeoutSeconds', default=10
     )
+    max_sockets_per_key: (
+        Annotated[
+            int,
+            Meta(
+                description='Per process; open sockets and event streams of one API key.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='maxSocketsPerKey', default=100)
 
 
 class PipelinesSettings(Strict, kw_only=True):
@@ -70,4 +112,24 @@ class LlmSettings(Strict, kw_only=True):
     api_key: str = field(name='apiKey', default='')
     timeout_seconds: Annotated[float, Meta(gt=0.0)] = field(
         name='timeoutSeconds', default=60
+    )
+
+
+AllowItem: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
+class OutgoingSettings(Strict, kw_only=True):
+    allow: (
+        Annotated[
+            list[AllowItem],
+            Meta(
+                description='Host names, addresses and networks (10.0.0.0/8) that may be asked although they are private, and without TLS.'
+            ),
+        ]
+    ) = field(default_factory=list)
+    webhook_timeout_seconds: Annotated[float, Meta(gt=0.0, le=60.0)] = (
+        field(name='webhookTimeoutSeconds', default=10)
+    )
+    webhook_attempts: Annotated[int, Meta(ge=1, le=100)] = field(
+        name='webhookAttempts', default=12
     )

@@ -15,6 +15,16 @@ class TrainRequest(Strict, kw_only=True):
     prompt: Annotated[str, Meta(max_length=10000, min_length=1)] | UnsetType = UNSET
 
 
+class Webhook(Strict, kw_only=True):
+    url: Annotated[str, Meta(pattern='^https?://[!-~]{1,2000}$(?!\\n)')]
+    secret: Annotated[
+        str,
+        Meta(
+            pattern='^whsec_([A-Za-z0-9+/]{4}){8,22}([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$(?!\\n)'
+        ),
+    ]
+
+
 class JobRequest(Strict, kw_only=True):
     graph: submission.GraphSubmission | UnsetType = UNSET
     pipeline: (
@@ -25,3 +35,4 @@ class JobRequest(Strict, kw_only=True):
     start_at: AwareDateTime | UnsetType = field(name='startAt', default=UNSET)
     priority: job.Priority | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    webhook: Webhook | UnsetType = UNSET

@@ -35,6 +35,14 @@ class ArtifactsSettings(Strict, kw_only=True):
     presign_seconds: Annotated[int, Meta(ge=1, le=604800)] = field(
         name='presignSeconds', default=3600
     )
+    ca_file: (
+        Annotated[
+            str,
+            Meta(
+                description='PEM file of the authorities that may vouch for the store; empty: those of this machine.'
+            ),
+        ]
+    ) = field(name='caFile', default='')
 
 
 class JobsSettings(Strict, kw_only=True):
@@ -109,4 +117,7 @@ class Settings(Strict, kw_only=True):
     )
     worker: data_plane.WorkerSettings = field(
         default_factory=lambda: convert({}, type=data_plane.WorkerSettings)
+    )
+    outgoing: control_plane.OutgoingSettings = field(
+        default_factory=lambda: convert({}, type=control_plane.OutgoingSettings)
     )

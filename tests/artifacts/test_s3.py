@@ -224,6 +224,19 @@ async def test_a_link_names_the_public_endpoint_and_needs_no_server(place, opene
     assert "X-Amz-Expires=60&" in link
 
 
+async def test_a_link_expires(place, opened):
+    await place.store.put("videos", place.key("it"), b"content", BINARY)
+    store = opened(presign_seconds=2)
+    link = await store.link("videos", place.key("it"))
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(link)).status_code == 200
+        deadline = time.monotonic() + 20
+        while (await http.get(link)).status_code == 200:
+            assert time.monotonic() < deadline, "it is good for ever"
+            await asyncio.sleep(0.1)
+        assert (await http.get(link)).status_code == 403
+
+
 async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(place):
     """A bucket may be shared: names that no artifact can have are nobody's to delete."""
     bucket = f"b-{place.job}"

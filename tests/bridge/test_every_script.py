@@ -122,12 +122,19 @@ async def drop_consumer(world: World, token: str) -> Call:
     return lambda: world.scripts.drop_consumer(world.part, STREAM, "w1")
 
 
+async def webhooks(world: World, token: str) -> Call:
+    await world.submit(webhook=True)
+    await world.scripts.cancel(world.part, "job", ["a"])
+    item = ("take", 10, 60_000) if token == "fresh" else ("done", "job", "17")
+    return lambda: world.scripts.call("webhooks", world.part, [item])
+
+
 async def read(world: World, token: str) -> Call:
     await world.submit()
     return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, True)])
 
 
-SCRIPTS = [submit, take, report, renew, reclaim, release, cancel, retry, delete, due, drop_consumer, read]
+SCRIPTS = [submit, take, report, renew, reclaim, release, cancel, retry, delete, due, drop_consumer, webhooks, read]
 SILENT = {"read", "renew", "drop_consumer"}
 """Change no job and no entry even when they succeed."""
 every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: prepare.__name__)

@@ -128,4 +128,46 @@ MOMENT = Kind(
 BUCKET = Kind(
     ("loras", "a.b-9", "a" * 63), ("", "ab", "a" * 64, "Loras", "-ab", "ab-", "a_b", "abc\n", 5, None, [], {})
 )
+ORIGIN = Kind(
+    ("https://console.example", "http://[::1]:8000", "http://a"),
+    (
+        "",
+        "*",
+        "null",
+        "console.example",
+        "ftp://a",
+        "https://a/b",
+        "https://",
+        "https://a b",
+        "https://a\n",
+        5,
+        None,
+        [],
+        {},
+    ),
+)
+ADDRESS = Kind(
+    ("https://hooks.example/a?b=c", "http://a", "https://" + "a" * 2000),
+    (
+        "",
+        "a",
+        "ftp://a",
+        "https://",
+        "https://a b",
+        "https://a\n",
+        "https://é",
+        "https://" + "a" * 2001,
+        5,
+        None,
+        [],
+        {},
+    ),
+)
+SECRET = Kind(
+    ("whsec_" + "aB3+" * 8, "whsec_" + "aB3/" * 22, "whsec_" + "aB3+" * 8 + "aa==", "whsec_" + "aB3+" * 8 + "aaa="),
+    (
+        "", "aB3+" * 8, "whsec_", "whsec_" + "aB3+" * 7, "whsec_" + "aB3+" * 23, "whsec_" + "aB3-" * 8, "whsec_" + "aB3+" * 8 + "a",
+        "whsec_" + "aB3+" * 8 + "\n", 5, None, [], {},
+    ),
+)  # fmt: skip
 SHA256 = Kind(("0123456789abcdef" * 4,), ("", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", 5, None, [], {}))

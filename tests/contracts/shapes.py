@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tests.contracts.kinds import (
+    ADDRESS,
     ANYTHING,
     BUCKET,
     FLAG,
     ID,
     MOMENT,
     OBJECT,
+    ORIGIN,
     POOL,
+    SECRET,
     SHA256,
     SHARE,
     STAMP,
@@ -138,6 +141,7 @@ ARTIFACT_META: Shape = {
     "created_at": STAMP,
     "job_id": nullable(text()),
     "node_id": nullable(text()),
+    "owner": optional(text()),
 }
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
@@ -303,6 +307,7 @@ ARTIFACTS = section(
     secure=FLAG,
     maxUploadBytes=whole(1),
     presignSeconds=whole(1, 604_800),
+    caFile=text(),
 )
 JOBS = section(
     ttlSeconds=whole(1),
@@ -323,6 +328,10 @@ CONTROL = section(
     batchItems=whole(1, 100_000),
     lightConcurrency=whole(1, 100_000),
     idempotencySeconds=whole(1),
+    insecure=FLAG,
+    allowedOrigins=many(ORIGIN),
+    allowedHosts=many(text(1)),
+    sessionSeconds=whole(60, 2_592_000),
 )
 WEBSOCKET = section(
     updateIntervalMs=whole(0, 60_000),
@@ -331,9 +340,11 @@ WEBSOCKET = section(
     maxMessageBytes=whole(256),
     pingSeconds=number(above=0),
     sendTimeoutSeconds=number(above=0),
+    maxSocketsPerKey=whole(1),
 )
 PIPELINES = section(dir=text())
 LLM_SECTION = section(endpoint=text(), kind=LLM, model=text(1), apiKey=text(), timeoutSeconds=number(above=0))
+OUTGOING = section(allow=many(text(1)), webhookTimeoutSeconds=number(above=0, high=60), webhookAttempts=whole(1, 100))
 WORKER_SECTION = section(
     pool=identifier(64),
     slots=whole(0, 1024),
@@ -343,6 +354,8 @@ WORKER_SECTION = section(
     tasks=many(text(1)),
     cancelGraceMs=whole(0, 600_000),
 )
+
+WEBHOOK: Shape = {"url": ADDRESS, "secret": SECRET}
 
 SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "graph": {
@@ -379,7 +392,9 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "startAt": optional(MOMENT),
             "priority": optional(PRIORITY),
             "metadata": optional(OBJECT),
+            "webhook": optional(of(WEBHOOK)),
         },
+        "Webhook": WEBHOOK,
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
     },
@@ -447,6 +462,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "PipelinesSettings": PIPELINES,
         "LlmKind": LLM,
         "LlmSettings": LLM_SECTION,
+        "OutgoingSettings": OUTGOING,
     },
     "data_plane": {"WorkerSettings": WORKER_SECTION},
     "settings": {
@@ -466,6 +482,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             websocket=of(WEBSOCKET),
             pipelines=of(PIPELINES),
             llm=of(LLM_SECTION),
+            outgoing=of(OUTGOING),
             worker=of(WORKER_SECTION),
         ),
     },

@@ -14,6 +14,7 @@ from litestar import Litestar
 from bridge.connection import connect
 from bridge.jobs import Jobs
 from control_plane.__main__ import listen
+from control_plane.access import Access
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
 from control_plane.routes.live import live_routes
@@ -182,6 +183,7 @@ async def listening(world, **options):
     """Only `/ws`, of this world's hub: its port."""
     app = Litestar(route_handlers=live_routes, openapi_config=None, logging_config=None)
     app.state.hub = world.hub
+    app.state.access = Access(world.served.settings, world.served.planes.client)
     with listen("127.0.0.1", 0) as socket:
         config = uvicorn.Config(app, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1, **options)
         server = Server(config)

@@ -496,6 +496,22 @@ async def test_a_remote_store_is_redirected_to_at_its_public_address(remote, sea
     assert missing.status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("video/mp4", "inline"), ("image/png", "inline"), ("text/html", "attachment"), ("image/svg+xml", "attachment")],
+)
+async def test_a_remote_store_is_told_what_a_browser_may_show(remote, kind, how):
+    """It sends no policy of ours with a page, so there a page must not be one."""
+    meta = await upload(remote, CONTENT, "it.bin", kind)
+    link = (await remote.http.get(where(meta))).headers["location"]
+    async with httpx.AsyncClient() as anybody:
+        assert (await anybody.get(link)).headers["content-disposition"] == f'{how}; filename="it.bin"'
+        assert (await anybody.get(link.replace("attachment", "inline").replace("it.bin", "x"))).status_code in (
+            403,
+            404,
+        ) or how == "inline"
+
+
 async def test_a_list_has_what_was_asked_for_newest_first(app):
     metas = []
     for bucket in ("voices", "videos", "voices"):
@@ -657,6 +673,8 @@ async def test_a_users_file_never_runs_in_our_origin(served, filename, kind, con
         assert answer.headers["x-content-type-options"] == "nosniff"
         policy = [word.strip() for word in answer.headers["content-security-policy"].split(";")]
         assert "sandbox" in policy  # with nothing allowed behind the word
+        shown = kind == "text/plain"
+        assert answer.headers["content-disposition"].startswith("inline" if shown else "attachment")
         assert answer.headers["cache-control"].startswith("private")
 
 

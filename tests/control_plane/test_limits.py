@@ -187,11 +187,13 @@ async def test_a_control_plane_starts_without_redis_and_serves_when_it_comes(tmp
     async with serve(made) as served:
         await served.get("/health/ready", expect=503)
         await served.get("/health/live")
-        pipelines = (await served.get("/api/pipelines"))["pipelines"]
-        assert "held" in {each["id"] for each in pipelines}
+        found = await served.get("/api/pipelines", expect=503)
+        assert found["code"] == "redis_unavailable", "whether there are API keys is not known yet, so nobody is let in"
         process, _ = start_server(tmp_path)
         try:
             await served.becomes(lambda: ready(served))
+            pipelines = (await served.get("/api/pipelines"))["pipelines"]
+            assert "held" in {each["id"] for each in pipelines}
             found = await served.get("/api/capabilities")
             assert {"generate_script", "light_node"} <= {each["id"] for each in found["capabilities"]}, (
                 "its own, at once"

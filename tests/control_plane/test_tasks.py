@@ -335,6 +335,22 @@ async def test_nobody_at_the_endpoint_is_worth_another_attempt():
     assert refusal(await write("http://127.0.0.1:1", api_key=KEY)) == ("llm_unavailable", True)
 
 
+async def test_an_endpoint_whose_name_leads_into_the_private_network_is_not_asked(monkeypatch):
+    """The operator named a host, not this machine; with it would go the key."""
+
+    async def getaddrinfo(loop, host, port, **_):
+        assert host == "llm.example"
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    async with endpoint(answers("anything", 200)) as other:
+        url = other.url.replace("127.0.0.1", "llm.example")
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+        outcome = await write(url, api_key=KEY)
+        assert refusal(outcome) == ("llm_misconfigured", False)
+        assert "outgoing.allow" in outcome.error.message
+        assert other.asked == []
+
+
 @pytest.mark.parametrize("silence", [never, drips])
 async def test_an_answer_takes_no_longer_than_the_timeout(silence):
     async with endpoint(silence) as slow:

@@ -345,3 +345,25 @@ async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) ->
         assert missing.error is not None
         assert missing.error.code == "artifact_not_found"
     await store.close()
+
+
+@pytest.mark.parametrize("task", ["copies", "copies_async"])
+async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_others(tmp_path: Path, task: str) -> None:
+    from bridge.artifacts import open_store
+
+    limits = settings(tmp_path)
+    store = open_store(limits.artifacts)
+    for owner in ("alice", "bob"):
+        await store.put("inputs", f"{owner}.bin", b"given", content_type="text/plain", owner=owner)
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
+
+        async def copied(of: str, owner: str) -> NodeOutcome:
+            wanted = node(task, source={"bucket": "inputs", "key": f"{of}.bin"})
+            return await pool.run(msgspec.structs.replace(wanted, owner=owner), Heard(), CancelToken())
+
+        assert [meta.owner for meta in (await copied("alice", "alice")).artifacts] == ["alice"]
+        refused = await copied("alice", "bob")
+        assert refused.error is not None
+        assert refused.error.code == "artifact_not_found"
+        assert (await copied("alice", "")).status == "completed", "nobody's job: an open control plane"
+    await store.close()

@@ -1,0 +1,219 @@
+"""Who asks, and what he may do: API keys on REST, event streams and the WebSocket, and from where a browser may ask.
+
+A control plane is open, as on one person's machine, while there has never been a key and it listens on loopback (or was told
+`--insecure`). From the first key on everything but health and schemas wants one. A route that does not say which scope it wants is
+for readers if it only reads, else for admins. Whoever is no admin sees his own jobs and artifacts; those of others are not there.
+
+Browsers cannot put a header on a WebSocket, an event stream or an image, so `POST /api/session` turns a key into a cookie. The
+cookie only ever reads: what changes something needs the key itself, which no other site can send, so there is no request to forge.
+What a browser asks of an open control plane is not protected by any secret; there the Origin of every change and of every WebSocket
+must be our own, and the Host must be no name that somebody could point at this machine (DNS rebinding).
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
+
+from bridge import keys
+from bridge.connection import Client
+from control_plane.api_keys import SCOPES, ApiKey, Keyring
+from control_plane.loopback import is_address, is_loopback
+from control_plane.problems import ApiProblem
+from schemas.structs.settings import Settings
+
+COOKIE = "dihedral_session"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+PUBLIC = re.compile(r"/(?:health(?:/.*)?|schema(?:/.*)?|schemas/.*|console(?:/.*)?)?")
+"""What anybody may read: whether it runs, how it is asked, and pages without data."""
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class Session(msgspec.Struct):
+    key_id: str
+    expires_ms: int
+
+
+_decode_session = msgspec.json.Decoder(Session).decode
+
+
+class Who(msgspec.Struct, frozen=True):
+    """`key` None: nobody had to say who he is. `until_ms`: the end of a browser's session."""
+
+    key: ApiKey | None = None
+    until_ms: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The owner of what he makes; empty: nobody's."""
+        return self.key.owner if self.key else ""
+
+    @property
+    def sees(self) -> str | None:
+        """The owner whose jobs and artifacts he sees; None: everybody's."""
+        return None if self.key is None or "admin" in self.key.scopes else self.key.owner
+
+    @property
+    def scopes(self) -> list[str]:
+        return list(SCOPES) if self.key is None or "admin" in self.key.scopes else self.key.scopes
+
+
+OPEN = Who()
+
+
+async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Before every HTTP handler; `/ws` asks by itself, since before its handshake nobody can be told why."""
+    if connection.scope["type"] == ScopeType.HTTP and not PUBLIC.fullmatch(connection.scope["path"]):
+        method = str(connection.scope["method"])
+        wanted = handler.opt.get("scope", "read" if method in SAFE else "admin")
+        access: Access = connection.app.state.access
+        connection.state.who = await access.admit(
+            connection, wanted, changes=method not in SAFE, cookie=method in SAFE or handler.opt.get("by_cookie", False)
+        )
+
+
+def who(connection: Connection) -> Who:
+    found: Who = connection.state.who
+    return found
+
+
+class Access:
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self.keyring = Keyring(client)
+        self._client = client
+        self._control = settings.control
+        self._may_be_open = settings.control.insecure or is_loopback(settings.control.host)
+        self._most_sockets = settings.websocket.max_sockets_per_key
+        self._sockets: Counter[str] = Counter()
+
+    async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Who:
+        """Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""
+        if changes:
+            self._check_origin(connection)
+        found = await self._identify(connection, cookie=cookie)
+        if scope not in found.scopes:
+            raise ApiProblem(403, "scope_missing", f"this needs a key with the scope {scope}")
+        return found
+
+    async def _identify(self, connection: Connection, *, cookie: bool) -> Who:
+        if await self.is_open():
+            self._check_host(connection)
+            return OPEN
+        kind, _, token = connection.headers.get("authorization", "").partition(" ")
+        if token:
+            key = await self.keyring.find(token.strip()) if kind.lower() == "bearer" else None
+            if key is None:
+                raise _refused("bad_api_key", "this is no key, or it was revoked or has expired")
+            return Who(key)
+        value = connection.cookies.get(COOKIE)
+        if value is None:
+            raise _refused("no_api_key", "an API key is needed: Authorization: Bearer KEY")
+        if not cookie:
+            raise _refused("no_api_key", "a session only reads; what changes something needs the key itself")
+        return await self._of_session(value)
+
+    async def is_open(self) -> bool:
+        return self._may_be_open and await self.keyring.is_empty()
+
+    async def still(self, found: Who) -> bool:
+        """Whether he would still be let in, for what goes on for long."""
+        if found.key is None:
+            return await self.is_open()
+        if found.until_ms is not None and found.until_ms < time.time() * 1000:
+            return False
+        return await self.keyring.by_id(found.key.id) is not None
+
+    # Browsers -------------------------------------------------------------------------------------------------------
+
+    def _check_origin(self, connection: Connection) -> None:
+        """Only browsers send one; a page of another site must not act with what this browser has, or from where it stands."""
+        origin = connection.headers.get("origin")
+        if origin is None or origin in self._control.allowed_origins:
+            return
+        if origin.partition("://")[2].lower() != connection.headers.get("host", "").lower():
+            detail = f"pages of {origin[:200]} may not ask here (control.allowedOrigins)"
+            raise ApiProblem(403, "origin_forbidden", detail)
+
+    def _check_host(self, connection: Connection) -> None:
+        host = connection.headers.get("host", "localhost")
+        if self._control.insecure or _is_unmistakable(host) or _name(host) in self._control.allowed_hosts:
+            return
+        detail = f"without API keys this is asked as localhost, by its address, or as one of control.allowedHosts, not as {host[:200]}"
+        raise ApiProblem(421, "host_forbidden", detail)
+
+    async def begin_session(self, found: Who) -> tuple[str, Session]:
+        """The cookie's value, which Redis has as a hash only, and the session."""
+        assert found.key is not None
+        seconds = self._control.session_seconds
+        ends = int((time.time() + seconds) * 1000)
+        session = Session(found.key.id, min(ends, found.key.expires_ms or ends))
+        value = secrets.token_urlsafe(32)
+        await self._client.set(_session_key(value), msgspec.json.encode(session), ex=seconds)
+        return value, session
+
+    async def end_session(self, connection: Connection) -> None:
+        value = connection.cookies.get(COOKIE)
+        if value:
+            await self._client.delete(_session_key(value))
+
+    async def _of_session(self, value: str) -> Who:
+        raw = await self._client.get(_session_key(value))
+        session = _decode_session(raw) if raw else None
+        key = await self.keyring.by_id(session.key_id) if session else None
+        if session is None or key is None or session.expires_ms < time.time() * 1000:
+            raise _refused("session_ended", "this session has ended; begin another with POST /api/session")
+        return Who(key, session.expires_ms)
+
+    # What goes on for long ------------------------------------------------------------------------------------------
+
+    def check_sockets(self, found: Who) -> None:
+        """Raises 429 where a key has as many sockets and event streams open in this process as it may have."""
+        if found.key is not None and self._sockets[found.key.id] >= self._most_sockets:
+            detail = f"this key has {self._most_sockets} sockets and event streams open (websocket.maxSocketsPerKey)"
+            raise ApiProblem(429, "too_many_sockets", detail, headers={"Retry-After": "5"})
+
+    @contextmanager
+    def socket(self, found: Who) -> Iterator[None]:
+        """Counted as open meanwhile."""
+        name = found.key.id if found.key else ""
+        self._sockets[name] += 1
+        try:
+            yield
+        finally:
+            self._sockets[name] -= 1
+            if not self._sockets[name]:
+                del self._sockets[name]
+
+
+@lru_cache(1024)
+def _is_unmistakable(host: str) -> bool:
+    """An address cannot be pointed elsewhere, and a name without a dot belongs to nobody outside; any other can, by its owner."""
+    name = _name(host)
+    return "." not in name or is_address(name)
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return "no.name"
+
+
+def _session_key(value: str) -> str:
+    return keys.session(hashlib.sha256(value.encode()).hexdigest())
+
+
+def _refused(code: str, detail: str) -> ApiProblem:
+    return ApiProblem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,179 @@
+"""API keys: random, shown once, kept as a hash, in one Redis hash that every control plane reads again when its version moves.
+
+A key is `dhk_<id>_<secret>`: the id names the record, the secret is 256 random bits, so a plain SHA-256 of it cannot be searched
+and a slow hash would only slow every request. A revoked or expired key stays in the list: where there was ever a key nobody
+gets in without one.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from bridge import keys
+from bridge.connection import LOST, Client
+from bridge.errors import DihedralError
+from bridge.times import now_rfc3339
+
+SCOPES = ("submit", "read", "cancel", "admin")
+"""admin: everything, of every owner."""
+FRESH_SECONDS = 1.0
+"""How long a process may go on with what it knows: a revoked key is refused everywhere after that."""
+
+_TOKEN = re.compile(r"dhk_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+class KeyRefused(DihedralError):
+    """A key that cannot be made or revoked as it was asked for."""
+
+
+class ApiKey(msgspec.Struct, kw_only=True, rename="camel"):
+    """`jobs_per_minute` and `max_alive` (jobs that have not ended): 0 means no limit. Times are epoch ms; None: never."""
+
+    id: str
+    owner: str
+    scopes: list[str]
+    sha256: str
+    created: str
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+    jobs_per_minute: int = 0
+    max_alive: int = 0
+
+    @property
+    def is_valid(self) -> bool:
+        now = time.time() * 1000
+        return self.revoked_ms is None and (self.expires_ms is None or now < self.expires_ms)
+
+
+_decode = msgspec.json.Decoder(ApiKey).decode
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def create(
+    client: Client,
+    owner: str,
+    scopes: Sequence[str],
+    *,
+    expires_seconds: float | None = None,
+    jobs_per_minute: int = 0,
+    max_alive: int = 0,
+) -> tuple[ApiKey, str]:
+    """The record and the key itself, which nothing can show again. Raises KeyRefused."""
+    if not _OWNER.fullmatch(owner):
+        raise KeyRefused(f"{owner!r} is no owner: up to 64 of A-Z a-z 0-9 . _ @ -")
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise KeyRefused(f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(SCOPES)}")
+    if min(jobs_per_minute, max_alive) < 0 or (expires_seconds is not None and expires_seconds <= 0):
+        raise KeyRefused("limits and ages are not negative")
+    id = secrets.token_hex(8)
+    token = f"dhk_{id}_{secrets.token_urlsafe(32)}"
+    key = ApiKey(
+        id=id,
+        owner=owner,
+        scopes=[scope for scope in SCOPES if scope in scopes],
+        sha256=digest(token),
+        created=now_rfc3339(),
+        expires_ms=None if expires_seconds is None else int((time.time() + expires_seconds) * 1000),
+        jobs_per_minute=jobs_per_minute,
+        max_alive=max_alive,
+    )
+    await _store(client, key)
+    return key, token
+
+
+async def stored(client: Client) -> list[ApiKey]:
+    """Every key there ever was, oldest first."""
+    rows: dict[Any, bytes] = await client.hgetall(keys.API_KEYS)
+    return sorted((_decode(row) for row in rows.values()), key=lambda key: (key.created, key.id))
+
+
+async def revoke(client: Client, id: str) -> ApiKey:
+    """Raises KeyRefused where there is none of that id."""
+    row = await client.hget(keys.API_KEYS, id)
+    if row is None:
+        raise KeyRefused(f"there is no key {id!r}")
+    key: ApiKey = _decode(row)
+    if key.revoked_ms is None:
+        key.revoked_ms = int(time.time() * 1000)
+        await _store(client, key)
+    return key
+
+
+async def _store(client: Client, key: ApiKey) -> None:
+    pipe = client.pipeline(transaction=True)
+    pipe.hset(keys.API_KEYS, key.id, msgspec.json.encode(key))
+    pipe.incr(keys.API_KEYS_VERSION)
+    await pipe.execute()
+
+
+class Keyring:
+    """What a process knows of the keys; asks Redis at most once a second, so that requests cost no round trip.
+
+    While Redis is away it goes on with that; one that has never reached it lets nobody in.
+    """
+
+    def __init__(self, client: Client, *, fresh_seconds: float = FRESH_SECONDS) -> None:
+        self._client = client
+        self._fresh = fresh_seconds
+        self._keys: dict[str, ApiKey] = {}
+        self._version: bytes | None = None
+        self._had_some = False
+        self._looked = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def is_empty(self) -> bool:
+        """Whether there has never been a key, also if Redis has lost them since. Raises LOST while that is not known."""
+        await self._refresh()
+        return not self._had_some
+
+    async def find(self, token: str) -> ApiKey | None:
+        """The valid key that `token` is."""
+        shaped = _TOKEN.fullmatch(token)
+        if shaped is None:
+            return None
+        await self._refresh()
+        key = self._keys.get(shaped[1])
+        if key is None or not hmac.compare_digest(digest(token), key.sha256) or not key.is_valid:
+            return None
+        return key
+
+    async def by_id(self, id: str) -> ApiKey | None:
+        """The key with this id, if it is still valid."""
+        await self._refresh()
+        key = self._keys.get(id)
+        return key if key is not None and key.is_valid else None
+
+    async def _refresh(self) -> None:
+        if time.monotonic() - self._looked < self._fresh:
+            return
+        async with self._reading:
+            if time.monotonic() - self._looked < self._fresh:
+                return
+            looked = time.monotonic()
+            try:
+                await self._read()
+            except LOST:
+                if self._looked == float("-inf"):
+                    raise
+                # Who was let in before Redis went away finds nothing here that he must not see.
+            self._looked = looked
+
+    async def _read(self) -> None:
+        version = await self._client.get(keys.API_KEYS_VERSION)
+        if version != self._version:
+            # The version was read first: a key that comes in between is read again with the next one.
+            self._keys = {key.id: key for key in await stored(self._client)}
+            self._version = version
+            self._had_some = self._had_some or bool(self._keys)

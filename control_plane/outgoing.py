@@ -1,0 +1,133 @@
+"""What this process asks on somebody's behalf (webhooks, the LLM endpoint) must not lead into the network it stands in.
+
+A name may be pointed anywhere, and elsewhere between a check and its use, so the check is made where it cannot be passed by: the transport
+resolves the name itself, looks at the addresses, and connects to one that it has looked at; the name goes on in Host and TLS.
+Private ones are refused unless `outgoing.allow` names host, address or network. Redirects are not followed, and proxies of the
+environment are not used: they would connect somewhere else.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Forbidden(Exception):
+    """The address leads where nothing may be asked."""
+
+
+class Guard:
+    """`allow`: host names, addresses and networks that may be private, and may be asked without TLS."""
+
+    def __init__(self, allow: Sequence[str]) -> None:
+        self._names: set[str] = set()
+        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        for each in allow:
+            try:
+                self._networks.append(ipaddress.ip_network(each, strict=False))
+            except ValueError:
+                self._names.add(each.lower())
+
+    def check_url(self, url: str) -> None:
+        """What can be known without asking anybody. Raises Forbidden."""
+        try:
+            parts = urlsplit(url)
+            host, _ = (parts.hostname or "").rstrip("."), parts.port
+        except ValueError as error:
+            raise Forbidden("this is no address") from error
+        if parts.scheme not in ("http", "https") or not host:
+            raise Forbidden("an address begins with http:// or https:// and a host")
+        if parts.username is not None or parts.password is not None:
+            raise Forbidden("an address with a password in it would be logged with it")
+        literal = _address(host)
+        if literal is not None:
+            self.check_address(literal, host)
+        if parts.scheme == "http" and not self._is_named(host) and not (literal and self._is_listed(literal)):
+            raise Forbidden("only https, so that nobody on the way reads it (outgoing.allow)")
+
+    def check_address(self, address: Address, host: str) -> None:
+        """Raises Forbidden where `host` leads to a private `address`."""
+        if self._is_named(host) or self._is_listed(address):
+            return
+        if not all(each.is_global and not each.is_multicast for each in _within(address)):
+            raise Forbidden(f"{host} leads to {address}, which is no public address (outgoing.allow)")
+
+    async def resolve(self, host: str, port: int) -> str:
+        """The address to connect to; all that the name has must be allowed. Raises Forbidden, OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(row[4][0]).partition("%")[0] for row in found]
+        for address in addresses:
+            self.check_address(ipaddress.ip_address(address), host)
+        return addresses[0]
+
+    def _is_named(self, host: str) -> bool:
+        return host.lower().rstrip(".") in self._names
+
+    def _is_listed(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def own_guard(endpoint: str, allow: Sequence[str]) -> Guard:
+    """For the operator's own endpoint: naming localhost or an address there is allowing it, a name that leads to one is not."""
+    with suppress(ValueError):
+        host = urlsplit(endpoint).hostname or ""
+        if host == "localhost" or _address(host) is not None:
+            return Guard([*allow, host])
+    return Guard(allow)
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Connects to an address that `guard` has looked at. Raises Forbidden; httpx.ConnectError where the name is unknown."""
+
+    def __init__(self, guard: Guard, **options: Any) -> None:
+        self._guard = guard
+        self._inner = httpx.AsyncHTTPTransport(**options)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.host
+        if request.url.scheme not in ("http", "https") or not host:
+            raise httpx.UnsupportedProtocol("an address begins with http:// or https:// and a host", request=request)
+        try:
+            address = await self._guard.resolve(host, request.url.port or 0)
+        except OSError as error:
+            raise httpx.ConnectError(f"{host} is not known: {error}", request=request) from error
+        request.extensions = {**request.extensions, "sni_hostname": host}  # what the certificate must name
+        request.url = request.url.copy_with(host=address)  # the Host header was made from the name before
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _address(host: str) -> Address | None:
+    """The address that a host is written as, also as `127.1` or `2130706433`, which the C library reads too."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host)) if host[:1].isdigit() else None
+    except OSError:
+        return None
+
+
+def _within(address: Address) -> list[Address]:
+    """The address, and those that it carries inside: whoever routes it may unpack them."""
+    found: list[Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        teredo = address.teredo or ()
+        found += [each for each in (address.ipv4_mapped, address.sixtofour, *teredo) if each is not None]
+        if address in NAT64:
+            found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.ipv4_mapped is not None:
+            found.remove(address)  # is_global says no of every mapped address
+    return found

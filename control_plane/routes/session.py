@@ -1,0 +1,67 @@
+"""A browser's session: a key becomes a cookie that reads, for what cannot carry a header (WebSocket, event stream, media)."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.datastructures import Cookie, State
+
+from bridge.times import rfc3339
+from control_plane.access import COOKIE, Access, Who, who
+from control_plane.openapi import answers
+
+Req = Request[Any, Any, State]
+
+
+class SessionView(msgspec.Struct, rename="camel"):
+    """`owner` None and no end: nobody has to say who he is here."""
+
+    owner: str | None
+    scopes: list[str]
+    expires: str | None
+
+
+def _view(found: Who, expires_ms: int | None) -> SessionView:
+    return SessionView(
+        owner=found.key.owner if found.key else None,
+        scopes=found.scopes,
+        expires=None if expires_ms is None else rfc3339(expires_ms),
+    )
+
+
+@post(
+    "/api/session",
+    scope="read",
+    status_code=200,
+    summary="Turn the key of this request into a cookie that reads",
+    responses=answers(401, 403, 503),
+)
+async def begin(request: Req) -> Response[SessionView]:
+    found = who(request)
+    if found.key is None:
+        return Response(_view(found, None))
+    access: Access = request.app.state.access
+    value, session = await access.begin_session(found)
+    is_https = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+    cookie = Cookie(
+        key=COOKIE, value=value, path="/", httponly=True, samesite="strict", secure=is_https,
+        max_age=request.app.state.settings.control.session_seconds,
+    )  # fmt: skip
+    return Response(_view(found, session.expires_ms), cookies=[cookie])
+
+
+@get("/api/session", summary="Who asks, and what he may", responses=answers(401, 503))
+async def read(request: Req) -> SessionView:
+    found = who(request)
+    return _view(found, found.until_ms or (found.key.expires_ms if found.key else None))
+
+
+@delete(
+    "/api/session", scope="read", by_cookie=True, status_code=204, summary="End the session", responses=answers(401)
+)
+async def end(request: Req) -> Response[None]:
+    await request.app.state.access.end_session(request)
+    return Response(None, status_code=204, cookies=[Cookie(key=COOKIE, value="", path="/", max_age=0, httponly=True)])
+
+
+session_routes = [begin, read, end]

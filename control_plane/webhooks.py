@@ -1,0 +1,140 @@
+"""Webhooks: whoever asked for it is told when a job has ended, at least once, also through a crash of this process.
+
+That somebody is to be told is written together with the job (submit.lua) and taken back when he has been: so nothing that happens
+between the end of a job and the telling loses it, and what a process has taken and not settled when it dies is due again a minute later.
+The price is that he may be told twice: `webhook-id` is the same then (job and attempt).
+
+The message is signed as Standard Webhooks has it, so their libraries check it: HMAC-SHA256 by the secret over `id.timestamp.body`.
+What does not answer 2xx is tried again with growing pauses, `outgoing.webhookAttempts` times; 410 ends it at once.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import httpx
+import msgspec
+import redis
+
+from bridge import metrics
+from bridge.connection import LOST
+from bridge.jobs import Jobs, JobView
+from bridge.keys import Partition
+from bridge.times import now_rfc3339
+from bridge.version import VERSION
+from control_plane.outgoing import Forbidden, Guard, GuardedTransport
+from schemas.structs.job import Job
+from schemas.structs.request import Webhook
+from schemas.structs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+TURN_MS = 60_000
+"""How long what a process has taken is left to it; a whole telling takes less (webhookTimeoutSeconds is at most that)."""
+AT_ONCE = 16
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 6 * 3600.0
+
+_decode = msgspec.json.Decoder(Webhook).decode
+
+
+class Webhooks:
+    """`document` makes the job document that is sent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        document: Callable[[JobView], Awaitable[Job]],
+        *,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        turn_ms: int = TURN_MS,
+    ) -> None:
+        self._settings = settings.outgoing
+        self._jobs = jobs
+        self._document = document
+        self._guard = Guard(settings.outgoing.allow)
+        self._first_pause = first_pause_seconds
+        self._turn_ms = turn_ms
+
+    async def run(self) -> None:
+        """Until cancelled; an unreachable server is waited for."""
+        async with httpx.AsyncClient(
+            transport=GuardedTransport(self._guard), timeout=self._settings.webhook_timeout_seconds
+        ) as client:
+            while True:
+                try:
+                    for part in self._jobs.scripts.partitions:
+                        await self._round(client, part)
+                except (*LOST, redis.RedisError) as error:
+                    log.warning("webhooks wait for Redis: %s", error)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _round(self, client: httpx.AsyncClient, part: Partition) -> None:
+        (taken,) = await self._jobs.scripts.call("webhooks", part, [("take", AT_ONCE, self._turn_ms)])
+        await asyncio.gather(
+            *(self._tell(client, part, job.decode(), int(tries), claim.decode()) for job, tries, claim in taken)
+        )
+
+    async def _tell(self, client: httpx.AsyncClient, part: Partition, job_id: str, tries: int, claim: str) -> None:
+        view = await self._jobs.read(job_id)
+        if view is None or not view.webhook:
+            await self._settle(
+                part, "done", job_id, claim
+            )  # expired or deleted: there is nothing to say of it any more
+            return
+        if not view.ended:  # retried meanwhile
+            await self._settle(part, "again", job_id, claim, 0)
+            return
+        said = await self._send(client, view)
+        if said is None:
+            await self._settle(part, "done", job_id, claim)
+            metrics.webhooks_total.labels("told").inc()
+        elif said == "gone" or tries + 1 >= self._settings.webhook_attempts:
+            await self._settle(part, "done", job_id, claim)
+            metrics.webhooks_total.labels("given_up").inc()
+            log.warning("a webhook is given up: %s", said, extra={"job": job_id})
+        else:
+            pause = min(LONGEST_PAUSE_SECONDS, self._first_pause * 3.0**tries) * random.uniform(0.8, 1.2)
+            await self._settle(part, "again", job_id, claim, int(pause * 1000))
+            metrics.webhooks_total.labels("failed").inc()
+
+    async def _settle(self, part: Partition, word: str, job_id: str, claim: str, delay_ms: int = 0) -> None:
+        await self._jobs.scripts.call("webhooks", part, [(word, job_id, claim, delay_ms)])
+
+    async def _send(self, client: httpx.AsyncClient, view: JobView) -> str | None:
+        """None where it was taken, else why not; never the address, which may carry a secret of its own."""
+        webhook = _decode(view.webhook)
+        event = {"type": "job.ended", "timestamp": now_rfc3339(), "data": await self._document(view)}
+        body = msgspec.json.encode(event)
+        headers = signed(webhook.secret, f"{view.job_id}.{view.attempt}", int(time.time()), body)
+        try:
+            async with (
+                asyncio.timeout(self._settings.webhook_timeout_seconds),
+                client.stream("POST", webhook.url, content=body, headers=headers) as response,
+            ):
+                if response.is_success:
+                    return None
+                return "gone" if response.status_code == 410 else f"it answered {response.status_code}"
+        except Forbidden:
+            return "it leads to an address that may not be asked"
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            return type(error).__name__
+
+
+def signed(secret: str, id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+    """The headers of a message. `secret`: whsec_ and base64."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signature = hmac.digest(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return {
+        "content-type": "application/json",
+        "user-agent": f"dihedral/{VERSION}",
+        "webhook-id": id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }

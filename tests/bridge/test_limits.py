@@ -1,0 +1,114 @@
+"""What submit.lua counts for a key, and what webhooks.lua hands out: exact, whoever asks at the same time."""
+
+import asyncio
+
+import pytest
+
+from bridge.connection import connect
+from tests.bridge.world import World, ended
+
+both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
+
+
+@pytest.fixture
+def world(redis):
+    return World(redis)
+
+
+async def now_ms(redis) -> int:
+    seconds, micros = await redis.time()
+    return int(seconds * 1000 + micros // 1000)
+
+
+@both
+async def test_a_rate_lets_exactly_so_many_through_whoever_asks_at_once(redis, redis_url):
+    """Four connections, as of four processes, submit 25 jobs each at once; 40 a minute are allowed."""
+    clients = [connect(redis_url) for _ in range(4)]
+    worlds = [World(client) for client in clients]
+    words = await asyncio.gather(
+        *(each.submit(f"{at}-{n}", limit=("key", 40, 0)) for at, each in enumerate(worlds) for n in range(25))
+    )
+    assert words.count("ok") == 40 or words.count("ok") == 41  # the 41st fits when the minute has moved on by 1.5 s
+    refused = [word for word in words if word != "ok"]
+    assert all(word.startswith("rate ") and 0 < int(word.split()[1]) <= 1500 for word in refused)
+    assert await redis.scard("jobs:alive") == words.count("ok")
+    assert 0 < await redis.pttl("rate:key") <= 60_001
+    for client in clients:
+        await client.aclose()
+
+
+@both
+async def test_a_rate_gives_way_as_time_passes_and_others_are_not_touched(world, redis):
+    assert await world.submit("j1", limit=("key", 1, 0)) == "ok"
+    word = await world.submit("j2", limit=("key", 1, 0))
+    assert 59_000 < int(word.removeprefix("rate ")) <= 60_000
+    assert await world.submit("j3", limit=("other", 1, 0)) == "ok"
+    assert await world.submit("j4") == "ok"
+    await redis.set("rate:key", (await now_ms(redis)) - 1, px=60_000)  # as if the minute were over
+    assert await world.submit("j2", limit=("key", 1, 0)) == "ok"
+
+
+@both
+async def test_a_quota_counts_what_is_alive(world, redis):
+    limit = ("key", 0, 2)
+    assert [await world.submit(f"j{n}", limit=limit) for n in range(3)] == ["ok", "ok", "quota"]
+    assert await world.submit("j9", limit=("other", 0, 1)) == "ok"
+    await world.scripts.cancel(world.part, "j0", ["a"])
+    assert [await world.submit(f"j{n}", limit=limit) for n in (3, 4)] == ["ok", "quota"]
+    assert await redis.smembers("alive:key") == {b"j1", b"j3"}
+
+
+@both
+async def test_a_repeat_and_a_refusal_cost_nothing(world, redis):
+    limit = ("key", 2, 1)
+    assert await world.submit("j1", limit=limit) == "ok"
+    assert [await world.submit("j1", limit=limit) for _ in range(5)] == ["same"] * 5
+    assert await world.submit("j1", digest="e", limit=limit) == "exists"
+    assert [await world.submit("j2", limit=limit) for _ in range(5)] == ["quota"] * 5
+    await world.scripts.cancel(world.part, "j1", ["a"])
+    assert await world.submit("j2", limit=limit) == "ok"  # the second of this minute's two
+
+
+# Webhooks ---------------------------------------------------------------------------------------------------------------
+
+
+async def act(world, *item):
+    words = [each.decode() if isinstance(each, bytes) else each for each in item]
+    return (await world.scripts.call("webhooks", world.part, [words]))[0]
+
+
+@both
+async def test_who_is_to_be_told_is_due_when_the_job_has_ended_and_not_before(world):
+    await world.submit(webhook=True)
+    await world.submit("silent")
+    (claim, _) = sorted(await world.take(), key=lambda each: each.job_id)
+    assert await act(world, "take", 10, 60_000) == []
+    await world.report(claim, [ended("a")], ack=True)
+    await world.scripts.cancel(world.part, "silent", ["a"])
+    ((job, tries, due),) = await act(world, "take", 10, 60_000)
+    assert (job, tries) == (b"job", b"0")
+    assert await act(world, "take", 10, 60_000) == [], "nobody else is given it meanwhile"
+    assert await act(world, "done", "job", due) == b"ok"
+    assert await act(world, "done", "job", due) == b"stale"
+
+
+@both
+async def test_what_was_taken_and_never_settled_is_due_again(world):
+    await world.submit(webhook=True)
+    await world.scripts.cancel(world.part, "job", ["a"])
+    ((_, _, lost),) = await act(world, "take", 10, 0)
+    ((_, tries, due),) = await act(world, "take", 10, 60_000)
+    assert tries == b"1"
+    assert await act(world, "done", "job", lost) == b"stale", "who was taken for dead must not settle it"
+    assert await act(world, "again", "job", due, 60_000) == b"ok"
+    assert await act(world, "take", 10, 60_000) == []
+
+
+@both
+async def test_a_retry_that_comes_between_taking_and_settling_is_told_again(world, redis):
+    await world.submit(webhook=True)
+    await world.scripts.cancel(world.part, "job", ["a"])
+    ((_, _, due),) = await act(world, "take", 10, 60_000)
+    await redis.zadd("webhooks", {"job": 0})
+    assert await act(world, "done", "job", due) == b"stale"
+    assert len(await act(world, "take", 10, 60_000)) == 1

@@ -1,0 +1,238 @@
+"""Each plane with its own Redis user from deploy/redis/users.acl: it does all its work, and can do nothing else."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import redis
+
+from bridge.connection import connect
+from bridge.jobs import Jobs
+from control_plane.scheduler import Scheduler
+from dihedral.server import find_server
+from schemas.structs.settings import Settings
+from tests.conftest import skip
+from tests.house import House, becomes, free_port, simulate
+
+USERS = Path(__file__).parents[2] / "deploy/redis/users.acl"
+PASSWORDS = {name: f"password of {name}" for name in ("operator", "control", "worker")}
+
+
+def server_with_users(directory: Path, binary: str) -> subprocess.Popen[bytes]:
+    text = USERS.read_text()
+    for name, password in PASSWORDS.items():
+        text, count = re.subn(f"#{name.upper()}_SHA256", "#" + hashlib.sha256(password.encode()).hexdigest(), text)
+        assert count == 1, name
+    (directory / "users.acl").write_text(text)
+    command = [
+        binary,
+        "--port",
+        "0",
+        "--unixsocket",
+        str(directory / "redis.sock"),
+        "--dir",
+        str(directory),
+        "--save",
+        "",
+    ]
+    with (directory / "redis.log").open("w") as log:
+        process = subprocess.Popen([*command, "--aclfile", str(directory / "users.acl")], stdout=log, stderr=log)
+    becomes(lambda: _answers(directory) or process.poll() is not None)
+    assert process.poll() is None, (directory / "redis.log").read_text()
+    return process
+
+
+def _answers(directory: Path) -> bool:
+    with contextlib.suppress(redis.ConnectionError):
+        return bool(redis.Redis.from_url(url(directory, "operator")).ping())
+    return False
+
+
+def url(directory: Path, user: str) -> str:
+    return f"unix://{user}@{directory}/redis.sock?db=0&password={PASSWORDS[user]}"
+
+
+class WithUsers(House):
+    """A house whose control plane is `control` and whose workers are `worker`."""
+
+    def __init__(self, directory: Path, binary: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = server_with_users(directory, binary)
+        self.environ = {
+            **os.environ,
+            "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
+            "DIHEDRAL_JOBS__LEASE_MS": "1500",
+            "DIHEDRAL_JOBS__DRAIN_SECONDS": "1",
+        }
+        self.workers = []
+        self.control = self.start("control_plane", "--port", str(self.port))
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        becomes(self._ready)
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        self.redis_url = url(self.directory, "control" if module == "control_plane" else "worker")
+        return super().start(module, *arguments)
+
+
+@pytest.fixture(params=["valkey", "redis-server"])
+def house(request, tmp_path_factory):
+    binary = str(find_server()) if request.param == "valkey" else shutil.which("redis-server")
+    if binary is None:
+        skip("redis", "there is no redis-server on this machine")
+    made = WithUsers(tmp_path_factory.mktemp("acl"), binary)
+    yield made
+    made.close()
+
+
+def test_each_plane_does_all_its_work_with_its_own_user(house):
+    """The server notes whatever it denies: at the end of everything that the planes do, it has noted nothing."""
+    first = house.worker()
+    (house.directory / "a.txt").write_text("a")
+    house.upload(house.directory / "a.txt")
+    both = simulate({"id": "a", "steps": 3, "stepSeconds": 0.01}, {"id": "b", "steps": 1})
+    both["graph"]["nodes"].append({"id": "c", "task": "merge_capabilities", "plane": "node"})
+    both["graph"]["edges"] = [{"from": "a", "to": "c"}, {"from": "b", "to": "c"}]
+    job = house.post(
+        "/api/jobs", {**both, "webhook": {"url": "https://localhost:1/", "secret": "whsec_" + "aaaa" * 8}}
+    )["jobId"]
+    assert house.ended(job)["status"] == "completed"
+    with house.http.stream("GET", f"/api/jobs/{job}/events", headers={"accept": "text/event-stream"}) as answer:
+        assert "event: status" in answer.read().decode()
+    failing = house.post("/api/jobs", simulate({"id": "a", "steps": 2, "failAt": 1}))["jobId"]
+    assert house.ended(failing)["status"] == "failed"
+    house.post(f"/api/jobs/{failing}/retry", status=200)
+    assert house.ended(failing)["status"] == "failed"
+    house.http.delete(f"/api/jobs/{failing}").raise_for_status()
+    late = house.post("/api/jobs", {**simulate({"id": "a", "steps": 0}), "startAt": "2099-01-01T00:00:00Z"})["jobId"]
+    house.post(f"/api/jobs/{late}/cancel", status=202)
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+    delayed = house.post("/api/jobs", {**simulate({"id": "a", "steps": 0}), "startAt": soon})["jobId"]
+    batch = house.http.post("/api/jobs/batch", json={"jobs": [simulate({"id": "a", "steps": 0})] * 3}).json()["jobs"]
+    assert all(house.ended(each["jobId"])["status"] == "completed" for each in batch)
+    keyed = {"idempotency-key": "one"}
+    assert [
+        house.http.post("/api/jobs", json=simulate({"id": "a", "steps": 0}), headers=keyed).status_code for _ in "12"
+    ] == [201, 200]
+    slow = house.post("/api/jobs", simulate({"id": "a", "steps": 1000, "stepSeconds": 0.05}))["jobId"]
+    becomes(lambda: house.get(f"/api/jobs/{slow}")["status"] == "running")
+    house.kill(first)
+    house.worker()  # takes over what the killed one held
+    becomes(lambda: house.events(slow)[-1].get("attempt") is not None and house.nodes(slow)["a"] == "running")
+    house.post(f"/api/jobs/{slow}/cancel", status=202)
+    assert house.ended(slow)["status"] == "cancelled"
+    assert house.ended(delayed)["status"] == "completed"
+    for path in ("workers", "queues", "dead-letters", "capabilities", "jobs"):
+        house.get(f"/api/{path}")
+    asyncio.run(_rest_of_the_control_plane(house))
+    _keys(house)
+    assert denied(house) == []
+    assert granted() - used(house) <= SELDOM, "what no plane uses, none needs"
+
+
+SELDOM = {"hello", "auth", "select", "script|load", "ltrim", "xlen"}
+"""For connections (some servers do not count it), for a log of more than 10,000 events, for a stream whose lag the server has lost."""
+
+
+def granted() -> set[str]:
+    lines = [line for line in USERS.read_text().splitlines() if line.startswith(("user control", "user worker"))]
+    return {word[1:] for line in lines for word in line.split() if word.startswith("+")}
+
+
+def used(house) -> set[str]:
+    stats = redis.Redis.from_url(url(house.directory, "operator")).info("commandstats")
+    return {name.removeprefix("cmdstat_") for name in stats}
+
+
+async def _rest_of_the_control_plane(house) -> None:
+    """What comes once a minute, or after a fault that is hard to bring about."""
+    settings = msgspec.convert({"redis": {"url": url(house.directory, "control")}}, Settings)
+    scheduler = Scheduler(settings, sweep_seconds=0.0)
+    await scheduler.sweep()
+    await scheduler.move_due()
+    await scheduler._client.aclose()
+    client = connect(settings.redis.url)
+    jobs = Jobs(client, settings)
+    operator = connect(url(house.directory, "operator"))
+    await operator.xadd("stream:dead", {"job": "x", "node": "a", "reason": "worker_lost", "created": "0"})
+    (letter,) = await jobs.dead_letters()
+    assert await jobs.requeue_dead(letter.id) == ("unknown", "x")
+    assert await jobs.drop_dead(letter.id) == "ok"
+    await operator.aclose()
+    await client.aclose()
+
+
+def _keys(house) -> None:
+    """With a key there are sessions and limits too."""
+    environ = {**house.environ, "DIHEDRAL_REDIS__URL": url(house.directory, "control")}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "dihedral.cli",
+        "keys",
+        "create",
+        "--owner",
+        "a",
+        "--jobs-per-minute",
+        "9",
+        "--max-alive",
+        "1",
+    ]
+    said = subprocess.run(command, env=environ, cwd=house.directory, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    headers = {"authorization": f"Bearer {said.stdout.split()[0]}"}
+    becomes(lambda: house.http.post("/api/session", headers=headers).cookies.get("dihedral_session"))
+    words = set()
+    for _ in range(30):
+        words.add(house.http.post("/api/jobs", json=simulate({"id": "a", "steps": 0}), headers=headers).status_code)
+    assert words == {201, 429}
+    house.http.delete("/api/session", headers=headers).raise_for_status()
+
+
+def denied(house) -> list[tuple[str, str, str]]:
+    rows = redis.Redis.from_url(url(house.directory, "operator")).acl_log()
+    return [(row["username"], row["reason"], row["object"]) for row in rows]
+
+
+NOBODY = [
+    ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("SCAN", "0"), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "dir", "/tmp"), ("SHUTDOWN",),
+    ("ACL", "LIST"), ("ACL", "SETUSER", "x"), ("MODULE", "LIST"), ("REPLICAOF", "1.2.3.4", "1"), ("SAVE",), ("BGSAVE",),
+    ("MONITOR",), ("CLIENT", "LIST"), ("CLIENT", "KILL", "ID", "1"), ("SCRIPT", "FLUSH"), ("FUNCTION", "LIST"), ("MIGRATE", "h", "1", "k", "0", "1"),
+    ("RENAME", "job:x", "job:y"), ("DUMP", "job:x"), ("RESTORE", "job:x", "0", "x"), ("GET", "another:x"), ("SET", "another:x", "1"),
+    ("HGETALL", "another"), ("PUBLISH", "another", "x"), ("SUBSCRIBE", "another"), ("PSUBSCRIBE", "*"),
+    ("EVAL", "return redis.call('GET', 'another:x')", "0"), ("EVAL", "return redis.call('FLUSHALL')", "0"),
+]  # fmt: skip
+NO_WORKER = [
+    ("HGETALL", "dihedral:keys"), ("HSET", "dihedral:keys", "x", "y"), ("GET", "dihedral:keys:version"), ("GET", "session:x"),
+    ("SET", "session:x", "y"), ("GET", "idempotency::x"), ("SET", "rate:x", "0"), ("SADD", "alive:x", "y"), ("ZRANGE", "webhooks", "0", "-1"),
+    ("DEL", "job:x"), ("SUBSCRIBE", "hub"), ("EVAL", "return redis.call('HGETALL', 'dihedral:keys')", "0"),
+]  # fmt: skip
+
+
+def test_no_plane_can_do_what_is_not_its_work(house):
+    for user, commands in (("control", NOBODY), ("worker", NOBODY + NO_WORKER)):
+        for command in commands:
+            with redis.Redis.from_url(url(house.directory, user)) as client:
+                with pytest.raises(redis.ResponseError) as refusal:
+                    client.execute_command(*command)
+                assert re.search("permission|NOPERM|can't (access|run)", str(refusal.value)), (
+                    user,
+                    command,
+                    refusal.value,
+                )
+    anonymous = redis.Redis.from_url(f"unix://{house.directory}/redis.sock?db=0")
+    with pytest.raises(redis.AuthenticationError):
+        anonymous.ping()
+    assert house._ready(), "still there"
