@@ -382,6 +382,18 @@ class Jobs:
         age = time.time() - int(first[0][0].split(b"-")[0]) / 1000
         return max(1, waiting), held, max(0.0, age)
 
+    async def counts(self) -> dict[str, int]:
+        """What the scripts have counted, over all partitions: jobs by live status, by end and pipeline, and what happened."""
+        found: dict[str, int] = {}
+        for part in self.scripts.partitions:
+            for name, number in (await self.client.hgetall(part.counts)).items():
+                found[name.decode()] = found.get(name.decode(), 0) + int(number)
+        return found
+
+    async def dead_letter_count(self) -> int:
+        """Letters that nobody has requeued or dropped yet."""
+        return sum([int(await self.client.xlen(part.dead)) for part in self.scripts.partitions])
+
     async def dead_letters(self, limit: int = 500) -> list[DeadLetter]:
         letters = []
         for part in self.scripts.partitions:

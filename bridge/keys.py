@@ -24,7 +24,7 @@ class Partition:
     `tag` is empty when there is only one, else `{n}`.
     """
 
-    __slots__ = ("alive", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag")
+    __slots__ = ("alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag")
 
     def __init__(self, number: int, count: int) -> None:
         self.number = number
@@ -35,6 +35,7 @@ class Partition:
         self.delays = f"delays{self.suffix}"
         self.delay_entries = f"delays:entries{self.suffix}"
         self.dead = f"stream:dead{self.suffix}"
+        self.counts = f"counts{self.suffix}"
 
     def job(self, job_id: str) -> str:
         return f"job:{self.tag}:{job_id}" if self.tag else f"job:{job_id}"

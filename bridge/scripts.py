@@ -7,6 +7,7 @@ User JSON is opaque text on both sides.
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -18,6 +19,7 @@ from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, 
 from bridge.connection import Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from bridge.lifecycle import lua_prelude
+from bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
 MAX_CALL_ITEMS = 900
@@ -187,6 +189,7 @@ class Scripts:
         self.client = client
         self.partitions = partitions(partition_count)
         self._hashes: dict[str, str] = {}
+        self._seconds = {name: redis_script_seconds.labels(name) for name in NAMES}
         self._headers = [
             _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
             for part in self.partitions
@@ -266,12 +269,15 @@ class Scripts:
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
         digest = self._hashes.get(name) or await self._load(name)
+        begun = time.perf_counter()
         arguments = (1, part.index, self._headers[part.number], *items)
         try:
             return await self.client.execute_command("EVALSHA", digest, *arguments)
         except NoScriptError:
             await self._load(name)
             return await self.client.execute_command("EVALSHA", digest, *arguments)
+        finally:
+            self._seconds[name].observe(time.perf_counter() - begun)
 
     def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
         """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
@@ -285,6 +291,9 @@ class Scripts:
 
 _sources: dict[str, str] = {}
 
+NAMES = (
+    "submit", "take", "report", "renew", "reclaim", "release", "cancel", "retry", "delete", "due", "drop_consumer", "read",
+)  # fmt: skip
 FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
 """At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
 

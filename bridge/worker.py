@@ -25,8 +25,9 @@ from typing import Any
 
 import msgspec
 import redis
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from bridge import graphs, keys
+from bridge import graphs, keys, metrics
 from bridge.artifacts import ArtifactStore
 from bridge.connection import LOST, check_layout, connect
 from bridge.deliveries import Delivery, Taker
@@ -68,9 +69,8 @@ class Worker:
         device: str = "",
         metrics_url: str | None = None,
         pool: str = "default",
-        observe: Callable[[str, str, float], None] | None = None,
     ) -> None:
-        """`slots` and `light`: how many nodes of each kind may run at once. `observe(task, outcome, seconds)` feeds metrics."""
+        """`slots` and `light`: how many nodes of each kind may run at once."""
         self.settings = settings
         self.plane = plane
         self.pool = pool
@@ -84,7 +84,7 @@ class Worker:
         self._store = store
         self._device = device
         self._metrics_url = metrics_url
-        self._observe = observe
+        self._observe = metrics.node_observer(registry)
         self._url = settings.redis.url
         self._client = connect(self._url)
         self._jobs = Jobs(self._client, settings)
@@ -163,6 +163,20 @@ class Worker:
     def problems(self) -> list[str]:
         """Why this worker is not ready, a sentence each."""
         return [self._trouble] if self._trouble else []
+
+    def measured(self) -> list[Metric]:
+        """What runs here now, for the metrics."""
+        active = GaugeMetricFamily(
+            "worker_active_tasks", "Nodes that run in this process now", sum(self._at_work.values())
+        )
+        there = GaugeMetricFamily(
+            "dihedral_worker_slots", "Nodes that may run at once", labels=["plane", "pool", "kind"]
+        )
+        busy = GaugeMetricFamily("dihedral_worker_slots_busy", "Nodes in their task", labels=["plane", "pool", "kind"])
+        for kind, limit in (("light", self._light), ("heavy", self._slots)):
+            there.add_metric([self.plane, self.pool, kind], limit)
+            busy.add_metric([self.plane, self.pool, kind], self._at_work[kind])
+        return [active, there, busy]
 
     async def _connect(self) -> None:
         delay = 0.1
@@ -285,7 +299,7 @@ class Worker:
             self._dirty.pop(running, None)
             self._free[kind] += 1
             self._changed.set()
-        if self._observe is not None and outcome is not None:
+        if outcome is not None:
             self._observe(delivery.topology.nodes[node_id].task, outcome.status, time.monotonic() - begun)
         if delivery.lost or outcome is None:
             return []
@@ -460,6 +474,8 @@ class Worker:
 
     def _lose(self, delivery: Delivery) -> None:
         """Another worker has this delivery: whatever still runs here ends without a word."""
+        if not delivery.lost:
+            metrics.lease_losses_total.inc()
         delivery.lost = True
         self._cancel(lambda other: other is delivery)
 

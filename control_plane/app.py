@@ -19,16 +19,19 @@ from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
 
 from bridge import metrics, tasks
 from bridge.artifacts import open_store
 from bridge.connection import connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
+from bridge.measured_store import MeasuredStore
 from bridge.version import VERSION
 from control_plane import executor, problems, templates
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
+from control_plane.overview import Overview
 from control_plane.routes.artifacts import artifact_routes
 from control_plane.routes.jobs import job_routes
 from control_plane.routes.live import live_routes
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 TASK_MODULES = ("control_plane.tasks",)
 ANSWER_SECONDS = 4.0
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 
 
@@ -48,7 +52,7 @@ def create_app(settings: Settings) -> Litestar:
     registry = tasks.collect([*TASK_MODULES, *settings.worker.tasks], plane="node", directory=Path.cwd())
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
-    store = open_store(settings.artifacts)
+    store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -56,12 +60,22 @@ def create_app(settings: Settings) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own)
         hub = Hub(settings, jobs, queue.document)
-        app.state.update({"settings": settings, "store": store, "queue": queue, "hub": hub})
         worker = executor.make(settings, registry, store)
+        app.state.update(
+            {
+                "settings": settings,
+                "store": store,
+                "queue": queue,
+                "hub": hub,
+                "worker": worker,
+                "overview": Overview(jobs, pipelines),
+            }
+        )
         loops = {
             "executor": asyncio.create_task(worker.run(), name="executor"),
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
+            "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
             loop.add_done_callback(lambda done, name=name: _watch(done, name))  # type: ignore[misc]
@@ -109,25 +123,34 @@ def _watch(done: "asyncio.Task[None]", name: str) -> None:
 
 def _measured(app: ASGIApp) -> ASGIApp:
     """Counts API requests by route template; everything else passes untouched."""
+    counters: dict[tuple[str, str, int], Counter] = {}
+    durations: dict[str, Histogram] = {}
+
+    def note(method: str, route: str, status: int, seconds: float) -> None:
+        key = (method, route, status)
+        if key not in counters:
+            counters[key] = metrics.http_requests_total.labels(method if method in METHODS else "other", route, status)
+            durations[route] = metrics.http_request_duration_seconds.labels(route)
+        counters[key].inc()
+        durations[route].observe(seconds)
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or not scope["path"].startswith("/api/"):
             await app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status = 500
+        status, seconds = 500, None
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, seconds = message["status"], time.perf_counter() - begun
             await send(message)
 
         try:
             await app(scope, receive, noted)
         finally:
             route = scope.get("path_template") or "unknown"
-            metrics.http_requests_total.labels(str(scope["method"]), route, status).inc()
-            metrics.http_request_duration_seconds.labels(route).observe(time.perf_counter() - begun)
+            note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)
 
     return middleware

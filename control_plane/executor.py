@@ -1,7 +1,6 @@
 """The control plane's own worker: the light nodes of plane `node`, run in this process."""
 
 from bridge.artifacts import ArtifactStore
-from bridge.metrics import worker_active_tasks, worker_job_duration_seconds, worker_jobs_total
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import Registry
 from bridge.worker import Worker
@@ -12,10 +11,7 @@ from schemas.structs.settings import Settings
 def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker:
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         llm.set(settings.llm)
-        with worker_active_tasks.track_inprogress(), worker_job_duration_seconds.labels(run.task).time():
-            outcome = await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
-        worker_jobs_total.labels(run.task).inc()
-        return outcome
+        return await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
 
     return Worker(
         settings=settings,

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter
 
-from bridge import keys, planning
+from bridge import keys, metrics, planning
 from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
@@ -78,6 +79,7 @@ class JobQueue:
         self._known_at = float("-inf")
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._submitted: dict[tuple[str | None, str], Counter] = {}
 
     # Planning -------------------------------------------------------------------------------------------------------
 
@@ -187,6 +189,7 @@ class JobQueue:
         job_id = planned.graph.workflow_id
         new = self._new(planned, request, digest, owner)
         word = await self.jobs.submit(new)
+        self._count(planned.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
             if key is not None:
                 name = keys.idempotency(owner, key)
@@ -229,7 +232,15 @@ class JobQueue:
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
         words = await self.jobs.submit_many([job for _, job in new])
         for (index, job), word in zip(new, words, strict=True):
+            self._count(job.pipeline, word)
             answers[index] = await self.document(job.view()) if word == "ok" else self._not_accepted(word, job.job_id)
+
+    def _count(self, pipeline: str | None, word: str) -> None:
+        counter = self._submitted.get((pipeline, word))
+        if counter is None:
+            counter = metrics.jobs_submitted_total.labels(pipeline or "graph", word)
+            self._submitted[pipeline, word] = counter
+        counter.inc()
 
     def _new(self, planned: Planned, request: JobRequest, digest: str, owner: str) -> NewJob:
         start = request.start_at

@@ -22,6 +22,7 @@ for i, item in ipairs(items()) do
     if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
     redis.call('ZADD', INDEX, NOW, id)
     redis.call('SADD', ALIVE, id)
+    count(status, 1)
     alive = alive + 1
     status_event(J)
     for _, batch in ipairs(batches) do

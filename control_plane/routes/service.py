@@ -9,8 +9,9 @@ from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath
 from litestar.response import Redirect
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from bridge.metrics import exposition
 from bridge.times import now_rfc3339
 from control_plane.job_queue import JobQueue
 from control_plane.openapi import answers
@@ -117,8 +118,10 @@ async def _within(check: Awaitable[object]) -> None:
 
 
 @get("/metrics", summary="Prometheus metrics", media_type=CONTENT_TYPE_LATEST)
-async def metrics() -> Response[bytes]:
-    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+async def metrics(request: Req) -> Response[bytes]:
+    state = request.app.state
+    families = [*await state.overview.families(), *state.worker.measured(), *state.hub.measured()]
+    return Response(exposition(families), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 @get("/schemas/{name:str}", summary="A source JSON Schema")
