@@ -1,11 +1,7 @@
 """What both planes expose: every name, bounded labels, and numbers that agree with what was done."""
 
 import asyncio
-import io
-import math
-import struct
 import time
-import wave
 from types import SimpleNamespace
 
 import httpx
@@ -17,6 +13,7 @@ from bridge.artifacts import ArtifactNotFound, LocalStore
 from bridge.measured_store import MeasuredStore
 from data_plane import memory
 from tests.house import House, simulate
+from tests.observability.sound import tone
 
 KEPT = {
     "websocket_clients_connected", "websocket_connections_total", "websocket_messages_received_total",
@@ -83,7 +80,7 @@ def of_worker(house: House) -> Samples:
 def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
     jobs = [house.post("/api/jobs", simulate({"id": "a", "steps": 2}))["jobId"] for _ in range(5)]
     jobs.append(house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"])
-    (tmp_path / "voice.wav").write_bytes(_tone())
+    (tmp_path / "voice.wav").write_bytes(tone())
     voice = house.upload(tmp_path / "voice.wav")
     heavy = house.post("/api/jobs", {"pipeline": "train_voice", "params": {"recording": voice}})["jobId"]
     house.post("/api/jobs", {"graph": {}}, status=422)
@@ -101,7 +98,7 @@ def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
     assert control.sum("dihedral_jobs_submitted_total", result="ok") == 7
     assert control.sum("dihedral_http_requests_total", route="/api/jobs", method="POST", status="201") == 7
     assert control.sum("dihedral_http_requests_total", route="/api/jobs", method="POST", status="422") == 1
-    assert control.sum("dihedral_artifact_bytes_total", operation="put", bucket="inputs") == len(_tone())
+    assert control.sum("dihedral_artifact_bytes_total", operation="put", bucket="inputs") == len(tone())
     assert control.sum("dihedral_workers", plane="python") == 1
     assert data.sum("dihedral_node_duration_seconds_count", task="simulate", outcome="completed") == 5
     assert data.sum("dihedral_node_duration_seconds_count", task="simulate", outcome="failed") == 1
@@ -114,7 +111,7 @@ def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
     assert data.sum("dihedral_worker_slots", kind="heavy") == 1
     # What a slot, a process of its own, has moved is counted by its worker.
     assert data.sum("dihedral_artifact_bytes_total", operation="put", bucket="voices") == stored
-    assert data.sum("dihedral_artifact_bytes_total", operation="read", bucket="inputs") == len(_tone())
+    assert data.sum("dihedral_artifact_bytes_total", operation="read", bucket="inputs") == len(tone())
     used, peak = (data.sum(f"dihedral_device_memory_{what}_bytes", device="cpu") for what in ("used", "peak"))
     assert 10 << 20 < used <= peak < data.sum("dihedral_device_memory_total_bytes")
 
@@ -196,13 +193,3 @@ def test_gpus_are_asked_for_their_memory():
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=handle + 1, total=80, free=79 - handle),
     )
     assert memory.of_gpus(nvml) == {"gpu0": (1, 80), "gpu1": (2, 80)}
-
-
-def _tone() -> bytes:
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(b"".join(struct.pack("<h", int(9000 * math.sin(n / 9))) for n in range(16000)))
-    return out.getvalue()
