@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generat
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bridge.artifacts import BUCKETS
 from bridge.version import VERSION
 
 if TYPE_CHECKING:
@@ -118,7 +119,10 @@ artifact_errors_total = Counter(
 event_loop_lag_seconds = Histogram(
     "dihedral_event_loop_lag_seconds", "How much later than asked the event loop came back", buckets=SHORT_SECONDS
 )
-for _operation in ("put", "read"):  # what is rare is there as nothing, so that its first time is seen as a rise
+for _operation in ("put", "read"):  # what comes late is there as nothing, so that its first time is seen as a rise
+    artifact_seconds.labels(_operation)
+    for _bucket in BUCKETS:
+        artifact_bytes_total.labels(_operation, _bucket)
     for _code in ("artifact_store_unavailable", "artifact_store_full"):
         artifact_errors_total.labels(_operation, _code)
 build = Info("dihedral_build", "What runs here")
