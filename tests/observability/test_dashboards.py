@@ -70,9 +70,18 @@ def stack(tmp_path_factory):
     for binary in ("prometheus", "prometheus-redis-exporter"):
         if shutil.which(binary) is None:
             skip("prometheus", f"there is no {binary} on this machine")
-    directory = tmp_path_factory.mktemp("house")
+    with running_stack(tmp_path_factory.mktemp("stack")) as (prometheus, load):
+        load.run(seconds=5)
+        time.sleep(1.5)  # two scrapes and a round of the rules see the end of it
+        yield prometheus, load
+
+
+@contextmanager
+def running_stack(directory: Path) -> Iterator[tuple[Prometheus, Load]]:
+    """The system with one worker, entries for a pool that has none, and a Prometheus that has seen every target."""
+    (directory / "house").mkdir()
     with ExitStack() as stack:
-        house = House(directory)
+        house = House(directory / "house")
         stack.callback(house.close)
         load = Load(house)
         port = free_port()
@@ -84,11 +93,9 @@ def stack(tmp_path_factory):
             "worker": [f"127.0.0.1:{port}"],
             "redis": [stack.enter_context(redis_exporter(house.redis_url))],
         }
-        prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), targets)
+        prometheus = Prometheus(directory, targets)
         stack.callback(prometheus.close)
-        becomes(lambda: list(prometheus.values("up", "job").values()) == [1.0] * 9)
-        load.run(seconds=5)
-        time.sleep(1.5)  # two scrapes and a round of the rules see the end of it
+        becomes(lambda: list(prometheus.values("up", "job").values()) == [1.0] * len(targets) + [1.0])
         yield prometheus, load
 
 
