@@ -41,6 +41,7 @@ from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
 from bridge.times import rfc3339
+from bridge.tracing import Tracing
 from bridge.version import VERSION
 from schemas.structs.graph import Node, NodeError, Plane
 from schemas.structs.settings import Settings
@@ -69,8 +70,10 @@ class Worker:
         device: str = "",
         metrics_url: str | None = None,
         pool: str = "default",
+        tracing: Tracing | None = None,
     ) -> None:
         """`slots` and `light`: how many nodes of each kind may run at once."""
+        self._tracing = tracing
         self.settings = settings
         self.plane = plane
         self.pool = pool
@@ -300,6 +303,9 @@ class Worker:
             self._free[kind] += 1
             self._changed.set()
         if outcome is not None:
+            if outcome.error is not None:
+                where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
+                log.info("a node failed: %s", outcome.error.code, extra=where)
             self._observe(delivery.topology.nodes[node_id].task, outcome.status, time.monotonic() - begun)
         if delivery.lost or outcome is None:
             return []
@@ -342,7 +348,12 @@ class Worker:
         )
         self._at_work["light" if running.light else "heavy"] += 1
         try:
-            return await self._run_node(run, running, running.cancel)
+            if self._tracing is None:
+                return await self._run_node(run, running, running.cancel)
+            with self._tracing.node(delivery.claim.traceparent, run, self.plane, self.worker_id) as span:
+                outcome = await self._run_node(run, running, running.cancel)
+                span.ended(outcome)
+                return outcome
         except Exception as error:
             log.exception(
                 "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}

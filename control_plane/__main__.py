@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = settings.load(
             options.config, os.environ, {path: value for path, value in flags.items() if value is not None}
         )
-        logs.configure(loaded.logs.level, loaded.logs.format, "node")
+        logs.configure(loaded.logs.level, loaded.logs.format, "node", settings.secrets(loaded))
         listening = listen(loaded.control.host, loaded.control.port)
         from control_plane.app import create_app
 

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
-from bridge import metrics, tasks
+from bridge import metrics, tasks, tracing
 from bridge.artifacts import open_store
 from bridge.connection import connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
 from bridge.measured_store import MeasuredStore
+from bridge.tracing import Tracing
 from bridge.version import VERSION
 from control_plane import executor, problems, templates
 from control_plane.hub import Hub
@@ -43,15 +44,20 @@ log = logging.getLogger(__name__)
 
 TASK_MODULES = ("control_plane.tasks",)
 ANSWER_SECONDS = 4.0
+SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 
 
-def create_app(settings: Settings) -> Litestar:
-    """Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded; contacts nothing."""
+def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
+    """Contacts nothing. `spans`: instead of what the settings say of tracing.
+
+    Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
+    """
     registry = tasks.collect([*TASK_MODULES, *settings.worker.tasks], plane="node", directory=Path.cwd())
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
+    traced = tracing.start(settings, "node") if spans is None else spans
     store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
 
     @asynccontextmanager
@@ -60,7 +66,7 @@ def create_app(settings: Settings) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own)
         hub = Hub(settings, jobs, queue.document)
-        worker = executor.make(settings, registry, store)
+        worker = executor.make(settings, registry, store, traced)
         app.state.update(
             {
                 "settings": settings,
@@ -91,12 +97,14 @@ def create_app(settings: Settings) -> Litestar:
             await asyncio.gather(*loops.values(), return_exceptions=True)
             await store.close()
             await client.aclose()
+            if traced is not None:
+                await asyncio.to_thread(traced.close)
 
     return Litestar(
         route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes],
         lifespan=[lifespan],
         exception_handlers={Exception: problems.handle},
-        middleware=[_measured],
+        middleware=[_measured] if traced is None else [_measured, _traced(traced)],
         openapi_config=OpenAPIConfig(
             title="Dihedral",
             version=VERSION,
@@ -154,3 +162,20 @@ def _measured(app: ASGIApp) -> ASGIApp:
             note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)
 
     return middleware
+
+
+def _traced(spans: Tracing) -> Callable[..., ASGIApp]:
+    """A span around every submission."""
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP or scope["method"] != "POST" or scope["path"] not in SUBMISSIONS:
+                await app(scope, receive, send)
+                return
+            traceparent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+            with spans.request(f"POST {scope['path']}", traceparent.decode("latin-1")):
+                await app(scope, receive, send)
+
+        return middleware
+
+    return wrap

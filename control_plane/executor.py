@@ -3,12 +3,13 @@
 from bridge.artifacts import ArtifactStore
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import Registry
+from bridge.tracing import Tracing
 from bridge.worker import Worker
 from control_plane.tasks import llm
 from schemas.structs.settings import Settings
 
 
-def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker:
+def make(settings: Settings, registry: Registry, store: ArtifactStore, tracing: Tracing | None) -> Worker:
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         llm.set(settings.llm)
         return await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
@@ -21,4 +22,5 @@ def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker
         slots=0,
         light=settings.control.light_concurrency,
         store=store,
+        tracing=tracing,
     )

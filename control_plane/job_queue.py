@@ -25,6 +25,7 @@ from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
 from bridge.times import rfc3339
+from bridge.tracing import TRACEPARENT
 from control_plane.body import UNFIT, refusal, too_large
 from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from schemas.structs.capability import Capability
@@ -99,6 +100,8 @@ class JobQueue:
         graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
+        if traceparent := TRACEPARENT.get():
+            graph.metadata = {**graph.metadata, "traceparent": traceparent}
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
@@ -255,6 +258,7 @@ class JobQueue:
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
             owner=owner,
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
+            traceparent=TRACEPARENT.get(),
         )
 
     async def _kept(self, owner: str, key: str | None, digest: str) -> Kept | None:
