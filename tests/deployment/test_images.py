@@ -1,4 +1,4 @@
-"""Each image's steps, one after the other, in a clean directory tree: `pytest -m long tests/deployment/test_images.py`.
+"""Each image's steps, one after the other, in a clean directory tree: `pytest -n0 -m long -o faulthandler_timeout=1200 tests/deployment/test_images.py`.
 
 No engine runs here. So COPY takes what .dockerignore lets through, RUN runs with the image's paths below the tree, ENV is the whole
 environment, and ENTRYPOINT, CMD and HEALTHCHECK are what is started and asked in the end. The base image is this machine's Python.
