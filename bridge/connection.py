@@ -27,6 +27,7 @@ from redis.retry import Retry
 
 from bridge.errors import LayoutMismatch, ServerUnavailable
 from bridge.keys import LAYOUT, LAYOUT_VERSION
+from bridge.metrics import redis_round_trips_total
 
 Client = Any
 """A redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
@@ -97,6 +98,7 @@ def _that_hears_cancels(kind: Any) -> Any:
         socket_timeout: float | None
 
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            redis_round_trips_total.inc()
             within, self.socket_timeout = self.socket_timeout, None
             try:
                 async with asyncio.timeout(within):

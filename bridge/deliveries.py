@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import redis
 
-from bridge import keys
+from bridge import keys, metrics
 from bridge.connection import connect, is_cluster
 from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, decode_graph, decode_routes
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 TAKE_COUNT = 64
+WORDS = ("ok", "gone", "stale", "malformed", "vanished", "not_yours")
 
 
 class Delivery:
@@ -146,6 +147,8 @@ class Taker:
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self._topologies = Topologies()
         self._count = 0
+        self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
+        self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
     async def aclose(self) -> None:
         await self._end_looks()
@@ -288,8 +291,11 @@ class Taker:
 
     def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
         deliveries = []
+        now_ms = time.time() * 1000
         for claim in claims:
+            self._words[claim.word].inc()
             if claim.word == "ok":
+                self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
                 topology, routes = self._topologies.get(claim.graph, claim.routes)
                 deliveries.append(Delivery(part, claim, self.consumer, topology, routes))
             elif claim.word == "malformed":

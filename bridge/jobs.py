@@ -405,7 +405,19 @@ class Jobs:
         age_ms = await self.now_ms() - int(first[0][0].split(b"-")[0])
         return max(1, waiting), held, max(0.0, age_ms / 1000)
 
+    async def counts(self) -> dict[str, int]:
+        """What the scripts have counted, over all partitions: jobs by live status, by end and pipeline, and what happened."""
+        found: dict[str, int] = {}
+        for part in self.scripts.partitions:
+            for name, number in (await self.client.hgetall(part.counts)).items():
+                found[name.decode()] = found.get(name.decode(), 0) + int(number)
+        return found
+
     # Dead letters ---------------------------------------------------------------------------------------------------
+
+    async def dead_letter_count(self) -> int:
+        """Letters that nobody has requeued or dropped yet."""
+        return sum([int(await self.client.xlen(part.dead)) for part in self.scripts.partitions])
 
     async def dead_letters(self, before: str | None = None, limit: int = 500) -> list[DeadLetter]:
         """Newest first, those older than the letter `before`. Raises ValueError where that can be no letter's id."""

@@ -24,7 +24,9 @@ class Partition:
     `tag` is empty when there is only one, else `{n}`.
     """
 
-    __slots__ = ("alive", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag", "tries", "webhooks")
+    __slots__ = (
+        "alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag", "tries", "webhooks",
+    )  # fmt: skip
 
     def __init__(self, number: int, count: int) -> None:
         self.number = number
@@ -37,6 +39,7 @@ class Partition:
         self.dead = f"stream:dead{self.suffix}"
         self.webhooks = f"webhooks{self.suffix}"
         self.tries = f"webhooks:tries{self.suffix}"
+        self.counts = f"counts{self.suffix}"
 
     def job(self, job_id: str) -> str:
         return f"job:{self.tag}:{job_id}" if self.tag else f"job:{job_id}"

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from bridge.times import rfc3339
@@ -11,11 +12,15 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": "\x1b[2m"}
 
 
-def configure(level: str, form: str, plane: str) -> None:
-    """`form`: json, console, or auto (console on a terminal). Replaces what was configured before."""
+def configure(level: str, form: str, plane: str, secrets: Collection[str] = ()) -> None:
+    """`form`: json, console, or auto (console on a terminal). `secrets` never leave: each line says *** instead.
+
+    Replaces what was configured before.
+    """
     handler = logging.StreamHandler(sys.stderr)
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    handler.setFormatter(_Json(plane) if as_json else _Console(colour=sys.stderr.isatty()))
+    formatter = _Json(plane) if as_json else _Console(colour=sys.stderr.isatty())
+    handler.setFormatter(_Clean(formatter, secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(str(level).upper())
@@ -25,6 +30,34 @@ def configure(level: str, form: str, plane: str) -> None:
     logging.getLogger("uvicorn.error").setLevel("WARNING")
     logging.getLogger("httpx").setLevel("WARNING")
     logging.captureWarnings(True)
+
+
+def bind(**fields: str) -> None:
+    """Fields that every line of this process has from now on, as far as it does not say otherwise."""
+    make = logging.getLogRecordFactory()
+
+    def made(*arguments: Any, **more: Any) -> logging.LogRecord:
+        record = make(*arguments, **more)
+        vars(record).update(fields)
+        return record
+
+    logging.setLogRecordFactory(made)
+
+
+class _Clean(logging.Formatter):
+    """Another formatter's text without secrets, as they are or as JSON would write them."""
+
+    def __init__(self, formatter: logging.Formatter, secrets: Collection[str]) -> None:
+        super().__init__()
+        self._formatter = formatter
+        spelled = {text for secret in secrets if secret for text in (secret, json.dumps(secret)[1:-1])}
+        self._secrets = sorted(spelled, key=len, reverse=True)  # one may be within another
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._formatter.format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -1,16 +1,71 @@
-"""The metrics of both planes. Names without `dihedral_` are a contract of old dashboards; no job id ever becomes a label."""
+"""The metrics of both planes: what is counted where it happens, and what is asked only when somebody looks.
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
+Names without `dihedral_` are a contract of old dashboards. Labels come from bounded sets (tasks, pipelines, pools, route templates,
+words of ours); no job id ever becomes one. Whatever runs once a node or an entry looks its children up beforehand: `labels()` costs
+more than counting does. What all processes see alike in Redis is not here but in control_plane/overview.py.
+"""
 
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bridge.artifacts import BUCKETS
 from bridge.version import VERSION
 
-LONG_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 21600)
+if TYPE_CHECKING:
+    from bridge.measured_store import Transfer
 
-worker_active_tasks = Gauge("worker_active_tasks", "Nodes that run in this process now")
-worker_jobs_total = Counter("worker_jobs_total", "Nodes that have ended, by task", ["type"])
-worker_job_duration_seconds = Histogram(
-    "worker_job_duration_seconds", "Run time of a node, by task", ["type"], buckets=LONG_SECONDS
+LONG_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 21600)
+SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+OUTCOMES = ("completed", "failed", "cancelled")
+LAG_EVERY_SECONDS = 0.25
+
+# Nodes and deliveries -----------------------------------------------------------------------------------------------
+
+node_duration_seconds = Histogram(
+    "dihedral_node_duration_seconds",
+    "Run time of a node, by task and outcome",
+    ["task", "outcome"],
+    buckets=LONG_SECONDS,
 )
+queue_wait_seconds = Histogram(
+    "dihedral_queue_wait_seconds",
+    "From an entry's dispatch until a worker took it",
+    ["plane", "pool"],
+    buckets=LONG_SECONDS,
+)
+deliveries_total = Counter(
+    "dihedral_deliveries_total", "Entries taken, by what became of them at once", ["plane", "pool", "word"]
+)
+lease_losses_total = Counter("dihedral_lease_losses_total", "Deliveries that another worker took over from this one")
+device_seconds_total = Counter(
+    "dihedral_device_seconds_total", "Time that nodes held a slot, by task and device", ["task", "device"]
+)
+device_memory_used_bytes = Gauge(
+    "dihedral_device_memory_used_bytes", "Memory in use: of each GPU, or of all slots where there is none", ["device"]
+)
+device_memory_peak_bytes = Gauge(
+    "dihedral_device_memory_peak_bytes",
+    "The most that has been in use since the start, looked at every second",
+    ["device"],
+)
+device_memory_total_bytes = Gauge(
+    "dihedral_device_memory_total_bytes", "Memory of the GPU, or of the machine where there is none", ["device"]
+)
+cancelling_oldest_seconds = Gauge(
+    "dihedral_cancelling_oldest_seconds",
+    "How long the oldest cancel waits for its workers, as the sweep of a minute sees it",
+)
+jobs_submitted_total = Counter(
+    "dihedral_jobs_submitted_total", "Submissions, by pipeline and what became of them", ["pipeline", "result"]
+)
+
+# WebSocket and hub --------------------------------------------------------------------------------------------------
 
 websocket_clients_connected = Gauge("websocket_clients_connected", "WebSocket clients now")
 websocket_connections_total = Counter("websocket_connections_total", "WebSocket connections since the start")
@@ -20,17 +75,124 @@ websocket_errors_total = Counter("websocket_errors_total", "Messages refused and
 websocket_client_lifetime_seconds = Histogram(
     "websocket_client_lifetime_seconds", "How long a client stayed", buckets=LONG_SECONDS
 )
+hub_lag_seconds = Histogram(
+    "dihedral_hub_lag_seconds",
+    "From hearing an event until it was handed to a client's connection",
+    buckets=SHORT_SECONDS,
+)
+hub_drops_total = Counter(
+    "dihedral_hub_drops_total",
+    "overflow: a client fell behind and reads the log again; slow_client: it was closed",
+    ["reason"],
+)
+hub_overflows = hub_drops_total.labels("overflow")
+hub_slow_clients = hub_drops_total.labels("slow_client")
+hub_rereads_total = Counter("dihedral_hub_rereads_total", "Event logs read again because something was missed")
+
+# HTTP, Redis, artifacts, process ------------------------------------------------------------------------------------
 
 http_requests_total = Counter(
     "dihedral_http_requests_total", "API requests by route template", ["method", "route", "status"]
 )
 http_request_duration_seconds = Histogram(
-    "dihedral_http_request_duration_seconds", "API requests by route template", ["route"]
+    "dihedral_http_request_duration_seconds",
+    "Until the answer begins, by route template",
+    ["route"],
+    buckets=SHORT_SECONDS,
 )
 
 webhooks_total = Counter("dihedral_webhooks_total", "Webhooks by what became of a message", ["outcome"])
 
+redis_round_trips_total = Counter("dihedral_redis_round_trips_total", "Commands and pipelines sent to Redis")
+redis_script_seconds = Histogram(
+    "dihedral_redis_script_seconds",
+    "One call of a script, with its way there and back",
+    ["script"],
+    buckets=SHORT_SECONDS,
+)
+artifact_bytes_total = Counter(
+    "dihedral_artifact_bytes_total", "Bytes put into the store and read from it", ["operation", "bucket"]
+)
+artifact_seconds = Histogram(
+    "dihedral_artifact_seconds", "One operation on the artifact store", ["operation"], buckets=LONG_SECONDS
+)
+artifact_errors_total = Counter(
+    "dihedral_artifact_errors_total", "Operations on the artifact store that failed", ["operation", "code"]
+)
+event_loop_lag_seconds = Histogram(
+    "dihedral_event_loop_lag_seconds", "How much later than asked the event loop came back", buckets=SHORT_SECONDS
+)
+for _operation in ("put", "read"):  # what comes late is there as nothing, so that its first time is seen as a rise
+    artifact_seconds.labels(_operation)
+    for _bucket in BUCKETS:
+        artifact_bytes_total.labels(_operation, _bucket)
+    for _code in ("artifact_store_unavailable", "artifact_store_full"):
+        artifact_errors_total.labels(_operation, _code)
 build = Info("dihedral_build", "What runs here")
 build.info({"version": VERSION})
 
-__all__ = ["REGISTRY"]
+
+def note_transfer(transfer: "Transfer") -> None:
+    artifact_seconds.labels(transfer.operation).observe(transfer.seconds)
+    if transfer.size_bytes:
+        artifact_bytes_total.labels(transfer.operation, transfer.bucket).inc(transfer.size_bytes)
+    if transfer.code:
+        artifact_errors_total.labels(transfer.operation, transfer.code).inc()
+
+
+def node_observer(tasks: Iterable[str]) -> Callable[[str, str, float], None]:
+    """`observe(task, outcome, seconds)` for the worker loop, of these tasks alone."""
+    observers = {
+        (task, outcome): node_duration_seconds.labels(task, outcome).observe for task in tasks for outcome in OUTCOMES
+    }
+
+    def observe(task: str, outcome: str, seconds: float) -> None:
+        observers[task, outcome](seconds)
+
+    return observe
+
+
+async def watch_loop() -> None:
+    """Measures this event loop's lag until it is cancelled."""
+    while True:
+        asked = time.perf_counter()
+        await asyncio.sleep(LAG_EVERY_SECONDS)
+        event_loop_lag_seconds.observe(max(0.0, time.perf_counter() - asked - LAG_EVERY_SECONDS))
+
+
+class _OldNames(Collector):
+    """`worker_jobs_total{type}` and `worker_job_duration_seconds{type}`: the node histogram, summed over its outcomes."""
+
+    def collect(self) -> Iterator[Metric]:
+        sums: dict[tuple[str, str, str], float] = {}
+        for metric in node_duration_seconds.collect():
+            for sample in metric.samples:
+                part = sample.name.removeprefix(metric.name)
+                key = (sample.labels["task"], part, sample.labels.get("le", ""))
+                sums[key] = sums.get(key, 0.0) + sample.value
+        total = CounterMetricFamily("worker_jobs", "Nodes that have ended, by task", labels=["type"])
+        duration = HistogramMetricFamily("worker_job_duration_seconds", "Run time of a node, by task", labels=["type"])
+        for task in dict.fromkeys(task for task, _, _ in sums):
+            buckets: list[Any] = [
+                (le, sums[task, "_bucket", le]) for name, part, le in sums if (name, part) == (task, "_bucket")
+            ]
+            duration.add_metric([task], buckets, sums[task, "_sum", ""])
+            total.add_metric([task], sums[task, "_count", ""])
+        yield total
+        yield duration
+
+
+REGISTRY.register(_OldNames())
+
+
+class _Also(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def exposition(families: Iterable[Metric] = ()) -> bytes:
+    """What /metrics answers: everything that was counted in this process, and `families`, which were asked for just now."""
+    return generate_latest() + generate_latest(_Also(families))

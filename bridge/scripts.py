@@ -8,6 +8,7 @@ User JSON is opaque text on both sides.
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -20,6 +21,7 @@ from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, 
 from bridge.connection import LOST, Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from bridge.lifecycle import lua_prelude
+from bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
 MAX_CALL_ITEMS = 900
@@ -188,6 +190,7 @@ class Scripts:
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
+        self._seconds = {name: redis_script_seconds.labels(name) for name in NAMES}
         self._headers = [
             _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
             for part in self.partitions
@@ -266,11 +269,14 @@ class Scripts:
         return await self.call_encoded(name, part, [_encode(item) for item in items])
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
+        begun = time.perf_counter()
         arguments = (1, part.index, self._headers[part.number], *items)
         try:
             return await self.client.execute_command("EVALSHA", _digest(name), *arguments)
         except NoScriptError:  # EVAL leaves it behind on that very node
             return await self.client.execute_command("EVAL", source(name), *arguments)
+        finally:
+            self._seconds[name].observe(time.perf_counter() - begun)
 
     def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
         """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
@@ -279,6 +285,9 @@ class Scripts:
 
 _sources: dict[str, str] = {}
 
+NAMES = (
+    "submit", "take", "report", "renew", "reclaim", "release", "cancel", "retry", "delete", "due", "drop_consumer", "read",
+)  # fmt: skip
 FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
 """At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
 

@@ -1,7 +1,8 @@
 """Settings: dihedral.toml, then DIHEDRAL_SECTION__KEY, then flags. The only place that reads the environment.
 
-Keys are camelCase in the file (`[jobs] leaseMs = 5000`), upper snake case in variables (`DIHEDRAL_JOBS__LEASE_MS=5000`). An
-unknown key or a value out of range stops the start with the file or variable, the path and the reason.
+Keys are camelCase in the file (`[jobs] leaseMs = 5000`), upper snake case in variables (`DIHEDRAL_JOBS__LEASE_MS=5000`); with
+`_FILE` behind it a variable names a file that has the value (a mounted secret). An unknown key or a value out of range stops the start
+with the file or variable, the path and the reason.
 """
 
 import math
@@ -21,6 +22,7 @@ PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
 NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
 
 
@@ -54,6 +56,17 @@ def given(file: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
         for field in _fields(section, "")
     }
     return frozenset(f"{section}.{names[section, key]}" for _, section, key, _ in rows)
+
+
+def secrets(loaded: Settings) -> frozenset[str]:
+    """What no log may say: keys, and the password within an address."""
+    found = set()
+    for section in msgspec.structs.fields(Settings):
+        for field in msgspec.structs.fields(section.type):
+            if field.encode_name in SECRETS:
+                value = getattr(getattr(loaded, section.name), field.name)
+                found.add(urlsplit(value).password or "" if field.encode_name == "url" else value)
+    return frozenset(found - {""})
 
 
 def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -105,9 +118,18 @@ def _from_environment(environ: Mapping[str, str]) -> list[Row]:
         section, divider, key = name.removeprefix(PREFIX).lower().partition("__")
         if not divider:
             raise SettingsError(f"{name}: is no setting; variables are named {PREFIX}SECTION__KEY")
+        if key.endswith(OF_FILE) and key not in {field.name for field in _fields(section, name)}:
+            key, text = key.removesuffix(OF_FILE), _content(name, text)
         field = _field(section, key, name)
         rows.append((name, section, field.encode_name, _parsed(text, field.type)))
     return rows
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}: {path} cannot be read: {error}") from error
 
 
 def _from_flags(overrides: Mapping[str, Any]) -> list[Row]:

@@ -25,8 +25,9 @@ from typing import Any
 
 import msgspec
 import redis
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from bridge import graphs, keys
+from bridge import graphs, keys, metrics
 from bridge.artifacts import ArtifactStore
 from bridge.connection import LOST, check_layout, connect, listener
 from bridge.deliveries import Delivery, Taker
@@ -41,6 +42,7 @@ from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
 from bridge.tasks import Registry
 from bridge.times import rfc3339
+from bridge.tracing import Tracing
 from bridge.version import VERSION
 from schemas.structs.graph import Node, NodeError, Plane
 from schemas.structs.settings import Settings
@@ -69,9 +71,10 @@ class Worker:
         device: str = "",
         metrics_url: str | None = None,
         pool: str = "default",
-        observe: Callable[[str, str, float], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """`slots` and `light`: how many nodes of each kind may run at once. `observe(task, outcome, seconds)` feeds metrics."""
+        """`slots` and `light`: how many nodes of each kind may run at once."""
+        self._tracing = tracing
         self.settings = settings
         self.plane = plane
         self.pool = pool
@@ -85,7 +88,7 @@ class Worker:
         self._store = store
         self._device = device
         self._metrics_url = metrics_url
-        self._observe = observe
+        self._observe = metrics.node_observer(registry)
         self._url = settings.redis.url
         self._client = connect(self._url)
         self._jobs = Jobs(self._client, settings)
@@ -164,6 +167,20 @@ class Worker:
     def problems(self) -> list[str]:
         """Why this worker is not ready, a sentence each."""
         return [self._trouble] if self._trouble else []
+
+    def measured(self) -> list[Metric]:
+        """What runs here now, for the metrics."""
+        active = GaugeMetricFamily(
+            "worker_active_tasks", "Nodes that run in this process now", sum(self._at_work.values())
+        )
+        there = GaugeMetricFamily(
+            "dihedral_worker_slots", "Nodes that may run at once", labels=["plane", "pool", "kind"]
+        )
+        busy = GaugeMetricFamily("dihedral_worker_slots_busy", "Nodes in their task", labels=["plane", "pool", "kind"])
+        for kind, limit in (("light", self._light), ("heavy", self._slots)):
+            there.add_metric([self.plane, self.pool, kind], limit)
+            busy.add_metric([self.plane, self.pool, kind], self._at_work[kind])
+        return [active, there, busy]
 
     async def _connect(self) -> None:
         delay = 0.1
@@ -286,7 +303,10 @@ class Worker:
             self._dirty.pop(running, None)
             self._free[kind] += 1
             self._changed.set()
-        if self._observe is not None and outcome is not None:
+        if outcome is not None:
+            if outcome.error is not None:
+                where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
+                log.info("a node failed: %s", outcome.error.code, extra=where)
             self._observe(delivery.topology.nodes[node_id].task, outcome.status, time.monotonic() - begun)
         if delivery.lost or outcome is None:
             return []
@@ -330,7 +350,12 @@ class Worker:
         )
         self._at_work["light" if running.light else "heavy"] += 1
         try:
-            return await self._run_node(run, running, running.cancel)
+            if self._tracing is None:
+                return await self._run_node(run, running, running.cancel)
+            with self._tracing.node(delivery.claim.traceparent, run, self.plane, self.worker_id) as span:
+                outcome = await self._run_node(run, running, running.cancel)
+                span.ended(outcome)
+                return outcome
         except Exception as error:
             log.exception(
                 "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
@@ -462,6 +487,8 @@ class Worker:
 
     def _lose(self, delivery: Delivery) -> None:
         """Another worker has this delivery: whatever still runs here ends without a word."""
+        if not delivery.lost:
+            metrics.lease_losses_total.inc()
         delivery.lost = True
         self._cancel(lambda other: other is delivery)
 

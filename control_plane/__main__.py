@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.config, os.environ, {path: value for path, value in flags.items() if value is not None}
         )
         refuse_open_to_all(loaded)
-        logs.configure(loaded.logs.level, loaded.logs.format, "node")
+        logs.configure(loaded.logs.level, loaded.logs.format, "node", settings.secrets(loaded))
         listening = listen(loaded.control.host, loaded.control.port)
         from control_plane.app import create_app
 

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,17 +20,21 @@ from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
 
-from bridge import metrics, tasks
+from bridge import metrics, tasks, tracing
 from bridge.artifacts import open_store
 from bridge.connection import connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
+from bridge.measured_store import MeasuredStore
+from bridge.tracing import Tracing
 from bridge.version import VERSION
 from control_plane import executor, problems, templates
 from control_plane.access import Access, guard
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
+from control_plane.overview import Overview
 from control_plane.routes.artifacts import artifact_routes
 from control_plane.routes.jobs import job_routes
 from control_plane.routes.live import live_routes
@@ -44,15 +48,21 @@ log = logging.getLogger(__name__)
 
 TASK_MODULES = ("control_plane.tasks",)
 ANSWER_SECONDS = 4.0
+SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 
 
-def create_app(settings: Settings) -> Litestar:
-    """Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded; contacts nothing."""
+def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
+    """Contacts nothing. `spans`: instead of what the settings say of tracing.
+
+    Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
+    """
     registry = tasks.collect([*TASK_MODULES, *settings.worker.tasks], plane="node", directory=Path.cwd())
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
-    store = open_store(settings.artifacts)
+    traced = tracing.start(settings, "node") if spans is None else spans
+    store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -61,13 +71,24 @@ def create_app(settings: Settings) -> Litestar:
         queue = JobQueue(jobs, settings, pipelines, own)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
-        app.state.update({"settings": settings, "store": store, "queue": queue, "hub": hub, "access": access})
-        worker = executor.make(settings, registry, store)
+        worker = executor.make(settings, registry, store, traced)
+        app.state.update(
+            {
+                "settings": settings,
+                "store": store,
+                "queue": queue,
+                "hub": hub,
+                "access": access,
+                "worker": worker,
+                "overview": Overview(jobs, pipelines),
+            }
+        )
         loops = {
             "executor": asyncio.create_task(worker.run(), name="executor"),
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
+            "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
             loop.add_done_callback(lambda done, name=name: _watch(done, name))  # type: ignore[misc]
@@ -83,6 +104,8 @@ def create_app(settings: Settings) -> Litestar:
             await asyncio.gather(*loops.values(), return_exceptions=True)
             await store.close()
             await client.aclose()
+            if traced is not None:
+                await asyncio.to_thread(traced.close)
 
     return Litestar(
         route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes, *session_routes],
@@ -90,7 +113,7 @@ def create_app(settings: Settings) -> Litestar:
         guards=[guard],
         cors_config=_cors(settings),
         exception_handlers={Exception: problems.handle},
-        middleware=[_measured],
+        middleware=[_measured] if traced is None else [_measured, _traced(traced)],
         openapi_config=OpenAPIConfig(
             title="Dihedral",
             version=VERSION,
@@ -130,25 +153,51 @@ def _watch(done: "asyncio.Task[None]", name: str) -> None:
 
 def _measured(app: ASGIApp) -> ASGIApp:
     """Counts API requests by route template; everything else passes untouched."""
+    counters: dict[tuple[str, str, int], Counter] = {}
+    durations: dict[str, Histogram] = {}
+
+    def note(method: str, route: str, status: int, seconds: float) -> None:
+        key = (method, route, status)
+        if key not in counters:
+            counters[key] = metrics.http_requests_total.labels(method if method in METHODS else "other", route, status)
+            durations[route] = metrics.http_request_duration_seconds.labels(route)
+        counters[key].inc()
+        durations[route].observe(seconds)
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or not scope["path"].startswith("/api/"):
             await app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status = 500
+        status, seconds = 500, None
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, seconds = message["status"], time.perf_counter() - begun
             await send(message)
 
         try:
             await app(scope, receive, noted)
         finally:
             route = scope.get("path_template") or "unknown"
-            metrics.http_requests_total.labels(str(scope["method"]), route, status).inc()
-            metrics.http_request_duration_seconds.labels(route).observe(time.perf_counter() - begun)
+            note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)
 
     return middleware
+
+
+def _traced(spans: Tracing) -> Callable[..., ASGIApp]:
+    """A span around every submission."""
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP or scope["method"] != "POST" or scope["path"] not in SUBMISSIONS:
+                await app(scope, receive, send)
+                return
+            traceparent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+            with spans.request(f"POST {scope['path']}", traceparent.decode("latin-1")):
+                await app(scope, receive, send)
+
+        return middleware
+
+    return wrap

@@ -1,22 +1,19 @@
 """The control plane's own worker: the light nodes of plane `node`, run in this process."""
 
 from bridge.artifacts import ArtifactStore
-from bridge.metrics import worker_active_tasks, worker_job_duration_seconds, worker_jobs_total
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import Registry
+from bridge.tracing import Tracing
 from bridge.worker import Worker
 from control_plane.tasks import allowed, llm
 from schemas.structs.settings import Settings
 
 
-def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker:
+def make(settings: Settings, registry: Registry, store: ArtifactStore, tracing: Tracing | None) -> Worker:
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         llm.set(settings.llm)
         allowed.set(settings.outgoing.allow)
-        with worker_active_tasks.track_inprogress(), worker_job_duration_seconds.labels(run.task).time():
-            outcome = await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
-        worker_jobs_total.labels(run.task).inc()
-        return outcome
+        return await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
 
     return Worker(
         settings=settings,
@@ -26,4 +23,5 @@ def make(settings: Settings, registry: Registry, store: ArtifactStore) -> Worker
         slots=0,
         light=settings.control.light_concurrency,
         store=store,
+        tracing=tracing,
     )

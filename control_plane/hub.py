@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 
 import msgspec
 import redis
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from redis.asyncio.client import PubSub
 
-from bridge import keys
+from bridge import keys, metrics
 from bridge.connection import LOST, is_cluster, listener
 from bridge.jobs import Jobs, JobView
 from bridge.lifecycle import JOB_ENDED
@@ -105,6 +106,7 @@ class Subscription:
         "ready",
         "replaced",
         "sent",
+        "since",
         "wake",
         "watch",
     )
@@ -115,6 +117,7 @@ class Subscription:
         self.wake = wake
         self.events: list[tuple[int, str]] = []
         self.sent = 0
+        self.since = 0.0  # when the oldest of `events` was heard
         self.ready = False
         self.first = True
         self.moved = False
@@ -125,10 +128,13 @@ class Subscription:
     def push(self, seq: int, text: str) -> None:
         if seq <= self.sent or self.lost:
             return
+        if not self.events:
+            self.since = time.monotonic()
         self.events.append((seq, text))
         if self.ready:
             if len(self.events) > self.limit:
                 self.events, self.lost = [], True
+                metrics.hub_overflows.inc()
             self.wake()
 
     def move(self) -> None:
@@ -167,6 +173,8 @@ class Subscription:
         self.first = False
         self.moved = (progress, status) != (watch.progress, watch.status)
         self._last_sent = time.monotonic()
+        if taken:
+            metrics.hub_lag_seconds.observe(self._last_sent - self.since)
         texts = tuple(text for _, text in taken)
         return Chunk(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
 
@@ -291,6 +299,16 @@ class Hub:
                     log.warning("the hub's subscription broke: %s; subscribing again", broken.exceptions[0])
                 await asyncio.sleep(self._delay)
                 self._delay = min(self._delay * 2, 2.0)
+
+    def measured(self) -> list[Metric]:
+        """What is watched here now, for the metrics."""
+        subscriptions = sum(len(watch.subscriptions) for watch in self._watches.values())
+        return [
+            GaugeMetricFamily("dihedral_hub_watched_jobs", "Jobs that somebody watches here", len(self._watches)),
+            GaugeMetricFamily(
+                "dihedral_hub_subscriptions", "Subscriptions of WebSocket and event streams", subscriptions
+            ),
+        ]
 
     @contextmanager
     def attended(self, wake: Callable[[], None]) -> Iterator[None]:
@@ -540,6 +558,7 @@ class Hub:
     async def _catch_up(self, watch: Watch) -> None:
         """One read for all that was heard before it; whatever the log has not then, it never had."""
         while wanted := watch.wanted:
+            metrics.hub_rereads_total.inc()
             await self._reread(watch)
             if watch.wanted == wanted or watch.gone:
                 watch.wanted = 0

@@ -18,13 +18,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter
 
-from bridge import keys, planning
+from bridge import keys, metrics, planning
 from bridge.graphs import Route, Topology
 from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from bridge.lifecycle import JOB_ENDED
 from bridge.owned import OWNER
 from bridge.times import rfc3339
+from bridge.tracing import TRACEPARENT
 from control_plane.access import OPEN, Who
 from control_plane.body import UNFIT, refusal, too_large
 from control_plane.outgoing import Forbidden, Guard
@@ -82,6 +84,7 @@ class JobQueue:
         self._known_at = float("-inf")
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._submitted: dict[tuple[str | None, str], Counter] = {}
 
     # Planning -------------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,8 @@ class JobQueue:
         graph.metadata.pop(OWNER, None)
         if owner:
             graph.metadata[OWNER] = owner
+        if traceparent := TRACEPARENT.get():
+            graph.metadata = {**graph.metadata, "traceparent": traceparent}
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
@@ -195,6 +200,7 @@ class JobQueue:
         job_id = planned.graph.workflow_id
         new = self._new(planned, request, digest, who)
         word = await self.jobs.submit(new)
+        self._count(planned.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
             if key is not None:
                 name = keys.idempotency(owner, key)
@@ -237,7 +243,16 @@ class JobQueue:
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
         words = await self.jobs.submit_many([job for _, job in new])
         for (index, job), word in zip(new, words, strict=True):
+            self._count(job.pipeline, word)
             answers[index] = await self.document(job.view()) if word == "ok" else self._not_accepted(word, job.job_id)
+
+    def _count(self, pipeline: str | None, word: str) -> None:
+        word = word.partition(" ")[0]
+        counter = self._submitted.get((pipeline, word))
+        if counter is None:
+            counter = metrics.jobs_submitted_total.labels(pipeline or "graph", word)
+            self._submitted[pipeline, word] = counter
+        counter.inc()
 
     def _new(self, planned: Planned, request: JobRequest, digest: str, who: Who) -> NewJob:
         start, webhook = request.start_at, request.webhook
@@ -254,6 +269,7 @@ class JobQueue:
             limit=self._limit(who),
             webhook=b"" if isinstance(webhook, msgspec.UnsetType) else msgspec.json.encode(webhook),
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
+            traceparent=TRACEPARENT.get(),
         )
 
     def _limit(self, who: Who) -> tuple[str, int, int] | tuple[()]:

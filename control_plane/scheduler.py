@@ -7,12 +7,13 @@ jobs that have not changed for a minute: it resolves the whole graph, and puts b
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 
 import redis
 
-from bridge import keys
+from bridge import keys, metrics
 from bridge.connection import LOST, check_layout, connect
 from bridge.deliveries import Delivery, Topologies
 from bridge.errors import ServerUnavailable
@@ -41,6 +42,7 @@ class Scheduler:
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._name = f"scheduler-{uuid.uuid4().hex[:12]}"
         self._topologies = Topologies()
+        self._cancelling: dict[int, dict[str, float]] = {}
 
     async def run(self) -> None:
         """Until cancelled; an unreachable server is waited for."""
@@ -111,13 +113,24 @@ class Scheduler:
 
     async def _heal_still(self, part: Partition) -> None:
         horizon = await self._jobs.now_ms() - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
+        cancelling: set[str] = set()
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
             found = await self._jobs.read(job_id, graph=True)
             if found is None or found.ended:
                 await self._client.srem(part.alive, job_id)
+            elif found.status == "cancelling":
+                cancelling.add(job_id)
             elif found.updated_ms < horizon and found.status in ("queued", "running"):
                 await self.heal_job(part, found)
+        self._note_cancelling(part, cancelling)
+
+    def _note_cancelling(self, part: Partition, found: set[str]) -> None:
+        """How long the oldest cancel has been waiting for the word of a worker, since this scheduler first saw it."""
+        before, now = self._cancelling.get(part.number, {}), time.monotonic()
+        self._cancelling[part.number] = {job_id: before.get(job_id, now) for job_id in found}
+        since = [began for jobs in self._cancelling.values() for began in jobs.values()]
+        metrics.cancelling_oldest_seconds.set(now - min(since, default=now))
 
     async def heal_job(self, part: Partition, found: JobView) -> None:
         """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has."""

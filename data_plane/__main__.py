@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         loaded = settings.load(options.config, os.environ, _overrides(options))
-        logs.configure(loaded.logs.level, loaded.logs.format, "python")
+        logs.configure(loaded.logs.level, loaded.logs.format, "python", settings.secrets(loaded))
         from data_plane.service import serve
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -21,13 +21,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from bridge import metrics, tasks
+from bridge import logs, metrics, tasks, tracing
 from bridge.artifacts import ArtifactStore, open_store
 from bridge.errors import DihedralError
+from bridge.measured_store import MeasuredStore
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.worker import Worker
+from data_plane import memory
 from data_plane.device import Device
 from data_plane.slots import SlotPool
 from data_plane.tasks import BUILTIN
@@ -57,7 +59,8 @@ async def serve(settings: Settings) -> int:
     listening = listen(settings.worker.host, settings.worker.port)
     device = await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
-    store = open_store(settings.artifacts)
+    store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
+    spans = tracing.start(settings, "python")
     pool = SlotPool(
         slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus), cpus=device.cpus
     )
@@ -68,17 +71,20 @@ async def serve(settings: Settings) -> int:
                 plane="python",
                 pool=settings.worker.pool,
                 registry=registry,
-                run_node=_counted(_run_node(registry, pool, store, settings.jobs.node_output_bytes), registry),
+                run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes, bool(device.gpus)),
                 slots=slots,
                 light=settings.worker.light_concurrency,
                 store=store,
                 device=device.name,
                 metrics_url=f"http://{address(listening)}/metrics",
+                tracing=spans,
             )
             return await _run(worker, pool, store, listening)
     finally:
         listening.close()
         await store.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
 
 async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket) -> int:
@@ -87,9 +93,11 @@ async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: 
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="health and metrics")
     working = asyncio.create_task(worker.run(), name="worker")
     hard = asyncio.create_task(stops.hard.wait(), name="hard stop")
+    watching = [asyncio.create_task(watch, name="watch") for watch in (metrics.watch_loop(), memory.watch(pool.pids))]
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # the default scans the live heap far too often (facts E: p99 36 → 8.5 ms)
+    logs.bind(worker=worker.worker_id)
     log.info("worker %s: health and metrics at http://%s", worker.worker_id, address(listening))
     try:
         await asyncio.wait({working, hard, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,8 +107,8 @@ async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: 
     finally:
         stops.close()
         server.should_exit = True
-        hard.cancel()
-        working.cancel()
+        for task in (hard, working, *watching):
+            task.cancel()
         await asyncio.wait({serving, working})
 
 
@@ -134,35 +142,29 @@ class _Stops:
 RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 
 
-def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int) -> RunNode:
+def _run_node(
+    registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int, has_gpu: bool
+) -> RunNode:
+    held = {
+        name: metrics.device_seconds_total.labels(name, _device(task, has_gpu)).inc
+        for name, task in registry.items()
+        if not task.light
+    }
+
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         if run.task in registry and registry[run.task].light:
             return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
-        return await pool.run(run, emit, cancel)
+        begun = time.monotonic()
+        try:
+            return await pool.run(run, emit, cancel)
+        finally:
+            held[run.task](time.monotonic() - begun)
 
     return run_node
 
 
-def _counted(run_node: RunNode, registry: tasks.Registry) -> RunNode:
-    """`run_node` with its metrics; their children are looked up once."""
-    active = metrics.worker_active_tasks
-    kinds = {
-        task: (metrics.worker_jobs_total.labels(task), metrics.worker_job_duration_seconds.labels(task))
-        for task in registry
-    }
-
-    async def counted(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
-        total, duration = kinds[run.task]
-        total.inc()
-        active.inc()
-        begun = time.perf_counter()
-        try:
-            return await run_node(run, emit, cancel)
-        finally:
-            duration.observe(time.perf_counter() - begun)
-            active.dec()
-
-    return counted
+def _device(task: tasks.Task, has_gpu: bool) -> str:
+    return "gpu" if has_gpu and task.capability.runtime.kind == "gpu" else "cpu"
 
 
 # Before the start ---------------------------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ def _app(worker: Worker, pool: SlotPool, store: ArtifactStore, stops: _Stops) ->
         return 200, "application/json", b'{"status":"live"}'
 
     async def measured() -> tuple[int, str, bytes]:
-        return 200, CONTENT_TYPE_LATEST, generate_latest()
+        return 200, CONTENT_TYPE_LATEST, metrics.exposition(worker.measured())
 
     routes = {"/health/live": live, "/health/ready": ready, "/health": ready, "/metrics": measured}
 

@@ -24,6 +24,7 @@ import msgspec
 from bridge import tasks
 from bridge.context import TaskCancelled, printable
 from bridge.errors import DihedralError
+from bridge.measured_store import MeasuredStore, Transfer
 from bridge.running import CancelToken, NodeOutcome, run_light, run_plain
 from data_plane.groups import die_with_parent
 from data_plane.slots import Data, Done, FromChild, FromParent, Hello, Line, Progress, Ready, Start, Stop, frame
@@ -169,7 +170,7 @@ class _Child:
             self.said = None
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-            self._link.send(Done(number=start.number, outcome=outcome))
+            self._link.send(Done(number=start.number, outcome=outcome, transfers=self._store_thread.told()))
 
     def _listen(self) -> None:
         while True:
@@ -242,6 +243,7 @@ class _StoreThread:
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         self._store: Any = None
+        self._transfers: list[Transfer] = []
 
     def __call__(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -254,8 +256,14 @@ class _StoreThread:
         if self._store is None:
             from bridge.artifacts import open_store
 
-            self._store = open_store(self._settings)
+            self._store = MeasuredStore(open_store(self._settings), self._transfers.append)
         return self._store
+
+    def told(self) -> list[Transfer]:
+        """What has been moved since this was last asked."""
+        told = self._transfers[:]
+        del self._transfers[: len(told)]
+        return told
 
 
 if __name__ == "__main__":

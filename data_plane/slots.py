@@ -31,7 +31,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from bridge import metrics
 from bridge.errors import DihedralError
+from bridge.measured_store import Transfer
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, failed, timed_out
 from bridge.tasks import Registry, Task
 from data_plane.groups import kill_group, members, signal_group
@@ -100,8 +102,11 @@ class Line(msgspec.Struct, tag="line", kw_only=True):
 
 
 class Done(msgspec.Struct, tag="done", kw_only=True):
+    """`transfers`: what the store did for this run, for the parent's metrics."""
+
     number: int
     outcome: NodeOutcome
+    transfers: list[Transfer] = []
 
 
 FromParent: TypeAlias = Hello | Start | Stop
@@ -172,6 +177,10 @@ class SlotPool:
     def problems(self) -> list[str]:
         """Why slots do not start, a sentence each."""
         return list(dict.fromkeys(seat.failure for seat in self._seats if seat.failure))
+
+    def pids(self) -> list[int]:
+        """Of the slots that live, each the leader of a process group."""
+        return [seat.slot.pid for seat in self._seats if seat.slot is not None and seat.slot.alive]
 
     async def run(self, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         """Runs a node in the next free slot and answers when nothing of it runs any more."""
@@ -368,6 +377,10 @@ class Slot:
             raise SlotStartFailed(why[0])
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return not (self.spent or self._exit.done() or self._garbage)
 
@@ -516,6 +529,8 @@ class Slot:
         elif isinstance(message, Line):
             self._emit.log(message.level, message.message)
         elif not self._done.done():
+            for transfer in message.transfers:
+                metrics.note_transfer(transfer)
             self._done.set_result(message.outcome)
 
 

@@ -1,9 +1,10 @@
 """What a test may leave in Redis: keys of the known families, each with the lifetime that it must have."""
 
+from collections import Counter
 from typing import Any
 
 from bridge import keys
-from bridge.lifecycle import JOB_ENDED
+from bridge.lifecycle import JOB_ENDED, JOB_MOVES
 from bridge.scripts import parse_state
 
 FAMILIES = (
@@ -11,6 +12,7 @@ FAMILIES = (
     "jobs",
     "stream:",
     "delays",
+    "counts",
     "worker:",
     "workers",
     "capabilities",
@@ -42,7 +44,26 @@ async def leaks(client: Any) -> list[str]:
             entries = name.replace("delays", "delays:entries", 1)
             if set(await client.zrange(name, 0, -1)) != set(await client.hkeys(entries)):
                 found.append(f"{name}: differs from {entries}")
-    return found
+    return found + await _miscounted(client, jobs, [name for name in names if name.startswith("counts")])
+
+
+async def _miscounted(client: Any, jobs: list[str], hashes: list[str]) -> list[str]:
+    """What the scripts count of live jobs is how many there are; more may have ended than are still kept."""
+    counted: Counter[str] = Counter()
+    for name in hashes:
+        counted.update({field.decode(): int(number) for field, number in (await client.hgetall(name)).items()})
+    there: Counter[str] = Counter()
+    for name in jobs:
+        state, pipeline = await client.hmget(name, "state", "pipeline")
+        status = parse_state(state.decode())["status"]
+        there[f"{status} {(pipeline or b'graph').decode()}" if status in JOB_ENDED else status] += 1
+    live = {name for name in counted if name in JOB_MOVES}
+    wrong = {
+        name
+        for name in live | there.keys()
+        if counted[name] != there[name] and (name in live or counted[name] < there[name])
+    }
+    return [f"counts: {counted[name]} jobs are {name!r}, there are {there[name]}" for name in sorted(wrong)]
 
 
 async def _of_job(client: Any, name: str, alive: set[str]) -> list[str]:

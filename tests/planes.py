@@ -15,6 +15,7 @@ from bridge.jobs import Jobs, JobView, NewJob
 from bridge.lifecycle import JOB_ENDED
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.tasks import TaskContext, TaskError
+from bridge.tracing import Tracing
 from bridge.worker import Worker
 from control_plane.scheduler import Scheduler
 from schemas.structs.settings import Settings
@@ -109,6 +110,7 @@ class Planes:
         self.registry = tasks.collect(["tests.planes"], plugins=False)
         self.running: dict[Worker, asyncio.Task[None]] = {}
         self.loops: list[asyncio.Task[None]] = []
+        self.tracing: Tracing | None = None
 
     async def start(
         self,
@@ -128,7 +130,7 @@ class Planes:
 
         worker = Worker(
             settings=self.settings, plane=plane, pool=pool, registry=registry, run_node=run_node,
-            slots=slots if plane == "python" else 0, light=light,
+            slots=slots if plane == "python" else 0, light=light, tracing=self.tracing,
         )  # fmt: skip
         self.running[worker] = asyncio.create_task(worker.run())
         await self.becomes(lambda: worker.ready)

@@ -59,6 +59,12 @@ local function job_key(id)
   return 'job:' .. TAG .. ':' .. id
 end
 
+-- What is counted of all jobs, in COUNTS: how many have each live status, how many have ended and how (`status pipeline`), and what
+-- happened (`redelivered`, `dead reason`). save() writes what a call has changed of it.
+local COUNTS = 'counts' .. SUFFIX
+local counted = {}
+local function count(name, by) counted[name] = (counted[name] or 0) + by end
+
 -- Jobs -----------------------------------------------------------------------------------------------------------
 
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
@@ -202,6 +208,8 @@ end
 
 local function job_move(J, to)
   if not JOB_MOVES[J.status][to] then return false end
+  if not JOB_ENDED[J.status] then count(J.status, -1) end
+  count(JOB_ENDED[to] and to .. ' ' .. (field(J, 'pipeline') or 'graph') or to, 1)
   J.status = to
   J.changed = true
   return true
@@ -419,6 +427,9 @@ local function save()
     if J and J.changed then job_save(J) end
   end
   call_with(ended, 'SREM', ALIVE)
+  for name, by in pairs(counted) do
+    if by ~= 0 then redis.call('HINCRBY', COUNTS, name, integer(by)) end
+  end
   for stream, last in pairs(delivered) do
     if last.moved then redis.call('SET', stream .. ':delivered', last.id) end
   end
@@ -457,6 +468,7 @@ local function entry_owner(stream, entry)
 end
 
 local function dead_letter(job, node, attempt, reason, detail)
+  count('dead ' .. reason, 1)
   redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', integer(attempt), 'reason', reason,
     'detail', detail, 'created', NOW_TEXT)
 end
@@ -539,6 +551,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     return { 'stale', stream, entry }
   end
   field_put(J, 'c:' .. name, consumer .. ' ' .. nonce)
+  if lost then count('redelivered', 1) end
   local kind = fields.heavy == '1' and 'heavy' or 'light'
   local started, waiting, suspects = '', '', ''
   for i = 1, #running, 2 do

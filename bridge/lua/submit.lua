@@ -43,6 +43,7 @@ for i, item in ipairs(items()) do
     if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
     redis.call('ZADD', INDEX, NOW, id)
     redis.call('SADD', ALIVE, id)
+    count(status, 1)
     alive = alive + 1
     if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
     if webhook then redis.call('ZADD', 'webhooks' .. SUFFIX, 0, id) end

@@ -42,10 +42,11 @@ _decode = msgspec.json.Decoder(ClientMessage).decode
 
 
 class _Dropped(Exception):
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, *, slow: bool = False) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.slow = slow
 
 
 class _Gone(Exception):
@@ -81,6 +82,8 @@ class Client:
                 match end:
                     case _Dropped():
                         metrics.websocket_errors_total.inc()
+                        if end.slow:
+                            metrics.hub_slow_clients.inc()
                         await self._close(end.code, end.reason)
                     case None | _Gone() | asyncio.CancelledError():
                         continue
@@ -223,9 +226,11 @@ class Client:
                 continue
             waited = time.monotonic() - self._sending_since
             if waited > stall:
-                raise _Dropped(TRY_AGAIN_LATER, f"a message was not taken within {stall:g} s; resume with after")
+                raise _Dropped(
+                    TRY_AGAIN_LATER, f"a message was not taken within {stall:g} s; resume with after", slow=True
+                )
             if waited > look and any(subscription.lost for subscription in self._subscriptions.values()):
-                raise _Dropped(TRY_AGAIN_LATER, "too far behind; resume with after")
+                raise _Dropped(TRY_AGAIN_LATER, "too far behind; resume with after", slow=True)
 
 
 @websocket("/ws")

@@ -11,8 +11,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect
 from litestar.types import ControllerRouterHandler
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from bridge.metrics import exposition
 from bridge.times import now_rfc3339
 from control_plane.access import who
 from control_plane.job_queue import JobQueue
@@ -158,8 +159,10 @@ async def _within(check: Awaitable[object]) -> None:
 
 
 @get("/metrics", summary="Prometheus metrics", media_type=CONTENT_TYPE_LATEST)
-async def metrics() -> Response[bytes]:
-    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+async def metrics(request: Req) -> Response[bytes]:
+    state = request.app.state
+    families = [*await state.overview.families(), *state.worker.measured(), *state.hub.measured()]
+    return Response(exposition(families), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 SCHEMA = ResponseSpec(data_container=dict, media_type="application/schema+json", generate_examples=False)

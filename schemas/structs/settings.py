@@ -90,6 +90,25 @@ class LogsSettings(Strict, kw_only=True):
     format: LogFormat = LogFormat.auto
 
 
+class TracingSettings(Strict, kw_only=True):
+    endpoint: (
+        Annotated[
+            str,
+            Meta(description='Where spans go, OTLP over HTTP (http://collector:4318/v1/traces); empty: no tracing.'),
+        ]
+    ) = ''
+    sample_ratio: (
+        Annotated[
+            float,
+            Meta(
+                description='Share of the jobs that are traced; a client that sends a sampled traceparent always is.',
+                ge=0.0,
+                le=1.0,
+            ),
+        ]
+    ) = field(name='sampleRatio', default=1)
+
+
 class Settings(Strict, kw_only=True):
     redis: RedisSettings = field(
         default_factory=lambda: convert({}, type=RedisSettings)
@@ -102,6 +121,9 @@ class Settings(Strict, kw_only=True):
     )
     logs: LogsSettings = field(
         default_factory=lambda: convert({}, type=LogsSettings)
+    )
+    tracing: TracingSettings = field(
+        default_factory=lambda: convert({}, type=TracingSettings)
     )
     control: control_plane.ControlSettings = field(
         default_factory=lambda: convert({}, type=control_plane.ControlSettings)

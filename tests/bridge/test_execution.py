@@ -163,7 +163,7 @@ async def test_progress_is_one_at_the_end_and_nothing_is_left_behind(house):
     await house.ended()
     await house.becomes(lambda: not worker._held)
     keys = {key.decode().split(":")[0] for key in await house.client.keys("*")}
-    assert keys <= {"job", "jobs", "stream", "worker", "workers", "capabilities", "dihedral"}
+    assert keys <= {"counts", "job", "jobs", "stream", "worker", "workers", "capabilities", "dihedral"}
     fields = await house.client.hkeys(house.jobs.scripts.partition("job").job("job"))
     assert not [field for field in fields if field[:2] in (b"c:", b"e:")]
     await asyncio.sleep(0)

@@ -21,7 +21,7 @@ async def test_the_scripts_create_the_keys_that_python_looks_for(redis, count):
             await world.report(claim, [ended("a")], ack=True)
     assert {name.decode() for name in await redis.keys("*")} == {
         part.job("job"), part.events("job"), part.job("later"), part.events("later"), part.index, part.alive, part.delays,
-        part.delay_entries, part.dead, stream, f"{stream}:delivered", f"{stream}:kept",
+        part.delay_entries, part.dead, part.counts, stream, f"{stream}:delivered", f"{stream}:kept",
     }  # fmt: skip
 
 

@@ -538,6 +538,7 @@ async def test_rule_10_a_cancel_is_confirmed_only_when_nothing_runs_any_more(hou
     await house.becomes(lambda: not worker._running)
 
 
+@pytest.mark.forges_state
 async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house):
     await house.start()
     await house.submit([node("a", wait="never")])

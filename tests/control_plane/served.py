@@ -16,6 +16,7 @@ import uvicorn
 from bridge import keys
 from bridge.connection import connect
 from bridge.times import now_rfc3339
+from bridge.tracing import Tracing
 from control_plane.__main__ import listen
 from control_plane.app import create_app
 from schemas.structs.graph import Plane
@@ -168,9 +169,9 @@ def made_settings(url: str, directory: Path) -> Settings:
 
 
 @asynccontextmanager
-async def serve(made: Settings) -> AsyncIterator[Served]:
+async def serve(made: Settings, spans: Tracing | None = None) -> AsyncIterator[Served]:
     """Runs the application until the end of the block; Redis need not be there."""
-    app = create_app(made)
+    app = create_app(made, spans)
     client = connect(made.redis.url)
     planes = Planes(made, client)
     with listen("127.0.0.1", 0) as listening:

@@ -25,8 +25,10 @@ ONLY_IN = {
     "cupyx": ("data_plane/device.py", "data_plane/kernels/"),
     "litestar": ("control_plane/",),
     "langgraph": ("bridge/executor.py",),
+    "opentelemetry": ("bridge/tracing.py",),
+    "pynvml": ("data_plane/memory.py",),
 }
-NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph"}
+NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph", "opentelemetry", "pynvml"}
 READS_ENVIRONMENT = {
     "bridge/settings.py": "where all settings come from",
     "data_plane/slot.py": "prepares the process for CUDA and BLAS, which read nothing else",

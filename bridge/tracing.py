@@ -1,0 +1,105 @@
+"""OpenTelemetry, as an extra: one trace per job, from its submission through every node on both planes.
+
+The trace context of a job is made when it is submitted (a child of the client's, where the request brings a `traceparent`). It travels
+as `metadata.traceparent` of the graph and as a field of the job's entries; every run of a node becomes a span below it, on whichever
+worker. OpenTelemetry is imported here only, and only when `tracing.endpoint` says where spans go; else nothing here runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from bridge.errors import SettingsError
+from bridge.running import NodeOutcome, NodeRun
+from bridge.version import VERSION
+from schemas.structs.settings import Settings
+
+TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
+"""The W3C trace context of the request that is being answered; empty where nobody traces."""
+
+
+class Tracing:
+    """`provider`: an OpenTelemetry TracerProvider; what it was given decides where spans go."""
+
+    def __init__(self, provider: Any) -> None:
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("dihedral", VERSION)
+        self._wire = TraceContextTextMapPropagator()
+        self._kind = SpanKind
+        self._failed = lambda said: Status(StatusCode.ERROR, said)
+
+    @contextmanager
+    def request(self, name: str, traceparent: str) -> Iterator[Any]:
+        """A span around a submission; jobs made within it belong to its trace."""
+        parent = self._wire.extract({"traceparent": traceparent})
+        with self._tracer.start_as_current_span(name, context=parent, kind=self._kind.SERVER) as span:
+            carrier: dict[str, str] = {}
+            self._wire.inject(carrier)
+            before = TRACEPARENT.set(carrier.get("traceparent", ""))
+            try:
+                yield span
+            finally:
+                TRACEPARENT.reset(before)
+
+    @contextmanager
+    def node(self, traceparent: str, run: NodeRun, plane: str, worker: str) -> Iterator["NodeSpan"]:
+        """A span around one run of a node."""
+        attributes = {
+            "dihedral.job": run.job_id,
+            "dihedral.node": run.node_id,
+            "dihedral.task": run.task,
+            "dihedral.attempt": run.attempt,
+            "dihedral.plane": plane,
+            "dihedral.worker": worker,
+        }
+        parent = self._wire.extract({"traceparent": traceparent})
+        with self._tracer.start_as_current_span(
+            f"run {run.task}", context=parent, kind=self._kind.CONSUMER, attributes=attributes
+        ) as span:
+            yield NodeSpan(span, self._failed)
+
+    def close(self) -> None:
+        """Sends what has not been sent yet."""
+        self._provider.shutdown()
+
+
+class NodeSpan:
+    def __init__(self, span: Any, failed: Any) -> None:
+        self._span = span
+        self._failed = failed
+
+    def ended(self, outcome: NodeOutcome) -> None:
+        self._span.set_attribute("dihedral.outcome", outcome.status)
+        if outcome.error is not None:
+            self._span.set_status(self._failed(outcome.error.code))
+
+
+def start(settings: Settings, plane: str) -> Tracing | None:
+    """None where `tracing.endpoint` is empty. Headers for the collector come from OpenTelemetry's own variables.
+
+    Raises:
+        SettingsError: the extra `otel` is not installed.
+    """
+    if not settings.tracing.endpoint:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    except ImportError as error:
+        raise SettingsError(
+            "tracing.endpoint: OpenTelemetry is not installed (pip install 'dihedral[otel]')"
+        ) from error
+    name = "control-plane" if plane == "node" else "worker"
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": f"dihedral-{name}", "service.version": VERSION}),
+        sampler=ParentBased(TraceIdRatioBased(settings.tracing.sample_ratio)),
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.tracing.endpoint)))
+    return Tracing(provider)

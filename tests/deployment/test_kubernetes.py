@@ -1,0 +1,211 @@
+"""deploy/kubernetes: schema-checked, not run. Kubernetes' own schemas for its kinds, one of ours for KEDA's, and what must agree."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from bridge import keys, settings
+from tests.conftest import skip
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
+VERSION = "1.33"
+KEDA = {
+    "ScaledObject": {
+        "type": "object",
+        "required": ["scaleTargetRef", "triggers"],
+        "additionalProperties": False,
+        "properties": {
+            "scaleTargetRef": {
+                "type": "object",
+                "required": ["name"],
+                "additionalProperties": False,
+                "properties": {"name": {"type": "string"}},
+            },
+            "minReplicaCount": {"type": "integer", "minimum": 0},
+            "maxReplicaCount": {"type": "integer", "minimum": 1},
+            "pollingInterval": {"type": "integer", "minimum": 1},
+            "cooldownPeriod": {"type": "integer", "minimum": 0},
+            "triggers": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "required": ["type", "metadata"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "type": {"const": "redis-streams"},
+                        "authenticationRef": {"type": "object", "required": ["name"]},
+                        "metadata": {
+                            "type": "object",
+                            "required": ["address", "stream", "consumerGroup"],
+                            "additionalProperties": False,
+                            "oneOf": [{"required": ["lagCount"]}, {"required": ["pendingEntriesCount"]}],
+                            "properties": {
+                                key: {"type": "string"}
+                                for key in (
+                                    "address",
+                                    "stream",
+                                    "consumerGroup",
+                                    "lagCount",
+                                    "activationLagCount",
+                                    "pendingEntriesCount",
+                                )
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+    "TriggerAuthentication": {
+        "type": "object",
+        "required": ["secretTargetRef"],
+        "additionalProperties": False,
+        "properties": {
+            "secretTargetRef": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["parameter", "name", "key"],
+                    "additionalProperties": False,
+                    "properties": {key: {"type": "string"} for key in ("parameter", "name", "key")},
+                },
+            }
+        },
+    },
+}
+SECRET_KEYS = {"redis-url", "redis-password", "s3-access-key", "s3-secret-key"}
+DOCUMENTS: list[dict[str, Any]] = [
+    document
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if path.name != "kustomization.yaml"
+    for document in yaml.safe_load_all(path.read_text())
+]
+
+
+def of(kind: str) -> dict[str, dict[str, Any]]:
+    return {document["metadata"]["name"]: document for document in DOCUMENTS if document["kind"] == kind}
+
+
+def check(document: dict[str, Any]) -> None:
+    if document["apiVersion"].startswith("keda.sh/"):
+        jsonschema.validate(document["spec"], KEDA[document["kind"]])
+    else:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda document: f"{document['kind']} {document['metadata']['name']}"
+)
+def test_a_manifest_fits_its_schema(document):
+    check(document)
+
+
+def test_a_misspelt_field_is_found():
+    broken = yaml.safe_load(
+        (FOLDER / "control-plane.yaml").read_text().split("---")[0].replace("readinessProbe", "readynessProbe")
+    )
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(broken)
+
+
+def test_the_kustomization_names_every_file_and_builds():
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert set(kustomization["resources"]) == {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    if shutil.which("kubectl") is None:
+        skip("kubectl", "there is no kubectl on this machine")
+    built = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    documents = list(yaml.safe_load_all(built.stdout))
+    assert len(documents) == len(DOCUMENTS)
+    for document in documents:
+        check(document)
+        assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "dihedral"
+        for container in document["spec"]["template"]["spec"]["containers"] if document["kind"] == "Deployment" else []:
+            assert re.fullmatch(r"dihedral/[a-z-]+:[0-9.]+", container["image"])
+
+
+@pytest.mark.parametrize("name", of("Deployment"))
+def test_a_deployment_is_probed_bounded_spared_and_locked_down(name):
+    deployment = of("Deployment")[name]
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert of("PodDisruptionBudget")[name]["spec"]["selector"] == deployment["spec"]["selector"]
+    pod = template["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    port = container["ports"][0]["containerPort"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == ("/health/ready" if probe == "readinessProbe" else "/health/live")
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert "memory" in container["resources"]["limits"]
+    policies = [
+        policy["spec"] for policy in of("NetworkPolicy").values() if policy["spec"]["podSelector"].get("matchLabels")
+    ]
+    ports = {
+        each["port"]
+        for policy in policies
+        if policy["podSelector"]["matchLabels"].items() <= labels.items()
+        for rule in policy["ingress"]
+        for each in rule["ports"]
+    }
+    assert ports == {port}
+
+
+@pytest.mark.parametrize("name", of("Deployment"))
+def test_the_planes_understand_what_they_are_given(name, tmp_path):
+    container = of("Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
+    given = {
+        **of("ConfigMap")["dihedral"]["data"],
+        **{each["name"]: each["value"] for each in container.get("env", [])},
+    }
+    files = {value.rpartition("/")[2] for value in given.values() if value.startswith("/run/secrets/dihedral/")}
+    assert files <= SECRET_KEYS
+    for key in files:
+        (tmp_path / key).write_text("redis://redis.example:6379/0" if key == "redis-url" else "x" * 20)
+    loaded = settings.load(
+        None, {key: value.replace("/run/secrets/dihedral", str(tmp_path)) for key, value in given.items()}, {}
+    )
+    grace = of("Deployment")[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert loaded.jobs.drain_seconds + 20 <= grace
+
+
+def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group():
+    (part,) = keys.partitions(1)
+    for name, scaled in of("ScaledObject").items():
+        pool = of("Deployment")[name]["spec"]["template"]["metadata"]["labels"]["dihedral/pool"]
+        assert scaled["spec"]["scaleTargetRef"]["name"] == name
+        seen: dict[str, set[str]] = {}
+        for trigger in scaled["spec"]["triggers"]:
+            assert trigger["metadata"]["consumerGroup"] == keys.GROUP
+            assert trigger["authenticationRef"]["name"] in of("TriggerAuthentication")
+            for kind in ("lagCount", "pendingEntriesCount"):
+                if kind in trigger["metadata"]:
+                    seen.setdefault(kind, set()).add(trigger["metadata"]["stream"])
+        assert seen == {
+            "lagCount": set(part.streams("python", pool)),
+            "pendingEntriesCount": set(part.streams("python", pool)),
+        }
+    for authentication in of("TriggerAuthentication").values():
+        assert {each["key"] for each in authentication["spec"]["secretTargetRef"]} <= SECRET_KEYS
+
+
+def test_autoscalers_scale_what_is_there():
+    for autoscaler in of("HorizontalPodAutoscaler").values():
+        assert autoscaler["spec"]["scaleTargetRef"]["name"] in of("Deployment")
+    assert (
+        of("Service")["control-plane"]["spec"]["selector"]
+        == of("Deployment")["control-plane"]["spec"]["selector"]["matchLabels"]
+    )

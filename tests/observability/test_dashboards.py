@@ -1,0 +1,180 @@
+"""The dashboards against a real Prometheus, the whole system and a load: every panel shows something, and what it shows is true."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import skip
+from tests.house import House, becomes, free_port
+from tests.observability.load import BACKLOG, Load
+from tests.observability.prometheus import Prometheus, served
+
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+EXPORTERS = {"dcgm": "dcgm", "cadvisor": "cadvisor", "traefik": "traefik", "minio": "minio", "s3": "seaweedfs"}
+"""Scrape jobs of exporters that cannot run here, and their exposition."""
+RATE_SECONDS = 60
+"""What `$__rate_interval` stands for here."""
+EMPTY_WHERE_ALL_IS_WELL = {("http", "Share answered with 5xx (5 min)")}
+
+
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    return [(name, panel) for name, board in DASHBOARDS.items() for panel in board["panels"] if panel.get("targets")]
+
+
+def expressions(panel: dict[str, Any]) -> list[str]:
+    return [target["expr"].replace("$__rate_interval", f"{RATE_SECONDS}s") for target in panel["targets"]]
+
+
+def test_the_dashboards_are_what_the_description_says():
+    done = subprocess.run([sys.executable, str(GRAFANA / "dashboards.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
+    shutil.copytree(GRAFANA, tmp_path / "grafana")
+    path = tmp_path / "grafana" / "dashboards" / "jobs.json"
+    path.write_text(path.read_text().replace("Nodes", "Knots"))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "grafana" / "dashboards.py"), "--check"], capture_output=True, text=True
+    )
+    assert (done.returncode, "jobs.json" in done.stderr) == (1, True)
+
+
+def test_panels_fit_and_hide_nothing():
+    assert set(DASHBOARDS) == {"overview", "jobs", "workers", "queues", "websockets", "artifacts", "http"}
+    for name, board in DASHBOARDS.items():
+        taken: set[tuple[int, int]] = set()
+        for panel in board["panels"]:
+            at = panel["gridPos"]
+            cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+            assert at["x"] + at["w"] <= 24
+            assert not cells & taken, (name, panel["title"])
+            taken |= cells
+            for target in panel.get("targets", []):
+                assert not re.search(r"vector\s*\(|\bor\b", target["expr"]), (name, panel["title"])
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    for binary in ("prometheus", "prometheus-redis-exporter"):
+        if shutil.which(binary) is None:
+            skip("prometheus", f"there is no {binary} on this machine")
+    with running_stack(tmp_path_factory.mktemp("stack")) as (prometheus, load):
+        load.run(seconds=5)
+        time.sleep(1.5)  # two scrapes and a round of the rules see the end of it
+        yield prometheus, load
+
+
+@contextmanager
+def running_stack(directory: Path) -> Iterator[tuple[Prometheus, Load]]:
+    """The system with one worker, entries for a pool that has none, and a Prometheus that has seen every target."""
+    (directory / "house").mkdir()
+    with ExitStack() as stack:
+        house = House(directory / "house")
+        stack.callback(house.close)
+        load = Load(house)
+        port = free_port()
+        house.worker("--slots", "1", "--port", str(port))
+        load.pile_up()
+        targets = {job: [stack.enter_context(served(name))] for job, name in EXPORTERS.items()}
+        targets |= {
+            "control-plane": [f"127.0.0.1:{house.port}"],
+            "worker": [f"127.0.0.1:{port}"],
+            "redis": [stack.enter_context(redis_exporter(house.redis_url))],
+        }
+        prometheus = Prometheus(directory, targets)
+        stack.callback(prometheus.close)
+        becomes(lambda: list(prometheus.values("up", "job").values()) == [1.0] * len(targets) + [1.0])
+        yield prometheus, load
+
+
+@contextmanager
+def redis_exporter(url: str) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    command = ["prometheus-redis-exporter", f"-redis.addr={url.partition('?')[0]}", f"-web.listen-address={address}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_every_panel_shows_something_and_what_it_shows_is_true(stack):
+    prometheus, load = stack
+    wrong = [problem for name, panel in panels() for problem in problems(prometheus, name, panel)]
+    assert not wrong, "\n".join(wrong)
+    agree(prometheus, load)
+
+
+def problems(prometheus: Prometheus, name: str, panel: dict[str, Any]) -> list[str]:
+    exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
+    found = []
+    for expression in expressions(panel):
+        for metric in named(expression):
+            if metric not in exported:
+                found.append(f"{name}: {panel['title']}: nobody exports {metric}")
+        values = [float(each["value"][1]) for each in prometheus.query(expression)]
+        if not any(map(math.isfinite, values)) and (name, panel["title"]) not in EMPTY_WHERE_ALL_IS_WELL:
+            found.append(f"{name}: {panel['title']}: {expression} shows nothing")
+    return found
+
+
+def named(expression: str) -> set[str]:
+    """The metrics that a query names."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left)\s*\([^)]*\)', " ", expression)
+    words = re.findall(r"[A-Za-z_:][A-Za-z0-9_:]*(?!\w*\s*\()", bare)
+    return {word for word in words if word not in {"by", "and", "unless"}}
+
+
+def test_metrics_are_found_in_queries():
+    query = 'histogram_quantile(0.9, sum by (le, a) (rate(b_bucket{c="d"}[5m]))) / (max(e:f) > 0)'
+    assert named(query) == {"b_bucket", "e:f"}
+
+
+def agree(prometheus: Prometheus, load: Load) -> None:
+    """One panel of each dashboard with the load's own ledger."""
+    ended = {
+        status: sum(n for (s, _), n in load.ended.items() if s == status)
+        for status in ("completed", "failed", "cancelled")
+    }
+    shows(prometheus, "overview", "Jobs ended, ever", ("status",), ended)
+    pipelines = {key: n for key, n in load.ended.items() if n}
+    shows(prometheus, "jobs", "Ended since the start, by pipeline", ("status", "pipeline"), pipelines)
+    shows(prometheus, "jobs", "Run since the start, by task", ("type",), dict(load.ran))
+    shows(
+        prometheus, "workers", "Workers, by pool", ("plane", "pool"), {("python", "default"): 1, ("node", "default"): 1}
+    )
+    shows(prometheus, "queues", "Waiting entries, by pool", ("plane", "pool"), {("python", "a100"): BACKLOG})
+    shows(prometheus, "websockets", "Messages sent since the start", ("nothing",), {"": load.messages})
+    shows(prometheus, "artifacts", "Bytes since the start", ("operation", "bucket"), dict(load.stored))
+    requests = {("POST", "/api/jobs", status): n for status, n in load.posted.items()}
+    shows(prometheus, "http", "Requests since the start", ("method", "route", "status"), requests)
+
+
+def shows(prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...], expected: dict[Any, float]) -> None:
+    panel = next(panel for board, panel in panels() if (board, panel["title"]) == (name, title))
+    found = prometheus.values(expressions(panel)[0], *labels)
+    route = {
+        key: value for key, value in found.items() if value and (name != "http" or key[:2] == ("POST", "/api/jobs"))
+    }
+    assert route == expected, title
+
+
+def test_what_is_wrong_is_about_to_wake_somebody(stack):
+    """Entries wait for a pool whose worker has gone: the alert counts its two minutes."""
+    prometheus, _ = stack
+    becomes(
+        lambda: prometheus.values('ALERTS{alertstate="pending"}', "alertname", "pool").get(("NoWorkerForPool", "a100"))
+    )

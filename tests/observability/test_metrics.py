@@ -1,0 +1,195 @@
+"""What both planes expose: every name, bounded labels, and numbers that agree with what was done."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge import metrics
+from bridge.artifacts import ArtifactNotFound, LocalStore
+from bridge.measured_store import MeasuredStore
+from data_plane import memory
+from tests.house import House, simulate
+from tests.observability.sound import tone
+
+KEPT = {
+    "websocket_clients_connected", "websocket_connections_total", "websocket_messages_received_total",
+    "websocket_messages_sent_total", "websocket_errors_total", "websocket_client_lifetime_seconds_count",
+    "worker_active_tasks", "worker_jobs_total", "worker_job_duration_seconds_count",
+}  # fmt: skip
+BOTH = {
+    "worker_active_tasks", "worker_jobs_total", "worker_job_duration_seconds_bucket", "dihedral_node_duration_seconds_bucket",
+    "dihedral_queue_wait_seconds_bucket", "dihedral_deliveries_total", "dihedral_lease_losses_total", "dihedral_worker_slots",
+    "dihedral_worker_slots_busy", "dihedral_redis_round_trips_total", "dihedral_redis_script_seconds_bucket",
+    "dihedral_artifact_bytes_total", "dihedral_artifact_seconds_bucket", "dihedral_artifact_errors_total",
+    "dihedral_event_loop_lag_seconds_bucket", "dihedral_build_info", "process_resident_memory_bytes",
+}  # fmt: skip
+CONTROL = BOTH | KEPT | {
+    "dihedral_http_requests_total", "dihedral_http_request_duration_seconds_bucket", "dihedral_jobs", "dihedral_jobs_ended_total",
+    "dihedral_jobs_submitted_total", "dihedral_queue_depth", "dihedral_queue_pending", "dihedral_queue_oldest_seconds",
+    "dihedral_workers", "dihedral_redeliveries_total", "dihedral_dead_letters_total", "dihedral_dead_letters_kept",
+    "dihedral_cancelling_oldest_seconds", "dihedral_redis_up", "dihedral_redis_memory_used_bytes",
+    "dihedral_redis_memory_limit_bytes", "dihedral_hub_lag_seconds_bucket", "dihedral_hub_drops_total",
+    "dihedral_hub_rereads_total", "dihedral_hub_watched_jobs", "dihedral_hub_subscriptions",
+}  # fmt: skip
+DATA = BOTH | {
+    "dihedral_device_seconds_total", "dihedral_device_memory_used_bytes", "dihedral_device_memory_peak_bytes",
+    "dihedral_device_memory_total_bytes",
+}  # fmt: skip
+LABELS = {
+    "method", "route", "status", "type", "task", "outcome", "plane", "pool", "word", "device", "pipeline", "result", "reason",
+    "operation", "bucket", "code", "script", "kind", "le", "version",
+    "generation", "implementation", "major", "minor", "patchlevel",  # the client library's own
+}  # fmt: skip
+
+
+class Samples:
+    def __init__(self, text: str) -> None:
+        self.all = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    @property
+    def names(self) -> set[str]:
+        return {sample.name for sample in self.all}
+
+    def sum(self, name: str, **labels: str) -> float:
+        return sum(s.value for s in self.all if s.name == name and labels.items() <= s.labels.items())
+
+
+def scrape(url: str) -> Samples:
+    answer = httpx.get(url, timeout=10)
+    assert answer.status_code == 200
+    return Samples(answer.text)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    made = House(tmp_path_factory.mktemp("metrics"))
+    made.worker("--slots", "1")
+    yield made
+    made.close()
+
+
+def of_worker(house: House) -> Samples:
+    workers = house.get("/api/workers")["workers"]
+    return scrape(next(worker["metricsUrl"] for worker in workers if worker["plane"] == "python"))
+
+
+def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
+    jobs = [house.post("/api/jobs", simulate({"id": "a", "steps": 2}))["jobId"] for _ in range(5)]
+    jobs.append(house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"])
+    (tmp_path / "voice.wav").write_bytes(tone())
+    voice = house.upload(tmp_path / "voice.wav")
+    heavy = house.post("/api/jobs", {"pipeline": "train_voice", "params": {"recording": voice}})["jobId"]
+    house.post("/api/jobs", {"graph": {}}, status=422)
+    assert [house.ended(job)["status"] for job in jobs] == ["completed"] * 5 + ["failed"]
+    assert house.ended(heavy)["status"] == "completed"
+    stored = sum(each["size_bytes"] for each in house.get(f"/api/jobs/{heavy}")["artifacts"])
+
+    control, data = scrape(f"{house.url}/metrics"), of_worker(house)
+    assert CONTROL - control.names == set()
+    assert DATA - data.names == set()
+    assert control.sum("dihedral_jobs_ended_total", status="completed", pipeline="graph") == 5
+    assert control.sum("dihedral_jobs_ended_total", status="completed", pipeline="train_voice") == 1
+    assert control.sum("dihedral_jobs_ended_total", status="failed") == 1
+    assert control.sum("dihedral_jobs") == 0
+    assert control.sum("dihedral_jobs_submitted_total", result="ok") == 7
+    assert control.sum("dihedral_http_requests_total", route="/api/jobs", method="POST", status="201") == 7
+    assert control.sum("dihedral_http_requests_total", route="/api/jobs", method="POST", status="422") == 1
+    assert control.sum("dihedral_artifact_bytes_total", operation="put", bucket="inputs") == len(tone())
+    assert control.sum("dihedral_workers", plane="python") == 1
+    assert data.sum("dihedral_node_duration_seconds_count", task="simulate", outcome="completed") == 5
+    assert data.sum("dihedral_node_duration_seconds_count", task="simulate", outcome="failed") == 1
+    assert data.sum("worker_jobs_total", type="simulate") == 6
+    assert data.sum("worker_job_duration_seconds_count", type="simulate") == 6
+    assert data.sum("worker_job_duration_seconds_bucket", type="simulate", le="+Inf") == 6
+    assert data.sum("dihedral_queue_wait_seconds_count", plane="python", pool="default") == 7
+    assert data.sum("dihedral_deliveries_total", word="ok") == 7
+    assert 0 < data.sum("dihedral_device_seconds_total", task="train_voice", device="cpu") < 60
+    assert data.sum("dihedral_worker_slots", kind="heavy") == 1
+    # What a slot, a process of its own, has moved is counted by its worker.
+    assert data.sum("dihedral_artifact_bytes_total", operation="put", bucket="voices") == stored
+    assert data.sum("dihedral_artifact_bytes_total", operation="read", bucket="inputs") == len(tone())
+    used, peak = (data.sum(f"dihedral_device_memory_{what}_bytes", device="cpu") for what in ("used", "peak"))
+    assert 10 << 20 < used <= peak < data.sum("dihedral_device_memory_total_bytes")
+
+
+def test_labels_are_bounded(house):
+    job = house.post("/api/jobs", simulate({"id": "node-of-mine"}, job="job-of-mine"))["jobId"]
+    house.ended(job)
+    house.http.request("BREW", "/api/jobs")
+    house.http.get("/api/nowhere/of-mine")
+    house.http.get("/api/jobs/unknown-of-mine")
+    house.http.get("/api/artifacts/bucket-of-mine/key")
+    for samples in (scrape(f"{house.url}/metrics"), of_worker(house)):
+        assert {label for sample in samples.all for label in sample.labels} <= LABELS
+        values = {value for sample in samples.all for value in sample.labels.values()}
+        assert [value for value in values if "of-mine" in value or value == "BREW"] == []
+
+
+def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
+    house = House(tmp_path)
+    try:
+        assert scrape(f"{house.url}/metrics").sum("dihedral_redis_up") == 1
+        house.server.kill()
+        house.server.wait()
+        deadline = time.monotonic() + 10
+        while (samples := scrape(f"{house.url}/metrics")).sum("dihedral_redis_up"):
+            assert time.monotonic() < deadline
+        assert "dihedral_redis_up" in samples.names
+        assert "dihedral_jobs" not in samples.names  # an old number would look like a quiet system
+    finally:
+        house.close()
+
+
+async def test_a_store_tells_what_moved_and_what_failed(tmp_path):
+    told: list = []
+    store = MeasuredStore(LocalStore(tmp_path), told.append)
+    await store.put("videos", "a/b", b"12345", "text/plain")
+    await store.put("elsewhere", "a/b", b"1", "text/plain")
+    assert [chunk async for chunk in store.open("videos", "a/b", 1, 4)] == [b"234"]
+    await store.fetch("videos", "a/b", tmp_path / "copy")
+    with pytest.raises(ArtifactNotFound):
+        await store.meta("videos", "nothing")
+    await store.meta("videos", "a/b")
+    assert [(t.operation, t.bucket, t.size_bytes, t.code) for t in told] == [
+        ("put", "videos", 5, ""), ("put", "other", 1, ""), ("read", "videos", 3, ""), ("read", "videos", 5, ""),
+        ("meta", "other", 0, "artifact_not_found"),
+    ]  # fmt: skip
+
+
+async def test_a_reader_that_goes_away_closes_the_file(tmp_path):
+    told: list = []
+    store = MeasuredStore(LocalStore(tmp_path), told.append)
+    await store.put("videos", "a", b"x" * (1 << 20), "text/plain")
+    reading = store.open("videos", "a")
+    first = await anext(reading)
+    await reading.aclose()
+    assert told[-1].size_bytes == len(first)
+
+
+async def test_the_lag_of_the_loop_is_seen():
+    watching = asyncio.create_task(metrics.watch_loop())
+    before = _lags_over(0.25)
+    await asyncio.sleep(0)
+    time.sleep(metrics.LAG_EVERY_SECONDS + 0.6)  # noqa: ASYNC251 - it is what a bad task does
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    assert _lags_over(0.25) == before + 1
+
+
+def _lags_over(seconds: float) -> float:
+    buckets = {s.labels["le"]: s.value for s in metrics.event_loop_lag_seconds.collect()[0].samples if "le" in s.labels}
+    return buckets["+Inf"] - buckets[str(seconds)]
+
+
+def test_gpus_are_asked_for_their_memory():
+    """The driver's library is not ours, and no GPU is here: this fake answers as NVML does."""
+    nvml = SimpleNamespace(
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=handle + 1, total=80, free=79 - handle),
+    )
+    assert memory.of_gpus(nvml) == {"gpu0": (1, 80), "gpu1": (2, 80)}

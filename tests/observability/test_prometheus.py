@@ -1,0 +1,52 @@
+"""deploy/prometheus: the configuration and the rules, judged by promtool."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import skip
+from tests.observability.prometheus import DEPLOY
+
+RULES = [
+    rule
+    for path in sorted((DEPLOY / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+
+
+def promtool(*arguments: str) -> None:
+    if shutil.which("promtool") is None:
+        skip("prometheus", "there is no promtool on this machine")
+    done = subprocess.run(["promtool", *arguments], cwd=DEPLOY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configuration_is_valid():
+    promtool("check", "config", "prometheus.yml")
+
+
+def test_every_alert_comes_where_it_must_and_only_there():
+    promtool("test", "rules", *(str(path) for path in sorted((DEPLOY / "tests").glob("*.yml"))))
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_is_tested_and_explained(alert):
+    tests = "".join(path.read_text() for path in (DEPLOY / "tests").glob("*.yml"))
+    assert re.search(rf"\b{alert['alert']}\b", tests)
+    assert alert["labels"]["severity"] in ("critical", "warning")
+    assert set(alert["annotations"]) == {"summary", "description"}
+    runbook = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
+    assert re.search(rf"^#### {alert['alert']}$", runbook, re.M), (
+        f"docs/operation.md does not say what {alert['alert']} means"
+    )
+
+
+def test_no_query_hides_that_there_is_nothing():
+    for rule in RULES:
+        assert not re.search(r"vector\s*\(|\bor\s+on\b|absent_over_time", rule["expr"]), rule
