@@ -30,6 +30,7 @@ from control_plane import executor, problems, templates
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
 from control_plane.routes.artifacts import artifact_routes
+from control_plane.routes.console import console_routes
 from control_plane.routes.jobs import job_routes
 from control_plane.routes.live import live_routes
 from control_plane.routes.service import service_routes
@@ -79,7 +80,7 @@ def create_app(settings: Settings) -> Litestar:
             await client.aclose()
 
     return Litestar(
-        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes],
+        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes, *console_routes(settings.artifacts)],
         lifespan=[lifespan],
         exception_handlers={Exception: problems.handle},
         middleware=[_measured],

@@ -8,7 +8,6 @@ import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath
-from litestar.response import Redirect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bridge.times import now_rfc3339
@@ -129,12 +128,7 @@ async def schema(name: FromPath[str]) -> Response[bytes]:
     return Response(msgspec.json.encode(document), media_type="application/schema+json")
 
 
-@get("/", include_in_schema=False)
-async def root() -> Redirect:
-    return Redirect("/schema")
-
-
 service_routes = [
     capabilities, pipelines, workers, queues, dead_letters, requeue_dead_letter, drop_dead_letter, live, ready, metrics,
-    schema, root,
+    schema,
 ]  # fmt: skip
