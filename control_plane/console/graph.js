@@ -1,0 +1,177 @@
+// The graph of a job, drawn: it can be dragged, zoomed and walked through by keyboard. Far away a node is a coloured block, near it tells more.
+import { percent } from "./format.js";
+import { layout, NODE, pathOf } from "./layout.js";
+import { Icon, shapeOf } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./view.js";
+
+const FAR = 0.42;
+const ZOOM = { least: 0.02, most: 2, step: 1.3 };
+const MARGIN = 24;
+const EMPTY = { ids: new Set(), edges: new Set() };
+
+// `nodes`: [{id, status, name, task, plane, progress, attempt, worker}] in the order of the graph; `critical`: see model.criticalPath.
+export function Graph({ nodes, edges, critical = EMPTY, selected, select, label = "Graph" }) {
+  const box = useRef(null);
+  const [size, setSize] = useState(null);
+  const down = Boolean(size) && size.width < 560;
+  const shape = useMemo(() => layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down]);
+  const [view, setView] = useState(null);
+  const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
+  const shown = view && view.shape === shape ? view : fitted;
+  const drag = useRef(null);
+  const dragged = useRef(false); // the click that ends a drag chooses nothing
+
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(() => setSize({ width: box.current.clientWidth, height: box.current.clientHeight }));
+    observer.observe(box.current);
+    return () => observer.disconnect();
+  }, []);
+
+  const move = (next) => setView({ ...next, shape });
+  const zoom = (factor, x = size.width / 2, y = size.height / 2) => {
+    const scale = Math.min(ZOOM.most, Math.max(Math.min(ZOOM.least, fitted.scale), shown.scale * factor));
+    move({ scale, x: x - ((x - shown.x) * scale) / shown.scale, y: y - ((y - shown.y) * scale) / shown.scale });
+  };
+
+  useEffect(() => {
+    const wheel = (event) => {
+      if (!event.ctrlKey && !event.metaKey) return; // a plain wheel scrolls the page
+      event.preventDefault();
+      const at = box.current.getBoundingClientRect();
+      zoom(Math.exp(-event.deltaY / 200), event.clientX - at.left, event.clientY - at.top);
+    };
+    box.current.addEventListener("wheel", wheel, { passive: false });
+    return () => box.current?.removeEventListener("wheel", wheel);
+  });
+
+  const reveal = (id) => {
+    const at = shape.at.get(id);
+    if (!at || !size) return;
+    const x = at.x * shown.scale + shown.x;
+    const y = at.y * shown.scale + shown.y;
+    if (x < 0 || y < 0 || x + NODE.width * shown.scale > size.width || y + NODE.height * shown.scale > size.height) {
+      const scale = Math.max(shown.scale, FAR + 0.08);
+      move({ scale, x: size.width / 2 - (at.x + NODE.width / 2) * scale, y: size.height / 2 - (at.y + NODE.height / 2) * scale });
+    }
+  };
+
+  function press(event) {
+    if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
+    else if (event.key === "-") zoom(1 / ZOOM.step);
+    else if (event.key === "0") setView(null);
+    else if (event.key.startsWith("Arrow")) {
+      const next = neighbour(shape, nodes, document.activeElement?.dataset?.node ?? selected, event.key);
+      if (next) {
+        reveal(next);
+        requestAnimationFrame(() => box.current.querySelector(`[data-node="${CSS.escape(next)}"]`)?.focus({ preventScroll: true }));
+      }
+    } else return;
+    event.preventDefault();
+  }
+
+  const pointer = {
+    onPointerDown(event) {
+      if (event.button !== 0 || event.target.closest(".graph-tools")) return;
+      dragged.current = false;
+      drag.current = { x: event.clientX, y: event.clientY, from: shown, moved: false };
+    },
+    onPointerMove(event) {
+      const held = drag.current;
+      if (!held) return;
+      const dx = event.clientX - held.x;
+      const dy = event.clientY - held.y;
+      if (!held.moved && Math.hypot(dx, dy) < 5) return;
+      if (!held.moved) box.current.setPointerCapture(event.pointerId);
+      held.moved = dragged.current = true;
+      move({ scale: held.from.scale, x: held.from.x + dx, y: held.from.y + dy });
+    },
+    onPointerUp() {
+      drag.current = null;
+    },
+    onClickCapture(event) {
+      if (dragged.current) event.stopPropagation();
+      dragged.current = false;
+    },
+    onPointerCancel() {
+      drag.current = null;
+    },
+  };
+
+  return html`<div class="graph" ref=${box} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
+    ${shown && html`
+      <svg class="lines" aria-hidden="true"><g transform="translate(${shown.x} ${shown.y}) scale(${shown.scale})"><${Lines} shape=${shape} nodes=${nodes} critical=${critical} /></g></svg>
+      <div class="nodes" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})` }}>
+        ${visible(shape, nodes, shown, size).map((node) => html`<${Node} key=${node.id} node=${node} at=${shape.at.get(node.id)} far=${shown.scale < FAR}
+          critical=${critical.ids.has(node.id)} selected=${node.id === selected} tabbed=${node.id === (selected ?? nodes[0].id)} select=${select} />`)}
+      </div>`}
+    <div class="graph-tools">
+      <button type="button" aria-label="Zoom in" onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
+      <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
+      <button type="button" aria-label="Show the whole graph" onClick=${() => setView(null)}><${Icon} of="fit" /></button>
+    </div>
+  </div>`;
+}
+
+function fit(shape, size) {
+  const scale = Math.min(1, (size.width - 2 * MARGIN) / shape.width, (size.height - 2 * MARGIN) / shape.height);
+  return { scale, x: (size.width - shape.width * scale) / 2, y: (size.height - shape.height * scale) / 2 };
+}
+
+function visible(shape, nodes, view, size) {
+  const left = -view.x / view.scale - NODE.width;
+  const right = (size.width - view.x) / view.scale;
+  const top = -view.y / view.scale - NODE.height;
+  const bottom = (size.height - view.y) / view.scale;
+  return nodes.filter((node) => {
+    const at = shape.at.get(node.id);
+    return at && at.x > left && at.x < right && at.y > top && at.y < bottom;
+  });
+}
+
+// The nearest node in the direction of an arrow key.
+function neighbour(shape, nodes, from, key) {
+  const here = shape.at.get(from);
+  if (!here) return nodes[0]?.id;
+  const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[key];
+  let best = null;
+  let least = Infinity;
+  for (const [id, at] of shape.at) {
+    const ahead = (at.x - here.x) * dx + (at.y - here.y) * dy;
+    const aside = Math.abs((at.x - here.x) * dy) + Math.abs((at.y - here.y) * dx);
+    if (ahead > 1 && ahead + 2 * aside < least) [best, least] = [id, ahead + 2 * aside];
+  }
+  return best;
+}
+
+// One path for all lines of a kind: a thousand lines are a handful of elements.
+function Lines({ shape, nodes, critical }) {
+  const status = new Map(nodes.map((node) => [node.id, node.status]));
+  const kinds = { plain: "", dead: "", failure: "", critical: "" };
+  for (const line of shape.lines) {
+    line.path ||= pathOf(line.points, shape.down);
+    kinds[kindOf(line.edge, status, critical)] += line.path;
+  }
+  return Object.entries(kinds).map(([kind, path]) => path && html`<path key=${kind} class="line l-${kind}" d=${path} />`);
+}
+
+function kindOf(edge, status, critical) {
+  if (critical.edges.has(`${edge.from} ${edge.to}`)) return "critical";
+  if (status.get(edge.to) === "skipped" || status.get(edge.from) === "skipped") return "dead";
+  return edge.kind === "on_failure" ? "failure" : "plain";
+}
+
+const PLANES = { node: "control", python: "data" };
+
+function Node({ node, at, far, critical, selected, tabbed, select }) {
+  const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
+  const style = { transform: `translate(${at.x}px, ${at.y}px)` };
+  return html`<button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" style=${style} data-node=${node.id}
+    aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1} onClick=${() => select?.(node.id)}>
+    ${!far && html`
+      <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(node.status)} /></svg>
+      <span class="node-text"><span class="node-name">${node.name || node.id}</span>
+        <span class="node-task">${node.task}${node.attempt > 1 ? ` · attempt ${node.attempt}` : ""}${node.status === "running" ? ` · ${percent(node.progress)}` : ""}</span></span>
+      <span class="node-plane">${PLANES[node.plane]}</span>`}
+    ${node.status === "running" && html`<span class="fill" style=${{ transform: `scaleX(${node.progress})` }}></span>`}
+  </button>`;
+}
