@@ -13,27 +13,47 @@ export class Problem extends Error {
 // Whether a key is asked for, why, and the requests that wait for it.
 export const session = { ...changes(), asked: false, waiting: [] };
 
+let held = kept();
+
 function keyGiven() {
+  held = null;
   session.asked = true;
   session.tell();
   return new Promise((resolve) => session.waiting.push(resolve));
 }
 
-// The server keeps it in a cookie that no script can read and that ends with the browser's session.
+// The server turns it into a cookie that reads, for what can carry no header: the WebSocket, pictures, players. What changes something
+// carries the key itself, which this tab keeps until it is closed.
 export async function giveKey(key) {
-  const answer = await fetch("/api/session", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ key }),
-  });
+  const answer = await fetch("/api/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
   if (!answer.ok) throw await problemOf(answer);
+  keep(key);
   session.asked = false;
   const waiting = session.waiting.splice(0);
   session.tell();
   for (const resolve of waiting) resolve();
 }
 
-export async function problemOf(answer) {
+function keep(key) {
+  held = key;
+  try {
+    sessionStorage.setItem("key", key);
+  } catch {
+    // a browser that keeps nothing asks again after a reload
+  }
+}
+
+function kept() {
+  try {
+    return sessionStorage.getItem("key");
+  } catch {
+    return null;
+  }
+}
+
+const credentials = () => (held ? { Authorization: `Bearer ${held}` } : {});
+
+async function problemOf(answer) {
   let document = {};
   try {
     document = await answer.json();
@@ -58,7 +78,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
     options.body = typeof body === "string" ? body : JSON.stringify(body);
   }
   for (;;) {
-    const answer = await fetch(path, options);
+    const answer = await fetch(path, { ...options, headers: { ...options.headers, ...credentials() } });
     compare(answer.headers.get("Date"));
     if (answer.status === 401) {
       await keyGiven();
@@ -76,7 +96,6 @@ export const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
 const keyPath = (ref) => `${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`;
 export const bytesPath = (ref) => `/api/artifacts/${keyPath(ref)}`;
 export const metaPath = (ref) => `/api/artifacts-meta/${keyPath(ref)}`;
-export const artifactView = (ref) => `/artifacts/${keyPath(ref)}`;
 
 // Sends one file; `moved` is told the part that has gone, 0..1. Answers the meta document.
 export function upload(file, moved, signal) {
@@ -86,6 +105,7 @@ export function upload(file, moved, signal) {
     form.append("bucket", "inputs");
     form.append("file", file, file.name);
     request.open("POST", "/api/artifacts");
+    for (const [name, value] of Object.entries(credentials())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && moved(event.loaded / event.total);
     request.onload = () => {

@@ -5,30 +5,30 @@ import { JobPage } from "./job.js";
 import { JobList } from "./jobs.js";
 import { live } from "./live.js";
 import { NewJob } from "./new.js";
-import { Link, place } from "./router.js";
+import { Link, place, to } from "./router.js";
 import { Dialog, Empty, Icon, Notices } from "./ui.js";
 import { Workers } from "./workers.js";
 import { Component, html, render, useEffect, useRef, useSource, useState } from "./view.js";
 
 const TABS = [
-  ["/jobs", "Jobs", "jobs"],
-  ["/artifacts", "Artifacts", "artifacts"],
-  ["/workers", "Workers", "workers"],
+  [to.jobs, "Jobs", "jobs"],
+  [to.artifacts, "Artifacts", "artifacts"],
+  [to.workers, "Workers", "workers"],
 ];
 
 function viewOf(path) {
-  const parts = path.split("/").slice(1).map(decoded);
-  if (path === "/" || path === "/jobs") return ["Jobs", html`<${JobList} />`];
+  if (path === to.jobs) return ["Jobs", html`<${JobList} />`];
+  const parts = path.split("/").slice(2).map(decoded);
   if (parts[0] === "jobs" && parts.length === 2) return [parts[1], html`<${JobPage} key=${parts[1]} jobId=${parts[1]} />`];
-  if (path === "/new") return ["New job", html`<${NewJob} />`];
-  if (path === "/artifacts") return ["Artifacts", html`<${ArtifactList} />`];
+  if (path === to.new) return ["New job", html`<${NewJob} />`];
+  if (path === to.artifacts) return ["Artifacts", html`<${ArtifactList} />`];
   if (parts[0] === "artifacts" && parts.length > 2) {
     const reference = { bucket: parts[1], key: parts.slice(2).join("/") };
     return [parts.at(-1), html`<${ArtifactPage} key=${path} reference=${reference} />`];
   }
-  if (path === "/workers") return ["Workers and queues", html`<${Workers} />`];
+  if (path === to.workers) return ["Workers and queues", html`<${Workers} />`];
   return ["Not here", html`<div class="page"><h1 class="hidden">Not here</h1><${Empty} title="There is no such page">
-    <p><${Link} to="/jobs">Go to the jobs<//></p><//></div>`];
+    <p><${Link} href=${to.jobs}>Go to the jobs<//></p><//></div>`];
 }
 
 function decoded(part) {
@@ -50,18 +50,18 @@ function App() {
     if (!first.current) main.current.focus({ preventScroll: true });
     first.current = false;
   }, [place.path]);
-  const here = place.path === "/" ? "/jobs" : place.path;
+  const under = (tab) => (tab === to.jobs ? place.path === tab || place.path.startsWith("/console/jobs/") : place.path.startsWith(tab));
   return html`
     <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>Skip to the content</a>
     <header class="head">
-      <${Link} to="/jobs" class="brand"><img src="/console/mark.svg" alt="" width="22" height="22" /><span>Dihedral</span><//>
+      <${Link} href=${to.jobs} class="brand"><img src="/console/mark.svg" alt="" width="22" height="22" /><span>Dihedral</span><//>
       <nav aria-label="Main">
-        ${TABS.map(([to, label, icon]) => html`<${Link} key=${to} to=${to} class="tab"
-          aria-current=${here.startsWith(to) ? "page" : undefined}><${Icon} of=${icon} /><span>${label}</span><//>`)}
+        ${TABS.map(([href, label, icon]) => html`<${Link} key=${href} href=${href} class="tab"
+          aria-current=${under(href) ? "page" : undefined}><${Icon} of=${icon} /><span>${label}</span><//>`)}
       </nav>
       <${Connection} />
       <${Theme} />
-      <${Link} to="/new" class="button primary" aria-current=${here === "/new" ? "page" : undefined}>
+      <${Link} href=${to.new} class="button primary" aria-current=${place.path === to.new ? "page" : undefined}>
         <${Icon} of="plus" /><span>New job</span><//>
     </header>
     ${live.state === "cut" && html`<${Cut} />`}

@@ -1,7 +1,7 @@
 // Artifacts: a list, and a page for each with what can be seen or heard of it and where it came from.
-import { api, artifactView, bytesPath, get, metaPath } from "./api.js";
+import { api, bytesPath, get, metaPath } from "./api.js";
 import { exact, plural, size } from "./format.js";
-import { follow, go, Link, place, withQuery } from "./router.js";
+import { follow, go, Link, place, to, withQuery } from "./router.js";
 import { Action, Dialog, Empty, Failure, Icon, Loading, Rows, say, shortKey, Time, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useState } from "./view.js";
 import { kindOf, Preview } from "./viewers.js";
@@ -52,18 +52,18 @@ function ArtifactRow({ meta, index }) {
   const kind = kindOf(meta);
   return html`<div role="row" class="artifact-row" aria-rowindex=${index + 2}>
     <span role="cell" class="a-kind k-${kind}"><span aria-hidden="true">${KINDS[kind]}</span><span class="hidden">${kind}</span></span>
-    <span role="cell" class="a-name"><a href=${artifactView(meta)} onClick=${follow} title=${meta.key}>${shortKey(meta.key)}</a></span>
+    <span role="cell" class="a-name"><a href=${to.artifact(meta)} onClick=${follow} title=${meta.key}>${shortKey(meta.key)}</a></span>
     <span role="cell" class="a-bucket">${meta.bucket}</span>
     <span role="cell" class="a-size numbers">${size(meta.size_bytes)}</span>
     <span role="cell" class="a-type muted">${meta.content_type}</span>
     <span role="cell" class="a-made muted"><${Time} at=${meta.created_at} /></span>
-    <span role="cell" class="a-by">${meta.job_id ? html`<a class="mono" href="/jobs/${encodeURIComponent(meta.job_id)}" onClick=${follow} title=${meta.job_id}>${meta.node_id ?? meta.job_id}</a>` : html`<span class="muted">uploaded</span>`}</span>
+    <span role="cell" class="a-by">${meta.job_id ? html`<a class="mono" href=${to.job(meta.job_id, meta.node_id)} onClick=${follow} title=${meta.job_id}>${meta.node_id ?? meta.job_id}</a>` : html`<span class="muted">uploaded</span>`}</span>
   </div>`;
 }
 
 function None() {
   if ([...place.query.keys()].length) return html`<${Empty} title="No file fits"><p><button type="button" onClick=${() => go(place.path)}>Show every file</button></p><//>`;
-  return html`<${Empty} title="No file yet"><p>What jobs make and what you upload is kept here.</p><p><${Link} to="/new" class="button primary">New job<//></p><//>`;
+  return html`<${Empty} title="No file yet"><p>What jobs make and what you upload is kept here.</p><p><${Link} href=${to.new} class="button primary">New job<//></p><//>`;
 }
 
 export function ArtifactPage({ reference }) {
@@ -77,7 +77,7 @@ export function ArtifactPage({ reference }) {
   async function drop() {
     await api(bytesPath(meta), { method: "DELETE" });
     say(`${shortKey(meta.key)} is deleted`);
-    go("/artifacts");
+    go(to.artifacts);
   }
   return html`<div class="page">
     <div class="title"><h1>${shortKey(meta.key)}</h1><span class="tag">${meta.bucket}</span>
@@ -98,8 +98,8 @@ function Facts({ meta }) {
     <dt>Size</dt><dd>${size(meta.size_bytes)} <span class="muted">(${meta.size_bytes.toLocaleString()} bytes)</span></dd>
     <dt>Type</dt><dd>${meta.content_type}</dd>
     <dt>Made</dt><dd><${Time} at=${meta.created_at} /> <span class="muted">(${exact(meta.created_at)})</span></dd>
-    <dt>From</dt><dd>${meta.job_id ? html`<${Link} to="/jobs/${encodeURIComponent(meta.job_id)}?node=${encodeURIComponent(meta.node_id ?? "")}">${meta.node_id ?? "job"}<//> of job
-      <${Link} to="/jobs/${encodeURIComponent(meta.job_id)}" class="mono">${meta.job_id}<//>` : "an upload"}</dd>
+    <dt>From</dt><dd>${meta.job_id ? html`<${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? "job"}<//> of job
+      <${Link} href=${to.job(meta.job_id)} class="mono">${meta.job_id}<//>` : "an upload"}</dd>
     <dt>Key</dt><dd class="mono">${meta.bucket}/${meta.key}</dd>
     <dt>SHA-256</dt><dd class="mono">${meta.sha256}</dd>
   </dl>`;

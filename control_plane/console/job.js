@@ -1,11 +1,11 @@
 // A job, alive: what it is doing, why it waits, what it has made, and what went wrong.
-import { api, artifactView, jobPath, post } from "./api.js";
+import { api, jobPath, post } from "./api.js";
 import { adviceFor } from "./advice.js";
 import { exact, isAlive, plural } from "./format.js";
 import { Graph } from "./graph.js";
 import { Curves } from "./curves.js";
 import { criticalPath, JobModel } from "./model.js";
-import { go, Link, place, withQuery } from "./router.js";
+import { go, Link, place, to, withQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
 import { Action, Dialog, Duration, Failure, Icon, Loading, Progress, Rows, say, shortKey, Status, Time, Tree } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useSource, useState } from "./view.js";
@@ -26,7 +26,7 @@ export function JobPage({ jobId }) {
   const pace = model.nodes.size > LARGE ? LOOK_LARGE_MS : LOOK_MS;
   useEvery(alive ? pace : 0, async () => alive && model.look(), [model, alive, pace]);
   if (model.error) return html`<div class="page"><h1 class="hidden">Job ${jobId}</h1><${Failure} error=${model.error} retry=${() => model.load()} />
-    <p class="center"><${Link} to="/jobs">All jobs<//></p></div>`;
+    <p class="center"><${Link} href=${to.jobs}>All jobs<//></p></div>`;
   if (!model.job) return html`<div class="page"><h1 class="mono">${jobId}</h1><${Loading} rows=${8} /></div>`;
   return html`<${Whole} model=${model} />`;
 }
@@ -76,15 +76,15 @@ function Head({ model }) {
   const drop = async () => {
     await api(jobPath(job.jobId), { method: "DELETE" });
     say(`${job.jobId} is forgotten`);
-    go("/jobs");
+    go(to.jobs);
   };
   return html`<div class="job-head">
-    <div class="title"><h1 class="mono">${job.jobId}</h1><${Link} class="tag" to=${job.pipeline ? `/jobs?pipeline=${encodeURIComponent(job.pipeline)}` : "/jobs"}>${job.pipeline ?? "graph"}<//>
+    <div class="title"><h1 class="mono">${job.jobId}</h1><${Link} class="tag" href=${job.pipeline ? `${to.jobs}?pipeline=${encodeURIComponent(job.pipeline)}` : to.jobs}>${job.pipeline ?? "graph"}<//>
       <div class="end">
         ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${() => act("cancel")}>Cancel<//>`}
         ${(job.status === "failed" || job.status === "cancelled") && html`<${Action} class="primary" work=${() => act("retry")}>Retry<//>
           <${Action} work=${() => act("retry", { from: "start" })}>Retry from the start<//>`}
-        <${Link} class="button" to="/new?from=${encodeURIComponent(job.jobId)}">Run again with changes<//>
+        <${Link} class="button" href="${to.new}?from=${encodeURIComponent(job.jobId)}">Run again with changes<//>
         ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>Forget</button>`}
       </div></div>
     <div class="job-state">
@@ -94,7 +94,7 @@ function Head({ model }) {
       <span class="muted">${job.started ? html`${job.finished ? "took" : "runs for"} <${Duration} from=${job.started} to=${job.finished} />` : html`waits for <${Duration} from=${job.created} to=${job.finished} />`}</span>
       ${job.attempt > 1 && html`<span class="muted">attempt ${job.attempt}</span>`}
     </div>
-    ${job.waitingFor && html`<p class="waiting"><strong>Waits for ${WAITS[job.waitingFor.type]}:</strong> ${job.waitingFor.message}${job.waitingFor.type === "worker" || job.waitingFor.type === "slot" ? html` · <${Link} to="/workers">workers and queues<//>` : ""}</p>`}
+    ${job.waitingFor && html`<p class="waiting"><strong>Waits for ${WAITS[job.waitingFor.type]}:</strong> ${job.waitingFor.message}${job.waitingFor.type === "worker" || job.waitingFor.type === "slot" ? html` · <${Link} href=${to.workers}>workers and queues<//>` : ""}</p>`}
     ${dialog === "drop" && html`<${Dialog} title="Forget this job?" close=${() => setDialog(null)}><p>Its record and log go; its files stay under Artifacts.</p>
       <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>Keep it</button><${Action} class="danger" work=${drop}>Forget<//></div><//>`}
   </div>`;
@@ -163,8 +163,8 @@ function Results({ job }) {
   return html`<section class="panel" aria-labelledby="h-results"><header><h2 id="h-results">Results</h2><span class="muted">${plural(sorted.length, "file")}</span></header>
     <div class="body">
       ${["video", "image", "audio"].includes(kindOf(best)) && html`<${Preview} key=${best.key} meta=${best} />`}
-      <ul class="files">${sorted.slice(0, 50).map((meta) => html`<li key=${meta.key}><${Icon} of="file" /><${Link} to=${artifactView(meta)}>${shortKey(meta.key)}<//><span class="muted">${meta.node_id}</span></li>`)}</ul>
-      ${sorted.length > 50 && html`<${Link} to="/artifacts?jobId=${encodeURIComponent(job.jobId)}">All ${sorted.length} files<//>`}
+      <ul class="files">${sorted.slice(0, 50).map((meta) => html`<li key=${meta.key}><${Icon} of="file" /><${Link} href=${to.artifact(meta)}>${shortKey(meta.key)}<//><span class="muted">${meta.node_id}</span></li>`)}</ul>
+      ${sorted.length > 50 && html`<${Link} href="${to.artifacts}?jobId=${encodeURIComponent(job.jobId)}">All ${sorted.length} files<//>`}
     </div></section>`;
 }
 

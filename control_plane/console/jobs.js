@@ -2,7 +2,7 @@
 import { get, jobPath, post } from "./api.js";
 import { isAlive, plural } from "./format.js";
 import { LATEST, watch } from "./live.js";
-import { follow, go, Link, place, withQuery } from "./router.js";
+import { follow, go, Link, place, to, withQuery } from "./router.js";
 import { Action, Dialog, Duration, Empty, Failure, Icon, Loading, Progress, Rows, say, Status, Time, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useRedraw, useRef, useState } from "./view.js";
 
@@ -167,7 +167,7 @@ function JobRow({ job, index, chosen, toggle }) {
   return html`<div role="row" class="job-row" aria-rowindex=${index + 2} aria-selected=${chosen}>
     <span role="cell" class="c-pick"><input type="checkbox" aria-label="Choose ${job.jobId}" checked=${chosen} onChange=${() => toggle(job)} /></span>
     <span role="cell" class="c-0"><${Status} status=${job.status} /></span>
-    <span role="cell" class="c-1"><a href="/jobs/${encodeURIComponent(job.jobId)}" onClick=${follow} title=${job.jobId}>${job.jobId}</a></span>
+    <span role="cell" class="c-1"><a href=${to.job(job.jobId)} onClick=${follow} title=${job.jobId}>${job.jobId}</a></span>
     <span role="cell" class="c-2">${job.pipeline || html`<span class="muted">graph</span>`}</span>
     <span role="cell" class="c-3"><${Progress} value=${job.progress} status=${job.status} label="Progress of ${job.jobId}" /></span>
     <span role="cell" class="c-4"><${Time} at=${job.created} /></span>
@@ -214,7 +214,7 @@ function Filters() {
     const id = typed.trim();
     if (!id) return;
     const job = await get(jobPath(id)).catch(() => null);
-    if (job) go(`/jobs/${encodeURIComponent(job.jobId)}`);
+    if (job) go(to.job(job.jobId));
   }
   return html`<div class="filters">
     <form role="search" class="search" onSubmit=${find}>
@@ -248,7 +248,7 @@ function Nothing() {
   }
   return html`<${Empty} title="No job yet">
     <p>A picture, a voice and a sentence become a video: start with the talking picture.</p>
-    <p><${Link} to="/new?pipeline=talking_picture" class="button primary">Make a video<//></p><//>`;
+    <p><${Link} href="${to.new}?pipeline=talking_picture" class="button primary">Make a video<//></p><//>`;
 }
 
 // Bulk ---------------------------------------------------------------------------------------------------------------------

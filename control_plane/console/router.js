@@ -11,6 +11,16 @@ function read() {
 
 addEventListener("popstate", read);
 
+// Where each view is.
+export const to = {
+  jobs: "/",
+  job: (id, node) => `/console/jobs/${encodeURIComponent(id)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
+  new: "/console/new",
+  artifacts: "/console/artifacts",
+  artifact: (ref) => `/console/artifacts/${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`,
+  workers: "/console/workers",
+};
+
 export function go(address, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", address);
   read();
@@ -33,4 +43,4 @@ export function follow(event) {
   go(event.currentTarget.getAttribute("href"));
 }
 
-export const Link = ({ to, children, ...more }) => html`<a href=${to} onClick=${follow} ...${more}>${children}</a>`;
+export const Link = ({ href, children, ...more }) => html`<a href=${href} onClick=${follow} ...${more}>${children}</a>`;

@@ -1,8 +1,8 @@
 // What the views are made of: marks, times, trees, lists of any length, dialogs, notices, and the states of a page that has nothing to show.
-import { artifactView, clock } from "./api.js";
+import { clock } from "./api.js";
 import { ago, exact, ms, percent, took } from "./format.js";
 import { live } from "./live.js";
-import { Link } from "./router.js";
+import { Link, to } from "./router.js";
 import { changes, html, useEffect, useLayoutEffect, useRef, useSource, useState } from "./view.js";
 
 // Time ---------------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ export function Tree({ value, name, open = true }) {
   if (value === null || typeof value !== "object") return html`<${Leaf} value=${value} name=${name} />`;
   if (isReference(value) && Object.keys(value).length === 2) {
     return html`<div class="leaf"><${Name} name=${name} />
-      <${Link} to=${artifactView(value)}>${value.bucket}/${shortKey(value.key)}<//></div>`;
+      <${Link} href=${to.artifact(value)}>${value.bucket}/${shortKey(value.key)}<//></div>`;
   }
   const entries = Array.isArray(value) ? value.map((each, index) => [index, each]) : Object.entries(value);
   if (!entries.length) return html`<div class="leaf"><${Name} name=${name} /><span class="muted">${Array.isArray(value) ? "[ ]" : "{ }"}</span></div>`;

@@ -1,6 +1,6 @@
 """The web console: files of `control_plane/console/` as they are, held in memory and compressed once.
 
-Every view has a path of its own that answers the same page. The policy lets the page load from this origin alone; only where the
+Every view has a path of its own below `/console/`, and all of them answer the same page. The policy lets the page load from this origin alone; only where the
 store answers downloads with a redirect, pictures, sound and headers of files may come from there too.
 """
 
@@ -16,13 +16,15 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from control_plane.problems import ApiProblem
 from schemas.structs.settings import ArtifactsSettings, StoreKind
 
 Req = Request[Any, Any, State]
 
-VIEWS = ["/", "/jobs", "/jobs/{job_id:str}", "/new", "/artifacts", "/artifacts/{artifact:path}", "/workers"]
+VIEWS = ("jobs/", "new", "artifacts", "workers")
+"""How the paths of views begin; `to` in `control_plane/console/router.js` has the whole ones."""
 SERVED = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -51,18 +53,19 @@ def console_routes(artifacts: ArtifactsSettings) -> list[HTTPRouteHandler]:
             text, more = file.compressed, {**more, "Content-Encoding": "gzip"}
         return Response(text, headers={**headers, **more}, media_type=file.media_type)
 
-    @get(VIEWS, include_in_schema=False)
-    async def view(request: Req) -> Response[bytes]:
+    @get("/", include_in_schema=False)
+    async def home(request: Req) -> Response[bytes]:
         return answer(request, found["index.html"])
 
     @get("/console/{path:path}", include_in_schema=False)
-    async def asset(request: Req, path: str) -> Response[bytes]:
-        file = found.get(str(path).lstrip("/"))
+    async def below(request: Req, path: FromPath[str]) -> Response[bytes]:
+        name = path.lstrip("/")
+        file = found.get(name) or (found["index.html"] if name.startswith(VIEWS) else None)
         if file is None:
             raise ApiProblem(404, "not_found", "the console has no such file")
         return answer(request, file)
 
-    return [view, asset]
+    return [home, below]
 
 
 def policy(artifacts: ArtifactsSettings) -> str:
