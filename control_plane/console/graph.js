@@ -6,15 +6,18 @@ import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./v
 
 const FAR = 0.42;
 const ZOOM = { least: 0.02, most: 2, step: 1.3 };
-const MARGIN = 24;
+const MARGIN = 28;
+const LEAST = 132; // the tools have room beside one node
+const MANY = 40;
 const EMPTY = { ids: new Set(), edges: new Set() };
 
 // `nodes`: [{id, status, name, task, plane, progress, attempt, worker}] in the order of the graph; `critical`: see model.criticalPath.
 export function Graph({ nodes, edges, critical = EMPTY, selected, select, label = "Graph" }) {
   const box = useRef(null);
-  const [size, setSize] = useState(null);
-  const down = Boolean(size) && size.width < 560;
+  const [width, setWidth] = useState(0);
+  const down = width > 0 && width < 560;
   const shape = useMemo(() => layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down]);
+  const size = useMemo(() => (width ? { width, height: heightFor(shape, width) } : null), [shape, width]);
   const [view, setView] = useState(null);
   const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
   const shown = view && view.shape === shape ? view : fitted;
@@ -22,7 +25,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const dragged = useRef(false); // the click that ends a drag chooses nothing
 
   useLayoutEffect(() => {
-    const observer = new ResizeObserver(() => setSize({ width: box.current.clientWidth, height: box.current.clientHeight }));
+    const observer = new ResizeObserver(() => setWidth(box.current.clientWidth));
     observer.observe(box.current);
     return () => observer.disconnect();
   }, []);
@@ -97,7 +100,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     },
   };
 
-  return html`<div class="graph" ref=${box} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
+  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
     ${shown && html`
       <svg class="lines" aria-hidden="true"><g transform="translate(${shown.x} ${shown.y}) scale(${shown.scale})"><${Lines} shape=${shape} nodes=${nodes} critical=${critical} /></g></svg>
       <div class="nodes" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})` }}>
@@ -110,6 +113,13 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
       <button type="button" aria-label="Show the whole graph" onClick=${() => setView(null)}><${Icon} of="fit" /></button>
     </div>
   </div>`;
+}
+
+// As tall as the graph is when its whole width is seen, within what leaves room for the rest of the page.
+function heightFor(shape, width) {
+  const wanted = shape.height * Math.min(1, (width - 2 * MARGIN) / shape.width) + 2 * MARGIN;
+  const most = shape.at.size > MANY ? Math.max(420, innerHeight * 0.7) : Math.max(320, innerHeight * 0.5);
+  return Math.round(Math.min(most, Math.max(shape.at.size > MANY ? most : LEAST, wanted)));
 }
 
 function fit(shape, size) {
@@ -163,15 +173,15 @@ function kindOf(edge, status, critical) {
 const PLANES = { node: "control", python: "data" };
 
 function Node({ node, at, far, critical, selected, tabbed, select }) {
-  const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
+  const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", node.attempt > 1 ? `attempt ${node.attempt}` : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
   const style = { transform: `translate(${at.x}px, ${at.y}px)` };
   return html`<button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" style=${style} data-node=${node.id}
     aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1} onClick=${() => select?.(node.id)}>
     ${!far && html`
       <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(node.status)} /></svg>
       <span class="node-text"><span class="node-name">${node.name || node.id}</span>
-        <span class="node-task">${node.task}${node.attempt > 1 ? ` · attempt ${node.attempt}` : ""}${node.status === "running" ? ` · ${percent(node.progress)}` : ""}</span></span>
-      <span class="node-plane">${PLANES[node.plane]}</span>`}
+        <span class="node-task">${PLANES[node.plane]} · ${node.task}</span></span>
+      <span class="node-extra numbers">${node.status === "running" ? percent(node.progress) : ""}${node.attempt > 1 ? html`<span>try ${node.attempt}</span>` : ""}</span>`}
     ${node.status === "running" && html`<span class="fill" style=${{ transform: `scaleX(${node.progress})` }}></span>`}
   </button>`;
 }

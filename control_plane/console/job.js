@@ -7,11 +7,12 @@ import { Curves } from "./curves.js";
 import { criticalPath, JobModel } from "./model.js";
 import { go, Link, place, to, withQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
-import { Action, Dialog, Duration, Failure, Icon, Loading, Progress, Rows, say, shortKey, Status, Time, Tree } from "./ui.js";
+import { Action, Dialog, Duration, Failure, Icon, Loading, Progress, Rows, say, shortKey, Status, Time, Tree, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useSource, useState } from "./view.js";
 import { kindOf, Preview } from "./viewers.js";
 
 const LOOK_MS = 2500;
+const NARROW = 1040; // below, one column: see style.css
 const LARGE = 300;
 const LOOK_LARGE_MS = 6000;
 
@@ -42,21 +43,26 @@ function Whole({ model }) {
     progress: nodes.length === 1 && node.status === "running" ? job.progress : node.progress,
   }));
   const series = [...model.series.values()].filter((each) => each.points.length > 1 && (!selected || each.nodeId === selected));
-  const failed = nodes.filter((node) => node.error && node.status === "failed");
+  const handled = new Set(model.edges.filter((edge) => edge.kind === "on_failure").map((edge) => edge.from));
+  const failed = nodes.filter((node) => node.error && node.status === "failed" && !handled.has(node.id));
+  const narrow = useWidth() <= NARROW;
+  const panel = selected && html`<${NodePanel} key=${selected} model=${model} node=${model.nodes.get(selected)} close=${() => select(selected)} />`;
   return html`<div class="page job">
     <${Head} model=${model} />
     ${(failed.length > 0 || job.error) && html`<${Errors} job=${job} failed=${failed} select=${select} />`}
     <div class="split">
       <div class="stack wide">
         <section class="panel" aria-labelledby="h-graph"><header><h2 id="h-graph">Graph</h2><${Counts} nodes=${nodes} /></header>
-          <div class="graph-box ${nodes.length > 40 ? "tall" : nodes.length === 1 ? "short" : ""}"><${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label="Graph of ${plural(nodes.length, "node")}" /></div></section>
+          <${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label="Graph of ${plural(nodes.length, "node")}" /></section>
+        ${narrow && panel}
+        ${narrow && !isAlive(job) && html`<${Results} job=${job} />`}
         <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body"><${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} /></div></section>
         ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">Curves</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
         <${Log} model=${model} selected=${selected} />
       </div>
       <div class="stack aside">
-        ${selected && html`<${NodePanel} key=${selected} model=${model} node=${model.nodes.get(selected)} close=${() => select(selected)} />`}
-        <${Results} job=${job} />
+        ${!narrow && panel}
+        ${!(narrow && !isAlive(job)) && html`<${Results} job=${job} />`}
         <${About} model=${model} />
       </div>
     </div>
@@ -79,7 +85,7 @@ function Head({ model }) {
     go(to.jobs);
   };
   return html`<div class="job-head">
-    <div class="title"><h1 class="mono">${job.jobId}</h1><${Link} class="tag" href=${job.pipeline ? `${to.jobs}?pipeline=${encodeURIComponent(job.pipeline)}` : to.jobs}>${job.pipeline ?? "graph"}<//>
+    <div class="title"><h1 class="mono id">${job.jobId}</h1><${Link} class="tag" href=${job.pipeline ? `${to.jobs}?pipeline=${encodeURIComponent(job.pipeline)}` : to.jobs}>${job.pipeline ?? "graph"}<//>
       <div class="end">
         ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${() => act("cancel")}>Cancel<//>`}
         ${(job.status === "failed" || job.status === "cancelled") && html`<${Action} class="primary" work=${() => act("retry")}>Retry<//>

@@ -112,6 +112,7 @@ export class JobModel {
     const at = ms(event.created);
     const last = node.runs.at(-1);
     if (event.status === "ready") {
+      if (last && last.start && !last.end) Object.assign(last, { end: at, status: "failed" }); // it is tried again
       node.runs.push({ ready: at, begun: this.attempt });
     } else if (event.status === "running") {
       node.worker = event.worker;

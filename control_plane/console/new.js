@@ -111,7 +111,7 @@ function Planned({ graph, template, note }) {
   const edges = useMemo(() => (shown?.edges ?? []).map((edge) => ({ kind: "normal", ...edge })), [shown]);
   const sound = nodes.length > 0 && edges.every((edge) => [edge.from, edge.to].every((id) => nodes.some((node) => node.id === id)));
   return html`<section class="panel" aria-labelledby="h-plan"><header><h2 id="h-plan">What will run</h2><span class="muted">${note}</span></header>
-    <div class="graph-box">${sound ? html`<${Graph} nodes=${nodes} edges=${edges} label="Planned graph of ${plural(nodes.length, "node")}" />` : html`<p class="nothing muted">The graph is drawn here once it can be planned.</p>`}</div></section>`;
+    <div>${sound ? html`<${Graph} nodes=${nodes} edges=${edges} label="Planned graph of ${plural(nodes.length, "node")}" />` : html`<p class="nothing muted">The graph is drawn here once it can be planned.</p>`}</div></section>`;
 }
 
 // A pipeline ---------------------------------------------------------------------------------------------------------------
