@@ -335,7 +335,7 @@ class JobQueue:
                 node.retries.attempt = record.attempt
             known = {} if isinstance(node.telemetry, msgspec.UnsetType) else node.telemetry
             node.telemetry = known | {
-                "progress": 1.0 if record.status == "completed" else _of(view.shares.get(node.id, 0), shares[node.id]),
+                "progress": 1.0 if record.status == "completed" else _of(record.share, shares[node.id]),
                 "started": _stamp(record.started_ms),
                 "finished": _stamp(record.ended_ms),
             }
@@ -442,7 +442,7 @@ def _check_envelope(request: JobRequest) -> None:
 
 def _of(done: int, share: int) -> float:
     """A node's own progress from its part of the job's; a node without weight shows none."""
-    return min(1.0, done / share) if share else 0.0
+    return min(1.0, max(0, done) / share) if share else 0.0
 
 
 def _stamp(ms: int | None) -> str | None:

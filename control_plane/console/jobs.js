@@ -118,8 +118,8 @@ export function JobList() {
   useEvery(LOOK_MS, () => found.look(), [found]);
   const [chosen, setChosen] = useState(new Set());
   const search = (query.get("q") || "").toLowerCase();
-  const asked = useAsked(search, found, redraw);
   const rows = useMemo(() => (search ? found.rows.filter((job) => job.jobId.toLowerCase().includes(search)) : found.rows), [found.rows, search]);
+  const asked = useAsked(search, rows.length > 0 || found.cursor === undefined, redraw);
   const narrow = useWidth() < NARROW;
   const shown = rows.length ? rows : asked;
   const inSight = useRef([0, 0]);
@@ -177,11 +177,11 @@ function JobRow({ job, index, chosen, toggle }) {
 }
 
 // A job that no loaded page has may still be there.
-function useAsked(search, found, redraw) {
+function useAsked(search, some, redraw) {
   const asked = useRef({ search: "", jobs: [] });
   useEffect(() => {
     asked.current = { search, jobs: [] };
-    if (!search) return undefined;
+    if (!search || some) return undefined;
     const stop = new AbortController();
     const timer = setTimeout(() => {
       get(jobPath(place.query.get("q")), { signal: stop.signal })
@@ -192,7 +192,7 @@ function useAsked(search, found, redraw) {
         .catch(() => {});
     }, 250);
     return () => (clearTimeout(timer), stop.abort());
-  }, [search, found]);
+  }, [search, some]);
   return asked.current.search === search ? asked.current.jobs : [];
 }
 

@@ -189,13 +189,14 @@ function GraphJob({ from }) {
     return { line: lineOf(read.lines, pointer), detail: each.detail, pointer };
   });
   const problems = [...new Map(found.map((each) => [`${each.line} ${each.detail}`, each])).values()].sort((a, b) => a.line - b.line);
-  if (refused && !refused.errors?.length) problems.push({ line: 1, detail: refused.message });
+  const failure = refused && !refused.errors?.length ? refused.message : "";
   return html`<div class="split even">
     <section class="panel" aria-labelledby="h-json"><header><h2 id="h-json">Graph</h2><span class="muted">${problems.length ? "" : plan.graph && plan.fresh ? "It can run." : ""}</span>
         <span class="end"><button type="button" class="quiet" onClick=${() => change(JSON.stringify(EXAMPLE, null, 2))}>Put in an example</button></span></header>
       ${error && html`<${Failure} error=${error} />`}
       <${Editor} text=${text} change=${change} problems=${problems} />
       <div class="body"><${Options} value=${options} change=${setOptions} />
+        ${failure && html`<p class="wrong" role="alert">${failure}</p>`}
         <div class="buttons"><button type="button" class="primary big" disabled=${busy || !body || problems.length > 0} onClick=${() => submit(body)}>Run</button></div></div>
     </section>
     <div class="stack"><${Planned} graph=${plan.graph} template=${null} note=${plan.graph ? plural(plan.graph.nodes.length, "node") : ""} /></div>
