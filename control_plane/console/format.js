@@ -2,9 +2,8 @@
 
 export const ms = (time) => (time === null || time === undefined ? null : typeof time === "number" ? time : Date.parse(time));
 
-export function exact(time) {
-  return new Date(ms(time)).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-}
+const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+export const exact = (time) => whole.format(ms(time));
 
 export function ago(time, now = Date.now()) {
   const passed = now - ms(time);

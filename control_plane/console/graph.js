@@ -21,6 +21,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const [view, setView] = useState(null);
   const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
   const shown = view && view.shape === shape ? view : fitted;
+  const [held, setHeld] = useState(false);
   const drag = useRef(null);
   const dragged = useRef(false); // the click that ends a drag chooses nothing
 
@@ -58,6 +59,13 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     }
   };
 
+  // What a drag does not change is not made again: the lines, and the nodes as long as the same ones are near.
+  const far = Boolean(shown) && shown.scale < FAR;
+  const near = shown && size ? nearby(shown, size) : null;
+  const lines = useMemo(() => html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
+  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => html`<${Node} key=${node.id} node=${node} at=${shape.at.get(node.id)} far=${far}
+    critical=${critical.ids.has(node.id)} selected=${node.id === selected} tabbed=${node.id === (selected ?? nodes[0].id)} select=${select} />`), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
+
   function press(event) {
     if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
     else if (event.key === "-") zoom(1 / ZOOM.step);
@@ -79,17 +87,21 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
       drag.current = { x: event.clientX, y: event.clientY, from: shown, moved: false };
     },
     onPointerMove(event) {
-      const held = drag.current;
-      if (!held) return;
-      const dx = event.clientX - held.x;
-      const dy = event.clientY - held.y;
-      if (!held.moved && Math.hypot(dx, dy) < 5) return;
-      if (!held.moved) box.current.setPointerCapture(event.pointerId);
-      held.moved = dragged.current = true;
-      move({ scale: held.from.scale, x: held.from.x + dx, y: held.from.y + dy });
+      const at = drag.current;
+      if (!at) return;
+      const dx = event.clientX - at.x;
+      const dy = event.clientY - at.y;
+      if (!at.moved && Math.hypot(dx, dy) < 5) return;
+      if (!at.moved) {
+        box.current.setPointerCapture(event.pointerId);
+        setHeld(true);
+      }
+      at.moved = dragged.current = true;
+      move({ scale: at.from.scale, x: at.from.x + dx, y: at.from.y + dy });
     },
     onPointerUp() {
       drag.current = null;
+      setHeld(false);
     },
     onClickCapture(event) {
       if (dragged.current) event.stopPropagation();
@@ -97,16 +109,13 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     },
     onPointerCancel() {
       drag.current = null;
+      setHeld(false);
     },
   };
 
   return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
     ${shown && html`
-      <svg class="lines" aria-hidden="true"><g transform="translate(${shown.x} ${shown.y}) scale(${shown.scale})"><${Lines} shape=${shape} nodes=${nodes} critical=${critical} /></g></svg>
-      <div class="nodes" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})` }}>
-        ${visible(shape, nodes, shown, size).map((node) => html`<${Node} key=${node.id} node=${node} at=${shape.at.get(node.id)} far=${shown.scale < FAR}
-          critical=${critical.ids.has(node.id)} selected=${node.id === selected} tabbed=${node.id === (selected ?? nodes[0].id)} select=${select} />`)}
-      </div>`}
+      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})` }}>${lines}${blocks}</div>`}
     <div class="graph-tools">
       <button type="button" aria-label="Zoom in" onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
       <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
@@ -127,14 +136,19 @@ function fit(shape, size) {
   return { scale, x: (size.width - shape.width * scale) / 2, y: (size.height - shape.height * scale) / 2 };
 }
 
-function visible(shape, nodes, view, size) {
-  const left = -view.x / view.scale - NODE.width;
-  const right = (size.width - view.x) / view.scale;
-  const top = -view.y / view.scale - NODE.height;
-  const bottom = (size.height - view.y) / view.scale;
+// The part of the graph that is in sight with half a screen around it, in steps, so that a small move stays inside.
+function nearby(view, size) {
+  const step = (length) => length / view.scale / 2;
+  const from = (offset, length) => Math.floor(-offset / view.scale / step(length)) - 1;
+  const left = from(view.x, size.width) * step(size.width);
+  const top = from(view.y, size.height) * step(size.height);
+  return { left, top, right: left + 5 * step(size.width), bottom: top + 5 * step(size.height) };
+}
+
+function inside(shape, nodes, near) {
   return nodes.filter((node) => {
     const at = shape.at.get(node.id);
-    return at && at.x > left && at.x < right && at.y > top && at.y < bottom;
+    return at && at.x + NODE.width > near.left && at.x < near.right && at.y + NODE.height > near.top && at.y < near.bottom;
   });
 }
 
@@ -161,7 +175,8 @@ function Lines({ shape, nodes, critical }) {
     line.path ||= pathOf(line.points, shape.down);
     kinds[kindOf(line.edge, status, critical)] += line.path;
   }
-  return Object.entries(kinds).map(([kind, path]) => path && html`<path key=${kind} class="line l-${kind}" d=${path} />`);
+  return html`<svg class="lines" aria-hidden="true" width=${shape.width} height=${shape.height}>
+    ${Object.entries(kinds).map(([kind, path]) => path && html`<path key=${kind} class="line l-${kind}" d=${path} />`)}</svg>`;
 }
 
 function kindOf(edge, status, critical) {

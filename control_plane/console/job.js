@@ -36,12 +36,12 @@ function Whole({ model }) {
   const job = model.job;
   const selected = model.nodes.has(place.query.get("node")) ? place.query.get("node") : null;
   const select = (id) => go(withQuery({ node: id === selected ? null : id }), { replace: true });
-  const critical = criticalPath(model);
+  const critical = useMemo(() => criticalPath(model), [model.version]);
   const nodes = [...model.nodes.values()];
-  const drawn = nodes.map((node) => ({
+  const drawn = useMemo(() => nodes.map((node) => ({
     id: node.id, status: node.status, name: node.definition.name, task: node.definition.task, plane: node.definition.plane, attempt: node.attempt,
     progress: nodes.length === 1 && node.status === "running" ? job.progress : node.progress,
-  }));
+  })), [model.version]);
   const series = [...model.series.values()].filter((each) => each.points.length > 1 && (!selected || each.nodeId === selected));
   const handled = new Set(model.edges.filter((edge) => edge.kind === "on_failure").map((edge) => edge.from));
   const failed = nodes.filter((node) => node.error && node.status === "failed" && !handled.has(node.id));

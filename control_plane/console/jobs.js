@@ -8,6 +8,7 @@ import { html, useEffect, useEvery, useMemo, useRedraw, useRef, useState } from 
 
 const PAGE = 500;
 const LOOK_MS = 2500; // how soon a new job is seen
+const SETTLED_MS = 120;
 const NEWEST = 100;
 const AT_ONCE = 6;
 const STATUSES = ["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"];
@@ -68,7 +69,7 @@ class Found {
   }
 
   sort() {
-    const fitting = [...this.jobs.values()].filter((job) => !this.wanted.length || this.wanted.includes(job.status));
+    const fitting = [...this.jobs.values()].filter((job) => this.fits(job));
     this.rows = fitting.sort((a, b) => (a.created < b.created ? 1 : a.created > b.created ? -1 : a.jobId < b.jobId ? 1 : -1));
   }
 
@@ -78,11 +79,22 @@ class Found {
     if (message.type === "resync") this.jobs.set(jobId, message.snapshot.job);
     else if (message.type === "response") this.jobs.delete(jobId);
     else this.jobs.set(jobId, moved(job, message));
-    this.sort();
+    const next = this.jobs.get(jobId);
+    this.rows = next && this.fits(next) ? this.rows.map((each) => (each === job ? next : each)) : this.rows.filter((each) => each !== job);
     this.redraw();
   }
 
+  fits(job) {
+    return !this.wanted.length || this.wanted.includes(job.status);
+  }
+
+  // Once the rows stand still: who scrolls past a thousand jobs does not watch them.
   see(rows) {
+    clearTimeout(this.settled);
+    this.settled = setTimeout(() => this.subscribe(rows), SETTLED_MS);
+  }
+
+  subscribe(rows) {
     const seen = new Set(rows.map((job) => job.jobId));
     for (const [id, stop] of this.watches) if (!seen.has(id)) (stop(), this.watches.delete(id));
     for (const id of seen) {
@@ -91,6 +103,7 @@ class Found {
   }
 
   close() {
+    clearTimeout(this.settled);
     for (const stop of this.watches.values()) stop();
     this.watches.clear();
   }

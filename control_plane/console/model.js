@@ -11,7 +11,13 @@ const AGAIN_MS = 1000;
 
 export class JobModel {
   constructor(jobId) {
-    Object.assign(this, changes());
+    const told = changes();
+    this.listen = told.listen;
+    this.version = 0; // goes up with every change
+    this.tell = () => {
+      this.version += 1;
+      told.tell();
+    };
     this.jobId = jobId;
     this.error = null;
     this.job = null;

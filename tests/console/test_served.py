@@ -103,3 +103,5 @@ def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:
             assert target.startswith("./"), f"{name}: {target}"
             imported.add(((CONSOLE / name).parent / target).resolve().relative_to(CONSOLE).as_posix())
     assert imported == names
+    asked_early = set(re.findall(r'modulepreload" href="/console/([^"]+)"', (CONSOLE / "index.html").read_text()))
+    assert asked_early == names - {"app.js"}
