@@ -80,7 +80,13 @@ def create_app(settings: Settings) -> Litestar:
             await client.aclose()
 
     return Litestar(
-        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes, *console_routes(settings.artifacts)],
+        route_handlers=[
+            job_routes,
+            *artifact_routes,
+            *live_routes,
+            *service_routes,
+            *console_routes(settings.artifacts),
+        ],
         lifespan=[lifespan],
         exception_handlers={Exception: problems.handle},
         middleware=[_measured],

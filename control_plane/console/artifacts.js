@@ -98,7 +98,7 @@ function Facts({ meta }) {
     <dt>Size</dt><dd>${size(meta.size_bytes)} <span class="muted">(${meta.size_bytes.toLocaleString()} bytes)</span></dd>
     <dt>Type</dt><dd>${meta.content_type}</dd>
     <dt>Made</dt><dd><${Time} at=${meta.created_at} /> <span class="muted">(${exact(meta.created_at)})</span></dd>
-    <dt>From</dt><dd>${meta.job_id ? html`<${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? "job"}<//> of job
+    <dt>From</dt><dd>${meta.job_id ? html`<${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? "job"}<//> of job${" "}
       <${Link} href=${to.job(meta.job_id)} class="mono">${meta.job_id}<//>` : "an upload"}</dd>
     <dt>Key</dt><dd class="mono">${meta.bucket}/${meta.key}</dd>
     <dt>SHA-256</dt><dd class="mono">${meta.sha256}</dd>

@@ -115,7 +115,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
 
   return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
     ${shown && html`
-      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})` }}>${lines}${blocks}</div>`}
+      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale) }}>${lines}${blocks}</div>`}
     <div class="graph-tools">
       <button type="button" aria-label="Zoom in" onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
       <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>

@@ -53,6 +53,7 @@ export function layout(nodes, edges, down = false) {
     const forward = sweep % 2 === 0;
     for (const layer of forward ? layers : [...layers].reverse()) spread(layer, forward ? "before" : "after");
   }
+  for (const layer of [...layers, ...layers]) spread(layer, "both"); // a walk along one side only drifts away
   return placed(layers, lines, length, down);
 }
 
@@ -87,7 +88,7 @@ function spread(layer, side) {
     const previous = layer[index - 1];
     if (previous) offset += (previous.breadth + item.breadth) / 2 + (item.breadth && previous.breadth ? GAP.across : GAP.bend);
     item.offset = offset;
-    const near = side ? item[side] : [];
+    const near = side === "both" ? [...item.before, ...item.after] : side ? item[side] : [];
     const wish = near.length ? near.reduce((sum, each) => sum + each.middle, 0) / near.length : side ? item.middle : item.offset;
     let block = { sum: wish - item.offset, count: 1 };
     while (blocks.length && blocks.at(-1).sum / blocks.at(-1).count > block.sum / block.count) {

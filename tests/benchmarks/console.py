@@ -40,7 +40,10 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], list[Row]]:
         house.close()
         shutil.rmtree(directory, ignore_errors=True)
     rows = [
-        {"view": view, **{name: round(statistics.median(each[name] for each in raw if each["view"] == view)) for name in NAMES}}
+        {
+            "view": view,
+            **{name: round(statistics.median(each[name] for each in raw if each["view"] == view)) for name in NAMES},
+        }
         for view in VIEWS
     ]
     return [Table("The console: first draw and frames, medians", rows)], raw
@@ -55,6 +58,11 @@ def _measured(browser: Any, house: House, address: str, awaited: str, act: str) 
         cold = first_draw_ms(tab.page, address, awaited)
         warm = first_draw_ms(tab.page, address, awaited)
         moved = frames(tab.page, act)
-        return {"cold ms": cold, "warm ms": warm, "frames/s": moved["frames"], "95 % of frames below ms": moved["slowest"]}
+        return {
+            "cold ms": cold,
+            "warm ms": warm,
+            "frames/s": moved["frames"],
+            "95 % of frames below ms": moved["slowest"],
+        }
     finally:
         tab.close()

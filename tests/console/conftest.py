@@ -71,7 +71,9 @@ def open_tab(browser: Browser, house: House) -> Iterator[Callable[..., Tab]]:
 
     yield opened
     said = [line for tab in tabs for line in tab.said]
-    foreign = [each for tab in tabs for each in tab.asked if "://127.0.0.1:" not in each and not each.startswith("blob:")]
+    foreign = [
+        each for tab in tabs for each in tab.asked if "://127.0.0.1:" not in each and not each.startswith("blob:")
+    ]
     for tab in tabs:
         beside(tab.close)
     assert said == []

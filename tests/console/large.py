@@ -53,7 +53,8 @@ def submit_many(house: House, count: int) -> None:
     graph = {"schema": "langgraph.v1", "nodes": [{"id": "a", "task": "simulate", "plane": "python"}], "edges": []}
     for start in range(0, count, BATCH):
         jobs = [
-            {"graph": {**graph, "workflowId": f"many-{index:05}"}, "startAt": FAR} for index in range(start, min(count, start + BATCH))
+            {"graph": {**graph, "workflowId": f"many-{index:05}"}, "startAt": FAR}
+            for index in range(start, min(count, start + BATCH))
         ]
         house.post("/api/jobs/batch", {"jobs": jobs}, status=200)
 
@@ -67,7 +68,10 @@ def large_graph(count: int, job: str) -> dict[str, Any]:
         layer = [f"n{len(nodes) + index}" for index in range(min(chance.randint(5, 40), count - len(nodes)))]
         nodes += [{"id": id, "task": "simulate", "plane": "python"} for id in layer]
         for id in layer if layers else []:
-            parents = {chance.choice(layers[-1]), *(chance.choice(chance.choice(layers[-4:])) for _ in range(chance.randint(0, 2)))}
+            parents = {
+                chance.choice(layers[-1]),
+                *(chance.choice(chance.choice(layers[-4:])) for _ in range(chance.randint(0, 2))),
+            }
             edges += [{"from": parent, "to": id} for parent in sorted(parents)]
         layers.append(layer)
     return {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": edges}}

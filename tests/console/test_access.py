@@ -37,7 +37,9 @@ class Shown:
 
     def __init__(self, house: House) -> None:
         job, running = name("judged"), name("runs")
-        graph = simulate({"id": "a"}, {"id": "bad", "failAt": 0}, {"id": "b"}, edges=[("a", "bad"), ("bad", "b")], job=job)
+        graph = simulate(
+            {"id": "a"}, {"id": "bad", "failAt": 0}, {"id": "b"}, edges=[("a", "bad"), ("bad", "b")], job=job
+        )
         house.post("/api/jobs", graph)
         submit(house, running, steps=3600, stepSeconds=1)
         text = upload(house, "notes.txt", b"plain words", "text/plain")
@@ -84,7 +86,11 @@ def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         expect(page.get_by_text(there).first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        becomes(lambda: page.evaluate("document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth"))
+        becomes(
+            lambda: page.evaluate(
+                "document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth"
+            )
+        )
         if width == PHONE["width"]:
             found += findings(page)
     assert found == []
@@ -93,7 +99,9 @@ def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
 def test_axe_would_find_something(tab: Tab) -> None:
     tab.page.goto("/console/workers")
     expect(tab.page.get_by_role("heading", name="Workers and queues")).to_be_visible()
-    tab.page.evaluate("document.querySelector('main').append(Object.assign(document.createElement('img'), {src: '/console/mark.svg'}))")
+    tab.page.evaluate(
+        "document.querySelector('main').append(Object.assign(document.createElement('img'), {src: '/console/mark.svg'}))"
+    )
     assert [line.partition(":")[0] for line in findings(tab.page)] == ["image-alt"]
 
 

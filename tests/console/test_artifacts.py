@@ -62,7 +62,10 @@ def safetensors(header: object, announced: int | None = None) -> bytes:
 
 
 def test_the_header_of_a_safetensors_file_is_read_and_no_more(tab: Tab, house: House) -> None:
-    tensors = {"a<b>": {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}, "__metadata__": {"steps": "<i>300</i>"}}
+    tensors = {
+        "a<b>": {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]},
+        "__metadata__": {"steps": "<i>300</i>"},
+    }
     page = tab.page
     page.goto(view(upload(house, "adapter.safetensors", safetensors(tensors), "application/octet-stream")))
     expect(page.get_by_role("region", name="Tensors")).to_contain_text("a<b>")
@@ -97,7 +100,9 @@ def test_a_page_or_a_drawing_with_a_script_in_it_is_only_text_or_a_picture(tab: 
 
 def test_what_a_job_has_made_says_where_it_came_from(tab: Tab, house: House, files: dict[str, Path]) -> None:
     recording = house.upload(files["recording"])
-    job = house.post("/api/jobs", {"pipeline": "train_voice", "params": {"recording": recording, "iterations": 2}})["jobId"]
+    job = house.post("/api/jobs", {"pipeline": "train_voice", "params": {"recording": recording, "iterations": 2}})[
+        "jobId"
+    ]
     assert house.ended(job)["status"] == "completed"
     page = tab.page
     page.goto(f"/console/artifacts?jobId={job}")

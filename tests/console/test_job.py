@@ -17,7 +17,12 @@ def graph_node(page: Page, id: str) -> Locator:
 
 
 def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: House, files: dict[str, Path]) -> None:
-    params = {"picture": house.upload(files["picture"]), "voice": house.upload(files["recording"]), "width": 160, "height": 120}
+    params = {
+        "picture": house.upload(files["picture"]),
+        "voice": house.upload(files["recording"]),
+        "width": 160,
+        "height": 120,
+    }
     job = house.post("/api/jobs", {"pipeline": "talking_picture", "params": {**params, "seconds": 2}})["jobId"]
     page = tab.page
     page.goto(f"/console/jobs/{job}")

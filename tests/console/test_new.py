@@ -82,7 +82,9 @@ def test_every_problem_of_a_graph_stands_at_its_line(tab: Tab) -> None:
     page = tab.page
     page.goto("/console/new?graph")
     editor = page.get_by_role("textbox", name="Graph as JSON")
-    editor.fill(json.dumps({**simulate({"id": "a", "steps": -1}, {"id": "b"}, edges=[("a", "nobody")])["graph"]}, indent=1))
+    editor.fill(
+        json.dumps({**simulate({"id": "a", "steps": -1}, {"id": "b"}, edges=[("a", "nobody")])["graph"]}, indent=1)
+    )
     text = editor.input_value().split("\n")
     problems = page.get_by_role("list", name="Problems")
     expect(problems).to_contain_text(f"line {line_of(text, 'steps')}-1 is less than the minimum of 0")

@@ -39,14 +39,30 @@ async def test_the_whole_console_is_small(served: Served) -> None:
 
 
 async def test_every_view_has_an_address(served: Served) -> None:
-    for path in ("/", "/console/jobs/some.job-1", "/console/new", "/console/artifacts", "/console/artifacts/inputs/a/b.png", "/console/workers"):
+    for path in (
+        "/",
+        "/console/jobs/some.job-1",
+        "/console/new",
+        "/console/artifacts",
+        "/console/artifacts/inputs/a/b.png",
+        "/console/workers",
+    ):
         answer = await served.http.get(path)
         assert answer.status_code == 200, path
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert answer.text == (CONSOLE / "index.html").read_text()
 
 
-@pytest.mark.parametrize("path", ["/console/nothing.js", "/console/../app.py", "/console/%2e%2e/app.py", "/console/vendor/README.md", "/console/vendor"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/console/nothing.js",
+        "/console/../app.py",
+        "/console/%2e%2e/app.py",
+        "/console/vendor/README.md",
+        "/console/vendor",
+    ],
+)
 async def test_nothing_else_is_given_away(served: Served, path: str) -> None:
     answer = await served.http.get(path)
     assert answer.status_code == 404
@@ -78,7 +94,10 @@ async def test_the_policy_lets_this_origin_run_and_nobody_else(served: Served) -
     [
         (ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000"), "http://minio:9000"),
         (ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000", secure=True), "https://minio:9000"),
-        (ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000", public_endpoint="https://files.example/x"), "https://files.example"),
+        (
+            ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000", public_endpoint="https://files.example/x"),
+            "https://files.example",
+        ),
     ],
 )
 def test_pictures_may_come_from_where_the_store_sends_one(settings: ArtifactsSettings, origin: str) -> None:
@@ -92,7 +111,9 @@ def test_no_file_names_another_host_or_runs_a_text() -> None:
         for host in re.findall(r"https?://([^/\"'`)\s]+)", text):
             assert host == "www.w3.org", f"{path.name}: {host}"
         if "vendor" not in path.parts:
-            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|\bon[a-z]+=\"", text), path.name
+            assert not re.search(
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|\bon[a-z]+=\"", text
+            ), path.name
 
 
 def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:

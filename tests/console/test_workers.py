@@ -35,7 +35,14 @@ def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: House) -> Non
     job = name("poison")
     house.post(
         "/api/jobs",
-        {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": [{"id": "deadly", "task": "simulate", "plane": "python", "params": {"crashAt": 0}}], "edges": []}},
+        {
+            "graph": {
+                "schema": "langgraph.v1",
+                "workflowId": job,
+                "nodes": [{"id": "deadly", "task": "simulate", "plane": "python", "params": {"crashAt": 0}}],
+                "edges": [],
+            }
+        },
     )
 
     def given_up() -> bool:
