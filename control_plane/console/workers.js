@@ -14,8 +14,9 @@ export function Workers() {
   const [error, setError] = useState(null);
   async function look() {
     try {
-      const [workers, queues, letters] = await Promise.all([get("/api/workers"), get("/api/queues"), get("/api/dead-letters")]);
-      setFound({ workers: workers.workers, queues: queues.queues, letters: letters.deadLetters });
+      const [workers, queues, letters, tasks] = await Promise.all(["workers", "queues", "dead-letters", "capabilities"].map((what) => get(`/api/${what}`)));
+      const light = new Set(tasks.capabilities.filter((task) => task.runtime.light).map((task) => task.id));
+      setFound({ workers: workers.workers, queues: queues.queues, letters: letters.deadLetters, light });
       setError(null);
     } catch (wrong) {
       setError(wrong);
@@ -28,7 +29,7 @@ export function Workers() {
     ${error && !found ? html`<${Failure} error=${error} retry=${() => look().catch(() => {})} />` : !found ? html`<${Loading} />` : html`
       <${Queues} queues=${found.queues} workers=${found.workers} />
       <section class="stack" aria-labelledby="h-workers"><h2 id="h-workers">${plural(found.workers.length, "worker")}</h2>
-        ${found.workers.length ? html`<div class="cards">${found.workers.map((worker) => html`<${Worker} key=${worker.workerId} worker=${worker} />`)}</div>`
+        ${found.workers.length ? html`<div class="cards">${found.workers.map((worker) => html`<${Worker} key=${worker.workerId} worker=${worker} light=${found.light} />`)}</div>`
           : html`<${Empty} title="No worker lives"><p>Jobs wait until one starts: <code>dihedral worker</code></p><//>`}</section>
       <${DeadLetters} letters=${found.letters} look=${look} />`}
   </div>`;
@@ -44,16 +45,18 @@ function Queues({ queues, workers }) {
       <td class="n">${queue.pending.toLocaleString()}</td><td class="n">${running(queue).toLocaleString()}</td><td class="n">${slots(queue) || html`<span class="wrong">no worker</span>`}</td></tr>`)}</tbody></table></div></section>`;
 }
 
-function Worker({ worker }) {
+// Light nodes run in the worker itself; only the others take a slot.
+function Worker({ worker, light }) {
   const late = Date.now() - Date.parse(worker.lastSeen) > LATE_MS;
-  const busy = worker.running.length;
+  const busy = worker.running.filter((run) => !light.has(run.task)).length;
+  const beside = worker.running.length - busy;
   return html`<article class="panel worker" aria-label="Worker ${worker.workerId}">
     <header><h3 class="mono">${worker.workerId}</h3><span class="tag">${PLANES[worker.plane]} · ${worker.pool}</span></header>
     <div class="body">
       <div class="slots" role="img" aria-label="${plural(busy, "node")} running, ${plural(worker.slots, "slot")}">
-        ${Array.from({ length: Math.min(worker.slots, 32) }, (_, index) => html`<i key=${index} class=${index < busy ? "busy" : ""}></i>`)}<span class="numbers muted">${busy} of ${plural(worker.slots, "slot")}</span></div>
-      ${busy > 0 && html`<ul class="running">${worker.running.slice(0, 20).map((run) => html`<li key=${run.jobId + run.nodeId}><${Link} href=${to.job(run.jobId, run.nodeId)}>${run.nodeId}<//>
-        <span class="muted">${run.task}</span><span class="muted since"><${Time} at=${run.startedAt} /></span></li>`)}${busy > 20 && html`<li class="muted">and ${busy - 20} more</li>`}</ul>`}
+        ${Array.from({ length: Math.min(worker.slots, 32) }, (_, index) => html`<i key=${index} class=${index < busy ? "busy" : ""}></i>`)}<span class="numbers muted">${busy} of ${plural(worker.slots, "slot")}${beside > 0 ? `, ${plural(beside, "light node")} beside them` : ""}</span></div>
+      ${worker.running.length > 0 && html`<ul class="running">${worker.running.slice(0, 20).map((run) => html`<li key=${run.jobId + run.nodeId}><${Link} href=${to.job(run.jobId, run.nodeId)}>${run.nodeId}<//>
+        <span class="muted">${run.task}</span><span class="muted since"><${Time} at=${run.startedAt} /></span></li>`)}${worker.running.length > 20 && html`<li class="muted">and ${worker.running.length - 20} more</li>`}</ul>`}
       <dl class="facts">
         ${worker.device && html`<dt>Device</dt><dd>${worker.device}</dd>`}
         <dt>Host</dt><dd>${worker.host} <span class="muted">process ${worker.pid}</span></dd>

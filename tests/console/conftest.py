@@ -43,9 +43,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def house(browser: Browser) -> Iterator[House]:
-    """With one worker of two slots; the browser first, so that nothing is started where there is none."""
+    """With one worker of two slots, where one death is enough; the browser first: without one nothing is started."""
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
-    made = House(directory)
+    made = House(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
     try:
         made.worker("--slots", "2")
         yield made

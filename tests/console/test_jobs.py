@@ -29,7 +29,7 @@ def row(page: Page, job: str) -> Locator:
 def test_a_job_appears_moves_and_ends_without_a_reload(tab: Tab, house: House) -> None:
     tab.page.goto("/")
     expect(tab.page.get_by_role("heading", name="Jobs")).to_be_visible()
-    job = submit(house, name("moves"), steps=30, stepSeconds=0.1)
+    job = submit(house, name("moves"), steps=80, stepSeconds=0.1)
     bar = row(tab.page, job).get_by_role("progressbar")
     expect(bar).to_have_attribute("aria-valuenow", re.compile("^[1-9][0-9]?$"))
     expect(row(tab.page, job)).to_contain_text("running")
