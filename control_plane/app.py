@@ -36,6 +36,7 @@ from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
 from control_plane.overview import Overview
 from control_plane.routes.artifacts import artifact_routes
+from control_plane.routes.console import console_routes
 from control_plane.routes.jobs import job_routes
 from control_plane.routes.live import live_routes
 from control_plane.routes.service import service_routes
@@ -108,7 +109,14 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
                 await asyncio.to_thread(traced.close)
 
     return Litestar(
-        route_handlers=[job_routes, *artifact_routes, *live_routes, *service_routes, *session_routes],
+        route_handlers=[
+            job_routes,
+            *artifact_routes,
+            *live_routes,
+            *service_routes,
+            *session_routes,
+            *console_routes(settings.artifacts),
+        ],
         lifespan=[lifespan],
         guards=[guard],
         cors_config=_cors(settings),

@@ -366,16 +366,23 @@ class JobQueue:
         )
 
     async def graph_of(self, job_id: str, sees: str | None = None) -> Graph:
-        """The normalised graph with each node's live status, attempt, output and error."""
+        """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""
         view = await self.view(job_id, graph=True, sees=sees)
         if view.graph is None:
             raise unknown_job(job_id)
         graph = decode_graph(view.graph)
+        shares = Topology(graph).shares
         for node in graph.nodes:
             record = view.record(node.id)
             node.status = NodeStatus(record.status)
             if record.status not in ("pending", "ready"):
                 node.retries.attempt = record.attempt
+            known = {} if isinstance(node.telemetry, msgspec.UnsetType) else node.telemetry
+            node.telemetry = known | {
+                "progress": 1.0 if record.status == "completed" else _of(record.share, shares[node.id]),
+                "started": _stamp(record.started_ms),
+                "finished": _stamp(record.ended_ms),
+            }
             payload = json.loads(record.payload) if record.payload else {}
             if "output" in payload:
                 node.output = payload["output"]
@@ -494,6 +501,11 @@ def _check_envelope(request: JobRequest, guard: Guard) -> None:
                 found.append(planning.Problem(f"/graph/nodes/{index}/{name}", "too_deep", "nested too deep"))
     if found:
         raise refused(found[0].detail, found)
+
+
+def _of(done: int, share: int) -> float:
+    """A node's own progress from its part of the job's; a node without weight shows none."""
+    return min(1.0, max(0, done) / share) if share else 0.0
 
 
 def _stamp(ms: int | None) -> str | None:

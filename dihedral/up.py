@@ -181,6 +181,7 @@ class House:
         socket_url = self.url.replace("http", "ws", 1)
         return (
             f"Dihedral is up.\n"
+            f"  console    {self.url}/\n"
             f"  REST       {self.url}/api/jobs   (described at {self.url}/schema)\n"
             f"  WebSocket  {socket_url}/ws\n"
             f"  workers    {len(self.workers)} with {slots} slots on {device}\n"

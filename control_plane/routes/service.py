@@ -9,7 +9,6 @@ from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
-from litestar.response import Redirect
 from litestar.types import ControllerRouterHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -176,16 +175,11 @@ async def schema(name: FromPath[str]) -> Response[bytes]:
     return Response(msgspec.json.encode(document), media_type="application/schema+json")
 
 
-@get("/", include_in_schema=False)
-async def root() -> Redirect:
-    return Redirect("/schema")
-
-
 dead_letter_routes = Router(
     "/",
     before_request=known_once,
     route_handlers=[dead_letters, read_dead_letter, requeue_dead_letter, drop_dead_letter],
 )
 service_routes: list[ControllerRouterHandler] = [
-    capabilities, pipelines, workers, queues, dead_letter_routes, live, ready, metrics, schema, root,
+    capabilities, pipelines, workers, queues, dead_letter_routes, live, ready, metrics, schema,
 ]  # fmt: skip

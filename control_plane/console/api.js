@@ -1,0 +1,121 @@
+// REST. A refused request is a Problem; without a valid key the request waits until one was given.
+import { changes } from "./view.js";
+
+export class Problem extends Error {
+  constructor(status, document) {
+    super(document.detail || document.title || `HTTP ${status}`);
+    this.status = status;
+    this.code = document.code || "";
+    this.errors = document.errors || [];
+  }
+}
+
+// Whether a key is asked for, why, and the requests that wait for it.
+export const session = { ...changes(), asked: false, waiting: [] };
+
+let held = kept();
+
+function keyGiven() {
+  held = null;
+  session.asked = true;
+  session.tell();
+  return new Promise((resolve) => session.waiting.push(resolve));
+}
+
+// The server turns it into a cookie that reads, for what can carry no header: the WebSocket, pictures, players. What changes something
+// carries the key itself, which this tab keeps until it is closed.
+export async function giveKey(key) {
+  const answer = await fetch("/api/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+  if (!answer.ok) throw await problemOf(answer);
+  keep(key);
+  session.asked = false;
+  const waiting = session.waiting.splice(0);
+  session.tell();
+  for (const resolve of waiting) resolve();
+}
+
+function keep(key) {
+  held = key;
+  try {
+    sessionStorage.setItem("key", key);
+  } catch {
+    // a browser that keeps nothing asks again after a reload
+  }
+}
+
+function kept() {
+  try {
+    return sessionStorage.getItem("key");
+  } catch {
+    return null;
+  }
+}
+
+const credentials = () => (held ? { Authorization: `Bearer ${held}` } : {});
+
+async function problemOf(answer) {
+  let document = {};
+  try {
+    document = await answer.json();
+  } catch {
+    document = { title: answer.statusText };
+  }
+  return new Problem(answer.status, document);
+}
+
+// How far the server's clock is ahead of this one, in ms; ages are told by the server's.
+export const clock = { ahead: 0 };
+
+function compare(date) {
+  const ahead = Date.parse(date) - Date.now();
+  if (!Number.isNaN(ahead)) clock.ahead = Math.abs(ahead) > 3000 ? ahead : 0; // the header counts whole seconds
+}
+
+export async function api(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const options = { method, signal, headers: { ...headers }, cache: "no-store" };
+  if (body !== undefined) {
+    options.headers["Content-Type"] = "application/json";
+    options.body = typeof body === "string" ? body : JSON.stringify(body);
+  }
+  for (;;) {
+    const answer = await fetch(path, { ...options, headers: { ...options.headers, ...credentials() } });
+    compare(answer.headers.get("Date"));
+    if (answer.status === 401) {
+      await keyGiven();
+      continue;
+    }
+    if (!answer.ok) throw await problemOf(answer);
+    return answer.status === 204 ? null : answer.json();
+  }
+}
+
+export const get = (path, options) => api(path, options);
+export const post = (path, body, headers) => api(path, { method: "POST", body, headers });
+
+export const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
+const keyPath = (ref) => `${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`;
+export const bytesPath = (ref) => `/api/artifacts/${keyPath(ref)}`;
+export const metaPath = (ref) => `/api/artifacts-meta/${keyPath(ref)}`;
+
+// Sends one file; `moved` is told the part that has gone, 0..1. Answers the meta document.
+export function upload(file, moved, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const form = new FormData();
+    form.append("bucket", "inputs");
+    form.append("file", file, file.name);
+    request.open("POST", "/api/artifacts");
+    for (const [name, value] of Object.entries(credentials())) request.setRequestHeader(name, value);
+    request.responseType = "json";
+    request.upload.onprogress = (event) => event.lengthComputable && moved(event.loaded / event.total);
+    request.onload = () => {
+      if (request.status === 401) keyGiven().then(() => upload(file, moved, signal)).then(resolve, reject);
+      else if (request.status === 201) resolve(request.response);
+      else reject(new Problem(request.status, request.response || { title: request.statusText }));
+    };
+    request.onerror = () => reject(new Error("the connection broke while the file was sent"));
+    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}

@@ -1,0 +1,202 @@
+// The graph of a job, drawn: it can be dragged, zoomed and walked through by keyboard. Far away a node is a coloured block, near it tells more.
+import { percent } from "./format.js";
+import { layout, NODE, pathOf } from "./layout.js";
+import { Icon, shapeOf } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./view.js";
+
+const FAR = 0.42;
+const ZOOM = { least: 0.02, most: 2, step: 1.3 };
+const MARGIN = 28;
+const LEAST = 132; // the tools have room beside one node
+const MANY = 40;
+const EMPTY = { ids: new Set(), edges: new Set() };
+
+// `nodes`: [{id, status, name, task, plane, progress, attempt, worker}] in the order of the graph; `critical`: see model.criticalPath.
+export function Graph({ nodes, edges, critical = EMPTY, selected, select, label = "Graph" }) {
+  const box = useRef(null);
+  const [width, setWidth] = useState(0);
+  const down = width > 0 && width < 560;
+  const shape = useMemo(() => layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down]);
+  const size = useMemo(() => (width ? { width, height: heightFor(shape, width) } : null), [shape, width]);
+  const [view, setView] = useState(null);
+  const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
+  const shown = view && view.shape === shape ? view : fitted;
+  const [held, setHeld] = useState(false);
+  const drag = useRef(null);
+  const dragged = useRef(false); // the click that ends a drag chooses nothing
+
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(() => setWidth(box.current.clientWidth));
+    observer.observe(box.current);
+    return () => observer.disconnect();
+  }, []);
+
+  const move = (next) => setView({ ...next, shape });
+  const zoom = (factor, x = size.width / 2, y = size.height / 2) => {
+    const scale = Math.min(ZOOM.most, Math.max(Math.min(ZOOM.least, fitted.scale), shown.scale * factor));
+    move({ scale, x: x - ((x - shown.x) * scale) / shown.scale, y: y - ((y - shown.y) * scale) / shown.scale });
+  };
+
+  useEffect(() => {
+    const wheel = (event) => {
+      if (!event.ctrlKey && !event.metaKey) return; // a plain wheel scrolls the page
+      event.preventDefault();
+      const at = box.current.getBoundingClientRect();
+      zoom(Math.exp(-event.deltaY / 200), event.clientX - at.left, event.clientY - at.top);
+    };
+    box.current.addEventListener("wheel", wheel, { passive: false });
+    return () => box.current?.removeEventListener("wheel", wheel);
+  });
+
+  const reveal = (id) => {
+    const at = shape.at.get(id);
+    if (!at || !size) return;
+    const x = at.x * shown.scale + shown.x;
+    const y = at.y * shown.scale + shown.y;
+    if (x < 0 || y < 0 || x + NODE.width * shown.scale > size.width || y + NODE.height * shown.scale > size.height) {
+      const scale = Math.max(shown.scale, FAR + 0.08);
+      move({ scale, x: size.width / 2 - (at.x + NODE.width / 2) * scale, y: size.height / 2 - (at.y + NODE.height / 2) * scale });
+    }
+  };
+
+  // What a drag does not change is not made again: the lines, and the nodes as long as the same ones are near.
+  const far = Boolean(shown) && shown.scale < FAR;
+  const near = shown && size ? nearby(shown, size) : null;
+  const lines = useMemo(() => html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
+  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => html`<${Node} key=${node.id} node=${node} at=${shape.at.get(node.id)} far=${far}
+    critical=${critical.ids.has(node.id)} selected=${node.id === selected} tabbed=${node.id === (selected ?? nodes[0].id)} select=${select} />`), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
+
+  function press(event) {
+    if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
+    else if (event.key === "-") zoom(1 / ZOOM.step);
+    else if (event.key === "0") setView(null);
+    else if (event.key.startsWith("Arrow")) {
+      const next = neighbour(shape, nodes, document.activeElement?.dataset?.node ?? selected, event.key);
+      if (next) {
+        reveal(next);
+        requestAnimationFrame(() => box.current.querySelector(`[data-node="${CSS.escape(next)}"]`)?.focus({ preventScroll: true }));
+      }
+    } else return;
+    event.preventDefault();
+  }
+
+  const pointer = {
+    onPointerDown(event) {
+      if (event.button !== 0 || event.target.closest(".graph-tools")) return;
+      dragged.current = false;
+      drag.current = { x: event.clientX, y: event.clientY, from: shown, moved: false };
+    },
+    onPointerMove(event) {
+      const at = drag.current;
+      if (!at) return;
+      const dx = event.clientX - at.x;
+      const dy = event.clientY - at.y;
+      if (!at.moved && Math.hypot(dx, dy) < 5) return;
+      if (!at.moved) {
+        box.current.setPointerCapture(event.pointerId);
+        setHeld(true);
+      }
+      at.moved = dragged.current = true;
+      move({ scale: at.from.scale, x: at.from.x + dx, y: at.from.y + dy });
+    },
+    onPointerUp() {
+      drag.current = null;
+      setHeld(false);
+    },
+    onClickCapture(event) {
+      if (dragged.current) event.stopPropagation();
+      dragged.current = false;
+    },
+    onPointerCancel() {
+      drag.current = null;
+      setHeld(false);
+    },
+  };
+
+  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
+    ${shown && html`
+      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale) }}>${lines}${blocks}</div>`}
+    <div class="graph-tools">
+      <button type="button" aria-label="Zoom in" onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
+      <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
+      <button type="button" aria-label="Show the whole graph" onClick=${() => setView(null)}><${Icon} of="fit" /></button>
+    </div>
+  </div>`;
+}
+
+// As tall as the graph is when its whole width is seen, within what leaves room for the rest of the page.
+function heightFor(shape, width) {
+  const wanted = shape.height * Math.min(1, (width - 2 * MARGIN) / shape.width) + 2 * MARGIN;
+  const most = shape.at.size > MANY ? Math.max(420, innerHeight * 0.7) : Math.max(320, innerHeight * 0.5);
+  return Math.round(Math.min(most, Math.max(shape.at.size > MANY ? most : LEAST, wanted)));
+}
+
+function fit(shape, size) {
+  const scale = Math.min(1, (size.width - 2 * MARGIN) / shape.width, (size.height - 2 * MARGIN) / shape.height);
+  return { scale, x: (size.width - shape.width * scale) / 2, y: (size.height - shape.height * scale) / 2 };
+}
+
+// The part of the graph that is in sight with half a screen around it, in steps, so that a small move stays inside.
+function nearby(view, size) {
+  const step = (length) => length / view.scale / 2;
+  const from = (offset, length) => Math.floor(-offset / view.scale / step(length)) - 1;
+  const left = from(view.x, size.width) * step(size.width);
+  const top = from(view.y, size.height) * step(size.height);
+  return { left, top, right: left + 5 * step(size.width), bottom: top + 5 * step(size.height) };
+}
+
+function inside(shape, nodes, near) {
+  return nodes.filter((node) => {
+    const at = shape.at.get(node.id);
+    return at && at.x + NODE.width > near.left && at.x < near.right && at.y + NODE.height > near.top && at.y < near.bottom;
+  });
+}
+
+// The nearest node in the direction of an arrow key.
+function neighbour(shape, nodes, from, key) {
+  const here = shape.at.get(from);
+  if (!here) return nodes[0]?.id;
+  const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[key];
+  let best = null;
+  let least = Infinity;
+  for (const [id, at] of shape.at) {
+    const ahead = (at.x - here.x) * dx + (at.y - here.y) * dy;
+    const aside = Math.abs((at.x - here.x) * dy) + Math.abs((at.y - here.y) * dx);
+    if (ahead > 1 && ahead + 2 * aside < least) [best, least] = [id, ahead + 2 * aside];
+  }
+  return best;
+}
+
+// One path for all lines of a kind: a thousand lines are a handful of elements.
+function Lines({ shape, nodes, critical }) {
+  const status = new Map(nodes.map((node) => [node.id, node.status]));
+  const kinds = { plain: "", dead: "", failure: "", critical: "" };
+  for (const line of shape.lines) {
+    line.path ||= pathOf(line.points, shape.down);
+    kinds[kindOf(line.edge, status, critical)] += line.path;
+  }
+  return html`<svg class="lines" aria-hidden="true" width=${shape.width} height=${shape.height}>
+    ${Object.entries(kinds).map(([kind, path]) => path && html`<path key=${kind} class="line l-${kind}" d=${path} />`)}</svg>`;
+}
+
+function kindOf(edge, status, critical) {
+  if (critical.edges.has(`${edge.from} ${edge.to}`)) return "critical";
+  if (status.get(edge.to) === "skipped" || status.get(edge.from) === "skipped") return "dead";
+  return edge.kind === "on_failure" ? "failure" : "plain";
+}
+
+const PLANES = { node: "control", python: "data" };
+
+function Node({ node, at, far, critical, selected, tabbed, select }) {
+  const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", node.attempt > 1 ? `attempt ${node.attempt}` : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
+  const style = { transform: `translate(${at.x}px, ${at.y}px)` };
+  return html`<button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" style=${style} data-node=${node.id}
+    aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1} onClick=${() => select?.(node.id)}>
+    ${!far && html`
+      <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(node.status)} /></svg>
+      <span class="node-text"><span class="node-name">${node.name || node.id}</span>
+        <span class="node-task">${PLANES[node.plane]} · ${node.task}</span></span>
+      <span class="node-extra numbers">${node.status === "running" ? percent(node.progress) : ""}${node.attempt > 1 ? html`<span>try ${node.attempt}</span>` : ""}</span>`}
+    ${node.status === "running" && html`<span class="fill" style=${{ transform: `scaleX(${node.progress})` }}></span>`}
+  </button>`;
+}

@@ -1,0 +1,62 @@
+// What every view is written with: Preact's functions, `html`, and the hooks that this console adds.
+import { Component, createElement, render } from "./vendor/preact.js";
+import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from "./vendor/hooks.js";
+import htm from "./vendor/htm.js";
+
+export const html = htm.bind(createElement);
+export { Component, render, useEffect, useLayoutEffect, useMemo, useRef, useState };
+
+// A function that draws the component again, at most once per frame however often it is called.
+export function useRedraw() {
+  const [, again] = useReducer((n) => n + 1, 0);
+  const frame = useRef(0);
+  useEffect(() => () => cancelAnimationFrame(frame.current), []);
+  return useMemo(() => () => {
+    cancelAnimationFrame(frame.current);
+    frame.current = requestAnimationFrame(() => again());
+  }, []);
+}
+
+// Draws the component again whenever the source says so. A source is made by `changes()`.
+export function useSource(source) {
+  const redraw = useRedraw();
+  useEffect(() => source.listen(redraw), [source]);
+}
+
+// Listeners of something that changes.
+export function changes() {
+  const listeners = new Set();
+  return {
+    listen(heard) {
+      listeners.add(heard);
+      return () => listeners.delete(heard);
+    },
+    tell() {
+      for (const heard of [...listeners]) heard();
+    },
+  };
+}
+
+// Calls `work` now and every `ms` while the page can be seen. What `work` throws is its own affair.
+export function useEvery(ms, work, inputs = []) {
+  useEffect(() => {
+    let timer = 0;
+    let ended = false;
+    async function round() {
+      if (!document.hidden) await work().catch(() => {});
+      if (!ended && ms) timer = setTimeout(round, ms);
+    }
+    round();
+    const seen = () => {
+      if (document.hidden) return;
+      clearTimeout(timer);
+      round();
+    };
+    document.addEventListener("visibilitychange", seen);
+    return () => {
+      ended = true;
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", seen);
+    };
+  }, inputs);
+}

@@ -1,0 +1,95 @@
+"""The web console: files of `control_plane/console/` as they are, held in memory and compressed once.
+
+Every view has a path of its own below `/console/`, and all of them answer the same page. The policy lets the page load from this origin alone; only where the
+store answers downloads with a redirect, pictures, sound and headers of files may come from there too.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+
+from control_plane.problems import ApiProblem
+from schemas.structs.settings import ArtifactsSettings, StoreKind
+
+Req = Request[Any, Any, State]
+
+VIEWS = ("jobs/", "new", "artifacts", "workers")
+"""How the paths of views begin; `to` in `control_plane/console/router.js` has the whole ones."""
+SERVED = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+class File(msgspec.Struct, frozen=True):
+    media_type: str
+    text: bytes
+    compressed: bytes
+    etag: str
+
+
+def console_routes(artifacts: ArtifactsSettings) -> list[HTTPRouteHandler]:
+    found = dict(_files(files("control_plane") / "console"))
+    headers = {
+        "Content-Security-Policy": policy(artifacts),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+        "Vary": "Accept-Encoding",
+    }
+
+    def answer(request: Req, file: File) -> Response[bytes]:
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(b"", status_code=304, headers={**headers, "ETag": file.etag}, media_type=file.media_type)
+        text, more = file.text, {"ETag": file.etag}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            text, more = file.compressed, {**more, "Content-Encoding": "gzip"}
+        return Response(text, headers={**headers, **more}, media_type=file.media_type)
+
+    @get("/", include_in_schema=False)
+    async def home(request: Req) -> Response[bytes]:
+        return answer(request, found["index.html"])
+
+    @get("/console/{path:path}", include_in_schema=False)
+    async def below(request: Req, path: FromPath[str]) -> Response[bytes]:
+        name = path.lstrip("/")
+        file = found.get(name) or (found["index.html"] if name.startswith(VIEWS) else None)
+        if file is None:
+            raise ApiProblem(404, "not_found", "the console has no such file")
+        return answer(request, file)
+
+    return [home, below]
+
+
+def policy(artifacts: ArtifactsSettings) -> str:
+    """Content-Security-Policy of the page. `blob:` is for what is looked at before it is uploaded."""
+    store = ""
+    if artifacts.store == StoreKind.s3:
+        place = artifacts.public_endpoint or artifacts.endpoint
+        named = place if "://" in place else f"http{'s' if artifacts.secure else ''}://{place}"
+        parts = urlsplit(named)
+        store = f" {parts.scheme}://{parts.netloc}"
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:{store}; media-src 'self' blob:{store}; "
+        f"connect-src 'self'{store}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, File]]:
+    for each in sorted(folder.iterdir(), key=lambda each: each.name):
+        if each.is_dir():
+            yield from _files(each, f"{prefix}{each.name}/")
+            continue
+        suffix = each.name[each.name.rfind(".") :]
+        if suffix in SERVED:
+            text = each.read_bytes()
+            etag = f'"{hashlib.sha256(text).hexdigest()[:32]}"'
+            yield prefix + each.name, File(SERVED[suffix], text, gzip.compress(text, 9, mtime=0), etag)

@@ -1,0 +1,68 @@
+"""The console in Chromium, without a GPU: how soon it is drawn and how smoothly it moves with 10,000 jobs and a graph of 1,000 nodes.
+
+First draw is from the start of the navigation until the first row or node has been painted, in a new browser profile (cold) and
+once more in the same one (warm). Frames a second are counted while every frame scrolls the list or drags the graph.
+"""
+
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.bench import Row, Table
+from tests.console.browser import Tab, chromium
+from tests.console.large import first_draw_ms, frames, large_graph, submit_many
+from tests.house import House
+
+JOBS = 10_000
+NODES = 1_000
+VIEWS = {
+    "10,000 jobs": ("/", ".rows .job-row", "scroll"),
+    "graph of 1,000 nodes": ("/console/jobs/large", ".node", "drag"),
+}
+
+
+def run(jobs: int, rounds: int) -> tuple[list[Table], list[Row]]:
+    directory = Path(tempfile.mkdtemp(prefix="dih-"))
+    house = House(directory)
+    raw: list[Row] = []
+    try:
+        house.worker("--slots", "1")
+        house.post("/api/jobs", large_graph(NODES, "large"))
+        house.ended("large", 90)
+        submit_many(house, jobs)
+        with chromium() as browser:
+            for turn in range(rounds):
+                for view, (address, awaited, act) in VIEWS.items():
+                    raw.append({"view": view, "round": turn, **_measured(browser, house, address, awaited, act)})
+    finally:
+        house.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    rows = [
+        {
+            "view": view,
+            **{name: round(statistics.median(each[name] for each in raw if each["view"] == view)) for name in NAMES},
+        }
+        for view in VIEWS
+    ]
+    return [Table("The console: first draw and frames, medians", rows)], raw
+
+
+NAMES = ("cold ms", "warm ms", "frames/s", "95 % of frames below ms")
+
+
+def _measured(browser: Any, house: House, address: str, awaited: str, act: str) -> Row:
+    tab = Tab(browser, house.url)
+    try:
+        cold = first_draw_ms(tab.page, address, awaited)
+        warm = first_draw_ms(tab.page, address, awaited)
+        moved = frames(tab.page, act)
+        return {
+            "cold ms": cold,
+            "warm ms": warm,
+            "frames/s": moved["frames"],
+            "95 % of frames below ms": moved["slowest"],
+        }
+    finally:
+        tab.close()

@@ -1,0 +1,191 @@
+"""For everybody: no serious finding by axe-core in either theme, everything by keyboard, nothing that a name can make the page do."""
+
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files as resources
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.console.browser import PHONE, Tab
+from tests.console.test_artifacts import upload, view
+from tests.console.test_jobs import name, submit
+from tests.house import House, becomes, simulate
+
+AXE = resources("axe_playwright_python").joinpath("axe.min.js").read_text()
+SERIOUS = ("serious", "critical")
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core calls serious or critical, with the elements."""
+    page.evaluate(AXE + ";0")
+    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']][:4]}"
+        for each in found["violations"]
+        if each["impact"] in SERIOUS
+    ]
+
+
+WIDTHS = (360, 768, 1024, 1440, 3840)
+
+
+class Shown:
+    """Every view with something in it, and what is shown when there is nothing: address and what is to be seen there."""
+
+    def __init__(self, house: House) -> None:
+        job, running = name("judged"), name("runs")
+        graph = simulate(
+            {"id": "a"}, {"id": "bad", "failAt": 0}, {"id": "b"}, edges=[("a", "bad"), ("bad", "b")], job=job
+        )
+        house.post("/api/jobs", graph)
+        submit(house, running, steps=3600, stepSeconds=1)
+        text = upload(house, "notes.txt", b"plain words", "text/plain")
+        house.ended(job)
+        self.running = running
+        self.views = {
+            "jobs": (f"/?q={job}", job),
+            "no job": ("/?q=nothing-has-this", "No job fits"),
+            "failed job": (f"/console/jobs/{job}?node=bad", "It was asked to fail"),
+            "running job": (f"/console/jobs/{running}", "running"),
+            "unknown job": ("/console/jobs/unknown-one", "Not here"),
+            "new job": ("/console/new", "Prompt"),
+            "short form": ("/console/new?pipeline=simulate", "How many steps"),
+            "new graph": ("/console/new?graph", "Put in an example"),
+            "artifacts": ("/console/artifacts?q=notes", "notes.txt"),
+            "artifact": (view(text), "plain words"),
+            "workers": ("/console/workers", "Dead letters"),
+            "nowhere": ("/console/workers/nowhere", "There is no such page"),
+        }
+
+
+@pytest.fixture(scope="module")
+def shown(house: House) -> Iterator[Shown]:
+    made = Shown(house)
+    yield made
+    house.post(f"/api/jobs/{made.running}/cancel", status=202)
+
+
+@pytest.mark.parametrize("view", [
+    "jobs", "no job", "failed job", "running job", "unknown job", "new job", "short form", "new graph", "artifacts", "artifact", "workers",
+    "nowhere",
+])  # fmt: skip
+def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
+    """No serious finding by axe-core in both themes and on a phone; at no width is anything cut off."""
+    address, there = shown.views[view]
+    page = tab.page
+    page.emulate_media(reduced_motion="reduce", color_scheme="light")
+    page.goto(address)
+    expect(page.get_by_text(there).first).to_be_visible()
+    found = findings(page)
+    page.emulate_media(color_scheme="dark")
+    found += findings(page)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        expect(page.get_by_text(there).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        becomes(
+            lambda: page.evaluate(
+                "document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth"
+            )
+        )
+        if width == PHONE["width"]:
+            found += findings(page)
+    assert found == []
+
+
+def test_axe_would_find_something(tab: Tab) -> None:
+    tab.page.goto("/console/workers")
+    expect(tab.page.get_by_role("heading", name="Workers and queues")).to_be_visible()
+    tab.page.evaluate(
+        "document.querySelector('main').append(Object.assign(document.createElement('img'), {src: '/console/mark.svg'}))"
+    )
+    assert [line.partition(":")[0] for line in findings(tab.page)] == ["image-alt"]
+
+
+def test_the_whole_way_is_gone_by_keyboard(tab: Tab) -> None:
+    page = tab.page
+    page.goto("/")
+    expect(page.get_by_role("link", name="New job")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    reach(page, "New job")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="New job")).to_be_visible()
+    reach(page, "Simulate work")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Steps", exact=True)).to_be_visible()
+    reach(page, "Run")
+    page.keyboard.press("Enter")
+    expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
+
+
+def reach(page: Page, label: str) -> None:
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent").strip().startswith(label):
+            return
+    raise AssertionError(f"{label} cannot be reached by keyboard")
+
+
+def test_names_with_markup_are_names(tab: Tab, house: House) -> None:
+    job = name("hostile")
+    graph = simulate({"id": "a", "output": {HOSTILE: [HOSTILE]}}, {"id": "bad", "failAt": 0}, job=job)["graph"]
+    graph["nodes"][0]["name"] = HOSTILE
+    graph["nodes"][1]["name"] = "'\"><svg/onload=alert(1)>" + "\u202e" + "x" * 100
+    graph["metadata"] = {"__proto__": HOSTILE, "constructor": {"prototype": 1}, "": HOSTILE}
+    graph["context"] = {"toString": HOSTILE}
+    house.post("/api/jobs", {"graph": graph})
+    house.ended(job)
+    page = tab.page
+    page.goto(f"/console/jobs/{job}?node=a")
+    expect(page.get_by_role("region", name="Node a")).to_contain_text(HOSTILE)
+    expect(page.locator('[data-node="a"]')).to_have_accessible_name(re.compile(re.escape(HOSTILE)))
+    upload(house, "<b>bold</b>.txt", HOSTILE.encode(), "text/plain")
+    page.goto(f"/?q={HOSTILE}")
+    expect(page.get_by_role("heading", name="No job fits")).to_be_visible()
+    page.goto("/console/jobs/%3Cimg%20src=x%20onerror=alert(1)%3E")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.goto("/console/jobs/%E0%A4%A")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.goto(f"/console/new?pipeline={HOSTILE}&from=")
+    expect(page.get_by_role("heading", name="New job")).to_be_visible()
+    assert page.locator("main img[src='x'], main script").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(open_tab: Callable[..., Tab]) -> None:
+    page = open_tab(color_scheme="dark").page
+    page.goto("/")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    button = page.get_by_role("button", name=re.compile("^Theme"))
+    expect(button).to_have_accessible_name("Theme: auto")
+    dark = page.evaluate(ground)
+    button.click()
+    expect(button).to_have_accessible_name("Theme: light")
+    light = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    expect(button).to_have_accessible_name("Theme: light")
+    assert page.evaluate(ground) == light
+
+
+def test_nothing_moves_for_who_wants_no_motion(open_tab: Callable[..., Tab], house: House) -> None:
+    job = submit(house, name("still"), steps=100, stepSeconds=0.1)
+    page = open_tab(reduced_motion="reduce").page
+    page.goto(f"/console/jobs/{job}")
+    expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
+    assert page.evaluate("document.getAnimations().length") == 0
+    house.post(f"/api/jobs/{job}/cancel", status=202)
+
+
+def test_an_exact_time_is_behind_every_relative_one(tab: Tab, house: House) -> None:
+    job = submit(house, name("when"))
+    created = house.ended(job)["created"]
+    tab.page.goto(f"/console/jobs/{job}")
+    time = tab.page.locator(".job-state time")
+    expect(time).to_have_text(re.compile("ago|just now"))
+    expect(time).to_have_attribute("datetime", created)
+    expect(time).to_have_attribute("title", re.compile(created[:4]))

@@ -1,0 +1,210 @@
+"""The page of a job, before the real system: from its first event to a video that plays, through cuts, reloads and failures."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.console.browser import Line, Tab
+from tests.console.test_jobs import SLOW, name, submit
+from tests.house import House, becomes, simulate
+
+STEP = re.compile(r'step \{"step":\d+,')
+
+
+def graph_node(page: Page, id: str) -> Locator:
+    return page.locator(f'[data-node="{id}"]')
+
+
+def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: House, files: dict[str, Path]) -> None:
+    params = {
+        "picture": house.upload(files["picture"]),
+        "voice": house.upload(files["recording"]),
+        "width": 160,
+        "height": 120,
+    }
+    job = house.post("/api/jobs", {"pipeline": "talking_picture", "params": {**params, "seconds": 2}})["jobId"]
+    page = tab.page
+    page.goto(f"/console/jobs/{job}")
+    for id in ("generate_script", "train_image_lora", "train_voice", "render_video"):
+        expect(graph_node(page, id)).to_have_accessible_name(re.compile("completed"), timeout=60_000)
+    expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
+    expect(graph_node(page, "render_video")).to_have_accessible_name(re.compile("critical path"))
+    expect(page.get_by_role("img", name=re.compile("loss of train_image_lora: .* at step 300"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("logLikelihood of train_voice: .* at iteration 25"))).to_be_visible()
+    expect(page.get_by_role("table", name="Timeline of 4 nodes")).to_contain_text("render_video")
+    expect(page.get_by_role("img", name="Waveform of video.mp4")).to_be_visible()
+    video = page.locator("video")
+    video.evaluate("video => { video.muted = true; return video.play() }")
+    becomes(lambda: video.evaluate("video => video.currentTime") > 0.3)
+    assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [160, 120]
+    graph_node(page, "train_voice").click()
+    expect(page).to_have_url(re.compile("node=train_voice"))
+    panel = page.get_by_role("region", name="Node train_voice")
+    expect(panel).to_contain_text("logLikelihood")
+    panel.get_by_role("link", name="voices/voice.safetensors").click()
+    expect(page.get_by_role("region", name="Tensors")).to_contain_text("F32")
+
+
+def shown(page: Page) -> dict[str, Any]:
+    """What a person sees of the job, without what grows by itself."""
+    return page.evaluate(
+        """() => ({
+          nodes: [...document.querySelectorAll("[data-node]")].map((node) => node.getAttribute("aria-label")).sort(),
+          rows: document.querySelector(".timeline").getAttribute("aria-label"),
+          bars: document.querySelectorAll(".bars i").length,
+          curves: [...document.querySelectorAll(".curve svg")].map((curve) => curve.getAttribute("aria-label")),
+          lines: [...document.querySelectorAll(".curve .stroke")].map((line) => line.getAttribute("d")),
+          events: document.querySelector("#h-log + span").textContent,
+          log: [...document.querySelectorAll(".log-row")].map((row) => row.textContent),
+          state: [...document.querySelectorAll(".job-state .status, .job-state .progress")].map((each) => each.textContent),
+          error: document.querySelector(".errors")?.textContent ?? null,
+        })"""
+    )
+
+
+def stopped_in_the_middle(house: House, job: str) -> None:
+    """A job in the middle that says nothing more for a minute: one node done, one failed once, one long step running."""
+    graph = simulate(
+        {"id": "first", "steps": 4, "output": {"kept": [1, {"deep": "<b>no markup</b>"}]}},
+        {"id": "long", "steps": 2, "stepSeconds": 120},
+        {"id": "never", "steps": 1},
+        edges=[("first", "long"), ("long", "never")],
+        job=job,
+    )
+    house.post("/api/jobs", graph)
+
+
+def test_a_reload_in_the_middle_shows_exactly_the_same(tab: Tab, house: House) -> None:
+    job = name("middle")
+    stopped_in_the_middle(house, job)
+    page = tab.page
+    page.goto(f"/console/jobs/{job}?node=first")
+    expect(graph_node(page, "long")).to_have_accessible_name(re.compile("running"))
+    expect(page.get_by_role("region", name="Node first")).to_contain_text("<b>no markup</b>")
+    before = shown(page)
+    page.reload()
+    expect(page.get_by_role("region", name="Node first")).to_contain_text("<b>no markup</b>")
+    expect(graph_node(page, "long")).to_have_accessible_name(re.compile("running"))
+    assert shown(page) == before
+    assert before["events"] == str(sum(event.get("nodeId") in (None, "first") for event in house.events(job)))
+    house.post(f"/api/jobs/{job}/cancel", status=202)
+
+
+def test_a_cut_is_seen_and_what_was_missed_comes_once_and_in_order(open_tab: Callable[..., Tab], house: House) -> None:
+    line = Line(house.port)
+    tab = open_tab(line.url)
+    page = tab.page
+    job = submit(house, name("cut"), steps=120, stepSeconds=0.1)
+    try:
+        page.goto(f"/console/jobs/{job}")
+        expect(page.get_by_role("log")).to_contain_text(STEP)
+        line.cut()
+        expect(page.get_by_text("The connection is cut.")).to_be_visible()
+        expect(page.locator(".connection")).to_have_text("Cut off")
+        frozen = page.locator(".job-state").inner_text()
+        seen = page.locator("#h-log + span").inner_text()
+        at = len(house.events(job))
+        while len(house.events(job)) < at + 15:
+            page.wait_for_timeout(100)
+        assert page.locator(".job-state").inner_text() == frozen, "nothing may go on as if it were live"
+        assert page.locator("#h-log + span").inner_text() == seen
+        line.mend()
+        expect(page.locator(".connection")).to_have_text("Live")
+        expect(page.get_by_text("The connection is cut.")).to_have_count(0)
+        expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
+        whole = len(house.events(job))
+        expect(page.locator("#h-log + span")).to_have_text(str(whole))
+    finally:
+        line.close()
+        tab.said.clear()  # what a browser says of refused connections
+
+
+def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: House) -> None:
+    page = tab.page
+    job = submit(house, name("restart"), steps=120, stepSeconds=0.1)
+    page.goto(f"/console/jobs/{job}")
+    expect(page.get_by_role("log")).to_contain_text(STEP)
+    house.kill(house.control)
+    expect(page.get_by_text("The connection is cut.")).to_be_visible()
+    house.control = house.start("control_plane", "--port", str(house.port))
+    expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
+    expect(page.locator("#h-log + span")).to_have_text(str(len(house.events(job))))
+    tab.said.clear()
+
+
+def test_a_job_is_cancelled_and_tried_again(tab: Tab, house: House) -> None:
+    page = tab.page
+    job = submit(house, name("again"), **SLOW)
+    page.goto(f"/console/jobs/{job}")
+    expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator(".job-state").get_by_text("cancelled")).to_be_visible()
+    assert house.ended(job)["status"] == "cancelled"
+    page.get_by_role("button", name="Retry", exact=True).click()
+    expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
+    expect(page.locator(".job-state").get_by_text("attempt 2")).to_be_visible()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator(".job-state").get_by_text("cancelled")).to_be_visible()
+    page.get_by_role("button", name="Forget").click()
+    page.get_by_role("dialog").get_by_role("button", name="Forget").click()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    assert house.http.get(f"/api/jobs/{job}").status_code == 404
+
+
+def test_an_error_says_its_class_and_what_to_do(tab: Tab, house: House) -> None:
+    job = name("broken")
+    graph = simulate({"id": "bad", "failAt": 0}, {"id": "after"}, {"id": "other"}, edges=[("bad", "after")], job=job)
+    house.post("/api/jobs", graph)
+    house.ended(job)
+    page = tab.page
+    page.goto(f"/console/jobs/{job}")
+    wrong = page.get_by_role("region", name="What went wrong")
+    expect(wrong).to_contain_text("simulated_failure")
+    expect(wrong).to_contain_text("It was asked to fail, and did.")
+    wrong.get_by_text("Traceback", exact=True).click()
+    expect(wrong).to_contain_text("TaskError")
+    expect(graph_node(page, "after")).to_have_accessible_name(re.compile("skipped"))
+    expect(graph_node(page, "other")).to_have_accessible_name(re.compile("completed"))
+    graph_node(page, "after").click()
+    expect(page.get_by_role("region", name="Node after")).to_contain_text("a node before it failed")
+
+
+def test_why_a_job_waits_is_said(tab: Tab, house: House) -> None:
+    job = name("waits")
+    house.post("/api/jobs", simulate({"id": "a"}, job=job) | {"startAt": "2099-01-01T00:00:00Z"})
+    tab.page.goto(f"/console/jobs/{job}")
+    expect(tab.page.get_by_text("Waits for its time:")).to_be_visible()
+    house.post(f"/api/jobs/{job}/cancel", status=202)
+
+
+def test_the_graph_is_walked_by_keyboard_and_zoomed(tab: Tab, house: House) -> None:
+    job = name("keys")
+    house.post("/api/jobs", simulate({"id": "a"}, {"id": "b"}, {"id": "c"}, edges=[("a", "b"), ("b", "c")], job=job))
+    house.ended(job)
+    page = tab.page
+    page.goto(f"/console/jobs/{job}")
+    graph_node(page, "a").focus()
+    page.keyboard.press("ArrowRight")
+    expect(graph_node(page, "b")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("node=c"))
+    expect(page.get_by_role("region", name="Node c")).to_be_visible()
+    wide = graph_node(page, "c").bounding_box()["width"]
+    page.keyboard.press("+")
+    expect(graph_node(page, "c")).to_be_visible()
+    assert graph_node(page, "c").bounding_box()["width"] > wide * 1.2
+    page.keyboard.press("0")
+    becomes(lambda: abs(graph_node(page, "c").bounding_box()["width"] - wide) < 1)
+    page.keyboard.press("Enter")
+    expect(page).not_to_have_url(re.compile("node="))
+
+
+def test_a_job_that_is_not_there_is_said_so(tab: Tab) -> None:
+    tab.page.goto("/console/jobs/nobody-knows-it")
+    expect(tab.page.get_by_role("alert")).to_contain_text("there is no job 'nobody-knows-it'")
+    tab.page.get_by_role("link", name="All jobs").click()
+    expect(tab.page.get_by_role("heading", name="Jobs")).to_be_visible()

@@ -1,0 +1,76 @@
+"""Where the server wants a key the console asks for it once, and keeps it for this tab alone."""
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from bridge.connection import connect
+from tests.console.browser import Tab
+from tests.console.test_jobs import name
+from tests.house import House, becomes, simulate
+
+api_keys = pytest.importorskip("control_plane.api_keys", reason="keys are not there yet")
+
+
+@pytest.fixture(scope="module")
+def locked(browser: Browser) -> Iterator[tuple[House, str]]:
+    """A house that wants a key, and the one that it knows."""
+    directory = Path(tempfile.mkdtemp(prefix="dih-"))
+    made = House(directory)
+    try:
+        made.worker("--slots", "1")
+
+        async def create() -> str:
+            client = connect(made.redis_url)
+            try:
+                _, token = await api_keys.create(client, "somebody", ["read", "submit", "cancel", "admin"])
+                return str(token)
+            finally:
+                await client.aclose()
+
+        token = asyncio.run(create())
+        becomes(lambda: made.http.get("/api/jobs").status_code == 401)
+        made.http.headers["Authorization"] = f"Bearer {token}"
+        yield made, token
+    finally:
+        made.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
+    open_tab: Callable[..., Tab], locked: tuple[House, str]
+) -> None:
+    house, token = locked
+    job = name("locked")
+    house.post("/api/jobs", simulate({"id": "a", "steps": 600, "stepSeconds": 0.1}, job=job))
+    tab = open_tab(house.url)
+    page = tab.page
+    page.goto(f"/console/jobs/{job}")
+    dialog = page.get_by_role("dialog", name="Your key")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("API key").fill("dih_wrong")
+    dialog.get_by_role("button", name="Go on").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("This key is not known here.")
+    dialog.get_by_label("API key").fill(token)
+    dialog.get_by_role("button", name="Go on").click()
+    expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
+    expect(page.locator(".connection")).to_have_text("Live")
+    expect(page.get_by_role("log")).to_contain_text('step {"step":')
+    page.reload()
+    expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
+    expect(dialog).to_have_count(0)
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator(".job-state").get_by_text("cancelled")).to_be_visible()
+    assert page.evaluate("document.cookie") == ""
+    assert page.evaluate("Object.values(localStorage).join()").find(token) == -1
+    other = open_tab(house.url)
+    other.page.goto("/")
+    expect(other.page.get_by_role("dialog", name="Your key")).to_be_visible()
+    for each in (tab, other):
+        each.said = [line for line in each.said if not re.search("WebSocket", line)]

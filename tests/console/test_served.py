@@ -1,0 +1,128 @@
+"""The console's files on the wire: small, cached by their content, and under a policy that runs nothing of anybody else."""
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.routes.console import policy
+from schemas.structs.settings import ArtifactsSettings, StoreKind
+from tests.control_plane.served import Served, made_settings, serve
+
+CONSOLE = Path(__file__).parents[2] / "control_plane" / "console"
+MOST_BYTES = 200_000
+
+
+def sent() -> Iterator[Path]:
+    return (path for path in CONSOLE.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg"))
+
+
+@pytest.fixture
+async def served(redis_url: str, tmp_path: Path) -> "Iterator[Served]":  # type: ignore[misc]
+    async with serve(made_settings(redis_url, tmp_path)) as made:
+        yield made
+
+
+async def test_the_whole_console_is_small(served: Served) -> None:
+    sizes = {}
+    for path in sent():
+        name = path.relative_to(CONSOLE).as_posix()
+        async with served.http.stream("GET", f"/console/{name}", headers={"Accept-Encoding": "gzip"}) as answer:
+            raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+        assert answer.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(raw) == path.read_bytes()
+        sizes[name] = len(raw)
+    assert sizes.keys() >= {"index.html", "app.js", "style.css", "vendor/preact.js"}
+    assert sum(sizes.values()) <= MOST_BYTES
+
+
+async def test_every_view_has_an_address(served: Served) -> None:
+    for path in (
+        "/",
+        "/console/jobs/some.job-1",
+        "/console/new",
+        "/console/artifacts",
+        "/console/artifacts/inputs/a/b.png",
+        "/console/workers",
+    ):
+        answer = await served.http.get(path)
+        assert answer.status_code == 200, path
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.text == (CONSOLE / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/console/nothing.js",
+        "/console/../app.py",
+        "/console/%2e%2e/app.py",
+        "/console/vendor/README.md",
+        "/console/vendor",
+    ],
+)
+async def test_nothing_else_is_given_away(served: Served, path: str) -> None:
+    answer = await served.http.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_has_not_changed_is_not_sent_again(served: Served) -> None:
+    answer = await served.http.get("/console/app.js")
+    assert answer.headers["cache-control"] == "no-cache"
+    again = await served.http.get("/console/app.js", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    plain = await served.http.get("/console/app.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.text == (CONSOLE / "app.js").read_text()
+
+
+async def test_the_policy_lets_this_origin_run_and_nobody_else(served: Served) -> None:
+    headers = (await served.http.get("/")).headers
+    rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        (ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000"), "http://minio:9000"),
+        (ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000", secure=True), "https://minio:9000"),
+        (
+            ArtifactsSettings(store=StoreKind.s3, endpoint="minio:9000", public_endpoint="https://files.example/x"),
+            "https://files.example",
+        ),
+    ],
+)
+def test_pictures_may_come_from_where_the_store_sends_one(settings: ArtifactsSettings, origin: str) -> None:
+    assert f"img-src 'self' blob: {origin};" in policy(settings)
+    assert "script-src 'self';" in policy(settings)
+
+
+def test_no_file_names_another_host_or_runs_a_text() -> None:
+    for path in sent():
+        text = path.read_text()
+        for host in re.findall(r"https?://([^/\"'`)\s]+)", text):
+            assert host == "www.w3.org", f"{path.name}: {host}"
+        if "vendor" not in path.parts:
+            assert not re.search(
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|\bon[a-z]+=\"", text
+            ), path.name
+
+
+def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:
+    names = {path.relative_to(CONSOLE).as_posix() for path in CONSOLE.rglob("*.js")}
+    imported = {"app.js"}
+    for name in names:
+        for target in re.findall(r"\bfrom ?\"([^\"\n]+)\"", (CONSOLE / name).read_text()):
+            assert target.startswith("./"), f"{name}: {target}"
+            imported.add(((CONSOLE / name).parent / target).resolve().relative_to(CONSOLE).as_posix())
+    assert imported == names
+    asked_early = set(re.findall(r'modulepreload" href="/console/([^"]+)"', (CONSOLE / "index.html").read_text()))
+    assert asked_early == names - {"app.js"}

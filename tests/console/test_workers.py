@@ -1,0 +1,71 @@
+"""Workers and queues: what runs where, what waits, and what was given up."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.console.browser import Tab
+from tests.console.test_jobs import name, submit
+from tests.house import House, becomes, simulate
+
+
+def test_what_runs_is_seen_at_its_worker(tab: Tab, house: House) -> None:
+    job = submit(house, name("seen"), steps=600, stepSeconds=0.1)
+    page = tab.page
+    page.goto("/console/workers")
+    data = page.get_by_role("article").filter(has_text="Data plane")
+    expect(data).to_contain_text("CPU")
+    run = data.get_by_role("listitem").filter(has=page.locator(f'a[href*="{job}"]'))
+    expect(run).to_contain_text("simulate")
+    run.get_by_role("link").click()
+    expect(page.get_by_role("heading", name=job)).to_be_visible()
+    house.post(f"/api/jobs/{job}/cancel", status=202)
+
+
+def test_queues_name_every_place_with_its_slots(tab: Tab) -> None:
+    tab.page.goto("/console/workers")
+    places = tab.page.get_by_role("region", name="Queues")
+    expect(places.get_by_role("row").filter(has_text="Data plane")).to_contain_text("default")
+    expect(places.get_by_role("row").filter(has_text="Control plane")).to_contain_text("16")
+
+
+def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: House) -> None:
+    """A node that kills its worker is given up; in this house after one death. The deaths are real."""
+    job = name("poison")
+    house.post("/api/jobs", simulate({"id": "deadly", "crashAt": 0}, job=job))
+    given_up(house, job)
+    page = tab.page
+    page.goto("/console/workers")
+    row = page.get_by_role("region", name="Dead letters").get_by_role("row").filter(has_text=job)
+    expect(row).to_contain_text("its workers died again and again")
+    row.get_by_role("button", name="Requeue").click()
+    expect(page.get_by_text(f"{job} runs again")).to_be_visible()
+    given_up(house, job)
+    assert house.get(f"/api/jobs/{job}")["attempt"] == 2
+    row.get_by_role("button", name="Drop").click()
+    expect(row).to_have_count(0)
+    assert all(letter["jobId"] != job for letter in house.get("/api/dead-letters")["deadLetters"])
+
+
+def given_up(house: House, job: str) -> None:
+    """Starts a worker for each that died, until the job has failed and its letter is there."""
+
+    def failed() -> bool:
+        for process in house.workers:
+            if process.poll() is not None:
+                house.workers.remove(process)
+                house.worker("--slots", "2")
+        letters = house.get("/api/dead-letters")["deadLetters"]
+        return house.get(f"/api/jobs/{job}")["status"] == "failed" and any(letter["jobId"] == job for letter in letters)
+
+    becomes(failed, 60)
+
+
+def test_light_nodes_take_no_slot(tab: Tab, house: House) -> None:
+    jobs = [submit(house, name("light"), steps=600, stepSeconds=0.1) for _ in range(3)]
+    tab.page.goto("/console/workers")
+    data = tab.page.get_by_role("article").filter(has_text="Data plane")
+    expect(data).to_contain_text("0 of 2 slots")
+    expect(data).to_contain_text(re.compile("[3-9] light nodes beside them"))
+    for job in jobs:
+        house.post(f"/api/jobs/{job}/cancel", status=202)
