@@ -61,9 +61,12 @@ class MeasuredStore:
         job_id: str | None = None,
         node_id: str | None = None,
         limit: int | None = None,
+        owner: str = "",
     ) -> ArtifactMeta:
         with self._told("put", bucket) as moved:
-            meta = await self._store.put(bucket, key, source, content_type, job_id=job_id, node_id=node_id, limit=limit)
+            meta = await self._store.put(
+                bucket, key, source, content_type, job_id=job_id, node_id=node_id, limit=limit, owner=owner
+            )
             moved.size_bytes = meta.size_bytes
             return meta
 
@@ -84,10 +87,10 @@ class MeasuredStore:
             return await self._store.meta(bucket, key)
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
     ) -> builtins.list[ArtifactMeta]:
         with self._told("list"):
-            return await self._store.list(bucket, job_id, limit)
+            return await self._store.list(bucket, job_id, limit, owner)
 
     async def delete(self, bucket: str, key: str) -> None:
         with self._told("delete"):
@@ -97,9 +100,9 @@ class MeasuredStore:
         with self._told("check"):
             await self._store.check()
 
-    async def link(self, bucket: str, key: str) -> str | None:
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
         with self._told("link"):
-            return await self._store.link(bucket, key)
+            return await self._store.link(bucket, key, disposition)
 
     async def close(self) -> None:
         await self._store.close()

@@ -286,7 +286,7 @@ class Scripts:
 _sources: dict[str, str] = {}
 
 NAMES = (
-    "submit", "take", "report", "renew", "reclaim", "release", "cancel", "retry", "delete", "due", "drop_consumer", "read",
+    "submit", "take", "webhooks", "report", "renew", "reclaim", "release", "cancel", "retry", "delete", "due", "drop_consumer", "read",
 )  # fmt: skip
 FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
 """At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
