@@ -22,14 +22,14 @@ from tests.chaos.wire import Wire
 Fault = Callable[["Faults"], Awaitable[bool]]
 
 
-GIVE_UP_SECONDS = 30.0
+GIVE_UP_SECONDS = 60.0
 """So long a kind that finds nothing to break is tried again after the round's time is over."""
 
 CLOCK_STEPS_SECONDS = (-3600.0, -20.0, 20.0, 3600.0)
 SUSPEND_STEPS_SECONDS = (30.0, 600.0)
 
 
-MEET_SECONDS = 6.0
+MEET_SECONDS = 20.0
 """A job that is to meet a fault has so long to end under it."""
 
 

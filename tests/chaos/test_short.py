@@ -41,7 +41,7 @@ async def _holds(seed: str, plan: Plan, directory: Path) -> Round:
     return made
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(200)  # 20 s where nobody else is
 async def test_nothing_is_lost_or_done_twice_whatever_breaks(directory: Path) -> None:
     """One kind of each family: what others do to a process, the machine, the server, a wire, a clock, the disk, the clients."""
     wanted = {
@@ -49,7 +49,7 @@ async def test_nothing_is_lost_or_done_twice_whatever_breaks(directory: Path) ->
         "full_disk", "poison", "submit_twice", "cancel_running", "retry",
     }  # fmt: skip
     chosen = tuple(kind for kind in kinds(fsync="always", remote_store=False) if kind in wanted)
-    plan = Plan(seconds=1, kinds=chosen, gap_seconds=0.15, jobs_per_second=4, lease_ms=600)
+    plan = Plan(seconds=1, kinds=chosen, gap_seconds=0.15, jobs_per_second=3, lease_ms=600)
     made = await _holds("ci", plan, directory)
     assert set(made.faults) == {*chosen} >= wanted - {*CLOCKS}
 
