@@ -167,7 +167,7 @@ async def _rest_of_the_control_plane(house) -> None:
     operator = connect(url(house.directory, "operator"))
     await operator.xadd("stream:dead", {"job": "x", "node": "a", "reason": "worker_lost", "created": "0"})
     (letter,) = await jobs.dead_letters()
-    assert await jobs.requeue_dead(letter.id) == ("unknown", "x")
+    assert await jobs.requeue_dead(letter) == "unknown"
     assert await jobs.drop_dead(letter.id) == "ok"
     await operator.aclose()
     await client.aclose()
