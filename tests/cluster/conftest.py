@@ -14,14 +14,14 @@ from tests.house import House
 PARTITIONS = "16"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     made = Cluster()
     yield made
     made.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def house(cluster: Cluster) -> Iterator[House]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         (Path(folder) / "words.py").write_text(TASKS)

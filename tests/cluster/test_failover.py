@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dihedral.client import AsyncClient, Refused, Unreachable
+from tests.cluster.servers import becomes
 from tests.fundamentals.drawing import graph, node
 
 pytestmark = pytest.mark.cluster
@@ -86,6 +87,7 @@ async def fails_over(cluster: Any, house: Any, number: int, seconds: float) -> d
         async with asyncio.timeout(60):
             await running
         lost = await judged(client, load, killed)
+    await asyncio.to_thread(becomes, cluster.is_whole)
     assert load.longest_silence < AGAIN_SECONDS
     assert house.control.poll() is None
     assert [worker.poll() for worker in house.workers] == [None] * len(house.workers)
@@ -131,11 +133,3 @@ async def test_every_master_is_killed_in_turn(cluster, house, capsys):
         made = await fails_over(cluster, house, turn % 3, seconds=12)
         with capsys.disabled():
             print(f"\n  turn {turn}: {made}")
-        await asyncio.to_thread(_whole, cluster)
-
-
-def _whole(cluster: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not cluster.is_whole():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
