@@ -111,7 +111,7 @@ async def test_a_name_that_leads_to_a_private_address_is_not_connected_to(resolv
         assert heads == []
 
 
-@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "xn--a.example", "-"])
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "-"])
 async def test_a_name_that_cannot_be_is_a_connection_that_failed(host):
     with pytest.raises((httpx.ConnectError, httpx.InvalidURL)):
         await asked(f"https://{host}/", Guard([]))
