@@ -93,12 +93,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._inner = httpx.AsyncHTTPTransport(**options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.host
+        host = request.url.raw_host.decode("ascii")
         if request.url.scheme not in ("http", "https") or not host:
             raise httpx.UnsupportedProtocol("an address begins with http:// or https:// and a host", request=request)
         try:
             address = await self._guard.resolve(host, request.url.port or 0)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a label of more than 63 characters
             raise httpx.ConnectError(f"{host} is not known: {error}", request=request) from error
         request.extensions = {**request.extensions, "sni_hostname": host}  # what the certificate must name
         request.url = request.url.copy_with(host=address)  # the Host header was made from the name before

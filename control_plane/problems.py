@@ -77,8 +77,9 @@ def out_of_memory() -> ApiProblem:
 
 
 def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
+    # Not request.url: that is made of Host too, which may be nonsense.
     return Response(
-        msgspec.json.encode(problem.document(request.url.path)),
+        msgspec.json.encode(problem.document(request.scope["path"])),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=problem.headers,

@@ -42,7 +42,7 @@ async def begin(request: Req) -> Response[SessionView]:
         return Response(_view(found, None))
     access: Access = request.app.state.access
     value, session = await access.begin_session(found)
-    is_https = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+    is_https = "https" in (request.scope["scheme"], request.headers.get("x-forwarded-proto"))
     cookie = Cookie(
         key=COOKIE, value=value, path="/", httponly=True, samesite="strict", secure=is_https,
         max_age=request.app.state.settings.control.session_seconds,

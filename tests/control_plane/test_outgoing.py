@@ -111,6 +111,12 @@ async def test_a_name_that_leads_to_a_private_address_is_not_connected_to(resolv
         assert heads == []
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "-"])
+async def test_a_name_that_cannot_be_is_a_connection_that_failed(host):
+    with pytest.raises((httpx.ConnectError, httpx.InvalidURL)):
+        await asked(f"https://{host}/", Guard([]))
+
+
 async def test_a_name_is_resolved_once_so_what_was_looked_at_is_what_is_connected_to(resolves):
     """DNS rebinding: another answer for the second question. There is no second question."""
     async with listening() as (port, heads):

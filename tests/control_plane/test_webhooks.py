@@ -167,6 +167,13 @@ async def test_a_listener_that_does_not_answer_is_not_waited_for_and_holds_up_no
 
 async def test_an_address_that_may_not_be_asked_is_refused_at_once(tmp_path, monkeypatch):
     async with house(tmp_path, monkeypatch, allow=()) as served:
+        hosts = ("a" * 64 + ".example", "xn--a.example")  # neither can be looked up, each in a way of its own
+        odd = [(await served.post("/api/jobs", hooked(f"https://{host}/", node("a"))))["jobId"] for host in hosts]
+
+        async def tried():
+            return await served.planes.client.hlen("webhooks:tries") == len(odd)
+
+        await served.becomes(tried)
         for url in ("http://127.0.0.1:6379/", "https://169.254.169.254/latest", "http://hooks.example/"):
             document = await served.post("/api/jobs", hooked(url, node("a")), expect=422)
             assert pointers(document) == {"/webhook/url": "forbidden_url"}
