@@ -59,6 +59,8 @@ class Image:
             if (ROOT / source).is_dir():
                 shutil.copytree(ROOT / source, to, ignore=shutil.ignore_patterns("__pycache__"))
             else:
+                assert target.endswith("/"), "a file goes into a folder"
+                to.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, to / Path(source).name)
 
     def _run(self, command: str) -> None:
