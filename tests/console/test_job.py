@@ -11,7 +11,6 @@ from tests.console.browser import Line, Tab
 from tests.console.test_jobs import SLOW, name, submit
 from tests.house import House, becomes, simulate
 
-
 STEP = re.compile(r'step \{"step":\d+,')
 
 
