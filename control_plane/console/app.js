@@ -135,7 +135,7 @@ function KeyPrompt() {
     }
     setBusy(false);
   }
-  return html`<${Dialog} title="Your key" close=${() => session.tell()}>
+  return html`<${Dialog} title="Your key">
     <form onSubmit=${give} class="stack">
       <p class="muted">This server wants an API key. It is kept for this session only.</p>
       <label class="field"><span>API key</span>

@@ -2,7 +2,9 @@
 import { bytesPath, get, upload } from "./api.js";
 import { percent, size } from "./format.js";
 import { Icon, isReference, shortKey } from "./ui.js";
-import { html, useEffect, useRef, useState } from "./view.js";
+import { html, useEffect, useEvery, useRef, useState } from "./view.js";
+
+const LOOK_MS = 5000;
 
 export const isArtifact = (schema) => schema["x-artifact"] === true;
 const isFiles = (schema) => schema.type === "array" && isArtifact(schema.items ?? {});
@@ -162,9 +164,7 @@ function Files({ id, said, schema, many, value, change, busy, name }) {
 function Stored({ accept, take, name }) {
   const [found, setFound] = useState([]);
   const wanted = accept.split("/")[0];
-  useEffect(() => {
-    get("/api/artifacts?bucket=inputs&limit=200").then((list) => setFound(list.artifacts), () => {});
-  }, []);
+  useEvery(LOOK_MS, async () => setFound((await get("/api/artifacts?bucket=inputs&limit=200")).artifacts));
   const fitting = found.filter((meta) => !accept || meta.content_type.startsWith(`${wanted}/`));
   const example = fitting.find((meta) => meta.key.startsWith("examples/"));
   if (!fitting.length) return null;

@@ -29,6 +29,7 @@ class Found {
     this.cursor = undefined; // undefined: nothing has come yet; null: that was all
     this.error = null;
     this.loading = null;
+    this.closed = false;
     this.watches = new Map();
   }
 
@@ -47,7 +48,10 @@ class Found {
         this.take(page.jobs);
         this.error = null;
       })
-      .catch((error) => (this.error = error))
+      .catch((error) => {
+        this.error = error;
+        if (this.cursor && !this.closed) setTimeout(() => this.more(), LOOK_MS);
+      })
       .finally(() => {
         this.loading = null;
         this.redraw();
@@ -103,6 +107,7 @@ class Found {
   }
 
   close() {
+    this.closed = true;
     clearTimeout(this.settled);
     for (const stop of this.watches.values()) stop();
     this.watches.clear();

@@ -46,7 +46,9 @@ export class JobModel {
       this.stop();
       this.stop = watch(this.jobId, { seq: page.events.at(-1)?.seq ?? 0, epoch: page.epoch }, (message) => this.hear(message));
     } catch (error) {
-      this.error = error;
+      // What is shown stays, marked by the connection, until it can be read anew; a page without a job says what is wrong.
+      if (!this.job || error.status === 404) this.error = error;
+      else setTimeout(() => this.closed || this.load(), AGAIN_MS);
     }
     this.tell();
   }

@@ -153,12 +153,12 @@ export function Action({ work, children, ...more }) {
   return html`<button type="button" ...${more} disabled=${busy || more.disabled} aria-busy=${busy} onClick=${press}>${children}</button>`;
 }
 
+// Without `close` it stays until it is taken away.
 export function Dialog({ title, children, close }) {
   const ref = useRef(null);
-  useEffect(() => {
-    if (!ref.current.open) ref.current.showModal();
-  }, []);
-  return html`<dialog ref=${ref} aria-label=${title} onClose=${close}>
+  const open = () => ref.current && !ref.current.open && ref.current.showModal();
+  useEffect(() => void open(), []);
+  return html`<dialog ref=${ref} aria-label=${title} onClose=${close ?? open}>
     <h2>${title}</h2>
     ${children}
   </dialog>`;

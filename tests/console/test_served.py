@@ -2,7 +2,7 @@
 
 import gzip
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ def sent() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def served(redis_url: str, tmp_path: Path) -> "Iterator[Served]":  # type: ignore[misc]
+async def served(redis_url: str, tmp_path: Path) -> AsyncIterator[Served]:
     async with serve(made_settings(redis_url, tmp_path)) as made:
         yield made
 
