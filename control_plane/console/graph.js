@@ -88,7 +88,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     },
     onPointerMove(event) {
       const at = drag.current;
-      if (!at) return;
+      if (!at || !event.buttons) return;
       const dx = event.clientX - at.x;
       const dy = event.clientY - at.y;
       if (!at.moved && Math.hypot(dx, dy) < 5) return;

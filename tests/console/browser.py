@@ -1,6 +1,7 @@
 """Debian's Chromium, driven by Playwright, before a house of real processes; and a line to it that can be cut."""
 
 import contextlib
+import re
 import shutil
 import socket
 import threading
@@ -49,8 +50,10 @@ class Tab:
         self.page.on("request", lambda request: self.asked.append(request.url))
 
     def _note(self, message: ConsoleMessage) -> None:
-        """That a request was refused is an answer, not a defect; the browser says it all the same."""
-        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+        """A refused request is an answer, and a module that was asked for early is late on a busy machine: neither is a defect."""
+        if message.type in ("error", "warning") and not re.match(
+            "Failed to load resource|.* was preloaded ", message.text
+        ):
             self.said.append(message.text)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ COUNT_FRAMES = """
       drag(frame) {
         const graph = document.querySelector(".graph");
         const at = graph.getBoundingClientRect();
-        const point = { bubbles: true, pointerId: 1, button: 0, clientX: at.x + 200 + 150 * Math.sin(frame / 15), clientY: at.y + 150 + 100 * Math.cos(frame / 20) };
+        const point = { bubbles: true, pointerId: 1, button: 0, buttons: 1, clientX: at.x + 200 + 150 * Math.sin(frame / 15), clientY: at.y + 150 + 100 * Math.cos(frame / 20) };
         if (frame === 0) {
           graph.setPointerCapture = () => {};
           graph.dispatchEvent(new PointerEvent("pointerdown", point));
@@ -42,6 +42,7 @@ COUNT_FRAMES = """
       acts[act](frame);
       times.push(await new Promise(requestAnimationFrame));
     }
+    document.querySelector(".graph")?.dispatchEvent(new PointerEvent("pointerup", { bubbles: true, pointerId: 1 }));
     const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
     return { frames: times.length / seconds, slowest: gaps[Math.floor(gaps.length * 0.95)] };
   }
