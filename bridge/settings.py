@@ -23,7 +23,7 @@ FILE = "dihedral.toml"
 NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 OF_FILE = "_file"
-SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url"})
+SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -65,7 +65,7 @@ def secrets(loaded: Settings) -> frozenset[str]:
         for field in msgspec.structs.fields(section.type):
             if field.encode_name in SECRETS:
                 value = getattr(getattr(loaded, section.name), field.name)
-                found.add(urlsplit(value).password or "" if field.encode_name == "url" else value)
+                found |= {urlsplit(value).password or ""} if field.encode_name == "url" else set(value.split())
     return frozenset(found - {""})
 
 

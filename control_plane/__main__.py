@@ -88,13 +88,15 @@ def refuse_open_to_all(loaded: Settings) -> None:
 
     Raises:
         OpenToAll
+        KeyRefused: control.keys is none.
     """
     import redis
 
     from bridge.connection import LOST, connect_blocking
+    from control_plane.api_keys import given
     from control_plane.loopback import is_loopback
 
-    if loaded.control.insecure or is_loopback(loaded.control.host):
+    if given(loaded.control.keys) or loaded.control.insecure or is_loopback(loaded.control.host):
         return
     try:
         client = connect_blocking(loaded.redis.url, timeout_seconds=5)

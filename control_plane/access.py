@@ -28,7 +28,7 @@ from litestar.handlers import BaseRouteHandler
 
 from bridge import keys
 from bridge.connection import Client
-from control_plane.api_keys import SCOPES, ApiKey, Keyring
+from control_plane.api_keys import SCOPES, ApiKey, Keyring, given
 from control_plane.loopback import is_address, is_loopback
 from control_plane.problems import ApiProblem
 from schemas.structs.settings import Settings
@@ -91,7 +91,7 @@ def who(connection: Connection) -> Who:
 
 class Access:
     def __init__(self, settings: Settings, client: Client) -> None:
-        self.keyring = Keyring(client)
+        self.keyring = Keyring(client, given(settings.control.keys))
         self._client = client
         self._control = settings.control
         self._may_be_open = settings.control.insecure or is_loopback(settings.control.host)

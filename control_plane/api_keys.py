@@ -60,6 +60,28 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def given(text: str) -> list[ApiKey]:
+    """The keys of `control.keys`, a line each: owner, scopes, key. Raises KeyRefused."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        token = _TOKEN.fullmatch(words[-1])
+        if len(words) != 3 or token is None:
+            raise KeyRefused(f"control.keys, line {number}: OWNER SCOPE,SCOPE dhk_… is wanted")
+        found.append(
+            ApiKey(
+                id=token[1],
+                owner=_checked_owner(words[0]),
+                scopes=_checked_scopes(words[1].split(",")),
+                sha256=digest(words[2]),
+                created=now_rfc3339(),
+            )
+        )
+    return found
+
+
 async def create(
     client: Client,
     owner: str,
@@ -70,19 +92,14 @@ async def create(
     max_alive: int = 0,
 ) -> tuple[ApiKey, str]:
     """The record and the key itself, which nothing can show again. Raises KeyRefused."""
-    if not _OWNER.fullmatch(owner):
-        raise KeyRefused(f"{owner!r} is no owner: up to 64 of A-Z a-z 0-9 . _ @ -")
-    unknown = sorted(set(scopes) - set(SCOPES))
-    if unknown or not scopes:
-        raise KeyRefused(f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(SCOPES)}")
     if min(jobs_per_minute, max_alive) < 0 or (expires_seconds is not None and expires_seconds <= 0):
         raise KeyRefused("limits and ages are not negative")
     id = secrets.token_hex(8)
     token = f"dhk_{id}_{secrets.token_urlsafe(32)}"
     key = ApiKey(
         id=id,
-        owner=owner,
-        scopes=[scope for scope in SCOPES if scope in scopes],
+        owner=_checked_owner(owner),
+        scopes=_checked_scopes(scopes),
         sha256=digest(token),
         created=now_rfc3339(),
         expires_ms=None if expires_seconds is None else int((time.time() + expires_seconds) * 1000),
@@ -91,6 +108,19 @@ async def create(
     )
     await _store(client, key)
     return key, token
+
+
+def _checked_owner(owner: str) -> str:
+    if not _OWNER.fullmatch(owner):
+        raise KeyRefused(f"{owner!r} is no owner: up to 64 of A-Z a-z 0-9 . _ @ -")
+    return owner
+
+
+def _checked_scopes(scopes: Sequence[str]) -> list[str]:
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise KeyRefused(f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(SCOPES)}")
+    return [scope for scope in SCOPES if scope in scopes]
 
 
 async def stored(client: Client) -> list[ApiKey]:
@@ -124,12 +154,14 @@ class Keyring:
     While Redis is away it goes on with that; one that has never reached it lets nobody in.
     """
 
-    def __init__(self, client: Client, *, fresh_seconds: float = FRESH_SECONDS) -> None:
+    def __init__(self, client: Client, known: Sequence[ApiKey] = (), *, fresh_seconds: float = FRESH_SECONDS) -> None:
+        """`known`: keys that are valid beside those in Redis (`control.keys`)."""
         self._client = client
         self._fresh = fresh_seconds
-        self._keys: dict[str, ApiKey] = {}
+        self._known = {key.id: key for key in known}
+        self._keys = dict(self._known)
         self._version: bytes | None = None
-        self._had_some = False
+        self._had_some = bool(known)
         self._looked = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -174,6 +206,6 @@ class Keyring:
         version = await self._client.get(keys.API_KEYS_VERSION)
         if version != self._version:
             # The version was read first: a key that comes in between is read again with the next one.
-            self._keys = {key.id: key for key in await stored(self._client)}
+            self._keys = self._known | {key.id: key for key in await stored(self._client)}
             self._version = version
             self._had_some = self._had_some or bool(self._keys)

@@ -32,6 +32,12 @@ class ControlSettings(Strict, kw_only=True):
     idempotency_seconds: Annotated[int, Meta(ge=1)] = field(
         name='idempotencySeconds', default=86400
     )
+    keys: (
+        Annotated[
+            str,
+            Meta(description='API keys beside those in Redis, a line each: OWNER SCOPE,SCOPE dhk_… Meant to be mounted (DIHEDRAL_CONTROL__KEYS_FILE).'),
+        ]
+    ) = ''
     insecure: (
         Annotated[
             bool,

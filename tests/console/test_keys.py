@@ -11,11 +11,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from bridge.connection import connect
+from control_plane import api_keys
 from tests.console.browser import Tab
 from tests.console.test_jobs import name
 from tests.house import House, becomes, simulate
-
-api_keys = pytest.importorskip("control_plane.api_keys", reason="keys are not there yet")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import websockets
@@ -16,7 +17,9 @@ from websockets.asyncio.client import connect as ws_connect
 from bridge.artifacts import LocalStore
 from bridge.connection import connect
 from control_plane import api_keys
+from control_plane.__main__ import OpenToAll, refuse_open_to_all
 from control_plane.app import create_app
+from schemas.structs.settings import Settings
 from tests.conftest import start_server
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
 from tests.planes import gate
@@ -595,3 +598,27 @@ async def test_beyond_loopback_nobody_gets_in_without_a_key_unless_told_so(tmp_p
         assert (await house.ask(None, "GET", "/health/ready"))["status"] == "ok"
     async with locked_house(tmp_path / "b", first_key=False, host="0.0.0.0", insecure=True) as house:
         await house.ask(None, "GET", "/api/jobs")
+
+
+async def test_keys_of_the_settings_are_there_from_the_start(tmp_path):
+    keys = f"# ours\nadmin admin {UNKNOWN}\n\n"
+    async with locked_house(tmp_path, first_key=False, keys=keys) as house:
+        house.tokens["admin"] = UNKNOWN
+        await house.ask(None, "GET", "/api/jobs", 401)
+        found = await house.ask("admin", "GET", "/api/session")
+        assert (found["owner"], found["scopes"]) == ("admin", list(api_keys.SCOPES))
+        everywhere = msgspec.convert(msgspec.to_builtins(house.served.settings), Settings)
+        everywhere.control.host = "0.0.0.0"
+        refuse_open_to_all(everywhere)
+        everywhere.control.keys = ""
+        with pytest.raises(OpenToAll):
+            refuse_open_to_all(everywhere)
+
+
+@pytest.mark.parametrize(
+    "line", [f"admin {UNKNOWN}", "admin admin dhk_short", f"admin everything {UNKNOWN}", f"no/body read {UNKNOWN}"]
+)
+async def test_a_line_that_is_no_key_is_refused_without_showing_it(line):
+    with pytest.raises(api_keys.KeyRefused) as error:
+        api_keys.given(line)
+    assert "dhk_0" not in str(error.value)

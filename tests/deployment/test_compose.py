@@ -21,6 +21,7 @@ import yaml
 from bridge import settings
 from bridge.artifacts import open_store
 from bridge.errors import StoreError
+from control_plane import api_keys
 from tests.conftest import skip
 from tests.house import becomes, free_port
 
@@ -202,6 +203,12 @@ def test_the_planes_understand_what_they_are_given(name, mounted):
     assert loaded.redis.url == (mounted / "redis_url").read_text().strip()
     assert loaded.artifacts.store == "s3"
     assert loaded.artifacts.secret_key == (mounted / "s3_secret_key").read_text().strip()
+    if name.startswith("control-plane"):
+        admin, prometheus = api_keys.given(loaded.control.keys)
+        assert (admin.scopes, prometheus.scopes) == (["admin"], ["read"])
+        assert prometheus.sha256 == api_keys.digest((mounted / "metrics_key").read_text().strip())
+    else:
+        assert loaded.control.keys == ""
     if name == "worker":  # a drain and the slots' end fit into the time that Docker gives
         assert loaded.jobs.drain_seconds + 20 <= int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
 

@@ -81,7 +81,7 @@ KEDA = {
         },
     },
 }
-SECRET_KEYS = {"redis-url", "redis-password", "s3-access-key", "s3-secret-key"}
+SECRET_KEYS = {"redis-url", "redis-password", "s3-access-key", "s3-secret-key", "api-keys"}
 DOCUMENTS: list[dict[str, Any]] = [
     document
     for path in sorted(FOLDER.glob("*.yaml"))
@@ -171,13 +171,18 @@ def test_the_planes_understand_what_they_are_given(name, tmp_path):
         **of("ConfigMap")["dihedral"]["data"],
         **{each["name"]: each["value"] for each in container.get("env", [])},
     }
-    files = {value.rpartition("/")[2] for value in given.values() if value.startswith("/run/secrets/dihedral/")}
+    paths = {value for value in given.values() if value.startswith("/run/secrets/")}
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert {path.rpartition("/")[0] for path in paths} <= mounts
+    files = {path.rpartition("/")[2] for path in paths}
     assert files <= SECRET_KEYS
+    assert ("api-keys" in files) == (name == "control-plane")
     for key in files:
         (tmp_path / key).write_text("redis://redis.example:6379/0" if key == "redis-url" else "x" * 20)
-    loaded = settings.load(
-        None, {key: value.replace("/run/secrets/dihedral", str(tmp_path)) for key, value in given.items()}, {}
-    )
+    mounted = {
+        key: str(tmp_path / value.rpartition("/")[2]) if value in paths else value for key, value in given.items()
+    }
+    loaded = settings.load(None, mounted, {})
     grace = of("Deployment")[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert loaded.jobs.drain_seconds + 20 <= grace
 
