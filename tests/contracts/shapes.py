@@ -320,6 +320,7 @@ JOBS = section(
     maxQueued=whole(0),
 )
 LOGS = section(level=LEVEL, format=FORMAT)
+TRACING = section(endpoint=text(), sampleRatio=SHARE)
 CONTROL = section(
     host=text(1),
     port=PORT,
@@ -328,6 +329,7 @@ CONTROL = section(
     batchItems=whole(1, 100_000),
     lightConcurrency=whole(1, 100_000),
     idempotencySeconds=whole(1),
+    keys=text(),
     insecure=FLAG,
     allowedOrigins=many(ORIGIN),
     allowedHosts=many(text(1)),
@@ -473,11 +475,13 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "LogLevelName": LEVEL,
         "LogFormat": FORMAT,
         "LogsSettings": LOGS,
+        "TracingSettings": TRACING,
         "Settings": section(
             redis=of(REDIS),
             artifacts=of(ARTIFACTS),
             jobs=of(JOBS),
             logs=of(LOGS),
+            tracing=of(TRACING),
             control=of(CONTROL),
             websocket=of(WEBSOCKET),
             pipelines=of(PIPELINES),
