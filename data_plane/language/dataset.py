@@ -68,16 +68,17 @@ def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: t
     for document in documents:
         before = tokenizer.encode(document.prompt).ids if document.prompt is not None else []
         text = document.completion if document.completion is not None else document.text or ""
-        after = tokenizer.encode(text, add_special_tokens=document.prompt is None).ids + list(end_ids[:1])
+        after = tokenizer.encode(text, add_special_tokens=document.prompt is None).ids
+        if not after or after[-1] not in end_ids:  # some tokenizers put it there themselves
+            after += end_ids[:1]
         stream += before + after
         wanted = [False] * len(before) + [True] * len(after)
         wanted[:1] = [False][: len(wanted)]  # nothing of the document says what it begins with
         asked += wanted
     count = max(0, -(-(len(stream) - 1) // length))
-    ids, labels = np.zeros(count * length, np.int64), np.full(count * length, IGNORED, np.int64)
-    ids[: len(stream) - 1] = stream[:-1]
-    labels[: len(stream) - 1] = np.where(asked[1:], stream[1:], IGNORED)
-    ids, labels = ids.reshape(-1, length), labels.reshape(-1, length)
+    ids, labels = np.zeros((count, length), np.int64), np.full((count, length), IGNORED, np.int64)
+    ids.reshape(-1)[: len(stream) - 1] = stream[:-1]
+    labels.reshape(-1)[: len(stream) - 1] = np.where(asked[1:], stream[1:], IGNORED)
     useful = (labels != IGNORED).any(axis=1)
     if not useful.any():
         raise _invalid(file, "there is no token to learn in it")

@@ -41,7 +41,7 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
     storage: Annotated[files.Storage, Meta(description="Of base and activations; auto: the file's on a GPU")] = "auto"
     checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 50
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63, description="Of the first values and the order")] = 0
+    seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
 
 
 class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
