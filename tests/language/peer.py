@@ -109,7 +109,7 @@ def gradients(model: Any, of: np.ndarray, wanted: np.ndarray) -> tuple[float, di
     model.zero_grad()
     loss = summed_loss(model, of, wanted)
     loss.backward()
-    return float(loss), lora(model, "grad")
+    return loss.item(), lora(model, "grad")
 
 
 def trained(model: Any, of: np.ndarray, wanted: np.ndarray) -> list[float]:
@@ -127,7 +127,7 @@ def trained(model: Any, of: np.ndarray, wanted: np.ndarray) -> list[float]:
         torch.nn.utils.clip_grad_norm_(weights, CLIP)
         optimiser.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
