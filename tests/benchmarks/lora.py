@@ -18,7 +18,7 @@ from data_plane.language.dataset import Rows
 from data_plane.language.model import Model
 from tests.benchmarks.bench import Row, Table, summary, turns
 
-THREADS = os.cpu_count() or 1  # NumPy's OpenBLAS takes as many by itself
+THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)  # as NumPy's OpenBLAS counts them
 JOBS = 3  # steps of a turn
 BATCH, LENGTH = 4, 128
 MODULES = ("q_proj", "v_proj")
@@ -36,7 +36,7 @@ def run(steps: int, rounds: int) -> tuple[list[Table], Any]:
         apart = abs(ours() - theirs())  # also warms both up; the first step's loss is the same number
         assert apart < 1e-3, apart
         taken = turns(rounds, {"dihedral": partial(timed, ours, steps), "torch + peft": partial(timed, theirs, steps)})
-    title = f"A training step of {BATCH}×{LENGTH} tokens, float32, {THREADS} threads, 4 layers of width 256"
+    title = f"A training step of {BATCH}×{LENGTH} tokens, float32, {THREADS} thread(s), 4 layers of width 256"
     return [Table(title, summary(taken, of="tokens/s", reference="dihedral"))], taken
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from data_plane.language.files import read_config, read_weights
+from data_plane.language.files import Storage, read_config, read_weights
 from data_plane.language.model import Model
 from tests.language.peer import ALPHA, RANK, RECORDED
 
@@ -21,9 +21,9 @@ def of_kind(numbers: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(f"{kind}/"): one for name, one in numbers.items() if name.startswith(f"{kind}/")}
 
 
-def base(directory: Path, xp: Any = np) -> Model:
+def base(directory: Path, xp: Any = np, storage: Storage = "float32") -> Model:
     config = read_config(directory / "config.json")
-    return Model(config, read_weights([directory / "model.safetensors"], config, "float32", xp), {}, 0.0)
+    return Model(config, read_weights([directory / "model.safetensors"], config, storage, xp), {}, 0.0)
 
 
 def with_adapter(model: Model, file: Path, xp: Any = np) -> Model:
