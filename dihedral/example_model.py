@@ -34,7 +34,7 @@ CONFIG = {
     "attention_bias": False,
     "mlp_bias": False,
 }
-STEPS, LENGTH = 300, 96
+STEPS, LENGTH = 120, 96
 PARAGRAPHS, LINES = 400, 200
 
 
