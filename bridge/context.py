@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from bridge.errors import DihedralError
+from bridge.errors import DihedralError, StoreError
 from bridge.owned import OwnedStore
 from schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from schemas.structs.capability import Capability
@@ -150,6 +150,57 @@ class TaskContext:
         self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"
     ) -> ArtifactMeta:
         return await self._there(self._put(bucket, name, source, content_type))
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def keep_checkpoint(self, bucket: str, source: Path | bytes) -> None:
+        """Stores what a later run of this node goes on from, in the place of the one before. Blocks.
+
+        It is no artifact of the job's result. Its key has no nonce, so an owner that was thought dead may still put an older one
+        there: a checkpoint must be valid whichever run wrote it, and say itself what it belongs to.
+
+        Raises:
+            StoreError: the store is full or does not answer.
+        """
+        self._wait(self._keep(bucket, source))
+
+    def checkpoint(self, bucket: str) -> Path | None:
+        """The last one that any run of this node kept, in the workdir; None where there is none. Blocks.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        try:
+            return self.fetch(ArtifactRef(bucket=bucket, key=self._checkpoint_key))
+        except StoreError as error:
+            if error.code != "artifact_not_found":
+                raise
+            return None
+
+    def drop_checkpoint(self, bucket: str) -> None:
+        """Once the result is stored. Blocks."""
+        self._wait(self._drop(bucket))
+
+    @property
+    def _checkpoint_key(self) -> str:
+        return f"{self.job_id}/{self.node_id}/checkpoint"
+
+    async def _keep(self, bucket: str, source: Path | bytes) -> None:
+        await self._artifacts().put(
+            bucket,
+            self._checkpoint_key,
+            source,
+            content_type="application/octet-stream",
+            job_id=self.job_id,
+            node_id=self.node_id,
+        )
+
+    async def _drop(self, bucket: str) -> None:
+        try:
+            await self._artifacts().delete(bucket, self._checkpoint_key)
+        except StoreError as error:
+            if error.code != "artifact_not_found":
+                raise
 
     def close(self) -> None:
         """Removes the workdir, if there is one; blocks."""

@@ -14,6 +14,9 @@ import redis.asyncio
 
 from tests.leaks import leaks
 
+# Several test processes share the cores: the threads of a matrix product would spin while they wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 REQUIRED = frozenset(filter(None, os.environ.get("DIHEDRAL_REQUIRE", "").split(",")))
 
 

@@ -1,6 +1,7 @@
 """The data plane's own tasks, one module each."""
 
 BUILTIN: tuple[str, ...] = (
+    "data_plane.tasks.train_lora",
     "data_plane.tasks.train_image_lora",
     "data_plane.tasks.train_voice",
     "data_plane.tasks.render_video",

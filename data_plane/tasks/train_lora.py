@@ -1,0 +1,152 @@
+"""Task `train_lora`: teaches a language model of the Llama architecture a voice of its own, as a PEFT adapter."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bridge.tasks import TaskContext, TaskError, task
+from data_plane.device import array_module
+from data_plane.language import dataset, files, training
+from data_plane.language.model import Model, new_adapter
+from schemas.strict import Strict
+from schemas.structs.artifact import ArtifactRef
+
+BUCKET = "loras"
+REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded
+
+TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class TrainLora(Strict, kw_only=True, rename="camel"):
+    config: Annotated[ArtifactRef, Meta(description="The base's config.json")]
+    weights: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="Its safetensors, every part")]
+    tokenizer: Annotated[ArtifactRef, Meta(description="Its tokenizer.json")]
+    dataset: Annotated[ArtifactRef, Meta(description="Text, or (named .jsonl) lines of text or prompt and completion")]
+    rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
+    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
+    target_modules: Annotated[
+        list[TargetModule], Meta(min_length=1, max_length=7, description="The products that it stands on")
+    ] = msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
+    steps: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps of AdamW")] = 100
+    batch: Annotated[int, Meta(ge=1, le=1024, description="Sequences at a time")] = 4
+    gradient_accumulation: Annotated[int, Meta(ge=1, le=1024, description="Batches to a step")] = 1
+    sequence_length: Annotated[int, Meta(ge=2, le=131_072, description="Tokens of a sequence")] = 256
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="The largest step size")] = 2e-4
+    schedule: Annotated[training.Schedule, Meta(description="How it goes on behind the warm-up")] = "linear"
+    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps in which it rises")] = 0
+    clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient, 0 = any")] = 1.0
+    weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
+    storage: Annotated[files.Storage, Meta(description="Of base and activations; auto: the file's on a GPU")] = "auto"
+    checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 50
+    seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
+
+
+class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
+    """Losses: of the first and the last step, nats a token. tokens: that were learnt from. resumed_at: steps of earlier runs."""
+
+    adapter: ArtifactRef
+    adapter_config: ArtifactRef
+    first_loss: float
+    last_loss: float
+    steps: int
+    tokens: int
+    parameters: int
+    resumed_at: int
+    device: str
+
+
+@task(
+    id="train_lora",
+    label="Train a language adapter",
+    description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
+    kind="gpu",
+    memory_mib=2048,
+    timeout_seconds=7 * 86_400,
+    examples=[
+        {
+            "config": {"bucket": "inputs", "key": "base/config.json"},
+            "weights": [{"bucket": "inputs", "key": "base/model.safetensors"}],
+            "tokenizer": {"bucket": "inputs", "key": "base/tokenizer.json"},
+            "dataset": {"bucket": "inputs", "key": "base/lines.jsonl"},
+            "rank": 8,
+            "steps": 100,
+        }
+    ],
+)
+def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
+    """Raises: TaskError `invalid_model`, `tokenizer_mismatch`, `invalid_dataset`, `invalid_input`, `diverged`, `missing_package`."""
+    xp, device, _ = array_module()
+    fetched = {name: ctx.fetch(getattr(params, name)) for name in ("config", "tokenizer", "dataset")}
+    weights = [ctx.fetch(part) for part in params.weights]
+    config = files.read_config(fetched["config"])
+    if params.sequence_length > config.longest:
+        raise TaskError(
+            f"sequenceLength is {params.sequence_length}, the model was made for {config.longest} tokens",
+            code="invalid_input",
+        )
+    tokenizer = files.read_tokenizer(fetched["tokenizer"], config)
+    documents = dataset.read(fetched["dataset"], jsonl=params.dataset.key.endswith(".jsonl"))
+    data = dataset.rows(fetched["dataset"], documents, tokenizer, config.end_ids, params.sequence_length)
+    ctx.check_cancelled()
+    adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
+    base = files.read_weights(weights, config, params.storage, xp)
+    model = Model(config, base, adapter, params.alpha / params.rank)
+    digest = run_digest(params, [*fetched.values(), *weights])
+    state = training.new_state(adapter, xp)
+    kept = ctx.checkpoint(BUCKET)
+    state = (kept and training.restored(kept, state, digest, xp)) or state
+    resumed_at = state.step
+    if resumed_at:
+        ctx.log(f"goes on behind step {resumed_at}")
+    every = -(-params.steps // REPORTS)
+    for reached in training.train(model, data, plan(params), state, xp):
+        state = reached
+        if state.step % every == 0 or state.step == params.steps:
+            ctx.data("loss", {"step": state.step, "loss": state.last_loss})
+        ctx.progress(0.99 * state.step / params.steps)
+        if params.checkpoint_every and state.step % params.checkpoint_every == 0:
+            ctx.keep_checkpoint(BUCKET, training.checkpoint_bytes(state, digest))
+        ctx.check_cancelled()
+    described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
+    stored = ctx.store(BUCKET, "adapter_model.safetensors", files.adapter_bytes(adapter), "application/octet-stream")
+    beside = ctx.store(BUCKET, "adapter_config.json", described, "application/json")
+    if params.checkpoint_every:
+        ctx.drop_checkpoint(BUCKET)
+    ctx.progress(1.0)
+    return TrainLoraOutput(
+        adapter=ArtifactRef(bucket=stored.bucket, key=stored.key),
+        adapter_config=ArtifactRef(bucket=beside.bucket, key=beside.key),
+        first_loss=state.first_loss,
+        last_loss=state.last_loss,
+        steps=state.step,
+        tokens=state.tokens,
+        parameters=sum(part.size for part in adapter.values()),
+        resumed_at=resumed_at,
+        device=device,
+    )
+
+
+def plan(params: TrainLora) -> training.Plan:
+    return training.Plan(
+        steps=params.steps,
+        batch=params.batch,
+        accumulation=params.gradient_accumulation,
+        rate=params.learning_rate,
+        schedule=params.schedule,
+        warmup=params.warmup_steps,
+        clip=params.clip,
+        decay=params.weight_decay,
+        seed=params.seed,
+    )
+
+
+def run_digest(params: TrainLora, read: list[Path]) -> str:
+    """Of all that decides what a step computes: the params and the contents of the files."""
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(params, checkpoint_every=0)))
+    for file in read:
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
