@@ -136,7 +136,8 @@ def _from_flags(overrides: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for path, value in overrides.items():
         section, _, key = path.partition(".")
-        rows.append((f"--{key.replace('_', '-')}", section, _field(section, key, path).encode_name, value))
+        flag = "redis-url" if path == "redis.url" else key.replace("_", "-")
+        rows.append((f"--{flag}", section, _field(section, key, path).encode_name, value))
     return rows
 
 

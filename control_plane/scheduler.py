@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import redis
 
 from bridge import keys, metrics
@@ -122,7 +123,10 @@ class Scheduler:
             elif found.status == "cancelling":
                 cancelling.add(job_id)
             elif found.updated_ms < horizon and found.status in ("queued", "running"):
-                await self.heal_job(part, found)
+                try:
+                    await self.heal_job(part, found)
+                except msgspec.MsgspecError as error:  # written by somebody else; it must not end everybody's scheduler
+                    log.error("a job that stands still cannot be read: %s", error, extra={"job": job_id})
         self._note_cancelling(part, cancelling)
 
     def _note_cancelling(self, part: Partition, found: set[str]) -> None:

@@ -57,11 +57,16 @@ async def read(request: Req) -> SessionView:
 
 
 @delete(
-    "/api/session", scope="read", by_cookie=True, status_code=204, summary="End the session", responses=answers(401)
+    "/api/session",
+    scope="read",
+    by_cookie=True,
+    status_code=204,
+    summary="End the session",
+    responses=answers(401),
+    response_cookies=[Cookie(key=COOKIE, value="", path="/", max_age=0, httponly=True)],
 )
-async def end(request: Req) -> Response[None]:
+async def end(request: Req) -> None:
     await request.app.state.access.end_session(request)
-    return Response(None, status_code=204, cookies=[Cookie(key=COOKIE, value="", path="/", max_age=0, httponly=True)])
 
 
 session_routes = [begin, read, end]

@@ -270,3 +270,12 @@ async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house):
     await house.client.publish("cancel", "job")
     await house.becomes(lambda: not worker._held)
     assert not house.running[worker].done()
+
+
+@pytest.mark.forges_state
+async def test_a_job_that_nobody_can_read_does_not_end_the_scheduler(house, caplog):
+    await house.submit([node("a", wait="a")])
+    await house.client.hset("job:job", "graph", '{"nodes":[]}')
+    await house.schedule(sweep_seconds=0.05)
+    await house.becomes(lambda: caplog.text.count("cannot be read") > 1)
+    assert not house.loops[-1].done()

@@ -4,6 +4,7 @@ import gzip
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def sent() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def served(redis_url: str, tmp_path: Path) -> AsyncIterator[Served]:
+async def served(redis_url: str, redis: Any, tmp_path: Path) -> AsyncIterator[Served]:
     async with serve(made_settings(redis_url, tmp_path)) as made:
         yield made
 

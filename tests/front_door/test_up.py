@@ -137,7 +137,12 @@ def test_a_redis_that_does_not_answer_is_one_line_without_its_password(tmp_path:
     ("arguments", "file", "code", "said"),
     [
         ((), "[jobs]\nlease = 1\n", 2, "dihedral: dihedral.toml: jobs.lease: there is no such setting"),
-        (("--redis-url", "http://x"), "", 2, "dihedral: redis.url: is no Redis URL: "),
+        (
+            ("--redis-url", "http://x"),
+            "",
+            2,
+            "dihedral: --redis-url: redis.url: Expected an address that begins with one of ",
+        ),
         (("--tasks", "no_such_module"), "", 3, "no_such_module"),
     ],
 )

@@ -1,6 +1,7 @@
 """Any file and any environment: settings that fit, or one SettingsError with its source, and never a secret in it."""
 
 import json
+import math
 
 import msgspec
 import pytest
@@ -47,12 +48,9 @@ def loads_or_says(path, environ, flags=None) -> None:
         said = str(error)
         assert ": " in said, said
         return
-    again = settings.environment(
-        {f"{section}.{field}": value for section, fields in msgspec.to_builtins(made).items() for field, value in fields.items()}, {}
-    )  # fmt: skip
+    values = [value for fields in msgspec.to_builtins(made).values() for value in fields.values()]
+    assert all(math.isfinite(value) for value in values if isinstance(value, float))
     assert isinstance(made, Settings)
-    assert "nan" not in again.values()
-    assert "inf" not in again.values()
 
 
 @pytest.fixture(scope="module")
