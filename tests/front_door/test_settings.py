@@ -123,7 +123,7 @@ def test_an_address_of_a_server_or_a_cluster(url: str) -> None:
 )  # fmt: skip
 def test_what_is_no_address_is_one_line_and_not_shown(url: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"^--url: redis\.url: Expected an address that begins with one of redis://"
+        SettingsError, match=r"^--redis-url: redis\.url: Expected an address that begins with one of redis://"
     ) as caught:
         settings.load(None, {}, {"redis.url": url})
     assert "hunter2" not in str(caught.value)
