@@ -100,7 +100,7 @@ async def submit(url: str, count: int, shape: str, nodes: int, prefix: str = "jo
 
 
 async def queue(url: str, count: int) -> Document:
-    """`count` submissions in blocks through JobQueue.submit_batch: decoded, planned, stored, read back."""
+    """`count` submissions in blocks through JobQueue.submit_batch: decoded, planned, stored, answered."""
     jobs, seconds, cpu = jobs_at(url), 0.0, time.process_time()
     queue = JobQueue(jobs, jobs.settings, {}, CAPABILITIES)
     body = request()

@@ -49,7 +49,7 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], Any]:
         Table(
             f"Bulk submission of {jobs:,} jobs in blocks of {BATCH:,}",
             summary(bulk, of="jobs/s", reference="JobQueue.submit_batch"),
-            ["JobQueue decodes, plans, stores and reads back every job; its worker is not running"],
+            ["JobQueue decodes, plans and stores every job and answers with its document; no worker is running"],
         ),
         Table(
             f"POST /api/jobs one by one, {CONNECTIONS} connections",
