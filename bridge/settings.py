@@ -65,7 +65,10 @@ def secrets(loaded: Settings) -> frozenset[str]:
         for field in msgspec.structs.fields(section.type):
             if field.encode_name in SECRETS:
                 value = getattr(getattr(loaded, section.name), field.name)
-                found |= {urlsplit(value).password or ""} if field.encode_name == "url" else set(value.split())
+                if field.encode_name == "keys":  # a line each, of which the key alone is secret
+                    found |= {line.split()[-1] for line in value.splitlines() if line.split()}
+                else:
+                    found.add(urlsplit(value).password or "" if field.encode_name == "url" else value)
     return frozenset(found - {""})
 
 

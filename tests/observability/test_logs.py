@@ -87,3 +87,8 @@ def test_a_worker_says_which_node_of_which_job_failed(tmp_path):
         assert str(worker.pid) in line["worker"]
     finally:
         house.close()
+
+
+def test_of_the_keys_in_the_settings_only_the_keys_are_secret():
+    given = settings.load(None, {"DIHEDRAL_CONTROL__KEYS": "admin admin dhk_1\n\nprometheus read dhk_2"}, {})
+    assert settings.secrets(given) == {"dhk_1", "dhk_2"}
