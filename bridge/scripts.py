@@ -285,9 +285,8 @@ class Scripts:
 
 _sources: dict[str, str] = {}
 
-NAMES = (
-    "submit", "take", "webhooks", "report", "renew", "reclaim", "release", "cancel", "retry", "delete", "due", "drop_consumer", "read",
-)  # fmt: skip
+NAMES = sorted(file.name[:-4] for file in (files("bridge") / "lua").iterdir() if file.name[0] not in "_.")
+"""Every transition."""
 FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
 """At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
 
