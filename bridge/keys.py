@@ -25,7 +25,7 @@ class Partition:
     """
 
     __slots__ = (
-        "alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag", "tries", "webhooks",
+        "alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag",
     )  # fmt: skip
 
     def __init__(self, number: int, count: int) -> None:
@@ -37,8 +37,6 @@ class Partition:
         self.delays = f"delays{self.suffix}"
         self.delay_entries = f"delays:entries{self.suffix}"
         self.dead = f"stream:dead{self.suffix}"
-        self.webhooks = f"webhooks{self.suffix}"
-        self.tries = f"webhooks:tries{self.suffix}"
         self.counts = f"counts{self.suffix}"
 
     def job(self, job_id: str) -> str:

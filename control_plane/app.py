@@ -1,6 +1,6 @@
 """The control plane as an ASGI application: routes, and in its lifespan the hub, the scheduler and the executor.
 
-One task group owns the loops. They start after the connection is made and end in this order: the executor drains (so
+The loops start after the connection is made and end in this order: the executor drains (so
 no light node is cut off), the hub closes its clients (they reconnect elsewhere), the scheduler stops, then store and Redis
 close. A control plane starts although Redis is away: it answers 503 and /health/ready says why.
 """
@@ -49,9 +49,9 @@ log = logging.getLogger(__name__)
 
 TASK_MODULES = ("control_plane.tasks",)
 ANSWER_SECONDS = 4.0
+"""How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 
 
 def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:

@@ -443,12 +443,8 @@ class JobQueue:
         return await self.document_of(job_id), word != "ended"
 
     async def retry(self, job_id: str, *, from_start: bool, sees: str | None = None) -> Job:
-        view = await self.view(job_id, sees=sees)
-        if view.webhook and view.status in (
-            "failed",
-            "cancelled",
-        ):  # before it runs: told twice is better than not at all
-            await self.jobs.client.zadd(self.jobs.scripts.partition(job_id).webhooks, {job_id: 0})
+        if sees is not None:
+            await self.view(job_id, sees=sees)
         word = await self.jobs.retry(checked(job_id), from_start=from_start)
         if word == "unknown":
             raise unknown_job(job_id)

@@ -53,6 +53,7 @@ end
 
 local INDEX, ALIVE = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX
 local DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+local WEBHOOKS = 'webhooks' .. SUFFIX -- jobs of which somebody is to be told when they have ended
 
 local function job_key(id)
   if TAG == '' then return 'job:' .. id end

@@ -46,7 +46,7 @@ for i, item in ipairs(items()) do
     count(status, 1)
     alive = alive + 1
     if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
-    if webhook then redis.call('ZADD', 'webhooks' .. SUFFIX, 0, id) end
+    if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
     status_event(J)
     for _, batch in ipairs(batches) do
       dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)

@@ -119,6 +119,15 @@ async def test_the_end_of_a_job_is_told_once_signed_and_with_its_document(tmp_pa
         assert len({verified(each)[0] for each in listener.told}) == 3
 
 
+async def test_whoever_retries_a_job_its_end_is_told_again(tmp_path, monkeypatch, listener):
+    """A dead letter's requeue went past the queue, which noted that somebody was to be told."""
+    async with house(tmp_path, monkeypatch) as served:
+        job = (await served.post("/api/jobs", hooked(listener.url, node("a", fail=True))))["jobId"]
+        await served.becomes(lambda: listener.told)
+        assert await served.planes.jobs.retry(job) == "ok"
+        await served.becomes(lambda: any(verified(each)[0] == f"{job}.2" for each in listener.told))
+
+
 async def test_a_secret_is_in_no_answer(tmp_path, monkeypatch, listener):
     async with house(tmp_path, monkeypatch) as served:
         job = (await served.post("/api/jobs", hooked(listener.url, node("a"))))["jobId"]
