@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -51,22 +52,9 @@ class MeasuredStore:
                 name = bucket if bucket in BUCKETS else "other"
                 self._note(Transfer(operation, name, moved.size_bytes, time.perf_counter() - begun, code))
 
-    async def put(
-        self,
-        bucket: str,
-        key: str,
-        source: Source,
-        content_type: str,
-        *,
-        job_id: str | None = None,
-        node_id: str | None = None,
-        limit: int | None = None,
-        owner: str = "",
-    ) -> ArtifactMeta:
+    async def put(self, bucket: str, key: str, source: Source, content_type: str, **more: Any) -> ArtifactMeta:
         with self._told("put", bucket) as moved:
-            meta = await self._store.put(
-                bucket, key, source, content_type, job_id=job_id, node_id=node_id, limit=limit, owner=owner
-            )
+            meta = await self._store.put(bucket, key, source, content_type, **more)
             moved.size_bytes = meta.size_bytes
             return meta
 

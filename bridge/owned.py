@@ -7,6 +7,7 @@ was open) only admins see.
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from msgspec import UnsetType
 
@@ -33,21 +34,8 @@ class OwnedStore:
         self._name = name
         self._seen: set[tuple[str, str]] = set()
 
-    async def put(
-        self,
-        bucket: str,
-        key: str,
-        source: Source,
-        content_type: str,
-        *,
-        job_id: str | None = None,
-        node_id: str | None = None,
-        limit: int | None = None,
-        owner: str = "",
-    ) -> ArtifactMeta:
-        return await self._store.put(
-            bucket, key, source, content_type, job_id=job_id, node_id=node_id, limit=limit, owner=self._name
-        )
+    async def put(self, bucket: str, key: str, source: Source, content_type: str, **more: Any) -> ArtifactMeta:
+        return await self._store.put(bucket, key, source, content_type, **{**more, "owner": self._name})
 
     async def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         await self._check(bucket, key)
