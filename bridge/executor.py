@@ -120,16 +120,12 @@ class _Forks:
                 branch.ended.set_exception(failure)
 
 
-async def _branch(branch: _Branch) -> None:
-    await branch.run()
-
-
 @cache
 def _langgraph() -> Any:
     """The LangGraph workflow that starts each branch as a task. A task function that can be imported by its name is compiled once."""
     from langgraph.func import entrypoint, task
 
-    branch_task = task(_branch)
+    branch_task = task(_Branch.run)
 
     @entrypoint()
     async def forks(branches: "asyncio.Queue[_Branch | None]") -> None:

@@ -174,12 +174,10 @@ class Jobs:
             gathered, self._submissions = self._submissions, []
             try:
                 words = await self.submit_many([job for job, _ in gathered])
-            except BaseException as error:
+            except Exception as error:
                 for _, future in gathered:
                     if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                if not isinstance(error, Exception):
-                    raise
+                        future.set_exception(error)
                 continue
             for (_, future), word in zip(gathered, words, strict=True):
                 if not future.done():
