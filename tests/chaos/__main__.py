@@ -1,6 +1,7 @@
 """Round after round of everything that can go wrong, until the jobs are submitted, the time is over or an invariant breaks.
 
 `--jobs 10000 --seeds 10`: the long profile, ten times forty rounds of 250 jobs. `--seed N --round M --jobs …`: one round of it again.
+`--round-jobs 1000 --jobs-per-second 40`: the same number in a third of the time, with fewer faults for each job.
 The rounds of a seed take turns: a directory for the artifacts, an S3 store, and (the fourth) a server that syncs every second and loses
 power; with `--store` or `--fsync` all are alike.
 """
@@ -23,8 +24,6 @@ from tests.artifacts.seaweed import Seaweed
 from tests.chaos.faults import KINDS, kinds
 from tests.chaos.rounds import Plan, Round, play
 
-ROUND_JOBS = 250
-"""A round's processes are new, and what it did is judged at its end."""
 
 
 @dataclass
@@ -76,7 +75,7 @@ async def _run(options: argparse.Namespace, seaweed: Seaweed | None) -> int:
         until = time.monotonic() + options.minutes * 60
         number, left = options.round, options.jobs
         while True:
-            most = None if left is None else min(left, ROUND_JOBS)
+            most = None if left is None else min(left, options.round_jobs)
             if not await _round(options, seaweed, seed, number, most, total) and not options.keep_going:
                 return 1
             number += 1
@@ -121,7 +120,7 @@ async def _round(
         shutil.rmtree(made.directory, ignore_errors=True)
         return True
     total.broken += 1
-    again = f"--seed {seed} --round {number}" + ("" if most is None else f" --jobs {most}")
+    again = f"--seed {seed} --round {number}" + ("" if most is None else f" --jobs {most} --round-jobs {most}")
     print(f"BROKEN, again with {again}; its files: {made.directory}", flush=True)
     return False
 
@@ -170,7 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, help="so many, from 1; each with --jobs or --minutes of its own")
     parser.add_argument("--seed", default="1", help="this one alone")
     parser.add_argument("--round", type=int, default=0, help="the first round; a broken one is named by seed and round")
-    parser.add_argument("--jobs", type=int, help=f"of a seed, at most {ROUND_JOBS} a round")
+    parser.add_argument("--jobs", type=int, help="of a seed")
+    parser.add_argument("--round-jobs", type=int, default=250, help="most jobs of a round: its processes are new, its end is judged")
     parser.add_argument("--minutes", type=float, default=0.0, help="without --jobs; 0: one round")
     parser.add_argument("--seconds", type=float, default=20.0, help="of faults in a round, at least")
     parser.add_argument("--fault", action="append", choices=sorted(KINDS), help="only these kinds; repeatable")
