@@ -81,12 +81,34 @@ async def test_a_short_branch_does_not_wait_for_a_long_one():
     assert set(nodes.ended) == {"a", "long", "s1", "s2", "s3", "s4"}
 
 
-async def test_more_branches_than_one_langgraph_run_carries():
+async def test_branches_that_come_in_one_turn_share_a_task_of_one_run():
     executor = Executor()
-    many = [f"w{number}" for number in range(RUN_TASKS)]
+    many = [f"w{number}" for number in range(2 * RUN_TASKS)]
     deliveries = [Nodes({}) for _ in range(3)]
-    await asyncio.gather(*(executor.execute(many, nodes.run) for nodes in deliveries))
+    running = asyncio.gather(*(executor.execute(many, nodes.run) for nodes in deliveries))
+    await deliveries[-1].has_begun(many[-1]).wait()
+    assert executor._forks is not None
+    assert executor._forks.open
+    await running
     assert all(sorted(nodes.ended) == sorted(many) for nodes in deliveries)
+
+
+async def test_after_so_many_turns_a_new_run_begins_beside_what_the_old_one_still_carries():
+    executor = Executor()
+    long = Nodes({})
+    long.hold = held("x", "y")
+    beside = asyncio.create_task(executor.execute(["x", "y"], long.run))
+    await long.has_begun("y").wait()
+    first = executor._forks
+    for _ in range(RUN_TASKS):
+        nodes = Nodes({})
+        await executor.execute(["a", "b"], nodes.run)
+        assert sorted(nodes.ended) == ["a", "b"]
+    assert executor._forks is not first
+    for event in long.hold.values():
+        event.set()
+    await beside
+    assert sorted(long.ended) == ["x", "y"]
 
 
 async def test_a_bug_ends_its_own_delivery_and_cancels_its_branches():

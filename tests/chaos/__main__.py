@@ -25,7 +25,6 @@ from tests.chaos.faults import KINDS, kinds
 from tests.chaos.rounds import Plan, Round, play
 
 
-
 @dataclass
 class Total:
     rounds: int = 0
@@ -170,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", default="1", help="this one alone")
     parser.add_argument("--round", type=int, default=0, help="the first round; a broken one is named by seed and round")
     parser.add_argument("--jobs", type=int, help="of a seed")
-    parser.add_argument("--round-jobs", type=int, default=250, help="most jobs of a round: its processes are new, its end is judged")
+    parser.add_argument(
+        "--round-jobs", type=int, default=250, help="most jobs of a round: its processes are new, its end is judged"
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="without --jobs; 0: one round")
     parser.add_argument("--seconds", type=float, default=20.0, help="of faults in a round, at least")
     parser.add_argument("--fault", action="append", choices=sorted(KINDS), help="only these kinds; repeatable")
