@@ -278,11 +278,21 @@ class Worker:
         )  # fmt: skip
         if ack:
             delivery.ending = True
-            await self._scripts.release(
-                delivery.part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
-            )
+            item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
+            await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
         await self._write(delivery.part, delivery.report([("send", batch) for batch in batches]))
+
+    async def _until_answered(self, call: Callable[[], Awaitable[Any]]) -> None:
+        """Asks again while the server is away; the drain, which waits for the answer, has an end."""
+        while True:
+            try:
+                await call()
+                return
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                await asyncio.sleep(0.1)
 
     def _delay(self, delivery: Delivery, nodes: list[str]) -> tuple[int, str]:
         known = all(delivery.topology.nodes[node].task in self.registry for node in nodes)

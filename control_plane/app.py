@@ -187,6 +187,11 @@ def _measured(app: ASGIApp) -> ASGIApp:
 
         try:
             await app(scope, receive, noted)
+        except asyncio.CancelledError:
+            # uvicorn ends what outlasts a stop by five seconds, and would answer it with 500 in plain text.
+            if seconds is not None:
+                raise
+            await problems.refuse(scope["path"], problems.STOPPING, noted)
         finally:
             route = scope.get("path_template") or "unknown"
             note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
+from litestar.types import Send
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from bridge.artifacts import (
@@ -86,6 +87,15 @@ def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[byt
     )
 
 
+async def refuse(path: str, problem: ApiProblem, send: Send) -> None:
+    """`answer` for who has no request at hand."""
+    body = msgspec.json.encode(problem.document(path))
+    said = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
+    headers = [(name.lower().encode(), value.encode()) for name, value in said.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 def as_problem(error: Exception) -> ApiProblem:
     """The problem that an exception is to a client."""
     match error:
@@ -119,6 +129,9 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
 
 def _later() -> dict[str, str]:
     return {"Retry-After": BUSY_SECONDS}
+
+
+STOPPING = ApiProblem(503, "stopping", "this control plane is stopping; ask again", headers=_later())
 
 
 def _of_http(error: HTTPException) -> ApiProblem:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis as redis_sync
 
-from bridge import keys
+from bridge import keys, scripts
 from bridge.connection import check_layout, connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
@@ -278,6 +278,24 @@ async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house):
     await house.start()
     assert (await house.ended()).status == "completed"
     assert begun("once") == 1
+
+
+async def test_rule_4_a_give_back_whose_answer_is_lost_is_asked_again(redis_url, redis, tmp_path, caplog):
+    digest = scripts._digest("release").encode()
+    losses = iter((True, True))
+
+    def loses(request: bytes) -> bool:
+        return digest in request and next(losses, False)
+
+    async with proxy(redis_url, tmp_path, loses) as (address, between), planes(redis_url, redis) as house:
+        house.settings.redis.url = address
+        worker = await house.start()
+        await house.submit([node("a", wait="never")])
+        await has_begun(house, "a")
+        await house.stop(worker)
+        assert (await house.view()).records["a"].status == "ready"
+        assert between.lost == 2
+    assert "a delivery failed" not in caplog.text
 
 
 # 5. The memory limit ------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """What docs/reliability.md promises with a number, measured on real processes: frozen workers, and cancels that nobody hears."""
 
+import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -102,3 +104,19 @@ def test_a_cancel_that_a_slot_ignores_ends_with_its_group_killed_and_then_only_i
     assert house.ended("job")["status"] == "cancelled"
     last = max(mark.moment for mark in marks(house, "job"))
     assert last >= asked + GRACE_SECONDS * 0.9, "it had been killed before its grace was over"
+
+
+def test_a_request_that_outlasts_a_stop_is_told_to_ask_again(house: House) -> None:
+    """Its body does not come. uvicorn would answer it with 500 in plain text."""
+    with socket.create_connection(("127.0.0.1", house.port), timeout=20) as asking:
+        asking.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.5)  # until it stands in the control plane, which nothing tells from outside
+        house.control.terminate()
+        answer = b""
+        while part := asking.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert b"\r\nretry-after: 2" in head.lower()
+    assert json.loads(body)["code"] == "stopping"
+    assert house.control.wait(10) == 0
