@@ -1,4 +1,4 @@
-"""The demo's inputs, made by code: two pictures and speech-like recordings of two speakers. Nothing is downloaded."""
+"""The demo's inputs: two pictures, speech-like recordings of two speakers, a tiny language model. Made by code; nothing is downloaded."""
 
 from pathlib import Path
 
@@ -23,3 +23,18 @@ def make(directory: Path) -> dict[str, Path]:
     speech.write(speech.speak(speech.LOW, seconds=6.0, seed=1), paths["recording"])
     speech.write(speech.speak(speech.HIGH, seconds=6.0, seed=2), paths["second_recording"])
     return paths
+
+
+def base() -> dict[str, Path]:
+    """What `train_lora` asks for, by its params' names: `config`, `weights`, `tokenizer`, `dataset`.
+
+    The model is of bytes and was made by `python -m dihedral.example_model`.
+    """
+    folder = Path(__file__).parent / "base"
+    names = {
+        "config": "config.json",
+        "weights": "model.safetensors",
+        "tokenizer": "tokenizer.json",
+        "dataset": "lines.jsonl",
+    }
+    return {name: folder / file for name, file in names.items()}

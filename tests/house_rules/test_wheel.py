@@ -53,8 +53,9 @@ def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path
     assert up.returncode == 0
 
     made = json.loads(run(command, "demo", "--json", cwd=empty, env=environ))
-    assert made["job"]["status"] == "completed"
-    assert {Path(path).name for path in made["paths"]} >= {"adapter.safetensors", "voice.safetensors"}
+    assert [job["status"] for job in made["jobs"]] == ["completed", "completed"]
+    names = {Path(path).name for path in made["paths"]}
+    assert names >= {"adapter.safetensors", "voice.safetensors", "adapter_model.safetensors"}
     assert all(Path(path).is_relative_to(empty) and Path(path).stat().st_size > 0 for path in made["paths"])
     assert [path.name for path in empty.iterdir()] == ["dihedral-data"]
 
