@@ -97,6 +97,7 @@ def expected() -> set[str]:
     kinds = {package: ["*.py"] for package in PACKAGES}
     kinds["schemas"].append("*.schema.json")
     kinds["bridge"].append("lua/*.lua")
+    kinds["dihedral"].append("examples/base/*.*")
     kinds["control_plane"] += ["pipelines/*.json", "console/*.*", "console/vendor/*.*"]
     paths = [path for package, patterns in kinds.items() for kind in patterns for path in (ROOT / package).rglob(kind)]
     return {path.relative_to(ROOT).as_posix() for path in paths}
