@@ -25,6 +25,7 @@ STORED_EACH = 10
 """How many finished jobs are stored for each one that is measured: by default 100,000; --jobs 100000 makes it a million."""
 
 LARGE = 1000
+BARE_BLOCK = 100
 
 
 def run(jobs: int, rounds: int) -> tuple[list[Table], Any]:
@@ -64,7 +65,30 @@ def measured(server: Server, jobs: int, name: str) -> Row:
     submitted = answer(fabric("submit", server.url, jobs, "noop", 1, prefix), dihedral_env(server.url))
     cost = cpu_seconds(server.process.pid) - before
     row = drain(server, dihedral(), jobs)
-    return row | {"submit/s": submitted["perSecond"], "server µs/submit": cost / jobs * 1e6}
+    row |= {"submit/s": submitted["perSecond"], "server µs/submit": cost / jobs * 1e6}
+    return row | {"server µs/bare": bare(server, prefix, jobs)}
+
+
+def bare(server: Server, prefix: str, jobs: int) -> float:
+    """Server CPU of one new hash, list, member of the index and stream entry, as plain commands: what growth costs Redis itself."""
+    fields, event = {"state": "x" * 64, "graph": "x" * 256, "n:n0": "x" * 100}, "x" * 120
+    before = cpu_seconds(server.process.pid)
+    for start in range(0, jobs, BARE_BLOCK):
+        with server.redis.pipeline(transaction=False) as pipe:
+            for number in range(start, start + BARE_BLOCK):
+                key = f"bare:{prefix}-{number}"
+                pipe.hset(key, mapping=fields)
+                pipe.rpush(f"{key}:events", event)
+                pipe.zadd("jobs", {f"{prefix}-{number}-bare": number})
+                pipe.xadd("bare", {"job": key, "graph": fields["graph"]})
+            pipe.execute()
+    cost = (cpu_seconds(server.process.pid) - before) / jobs * 1e6
+    for start in range(0, jobs, BARE_BLOCK):
+        names = [f"bare:{prefix}-{number}" for number in range(start, start + BARE_BLOCK)]
+        server.redis.unlink(*names, *(f"{name}:events" for name in names))
+        server.redis.zrem("jobs", *(f"{prefix}-{number}-bare" for number in range(start, start + BARE_BLOCK)))
+    server.redis.unlink("bare")
+    return cost
 
 
 def by_node(shape: str, nodes: int, total: int) -> Row:
