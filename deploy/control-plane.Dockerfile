@@ -1,5 +1,5 @@
 # The control plane: REST, WebSocket, scheduler, light nodes. Build from the root: docker build -f deploy/control-plane.Dockerfile .
-ARG PYTHON_IMAGE=python:3.11.10-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

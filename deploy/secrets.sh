@@ -10,11 +10,20 @@ random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 # put NAME TEXT
 put() { [ -e "secrets/$1" ] || printf '%s\n' "$2" >"secrets/$1"; }
 
-put redis_password "$(random)"
-password=$(cat secrets/redis_password)
-put redis_auth "requirepass $password"
-put redis_url "redis://:$password@redis:6379/0"
-put redis_exporter "{\"redis://redis:6379\": \"$password\"}"
+sha256() { printf %s "$1" | openssl dgst -sha256 -r | cut -c1-64; }
+put redis_operator "$(random)"
+put redis_metrics "$(random)"
+metrics=$(cat secrets/redis_metrics)
+if [ ! -e secrets/redis_users ]; then # it has passwords as SHA-256 only, so the addresses that contain them are made with it
+  control=$(random) worker=$(random)
+  rm -f secrets/redis_url_control secrets/redis_url_worker
+  put redis_url_control "redis://control:$control@redis:6379/0"
+  put redis_url_worker "redis://worker:$worker@redis:6379/0"
+  sed -e "s/#OPERATOR_SHA256/#$(sha256 "$(cat secrets/redis_operator)")/" -e "s/#METRICS_SHA256/#$(sha256 "$metrics")/" \
+    -e "s/#CONTROL_SHA256/#$(sha256 "$control")/" -e "s/#WORKER_SHA256/#$(sha256 "$worker")/" redis/users.acl >secrets/redis_users
+fi
+# Redis's exporter looks for user and address; 1.45, the one that the tests run, for the address alone.
+put redis_exporter "{\"redis://metrics@redis:6379\": \"$metrics\", \"redis://redis:6379\": \"$metrics\"}"
 put s3_access_key "$(random | cut -c1-20)"
 put s3_secret_key "$(random)"
 put s3_identities "{\"identities\": [{\"name\": \"dihedral\", \"credentials\": [{\"accessKey\": \"$(cat secrets/s3_access_key)\", \"secretKey\": \"$(cat secrets/s3_secret_key)\"}], \"actions\": [\"Admin\", \"Read\", \"Write\", \"List\", \"Tagging\"]}]}"

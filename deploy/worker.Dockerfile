@@ -1,6 +1,6 @@
 # A worker of the data plane. Build from the root: docker build -f deploy/worker.Dockerfile . (--build-arg EXTRA=gpu-cuda12 for a GPU:
 # CUDA comes as wheels, the host needs the driver and the NVIDIA container toolkit).
-ARG PYTHON_IMAGE=python:3.11.10-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG EXTRA=""

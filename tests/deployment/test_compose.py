@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 import yaml
@@ -169,7 +170,12 @@ def test_a_devcontainer_names_services_that_are_there(name):
 def mounted(tmp_path_factory):
     """deploy/secrets as secrets.sh makes them, and nothing of the checkout's own."""
     folder = tmp_path_factory.mktemp("deploy")
+    return made_secrets(folder)
+
+
+def made_secrets(folder: Path) -> Path:
     shutil.copy(ROOT / "deploy" / "secrets.sh", folder)
+    shutil.copytree(ROOT / "deploy" / "redis", folder / "redis")
     subprocess.run([folder / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     return folder / "secrets"
 
@@ -182,9 +188,9 @@ def test_the_secrets_are_all_made_each_once_and_random(mounted, tmp_path):
     before = {path.name: path.read_text() for path in mounted.iterdir()}
     subprocess.run([mounted.parent / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     assert {path.name: path.read_text() for path in mounted.iterdir()} == before
-    shutil.copy(ROOT / "deploy" / "secrets.sh", tmp_path)
-    subprocess.run([tmp_path / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
-    assert all((tmp_path / "secrets" / name).read_text() != text for name, text in before.items())
+    others = made_secrets(tmp_path)
+    assert all((others / name).read_text() != text for name, text in before.items())
+    assert "SHA256" not in before["redis_users"], "every user of users.acl has a password"
     assert "PRIVATE KEY" in before["tls_key"]
 
 
@@ -200,7 +206,10 @@ def variables(name: str, mounted: Path, **more: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["control-plane", "worker", "worker-gpu", "control-plane-dev", "worker-dev"])
 def test_the_planes_understand_what_they_are_given(name, mounted):
     loaded = settings.load(None, variables(name, mounted), {})
-    assert loaded.redis.url == (mounted / "redis_url").read_text().strip()
+    user = "control" if name.startswith("control-plane") else "worker"
+    assert loaded.redis.url == (mounted / f"redis_url_{user}").read_text().strip()
+    assert loaded.redis.url.startswith(f"redis://{user}:")
+    assert {secret for secret in SERVICES[name]["secrets"] if secret.startswith("redis")} == {f"redis_url_{user}"}
     assert loaded.artifacts.store == "s3"
     assert loaded.artifacts.secret_key == (mounted / "s3_secret_key").read_text().strip()
     if name.startswith("control-plane"):
@@ -213,32 +222,106 @@ def test_the_planes_understand_what_they_are_given(name, mounted):
         assert loaded.jobs.drain_seconds + 20 <= int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
 
 
-def test_the_store_of_jobs_starts_with_its_configuration(mounted, tmp_path):
+@pytest.fixture(scope="module")
+def store_of_jobs(mounted, tmp_path_factory):
+    """The port of a server that was started with exactly deploy/redis/valkey.conf."""
     from dihedral.server import find_server
 
+    folder = tmp_path_factory.mktemp("redis")
     port = free_port()
     text = (ROOT / "deploy" / "redis" / "valkey.conf").read_text().replace("/run/secrets", str(mounted))
     text = (
-        text.replace("dir /data", f"dir {tmp_path}")
+        text.replace("dir /data", f"dir {folder}")
         .replace("port 6379", f"port {port}")
         .replace("bind * -::*", "bind 127.0.0.1")
     )
-    (tmp_path / "valkey.conf").write_text(text)
-    process = subprocess.Popen([str(find_server()), str(tmp_path / "valkey.conf")], stdout=subprocess.DEVNULL)
+    (folder / "valkey.conf").write_text(text)
+    process = subprocess.Popen([str(find_server()), str(folder / "valkey.conf")], stdout=subprocess.DEVNULL)
     try:
-        client = redis.Redis(port=port, password=(mounted / "redis_password").read_text().strip())
-        becomes(lambda: _pings(client), 10)
-        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert client.config_get("appendonly") == {"appendonly": "yes"}
-        assert int(client.config_get("maxmemory")["maxmemory"]) == 1 << 30
-        client.close()
-        stranger = redis.Redis(port=port)
-        with pytest.raises(redis.AuthenticationError):
-            stranger.ping()
-        stranger.close()
+        with as_user("operator", port, mounted) as operator:
+            becomes(lambda: _pings(operator), 10)
+        yield port
     finally:
         process.terminate()
         process.wait(10)
+
+
+def as_user(name: str, port: int, mounted: Path) -> redis.Redis:
+    """A client with the password that the secrets give this user of users.acl."""
+    if name in ("control", "worker"):
+        address = (mounted / f"redis_url_{name}").read_text().strip().replace("redis:6379", f"127.0.0.1:{port}")
+        return redis.Redis.from_url(address)
+    return redis.Redis(port=port, username=name, password=(mounted / f"redis_{name}").read_text().strip())
+
+
+def test_the_store_of_jobs_starts_with_its_configuration(store_of_jobs, mounted):
+    with as_user("operator", store_of_jobs, mounted) as operator:
+        assert operator.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert operator.config_get("appendonly") == {"appendonly": "yes"}
+        assert int(operator.config_get("maxmemory")["maxmemory"]) == 1 << 30
+        # A default user without a password would make the server refuse all but loopback (protected-mode).
+        assert not {"on", "nopass"} & set(operator.acl_getuser("default")["flags"])
+
+
+def test_nobody_has_more_of_the_store_of_jobs_than_users_acl_gives(store_of_jobs, mounted):
+    with redis.Redis(port=store_of_jobs) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    for name in ("control", "worker", "metrics"):
+        with as_user(name, store_of_jobs, mounted) as user:
+            assert user.ping()
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                user.flushall()
+    with as_user("worker", store_of_jobs, mounted) as worker, pytest.raises(redis.exceptions.NoPermissionError):
+        worker.hgetall("dihedral:keys")
+
+
+def test_the_health_check_of_the_store_of_jobs_asks_as_it_may(store_of_jobs, mounted, tmp_path):
+    client = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    if client is None:
+        skip("redis", "there is no client of Redis on this machine")
+    (tmp_path / "valkey-cli").write_text(f'#!/bin/sh\nexec {client} -p {store_of_jobs} "$@"\n')
+    (tmp_path / "valkey-cli").chmod(0o755)
+    kind, command = SERVICES["redis"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    command = command.replace("$$", "$").replace("/run/secrets", str(mounted))
+    asked = ["sh", "-c", command]
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(asked, env=environ).returncode == 0
+    asked[-1] = command.replace("redis_metrics", "redis_operator")
+    assert subprocess.run(asked, env=environ, capture_output=True).returncode != 0, "a wrong password passes for health"
+
+
+def test_the_redis_exporter_sees_the_store_with_what_it_is_given(store_of_jobs, mounted, tmp_path):
+    if shutil.which("prometheus-redis-exporter") is None:
+        skip("prometheus", "there is no prometheus-redis-exporter on this machine")
+    place = f"127.0.0.1:{store_of_jobs}"
+    given = {name: str(value) for name, value in SERVICES["redis-exporter"]["environment"].items()}
+    passwords = (mounted / Path(given["REDIS_PASSWORD_FILE"]).name).read_text().replace("redis:6379", place)
+    (tmp_path / "passwords").write_text(passwords)
+    given |= {"REDIS_ADDR": f"redis://{place}", "REDIS_PASSWORD_FILE": str(tmp_path / "passwords")}
+    listen = f"127.0.0.1:{free_port()}"
+    command = ["prometheus-redis-exporter", f"-web.listen-address={listen}"]
+    process = subprocess.Popen(command, env=given, stderr=subprocess.DEVNULL)
+    try:
+        text = becomes(lambda: _metrics(listen))
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert "\nredis_up 1\n" in text
+    shown = {
+        metric
+        for path in (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")
+        for metric in re.findall(r"\bredis_\w+", path.read_text())
+    }
+    assert shown
+    assert [metric for metric in shown if f"\n{metric}" not in text] == []
+
+
+def _metrics(place: str) -> str:
+    try:
+        return httpx.get(f"http://{place}/metrics").text
+    except httpx.HTTPError:
+        return ""
 
 
 def _pings(client: redis.Redis) -> bool:

@@ -81,7 +81,12 @@ KEDA = {
         },
     },
 }
-SECRET_KEYS = {"redis-url", "redis-password", "s3-access-key", "s3-secret-key", "api-keys"}
+SECRETS = {
+    "dihedral": {"redis-url", "s3-access-key", "s3-secret-key"},
+    "dihedral-control": {"redis-url", "api-keys"},
+    "dihedral-metrics": {"username", "password"},
+}
+"""Those that docs/operation.md makes."""
 DOCUMENTS: list[dict[str, Any]] = [
     document
     for path in sorted(FOLDER.glob("*.yaml"))
@@ -171,18 +176,23 @@ def test_the_planes_understand_what_they_are_given(name, tmp_path):
         **of("ConfigMap")["dihedral"]["data"],
         **{each["name"]: each["value"] for each in container.get("env", [])},
     }
-    paths = {value for value in given.values() if value.startswith("/run/secrets/")}
-    mounts = {each["mountPath"] for each in container["volumeMounts"]}
-    assert {path.rpartition("/")[0] for path in paths} <= mounts
-    files = {path.rpartition("/")[2] for path in paths}
-    assert files <= SECRET_KEYS
-    assert ("api-keys" in files) == (name == "control-plane")
-    for key in files:
-        (tmp_path / key).write_text("redis://redis.example:6379/0" if key == "redis-url" else "x" * 20)
-    mounted = {
-        key: str(tmp_path / value.rpartition("/")[2]) if value in paths else value for key, value in given.items()
-    }
+    pod = of("Deployment")[name]["spec"]["template"]["spec"]
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    mounts = {each["mountPath"]: secrets.get(each["name"]) for each in container["volumeMounts"]}
+    assert set(secrets.values()) == ({"dihedral", "dihedral-control"} if name == "control-plane" else {"dihedral"})
+    mounted = dict(given)
+    for variable, path in given.items():
+        if path.startswith("/run/secrets/"):
+            folder, _, key = path.rpartition("/")
+            secret = mounts[folder]
+            assert key in SECRETS[secret]
+            mounted[variable] = str(tmp_path / f"{secret}-{key}")
+            (tmp_path / f"{secret}-{key}").write_text(
+                f"redis://{secret}@redis.example:6379/0" if key == "redis-url" else "x" * 20
+            )
     loaded = settings.load(None, mounted, {})
+    # A worker that is broken into has a worker's rights in Redis, no more (deploy/redis/users.acl).
+    assert loaded.redis.url.startswith("redis://dihedral-control@" if name == "control-plane" else "redis://dihedral@")
     grace = of("Deployment")[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert loaded.jobs.drain_seconds + 20 <= grace
 
@@ -204,7 +214,14 @@ def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group():
             "pendingEntriesCount": set(part.streams("python", pool)),
         }
     for authentication in of("TriggerAuthentication").values():
-        assert {each["key"] for each in authentication["spec"]["secretTargetRef"]} <= SECRET_KEYS
+        for each in authentication["spec"]["secretTargetRef"]:
+            assert each["key"] in SECRETS[each["name"]]
+
+
+def test_the_secrets_are_those_that_the_documentation_makes():
+    text = (FOLDER.parents[1] / "docs" / "operation.md").read_text()
+    made = re.findall(r"create secret generic (\S+)((?: --from-\S+)+)", text)
+    assert {name: set(re.findall(r"--from-(?:file|literal)=([a-z0-9-]+)", keys)) for name, keys in made} == SECRETS
 
 
 def test_autoscalers_scale_what_is_there():

@@ -25,7 +25,7 @@ from tests.conftest import skip
 from tests.house import House, becomes, free_port, simulate
 
 USERS = Path(__file__).parents[2] / "deploy/redis/users.acl"
-PASSWORDS = {name: f"password of {name}" for name in ("operator", "control", "worker")}
+PASSWORDS = {name: f"password of {name}" for name in ("operator", "control", "worker", "metrics")}
 
 
 def server_with_users(directory: Path, binary: str) -> subprocess.Popen[bytes]:
@@ -221,8 +221,31 @@ NO_WORKER = [
 ]  # fmt: skip
 
 
+NO_METRICS = [
+    ("HGETALL", "job:x"), ("XRANGE", "stream:process:data", "-", "+"), ("XADD", "stream:process:data", "*", "a", "b"),
+    ("XACK", "stream:process:data", "workers", "1-1"), ("XGROUP", "DESTROY", "stream:process:data", "workers"),
+    ("SUBSCRIBE", "cancel"), ("PUBLISH", "cancel", "x"), ("EVAL", "return 1", "0"),
+]  # fmt: skip
+
+
+def test_keda_asks_as_the_user_for_metrics_what_it_asks(house):
+    """What its scaler `redis-streams` reads for `lagCount` and `pendingEntriesCount`, of the streams in deploy/kubernetes."""
+    house.worker()
+    house.ended(house.post("/api/jobs", simulate({"id": "a", "steps": 0}))["jobId"])
+    with redis.Redis.from_url(url(house.directory, "metrics")) as client:
+        assert int(client.info("server")["redis_version"].partition(".")[0]) >= 7
+        (group,) = client.xinfo_groups("stream:process:data")
+        assert (group["name"], group["lag"]) == (b"workers", 0)
+        assert client.xpending("stream:process:data", "workers")["pending"] == 0
+        assert client.xlen("stream:process:data") <= 1
+
+
 def test_no_plane_can_do_what_is_not_its_work(house):
-    for user, commands in (("control", NOBODY), ("worker", NOBODY + NO_WORKER)):
+    for user, commands in (
+        ("control", NOBODY),
+        ("worker", NOBODY + NO_WORKER),
+        ("metrics", NOBODY + NO_WORKER + NO_METRICS),
+    ):
         for command in commands:
             with redis.Redis.from_url(url(house.directory, user)) as client:
                 with pytest.raises(redis.ResponseError) as refusal:
