@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from control_plane.hub import UnknownJob
 from tests.conftest import start_server
@@ -31,6 +32,7 @@ async def test_a_message_that_was_lost_is_read_from_the_log(served):
     async with world(served) as made:
         view = await made.view(job.job)
         first = await view.next()
+        rereads = REGISTRY.get_sample_value("dihedral_hub_rereads_total")
         made.pubsub.lose(b'"n":[23]}')
         for number in range(6):
             job.data(n=number)
@@ -39,6 +41,7 @@ async def test_a_message_that_was_lost_is_read_from_the_log(served):
         assert made.pubsub.lost == 2
         assert seqs(first, *chunks) == list(range(1, first.seq + 9))
         assert {chunk.kind for chunk in chunks} == {"update"}
+        assert REGISTRY.get_sample_value("dihedral_hub_rereads_total") > rereads
 
 
 async def test_a_last_message_that_was_lost_is_read_after_some_quiet(served):
@@ -246,11 +249,13 @@ async def test_what_a_client_did_not_take_is_read_again_from_the_log_and_not_kep
         view, witness = await made.view(job.job), await made.view(job.job)
         first = await view.next()
         kept = served.settings.websocket.queue_length
+        overflows = REGISTRY.get_sample_value("dihedral_hub_drops_total", {"reason": "overflow"})
         for number in range(3 * kept):
             job.data(n=number)
         job.end()
         await witness.until(is_last)
         assert len(view.subscription.events) <= kept
+        assert REGISTRY.get_sample_value("dihedral_hub_drops_total", {"reason": "overflow"}) > overflows
         chunks = await view.until(is_last)
         assert seqs(*chunks) == list(range(first.seq + 1, first.seq + 3 * kept + 3))
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bridge.connection import connect
 from control_plane.webhooks import Webhooks
@@ -78,6 +79,10 @@ async def house(directory, monkeypatch, allow=("127.0.0.0/8",), **outgoing):
         process.wait(10)
 
 
+def counted(outcome):
+    return REGISTRY.get_sample_value("dihedral_webhooks_total", {"outcome": outcome}) or 0
+
+
 def hooked(url, *nodes, **more):
     return submission(*nodes, webhook={"url": url, "secret": SECRET}, **more)
 
@@ -139,16 +144,20 @@ async def test_a_secret_is_in_no_answer(tmp_path, monkeypatch, listener):
 
 async def test_a_listener_that_fails_is_told_again_until_it_takes_it(tmp_path, monkeypatch, listener):
     listener.answers = [500, 302, 404]
+    failed, told = counted("failed"), counted("told")
     async with house(tmp_path, monkeypatch) as served:
         job = (await served.post("/api/jobs", hooked(listener.url, node("a"))))["jobId"]
         await served.becomes(lambda: len(listener.told) == 4)
         assert {verified(each)[0] for each in listener.told} == {f"{job}.1"}
         assert {path for path, _, _ in listener.told} == {"/"}, "a redirect is not followed"
+        await served.becomes(lambda: counted("told") == told + 1)
+        assert counted("failed") == failed + 3
 
 
 @pytest.mark.parametrize(("answers", "times"), [([410], 1), ([500] * 9, 3)])
 async def test_a_listener_that_is_gone_or_never_takes_it_is_given_up(tmp_path, monkeypatch, listener, answers, times):
     listener.answers = list(answers)
+    before = counted("given_up")
     async with house(tmp_path, monkeypatch, webhook_attempts=3) as served:
         await served.post("/api/jobs", hooked(listener.url, node("a")))
 
@@ -157,6 +166,7 @@ async def test_a_listener_that_is_gone_or_never_takes_it_is_given_up(tmp_path, m
 
         await served.becomes(given_up)
         assert len(listener.told) == times
+        await served.becomes(lambda: counted("given_up") == before + 1)
 
 
 async def test_a_listener_that_does_not_answer_is_not_waited_for_and_holds_up_no_other(tmp_path, monkeypatch, listener):

@@ -526,6 +526,7 @@ async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nob
     async with live(tmp_path, websocket=limits) as served:
         job = await served.puppet()
         errors = await served.metric("websocket_errors_total")
+        dropped = await served.metric('dihedral_hub_drops_total{reason="slow_client"}')
         mute = await Mute.connect(served.port)
         mute.say({"action": "subscribe", "jobId": job.job})
         async with served.watcher() as client:
@@ -544,6 +545,7 @@ async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nob
             await story.whole()
         code, reason = await mute.read_to_the_end()
         assert (code, "resume with after" in reason) == (1013, True)
+        assert await served.metric('dihedral_hub_drops_total{reason="slow_client"}') == dropped + 1
         await served.becomes(lambda: nobody_is_connected(served))
 
 

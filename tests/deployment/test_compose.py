@@ -361,6 +361,12 @@ async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mou
                 assert time.monotonic() < deadline, (tmp_path / "weed.log").read_text()[-2000:]
                 await asyncio.sleep(0.2)
         assert [chunk async for chunk in store.open("voices", "job/a")] == [b"it"]
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(f"http://127.0.0.1:{ports['metrics']}/metrics")).text
+        dashboard = (ROOT / "deploy" / "grafana" / "dashboards" / "artifacts.json").read_text()
+        shown = set(re.findall(r"SeaweedFS_\w+", dashboard))
+        assert len(shown) >= 2
+        assert [metric for metric in shown if f"\n{metric}{{" not in text] == []
     finally:
         if store is not None:
             await store.close()

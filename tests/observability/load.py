@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import redis
 from websockets.sync.client import connect
 
 from tests.house import House, becomes, simulate
@@ -48,6 +49,7 @@ class Load:
         heavy = self.post({"pipeline": "train_voice", "params": {"recording": recording}})
         self.watch()
         self.cancel()
+        self.overfill()
         jobs: list[tuple[str, str]] = []
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -55,6 +57,7 @@ class Load:
             jobs.append((self.post(simulate({"id": "a", "failAt": 0})), "failed"))
             self.post({"graph": graph([])}, 422)
             time.sleep(0.2)
+        self.overfill()
         for job, status in jobs:
             assert self.house.ended(job)["status"] == status
             self.ended[status, "graph"] += 1
@@ -86,6 +89,13 @@ class Load:
         assert self.house.ended(job)["status"] == "cancelled"
         self.ended["cancelled", "graph"] += 1
         self.ran["simulate"] += 1
+
+    def overfill(self) -> None:
+        """A submission while the server is at its memory limit."""
+        with redis.Redis.from_url(self.house.redis_url) as server:
+            server.config_set("maxmemory", 1)
+            self.post(simulate({"id": "a", "steps": 0}), 503)
+            server.config_set("maxmemory", 1 << 30)
 
     def pile_up(self) -> None:
         """A backlog for a pool whose only worker has gone."""

@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import skip
 from tests.house import House, becomes, free_port
 from tests.observability.load import BACKLOG, Load
-from tests.observability.prometheus import Prometheus, served
+from tests.observability.prometheus import EXPOSITIONS, Prometheus, served
+from tests.observability.test_prometheus import RULES
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
@@ -25,7 +26,7 @@ EXPORTERS = {"dcgm": "dcgm", "cadvisor": "cadvisor", "traefik": "traefik", "mini
 """Scrape jobs of exporters that cannot run here, and their exposition."""
 RATE_SECONDS = 60
 """What `$__rate_interval` stands for here."""
-EMPTY_WHERE_ALL_IS_WELL = {("http", "Share answered with 5xx (5 min)")}
+ONLY_WITH_A_GPU = 'device=~"gpu.*"'
 
 
 def panels() -> list[tuple[str, dict[str, Any]]]:
@@ -49,6 +50,12 @@ def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
         [sys.executable, str(tmp_path / "grafana" / "dashboards.py"), "--check"], capture_output=True, text=True
     )
     assert (done.returncode, "jobs.json" in done.stderr) == (1, True)
+
+
+def test_every_exposition_says_whether_it_was_recorded_or_written_and_from_what():
+    readme = (EXPOSITIONS / "README.md").read_text()
+    files = set(re.findall(r"^\| `(\w+)\.prom` \| (?:recorded|written by hand) \| \S", readme, re.M))
+    assert files == {path.stem for path in EXPOSITIONS.glob("*.prom")} == set(EXPORTERS.values())
 
 
 def test_panels_fit_and_hide_nothing():
@@ -126,7 +133,7 @@ def problems(prometheus: Prometheus, name: str, panel: dict[str, Any]) -> list[s
             if metric not in exported:
                 found.append(f"{name}: {panel['title']}: nobody exports {metric}")
         values = [float(each["value"][1]) for each in prometheus.query(expression)]
-        if not any(map(math.isfinite, values)) and (name, panel["title"]) not in EMPTY_WHERE_ALL_IS_WELL:
+        if not any(map(math.isfinite, values)):
             found.append(f"{name}: {panel['title']}: {expression} shows nothing")
     return found
 
@@ -135,7 +142,7 @@ def named(expression: str) -> set[str]:
     """The metrics that a query names."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left)\s*\([^)]*\)', " ", expression)
     words = re.findall(r"[A-Za-z_:][A-Za-z0-9_:]*(?!\w*\s*\()", bare)
-    return {word for word in words if word not in {"by", "and", "unless"}}
+    return {word for word in words if word not in {"by", "and", "or", "unless"}}
 
 
 def test_metrics_are_found_in_queries():
@@ -161,15 +168,32 @@ def agree(prometheus: Prometheus, load: Load) -> None:
     shows(prometheus, "artifacts", "Bytes since the start", ("operation", "bucket"), dict(load.stored))
     requests = {("POST", "/api/jobs", status): n for status, n in load.posted.items()}
     shows(prometheus, "http", "Requests since the start", ("method", "route", "status"), requests)
+    (share,) = prometheus.values(expressions(titled("http", "Share answered with 5xx (5 min)"))[0]).values()
+    assert 0 < share < 0.5
+
+
+def titled(name: str, title: str) -> dict[str, Any]:
+    return next(panel for board, panel in panels() if (board, panel["title"]) == (name, title))
 
 
 def shows(prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...], expected: dict[Any, float]) -> None:
-    panel = next(panel for board, panel in panels() if (board, panel["title"]) == (name, title))
-    found = prometheus.values(expressions(panel)[0], *labels)
+    found = prometheus.values(expressions(titled(name, title))[0], *labels)
     route = {
         key: value for key, value in found.items() if value and (name != "http" or key[:2] == ("POST", "/api/jobs"))
     }
     assert route == expected, title
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_looks_at_series_that_are_there(stack, rule):
+    """promtool's series are made up: an alert on a metric or label value that nobody exports would pass there and never come."""
+    prometheus, _ = stack
+    exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
+    assert named(rule["expr"]) - exported == set()
+    for selector in re.findall(r"\w+\{[^}]*\}", rule["expr"]):
+        assert prometheus.query(f"count({selector})") or ONLY_WITH_A_GPU in selector, selector
+    if "record" in rule:
+        assert prometheus.query(rule["record"])
 
 
 def test_what_is_wrong_is_about_to_wake_somebody(stack):

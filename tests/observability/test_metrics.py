@@ -1,17 +1,22 @@
 """What both planes expose: every name, bounded labels, and numbers that agree with what was done."""
 
 import asyncio
+import signal
 import time
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import metrics
 from bridge.artifacts import ArtifactNotFound, LocalStore
 from bridge.measured_store import MeasuredStore
+from control_plane.scheduler import Scheduler
 from data_plane import memory
+from schemas.structs.settings import Settings
+from tests.bridge.world import World, batch
 from tests.house import House, becomes, simulate
 from tests.observability.sound import tone
 
@@ -148,6 +153,51 @@ def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
         assert "dihedral_jobs" not in samples.names  # an old number would look like a quiet system
     finally:
         house.close()
+
+
+def test_what_alerts_look_at_moves_when_it_happens(tmp_path):
+    """A worker that is frozen for three leases: its entry goes to another, and it says itself that it has lost it."""
+    house = House(tmp_path)
+    try:
+        frozen = house.worker()
+        job = house.post("/api/jobs", simulate({"id": "a", "steps": 10_000, "stepSeconds": 0.02}))["jobId"]
+        becomes(lambda: house.nodes(job) == {"a": "running"})
+        place = house.get("/api/workers")["workers"]
+        (asleep,) = [worker["metricsUrl"] for worker in place if worker["pid"] == frozen.pid]
+        before = scrape(asleep).sum("dihedral_lease_losses_total")
+        frozen.send_signal(signal.SIGSTOP)
+        house.worker()
+        becomes(lambda: scrape(f"{house.url}/metrics").sum("dihedral_redeliveries_total") >= 1)
+        frozen.send_signal(signal.SIGCONT)
+        becomes(lambda: scrape(asleep).sum("dihedral_lease_losses_total") > before)
+        control = scrape(f"{house.url}/metrics")
+        assert control.sum("dihedral_jobs", status="running") == 1
+        assert control.sum("dihedral_queue_pending", plane="python") == 1
+        for samples in (control, scrape(asleep)):
+            assert samples.sum("dihedral_redis_round_trips_total") > 10
+            assert samples.sum("dihedral_redis_script_seconds_count") > 0
+    finally:
+        house.close()
+
+
+async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url, redis):
+    """A worker took the entry and has said nothing since."""
+    settings = Settings()
+    settings.redis.url = redis_url
+    world = World(redis)
+    await world.submit(batches=[batch(["a"])])
+    await world.take("w1")
+    assert await world.scripts.cancel(world.part, "job", ["a"]) == "cancelling"
+    scheduler = Scheduler(settings, sweep_seconds=0.0)
+    ages = []
+    try:
+        while len(ages) < 2 or ages[-1] < 0.05:
+            await scheduler.sweep()
+            ages.append(REGISTRY.get_sample_value("dihedral_cancelling_oldest_seconds"))
+            assert len(ages) < 1000
+        assert ages[0] < ages[-1]
+    finally:
+        await scheduler._client.aclose()
 
 
 async def test_a_store_tells_what_moved_and_what_failed(tmp_path):
