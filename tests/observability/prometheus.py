@@ -21,16 +21,22 @@ SCRAPE_SECONDS = 0.5
 class Prometheus:
     """`targets`: addresses by the name of the scrape job in deploy/prometheus/prometheus.yml; every job there must be named."""
 
-    def __init__(self, directory: Path, targets: dict[str, list[str]]) -> None:
+    def __init__(self, directory: Path, targets: dict[str, list[str]], key: str = "") -> None:
+        """`key`: that of the secrets; empty: the control planes are open."""
         config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": f"{int(SCRAPE_SECONDS * 1000)}ms", "evaluation_interval": "1s"}
         config["rule_files"] = [str(DEPLOY / "rules" / "*.yml")]
         self.port = free_port()
-        targets = {"prometheus": [f"127.0.0.1:{self.port}"], **targets}
+        targets = {**targets, "prometheus": [f"127.0.0.1:{self.port}"]}
         assert {job["job_name"] for job in config["scrape_configs"]} == set(targets)
         for job in config["scrape_configs"]:
             job.pop("dns_sd_configs", None)
-            job.pop("authorization", None)  # the control planes of the tests are open
+            if "authorization" in job and key:
+                (directory / "metrics_key").write_text(key + "\n")
+                credentials = job["authorization"]["credentials_file"].replace("/run/secrets", str(directory))
+                job["authorization"]["credentials_file"] = credentials
+            else:
+                job.pop("authorization", None)
             job["static_configs"] = [{"targets": targets[job["job_name"]]}]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)

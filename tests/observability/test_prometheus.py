@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.conftest import skip
-from tests.observability.prometheus import DEPLOY
+from tests.house import House, becomes
+from tests.observability.prometheus import DEPLOY, Prometheus
 
 RULES = [
     rule
@@ -35,6 +36,25 @@ def test_the_configuration_is_valid(tmp_path):
     promtool("check", "config", str(config))
 
 
+@pytest.mark.parametrize(("known", "up"), [(True, 1.0), (False, 0.0)])
+def test_a_control_plane_is_scraped_with_the_key_of_the_secrets_and_not_with_another(tmp_path, known, up):
+    if shutil.which("prometheus") is None:
+        skip("prometheus", "there is no prometheus on this machine")
+    key, other = ("dhk_" + word * 16 + "_" + word * 43 for word in "ab")
+    house = House(tmp_path, DIHEDRAL_CONTROL__KEYS=f"admin admin {other}\nprometheus read {key}")
+    try:
+        jobs = [job["job_name"] for job in yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]]
+        targets = {job: [f"127.0.0.1:{house.port}"] if job == "control-plane" else [] for job in jobs}
+        prometheus = Prometheus(tmp_path, targets, key if known else key[:-1] + "c")
+        try:
+            becomes(lambda: prometheus.values("up", "job").get("control-plane") == up)
+            assert bool(prometheus.query("dihedral_redis_up")) is known
+        finally:
+            prometheus.close()
+    finally:
+        house.close()
+
+
 def test_every_alert_comes_where_it_must_and_only_there():
     promtool("test", "rules", *(str(path) for path in sorted((DEPLOY / "tests").glob("*.yml"))))
 
@@ -49,6 +69,11 @@ def test_an_alert_is_tested_and_explained(alert):
     assert re.search(rf"^#### {alert['alert']}$", runbook, re.M), (
         f"docs/operation.md does not say what {alert['alert']} means"
     )
+
+
+def test_every_alert_that_is_explained_is_there():
+    runbook = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
+    assert set(re.findall(r"^#### (.*)$", runbook, re.M)) == {rule["alert"] for rule in ALERTS}
 
 
 def test_no_query_hides_that_there_is_nothing():
