@@ -126,6 +126,24 @@ def test_what_prometheus_scrapes_are_services_of_these_names_and_ports():
         assert str(found[host]) in text + traefik, host
 
 
+def test_grafana_finds_its_dashboards_and_prometheus_by_itself():
+    mounts = dict(reversed(volume.removesuffix(":ro").split(":")) for volume in SERVICES["grafana"]["volumes"])
+    folder = ROOT / mounts["/etc/grafana/provisioning"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "dihedral.yml").read_text())["providers"]
+    dashboards = ROOT / mounts[provider["options"]["path"]]
+    assert list(dashboards.glob("*.json"))
+    home = Path(SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (ROOT / mounts[str(home.parent)] / home.name).exists()
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert port in json.dumps(SERVICES[host]["healthcheck"])
+    assert set(SERVICES[host]["networks"]) & set(SERVICES["grafana"]["networks"])
+    assert source["isDefault"]
+    for path in dashboards.glob("*.json"):  # "${datasource}" is the default one unless somebody chooses another
+        (variable,) = json.loads(path.read_text())["templating"]["list"]
+        assert (variable["name"], variable["type"], variable["query"]) == ("datasource", "datasource", source["type"])
+
+
 @pytest.mark.parametrize("name", ["control-plane", "worker"])
 def test_a_dockerfile_checks_health_as_compose_does_and_copies_what_is_there(name):
     text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text().replace("\\\n", " ")

@@ -11,9 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import start_server
 from tests.house import becomes, free_port
@@ -22,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 class Image:
-    """The last stage of a Dockerfile, built below `tree`."""
+    """The stage `target` of a Dockerfile, built below `tree` from the stage `build`."""
 
-    def __init__(self, dockerfile: Path, tree: Path) -> None:
+    def __init__(self, dockerfile: Path, target: str, tree: Path) -> None:
         self.tree = tree
         self.environ = {"PATH": f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin", "HOME": str(tree)}
         self.directory = tree
@@ -33,19 +36,21 @@ class Image:
         stages = re.split(r"^FROM ", text, flags=re.M)[1:]
         for stage in stages:
             head, _, body = stage.partition("\n")
-            if head.endswith("AS dev"):
+            base, _, name = head.partition(" AS ")
+            if name not in ("build", target):
                 continue
-            self.environ = {"PATH": self.environ["PATH"], "HOME": str(tree)}
+            if base != "build":
+                self.environ = {"PATH": self.environ["PATH"], "HOME": str(tree)}
             for line in filter(None, body.splitlines()):
                 word, _, rest = line.partition(" ")
                 getattr(self, f"_{word.lower()}")(rest.strip())
 
-    def _there(self, text: str) -> str:
+    def there(self, text: str) -> str:
         """The image's paths, below the tree."""
         return re.sub(r"(?<![\w./])/(?=opt/|src\b|work\b)", f"{self.tree}/", text)
 
     def _workdir(self, path: str) -> None:
-        self.directory = Path(self._there(path))
+        self.directory = Path(self.there(path))
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def _copy(self, rest: str) -> None:
@@ -64,12 +69,12 @@ class Image:
                 shutil.copy(ROOT / source, to / Path(source).name)
 
     def _run(self, command: str) -> None:
-        subprocess.run(["sh", "-euc", self._there(command)], cwd=self.directory, env=self.environ, check=True)
+        subprocess.run(["sh", "-euc", self.there(command)], cwd=self.directory, env=self.environ, check=True)
 
     def _env(self, rest: str) -> None:
         for pair in rest.split():
             name, _, value = pair.partition("=")
-            self.environ[name] = self._there(value).replace("$PATH", self.environ["PATH"])
+            self.environ[name] = self.there(value).replace("$PATH", self.environ["PATH"])
 
     def _arg(self, rest: str) -> None:
         name, _, value = rest.partition("=")
@@ -95,29 +100,59 @@ class Image:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["control-plane", "worker"])
 def test_an_image_is_built_started_found_healthy_and_stopped(name, tmp_path):
-    image = Image(ROOT / "deploy" / f"{name}.Dockerfile", tmp_path / "image")
-    server, url = start_server(tmp_path)
-    port = str(free_port())
-    asked = [part.replace("8000", port).replace("9100", port) for part in image.said["healthcheck"]]
-    command = image.said["entrypoint"] + [part.replace("0.0.0.0", "127.0.0.1") for part in image.said["cmd"]]
-    command = [part.replace("8000", port).replace("9100", port) for part in command]
-    environ = image.environ | {
-        "DIHEDRAL_REDIS__URL": url,
-        "DIHEDRAL_ARTIFACTS__DIRECTORY": str(tmp_path / "artifacts"),
-        "TMPDIR": str(tmp_path),
-    }
-    command[0] = shutil.which(command[0], path=environ["PATH"]) or command[0]
-    assert command[0].startswith(str(tmp_path))
-    process = subprocess.Popen(
-        command, cwd=image.directory, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        becomes(lambda: subprocess.run(asked, env=environ, stderr=subprocess.DEVNULL).returncode == 0, 90)
+    image = Image(ROOT / "deploy" / f"{name}.Dockerfile", "runtime", tmp_path / "image")
+    with started(image, image.said["healthcheck"], tmp_path) as (process, is_healthy):
+        becomes(is_healthy, 90)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         for line in said.splitlines():
             json.loads(line)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["control-plane", "worker"])
+def test_an_image_for_development_starts_again_when_its_source_changes(name, tmp_path):
+    image = Image(ROOT / "deploy" / f"{name}.Dockerfile", "dev", tmp_path / "image")
+    healthcheck = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][f"{name}-dev"]["healthcheck"]["test"]
+    with started(image, healthcheck[1:], tmp_path) as (process, is_healthy):
+
+        def runs() -> str:
+            return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+
+        becomes(is_healthy, 90)
+        before = runs()
+        (image.directory / "bridge" / "version.py").touch()
+        becomes(lambda: runs() not in ("", before), 90)
+        becomes(is_healthy, 90)
+
+
+@contextmanager
+def started(
+    image: Image, healthcheck: list[str], directory: Path
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[], bool]]]:
+    """The image's process and whether its health check passes, on loopback and a free port."""
+    server, url = start_server(directory)
+    port = str(free_port())
+
+    def here(part: str) -> str:
+        return image.there(part).replace("0.0.0.0", "127.0.0.1").replace("8000", port).replace("9100", port)
+
+    asked = [here(part) for part in healthcheck]
+    command = [here(part) for part in image.said.get("entrypoint", []) + image.said["cmd"]]
+    environ = image.environ | {
+        "DIHEDRAL_REDIS__URL": url,
+        "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
+        "TMPDIR": str(directory),
+    }
+    command[0] = shutil.which(command[0], path=environ["PATH"]) or command[0]
+    assert command[0].startswith(str(directory))
+    process = subprocess.Popen(
+        command, cwd=image.directory, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process, lambda: subprocess.run(asked, env=environ, stderr=subprocess.DEVNULL).returncode == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -15,4 +15,8 @@ def test_every_line_of_the_threat_table_names_tests_that_are_there() -> None:
         named = NAMED.findall(row.rsplit("|", 2)[1])
         assert named, row
         for file, test in named:
-            assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.M), f"{file}::{test}"
+            found = re.search(rf"^((?:@.*\n)*)(?:async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.M)
+            assert found, f"{file}::{test}"
+            assert not re.search(r"mark\.(long|skip|cluster)\b", found[1]), (
+                f"{file}::{test} is no part of the normal run"
+            )
