@@ -56,9 +56,10 @@ function Whole({ model }) {
           <${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label="Graph of ${plural(nodes.length, "node")}" /></section>
         ${narrow && panel}
         ${narrow && !isAlive(job) && html`<${Results} job=${job} />`}
-        <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body"><${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} /></div></section>
+        <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body">
+          ${model.events ? html`<${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} />` : html`<${Loading} rows=${3} />`}</div></section>
         ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">Curves</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
-        <${Log} model=${model} selected=${selected} />
+        ${model.events && html`<${Log} model=${model} selected=${selected} />`}
       </div>
       <div class="stack aside">
         ${!narrow && panel}

@@ -23,7 +23,7 @@ export class JobModel {
     this.job = null;
     this.nodes = new Map();
     this.edges = [];
-    this.events = [];
+    this.events = null; // until the log is read
     this.series = new Map();
     this.stop = () => {};
     this.closed = false;
@@ -33,13 +33,14 @@ export class JobModel {
   async load() {
     try {
       const [job, graph] = await Promise.all([get(jobPath(this.jobId)), get(`${jobPath(this.jobId)}/graph`)]);
+      const first = !this.job;
+      if (first) {
+        this.begin(job, graph); // drawn while the log comes
+        this.tell();
+      }
       const page = await get(`${jobPath(this.jobId)}/events`);
       if (this.closed) return;
-      this.error = null;
-      this.job = job;
-      this.graph = graph;
-      this.edges = graph.edges;
-      this.nodes = new Map(graph.nodes.map((node) => [node.id, fresh(node)]));
+      if (!first) this.begin(job, graph);
       this.events = [];
       this.series = new Map();
       this.fold(page.events);
@@ -51,6 +52,15 @@ export class JobModel {
       else setTimeout(() => this.closed || this.load(), AGAIN_MS);
     }
     this.tell();
+  }
+
+  begin(job, graph) {
+    this.error = null;
+    this.job = job;
+    this.graph = graph;
+    this.edges = graph.edges;
+    this.nodes = new Map(graph.nodes.map((node) => [node.id, fresh(node)]));
+    this.lookedAt = Date.now();
   }
 
   close() {
