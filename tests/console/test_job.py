@@ -126,6 +126,19 @@ def test_a_cut_is_seen_and_what_was_missed_comes_once_and_in_order(open_tab: Cal
         tab.said.clear()  # what a browser says of refused connections
 
 
+LATE = """
+  const wait = window.setTimeout;
+  window.setTimeout = (work, ms, ...rest) => wait(work, Math.max(ms || 0, 1000), ...rest);
+  window.requestAnimationFrame = (work) => wait(work, 1000);
+"""
+
+
+def test_a_connection_that_opens_before_the_page_listens_is_seen(tab: Tab) -> None:
+    tab.page.add_init_script(LATE)
+    tab.page.goto("/console/new")
+    expect(tab.page.locator(".connection")).to_have_text("Live", timeout=8000)
+
+
 def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: House) -> None:
     page = tab.page
     job = submit(house, name("restart"), steps=120, stepSeconds=0.1)
