@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.console.browser import PHONE, Tab
+from tests.console.test_access import findings
 from tests.console.test_jobs import name
 from tests.house import House, becomes
 
@@ -49,8 +50,10 @@ def test_the_newest_picture_is_shown_until_there_is_a_result(tab: Tab, house: Ho
     assert picture(page, 2).get_attribute("src") != first, "the key is the same, the address must not be"
     page.reload()
     picture(page, 2)
+    assert findings(page) == []
     page.set_viewport_size(PHONE)
     picture(page, 2)
+    assert findings(page) == []
     for number in (2, 3):
         film.go_on(number)
     expect(page.get_by_role("region", name="Results").get_by_role("img", name="still.png")).to_be_visible()
