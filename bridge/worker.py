@@ -46,7 +46,7 @@ from bridge.tracing import Tracing
 from bridge.version import VERSION
 from schemas.structs.graph import Node, NodeError, Plane
 from schemas.structs.settings import Settings
-from schemas.structs.worker import RunningNode, WorkerInfo
+from schemas.structs.worker import MemoryInfo, RunningNode, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class Worker:
         self.registry = registry
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.ready = False
+        self.memory: dict[str, tuple[int, int]] = {}
+        """Device -> (bytes in use, bytes there are), told with every heartbeat; kept by whoever can look."""
         self._run_node = run_node
         self._slots = slots
         self._light = light
@@ -556,6 +558,10 @@ class Worker:
             slots=self._slots or self._light,
             running=running,
             device=self._device,
+            memory=[
+                MemoryInfo(device=device, used_bytes=used, total_bytes=total)
+                for device, (used, total) in self.memory.items()
+            ],
             metrics_url=self._metrics_url,
             started_at=self._started_at,
             last_seen=rfc3339(int(time.time() * 1000)),

@@ -22,8 +22,8 @@ Sample = dict[str, tuple[int, int]]
 """Device -> (bytes in use, bytes there are)."""
 
 
-async def watch(pids: Callable[[], list[int]]) -> None:
-    """Keeps the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
+async def watch(pids: Callable[[], list[int]], latest: Sample) -> None:
+    """Keeps `latest` and the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
     nvml = _nvml()
     peaks: dict[str, int] = {}
     while True:
@@ -32,6 +32,8 @@ async def watch(pids: Callable[[], list[int]]) -> None:
         except Exception as error:  # a driver that is being replaced answers with errors of its own
             log.warning("device memory cannot be read: %s", error)
             sample = {}
+        latest.clear()
+        latest.update(sample)
         for device, (used, total) in sample.items():
             peaks[device] = max(peaks.get(device, 0), used)
             metrics.device_memory_used_bytes.labels(device).set(used)

@@ -93,7 +93,10 @@ async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: 
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="health and metrics")
     working = asyncio.create_task(worker.run(), name="worker")
     hard = asyncio.create_task(stops.hard.wait(), name="hard stop")
-    watching = [asyncio.create_task(watch, name="watch") for watch in (metrics.watch_loop(), memory.watch(pool.pids))]
+    watching = [
+        asyncio.create_task(watch, name="watch")
+        for watch in (metrics.watch_loop(), memory.watch(pool.pids, worker.memory))
+    ]
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # the default scans the live heap far too often (facts E: p99 36 → 8.5 ms)

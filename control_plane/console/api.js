@@ -89,7 +89,21 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
   }
 }
 
-export const get = (path, options) => api(path, options);
+const early = new Map();
+
+// Asks now for what somebody will `get` in a moment.
+export function getEarly(path) {
+  const asked = api(path);
+  asked.catch(() => {}); // said to who gets it
+  early.set(path, asked);
+}
+
+export function get(path, options) {
+  const asked = early.get(path);
+  early.delete(path);
+  return asked ?? api(path, options);
+}
+
 export const post = (path, body, headers) => api(path, { method: "POST", body, headers });
 
 export const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;

@@ -1,7 +1,7 @@
 // A form made from a pipeline's parameters. A field holds what was typed; `valuesOf` makes the parameters of it, leaving out what is empty.
 import { bytesPath, get, upload } from "./api.js";
-import { percent, size } from "./format.js";
-import { Icon, isReference, shortKey } from "./ui.js";
+import { isReference, percent, size } from "./format.js";
+import { Icon, shortKey } from "./ui.js";
 import { html, useEffect, useEvery, useRef, useState } from "./view.js";
 
 const LOOK_MS = 5000;

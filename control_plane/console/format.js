@@ -57,3 +57,7 @@ export function durationOf(job, now) {
   if (job.started) return (ms(job.finished) ?? now) - ms(job.started);
   return null;
 }
+
+// Whether a value names an artifact.
+export const isReference = (value) =>
+  value !== null && typeof value === "object" && typeof value.bucket === "string" && typeof value.key === "string";

@@ -16,7 +16,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const box = useRef(null);
   const [width, setWidth] = useState(0);
   const down = width > 0 && width < 560;
-  const shape = useMemo(() => layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down]);
+  const shape = useMemo(() => width && layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down, width > 0]);
   const size = useMemo(() => (width ? { width, height: heightFor(shape, width) } : null), [shape, width]);
   const [view, setView] = useState(null);
   const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
@@ -26,7 +26,9 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const dragged = useRef(false); // the click that ends a drag chooses nothing
 
   useLayoutEffect(() => {
-    const observer = new ResizeObserver(() => setWidth(box.current.clientWidth));
+    const measure = () => setWidth(box.current.clientWidth);
+    const observer = new ResizeObserver(measure);
+    measure(); // the observer's own first call comes a frame later
     observer.observe(box.current);
     return () => observer.disconnect();
   }, []);
@@ -49,8 +51,8 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   });
 
   const reveal = (id) => {
-    const at = shape.at.get(id);
-    if (!at || !size) return;
+    const at = size && shape.at.get(id);
+    if (!at) return;
     const x = at.x * shown.scale + shown.x;
     const y = at.y * shown.scale + shown.y;
     if (x < 0 || y < 0 || x + NODE.width * shown.scale > size.width || y + NODE.height * shown.scale > size.height) {
@@ -62,9 +64,9 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   // What a drag does not change is not made again: the lines, and the nodes as long as the same ones are near.
   const far = Boolean(shown) && shown.scale < FAR;
   const near = shown && size ? nearby(shown, size) : null;
-  const lines = useMemo(() => html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
-  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => html`<${Node} key=${node.id} node=${node} at=${shape.at.get(node.id)} far=${far}
-    critical=${critical.ids.has(node.id)} selected=${node.id === selected} tabbed=${node.id === (selected ?? nodes[0].id)} select=${select} />`), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
+  const lines = useMemo(() => shape && html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
+  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => block({ node, at: shape.at.get(node.id), far,
+    critical: critical.ids.has(node.id), selected: node.id === selected, tabbed: node.id === (selected ?? nodes[0].id) })), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
 
   function press(event) {
     if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
@@ -110,6 +112,10 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     onPointerCancel() {
       drag.current = null;
       setHeld(false);
+    },
+    onClick(event) {
+      const node = event.target.closest("[data-node]");
+      if (node) select?.(node.dataset.node);
     },
   };
 
@@ -187,16 +193,17 @@ function kindOf(edge, status, critical) {
 
 const PLANES = { node: "control", python: "data" };
 
-function Node({ node, at, far, critical, selected, tabbed, select }) {
+// No component and no listener of its own: there may be thousands. Its place is another element's, because elements without a style of
+// their own share what the browser works out of the rules for them.
+function block({ node, at, far, critical, selected, tabbed }) {
   const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", node.attempt > 1 ? `attempt ${node.attempt}` : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
-  const style = { transform: `translate(${at.x}px, ${at.y}px)` };
-  return html`<button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" style=${style} data-node=${node.id}
-    aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1} onClick=${() => select?.(node.id)}>
+  return html`<div key=${node.id} class="place" style=${`left:${at.x}px;top:${at.y}px`}><button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" data-node=${node.id}
+    aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1}>
     ${!far && html`
       <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(node.status)} /></svg>
       <span class="node-text"><span class="node-name">${node.name || node.id}</span>
         <span class="node-task">${PLANES[node.plane]} · ${node.task}</span></span>
       <span class="node-extra numbers">${node.status === "running" ? percent(node.progress) : ""}${node.attempt > 1 ? html`<span>try ${node.attempt}</span>` : ""}</span>`}
     ${node.status === "running" && html`<span class="fill" style=${{ transform: `scaleX(${node.progress})` }}></span>`}
-  </button>`;
+  </button></div>`;
 }

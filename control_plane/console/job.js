@@ -46,6 +46,7 @@ function Whole({ model }) {
   const handled = new Set(model.edges.filter((edge) => edge.kind === "on_failure").map((edge) => edge.from));
   const failed = nodes.filter((node) => node.error && node.status === "failed" && !handled.has(node.id));
   const narrow = useWidth() <= NARROW;
+  const atWork = nodes.filter((node) => node.preview && (node.status === "running" || (node.status === "completed" && node.output === undefined)));
   const panel = selected && html`<${NodePanel} key=${selected} model=${model} node=${model.nodes.get(selected)} close=${() => select(selected)} />`;
   return html`<div class="page job">
     <${Head} model=${model} />
@@ -55,13 +56,16 @@ function Whole({ model }) {
         <section class="panel" aria-labelledby="h-graph"><header><h2 id="h-graph">Graph</h2><${Counts} nodes=${nodes} /></header>
           <${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label="Graph of ${plural(nodes.length, "node")}" /></section>
         ${narrow && panel}
+        ${narrow && html`<${Previews} nodes=${atWork} />`}
         ${narrow && !isAlive(job) && html`<${Results} job=${job} />`}
-        <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body"><${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} /></div></section>
+        <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body">
+          ${model.events ? html`<${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} />` : html`<${Loading} rows=${3} />`}</div></section>
         ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">Curves</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
-        <${Log} model=${model} selected=${selected} />
+        ${model.events && html`<${Log} model=${model} selected=${selected} />`}
       </div>
       <div class="stack aside">
         ${!narrow && panel}
+        ${!narrow && html`<${Previews} nodes=${atWork} />`}
         ${!(narrow && !isAlive(job)) && html`<${Results} job=${job} />`}
         <${About} model=${model} />
       </div>
@@ -172,6 +176,27 @@ function Results({ job }) {
       <ul class="files">${sorted.slice(0, 50).map((meta) => html`<li key=${meta.key}><${Icon} of="file" /><${Link} href=${to.artifact(meta)}>${shortKey(meta.key)}<//><span class="muted">${meta.node_id}</span></li>`)}</ul>
       ${sorted.length > 50 && html`<${Link} href="${to.artifacts}?jobId=${encodeURIComponent(job.jobId)}">All ${sorted.length} files<//>`}
     </div></section>`;
+}
+
+// What nodes at work look like; until a result can be read that takes its place.
+function Previews({ nodes }) {
+  if (!nodes.length) return null;
+  return html`<section class="panel" aria-labelledby="h-previews"><header><h2 id="h-previews">So far</h2></header>
+    <div class="body">${nodes.slice(0, 6).map((node) => html`<${LivePicture} key=${node.id} name=${node.definition.name || node.id} preview=${node.preview} />`)}</div></section>`;
+}
+
+// The picture before stays until the next one is there; what comes while one is on its way is left out, so that a slow line shows some.
+function LivePicture({ name, preview }) {
+  const [{ shown, coming }, set] = useState({ shown: null, coming: preview });
+  useEffect(() => {
+    if (!coming && preview.seq > shown.seq) set({ shown, coming: preview });
+  }, [coming, preview]);
+  const told = (loaded) => set({ shown: loaded ? coming : { ...shown, seq: coming.seq }, coming: null });
+  const frame = Number.isInteger(shown?.frame) ? `, frame ${shown.frame}` : "";
+  return html`<figure class="media live">
+    ${shown?.url && html`<img key=${shown.url} src=${shown.url} alt="Preview of ${name}${frame}" />`}
+    ${coming && html`<img key=${coming.url} src=${coming.url} class="coming" alt="" onLoad=${() => told(true)} onError=${() => told(false)} />`}
+    ${shown?.url && html`<figcaption class="muted">${name}<span class="numbers">${frame}</span></figcaption>`}</figure>`;
 }
 
 function About({ model }) {

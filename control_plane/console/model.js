@@ -1,12 +1,13 @@
 // A job as its page sees it: the job document, the graph, and the event log folded over both. It is a function of what the server
 // keeps, so a page that is loaded anew in the middle shows the same.
-import { get, jobPath } from "./api.js";
-import { ENDED_NODE, isAlive, ms } from "./format.js";
+import { bytesPath, get, jobPath } from "./api.js";
+import { ENDED_NODE, isAlive, isReference, ms } from "./format.js";
 import { watch } from "./live.js";
 import { changes } from "./view.js";
 
 const STEPS = ["step", "iteration", "epoch", "round", "index"];
 const TOTALS = ["steps", "iterations", "epochs", "rounds", "total"];
+const SIZE = "components"; // of a model that is fitted in several sizes: each has a curve of its own, or is a point of one
 const AGAIN_MS = 1000;
 
 export class JobModel {
@@ -23,7 +24,7 @@ export class JobModel {
     this.job = null;
     this.nodes = new Map();
     this.edges = [];
-    this.events = [];
+    this.events = null; // until the log is read
     this.series = new Map();
     this.stop = () => {};
     this.closed = false;
@@ -33,13 +34,14 @@ export class JobModel {
   async load() {
     try {
       const [job, graph] = await Promise.all([get(jobPath(this.jobId)), get(`${jobPath(this.jobId)}/graph`)]);
+      const first = !this.job;
+      if (first) {
+        this.begin(job, graph); // drawn while the log comes
+        this.tell();
+      }
       const page = await get(`${jobPath(this.jobId)}/events`);
       if (this.closed) return;
-      this.error = null;
-      this.job = job;
-      this.graph = graph;
-      this.edges = graph.edges;
-      this.nodes = new Map(graph.nodes.map((node) => [node.id, fresh(node)]));
+      if (!first) this.begin(job, graph);
       this.events = [];
       this.series = new Map();
       this.fold(page.events);
@@ -51,6 +53,15 @@ export class JobModel {
       else setTimeout(() => this.closed || this.load(), AGAIN_MS);
     }
     this.tell();
+  }
+
+  begin(job, graph) {
+    this.error = null;
+    this.job = job;
+    this.graph = graph;
+    this.edges = graph.edges;
+    this.nodes = new Map(graph.nodes.map((node) => [node.id, fresh(node)]));
+    this.lookedAt = Date.now();
   }
 
   close() {
@@ -129,6 +140,7 @@ export class JobModel {
       Object.assign(run, { start: at, worker: event.worker, attempt: event.attempt, begun: this.attempt });
       if (last && last !== run && !last.end) Object.assign(last, { end: at, status: "cancelled" });
       node.progress = 0;
+      node.preview = null;
       for (const [name, each] of this.series) if (each.nodeId === node.id) this.series.delete(name);
     } else if (last && last.start && !last.end) {
       Object.assign(last, { end: at, status: event.status });
@@ -137,14 +149,22 @@ export class JobModel {
   }
 
   foldData(event) {
+    const node = this.nodes.get(event.nodeId);
+    if (event.name === "preview" && node && isReference(event.data)) {
+      node.preview = { url: `${bytesPath(event.data)}?seq=${event.seq}`, seq: event.seq, frame: event.data.frame };
+      return;
+    }
     const numbers = Object.entries(event.data).filter(([, value]) => typeof value === "number");
-    const step = numbers.find(([name]) => STEPS.includes(name));
+    const size = numbers.find(([name]) => name === SIZE);
+    const time = numbers.find(([name]) => STEPS.includes(name));
+    const step = time ?? size;
+    const which = time && size ? ` · ${size[1]} ${SIZE}` : "";
     for (const [field, value] of numbers) {
-      if (STEPS.includes(field) || TOTALS.includes(field)) continue;
-      const name = `${event.nodeId} ${event.name} ${field}`;
+      if (field === SIZE || STEPS.includes(field) || TOTALS.includes(field)) continue;
+      const name = `${event.nodeId} ${event.name} ${field}${which}`;
       let series = this.series.get(name);
       if (!series) {
-        series = { key: name, nodeId: event.nodeId, title: field === event.name ? field : `${event.name} · ${field}`, along: step?.[0] ?? "event", points: [] };
+        series = { key: name, nodeId: event.nodeId, title: (field === event.name ? field : `${event.name} · ${field}`) + which, along: step?.[0] ?? "event", points: [] };
         this.series.set(name, series);
       }
       series.points.push([step ? step[1] : series.points.length + 1, value]);
@@ -153,7 +173,7 @@ export class JobModel {
 }
 
 function fresh(definition) {
-  const node = { id: definition.id, definition, runs: [], worker: null, reason: null, progress: 0, output: undefined, take };
+  const node = { id: definition.id, definition, runs: [], worker: null, reason: null, progress: 0, preview: null, output: undefined, take };
   node.take(definition);
   return node;
 }

@@ -1,6 +1,6 @@
 // What the views are made of: marks, times, trees, lists of any length, dialogs, notices, and the states of a page that has nothing to show.
 import { clock } from "./api.js";
-import { ago, exact, ms, percent, took } from "./format.js";
+import { ago, exact, isReference, ms, percent, took } from "./format.js";
 import { live } from "./live.js";
 import { Link, to } from "./router.js";
 import { changes, html, useEffect, useLayoutEffect, useRef, useSource, useState } from "./view.js";
@@ -167,9 +167,6 @@ export function Dialog({ title, children, close }) {
 // Values -------------------------------------------------------------------------------------------------------------------
 
 const MANY = 100;
-
-export const isReference = (value) =>
-  value !== null && typeof value === "object" && typeof value.bucket === "string" && typeof value.key === "string";
 
 export function Tree({ value, name, open = true }) {
   if (value === undefined) return html`<span class="muted">nothing</span>`;

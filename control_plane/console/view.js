@@ -18,9 +18,10 @@ export function useRedraw() {
 }
 
 // Draws the component again whenever the source says so. A source is made by `changes()`.
+// It listens before anything else can happen: an effect after the paint would miss what the source says until then.
 export function useSource(source) {
   const redraw = useRedraw();
-  useEffect(() => source.listen(redraw), [source]);
+  useLayoutEffect(() => source.listen(redraw), [source]);
 }
 
 // Listeners of something that changes.

@@ -1,6 +1,6 @@
 // Who works, what waits, and what was given up.
 import { api, get, post } from "./api.js";
-import { exact, plural, span } from "./format.js";
+import { exact, plural, size, span } from "./format.js";
 import { Link, to } from "./router.js";
 import { Action, Empty, Failure, Loading, say, Time } from "./ui.js";
 import { html, useEvery, useState } from "./view.js";
@@ -59,6 +59,7 @@ function Worker({ worker, light }) {
         <span class="muted">${run.task}</span><span class="muted since"><${Time} at=${run.startedAt} /></span></li>`)}${worker.running.length > 20 && html`<li class="muted">and ${worker.running.length - 20} more</li>`}</ul>`}
       <dl class="facts">
         ${worker.device && html`<dt>Device</dt><dd>${worker.device}</dd>`}
+        ${worker.memory.length > 0 && html`<dt>Memory</dt><dd>${worker.memory.map((each) => html`<${Memory} key=${each.device} ...${each} />`)}</dd>`}
         <dt>Host</dt><dd>${worker.host} <span class="muted">process ${worker.pid}</span></dd>
         <dt>Started</dt><dd><${Time} at=${worker.startedAt} /></dd>
         <dt>Last seen</dt><dd class=${late ? "wrong" : ""}><${Time} at=${worker.lastSeen} /></dd>
@@ -66,6 +67,12 @@ function Worker({ worker, light }) {
       </dl>
       <details class="more"><summary>${plural(worker.tasks.length, "task")}</summary><p class="tasks">${worker.tasks.map((task) => html`<span key=${task} class="tag">${task}</span>`)}</p></details>
     </div></article>`;
+}
+
+// Without a GPU it is what the slots hold of the machine's.
+function Memory({ device, usedBytes, totalBytes }) {
+  return html`<div class="memory"><span class="track" aria-hidden="true"><span class="bar" style=${{ transform: `scaleX(${totalBytes ? Math.min(1, usedBytes / totalBytes) : 0})` }}></span></span>
+    <span class="numbers">${size(usedBytes)} of ${size(totalBytes)}</span> <span class="muted">${device === "cpu" ? "slots" : device}</span></div>`;
 }
 
 const REASONS = { worker_lost: "its workers died again and again", undecodable: "it could not be read" };

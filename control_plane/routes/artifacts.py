@@ -153,7 +153,10 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
     summary="An artifact's bytes; ranges are honoured",
     responses={**answers(404, 416), 200: BYTES, 206: BYTES},
 )
-async def download(request: Req, bucket: FromPath[str], key: FromPath[str]) -> Response[Any]:
+async def download(
+    request: Req, bucket: FromPath[str], key: FromPath[str], seq: FromQuery[int | None] = None
+) -> Response[Any]:
+    """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
     meta = await _found(request, bucket, key)
     link = await _store(request).link(meta.bucket, meta.key, _disposition(meta))
     if link is not None:

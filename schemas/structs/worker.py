@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta, field
+from msgspec import Meta, UnsetType, field
 from schemas.strict import Strict
 
 from . import graph
@@ -18,6 +18,17 @@ class RunningNode(Strict, kw_only=True):
     started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='startedAt'
     )
+
+
+class MemoryInfo(Strict, kw_only=True):
+    device: Annotated[
+        str,
+        Meta(
+            description="gpu0, gpu1, ...; cpu where there is none: what the slots hold of the machine's memory."
+        ),
+    ]
+    used_bytes: Annotated[int, Meta(ge=0)] = field(name='usedBytes')
+    total_bytes: Annotated[int, Meta(ge=0)] = field(name='totalBytes')
 
 
 class WorkerInfo(Strict, kw_only=True):
@@ -39,6 +50,14 @@ class WorkerInfo(Strict, kw_only=True):
     version: str
     protocol: Annotated[int, Meta(ge=1)]
     tasks: list[str]
+    memory: (
+        Annotated[
+            list[MemoryInfo],
+            Meta(
+                description='At the last heartbeat; empty where the worker cannot tell.'
+            ),
+        ]
+    ) = field(default_factory=list)
 
 
 class WorkerList(Strict, kw_only=True):

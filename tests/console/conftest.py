@@ -15,9 +15,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from dihedral import examples
+from tests.console import filming
 from tests.console.browser import Tab, chromium
 from tests.house import House
 
+WORKER = ("--slots", "2", "--tasks", "filming")
 BESIDE = ThreadPoolExecutor(1, thread_name_prefix="browser")
 
 
@@ -47,7 +49,8 @@ def house(browser: Browser) -> Iterator[House]:
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
     made = House(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
     try:
-        made.worker("--slots", "2")
+        shutil.copy(filming.__file__, directory)
+        made.worker(*WORKER)
         yield made
     finally:
         made.close()

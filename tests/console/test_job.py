@@ -49,7 +49,9 @@ def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: 
 
 
 def shown(page: Page) -> dict[str, Any]:
-    """What a person sees of the job, without what grows by itself."""
+    """What a person sees of the job, without what grows by itself, once the browser has drawn what it has."""
+    for _ in range(2):
+        page.evaluate("new Promise(requestAnimationFrame)")
     return page.evaluate(
         """() => ({
           nodes: [...document.querySelectorAll("[data-node]")].map((node) => node.getAttribute("aria-label")).sort(),
@@ -84,10 +86,12 @@ def test_a_reload_in_the_middle_shows_exactly_the_same(tab: Tab, house: House) -
     page.goto(f"/console/jobs/{job}?node=first")
     expect(graph_node(page, "long")).to_have_accessible_name(re.compile("running"))
     expect(page.get_by_role("region", name="Node first")).to_contain_text("<b>no markup</b>")
+    expect(page.get_by_role("log")).to_be_visible()
     before = shown(page)
     page.reload()
     expect(page.get_by_role("region", name="Node first")).to_contain_text("<b>no markup</b>")
     expect(graph_node(page, "long")).to_have_accessible_name(re.compile("running"))
+    expect(page.get_by_role("log")).to_be_visible()  # it comes after the graph
     assert shown(page) == before
     assert before["events"] == str(sum(event.get("nodeId") in (None, "first") for event in house.events(job)))
     house.post(f"/api/jobs/{job}/cancel", status=202)
@@ -120,6 +124,19 @@ def test_a_cut_is_seen_and_what_was_missed_comes_once_and_in_order(open_tab: Cal
     finally:
         line.close()
         tab.said.clear()  # what a browser says of refused connections
+
+
+LATE = """
+  const wait = window.setTimeout;
+  window.setTimeout = (work, ms, ...rest) => wait(work, Math.max(ms || 0, 1000), ...rest);
+  window.requestAnimationFrame = (work) => wait(work, 1000);
+"""
+
+
+def test_a_connection_that_opens_before_the_page_listens_is_seen(tab: Tab) -> None:
+    tab.page.add_init_script(LATE)
+    tab.page.goto("/console/new")
+    expect(tab.page.locator(".connection")).to_have_text("Live", timeout=8000)
 
 
 def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: House) -> None:
@@ -195,8 +212,7 @@ def test_the_graph_is_walked_by_keyboard_and_zoomed(tab: Tab, house: House) -> N
     expect(page.get_by_role("region", name="Node c")).to_be_visible()
     wide = graph_node(page, "c").bounding_box()["width"]
     page.keyboard.press("+")
-    expect(graph_node(page, "c")).to_be_visible()
-    assert graph_node(page, "c").bounding_box()["width"] > wide * 1.2
+    becomes(lambda: graph_node(page, "c").bounding_box()["width"] > wide * 1.2)
     page.keyboard.press("0")
     becomes(lambda: abs(graph_node(page, "c").bounding_box()["width"] - wide) < 1)
     page.keyboard.press("Enter")

@@ -119,11 +119,14 @@ def test_no_file_names_another_host_or_runs_a_text() -> None:
 
 def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:
     names = {path.relative_to(CONSOLE).as_posix() for path in CONSOLE.rglob("*.js")}
-    imported = {"app.js"}
+    page = (CONSOLE / "index.html").read_text()
+    started = re.findall(r'<script type="module" src="/console/([^"]+)"', page)
+    assert started == ["early.js", "app.js"], "what is asked early is asked before it is wanted"
+    imported = set(started)
     for name in names:
         for target in re.findall(r"\bfrom ?\"([^\"\n]+)\"", (CONSOLE / name).read_text()):
             assert target.startswith("./"), f"{name}: {target}"
             imported.add(((CONSOLE / name).parent / target).resolve().relative_to(CONSOLE).as_posix())
     assert imported == names
-    asked_early = set(re.findall(r'modulepreload" href="/console/([^"]+)"', (CONSOLE / "index.html").read_text()))
+    asked_early = set(re.findall(r'modulepreload" href="/console/([^"]+)"', page))
     assert asked_early == names - {"app.js"}

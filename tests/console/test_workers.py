@@ -5,6 +5,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.console.browser import Tab
+from tests.console.conftest import WORKER
 from tests.console.test_jobs import name, submit
 from tests.house import House, becomes, simulate
 
@@ -19,6 +20,20 @@ def test_what_runs_is_seen_at_its_worker(tab: Tab, house: House) -> None:
     run.get_by_role("link").click()
     expect(page.get_by_role("heading", name=job)).to_be_visible()
     house.post(f"/api/jobs/{job}/cancel", status=202)
+
+
+def test_memory_is_a_number_of_each_device(tab: Tab, house: House) -> None:
+    def told() -> bool:
+        workers = house.get("/api/workers")["workers"]
+        return any(each["memory"] and each["memory"][0]["usedBytes"] for each in workers)
+
+    becomes(told)
+    page = tab.page
+    page.goto("/console/workers")
+    data = page.get_by_role("article").filter(has_text="CPU (")
+    expect(data.first).to_contain_text(re.compile(r"Memory\s*[\d.]+ [MG]B of [\d.]+ [GT]B\s*slots"))
+    control = page.get_by_role("article").filter(has_text="Control plane")
+    expect(control).not_to_contain_text("Memory")
 
 
 def test_queues_name_every_place_with_its_slots(tab: Tab) -> None:
@@ -53,7 +68,7 @@ def given_up(house: House, job: str) -> None:
         for process in house.workers:
             if process.poll() is not None:
                 house.workers.remove(process)
-                house.worker("--slots", "2")
+                house.worker(*WORKER)
         letters = house.get("/api/dead-letters")["deadLetters"]
         return house.get(f"/api/jobs/{job}")["status"] == "failed" and any(letter["jobId"] == job for letter in letters)
 

@@ -253,6 +253,7 @@ CAPABILITY: Shape = {
     "contracts": of(CONTRACTS),
 }
 RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP}
+MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
 WORKER: Shape = {
     "workerId": text(1),
     "host": text(),
@@ -262,6 +263,7 @@ WORKER: Shape = {
     "slots": whole(0),
     "running": many(of(RUNNING_NODE)),
     "device": text(),
+    "memory": optional(many(of(MEMORY))),
     "metricsUrl": nullable(text()),
     "startedAt": STAMP,
     "lastSeen": STAMP,
@@ -445,6 +447,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     },
     "worker": {
         "RunningNode": RUNNING_NODE,
+        "MemoryInfo": MEMORY,
         "WorkerInfo": WORKER,
         "WorkerList": {"workers": many(of(WORKER))},
         "QueueInfo": QUEUE,
