@@ -27,6 +27,7 @@ PREAMBLE = r"""
 
 using T = STORAGE;
 constexpr int N = PACK;
+#define LOWEST (-3.4e38f)  // where a maximum begins: unlike with −∞ a difference to it is a number
 
 template <class V> struct alignas(sizeof(V) * N) Pack { V value[N]; };
 
@@ -108,4 +109,5 @@ def threads_of(size: int, pack: int) -> int:
 
 def grid_of(size: int, pack: int) -> tuple[tuple[int], tuple[int]]:
     """(blocks,), (threads,) for one thread to each pack of `size` values."""
-    return (-(-size // (256 * pack)),), (256,)
+    threads = min(256, threads_of(size, pack))
+    return (-(-size // (threads * pack)),), (threads,)

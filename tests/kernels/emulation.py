@@ -61,8 +61,8 @@ class Emulation:
 
         def run(blocks: tuple[int, ...], threads: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             assert 0 < np.prod(threads) <= 1024
-            arrays = [each for each in arguments if isinstance(each, np.ndarray)]
-            assert not together or all(array.ctypes.data % 16 == 0 for array in arrays)
+            read_in_packs = [each for each in arguments if isinstance(each, np.ndarray) and each.dtype.kind != "i"]
+            assert not together or all(array.ctypes.data % 16 == 0 for array in read_in_packs)
             shape = (ctypes.c_uint * 6)(*(*blocks, 1, 1)[:3], *(*threads, 1, 1)[:3])
             values = [np.array(each.ctypes.data if isinstance(each, np.ndarray) else each) for each in arguments]
             addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
@@ -83,23 +83,25 @@ def library(code: str, options: tuple[str, ...]) -> Path:
     for name in re.findall(r"__global__ void (\w+)\(", code):
         text += f'extern "C" int launch_{name}(const unsigned* shape, int backwards, void** arguments) {{\n'
         text += f"    return emulation::launch({name}, shape, backwards, arguments);\n}}\n"
-    digest = hashlib.sha256(repr((text, options, HEADER.read_text())).encode()).hexdigest()[:32]
+    command = [
+        COMPILER,
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-ffp-contract=off",
+        "-w",
+        "-I",
+        str(include),
+        "-include",
+        str(HEADER),
+    ]
+    command += ["-Wl,-Bsymbolic", *options]  # a kernel may be called like a function of libc
+    digest = hashlib.sha256(repr((text, command, HEADER.read_text())).encode()).hexdigest()[:32]
     made = MADE / f"{digest}.so"
     if not made.exists():
         source, shared = (MADE / f"{digest}.{os.getpid()}{kind}" for kind in (".cpp", ".so"))
         source.write_text(text)
-        command = [
-            COMPILER,
-            "-shared",
-            "-fPIC",
-            "-O1",
-            "-ffp-contract=off",
-            "-fno-gnu-unique",
-            "-w",
-            "-I",
-            str(include),
-        ]
-        subprocess.run([*command, "-include", str(HEADER), *options, "-o", str(shared), str(source)], check=True)
+        subprocess.run([*command, "-o", str(shared), str(source)], check=True)
         shared.rename(made)
         source.unlink()
     return made

@@ -27,7 +27,7 @@ extern "C" __global__ void position(float* y) {
     y[i] = i;
 }
 extern "C" __global__ void sums(const float* x, float* sum, float* largest) {
-    sum[threadIdx.x] = block_sum(x[threadIdx.x]);
+    sum[threadIdx.x] = block_sum(x[threadIdx.x]) + block_sum(1);
     largest[threadIdx.x] = block_max(x[threadIdx.x]);
 }
 extern "C" __global__ void stored(const float* x, T* y) { y[threadIdx.x] = T(x[threadIdx.x]); }
@@ -78,7 +78,7 @@ def test_blocks_threads_and_sums_are_those_of_cuda(backwards: bool) -> None:
     x = np.random.default_rng(0).normal(size=96).astype(np.float32)
     added, largest = xp.empty(96, np.float32), xp.empty(96, np.float32)
     cuda.launch(cuda.kernel(xp, SOURCE, "sums"), (1,), (96,), x, added, largest)
-    assert added == pytest.approx(x.sum(), rel=1e-5)
+    assert added == pytest.approx(x.sum() + 96, rel=1e-5)
     assert (largest == x.max()).all()
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_plane.kernels import rms_norm
@@ -14,6 +14,8 @@ EPSILON = 1e-5
 
 @drawn
 @given(st.integers(1, 5), widths, storages, st.integers(0, 99))
+@example(rows=1, width=8200, storage="float16", seed=0)  # more than a block's threads
+@example(rows=1, width=1030, storage="float32", seed=0)  # the same one by one
 def test_forward_and_backward_are_those_of_numpy_and_of_the_formula(
     xp: Any, rows: int, width: int, storage: str, seed: int
 ) -> None:
