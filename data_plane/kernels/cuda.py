@@ -21,6 +21,7 @@ from data_plane.device import Array, ArrayModule
 
 TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 WIDEST = 16  # bytes that a thread reads or writes at once
+REGISTERS = "--maxrregcount=64"  # of a thread, so that 1,024 of them find room in the 65,536 of a multiprocessor
 PREAMBLE = r"""
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
@@ -71,7 +72,7 @@ def fused(xp: ArrayModule) -> bool:
 @functools.cache
 def kernel(xp: ArrayModule, source: str, name: str, storage: str = "float32", pack: int = 1) -> Any:
     """The kernel of that name, one object per process and options. `storage`: what T is, by the name of the dtype; `pack`: what N is."""
-    options = ("-std=c++17", f"-DSTORAGE={TYPES[storage]}", f"-DPACK={pack}")
+    options = ("-std=c++17", REGISTERS, f"-DSTORAGE={TYPES[storage]}", f"-DPACK={pack}")
     return xp.RawKernel(PREAMBLE + source, name, options)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from data_plane.kernels import cuda
+
 HEADER = Path(__file__).with_name("emulation.hpp")
 MADE = Path(__file__).parents[2] / "build" / "emulation"  # shared by the processes of a test run
 COMPILER = shutil.which("c++")
@@ -95,7 +97,10 @@ def library(code: str, options: tuple[str, ...]) -> Path:
         "-include",
         str(HEADER),
     ]
-    command += ["-Wl,-Bsymbolic", *options]  # a kernel may be called like a function of libc
+    command += [
+        "-Wl,-Bsymbolic",
+        *[option for option in options if option != cuda.REGISTERS],
+    ]  # a kernel may be called like a function of libc
     digest = hashlib.sha256(repr((text, command, HEADER.read_text())).encode()).hexdigest()[:32]
     made = MADE / f"{digest}.so"
     if not made.exists():

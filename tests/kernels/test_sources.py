@@ -1,6 +1,7 @@
 """Every CUDA source of the house, compiled for three generations of GPUs by NVRTC; no GPU is needed for that."""
 
 import pkgutil
+import re
 from importlib import import_module
 from typing import Any
 
@@ -35,12 +36,15 @@ def _installed() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_SOURCE)
-def test_every_source_compiles_for_every_generation_without_a_warning(name: str) -> None:
+def test_every_source_compiles_for_every_generation_and_keeps_to_its_registers(name: str) -> None:
     for storage, pack in STORED:
         code, options = cuda.kernel(Options(), WITH_SOURCE[name].SOURCE, "any", storage, pack)
         for architecture in ARCHITECTURES if pack > 1 else ARCHITECTURES[:1]:
-            size, said = nvrtc.compiled(code, architecture, options)
-            assert (size > 0, said) == (True, ""), (architecture, storage, pack)
+            size, said = nvrtc.compiled(code, architecture, (*options, "--ptxas-options=-v"))
+            where = f"{architecture}, {storage}, {pack} at once: {said}"
+            assert size > 0, where
+            assert "warning" not in said, where
+            assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}, where
 
 
 def test_a_mistake_is_found_in_its_line() -> None:
