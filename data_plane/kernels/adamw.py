@@ -4,12 +4,34 @@
 
 (Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, with PyTorch's order: the decay first.)
 Clipping: g ← g·min(1, limit/(‖g‖ + 1e-6)), ‖g‖ over all tensors together, as torch.nn.utils.clip_grad_norm_.
-Expected error: 1e-6 relative of a step.
+Expected error: 1e-6 relative of a step. In CUDA one kernel makes the whole step of a tensor: four arrays are read, three written.
 """
 
 import math
 
 from data_plane.device import Array, ArrayModule
+from data_plane.kernels.cuda import fused, grid_of, kernel, launch, pack_of
+
+SOURCE = r"""
+extern "C" __global__ void step(
+    float* weight, const float* gradient, float* first, float* second, long long size,
+    float factor, float one, float rest_one, float two, float rest_two, float kept, float rate, float root, float epsilon
+) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= size / N) return;
+    const Pack<float> gradients = pack(gradient, i);
+    Pack<float> w = pack(weight, i), m = pack(first, i), v = pack(second, i);
+    for (int j = 0; j < N; j++) {
+        const float g = gradients.value[j] * factor;
+        m.value[j] = m.value[j] * one + rest_one * g;
+        v.value[j] = v.value[j] * two + rest_two * (g * g);
+        w.value[j] = w.value[j] * kept - rate * m.value[j] / (sqrtf(v.value[j]) * root + epsilon);
+    }
+    pack(weight, i) = w;
+    pack(first, i) = m;
+    pack(second, i) = v;
+}
+"""
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -34,15 +56,22 @@ def step(
 ) -> None:
     """One step of all weights in place. `number`: from 1. `factor`: what gradients are multiplied by (mean, clipping)."""
     one, two = BETAS
+    kept, root, rate = 1 - rate * decay, 1 / math.sqrt(1 - two**number), rate / (1 - one**number)
     for name, gradient in gradients.items():
         weight, (first, second) = weights[name], moments[name]
+        if fused(xp):
+            size, pack = weight.size, pack_of(weight.size, weight)
+            numbers = (factor, one, 1 - one, two, 1 - two, kept, rate, root, EPSILON)
+            run = kernel(xp, SOURCE, "step", "float32", pack)
+            launch(run, *grid_of(size, pack), weight, gradient, first, second, size, *numbers)
+            continue
         g = gradient * factor
         first *= one
         first += (1 - one) * g
         second *= two
         second += (1 - two) * (g * g)
-        root = xp.sqrt(second)
-        root *= 1 / math.sqrt(1 - two**number)
-        root += EPSILON
-        weight *= 1 - rate * decay
-        weight -= rate / (1 - one**number) * first / root
+        below = xp.sqrt(second)
+        below *= root
+        below += EPSILON
+        weight *= kept
+        weight -= rate * first / below

@@ -2,7 +2,7 @@
 
 Documents are joined to one stream, each with the model's end token behind it, and the stream is cut into rows of one length: no
 token is lost to padding but in the last row. A text file is one document. Each line of a JSONL file is one: `{"text"}`, or
-`{"prompt", "completion"}`, of which only the completion is asked for. TaskError codes: `invalid_dataset`.
+`{"prompt", "completion"}`, of which only the completion is asked for. TaskError codes: `invalid_dataset`, `tokenizer_mismatch`.
 """
 
 from collections.abc import Iterator
@@ -63,12 +63,15 @@ def _document(file: Path, number: int, line: str) -> Document:
 
 
 def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: tuple[int, ...], length: int) -> Rows:
-    """Raises: TaskError where nothing is left that could be asked for."""
+    """Raises: TaskError where the tokenizer has no tokens for a text, or nothing is left that could be asked for."""
     stream, asked = [], []
     for document in documents:
-        before = tokenizer.encode(document.prompt).ids if document.prompt is not None else []
-        text = document.completion if document.completion is not None else document.text or ""
-        after = tokenizer.encode(text, add_special_tokens=document.prompt is None).ids
+        try:
+            before = tokenizer.encode(document.prompt).ids if document.prompt is not None else []
+            text = document.completion if document.completion is not None else document.text or ""
+            after = tokenizer.encode(text, add_special_tokens=document.prompt is None).ids
+        except Exception as error:  # the library raises bare Exception
+            raise TaskError(f"the tokenizer cannot read {file.name}: {error}", code="tokenizer_mismatch") from error
         if not after or after[-1] not in end_ids:  # some tokenizers put it there themselves
             after += end_ids[:1]
         stream += before + after

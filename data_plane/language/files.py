@@ -48,7 +48,7 @@ class _ConfigFile(msgspec.Struct, kw_only=True):
     vocab_size: Count
     hidden_size: Count
     intermediate_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=4096)]  # each has nine names, before any file is looked at
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
     head_dim: Count | None = None
@@ -84,7 +84,7 @@ def read_config(file: Path) -> Config:
         (read.hidden_act == "silu", f"hidden_act is {read.hidden_act!r}, not silu"),
         (not read.attention_bias and not read.mlp_bias, "products with a bias are not supported"),
         (heads % key_heads == 0, f"{heads} heads cannot share {key_heads} key heads"),
-        (head_dim % 2 == 0, f"a head of {head_dim} dimensions has no pairs to rotate"),
+        (head_dim > 0 and head_dim % 2 == 0, f"a head of {head_dim} dimensions has no pairs to rotate"),
         (kind in ("default", "linear", "llama3"), f"rope_type {kind!r} is not supported"),
         (base > 0, f"rope_theta is {base}"),
         (kind != "llama3" or turning.high_freq_factor > turning.low_freq_factor, "high_freq_factor ≤ low_freq_factor"),
@@ -126,10 +126,12 @@ def read_weights(files: Sequence[Path], config: Config, storage: Storage, xp: Ar
                 raise invalid(file, f"a Llama of this config has no tensor {name!r}")
             if tensor.shape != expected[name]:
                 raise invalid(file, f"{name} has the shape {tensor.shape}, config.json says {expected[name]}")
-            if not np.isfinite(tensor).all():
-                raise invalid(file, f"{name} holds values that are no numbers")
             chosen = storage if storage != "auto" else "float32" if xp.__name__ == "numpy" else _NAMES[kind]
-            found[name] = xp.asarray(tensor.astype(_type(chosen)))
+            with np.errstate(over="ignore"):
+                stored = tensor.astype(_type(chosen))
+            if not np.isfinite(stored).all():
+                raise invalid(file, f"{name} holds values that are no numbers in {chosen}")
+            found[name] = xp.asarray(stored)
     missing = [name for name in expected if name not in found]
     if missing:
         raise invalid(files[0], f"{missing[0]} is missing" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
@@ -173,11 +175,12 @@ def read_tokenizer(file: Path, config: Config) -> Tokenizer:
     """Raises: TaskError `invalid_model` or `tokenizer_mismatch`."""
     try:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        always = tokenizer.encode("").ids  # what a template puts around a text has numbers of its own
     except Exception as error:  # the library raises bare Exception
         raise invalid(file, str(error)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    largest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *always], default=-1)
     if largest < 0 or largest >= config.vocabulary:
         raise TaskError(
             f"{file.name} names tokens up to {largest}, the model knows {config.vocabulary}: they belong to different models",

@@ -147,8 +147,9 @@ def loss(model: Model, ids: Array, labels: Array, gradients: Gradients, xp: Arra
     summed, d_normed = cross_entropy.loss_and_gradient(normed, weights[model.head], labels.reshape(-1), d_head, xp)
     if gradients:
         dx = _norm_back(model, LAST_NORM, d_normed, x, inverse, gradients, xp)
+        cos, sin = _turns(model.config, ids.shape[1], xp)
         for index in reversed(range(model.config.layers)):
-            dx = _layer_back(model, index, dx, tape[index], ids.shape, gradients, xp)
+            dx = _layer_back(model, index, dx, tape[index], (cos, -sin), gradients, xp)
         if EMBEDDING in gradients:
             embedding.add_gradient(dx, ids.reshape(-1), gradients[EMBEDDING], xp)
     return summed
@@ -204,7 +205,13 @@ def _product(model: Model, index: int, module: str, x: Array, xp: ArrayModule) -
 
 
 def _layer_back(
-    model: Model, index: int, d_out: Array, kept: _Layer, shape: tuple[int, int], gradients: Gradients, xp: ArrayModule
+    model: Model,
+    index: int,
+    d_out: Array,
+    kept: _Layer,
+    turns_back: tuple[Array, Array],
+    gradients: Gradients,
+    xp: ArrayModule,
 ) -> Array:
     at, rows = f"model.layers.{index}.", len(d_out)
     d_passed = _product_back(model, index, "down_proj", d_out, kept.passed, gradients, xp)
@@ -218,8 +225,7 @@ def _layer_back(
     dq, dk, dv = attention.backward(
         d_mixed.reshape(kept.mixed.shape), kept.q, kept.k, kept.v, kept.mixed, kept.log_sums, xp
     )
-    cos, sin = _turns(model.config, shape[1], xp)
-    dq, dk = rope.rotate(dq, cos, -sin, xp), rope.rotate(dk, cos, -sin, xp)
+    dq, dk = rope.rotate(dq, *turns_back, xp), rope.rotate(dk, *turns_back, xp)
     d_normed = _product_back(model, index, "q_proj", dq.reshape(rows, -1), kept.normed, gradients, xp)
     d_normed += _product_back(model, index, "k_proj", dk.reshape(rows, -1), kept.normed, gradients, xp)
     d_normed += _product_back(model, index, "v_proj", dv.reshape(rows, -1), kept.normed, gradients, xp)

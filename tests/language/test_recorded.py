@@ -1,5 +1,6 @@
 """Forward, backward and optimiser against what PyTorch, transformers and PEFT answered (`recorded/`, written by peer.py)."""
 
+import importlib
 import json
 from typing import Any
 
@@ -12,17 +13,22 @@ from data_plane.kernels import attention, cross_entropy
 from data_plane.language import files, training
 from data_plane.language.dataset import Rows
 from data_plane.language.model import logits, loss, new_adapter
+from tests.conftest import skip
+from tests.kernels import emulation
 from tests.language.making import base, of_kind, off, recorded, with_adapter, zeros
 from tests.language.peer import ALPHA, CLIP, DECAY, KINDS, MODULES, RANK, RATE, RECORDED, STEPS
 
 LOGITS, GRADIENT = 1e-4, 1e-3  # absolute; relative to the largest value of a tensor
 
 
-@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["numpy", "fused", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest) -> Any:
-    import importlib
-
-    return importlib.import_module(request.param)
+    """`fused`: the CUDA sources, compiled for the CPU."""
+    if request.param != "fused":
+        return importlib.import_module(request.param)
+    if emulation.COMPILER is None:
+        skip("c++", "there is no C++ compiler")
+    return emulation.Emulation()
 
 
 @pytest.mark.parametrize("kind", KINDS)

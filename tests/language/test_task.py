@@ -62,6 +62,8 @@ class Place:
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.store = self.wait(self._open())
+        self.good: dict[str, Any] = {}
+        self.refusals = 0
 
     async def _open(self) -> artifacts.ArtifactStore:
         return artifacts.open_store(ArtifactsSettings(directory=str(self.directory)))
@@ -94,7 +96,8 @@ class Place:
             "tokenizer": self.upload(model / "tokenizer.json", "tokenizer.json"),
             "dataset": self.upload(model / "lines.jsonl", "lines.jsonl"),
         }
-        return given | SMALL | changed
+        self.good = given | SMALL
+        return self.good | changed
 
     def run(
         self, params: dict[str, Any], cancelled: Callable[[], bool] = lambda: False, nonce: str = "n1", job: str = "job"
@@ -119,8 +122,9 @@ class Place:
         return json.loads(outcome.output), heard
 
     def refused(self, params: dict[str, Any]) -> tuple[str, str]:
-        """(code, message); what is refused leaves nothing behind, and the process that refused it trains on."""
+        """(code, message); what is refused leaves nothing behind, and the process that refused it trains on (see `place`)."""
         outcome, _ = self.run(params)
+        self.refusals += 1
         assert (outcome.status, outcome.retryable, outcome.artifacts) == ("failed", False, [])
         assert outcome.error is not None
         return outcome.error.code, outcome.error.message
@@ -130,7 +134,11 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     opened = Place(tmp_path / "store")
     yield opened
-    opened.close()
+    try:
+        if opened.refusals:
+            opened.output(opened.good | {"steps": 1}, job="after-refusals")
+    finally:
+        opened.close()
 
 
 def test_an_adapter_is_trained_stored_and_its_losses_told(place: Place, model: Path) -> None:
@@ -263,7 +271,9 @@ def test_weights_that_are_damaged_or_of_another_shape_are_refused(place: Place, 
         code, message = with_change(change)
         assert code == "invalid_model"
         assert reason in message
-    place.output(place.params(model))
+    large = place.upload(changed(model, tmp_path / "w", lambda tensors: tensors[norm].fill(1e5)), "w.safetensors")
+    code, message = place.refused(place.params(model, storage="float16") | {"weights": [large]})
+    assert (code, "no numbers in float16" in message) == ("invalid_model", True)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +287,9 @@ def test_weights_that_are_damaged_or_of_another_shape_are_refused(place: Place, 
         ({"hidden_size": "large"}, "hidden_size"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"num_hidden_layers": 4}, "model.layers.3"),
+        ({"num_hidden_layers": 1 << 24}, "num_hidden_layers"),  # their names alone would fill the memory
+        ({"hidden_size": 1 << 24}, "16777216"),  # so would an adapter of it
+        ({"num_attention_heads": 128, "num_key_value_heads": 128}, "0 dimensions"),
         (None, "malformed"),
     ],
 )
@@ -294,6 +307,22 @@ def test_a_tokenizer_of_another_model_is_refused(place: Place, model: Path) -> N
         place.params(model) | {"tokenizer": place.upload(json.dumps(tokenizer).encode(), "more.json")}
     )
     assert (code, "up to 258" in message) == ("tokenizer_mismatch", True)
+    around = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<b>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    }
+    around |= {"pair": around["single"], "special_tokens": {"<b>": {"id": "<b>", "ids": [999], "tokens": ["<b>"]}}}
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
+    for change, reason in (
+        ({"post_processor": around}, "up to 999"),
+        ({"model": words, "pre_tokenizer": None, "decoder": None, "added_tokens": []}, "lines.jsonl"),
+    ):
+        other = json.dumps(example_model.byte_tokenizer() | change).encode()
+        code, message = place.refused(place.params(model) | {"tokenizer": place.upload(other, "other.json")})
+        assert (code, reason in message) == ("tokenizer_mismatch", True), message
+    config = json.dumps(example_model.CONFIG | {"eos_token_id": [257, 258]}).encode()
+    code, message = place.refused(place.params(model) | {"config": place.upload(config, "end.json")})
+    assert (code, "eos_token_id 258" in message) == ("tokenizer_mismatch", True)
     for broken in (b"", b"{}", b"\xff\xfe"):
         code, _ = place.refused(place.params(model) | {"tokenizer": place.upload(broken, "broken.json")})
         assert code == "invalid_model"
@@ -332,7 +361,6 @@ def test_a_loss_that_is_no_number_ends_the_training(place: Place, model: Path, t
         code, message = place.refused(place.params(model) | {"weights": [place.upload(huge, "w.safetensors")]})
     assert code == "diverged"
     assert "step 1" in message
-    place.output(place.params(model))
 
 
 def test_params_that_no_training_could_have_are_refused(place: Place, model: Path) -> None:
