@@ -13,11 +13,13 @@ from tests.graphs.making import closed
 
 PICTURE = {"bucket": "inputs", "key": "dusk.png"}
 SOUND = {"bucket": "inputs", "key": "speaker-low.wav"}
+VOICE = {"bucket": "voices", "key": "low/voice.safetensors"}
 GIVEN: dict[str, dict[str, Any]] = {
     "simulate": {},
     "train_lora": dict.fromkeys(("config", "weights", "tokenizer", "dataset"), SOUND),
     "train_image_lora": {"pictures": [PICTURE]},
     "train_voice": {"recording": SOUND},
+    "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
 }
 
@@ -46,7 +48,7 @@ def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) ->
     assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
 
 
-DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "render_video")
+DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video")
 
 
 def test_talking_picture_is_a_script_then_two_trainings_side_by_side_then_a_video() -> None:
