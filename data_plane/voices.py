@@ -12,7 +12,7 @@ from data_plane.kernels import pitch, spectra
 from data_plane.media import recording_pieces
 from schemas.structs.artifact import ArtifactRef
 
-LONGEST_SECONDS = 7_200.0  # what a task reads of recordings at most; two hours are some 600 MB here
+LONGEST_SECONDS = 7_200.0  # what a task reads of recordings at most; two hours of speech are some 700 MiB here
 LEAST_SECONDS = 0.25  # of speech in a recording; less is a click or a word that was cut
 _PIECE_SECONDS = 60.0  # analysed at a time; the frames across its ends are left out
 

@@ -21,7 +21,7 @@ from data_plane.device import Array, ArrayModule
 STARTS = 4  # of k-means, of which the tightest is taken: one alone ends in a bad corner too often
 LLOYD_ROUNDS = 30  # at most, of each
 CLUSTERED = 1 << 14  # frames that k-means looks at, evenly spaced: more would find the same clusters
-_BLOCK = 4096  # frames: 1 MiB of densities for 32 components
+_BLOCK = 1 << 15  # frames: 8 MiB of densities for 32 components; products of fewer make threads wait for each other
 _NOBODY = 1e-10  # frames that an empty component has, so that it stays finite
 
 

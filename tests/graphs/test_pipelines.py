@@ -1,6 +1,7 @@
 """The pipelines that come along, and what filling one in may say."""
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from bridge import tasks
 from bridge.planning import expand, normalise, problems
 from schemas.structs.pipeline import Pipeline
+from schemas.structs.submission import GraphSubmission
 from tests.graphs.making import closed
 
 PICTURE = {"bucket": "inputs", "key": "dusk.png"}
@@ -89,3 +91,12 @@ def test_a_template_that_makes_no_graph_is_the_pipelines_problem() -> None:
     submission, wrong = expand(pipeline, {"need": 1})
     assert submission is None
     assert [(problem.pointer, problem.code) for problem in wrong] == [("/pipeline", "bad_pipeline")]
+
+
+def test_the_readmes_voices_are_trained_side_by_side_and_then_compared() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("## Who is speaking")[1]
+    graph = msgspec.json.decode(text.split("```json")[1].split("```")[0], type=GraphSubmission)
+    registry = tasks.collect(["data_plane.tasks." + each for each in DATA_TASKS], plugins=False)
+    planned = normalise(graph, "job")
+    assert problems(planned, {id: made.capability for id, made in registry.items()}) == []
+    assert {(edge.from_, edge.to) for edge in planned.edges} == {("ann", "who"), ("bob", "who")}

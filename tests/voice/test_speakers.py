@@ -1,6 +1,6 @@
 """Eight people who differ in pitch, throat and effort: voices trained on some sentences, tried on others, by the tasks themselves.
 
-Equal error rates measured here, against the other voices and against a background: sentences of 1.5 s 0 %; half a second in a room whose noise
+Equal error rates measured here, against the other voices and against a background: sentences of 1.5 s 0 and 3 %; half a second in a room whose noise
 is 20 dB below the voice 3 and 6 %, 14 dB below 19 and 22 %. Shuffled labels give about 50 %.
 """
 
@@ -76,11 +76,13 @@ def test_each_sentence_is_told_from_all_other_people(line: Line) -> None:
 
 
 @pytest.mark.parametrize("against", ["others", "background"])
-@pytest.mark.parametrize(("noise", "bound"), [(0.1, 0.12), (0.2, 0.3)])
-def test_half_a_second_in_a_noisier_room_is_mostly_enough(line: Line, noise: float, bound: float, against: str) -> None:
+@pytest.mark.parametrize(("seconds", "noise", "bound"), [(1.5, 0.0, 0.08), (0.5, 0.1, 0.12), (0.5, 0.2, 0.3)])
+def test_a_noisier_room_and_half_a_second_are_mostly_enough(
+    line: Line, seconds: float, noise: float, bound: float, against: str
+) -> None:
     more = {"background": line.background} if against == "background" else {}
-    made, scores, truth = line.compared(0.5, noise, **more)
-    print(f"\nnoise {noise}, {against}: equal error rate {made['equalErrorRate']:.3f}")
+    made, scores, truth = line.compared(seconds, noise, **more)
+    print(f"\n{seconds} s, noise {noise}, {against}: equal error rate {made['equalErrorRate']:.3f}")
     assert made["equalErrorRate"] < bound
     shuffled = [rate(scores, np.random.default_rng(seed).permutation(truth)) for seed in range(20)]
     assert np.mean(shuffled) == pytest.approx(0.5, abs=0.1)
