@@ -4,7 +4,7 @@
 
 Bishop, "Pattern Recognition and Machine Learning" (2006), §9.2.2. With the rows x, x² and 1 beside each other (`_rows`) a step is two
 matrix products over blocks of frames: parameters × rows gives the log densities, responsibilities × rows all sums that the
-next parameters are made of. Blocks keep memory flat and stay in the processor's cache; components come first, frames last, so the sum
+next parameters are made of. Blocks keep memory flat; components come first, frames last, so the sum
 over components is one of long rows.
 
 Frames are centred first, so that squares lose no digits. The variance floor keeps the rise of the likelihood: per dimension the M-step's
