@@ -5,7 +5,7 @@ with the code `invalid_input`, why a file is not what the task needs.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]
 
     Raises: TaskError `invalid_input` where the file is no sound, too short, or silent.
     """
+    pieces = list(recording_pieces(path, longest_seconds, longest_seconds))
+    return np.concatenate([samples for samples, _ in pieces]), pieces[0][1]
+
+
+def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -> Iterator[tuple[FloatArray, int]]:
+    """`(samples, rate)` as `read_recording` gives them, of `piece_seconds` each and a shorter rest: memory stays flat.
+
+    Raises: TaskError `invalid_input` as there; that a file is too short or silent is known behind its last piece.
+    """
     import soundfile
 
     try:
@@ -68,17 +77,28 @@ def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]
             rate = int(opened.samplerate)
             if rate not in RATES:
                 raise _invalid(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
-            blocks = opened.blocks(1 << 16, frames=int(longest_seconds * rate), dtype="float32", always_2d=True)
-            samples: FloatArray = np.concatenate([np.empty(0, np.float32), *(block.mean(axis=1) for block in blocks)])
+            left, size, peak = int(longest_seconds * rate), max(1, int(piece_seconds * rate)), 0.0
+            read = 0
+            while samples := _mono(opened, min(size, left - read)):
+                piece = np.concatenate(samples)
+                if not np.isfinite(piece).all():
+                    raise _invalid("the recording holds values that are no numbers")
+                read, peak = read + piece.size, max(peak, float(np.abs(piece).max()))
+                yield piece, rate
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise _invalid(f"the file is not a recording that can be read (WAV, FLAC, …): {error}") from error
-    if not np.isfinite(samples).all():
-        raise _invalid("the recording holds values that are no numbers")
-    if samples.size < SHORTEST_SECONDS * rate:
-        raise _invalid(f"the recording lasts {samples.size / rate:.2f} s; at least {SHORTEST_SECONDS} s are needed")
-    if np.abs(samples).max() < SILENCE:
+    if read < SHORTEST_SECONDS * rate:
+        raise _invalid(f"the recording lasts {read / rate:.2f} s; at least {SHORTEST_SECONDS} s are needed")
+    if peak < SILENCE:
         raise _invalid("the recording is silent")
-    return samples, rate
+
+
+def _mono(opened: Any, count: int) -> list[FloatArray]:
+    """The next `count` frames, each the mean of its channels, block by block: a file may have a thousand channels."""
+    if count < 1:
+        return []
+    blocks = opened.blocks(1 << 16, frames=count, dtype="float32", always_2d=True)
+    return [block.mean(axis=1) for block in blocks if len(block)]
 
 
 def write_video(path: Path, frames: Iterable[ByteArray], fps: int, samples: FloatArray, rate: int) -> int:

@@ -11,17 +11,20 @@ from bridge.tasks import TaskError
 from data_plane.device import Array, ArrayModule, to_host
 from data_plane.kernels.low_rank import Adapter
 from data_plane.kernels.mixture import Mixture
-from data_plane.kernels.spectra import BANDS
+from data_plane.kernels.spectra import BANDS, COEFFICIENTS, FEATURES, HIGHEST_HZ
 
-_ADAPTER, _VOICE = "dihedral.image-adapter.v1", "dihedral.voice.v1"
+_ADAPTER, _VOICE = "dihedral.image-adapter.v1", "dihedral.voice.v2"
 
 
 class Voice(NamedTuple):
-    """mixture: of level-free log-mel frames; mean_log_mel: (BANDS,) their mean; f0_hz: None where none was voiced."""
+    """mixture: of cepstra. mean_log_mel: (BANDS,) of the speech, its level taken out. f0_hz: median fundamental, None where nothing was
+    voiced. bandwidth_hz: of the recordings, HIGHEST_HZ at most; only voices of one bandwidth can be compared.
+    """
 
     mixture: Mixture
     mean_log_mel: Array
     f0_hz: float | None
+    bandwidth_hz: float = HIGHEST_HZ
 
 
 def adapter_bytes(adapter: Adapter, notes: dict[str, str]) -> bytes:
@@ -62,24 +65,32 @@ def read_adapter(path: Path, xp: ArrayModule) -> Adapter:
 
 
 def voice_bytes(voice: Voice, notes: dict[str, str]) -> bytes:
-    """Tensors `weights` (k,), `means` (k, BANDS), `variances` (k, BANDS), `mean_log_mel` (BANDS,), float32."""
+    """Tensors `weights` (k,), `means` and `variances` (k, COEFFICIENTS), `mean_log_mel` (BANDS,), float32; `notes` as above."""
     tensors = dict(voice.mixture._asdict()) | {"mean_log_mel": voice.mean_log_mel}
     pitch = {} if voice.f0_hz is None else {"f0_hz": repr(voice.f0_hz)}
-    return _bytes(tensors, notes | pitch | {"format": _VOICE})
+    metadata = {"format": _VOICE, "features": FEATURES, "bandwidth_hz": repr(voice.bandwidth_hz)}
+    return _bytes(tensors, notes | pitch | metadata)
 
 
 def read_voice(path: Path, xp: ArrayModule) -> Voice:
-    """Raises: TaskError `invalid_input` where the file is no voice."""
+    """The voice in float64. Raises: TaskError `invalid_input` where the file is no voice, or one of other features."""
     tensors, metadata = _read(path, _VOICE)
+    if metadata.get("features") != FEATURES:
+        reason = f"it was trained on the features {metadata.get('features')!r}, here are {FEATURES!r}: train it again"
+        raise _invalid(path, _VOICE, reason)
     try:
-        mixture = Mixture(*(xp.asarray(tensors[name]) for name in Mixture._fields))
-        mean = xp.asarray(tensors["mean_log_mel"])
+        mixture = Mixture(*(xp.asarray(tensors[name], dtype=xp.float64) for name in Mixture._fields))
+        mean = xp.asarray(tensors["mean_log_mel"], dtype=xp.float64)
         f0_hz = float(metadata["f0_hz"]) if "f0_hz" in metadata else None
+        bandwidth_hz = float(metadata["bandwidth_hz"])
     except (KeyError, ValueError) as error:
         raise _invalid(path, _VOICE, f"{error!r} is missing or no number") from error
-    if mean.shape != (BANDS,) or mixture.means.ndim != 2 or mixture.means.shape[1] != BANDS:
-        raise _invalid(path, _VOICE, f"shape {mixture.means.shape} where (components, {BANDS}) was expected")
-    return Voice(mixture, mean, f0_hz)
+    shape = mixture.weights.size, COEFFICIENTS
+    if mean.shape != (BANDS,) or mixture.means.shape != shape or mixture.variances.shape != shape:
+        raise _invalid(path, _VOICE, f"shape {mixture.means.shape} where (components, {COEFFICIENTS}) was expected")
+    if not bool((mixture.variances > 0).all() and (mixture.weights > 0).all()):
+        raise _invalid(path, _VOICE, "a weight or a variance is not above 0")
+    return Voice(mixture, mean, f0_hz, bandwidth_hz)
 
 
 def _bytes(tensors: dict[str, Array], metadata: dict[str, str]) -> bytes:

@@ -1,6 +1,6 @@
-"""Speech analysis: resampling, log-mel frames, fundamental frequency, and an equaliser between two mean spectra.
+"""Speech analysis: resampling, log-mel frames, mel cepstra, and an equaliser between two mean spectra.
 
-Samples are mono float32 in −1..1. The analysis runs at 16 kHz with frames of 32 ms every 10 ms; a frame is one column
+Samples are mono float32 in −1..1. The analysis runs at 16 kHz with frames of 32 ms every 10 ms; a frame is one row
 of 32 mel bands between 60 Hz and 7.6 kHz, as natural logarithms of energy.
 """
 
@@ -16,10 +16,12 @@ HOP = 160  # samples, 10 ms
 BANDS = 32
 LOWEST_HZ, HIGHEST_HZ = 60.0, 7_600.0
 SPEECH_RANGE = 35 / 10 * np.log(10)  # nats of energy: a frame 35 dB below the loud ones is a pause
-DEEPEST_HZ, SHRILLEST_HZ = 50.0, 500.0  # range of the voice's fundamental
-_YIN_WINDOW = 800  # samples, 50 ms
+SPARSE_RANGE = 20 / 10 * np.log(10)  # nats
+AUDIBLE_RANGE = 40 / 10 * np.log(10)  # nats: what is 40 dB below the loud frames is the room's as often as the voice's
+COEFFICIENTS = 19  # of the cepstrum, without the level: what finer ones hold is the pitch's harmonics
+FEATURES = "mfcc.19.1"  # names what voices are made of, `cepstra` of `audible` speech: another number whenever a voice of before would no longer fit
+_BLOCK = 4096  # frames transformed at a time: memory does not grow with the length
 _EQUALISER_BLOCK = 1 << 17  # samples
-_YIN_DIP = 0.15  # aperiodicity under which a frame counts as voiced; 0.1–0.15 in the paper
 
 
 def resample(samples: Array, rate_in: int, rate_out: int, xp: ArrayModule) -> Array:
@@ -40,16 +42,12 @@ def resample(samples: Array, rate_in: int, rate_out: int, xp: ArrayModule) -> Ar
 
 
 def mel_filters(xp: ArrayModule) -> Array:
-    """(BANDS, FRAME//2 + 1) float32: triangles evenly spaced on the mel scale 2595·log10(1 + f/700)."""
+    """(BANDS, FRAME//2 + 1) float32: triangles of height one, evenly spaced on HTK's mel scale 2595·log10(1 + f/700)."""
     edges_hz = _hertz(np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), BANDS + 2))
     bins_hz = np.arange(FRAME // 2 + 1) * RATE / FRAME
     left, middle, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising, falling = (bins_hz - left) / (middle - left), (right - bins_hz) / (right - middle)
-    filters = np.maximum(0, np.minimum(rising, falling))
-    # The lowest triangles are narrower than a bin: without the nearest bin they would be empty.
-    nearest = np.abs(bins_hz - middle).argmin(axis=1)
-    filters[np.arange(BANDS), nearest] = np.maximum(filters[np.arange(BANDS), nearest], 1e-2)
-    return xp.asarray(filters.astype(np.float32))
+    return xp.asarray(np.maximum(0, np.minimum(rising, falling)).astype(np.float32))
 
 
 def band_centres_hz() -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
@@ -63,11 +61,40 @@ def frames_of(samples: Array, length: int, hop: int, xp: ArrayModule) -> Array:
     return samples[starts[:, None] + xp.arange(length)[None, :]]
 
 
-def log_mel(samples: Array, xp: ArrayModule) -> Array:
-    """(n,) at RATE, n ≥ FRAME -> (frames, BANDS): log energy, floored 80 dB under the loudest band and frame."""
-    power = xp.abs(xp.fft.rfft(frames_of(samples, FRAME, HOP, xp) * xp.hanning(FRAME), axis=1)) ** 2
-    energy = power @ mel_filters(xp).T
+def mel_energy(samples: Array, xp: ArrayModule) -> Array:
+    """(n,) at RATE, n ≥ FRAME -> (frames, BANDS) float32: |FFT|² under a periodic Hann window, summed by `mel_filters`.
+
+    Expected error: 1e-5 of a frame's loudest band (the FFT is computed in float32).
+    """
+    window, filters = xp.hanning(FRAME + 1)[:-1].astype(xp.float32), mel_filters(xp).T
+    energy = xp.empty((1 + (samples.size - FRAME) // HOP, BANDS), dtype=xp.float32)
+    for start in range(0, len(energy), _BLOCK):
+        some = frames_of(samples[start * HOP : (start + _BLOCK - 1) * HOP + FRAME], FRAME, HOP, xp)
+        energy[start : start + _BLOCK] = xp.abs(xp.fft.rfft(some * window, axis=1)) ** 2 @ filters
+    return energy
+
+
+def log_energy(energy: Array, xp: ArrayModule) -> Array:
+    """Natural logarithm, floored 80 dB under the loudest band and frame."""
     return xp.log(xp.maximum(energy, 1e-8 * energy.max() + 1e-20))
+
+
+def log_mel(samples: Array, xp: ArrayModule) -> Array:
+    """(n,) at RATE, n ≥ FRAME -> (frames, BANDS) float32: log energy, floored 80 dB under the loudest band and frame."""
+    return log_energy(mel_energy(samples, xp), xp)
+
+
+def is_speech(log_mel: Array, xp: ArrayModule) -> Array:
+    """(frames, BANDS) -> (frames,) bool: which are no pause. Digital silence has frames too, and none of them is speech."""
+    return log_mel.max(axis=1) > loudness(log_mel, xp) - SPEECH_RANGE
+
+
+def loudness(log_mel: Array, xp: ArrayModule) -> Array:
+    """() of the loud frames: the 95th percentile of each frame's loudest band, which a click does not move; but 20 dB under the
+    loudest of all at least, or a recording that is nearly all pause would have the loudness of its pauses.
+    """
+    loudest = log_mel.max(axis=1)
+    return xp.maximum(xp.percentile(loudest, 95), loudest.max() - SPARSE_RANGE)
 
 
 def speech_frames(samples: Array, xp: ArrayModule) -> Array:
@@ -76,39 +103,26 @@ def speech_frames(samples: Array, xp: ArrayModule) -> Array:
     The level is the mean over frames and bands, so a louder copy of a recording gives the same frames.
     """
     frames = log_mel(samples, xp).astype(xp.float64)
-    loudness = frames.max(axis=1)
-    spoken = frames[loudness > xp.percentile(loudness, 95) - SPEECH_RANGE]
+    spoken = frames[is_speech(frames, xp)]
     return spoken - spoken.mean()
 
 
-def fundamental_hz(samples: Array, xp: ArrayModule) -> float | None:
-    """Median fundamental over the voiced frames of (n,) at RATE; None where nothing is periodic.
+def audible(log_mel: Array, xp: ArrayModule) -> Array:
+    """(frames, BANDS) -> the same, lifted to AUDIBLE_RANGE under the loudness: a quiet room then sounds like a quieter one."""
+    return xp.maximum(log_mel, loudness(log_mel, xp) - AUDIBLE_RANGE)
 
-    YIN (de Cheveigné & Kawahara 2002), steps 2–5: d(τ) = Σ(x_j − x_{j+τ})² by way of the autocorrelation, divided by
-    its running mean; the first dip under the threshold, refined by a parabola. Expected error on speech: under 1 %.
+
+def cepstra(log_mel: Array, xp: ArrayModule) -> Array:
+    """(frames, BANDS) -> (frames, COEFFICIENTS): c_1 to c_19 of the orthonormal DCT-II over the bands.
+
+        c_k = √(2/B) · Σ_b x_b · cos(π k (b + ½) / B)
+
+    Davis & Mermelstein 1980. c_0, the level, is left out, so a louder copy has the same cepstra. No liftering: a mixture with
+    diagonal covariances does not notice the scale of a coefficient, and k-means wants distances that are those of spectra.
     """
-    longest, shortest = int(RATE / DEEPEST_HZ), int(RATE / SHRILLEST_HZ)
-    length = _YIN_WINDOW + longest
-    if samples.size < length:
-        return None
-    frames = frames_of(samples, length, HOP, xp).astype(xp.float64)
-    head = xp.fft.rfft(frames[:, :_YIN_WINDOW], n=2048, axis=1)  # 2048 > length + window: no wrap-around
-    correlation = xp.fft.irfft(xp.conj(head) * xp.fft.rfft(frames, n=2048, axis=1), n=2048, axis=1)[:, : longest + 1]
-    summed = xp.pad(xp.cumsum(frames**2, axis=1), ((0, 0), (1, 0)))
-    energy = summed[:, _YIN_WINDOW : _YIN_WINDOW + longest + 1] - summed[:, : longest + 1]  # of x_{j+τ}
-    difference = xp.maximum(energy[:, :1] + energy - 2 * correlation, 0)
-    lags = xp.arange(1, longest + 1)
-    dips = difference[:, 1:] * lags / xp.maximum(xp.cumsum(difference[:, 1:], axis=1), 1e-12)  # column i is lag i + 1
-    loud = energy[:, 0] > 1e-3 * energy[:, 0].max()
-    inner = dips[:, 1:-1]
-    low = (inner < _YIN_DIP) & (inner <= dips[:, :-2]) & (inner < dips[:, 2:]) & (lags[1:-1] >= shortest)
-    voiced = xp.nonzero(low.any(axis=1) & loud)[0]
-    if voiced.size == 0:
-        return None
-    at = low[voiced].argmax(axis=1) + 1  # column of the first dip
-    before, here, after = dips[voiced, at - 1], dips[voiced, at], dips[voiced, at + 1]
-    shift = 0.5 * (before - after) / xp.maximum(before - 2 * here + after, 1e-12)
-    return float(xp.median(RATE / (at + 1 + shift)))
+    bands, orders = np.arange(BANDS) + 0.5, np.arange(1, COEFFICIENTS + 1)
+    cosines = np.sqrt(2 / BANDS) * np.cos(np.pi / BANDS * bands[:, None] * orders)
+    return log_mel @ xp.asarray(cosines.astype(log_mel.dtype))
 
 
 def equalise(samples: Array, rate: int, gains_db: Array, xp: ArrayModule) -> Array:

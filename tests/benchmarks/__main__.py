@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench import OUT, machine, say
 
-NAMES = ("noop", "submit", "latency", "chains", "websockets", "growth", "metrics", "console", "lora", "kernels")
+NAMES = ("noop", "submit", "latency", "chains", "websockets", "growth", "metrics", "console", "lora", "kernels", "voice")
 
 
 def main() -> None:

@@ -195,7 +195,15 @@ def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pyt
 def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
     registry = collect(BUILTIN, plugins=False)
     assert set(registry) == (
-        {"train_lora", "train_image_lora", "train_voice", "render_video", "simulate", "get_capabilities"}
+        {
+            "train_lora",
+            "train_image_lora",
+            "train_voice",
+            "compare_voice",
+            "render_video",
+            "simulate",
+            "get_capabilities",
+        }
     )
     for made in registry.values():
         for schema in (made.capability.io.input, made.capability.io.output):

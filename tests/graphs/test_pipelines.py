@@ -1,6 +1,7 @@
 """The pipelines that come along, and what filling one in may say."""
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,15 +10,18 @@ import pytest
 from bridge import tasks
 from bridge.planning import expand, normalise, problems
 from schemas.structs.pipeline import Pipeline
+from schemas.structs.submission import GraphSubmission
 from tests.graphs.making import closed
 
 PICTURE = {"bucket": "inputs", "key": "dusk.png"}
 SOUND = {"bucket": "inputs", "key": "speaker-low.wav"}
+VOICE = {"bucket": "voices", "key": "low/voice.safetensors"}
 GIVEN: dict[str, dict[str, Any]] = {
     "simulate": {},
     "train_lora": dict.fromkeys(("config", "weights", "tokenizer", "dataset"), SOUND),
     "train_image_lora": {"pictures": [PICTURE]},
     "train_voice": {"recording": SOUND},
+    "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
 }
 
@@ -46,7 +50,7 @@ def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) ->
     assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
 
 
-DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "render_video")
+DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video")
 
 
 def test_talking_picture_is_a_script_then_two_trainings_side_by_side_then_a_video() -> None:
@@ -87,3 +91,12 @@ def test_a_template_that_makes_no_graph_is_the_pipelines_problem() -> None:
     submission, wrong = expand(pipeline, {"need": 1})
     assert submission is None
     assert [(problem.pointer, problem.code) for problem in wrong] == [("/pipeline", "bad_pipeline")]
+
+
+def test_the_readmes_voices_are_trained_side_by_side_and_then_compared() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("## Who is speaking")[1]
+    graph = msgspec.json.decode(text.split("```json")[1].split("```")[0], type=GraphSubmission)
+    registry = tasks.collect(["data_plane.tasks." + each for each in DATA_TASKS], plugins=False)
+    planned = normalise(graph, "job")
+    assert problems(planned, {id: made.capability for id, made in registry.items()}) == []
+    assert {(edge.from_, edge.to) for edge in planned.edges} == {("ann", "who"), ("bob", "who")}

@@ -1,0 +1,110 @@
+"""EM of the voice model: ours against scikit-learn's GaussianMixture and PyTorch eager, the same frames, start and iterations, by turns.
+
+Needs scikit-learn beside the test packages, and takes torch along where it is installed. All with as many threads as NumPy's OpenBLAS has.
+"""
+
+import importlib.util
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from data_plane.kernels import mixture
+from data_plane.kernels.mixture import Mixture
+from data_plane.kernels.spectra import COEFFICIENTS
+from tests.benchmarks.bench import Row, Table, summary, turns
+
+THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
+JOBS = 10  # iterations of a turn
+SIZES = ((6_000, 8), (60_000, 8), (60_000, 32))  # frames (a minute, ten of them) and components
+FLOOR = 1e-6
+
+
+def run(iterations: int, rounds: int) -> tuple[list[Table], Any]:
+    tables, raw = [], {}
+    for count, components in SIZES:
+        frames = drawn(count)
+        start = Mixture(np.full(components, 1 / components), frames[:components], np.ones((components, COEFFICIENTS)))
+        fits = {name: partial(fit, frames, start) for name, fit in contenders().items()}
+        ends = {name: fit(3) for name, fit in fits.items()}  # also warms them up
+        assert max(ends.values()) - min(ends.values()) < 1e-4, ends
+        taken = turns(rounds, {name: partial(timed, fit, iterations) for name, fit in fits.items()})
+        title = f"EM on {count:,} frames of {COEFFICIENTS}, {components} components, float64, {THREADS} thread(s)"
+        tables.append(Table(title, summary(taken, of="iterations/s", reference="dihedral")))
+        raw[title] = taken
+    return tables, raw
+
+
+def drawn(count: int) -> np.ndarray:
+    """(count, COEFFICIENTS): clouds that overlap."""
+    rng = np.random.default_rng(0)
+    clouds = 2 * rng.normal(size=(16, COEFFICIENTS))
+    return rng.normal(size=(count, COEFFICIENTS)) + clouds[rng.integers(0, 16, count)]
+
+
+def timed(fit: Callable[[int], float], iterations: int) -> Row:
+    wall, cpu = time.perf_counter(), time.process_time()
+    fit(iterations)
+    return {
+        "iterations/s": iterations / (time.perf_counter() - wall),
+        "CPU ms/iteration": (time.process_time() - cpu) / iterations * 1e3,
+    }
+
+
+def contenders() -> dict[str, Callable[[np.ndarray, Mixture, int], float]]:
+    """Each answers the log-likelihood per frame that its last iteration began with or ended at."""
+    found = {"dihedral": ours, "scikit-learn": scikit_learn}
+    return found | ({"torch eager": torch_eager} if importlib.util.find_spec("torch") else {})
+
+
+def ours(frames: np.ndarray, start: Mixture, iterations: int) -> float:
+    *_, (likelihood, _) = mixture.improve(frames, start, iterations, FLOOR, np)
+    return likelihood
+
+
+def scikit_learn(frames: np.ndarray, start: Mixture, iterations: int) -> float:
+    from sklearn.mixture import GaussianMixture
+
+    peer = GaussianMixture(
+        len(start.weights),
+        covariance_type="diag",
+        tol=0,
+        reg_covar=FLOOR,
+        max_iter=iterations,
+        weights_init=start.weights,
+        means_init=start.means,
+        precisions_init=1 / start.variances,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not converged
+        peer.fit(frames)
+    return float(peer.score(frames))
+
+
+def torch_eager(frames: np.ndarray, start: Mixture, iterations: int) -> float:
+    """As one writes it: the squares opened into products, the responsibilities of all frames at once."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    x = torch.from_numpy(frames)
+    squares = x * x
+    weights, means, variances = (torch.from_numpy(part) for part in start)
+    normal = COEFFICIENTS * float(np.log(2 * np.pi))
+
+    def joint() -> Any:
+        precision = 1 / variances
+        constant = weights.log() - 0.5 * (normal + variances.log().sum(1) + (means**2 * precision).sum(1))
+        return x @ (means * precision).T - 0.5 * squares @ precision.T + constant
+
+    with torch.no_grad():
+        for _ in range(iterations):
+            share = joint().softmax(1)
+            total = share.sum(0)
+            means = share.T @ x / total[:, None]
+            variances = (share.T @ squares / total[:, None] - means**2).clamp_min(FLOOR)
+            weights = total / total.sum()
+        return float(joint().logsumexp(1).mean())
