@@ -6,7 +6,19 @@ from pathlib import Path
 
 from tests.benchmarks.bench import OUT, machine, say
 
-NAMES = ("noop", "submit", "latency", "chains", "websockets", "growth", "metrics", "console", "lora", "kernels", "voice")
+NAMES = (
+    "noop",
+    "submit",
+    "latency",
+    "chains",
+    "websockets",
+    "growth",
+    "metrics",
+    "console",
+    "lora",
+    "kernels",
+    "voice",
+)
 
 
 def main() -> None:
