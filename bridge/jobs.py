@@ -5,10 +5,12 @@ the tasks they know. Policy (limits, idempotency, planning) is the control plane
 """
 
 import asyncio
+import logging
 import random
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 import redis.asyncio
@@ -34,6 +36,10 @@ from schemas.structs.capability import Capability
 from schemas.structs.graph import Graph
 from schemas.structs.settings import Settings
 from schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5
 LIVE_SECONDS = 15
@@ -62,6 +68,22 @@ class KnownTask(msgspec.Struct):
 
 
 _decode_known = msgspec.json.Decoder(KnownTask).decode
+
+
+def _understood(decode: Callable[[bytes], T], text: bytes, what: str) -> T | None:
+    """None, said once, for what a worker of a newer version tells otherwise; it must not end an older control plane."""
+    try:
+        return decode(text)
+    except msgspec.MsgspecError as error:
+        _not_understood(what, str(error))
+        return None
+
+
+@cache
+def _not_understood(what: str, why: str) -> None:
+    log.warning(
+        "the %s of a worker cannot be read and is left out, as if it were not there: %s (another version?)", what, why
+    )
 
 
 class NewJob(msgspec.Struct):
@@ -354,14 +376,14 @@ class Jobs:
         for worker_id in ids:
             pipe.get(keys.worker(worker_id.decode()))
         raw = await pipe.execute()
-        return [_decode_worker(text) for text in raw if text]
+        return [found for text in raw if text and (found := _understood(_decode_worker, text, "heartbeat"))]
 
     async def known_tasks(self) -> list[KnownTask]:
         """Every task of live and recently seen workers, stable order."""
         horizon = await self.now_ms() - RECENT_SECONDS * 1000
         rows = await self.client.hgetall(keys.CAPABILITIES)
-        known = [_decode_known(row) for _, row in sorted(rows.items())]
-        return [task for task in known if task.last_seen_ms >= horizon]
+        known = [_understood(_decode_known, row, "capability") for _, row in sorted(rows.items())]
+        return [task for task in known if task is not None and task.last_seen_ms >= horizon]
 
     async def capabilities(self) -> dict[str, Capability]:
         return {known.capability.id: known.capability for known in await self.known_tasks()}

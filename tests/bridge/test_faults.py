@@ -279,3 +279,26 @@ async def test_a_job_that_nobody_can_read_does_not_end_the_scheduler(house, capl
     await house.schedule(sweep_seconds=0.05)
     await house.becomes(lambda: caplog.text.count("cannot be read") > 1)
     assert not house.loops[-1].done()
+
+
+@pytest.mark.forges_state
+async def test_a_worker_of_a_newer_version_is_left_out_and_ends_no_scheduler(house, caplog):
+    worker = await house.start()
+    await house.becomes(lambda: worker.ready)
+    told = json.loads(await house.client.get(f"worker:{worker.worker_id}"))
+    capability = await house.client.hget("capabilities", "python:act")
+    now = (await house.client.time())[0] * 1000
+    await house.client.set("worker:newer", json.dumps(told | {"workerId": "newer", "mood": "good"}))
+    await house.client.zadd("workers", {"newer": now})
+    await house.client.hset(
+        "capabilities", "python:newer", capability.replace(b'"id":"act"', b'"id":"newer","mood":"good"')
+    )
+    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
+    found = await house.jobs.capabilities()
+    assert "act" in found
+    assert "newer" not in found
+    assert "contains unknown field `mood`" in caplog.text
+    await house.schedule(sweep_seconds=0.05)
+    await house.submit([node("a")])
+    assert (await house.ended()).status == "completed"
+    assert not house.loops[-1].done()
