@@ -162,7 +162,7 @@ class TaskContext:
         Raises:
             StoreError: the store is full or does not answer.
         """
-        self._wait(self._keep(bucket, source))
+        self._wait(self._keep(bucket, "checkpoint", source, "application/octet-stream"))
 
     def checkpoint(self, bucket: str) -> Path | None:
         """The last one that any run of this node kept, in the workdir; None where there is none. Blocks.
@@ -181,19 +181,29 @@ class TaskContext:
         """Once the result is stored. Blocks."""
         self._wait(self._drop(bucket))
 
+    def keep_preview(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
+        """Stores what the work looks like so far under `<job>/<node>/<name>`, in the place of the one before. Blocks.
+
+        Like a checkpoint it is no artifact of the result; it stays behind when the node has ended.
+
+        Raises:
+            StoreError: the store is full or does not answer.
+        """
+        return self._wait(self._keep(bucket, name, source, content_type))
+
     @property
     def _checkpoint_key(self) -> str:
-        return f"{self.job_id}/{self.node_id}/checkpoint"
+        return self._kept_key("checkpoint")
 
-    async def _keep(self, bucket: str, source: Path | bytes) -> None:
+    def _kept_key(self, name: str) -> str:
+        return f"{self.job_id}/{self.node_id}/{name}"
+
+    async def _keep(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
+        key = self._kept_key(name)
         await self._artifacts().put(
-            bucket,
-            self._checkpoint_key,
-            source,
-            content_type="application/octet-stream",
-            job_id=self.job_id,
-            node_id=self.node_id,
+            bucket, key, source, content_type=content_type, job_id=self.job_id, node_id=self.node_id
         )
+        return ArtifactRef(bucket=bucket, key=key)
 
     async def _drop(self, bucket: str) -> None:
         try:
