@@ -1,102 +1,240 @@
-"""Narration as captions: which words stand in the picture when, and their pixels."""
+"""Narration as captions: which words stand in the picture when, and their pixels.
 
+A page is at most two rows in a rounded, dark box above the lower rim. Its words come in the order of speech; the one that is spoken is lit.
+Rows that begin with a right-to-left letter run from right to left. A character that the font lacks is left out, not shown as a box.
+"""
+
+import functools
+import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
+from data_plane.device import ArrayModule
+from data_plane.kernels.colour import sited
+from data_plane.kernels.frame import Caption, Masks
+from data_plane.media import ByteArray
+from data_plane.timing import Span, spread, weight
 
-_WIDEST = 0.86  # of the picture's width
-_ROWS = 2  # of a caption, at most
-_FADE_SECONDS = 0.2
-_FONT_SHARE = 0.062  # of the picture's height, per row of text
-_SCRIM = 0.62  # how dark the lower rim gets
+WIDEST = 0.82  # of the picture's width, for the text
+ROWS = 2  # of a page, at most
+FONT_SHARE = 0.056  # of the picture's height, or of its width where that is less
+FONTS = ("DejaVuSans-Bold.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
+"""Looked for by name; the one inside Pillow comes behind them and knows Latin only."""
+ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font sizes; MARGIN below the box
+JOINERS = "\u200c\u200d"  # say which letters are written together; other control characters would turn the text around
+FADE_SECONDS = 0.18  # of the box
+GLOW_SECONDS = 0.08  # of a word
+LINGER_SECONDS = 0.6  # a page stays as long behind its last word, and through any pause that is shorter
 
 
-class Caption(NamedTuple):
-    """rows: text, already broken; shown from start to end, in seconds."""
+class Word(NamedTuple):
+    """x: where it begins in its row, in pixels from the row's left end; width likewise."""
 
-    rows: tuple[str, ...]
+    text: str
+    x: float
+    width: float
+    spoken: Span
+
+
+class Page(NamedTuple):
+    """rows of words, in the order they are spoken; shown from start to end, in seconds, fading where no page is next to it."""
+
+    rows: tuple[tuple[Word, ...], ...]
+    face: "Face"
     start: float
     end: float
-
-    def opacity(self, seconds: float) -> float:
-        """0..1: fades in and out at its ends."""
-        nearest = min(seconds - self.start, self.end - seconds)
-        return float(np.clip(nearest / _FADE_SECONDS, 0, 1))
+    fades: tuple[bool, bool]
 
 
-def schedule(lines: list[str], seconds: float, size: tuple[int, int]) -> list[Caption]:
-    """The lines broken to fit size = (height, width) and spread over the time by their length in characters."""
-    font = _font(size[0])
-    pages: list[tuple[str, ...]] = []
-    for line in lines:
-        rows = _broken(line, font, size[1] * _WIDEST)
-        pages += [tuple(rows[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
-    shares = np.array([8 + sum(map(len, page)) for page in pages], dtype=float)  # 8: a short word needs time as well
-    ends = np.cumsum(shares) / shares.sum() * seconds if pages else np.empty(0)
-    starts = np.concatenate([[0.0], ends[:-1]])
-    return [Caption(*entry) for entry in zip(pages, starts.tolist(), ends.tolist(), strict=False)]
+class Face:
+    """A font, and what is known of it: widths of words, and which characters it has a picture of."""
+
+    def __init__(self, font: Any) -> None:
+        self.font = font
+        self.width = functools.cache(font.getlength)
+        self.knows = functools.cache(self._knows)
+        self._blank = self._drawn("\uffff")  # no character, so every font shows its sign for a missing one
+
+    def words(self, line: str) -> list[str]:
+        """The line's words without what has no picture."""
+        words = ("".join(filter(self.knows, word)) for word in line.split())
+        return [word for word in words if word]
+
+    def missing(self, lines: list[str]) -> list[str]:
+        """The characters that people would see and the font has no picture of."""
+        letters = sorted({letter for line in lines for letter in line if not letter.isspace()})
+        return [letter for letter in letters if not (self.knows(letter) or unicodedata.category(letter)[0] in "CM")]
+
+    def _knows(self, letter: str) -> bool:
+        if unicodedata.category(letter)[0] == "C":
+            return letter in JOINERS
+        return self._drawn(letter) != self._blank
+
+    def _drawn(self, letter: str) -> tuple[Any, bytes]:
+        mask = self.font.getmask(letter)
+        return mask.size, bytes(mask)
 
 
-def mask(caption: Caption, size: tuple[int, int], xp: ArrayModule) -> tuple[Array, Array]:
-    """`(text, shadow)`, each (height, width, 1) float32 in 0..1, the text centred above the lower rim."""
-    from PIL import Image, ImageDraw, ImageFilter
+def face_of(lines: list[str], size: tuple[int, int]) -> Face:
+    """The font of this machine that has most of the text's characters, for a frame of size = (height, width)."""
+    from PIL import ImageFont
 
-    height, width = size
-    font = _font(height)
-    text = Image.new("L", (width, height), 0)
-    draw = ImageDraw.Draw(text)
-    step = round(_FONT_SHARE * height * 1.25)
-    baseline = height - round(height * 0.06) - step * (len(caption.rows) - 1)
-    for number, row in enumerate(caption.rows):
-        draw.text((width / 2, baseline + number * step), row, fill=255, font=font, anchor="ms")
-    shadow = text.filter(ImageFilter.GaussianBlur(max(1.0, height / 160)))
-    return _plane(text, xp), xp.minimum(1.0, _plane(shadow, xp) * 1.5)
+    pixels = max(9, round(min(size) * FONT_SHARE))
+    found = []
+    for name in FONTS:
+        with suppress(OSError):  # not on this machine
+            found.append(Face(ImageFont.truetype(name, pixels)))
+    found.append(Face(ImageFont.load_default(pixels)))
+    return min(found, key=lambda face: len(face.missing(lines)))
 
 
-def scrim(size: tuple[int, int], xp: ArrayModule) -> Array:
-    """(height, 1, 1) float32: what the picture is multiplied by, so that white text reads on any of it."""
-    rise = xp.clip((xp.arange(size[0], dtype=xp.float32) / size[0] - 0.66) / 0.34, 0, 1)
-    return (1 - _SCRIM * rise * rise * (3 - 2 * rise))[:, None, None]
+def schedule(lines: list[str], spans: list[Span], face: Face, size: tuple[int, int]) -> list[Page]:
+    """The lines as pages that fit size = (height, width), their words spread over `spans`, when somebody speaks."""
+    broken = [_broken(face.words(line), face, size[1] * WIDEST) for line in lines]
+    pages = [rows[at : at + ROWS] for rows in broken for at in range(0, len(rows), ROWS)]
+    if not pages or not spans:
+        return []
+    times = iter(spread([weight(word) for page in pages for row in page for word in row], spans))
+    placed = [tuple(_placed(row, face, times) for row in page) for page in pages]
+    first = [page[0][0].spoken.start for page in placed]
+    last = [page[-1][-1].spoken.end for page in placed]
+    ends = [
+        start if start - end < LINGER_SECONDS else end + LINGER_SECONDS / 2
+        for end, start in zip(last, first[1:], strict=False)
+    ]
+    ends.append(last[-1] + LINGER_SECONDS)
+    gaps = [True, *(end < start for end, start in zip(ends, first[1:], strict=False)), True]
+    return [
+        Page(rows, face, start, end, fades)
+        for rows, start, end, fades in zip(placed, first, ends, pairwise(gaps), strict=True)
+    ]
 
 
-def _broken(line: str, font: Any, widest: float) -> list[str]:
+class Drawn:
+    """A page's pixels, drawn once, and how it looks at a time."""
+
+    def __init__(self, page: Page, size: tuple[int, int], below: float, xp: ArrayModule) -> None:
+        """below: pixels at the frame's lower rim that belong to something else."""
+        self.page = page
+        self.words: list[tuple[Span, tuple[int, int, int, int]]] = []
+        self.masks = self._drawn(size, below, xp)
+
+    def at(self, seconds: float) -> Caption:
+        """Between two words the one before stays lit."""
+        page = self.page
+        opening, closing = ((1.0 if not fades else None) for fades in page.fades)
+        opacity = min(
+            opening or _eased((seconds - page.start) / FADE_SECONDS),
+            closing or _eased((page.end - seconds) / FADE_SECONDS),
+        )
+        number = max(0, bisect_right(self.words, seconds, key=lambda each: each[0].start) - 1)
+        spoken, place = self.words[number]
+        glow = min(
+            _eased((seconds - spoken.start) / GLOW_SECONDS),
+            _eased((spoken.end + LINGER_SECONDS / 2 - seconds) / GLOW_SECONDS),
+        )
+        return Caption(self.masks, opacity, place, glow)
+
+    def _drawn(self, size: tuple[int, int], below: float, xp: ArrayModule) -> Masks:
+        from PIL import Image, ImageDraw
+
+        height, width = size
+        font, space = self.page.face.font, self.page.face.width(" ")
+        widths = [max(word.x + word.width for word in row) for row in self.page.rows]
+        em = font.size
+        down, across = (round(share * em) for share in PADDING)
+        step = round(ROW_STEP * em)
+        ascent, descent = font.getmetrics()
+        inner = (step * (len(self.page.rows) - 1) + ascent + descent, ceil(max(widths)))
+        box_height, box_width = (min(_even(length), _even(limit - 1)) for length, limit in zip(
+            (inner[0] + 2 * down, inner[1] + 2 * across), size, strict=True))  # fmt: skip
+        top = max(0, _even(height - below - round(MARGIN * em) - box_height) - 2)
+        left = (width - box_width) // 4 * 2
+        text = Image.new("L", (box_width, box_height), 0)
+        draw = ImageDraw.Draw(text)
+        for number, (row, row_width) in enumerate(zip(self.page.rows, widths, strict=True)):
+            start, baseline = (box_width - row_width) / 2, down + number * step + ascent
+            for word in row:
+                draw.text((start + word.x, baseline), word.text, fill=255, font=font, anchor="ls")
+                edges = (left + start + word.x - space / 2, left + start + word.x + word.width + space / 2)
+                rows = (top + down + number * step, top + down + (number + 1) * step)
+                self.words.append((word.spoken, (_even(rows[0]), _even(edges[0]), _even(rows[1]) + 2, _even(edges[1]))))
+        box = _rounded(box_height, box_width, ROUNDING * em)
+        pixels = np.asarray(text)
+        return Masks(
+            top, left, *(xp.asarray(mask) for mask in (box, pixels, sited(box, np), sited(pixels, np)))
+        )  # fmt: skip
+
+
+def _broken(words: list[str], face: Face, widest: float) -> list[list[str]]:
     """Rows of about equal length: the narrowest limit that needs no more rows than the widest does."""
-    rows = _greedy(line, font, widest)
+    pieces = [piece for word in words for piece in _cut(word, face, widest)]
+    rows = _greedy(pieces, face, widest)
     for share in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
-        narrower = _greedy(line, font, widest * share)
+        narrower = _greedy(pieces, face, widest * share)
         if len(narrower) <= len(rows):
             return narrower
     return rows
 
 
-def _greedy(line: str, font: Any, widest: float) -> list[str]:
-    """Each row as full as it gets; a word too long for a row is cut."""
-    rows: list[str] = []
-    for word in line.split():
-        if rows and font.getlength(f"{rows[-1]} {word}") <= widest:
-            rows[-1] += f" {word}"
-            continue
-        while len(word) > 1 and font.getlength(word) > widest:
-            fits = max(1, bisect_right(range(len(word)), widest, key=lambda n: font.getlength(word[:n])) - 1)
-            rows.append(word[:fits])
-            word = word[fits:]
-        rows.append(word)
+def _cut(word: str, face: Face, widest: float) -> Iterator[str]:
+    """The word, in pieces where it is too long for a row."""
+    while len(word) > 1 and face.width(word) > widest:
+        fits = max(1, bisect_right(range(len(word)), widest, key=lambda n: face.font.getlength(word[:n])) - 1)
+        yield word[:fits]
+        word = word[fits:]
+    yield word
+
+
+def _greedy(words: list[str], face: Face, widest: float) -> list[list[str]]:
+    """Each row as full as it gets."""
+    rows: list[list[str]] = []
+    taken = widest
+    for word in words:
+        taken += face.width(" ") + face.width(word)
+        if taken > widest:
+            rows.append([])
+            taken = face.width(word)
+        rows[-1].append(word)
     return rows
 
 
-def _font(height: int) -> Any:
-    """DejaVu where the machine has it, because it knows more scripts; else the one inside Pillow (Latin)."""
-    from PIL import ImageFont
+def _placed(row: list[str], face: Face, times: Iterator[Span]) -> tuple[Word, ...]:
+    """Each word where it stands when the row is set as a whole."""
+    order = range(len(row) - 1, -1, -1) if _runs_left(row) else range(len(row))
+    starts, x = [0.0] * len(row), 0.0
+    for number in order:
+        starts[number] = x
+        x += face.width(row[number]) + face.width(" ")
+    return tuple(Word(word, start, face.width(word), next(times)) for word, start in zip(row, starts, strict=True))
 
-    size = max(9, round(height * _FONT_SHARE))
-    try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)
-    except OSError:
-        return ImageFont.load_default(size)
+
+def _runs_left(row: list[str]) -> bool:
+    """Whether the first letter that has a direction has that one (Unicode's rule P2)."""
+    kinds = (unicodedata.bidirectional(letter) for letter in "".join(row))
+    return next((kind for kind in kinds if kind in ("L", "R", "AL")), "L") != "L"
 
 
-def _plane(image: Any, xp: ArrayModule) -> Array:
-    return xp.asarray(np.asarray(image, dtype=np.float32)[:, :, None] / 255)
+def _rounded(height: int, width: int, radius: float) -> ByteArray:
+    """A rectangle with round corners and smooth rims: 255 inside."""
+    y = np.abs(np.arange(height) + 0.5 - height / 2)[:, None] - (height / 2 - 1 - radius)
+    x = np.abs(np.arange(width) + 0.5 - width / 2)[None, :] - (width / 2 - 1 - radius)
+    outside = np.hypot(np.maximum(y, 0), np.maximum(x, 0)) - radius
+    coverage: ByteArray = (np.clip(0.5 - outside, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return coverage
+
+
+def _eased(along: float) -> float:
+    """0..1, slow at both ends."""
+    along = min(1.0, max(0.0, along))
+    return along * along * (3 - 2 * along)
+
+
+def _even(pixels: float) -> int:
+    return int(pixels) // 2 * 2

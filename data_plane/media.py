@@ -1,17 +1,20 @@
-"""Reading pictures and recordings, and writing videos: the only places that decode or encode.
+"""Reading pictures and recordings: the only place that decodes what a user uploaded.
 
-What a user uploads is not trusted: every reader bounds what it decodes before decoding it, and says in one sentence,
+It is not trusted: every reader bounds what it decodes before decoding it, and says in one sentence,
 with the code `invalid_input`, why a file is not what the task needs.
 """
 
+import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bridge.tasks import TaskError
+from data_plane.kernels.colour import to_rgb
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -21,8 +24,7 @@ SMALLEST_SIDE = 16  # pixels; below it there is no picture to speak of
 SHORTEST_SECONDS = 0.25
 SILENCE = 1e-4  # peak, about the last bit of 14
 RATES = range(4_000, 192_001)  # Hz: below there is no speech, above only an attempt to fill the memory
-_KEYFRAME_SECONDS = 2  # a browser seeks to keyframes; closer ones cost size
-_AUDIO_BITS_PER_SECOND = 128_000
+_EXIF_ORIENTATION = 0x0112  # 5 to 8: lying on a side
 
 
 def read_picture(path: Path, longest: int) -> FloatArray:
@@ -32,7 +34,20 @@ def read_picture(path: Path, longest: int) -> FloatArray:
 
     Raises: TaskError `invalid_input` where the file is no picture, is damaged, tiny or over LARGEST_PIXELS.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    with _opened(path) as opened:
+        opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
+        image = _colours(ImageOps.exif_transpose(opened))
+    if max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The picture with its size looked at; what goes wrong with it in the block is told as well."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -43,17 +58,13 @@ def read_picture(path: Path, longest: int) -> FloatArray:
                     raise _too_large()
                 if min(width, height) < SMALLEST_SIDE:
                     raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
-                opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
-                image = _colours(ImageOps.exif_transpose(opened))
+                yield opened
     except UnidentifiedImageError:
         raise _invalid("the file is not a picture that can be read (PNG, JPEG, WebP, …)") from None
     except Image.DecompressionBombError:  # raised at twice Pillow's own limit, before there is a size to look at
         raise _too_large() from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
         raise _invalid(f"the picture is damaged: {error}") from error
-    if max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]:
@@ -101,51 +112,28 @@ def _mono(opened: Any, count: int) -> list[FloatArray]:
     return [block.mean(axis=1) for block in blocks if len(block)]
 
 
-def write_video(path: Path, frames: Iterable[ByteArray], fps: int, samples: FloatArray, rate: int) -> int:
-    """Writes H.264 and AAC into an MP4 whose index comes first, and returns how many frames it has.
+def picture_shape(path: Path) -> tuple[int, int]:
+    """(height, width) of the picture, upright, from its header alone.
 
-    frames: (height, width, 3) uint8 each, even sides; samples: (n,) mono. Sound is encoded up to each frame's time, so
-    that both tracks lie interleaved and memory stays flat however long the video is.
+    Raises: TaskError `invalid_input`, as read_picture, except where only the pixels are damaged.
     """
-    import av
-    from av.video.reformatter import ColorRange, Colorspace
-
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        video: Any = None
-        audio: Any = container.add_stream("aac", rate=rate, layout="mono", bit_rate=_AUDIO_BITS_PER_SECOND)
-        count = heard = 0
-        for picture in frames:
-            if video is None:
-                # No B-frames: time stamps then start at 0 and grow in decoding order, without an edit list.
-                options = {"preset": "veryfast", "crf": "20", "bf": "0", "g": str(_KEYFRAME_SECONDS * fps)}
-                video = container.add_stream("libx264", rate=fps, options=options)
-                video.height, video.width, video.pix_fmt = picture.shape[0], picture.shape[1], "yuv420p"
-                video.codec_context.colorspace, video.codec_context.color_range = 1, 1  # BT.709, limited
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-                format="yuv420p",
-                src_color_range=ColorRange.JPEG,
-                dst_color_range=ColorRange.MPEG,
-                dst_colorspace=Colorspace.ITU709,
-            )
-            frame.pts = count
-            container.mux(video.encode(frame))
-            count += 1
-            until = min(samples.size, round(count * rate / fps))
-            for start in range(heard, until, 1024):
-                container.mux(audio.encode(_sound(samples[start : min(start + 1024, until)], start, rate)))
-            heard = until
-        for stream in (video, audio):
-            if stream is not None:
-                container.mux(stream.encode(None))
-    return count
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in range(5, 9)
+    return (width, height) if turned else (height, width)
 
 
-def _sound(samples: FloatArray, pts: int, rate: int) -> Any:
-    import av
+def jpeg(frame: ByteArray, widest: int) -> bytes:
+    """A planar 4:2:0 frame (3/2·height, width) as a small picture, no wider than `widest` pixels."""
+    from PIL import Image
 
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
-    frame.sample_rate, frame.pts = rate, pts
-    return frame
+    height, width = frame.shape[0] * 2 // 3, frame.shape[1]
+    size = (min(width, widest), max(1, round(height * min(width, widest) / width)))
+    planes = [frame[:height], *frame[height:].reshape(2, height // 2, width // 2)]
+    small = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX)) for plane in planes]
+    buffer = io.BytesIO()
+    Image.fromarray(to_rgb(small[0], np.stack(small[1:]), np)).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def _colours(image: Any) -> Any:

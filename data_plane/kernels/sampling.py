@@ -1,34 +1,96 @@
-"""Pan and zoom: a window of a picture at another scale, by separable Catmull–Rom interpolation."""
+"""A window of a plane at another scale, by separable Catmull–Rom interpolation.
+
+Each sample is a weighted mean of the four pixels around it (Keys 1981, a = −½, that is Catmull–Rom): with t the distance
+behind the second of them, the weights are
+
+    −½t³ + t² − ½t,   3/2·t³ − 5/2·t² + 1,   −3/2·t³ + 2t² + ½t,   ½t³ − ½t²
+
+and sum to 1 at every t. Positions are 32.32 fixed-point numbers, so that a CPU and a GPU find the same four pixels and the same t
+however large the plane is; a float32 position would be off by 1/4000 pixel at the right rim.
+
+As a matrix an axis is a band four wide. Cut into blocks of 64 samples each block is a small dense matrix, and the whole is a
+row of BLAS products that waste 20 of 21 multiplications and are still five times faster than gathering pixels with NumPy.
+"""
+
+from typing import NamedTuple
 
 from data_plane.device import Array, ArrayModule
 
+ONE = 1 << 32  # a pixel, in the unit of positions
+BLOCK = 64  # samples to a product: 32 and 128 were slower
 
-def pan_zoom(
-    picture: Array, centre: tuple[float, float], scale: float, size: tuple[int, int], xp: ArrayModule
-) -> Array:
-    """(H, W, 3) float32 -> (height, width, 3) for size = (height, width).
 
-    centre: (y, x) in source pixels; scale: source pixels per output pixel (above about 1.5 it would alias).
-    Beyond the rim the edge pixels repeat.
+class Axis(NamedTuple):
+    """Where samples lie along one axis of a plane: the i-th at start + i·step, in 2⁻³² pixels; pixel centres are whole."""
+
+    start: int
+    step: int
+
+
+class Layer(NamedTuple):
+    """A window of planes (n, H, W) float32, of which a picture takes the share `weight`."""
+
+    planes: Array
+    rows: Axis
+    columns: Axis
+    weight: float
+
+
+def sample(layers: list[Layer], size: tuple[int, int], xp: ArrayModule) -> Array:
+    """The layers' weighted sum as (n, height, width) float32, size = (height, width); beyond the rim the edge pixels repeat.
+
+    Expected error against float64: 2⁻²⁰ of the largest value. A step above about 1.5 pixels would alias: see `Pyramid`.
     """
-    height, width = size
-    rows = _interpolate(picture, centre[0] + (xp.arange(height) - (height - 1) / 2) * scale, 0, xp)  # (height, W, 3)
-    return _interpolate(rows, centre[1] + (xp.arange(width) - (width - 1) / 2) * scale, 1, xp)
-
-
-def _interpolate(picture: Array, positions: Array, axis: int, xp: ArrayModule) -> Array:
-    """Resamples one axis at `positions` (m,) with the cubic of Keys (1981), a = −½, that is Catmull–Rom."""
-    first = xp.floor(positions)
-    t = positions - first
-    weights = (
-        ((-0.5 * t + 1.0) * t - 0.5) * t,
-        (1.5 * t - 2.5) * t * t + 1.0,
-        ((-1.5 * t + 2.0) * t + 0.5) * t,
-        (0.5 * t - 0.5) * t * t,
-    )  # sum to 1 at every t
-    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    out = 0
-    for offset, weight in enumerate(weights, start=-1):
-        index = xp.clip(first + offset, 0, picture.shape[axis] - 1).astype(xp.int64)
-        out = out + xp.take(picture, index, axis=axis) * weight.astype(xp.float32).reshape(shape)
+    count = layers[0].planes.shape[0]
+    out = xp.zeros((count, *size), dtype=xp.float32) if len(layers) != 1 else xp.empty((count, *size), dtype=xp.float32)
+    for layer in layers:
+        above, tops = bands(layer.rows, size[0], layer.planes.shape[1], layer.weight, xp)
+        beside, lefts = bands(layer.columns, size[1], layer.planes.shape[2], 1.0, xp)
+        first, last = lefts[0], lefts[-1] + beside.shape[2]
+        between = xp.empty((size[0], last - first), dtype=xp.float32)
+        for plane, made in zip(layer.planes, out, strict=True):
+            for number, top in enumerate(tops):
+                rows = slice(number * BLOCK, min((number + 1) * BLOCK, size[0]))
+                source = plane[top : top + above.shape[2], first:last]
+                xp.matmul(above[number, : rows.stop - rows.start], source, out=between[rows])
+            for number, left in enumerate(lefts):
+                columns = slice(number * BLOCK, min((number + 1) * BLOCK, size[1]))
+                source = between[:, left - first : left - first + beside.shape[2]]
+                weights = beside[number, : columns.stop - columns.start].T
+                if len(layers) == 1:
+                    xp.matmul(source, weights, out=made[:, columns])
+                else:
+                    made[:, columns] += source @ weights
     return out
+
+
+def bands(axis: Axis, count: int, length: int, weight: float, xp: ArrayModule) -> tuple[Array, list[int]]:
+    """`(matrices (blocks, BLOCK, k) float32, first pixels)`: block b of the samples is matrices[b] @ pixels[first:first + k]."""
+    index, weights = taps(axis, count, length, xp)
+    numbers = xp.arange(count)
+    block, within = numbers // BLOCK, numbers % BLOCK
+    first = index[::BLOCK, 0]
+    last = index[xp.minimum(xp.arange(first.size) * BLOCK + BLOCK - 1, count - 1), 3]
+    size = int((last - first).max()) + 1
+    first = xp.minimum(first, length - size)
+    matrices = xp.zeros((first.size, BLOCK, size), dtype=xp.float32)
+    for tap in range(4):  # one by one: at the rim several fall on the same pixel
+        matrices[block, within, index[:, tap] - first[block]] += weights[:, tap] * xp.float32(weight)
+    return matrices, first.tolist()
+
+
+def taps(axis: Axis, count: int, length: int, xp: ArrayModule) -> tuple[Array, Array]:
+    """`(index (count, 4), weights (count, 4) float32)` of the pixels around each sample."""
+    positions = axis.start + xp.arange(count, dtype=xp.int64) * axis.step
+    t = ((positions & (ONE - 1)) >> 8).astype(xp.float32) * xp.float32(2**-24)
+    weights = xp.stack(
+        (
+            ((-0.5 * t + 1.0) * t - 0.5) * t,
+            (1.5 * t - 2.5) * t * t + 1.0,
+            ((-1.5 * t + 2.0) * t + 0.5) * t,
+            (0.5 * t - 0.5) * t * t,
+        ),
+        axis=1,
+    )
+    index = xp.clip((positions >> 32)[:, None] + xp.arange(-1, 3), 0, length - 1)
+    return index, weights

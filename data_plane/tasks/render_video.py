@@ -1,54 +1,109 @@
-"""Task `render_video`: a picture in the look of an adapter, a slow camera over it, captions, a recording underneath.
+"""Task `render_video`: scenes from pictures, narration and sound become an MP4.
 
-The recording is equalised towards the mean spectrum of a voice. Adapter and voice are what training made of other
-media, or of the same: swapping the one changes every frame, swapping the other changes the sound.
+The camera moves over each picture, scenes fade into each other, the narration's words stand below while they are spoken, and the sound's
+spectrum under them. An adapter gives the pictures its look, a voice the narration its colour; both are what training made of other media,
+or of the same: swapping the one changes every frame, swapping the other changes the sound.
 """
 
+import time
 from collections.abc import Iterator
-from typing import Annotated
+from itertools import pairwise
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
+from bridge.errors import StoreError
 from bridge.tasks import TaskContext, TaskError, task
-from data_plane import captions
+from data_plane import captions, scenes, soundtrack, timing
 from data_plane.device import Array, ArrayModule, array_module, to_host
-from data_plane.kernels import low_rank, spectra
+from data_plane.kernels import bars, colour, low_rank
 from data_plane.kernels.low_rank import Adapter
 from data_plane.kernels.patches import luma, map_patches
-from data_plane.kernels.sampling import pan_zoom
-from data_plane.media import ByteArray, FloatArray, read_picture, read_recording, write_video
+from data_plane.kernels.pyramid import Pyramid, pyramid
+from data_plane.media import ByteArray, FloatArray, jpeg, picture_shape, read_picture, read_recording
+from data_plane.timing import Span
+from data_plane.video_file import Encoder, chosen_encoder, write_video
 from data_plane.weights import Voice, read_adapter, read_voice
 from schemas.strict import Strict
 from schemas.structs.artifact import ArtifactRef
 
-LONGEST_SECONDS = 60.0  # of a video whose length nobody gave
-SOUND_RATE = 48_000  # Hz, what video players expect
+BUCKET = "videos"
+LONGEST_SECONDS = 600.0
+LONGEST_UNASKED_SECONDS = 60.0  # of a video whose length nobody gave
+SCENE_SECONDS = 4.0  # of a scene to which nothing gives a length
 LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
-ZOOM = 0.16  # of the frame's width is gone at the end of the camera's way
-MARGIN = 1.25  # source pixels per output pixel at the start: enough for the zoom, too few to alias
-STRONGEST_DB = 12.0  # of the equaliser, either way: beyond it noise comes up
-ANALYSED_SECONDS = 60  # of the sound: its mean spectrum is known by then
-SMOOTHING = (1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9)  # over bands: the low ones resolve single harmonics of the pitch
-FADE_SECONDS = 0.05
-
+MOST_PIXELS = 24_000_000  # of a picture in memory: a panorama is as long as it likes otherwise
+PREVIEW_SECONDS, PREVIEW_SHARE = (
+    1.0,
+    0.01,
+)  # between previews, of wall time, at least; of the time gone: the event log is bounded
+PREVIEW_WIDTH = 320
 
 Line = Annotated[str, Meta(max_length=1000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
+
+
+class View(Strict, kw_only=True, rename="camel"):
+    """What the camera sees of a picture."""
+
+    x: Annotated[Share, Meta(description="From the left end of what the view can move, 0..1")] = 0.5
+    y: Annotated[Share, Meta(description="From the upper end, 0..1")] = 0.5
+    zoom: Annotated[float, Meta(ge=1, le=8, description="1: as much of the picture as fills the frame")] = 1.0
+
+
+class Scene(Strict, kw_only=True, rename="camel"):
+    picture: ArtifactRef
+    seconds: Annotated[Seconds | None, Meta(description="Length; null: its share of the video's, by its lines")] = None
+    lines: Annotated[list[Line], Meta(max_length=200, description="Narration, shown as captions")] = msgspec.field(
+        default_factory=list
+    )
+    from_: Annotated[View | None, Meta(description="Where the camera begins; null: chosen")] = msgspec.field(
+        default=None, name="from"
+    )
+    to: Annotated[View | None, Meta(description="Where it ends; null: chosen")] = None
+    fade: Annotated[
+        Annotated[float, Meta(ge=0, le=10)] | None,
+        Meta(
+            description="Seconds of cross-fade from the scene before, the first one from black; null: 0.6, the first one 0"
+        ),
+    ] = None
+
+
+class Grade(Strict, kw_only=True, rename="camel"):
+    exposure: Annotated[float, Meta(ge=-4, le=4, description="Stops of light")] = 0.0
+    contrast: Annotated[float, Meta(ge=0, le=4, description="Slope around the middle")] = 1.0
+    saturation: Annotated[float, Meta(ge=0, le=4, description="0: grey")] = 1.0
+    temperature: Annotated[float, Meta(ge=-2, le=2, description="Stops that red gains on blue")] = 0.0
 
 
 class RenderVideo(Strict, kw_only=True, rename="camel"):
-    picture: ArtifactRef
-    audio: ArtifactRef
-    adapter: ArtifactRef
-    voice: ArtifactRef
-    script: Annotated[list[Line], Meta(max_length=200, description="Lines of narration, shown as captions")]
+    scenes: Annotated[list[Scene], Meta(min_length=1, max_length=100)]
+    narration: Annotated[list[ArtifactRef], Meta(max_length=100, description="Recordings, heard one after another")] = (
+        msgspec.field(default_factory=list)
+    )
+    background: Annotated[
+        ArtifactRef | None, Meta(description="Sound under the narration, from its start, again and again")
+    ] = None
+    background_db: Annotated[float, Meta(ge=-80, le=20, description="Its gain in decibels")] = -18.0
+    adapter: Annotated[ArtifactRef | None, Meta(description="Image adapter that gives the pictures its look")] = None
+    voice: Annotated[ArtifactRef | None, Meta(description="Voice that the narration is equalised towards")] = None
     seconds: Annotated[
-        Annotated[float, Meta(gt=0, le=600)] | None, Meta(description="Length; null: the recording's, at most a minute")
+        Seconds | None, Meta(description="Length; null: the scenes', or the narration's, then at most a minute")
     ] = None
     width: Annotated[int, Meta(ge=32, le=3840, multiple_of=2)] = 320
     height: Annotated[int, Meta(ge=32, le=2160, multiple_of=2)] = 240
     fps: Annotated[int, Meta(ge=1, le=60)] = 24
+    spectrum: Annotated[bool, Meta(description="Whether the sound's spectrum is shown")] = True
+    grade: Annotated[Grade, Meta(description="Of the pictures' colours")] = msgspec.field(default_factory=Grade)
+    grain: Annotated[Share, Meta(description="Film grain, 0..1")] = 0.15
+    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the grain")] = 0
+    encoder: Annotated[Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one")] = "auto"
 
 
 class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
@@ -59,60 +114,204 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     height: int
     fps: int
     device: str
+    encoder: str
 
 
 @task(
     id="render_video",
     label="Render a video",
-    description="Renders picture, adapter, narration and sound into an MP4 (H.264, AAC) in the bucket videos.",
+    description="Renders scenes from pictures, narration and sound into an MP4 (H.264, AAC) in the bucket videos.",
     kind="gpu",
     memory_mib=1024,
     examples=[
         {
-            "picture": {"bucket": "inputs", "key": "dusk.png"},
-            "audio": {"bucket": "inputs", "key": "speaker-low.wav"},
+            "scenes": [
+                {"picture": {"bucket": "inputs", "key": "dusk.png"}, "lines": ["The sun goes down over the lake."]},
+                {"picture": {"bucket": "inputs", "key": "night.png"}, "lines": ["Then the stars come out."]},
+            ],
+            "narration": [{"bucket": "inputs", "key": "speaker-low.wav"}],
             "adapter": {"bucket": "loras", "key": "example/adapter/1/adapter.safetensors"},
             "voice": {"bucket": "voices", "key": "example/voice/1/voice.safetensors"},
-            "script": ["The sun goes down over the lake."],
+            "width": 1920,
+            "height": 1080,
         }
     ],
 )
 def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
+    """Raises: TaskError `invalid_input`, `encoder_unavailable`, `disk_full`."""
     xp, device, _ = array_module()
-    size = params.height, params.width
-    recorded, rate = read_recording(ctx.fetch(params.audio), max(params.seconds or LONGEST_SECONDS, 1.0))
-    picture = read_picture(ctx.fetch(params.picture), round(max(size) * MARGIN * 2))
-    adapter = read_adapter(ctx.fetch(params.adapter), xp)
-    voice = read_voice(ctx.fetch(params.voice), xp)
-    count = round((params.seconds or recorded.size / rate) * params.fps)
+    encoder = chosen_encoder(params.encoder, device == "cupy")
+    pictures = [ctx.fetch(scene.picture) for scene in params.scenes]
+    shapes = [picture_shape(picture) for picture in pictures]
+    adapter = None if params.adapter is None else read_adapter(ctx.fetch(params.adapter), xp)
+    voice = None if params.voice is None else read_voice(ctx.fetch(params.voice), xp)
+    if voice is not None and not params.narration:
+        raise _invalid("there is a voice, and no narration that it could be heard in")
+    spoken = narration(params, voice, ctx, xp)
+    count = round(length_of(params, spoken) * params.fps)
     if count < 1:
-        raise TaskError("the video would be shorter than one frame", code="invalid_input", retryable=False)
+        raise _invalid("the video would be shorter than one frame")
+    seconds = count / params.fps
+    spans = speech(spoken, seconds)
+    shots = plan(params, spans, seconds)
     ctx.progress(0.05)
     ctx.check_cancelled()
-    sound = soundtrack(xp.asarray(recorded), rate, voice, count / params.fps, xp)
-    looking = restyle(xp.asarray(picture), adapter, xp)
-    ctx.progress(0.15)
+    background = None if params.background is None else recording(ctx.fetch(params.background), seconds, None, xp)
+    silent = background is None and not params.narration
+    sound = None if silent else soundtrack.mixed(spoken, background, params.background_db, seconds)
+    look = look_of(params, sound, spans, count, ctx, xp)
+    ctx.progress(0.1)
 
-    def watched() -> Iterator[ByteArray]:
-        for number, frame in enumerate(frames(looking, params.script, count, params.fps, size, xp)):
-            ctx.check_cancelled()
-            if number % params.fps == 0:
-                ctx.progress(0.15 + 0.8 * number / count)
-            yield frame
+    def seen(number: int) -> Pyramid:
+        ctx.check_cancelled()
+        return prepared(pictures[number], shapes[number], shots[number], params, adapter, xp)
 
     path = ctx.workdir / "video.mp4"
-    write_video(path, watched(), params.fps, sound, SOUND_RATE)
-    stored = ctx.store("videos", "video.mp4", path, "video/mp4")
+    size = params.height, params.width
+    made = scenes.frames(shots, seen, look, count, params.fps, size, xp)
+    write_video(path, watched(made, count, ctx), params.fps, sound, soundtrack.RATE, encoder)
+    stored = ctx.store(BUCKET, "video.mp4", path, "video/mp4")
     ctx.progress(1.0)
     return RenderVideoOutput(
         video=ArtifactRef(bucket=stored.bucket, key=stored.key),
         frames=count,
-        seconds=count / params.fps,
+        seconds=seconds,
         width=params.width,
         height=params.height,
         fps=params.fps,
         device=device,
+        encoder=encoder,
     )
+
+
+def watched(frames: Iterator[Array], count: int, ctx: TaskContext) -> Iterator[ByteArray]:
+    """The frames on the host, while progress and previews are told of."""
+    begun = shown = time.monotonic()
+    for number, frame in enumerate(frames):
+        ctx.check_cancelled()
+        host: ByteArray = to_host(frame)
+        yield host
+        now = time.monotonic()
+        ctx.progress(0.1 + 0.88 * (number + 1) / count)
+        if now - shown > max(PREVIEW_SECONDS, PREVIEW_SHARE * (now - begun)):
+            shown = now
+            show(host, number, ctx)
+
+
+def show(frame: ByteArray, number: int, ctx: TaskContext) -> None:
+    """A preview that cannot be stored is no reason to end the work."""
+    try:
+        kept = ctx.keep_preview(BUCKET, "preview.jpg", jpeg(frame, PREVIEW_WIDTH), "image/jpeg")
+    except StoreError as error:
+        ctx.log(f"no preview: {error}", "warning")
+    else:
+        ctx.data("preview", {"bucket": kept.bucket, "key": kept.key, "frame": number})
+
+
+# Sound and time -----------------------------------------------------------------------------------------------------
+
+
+def narration(params: RenderVideo, voice: Voice | None, ctx: TaskContext, xp: ArrayModule) -> FloatArray:
+    """(n,) at soundtrack.RATE: the recordings, as far as the video can last."""
+    given = [scene.seconds for scene in params.scenes]
+    left = params.seconds or (sum(given) if all(given) else LONGEST_UNASKED_SECONDS)  # type: ignore[arg-type]
+    parts: list[FloatArray] = []
+    for reference in params.narration:
+        part = recording(ctx.fetch(reference), left, voice, xp)
+        if left > 0:
+            parts.append(part[: ceil(left * soundtrack.RATE)])
+        left -= part.size / soundtrack.RATE
+        ctx.check_cancelled()
+    return np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def recording(path: Path, seconds: float, voice: Voice | None, xp: ArrayModule) -> FloatArray:
+    samples, rate = read_recording(path, max(seconds, 1.0))  # a second: so that whether it is silent is seen
+    return soundtrack.narration(xp.asarray(samples), rate, voice, xp)
+
+
+def length_of(params: RenderVideo, spoken: FloatArray) -> float:
+    """Seconds of the video: as asked for, else what the scenes say, else the narration's."""
+    given = [scene.seconds for scene in params.scenes if scene.seconds is not None]
+    if params.seconds is not None:
+        return params.seconds
+    if len(given) < len(params.scenes) and spoken.size:
+        return spoken.size / soundtrack.RATE
+    seconds = sum(given) + SCENE_SECONDS * (len(params.scenes) - len(given))
+    if seconds > LONGEST_SECONDS:
+        raise _invalid(f"the scenes last {seconds:g} s; {LONGEST_SECONDS:g} s are possible")
+    return seconds
+
+
+def speech(spoken: FloatArray, seconds: float) -> list[Span]:
+    """When somebody speaks; all the time where there is no narration."""
+    heard = spoken[: round(seconds * soundtrack.RATE)]
+    return timing.speech(heard, soundtrack.RATE) or [Span(0.0, heard.size / soundtrack.RATE or seconds)]
+
+
+def plan(params: RenderVideo, spans: list[Span], seconds: float) -> list[scenes.Shot]:
+    """The scenes in time: as long as they say; where none says anything and all have lines, each begins with its first word."""
+    texts = [sum(timing.weight(word) for line in scene.lines for word in line.split()) for scene in params.scenes]
+    lengths = [scene.seconds for scene in params.scenes]
+    try:
+        if all(texts) and not any(lengths):
+            starts = [0.0, *(span.start for span in timing.spread(texts, spans)[1:]), seconds]
+            times = [Span(*each) for each in pairwise(starts)]
+        else:
+            usual = max(1, sum(texts) // max(1, sum(map(bool, texts))))
+            times = scenes.spans_of(lengths, [text or usual for text in texts], seconds)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    fades = [
+        scene.fade if scene.fade is not None else scenes.FADE_SECONDS * (at > 0)
+        for at, scene in enumerate(params.scenes)
+    ]
+    return scenes.shots_of(times, fades, [views_of(scene, at) for at, scene in enumerate(params.scenes)])
+
+
+def views_of(scene: Scene, number: int) -> tuple[scenes.View, scenes.View]:
+    begin, finish = scenes.default_views(number)
+    if scene.from_ is not None:
+        begin = scenes.View(scene.from_.x, scene.from_.y, scene.from_.zoom)
+    if scene.to is not None:
+        finish = scenes.View(scene.to.x, scene.to.y, scene.to.zoom)
+    return begin, finish
+
+
+def look_of(
+    params: RenderVideo, sound: FloatArray | None, spans: list[Span], count: int, ctx: TaskContext, xp: ArrayModule
+) -> scenes.Look:
+    levels = None
+    if params.spectrum and sound is not None:
+        heights = bars.levels(xp.asarray(sound), soundtrack.RATE, params.fps, count, scenes.BAR_COUNT, xp)
+        levels = xp.asarray(heights)
+    size = params.height, params.width
+    lines = [line for scene in params.scenes for line in scene.lines]
+    face = captions.face_of(lines, size)
+    if missing := face.missing(lines):
+        ctx.log(
+            f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
+        )
+    return scenes.Look(params.grain, params.seed, levels, captions.schedule(lines, spans, face, size))
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+def prepared(
+    path: Path, shape: tuple[int, int], shot: scenes.Shot, params: RenderVideo, adapter: Adapter | None, xp: ArrayModule
+) -> Pyramid:
+    """The picture as it will be sampled: no larger than the closest view needs, in the adapter's look, graded, as planes."""
+    size = params.height, params.width
+    views = shot.begin, shot.finish
+    needed = 1 / min(scenes.scale_of(view, shape, size) for view in views)
+    largest = sqrt(MOST_PIXELS / (shape[0] * shape[1]))
+    picture = xp.asarray(read_picture(path, ceil(max(shape) * min(1.0, needed, largest))))
+    if adapter is not None:
+        picture = restyle(picture, adapter, xp)
+    grade = colour.Grade(*msgspec.structs.astuple(params.grade))
+    scales = [scenes.scale_of(view, picture.shape[:2], size) for view in views]
+    return pyramid(colour.to_planes(colour.graded(picture, grade, xp), xp), min(scales), max(scales), xp)
 
 
 def restyle(picture: Array, adapter: Adapter, xp: ArrayModule) -> Array:
@@ -120,69 +319,9 @@ def restyle(picture: Array, adapter: Adapter, xp: ArrayModule) -> Array:
     base = low_rank.base_map(adapter.b.shape[0], adapter.base_seed, xp)
     mapped = map_patches(picture, adapter.patch, lambda patches: low_rank.predict(patches, base, adapter, xp), xp)
     own, seen = luma(picture, xp)[:, :, None], luma(mapped, xp)[:, :, None]
-    colour = (picture - own) + LOOK * ((mapped - seen) - (picture - own))
-    return xp.clip(own + TONE * (seen - own) + colour, 0, 1)
+    colours = (picture - own) + LOOK * ((mapped - seen) - (picture - own))
+    return xp.clip(own + TONE * (seen - own) + colours, 0, 1)
 
 
-def frames(
-    picture: Array, lines: list[str], count: int, fps: int, size: tuple[int, int], xp: ArrayModule
-) -> Iterator[ByteArray]:
-    """(H, W, 3) -> `count` frames (height, width, 3) uint8 on the host: the camera's way, captions over it."""
-    planned = captions.schedule(lines, count / fps, size)
-    shade = captions.scrim(size, xp) if planned else None
-    shown: captions.Caption | None = None
-    text: Array = None  # of the caption shown, drawn once
-    shadow: Array = None
-    for number in range(count):
-        seconds = (number + 0.5) / fps
-        frame = pan_zoom(picture, *camera(number / max(1, count - 1), picture.shape, size), size, xp)
-        if shade is not None:
-            frame = frame * shade
-            caption = next((c for c in planned if seconds < c.end), planned[-1])
-            if caption is not shown:
-                shown, (text, shadow) = caption, captions.mask(caption, size, xp)
-            opacity = caption.opacity(seconds)
-            frame = frame * (1 - 0.55 * opacity * shadow)
-            frame = frame + (0.97 - frame) * (opacity * text)
-        yield to_host((xp.clip(frame, 0, 1) * 255 + 0.5).astype(xp.uint8))
-
-
-def camera(along: float, shape: tuple[int, ...], size: tuple[int, int]) -> tuple[tuple[float, float], float]:
-    """`(centre (y, x) in source pixels, source pixels per output pixel)` at `along` 0..1 of the camera's way.
-
-    The window never leaves the picture: it starts as large as fits, eases in and out, drifts downwards and to the right
-    through what the zoom sets free, and further where the picture is taller or wider than the frame.
-    """
-    eased = along * along * (3 - 2 * along)
-    scale = min(shape[0] / size[0], shape[1] / size[1]) * (1 - ZOOM * eased)
-    free = [shape[axis] - size[axis] * scale for axis in (0, 1)]
-    path = [0.15 + 0.55 * eased, 0.25 + 0.5 * eased]
-    centre = [free[axis] * path[axis] + size[axis] * scale / 2 - 0.5 for axis in (0, 1)]
-    return (centre[0], centre[1]), scale
-
-
-def soundtrack(samples: Array, rate: int, voice: Voice, seconds: float, xp: ArrayModule) -> FloatArray:
-    """(n,) at rate -> (round(seconds · SOUND_RATE),) on the host: equalised, as loud as before, then silence."""
-    shaped = spectra.equalise(samples, rate, to_host(gains_db(samples, rate, voice, xp)), xp)
-    power, shaped_power = ((x.astype(xp.float64) ** 2).mean() for x in (samples, shaped))
-    shaped = shaped * xp.sqrt(power / (shaped_power + 1e-20))
-    shaped = shaped * xp.minimum(1.0, 0.95 / (xp.abs(shaped).max() + 1e-12))  # no sample may clip
-    sound = np.zeros(round(seconds * SOUND_RATE), dtype=np.float32)
-    resampled = to_host(spectra.resample(shaped.astype(xp.float32), rate, SOUND_RATE, xp))[: sound.size]
-    sound[: resampled.size] = resampled
-    fade = min(round(FADE_SECONDS * SOUND_RATE), resampled.size)
-    sound[resampled.size - fade : resampled.size] *= np.linspace(1, 0, fade, dtype=np.float32)  # a cut would click
-    return np.clip(sound, -1, 1)
-
-
-def gains_db(samples: Array, rate: int, voice: Voice, xp: ArrayModule) -> Array:
-    """(BANDS,) dB: from the mean spectrum of the samples' speech to the voice's, smoothed over neighbours and bounded.
-
-    Levels are aligned by the median band, so that bands which one of the two recordings lacks do not lift all others.
-    """
-    analysed = spectra.resample(samples[: ANALYSED_SECONDS * rate], rate, spectra.RATE, xp)
-    spoken = spectra.speech_frames(analysed, xp)
-    wanted = (xp.asarray(voice.mean_log_mel) - spoken.mean(axis=0)) * (10 / np.log(10))
-    padded = xp.pad(wanted - xp.median(wanted), 2, mode="edge")
-    smooth = sum(weight * padded[at : at + wanted.size] for at, weight in enumerate(SMOOTHING))
-    return xp.clip(smooth, -STRONGEST_DB, STRONGEST_DB)
+def _invalid(message: str) -> TaskError:
+    return TaskError(message, code="invalid_input", retryable=False)

@@ -23,6 +23,11 @@ GIVEN: dict[str, dict[str, Any]] = {
     "train_voice": {"recording": SOUND},
     "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
+    "render_video": {
+        "scenes": [{"picture": PICTURE, "lines": ["Here."], "from": {"zoom": 2}}, {"picture": PICTURE, "fade": 1}],
+        "narration": [SOUND],
+        "background": SOUND,
+    },
 }
 
 

@@ -10,7 +10,6 @@ from data_plane.device import to_host
 from data_plane.kernels import low_rank
 from data_plane.kernels.low_rank import Adapter
 from data_plane.kernels.patches import grid_patches, map_patches
-from data_plane.kernels.sampling import pan_zoom
 from data_plane.media import read_picture
 from data_plane.tasks.train_image_lora import BASE_SEED, split
 
@@ -81,12 +80,3 @@ def test_the_grid_leaves_a_ragged_rim_out() -> None:
     patches = grid_patches(picture, 4)
     assert patches.shape == (6, 48)
     np.testing.assert_array_equal(patches[4].reshape(4, 4, 3), picture[4:8, 4:8])
-
-
-def test_pan_and_zoom_follow_a_smooth_picture_exactly(xp: Any) -> None:
-    y, x = np.mgrid[0:40, 0:60].astype(np.float32)
-    ramp = xp.asarray(np.stack([y, x, x + y], axis=-1))
-    seen = to_host(pan_zoom(ramp, (20.0, 30.0), 0.5, (16, 20), xp))
-    rows, columns = 20 + (np.arange(16) - 7.5) * 0.5, 30 + (np.arange(20) - 9.5) * 0.5
-    np.testing.assert_allclose(seen[:, 0, 0], rows, atol=1e-4)
-    np.testing.assert_allclose(seen[0, :, 1], columns, atol=1e-4)
