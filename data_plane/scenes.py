@@ -11,7 +11,7 @@ from typing import NamedTuple
 from data_plane.captions import Drawn, Page
 from data_plane.device import Array, ArrayModule
 from data_plane.kernels import grain
-from data_plane.kernels.frame import Bars, Frame, Stage, render
+from data_plane.kernels.frame import Bars, Frame, Stage
 from data_plane.kernels.pyramid import Pyramid, Window, chroma_layers, luma_layers
 from data_plane.timing import Span
 
@@ -118,22 +118,25 @@ def bars_of(size: tuple[int, int]) -> Bars:
     )
 
 
+def stage_of(look: Look, size: tuple[int, int], xp: ArrayModule) -> Stage:
+    strength = look.grain * GRAIN_CODES
+    return Stage(size, grain.field(size, look.seed, xp) if strength else None, strength, bars_of(size))
+
+
 def frames(
     shots: list[Shot],
     picture: Callable[[int], Pyramid],
     look: Look,
     count: int,
     fps: int,
-    size: tuple[int, int],
+    stage: Stage,
     xp: ArrayModule,
-) -> Iterator[Array]:
-    """`count` frames as `kernels.frame.render` makes them, on the device, each for the middle of its time.
+) -> Iterator[Frame]:
+    """`count` frames to be rendered, each as things are in the middle of its time.
 
     picture: makes the pyramid of a scene; called once for each that is seen, in order.
     """
-    bars = bars_of(size)
-    strength = look.grain * GRAIN_CODES
-    stage = Stage(size, grain.field(size, look.seed, xp) if strength else None, strength, bars)
+    size, bars = stage.size, stage.bars
     below = 0.0 if look.levels is None else size[0] - bars.base + bars.tallest + 2 * bars.radius
     pyramids: dict[int, Pyramid] = {}
     drawn: Drawn | None = None
@@ -146,11 +149,9 @@ def frames(
         for at in seen:
             if at not in pyramids:
                 pyramids[at] = picture(at)
-            shape = pyramids[at].luma[0].shape[1:]
-            window = window_of(
-                min(1.0, (seconds - shots[at].start) / (shots[at].end - shots[at].start)), shots[at], shape, size
-            )
-            share = _share(shots, at, seen, seconds)
+            shot, shape = shots[at], pyramids[at].luma[0].shape[1:]
+            along = min(1.0, (seconds - shot.start) / (shot.end - shot.start))
+            window, share = window_of(along, shot, shape, size), _share(shots, at, seen, seconds)
             luma += luma_layers(pyramids[at], window, share)
             chroma += chroma_layers(pyramids[at], window, share)
         page = next((page for page in look.pages if page.start <= seconds < page.end), None)
@@ -158,7 +159,7 @@ def frames(
             drawn = Drawn(page, size, below, xp)
         caption = drawn.at(seconds) if page is not None and drawn is not None else None
         levels = None if look.levels is None else look.levels[number]
-        yield render(Frame(luma, chroma, grain.corner(look.seed, number), levels, caption), stage, xp)
+        yield Frame(luma, chroma, grain.corner(look.seed, number), levels, caption)
 
 
 def _share(shots: list[Shot], at: int, seen: list[int], seconds: float) -> float:

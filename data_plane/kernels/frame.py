@@ -315,14 +315,15 @@ __device__ inline unsigned char chroma_code(const Frame& frame, int plane, int r
 }
 
 // One thread to 2×2 pixels; blocks over (width / 2, height / 2).
-extern "C" __global__ void render_frame(const Frame* frames, unsigned char* out) {
+extern "C" __global__ void render_frame(const Frame* __restrict__ frames, unsigned char* __restrict__ out) {
     const Frame& frame = *frames;
     int column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y * blockDim.y + threadIdx.y;
     int height = frame.height, width = frame.width;
     if (column >= width / 2 || row >= height / 2) return;
-    for (int j = 0; j < 2; j++)
-        for (int i = 0; i < 2; i++)
-            out[(long long)(2 * row + j) * width + 2 * column + i] = luma_code(frame, 2 * row + j, 2 * column + i);
+    for (int j = 0; j < 2; j++) {
+        unsigned short left = luma_code(frame, 2 * row + j, 2 * column), right = luma_code(frame, 2 * row + j, 2 * column + 1);
+        reinterpret_cast<unsigned short*>(out)[(long long)(2 * row + j) * (width / 2) + column] = left | right << 8;
+    }
     unsigned char* chroma = out + (long long)height * width;
     for (int plane = 0; plane < 2; plane++)
         chroma[(long long)plane * (height / 2) * (width / 2) + (long long)row * (width / 2) + column] =

@@ -8,8 +8,10 @@ behind the second of them, the weights are
 and sum to 1 at every t. Positions are 32.32 fixed-point numbers, so that a CPU and a GPU find the same four pixels and the same t
 however large the plane is; a float32 position would be off by 1/4000 pixel at the right rim.
 
-As a matrix an axis is a band four wide. Cut into blocks of 64 samples each block is a small dense matrix, and the whole is a
-row of BLAS products that waste 20 of 21 multiplications and are still five times faster than gathering pixels with NumPy.
+As a matrix an axis is a band four wide. Cut into blocks of 16 samples each block is a small dense matrix, and the whole is a row of BLAS
+products, which waste four of five multiplications and are still several times faster than gathering pixels with NumPy. They are kept so
+small that OpenBLAS runs them in this thread: with two threads on a busy machine the same frames took ten times as long, and the
+encoder wants the other cores anyway.
 """
 
 from typing import NamedTuple
@@ -17,7 +19,8 @@ from typing import NamedTuple
 from data_plane.device import Array, ArrayModule
 
 ONE = 1 << 32  # a pixel, in the unit of positions
-BLOCK = 64  # samples to a product: 32 and 128 were slower
+BLOCK = 16  # samples to a product; 64 took as long
+ALONE = 1 << 18  # multiplications up to which OpenBLAS starts no threads: 65,536 · 4 (its interface/gemm.c)
 
 
 class Axis(NamedTuple):
@@ -42,26 +45,30 @@ def sample(layers: list[Layer], size: tuple[int, int], xp: ArrayModule) -> Array
     Expected error against float64: 2⁻²⁰ of the largest value. A step above about 1.5 pixels would alias: see `Pyramid`.
     """
     count = layers[0].planes.shape[0]
-    out = xp.zeros((count, *size), dtype=xp.float32) if len(layers) != 1 else xp.empty((count, *size), dtype=xp.float32)
-    for layer in layers:
+    out = xp.empty((count, *size), dtype=xp.float32)
+    for number, layer in enumerate(layers):
+        made = out if number == 0 else xp.empty_like(out)
         above, tops = bands(layer.rows, size[0], layer.planes.shape[1], layer.weight, xp)
         beside, lefts = bands(layer.columns, size[1], layer.planes.shape[2], 1.0, xp)
         first, last = lefts[0], lefts[-1] + beside.shape[2]
         between = xp.empty((size[0], last - first), dtype=xp.float32)
-        for plane, made in zip(layer.planes, out, strict=True):
-            for number, top in enumerate(tops):
-                rows = slice(number * BLOCK, min((number + 1) * BLOCK, size[0]))
-                source = plane[top : top + above.shape[2], first:last]
-                xp.matmul(above[number, : rows.stop - rows.start], source, out=between[rows])
-            for number, left in enumerate(lefts):
-                columns = slice(number * BLOCK, min((number + 1) * BLOCK, size[1]))
-                source = between[:, left - first : left - first + beside.shape[2]]
-                weights = beside[number, : columns.stop - columns.start].T
-                if len(layers) == 1:
-                    xp.matmul(source, weights, out=made[:, columns])
-                else:
-                    made[:, columns] += source @ weights
+        for plane, result in zip(layer.planes, made, strict=True):
+            _products(above, tops, plane[:, first:last].T, between.T, xp)
+            _products(beside, [left - first for left in lefts], between, result, xp)
+        if number > 0:
+            out += made
     return out
+
+
+def _products(matrices: Array, starts: list[int], source: Array, out: Array, xp: ArrayModule) -> None:
+    """out[:, block b] = source[:, start b : …] @ matrices[b]ᵀ, a few rows at a time."""
+    width = matrices.shape[2]
+    step = max(1, ALONE // (BLOCK * width))
+    for number, start in enumerate(starts):
+        target = out[:, number * BLOCK : (number + 1) * BLOCK]
+        weights = matrices[number, : target.shape[1]].T
+        for row in range(0, out.shape[0], step):
+            xp.matmul(source[row : row + step, start : start + width], weights, out=target[row : row + step])
 
 
 def bands(axis: Axis, count: int, length: int, weight: float, xp: ArrayModule) -> tuple[Array, list[int]]:

@@ -21,6 +21,7 @@ from bridge.tasks import TaskContext, TaskError, task
 from data_plane import captions, scenes, soundtrack, timing
 from data_plane.device import Array, ArrayModule, array_module, to_host
 from data_plane.kernels import bars, colour, low_rank
+from data_plane.kernels.frame import render
 from data_plane.kernels.low_rank import Adapter
 from data_plane.kernels.patches import luma, map_patches
 from data_plane.kernels.pyramid import Pyramid, pyramid
@@ -167,8 +168,9 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
         return prepared(pictures[number], shapes[number], shots[number], params, adapter, xp)
 
     path = ctx.workdir / "video.mp4"
-    size = params.height, params.width
-    made = scenes.frames(shots, seen, look, count, params.fps, size, xp)
+    stage = scenes.stage_of(look, (params.height, params.width), xp)
+    planned = scenes.frames(shots, seen, look, count, params.fps, stage, xp)
+    made = (render(each, stage, xp) for each in planned)
     write_video(path, watched(made, count, ctx), params.fps, sound, soundtrack.RATE, encoder)
     stored = ctx.store(BUCKET, "video.mp4", path, "video/mp4")
     ctx.progress(1.0)

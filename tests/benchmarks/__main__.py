@@ -18,6 +18,7 @@ NAMES = (
     "lora",
     "kernels",
     "voice",
+    "video",
 )
 
 

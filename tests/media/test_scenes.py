@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_plane import scenes
 from data_plane.kernels import colour
+from data_plane.kernels.frame import render
 from data_plane.kernels.pyramid import Pyramid, pyramid
 from data_plane.scenes import Look, Shot, View
 from data_plane.timing import Span
@@ -24,7 +25,8 @@ def grey(value: float) -> Pyramid:
 
 
 def rendered(shots: list[Shot], picture: Any, count: int, fps: int = 10, look: Look = PLAIN) -> Any:
-    return np.stack(list(scenes.frames(shots, picture, look, count, fps, SIZE, np)))
+    stage = scenes.stage_of(look, SIZE, np)
+    return np.stack([render(each, stage, np) for each in scenes.frames(shots, picture, look, count, fps, stage, np)])
 
 
 def luma(frames: Any) -> Any:
@@ -67,7 +69,9 @@ def test_the_first_scene_fades_in_from_black() -> None:
 def test_pictures_are_made_when_they_are_seen_and_two_are_kept_at_most() -> None:
     made: list[int] = []
     shots = scenes.shots_of([Span(at, at + 1) for at in range(6)], [0.0] + [0.4] * 5, [STILL] * 6)
-    frames = scenes.frames(shots, lambda at: made.append(at) or grey(at / 6), PLAIN, 60, 10, SIZE, np)
+    frames = scenes.frames(
+        shots, lambda at: made.append(at) or grey(at / 6), PLAIN, 60, 10, scenes.stage_of(PLAIN, SIZE, np), np
+    )
     for number, _ in enumerate(frames):
         assert len(made) == number // 10 + 1
     assert made == list(range(6))

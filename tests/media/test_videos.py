@@ -16,6 +16,7 @@ import pytest
 from bridge.tasks import TaskCancelled, TaskError
 from data_plane import captions, scenes
 from data_plane.kernels import colour
+from data_plane.kernels.frame import render
 from data_plane.kernels.pyramid import pyramid
 from data_plane.media import jpeg, read_picture
 from data_plane.timing import Span
@@ -51,10 +52,11 @@ def made(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     pages = captions.schedule(LINES, [Span(0.1, 2.4)], captions.face_of(LINES, SIZE), SIZE)
     pictures = [read_picture(inputs[name], 240) for name in ("picture", "second_picture")]
     look = scenes.Look(0.15, 0, np.full((COUNT, scenes.BAR_COUNT), 0.5, np.float32), pages)
-    rendered = scenes.frames(
-        shots, lambda at: pyramid(colour.to_planes(pictures[at], np), 1.0, 1.3, np), look, COUNT, FPS, SIZE, np
+    stage = scenes.stage_of(look, SIZE, np)
+    planned = scenes.frames(
+        shots, lambda at: pyramid(colour.to_planes(pictures[at], np), 1.0, 1.3, np), look, COUNT, FPS, stage, np
     )
-    frames = np.stack(list(rendered))
+    frames = np.stack([render(each, stage, np) for each in planned])
     assert write_video(path, iter(frames), FPS, tone(), RATE, "libx264") == COUNT
     return Made(path, frames, *decoded(path))
 
@@ -263,7 +265,10 @@ def test_a_preview_is_a_small_picture_in_the_right_colours(tmp_path: Path) -> No
     picture[:240] = (0.9, 0.2, 0.1)
     made = pyramid(colour.to_planes(picture, np), 1.0, 1.0, np)
     shots = scenes.shots_of([Span(0, 1)], [0.0], [(scenes.View(0.5, 0.5, 1),) * 2])
-    (frame,) = scenes.frames(shots, lambda at: made, scenes.Look(0, 0, None, []), 1, 1, (480, 640), np)
+    look = scenes.Look(0, 0, None, [])
+    stage = scenes.stage_of(look, (480, 640), np)
+    (planned,) = scenes.frames(shots, lambda at: made, look, 1, 1, stage, np)
+    frame = render(planned, stage, np)
     (tmp_path / "p.jpg").write_bytes(jpeg(frame, 320))
     seen = read_picture(tmp_path / "p.jpg", 320)
     assert seen.shape == (240, 320, 3)
