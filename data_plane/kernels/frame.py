@@ -4,8 +4,9 @@ Per sample of a plane, luma and chroma alike (values as in `colour`, positions i
 
 1. the layers: Catmull–Rom samples of the pictures' planes, summed by weight (a cross-fade, and two sizes of one pyramid);
 2. luma only, grain: v + s · g/32 · 4n(1 − n), n = v/219 in 0..1: strongest in the middle tones, none in black and white;
-3. the spectrum: v + a·k·(bar − v) with the coverage k = clip((r − d)/w + ½, 0, 1), d the distance to the bar's middle line, r half its
-   width, w = 1 for luma and 2 for chroma, so the rims are smooth; bars end round;
+3. the spectrum: with d the distance to a bar's middle line and r half its width, first a shadow, v + h·(dark − v) with
+   h = a'·clip(2 − d/2r, 0, 1), then the bar, v + k·(white − v) with k = a·clip((r − d)/w + ½, 0, 1), w = 1 for luma and 2 for chroma, so
+   the rims are smooth; bars end round;
 4. the caption: v + o·b·(box − v), then v + o·t·(text − v), with b and t the masks of box and text, o the caption's opacity; in the
    rectangle of the word that is spoken the text's colour is `glow` of the way to the accent;
 5. the offset, cut to 16..235 (luma) or 16..240 (chroma), rounded.
@@ -29,7 +30,7 @@ from data_plane.kernels.sampling import Layer, sample
 
 MOST_LAYERS = 4  # two pictures in a cross-fade, each between two sizes
 WHITE, ACCENT, DARK = code_of(0.98, 0.98, 0.98), code_of(1.0, 0.82, 0.28), code_of(0.05, 0.05, 0.07)
-BOX_OPACITY, BAR_OPACITY = 0.62, 0.9
+BOX_OPACITY, BAR_OPACITY, SHADOW_OPACITY = 0.62, 0.9, 0.4
 _ROWS = 64  # worked on at a time behind the sampling: they stay in the processor's cache
 
 
@@ -124,9 +125,13 @@ def _grain(luma: Array, field: Array, corner: tuple[int, int], strength: float, 
 
 def _bars(plane: Array, levels: Array, bars: Bars, component: int, xp: ArrayModule) -> None:
     wide = 1 if component == 0 else 2  # pixels to a sample
-    top = max(0, int((bars.base - bars.tallest - 2 * bars.radius) / wide) - 1)
-    first, last = max(0, int(bars.left / wide) - 1), int((bars.left + bars.number * bars.pitch) / wide) + 2
-    region = plane[top : int(bars.base / wide) + 2, first:last]
+    around = 4 * bars.radius + 2  # as far as the shadow goes
+    top = max(0, int((bars.base - bars.tallest - around) / wide))
+    first, last = (
+        max(0, int((bars.left - around) / wide)),
+        int((bars.left + bars.number * bars.pitch + around) / wide) + 1,
+    )
+    region = plane[top : int((bars.base + around) / wide) + 1, first:last]
     x = xp.arange(first, first + region.shape[1], dtype=xp.float32) * xp.float32(wide) + xp.float32(0.5)
     y = xp.arange(top, top + region.shape[0], dtype=xp.float32)[:, None] * xp.float32(wide) + xp.float32(wide / 2)
     number = xp.clip(xp.floor((x - xp.float32(bars.left)) / xp.float32(bars.pitch)), 0, bars.number - 1)
@@ -134,9 +139,11 @@ def _bars(plane: Array, levels: Array, bars: Bars, component: int, xp: ArrayModu
     foot = xp.float32(bars.base - bars.radius)
     head = foot - levels[number.astype(xp.int64)] * xp.float32(bars.tallest)
     along = xp.maximum(xp.maximum(head - y, y - foot), xp.float32(0))
-    cover = (xp.float32(bars.radius) - xp.sqrt(beside * beside + along * along)) / xp.float32(wide) + xp.float32(0.5)
-    cover = xp.clip(cover, 0, 1) * xp.float32(BAR_OPACITY)
-    region += cover * (xp.float32(WHITE[component]) - region)
+    distance = xp.sqrt(beside * beside + along * along)
+    shadow = xp.clip(2 - distance / xp.float32(2 * bars.radius), 0, 1) * xp.float32(SHADOW_OPACITY)
+    region += shadow * (xp.float32(DARK[component]) - region)
+    cover = xp.clip((xp.float32(bars.radius) - distance) / xp.float32(wide) + xp.float32(0.5), 0, 1)
+    region += cover * xp.float32(BAR_OPACITY) * (xp.float32(WHITE[component]) - region)
 
 
 def _caption(plane: Array, caption: Caption, component: int, xp: ArrayModule) -> None:
@@ -259,23 +266,28 @@ __device__ inline float sample(const Layer& layer, int plane, int row, int colum
     return sum * layer.weight;
 }
 
-__device__ inline float covered(const Frame& frame, float y, float x, float wide) {
+// How far a place is from the middle line of the bar of its column.
+__device__ inline float distance(const Frame& frame, float y, float x) {
     float number = floorf((x - frame.bar_left) / frame.bar_pitch);
     number = fminf(fmaxf(number, 0.0f), (float)(frame.bars - 1));
     float beside = x - (frame.bar_left + (number + 0.5f) * frame.bar_pitch);
     float foot = frame.bar_base - frame.bar_radius;
     float head = foot - frame.levels[(int)number] * frame.bar_tallest;
     float along = fmaxf(fmaxf(head - y, y - foot), 0.0f);
-    float cover = (frame.bar_radius - sqrtf(beside * beside + along * along)) / wide + 0.5f;
-    return fminf(fmaxf(cover, 0.0f), 1.0f) * BAR_OPACITY;
+    return sqrtf(beside * beside + along * along);
 }
+
+__device__ inline float cut(float value) { return fminf(fmaxf(value, 0.0f), 1.0f); }
 
 // Spectrum and caption over the value of a sample; wide: pixels to it, 1 or 2.
 __device__ inline float laid_over(const Frame& frame, float value, int row, int column, int wide, float white, float accent, float dark) {
     if (frame.levels) {
         float y = row * wide + 0.5f * wide, x = column * wide + 0.5f;
-        if (y > frame.bar_base - frame.bar_tallest - 2 * frame.bar_radius - 2)
-            value += covered(frame, y, x, (float)wide) * (white - value);
+        if (y > frame.bar_base - frame.bar_tallest - 4 * frame.bar_radius - 4) {
+            float away = distance(frame, y, x);
+            value += cut(2 - away / (2 * frame.bar_radius)) * SHADOW_OPACITY * (dark - value);
+            value += cut((frame.bar_radius - away) / wide + 0.5f) * BAR_OPACITY * (white - value);
+        }
     }
     if (frame.box) {
         int down = row - frame.caption[0] / wide, across = column - frame.caption[1] / wide;
@@ -333,7 +345,11 @@ extern "C" __global__ void render_frame(const Frame* __restrict__ frames, unsign
 
 
 def _constants() -> str:
-    values: dict[str, Any] = {"BOX_OPACITY": f"{BOX_OPACITY!r}f", "BAR_OPACITY": f"{BAR_OPACITY!r}f"}
+    values: dict[str, Any] = {
+        "BOX_OPACITY": f"{BOX_OPACITY!r}f",
+        "BAR_OPACITY": f"{BAR_OPACITY!r}f",
+        "SHADOW_OPACITY": f"{SHADOW_OPACITY!r}f",
+    }
     values |= {"LAYER_BYTES": _LAYER.itemsize, "FRAME_BYTES": _FRAME.itemsize}
     for name, colour in (("WHITE", WHITE), ("ACCENT", ACCENT), ("DARK", DARK)):
         values |= {f"{name}_{component}": f"{value:.9e}f" for component, value in enumerate(colour)}

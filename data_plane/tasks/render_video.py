@@ -6,7 +6,7 @@ or of the same: swapping the one changes every frame, swapping the other changes
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import ceil, sqrt
 from pathlib import Path
@@ -165,7 +165,7 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
 
     def seen(number: int) -> Pyramid:
         ctx.check_cancelled()
-        return prepared(pictures[number], shapes[number], shots[number], params, adapter, xp)
+        return prepared(pictures[number], shapes[number], shots[number], params, adapter, ctx, xp)
 
     path = ctx.workdir / "video.mp4"
     stage = scenes.stage_of(look, (params.height, params.width), xp)
@@ -301,7 +301,13 @@ def look_of(
 
 
 def prepared(
-    path: Path, shape: tuple[int, int], shot: scenes.Shot, params: RenderVideo, adapter: Adapter | None, xp: ArrayModule
+    path: Path,
+    shape: tuple[int, int],
+    shot: scenes.Shot,
+    params: RenderVideo,
+    adapter: Adapter | None,
+    ctx: TaskContext,
+    xp: ArrayModule,
 ) -> Pyramid:
     """The picture as it will be sampled: no larger than the closest view needs, in the adapter's look, graded, as planes."""
     size = params.height, params.width
@@ -310,16 +316,24 @@ def prepared(
     largest = sqrt(MOST_PIXELS / (shape[0] * shape[1]))
     picture = xp.asarray(read_picture(path, ceil(max(shape) * min(1.0, needed, largest))))
     if adapter is not None:
-        picture = restyle(picture, adapter, xp)
+        picture = restyle(picture, adapter, xp, ctx.check_cancelled)
     grade = colour.Grade(*msgspec.structs.astuple(params.grade))
     scales = [scenes.scale_of(view, picture.shape[:2], size) for view in views]
     return pyramid(colour.to_planes(colour.graded(picture, grade, xp), xp), min(scales), max(scales), xp)
 
 
-def restyle(picture: Array, adapter: Adapter, xp: ArrayModule) -> Array:
-    """(H, W, 3) in 0..1 -> the same: colours and tones as base and adapter see them, laid over the picture's own."""
+def restyle(picture: Array, adapter: Adapter, xp: ArrayModule, check: Callable[[], None] = lambda: None) -> Array:
+    """(H, W, 3) in 0..1 -> the same: colours and tones as base and adapter see them, laid over the picture's own.
+
+    check: called every quarter of the way, which is some tenths of a second for a large picture on a CPU.
+    """
     base = low_rank.base_map(adapter.b.shape[0], adapter.base_seed, xp)
-    mapped = map_patches(picture, adapter.patch, lambda patches: low_rank.predict(patches, base, adapter, xp), xp)
+
+    def predicted(patches: Array) -> Array:
+        check()
+        return low_rank.predict(patches, base, adapter, xp)
+
+    mapped = map_patches(picture, adapter.patch, predicted, xp)
     own, seen = luma(picture, xp)[:, :, None], luma(mapped, xp)[:, :, None]
     colours = (picture - own) + LOOK * ((mapped - seen) - (picture - own))
     return xp.clip(own + TONE * (seen - own) + colours, 0, 1)

@@ -176,17 +176,19 @@ def in_torch(planned: Planned, torch: Any, device: str) -> Callable[[Frame], Any
 
     place: dict[int, Any] = {}
     for wide in (1, 2):
-        top = int((bars.base - bars.tallest - 2 * bars.radius) / wide) - 1
+        top = int((bars.base - bars.tallest - 4 * bars.radius - 2) / wide)
         y, x = grids[wide][0][top:, None] * wide + wide / 2, grids[wide][1] * wide + 0.5
         number = ((x - bars.left) / bars.pitch).floor().clamp(0, bars.number - 1)
         place[wide] = top, y, number.long(), (x - bars.left - (number + 0.5) * bars.pitch) ** 2
 
-    def with_bars(plane: Any, levels: Any, wide: int, white: float) -> None:
+    def with_bars(plane: Any, levels: Any, wide: int, white: float, dark: float) -> None:
         top, y, number, beside = place[wide]
         foot = bars.base - bars.radius
         head = foot - levels[number] * bars.tallest
         along = torch.maximum(head - y, y - foot).clamp(min=0)
-        cover = ((bars.radius - (beside + along * along).sqrt()) / wide + 0.5).clamp(0, 1) * frame.BAR_OPACITY
+        distance = (beside + along * along).sqrt()
+        plane[top:] += (2 - distance / (2 * bars.radius)).clamp(0, 1) * frame.SHADOW_OPACITY * (dark - plane[top:])
+        cover = ((bars.radius - distance) / wide + 0.5).clamp(0, 1) * frame.BAR_OPACITY
         plane[top:] += cover * (white - plane[top:])
 
     def with_caption(plane: Any, caption: Any, wide: int, component: int) -> None:
@@ -210,7 +212,7 @@ def in_torch(planned: Planned, torch: Any, device: str) -> Callable[[Frame], Any
         levels = tensor(each.levels)
         for component, plane in enumerate((luma, *chroma)):
             wide = 1 if component == 0 else 2
-            with_bars(plane, levels, wide, frame.WHITE[component])
+            with_bars(plane, levels, wide, frame.WHITE[component], frame.DARK[component])
             if each.caption is not None:
                 with_caption(plane, each.caption, wide, component)
         codes = (luma.clamp(0, 219) + 16.5).to(torch.uint8), (chroma.clamp(-112, 112) + 128.5).to(torch.uint8)

@@ -217,6 +217,38 @@ def test_a_plain_frame_is_the_pictures_bt709() -> None:
     assert np.abs(planes[1] - (128 + 224 * (0.9 - light) / 1.5748)).max() <= 0.51
 
 
+def test_working_in_luma_comes_to_what_working_in_colours_does() -> None:
+    """A cross-fade under a caption, all of it in float64 and RGB, its luma computed last."""
+    size, pictures = (40, 56), [noise(50, 70, seed) * 0.8 + 0.1 for seed in (1, 2)]
+    windows, shares = [Window(2.3, 4.1, 1.07), Window(1.7, 3.6, 0.91)], [0.3, 0.7]
+    mixed: Any = 0.0
+    for picture, window, share in zip(pictures, windows, shares, strict=True):
+        rows, columns = (
+            np.array(
+                [[catmull_rom(at + (i + 0.5) * window.scale - 0.5 - j) for j in range(length)] for i in range(count)]
+            )
+            for at, length, count in zip(window[:2], picture.shape[:2], size, strict=True)
+        )
+        mixed = mixed + share * np.einsum("ij,jkc,lk->ilc", rows, picture.astype(np.float64), columns)
+    laid = caption(size, np.random.default_rng(4))._replace(word=(0, 0, 0, 0))
+    box, text = (np.zeros((*size, 1)) for _ in range(2))
+    for whole, mask in ((box, laid.masks.box), (text, laid.masks.text)):
+        whole[laid.masks.top : laid.masks.top + mask.shape[0], laid.masks.left : laid.masks.left + mask.shape[1], 0] = (
+            mask / 255
+        )
+    mixed = mixed + laid.opacity * frame.BOX_OPACITY * box * (np.array([0.05, 0.05, 0.07]) - mixed)
+    mixed = mixed + laid.opacity * text * (0.98 - mixed)
+    wanted = 16 + 219 * mixed @ np.array([0.2126, 0.7152, 0.0722])
+    pyramids = [pyramid(colour.to_planes(picture, np), 1.0, 1.1, np) for picture in pictures]
+    luma, chroma = (
+        [layer for each in zip(pyramids, windows, shares, strict=True) for layer in layers(*each)]
+        for layers in (luma_layers, chroma_layers)
+    )
+    stage = Stage(size, None, 0.0, Bars(1, 0, 1, 0.3, 1, 1))
+    made = frame.render(Frame(luma, chroma, (0, 0), None, laid), stage, np)
+    assert np.abs(made[: size[0]] - wanted).max() <= 0.51
+
+
 def test_a_decoder_finds_the_colours_again() -> None:
     picture = noise(64, 96, 8, smooth=16)
     planes = colour.to_planes(picture, np)
