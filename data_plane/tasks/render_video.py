@@ -165,7 +165,7 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
 
     def seen(number: int) -> Pyramid:
         ctx.check_cancelled()
-        return prepared(pictures[number], shapes[number], shots[number], params, adapter, ctx, xp)
+        return prepared(pictures[number], shapes[number], shots[number], params, adapter, ctx.check_cancelled, xp)
 
     path = ctx.workdir / "video.mp4"
     stage = scenes.stage_of(look, (params.height, params.width), xp)
@@ -306,17 +306,20 @@ def prepared(
     shot: scenes.Shot,
     params: RenderVideo,
     adapter: Adapter | None,
-    ctx: TaskContext,
+    check: Callable[[], None],
     xp: ArrayModule,
 ) -> Pyramid:
-    """The picture as it will be sampled: no larger than the closest view needs, in the adapter's look, graded, as planes."""
+    """The picture as it will be sampled: no larger than the closest view needs, in the adapter's look, graded, as planes.
+
+    check: called now and then, to end the work by raising.
+    """
     size = params.height, params.width
     views = shot.begin, shot.finish
     needed = 1 / min(scenes.scale_of(view, shape, size) for view in views)
     largest = sqrt(MOST_PIXELS / (shape[0] * shape[1]))
     picture = xp.asarray(read_picture(path, ceil(max(shape) * min(1.0, needed, largest))))
     if adapter is not None:
-        picture = restyle(picture, adapter, xp, ctx.check_cancelled)
+        picture = restyle(picture, adapter, xp, check)
     grade = colour.Grade(*msgspec.structs.astuple(params.grade))
     scales = [scenes.scale_of(view, picture.shape[:2], size) for view in views]
     return pyramid(colour.to_planes(colour.graded(picture, grade, xp), xp), min(scales), max(scales), xp)

@@ -14,6 +14,7 @@ import soundfile
 from PIL import Image
 from safetensors.numpy import save_file
 
+from data_plane import scenes
 from data_plane.kernels import low_rank
 from data_plane.kernels.low_rank import Adapter
 from data_plane.media import read_picture
@@ -238,20 +239,16 @@ def test_a_picture_of_any_shape_fills_the_frame(place: Place, tmp_path: Path, si
     assert np.abs(frames.astype(int) - (200, 150, 100)).max() <= 5
 
 
-def test_large_pictures_take_no_more_memory_than_the_frame_needs(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_pictures_take_no_more_memory_than_the_closest_view_needs(tmp_path: Path) -> None:
     Image.effect_noise((3000, 2000), 80).convert("RGB").save(tmp_path / "p.jpg")
-    sizes: list[tuple[int, ...]] = []
-    original = read_picture
-
-    def watched(path: Path, longest: int) -> Any:
-        sizes.append(original(path, longest).shape)
-        return original(path, longest)
-
-    monkeypatch.setattr(render_video, "read_picture", watched)
-    place.output("render_video", {"scenes": [{"picture": place.upload(tmp_path / "p.jpg")}], "seconds": 0.2, **SMALL})
-    assert max(sizes[0]) <= 1.2 * 72
+    params = msgspec.convert(
+        {"scenes": [{"picture": {"bucket": "inputs", "key": "k"}}], **SMALL}, render_video.RenderVideo
+    )
+    for zoom, width in ((1.0, 72), (4.0, 4 * 72)):
+        shot = scenes.Shot(0, 1, 0, scenes.View(0, 0, 1), scenes.View(0, 0, zoom))
+        made = render_video.prepared(tmp_path / "p.jpg", (2000, 3000), shot, params, None, lambda: None, np)
+        assert abs(made.luma[0].shape[2] - width) <= 2
+        assert len(made.luma) == (1 if zoom == 1 else 3)  # for the widest view
 
 
 # What it refuses -----------------------------------------------------------------------------------------------------------
