@@ -215,8 +215,8 @@ def show(frame: ByteArray, number: int, ctx: TaskContext) -> None:
 
 def narration(params: RenderVideo, voice: Voice | None, ctx: TaskContext, xp: ArrayModule) -> FloatArray:
     """(n,) at soundtrack.RATE: the recordings, as far as the video can last."""
-    given = [scene.seconds for scene in params.scenes]
-    left = params.seconds or (sum(given) if all(given) else LONGEST_UNASKED_SECONDS)  # type: ignore[arg-type]
+    fixed, free = fixed_and_free(params)
+    left = params.seconds or min(LONGEST_SECONDS, fixed + LONGEST_UNASKED_SECONDS * (free > 0))
     parts: list[FloatArray] = []
     for reference in params.narration:
         part = recording(ctx.fetch(reference), left, voice, xp)
@@ -233,16 +233,23 @@ def recording(path: Path, seconds: float, voice: Voice | None, xp: ArrayModule) 
 
 
 def length_of(params: RenderVideo, spoken: FloatArray) -> float:
-    """Seconds of the video: as asked for, else what the scenes say, else the narration's."""
-    given = [scene.seconds for scene in params.scenes if scene.seconds is not None]
+    """Seconds of the video: as asked for, else the narration's where it leaves time for every scene, else what the scenes come to."""
+    fixed, free = fixed_and_free(params)
     if params.seconds is not None:
         return params.seconds
-    if len(given) < len(params.scenes) and spoken.size:
-        return spoken.size / soundtrack.RATE
-    seconds = sum(given) + SCENE_SECONDS * (len(params.scenes) - len(given))
+    heard = spoken.size / soundtrack.RATE
+    if free and heard > fixed:
+        return heard
+    seconds = fixed + SCENE_SECONDS * free
     if seconds > LONGEST_SECONDS:
         raise _invalid(f"the scenes last {seconds:g} s; {LONGEST_SECONDS:g} s are possible")
     return seconds
+
+
+def fixed_and_free(params: RenderVideo) -> tuple[float, int]:
+    """The seconds that scenes ask for, and the number of scenes that ask for none."""
+    given = [scene.seconds for scene in params.scenes if scene.seconds is not None]
+    return sum(given), len(params.scenes) - len(given)
 
 
 def speech(spoken: FloatArray, seconds: float) -> list[Span]:

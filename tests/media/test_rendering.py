@@ -100,6 +100,7 @@ def test_one_frame_is_a_video(place: Place, picture: dict[str, str], tmp_path: P
         ([{"seconds": 2.0}], 0.5, None, 2.0),  # silence follows
         ([{}], 0.5, 2.0, 2.0),
         ([{"seconds": 0.3}, {}], None, None, 0.3 + render_video.SCENE_SECONDS),
+        ([{"seconds": 0.8}, {}], 0.5, None, 0.8 + render_video.SCENE_SECONDS),  # it is over before the second begins
     ],
 )
 def test_a_video_lasts_as_long_as_is_said_most_plainly(
