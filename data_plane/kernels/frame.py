@@ -18,13 +18,12 @@ Chroma is sited as H.264 has it by default: on even columns, between two rows. F
 and Cr with half the width and height each, which is what encoders call yuv420p.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_plane.device import Array, ArrayModule
-from data_plane.kernels import grain
+from data_plane.kernels import cuda, grain
 from data_plane.kernels.colour import CHROMA_OFFSET, CHROMA_RANGE, LUMA_OFFSET, LUMA_RANGE, code_of
 from data_plane.kernels.sampling import Layer, sample
 
@@ -86,7 +85,7 @@ class Frame(NamedTuple):
 
 def render(frame: Frame, stage: Stage, xp: ArrayModule) -> Array:
     """(3/2·height, width) uint8, on the device of `xp`."""
-    return _by_kernel(frame, stage, xp) if hasattr(xp, "RawKernel") else reference(frame, stage, xp)
+    return _by_kernel(frame, stage, xp) if cuda.fused(xp) else reference(frame, stage, xp)
 
 
 # The reference ------------------------------------------------------------------------------------------------------
@@ -211,7 +210,6 @@ _FRAME = np.dtype(
     ],
     align=True,
 )
-KERNELS = ("render_frame",)
 THREADS = (32, 8)
 
 _BODY = r"""
@@ -401,11 +399,5 @@ def _by_kernel(frame: Frame, stage: Stage, xp: ArrayModule) -> Array:
     height, width = stage.size
     out = xp.empty((height * 3 // 2, width), dtype=xp.uint8)
     blocks = tuple(-(-length // 2 // threads) for length, threads in zip((width, height), THREADS, strict=True))
-    _kernel(xp)(blocks, THREADS, (xp.asarray(packed(frame, stage)), out))
+    cuda.launch(cuda.kernel(xp, SOURCE, "render_frame"), blocks, THREADS, xp.asarray(packed(frame, stage)), out)
     return out
-
-
-@functools.cache
-def _kernel(xp: ArrayModule) -> Any:
-    """Compiled by NVRTC at the first launch, once per process."""
-    return xp.RawKernel(SOURCE, KERNELS[0], ("-std=c++17",))

@@ -19,7 +19,7 @@ import numpy as np
 
 from data_plane import captions, scenes
 from data_plane.device import array_module, to_host
-from data_plane.kernels import colour, frame, grain
+from data_plane.kernels import colour, cuda, frame, grain
 from data_plane.kernels.frame import Frame, Stage
 from data_plane.kernels.pyramid import pyramid
 from data_plane.timing import Span
@@ -106,11 +106,11 @@ def on_device(planned: Planned, xp: Any) -> Row:
     height, width = SIZE
     out = xp.empty((height * 3 // 2, width), dtype=xp.uint8)
     blocks = tuple(-(-length // 2 // threads) for length, threads in zip((width, height), frame.THREADS, strict=True))
-    kernel, repeats = frame._kernel(xp), 20
+    kernel, repeats = cuda.kernel(xp, frame.SOURCE, "render_frame"), 20
     begin.record()
     for _ in range(repeats):
         for each in arguments:
-            kernel(blocks, frame.THREADS, (each, out))
+            cuda.launch(kernel, blocks, frame.THREADS, each, out)
     end.record()
     end.synchronize()
     seconds = xp.cuda.get_elapsed_time(begin, end) / 1e3 / (repeats * len(arguments))

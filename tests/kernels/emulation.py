@@ -46,8 +46,8 @@ class Emulation:
     def empty_like(self, array: np.ndarray) -> np.ndarray:
         return self.empty(array.shape, array.dtype)
 
-    def asarray(self, array: Any) -> np.ndarray:
-        array = np.asarray(array)
+    def asarray(self, array: Any, dtype: Any = None) -> np.ndarray:
+        array = np.asarray(array, dtype)
         copy = self.empty_like(array)
         copy[...] = array
         return copy

@@ -1,4 +1,4 @@
-"""The fused kernel: its CUDA source run on the CPU against NumPy, NumPy against float64 written out."""
+"""The kernel of a video's frames against NumPy's body, and that against float64 written out."""
 
 import ctypes
 from typing import Any
@@ -14,8 +14,7 @@ from data_plane.kernels import colour, frame, grain
 from data_plane.kernels.frame import Bars, Caption, Frame, Masks, Stage
 from data_plane.kernels.pyramid import Pyramid, Window, chroma_layers, halved, luma_layers, pyramid
 from data_plane.kernels.sampling import ONE, Axis, Layer, sample
-from tests.conftest import skip
-from tests.media import cuda_on_cpu
+from tests.kernels.comparing import nothing_else_was_written
 
 
 def noise(height: int, width: int, seed: int, smooth: int = 4) -> Any:
@@ -64,54 +63,27 @@ def a_frame(size: tuple[int, int], seed: int, layers: int) -> tuple[Frame, Stage
     return Frame(luma, chroma, grain.corner(seed, seed), levels, caption(size, rng)), stage
 
 
-@pytest.fixture
-def emulated() -> cuda_on_cpu.Emulated:
-    if cuda_on_cpu.COMPILER is None:
-        skip("compiler", "no C++ compiler is installed")
-    return cuda_on_cpu.Emulated()
+def moved(value: Any, xp: Any) -> Any:
+    """The same with every array where `xp` has its own."""
+    if isinstance(value, np.ndarray):
+        return xp.asarray(value)
+    if isinstance(value, list):
+        return [moved(each, xp) for each in value]
+    return type(value)(*(moved(each, xp) for each in value)) if hasattr(value, "_fields") else value
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("size", [(32, 32), (34, 62), (90, 160)])
-def test_the_cuda_source_gives_what_numpy_gives(
-    emulated: cuda_on_cpu.Emulated, size: tuple[int, int], layers: int
-) -> None:
+def test_the_kernel_gives_what_numpy_gives(xp: Any, size: tuple[int, int], layers: int) -> None:
     for seed in range(4):
         made, stage = a_frame(size, seed, layers)
         bare = made._replace(levels=None, caption=None)
         for each, where in ((made, stage), (bare, stage._replace(grain=None))):
-            ours, reference = frame.render(each, where, emulated), frame.render(each, where, np)
-            apart = np.abs(ours.astype(int) - reference)
+            ours = to_host(frame.render(moved(each, xp), moved(where, xp), xp))
+            apart = np.abs(ours.astype(int) - frame.render(each, where, np))
             assert apart.max() <= 1
             assert (apart > 0).mean() < 1e-3  # next to a rounding border only
-
-
-@pytest.mark.gpu
-def test_the_kernel_on_a_gpu_gives_what_numpy_gives() -> None:
-    import cupy
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return cupy.asarray(value)
-        if isinstance(value, list):
-            return [moved(each) for each in value]
-        return type(value)(*map(moved, value)) if hasattr(value, "_fields") else value
-
-    for seed in range(4):
-        made, stage = a_frame((90, 160), seed, 2)
-        on_device = to_host(frame.render(moved(made), moved(stage), cupy))
-        assert np.abs(on_device.astype(int) - frame.render(made, stage, np)).max() <= 1
-
-
-def test_the_cuda_source_compiles_for_three_generations_of_gpus() -> None:
-    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy is not installed")
-    for architecture in ("sm_80", "sm_90", "sm_120"):
-        program = nvrtc.createProgram(frame.SOURCE, "frame.cu", [], [])
-        try:
-            nvrtc.compileProgram(program, (f"-arch={architecture}", "-std=c++17"))
-        except nvrtc.NVRTCError as error:
-            raise AssertionError(nvrtc.getProgramLog(program)) from error
-        assert len(nvrtc.getCUBIN(program)) > 1000
+    assert nothing_else_was_written(xp)
 
 
 def test_arrays_that_the_kernel_would_misread_are_refused() -> None:
