@@ -124,8 +124,8 @@ def _grain(luma: Array, field: Array, corner: tuple[int, int], strength: float, 
 
 def _bars(plane: Array, levels: Array, bars: Bars, component: int, xp: ArrayModule) -> None:
     wide = 1 if component == 0 else 2  # pixels to a sample
-    around = 4 * bars.radius + 2  # as far as the shadow goes
-    top = max(0, int((bars.base - bars.tallest - around) / wide))
+    around = 4 * bars.radius + 2  # as far as the shadow goes from the middle line
+    top = max(0, int((bars.base - bars.tallest - bars.radius - around) / wide))
     first, last = (
         max(0, int((bars.left - around) / wide)),
         int((bars.left + bars.number * bars.pitch + around) / wide) + 1,
@@ -281,7 +281,7 @@ __device__ inline float cut(float value) { return fminf(fmaxf(value, 0.0f), 1.0f
 __device__ inline float laid_over(const Frame& frame, float value, int row, int column, int wide, float white, float accent, float dark) {
     if (frame.levels) {
         float y = row * wide + 0.5f * wide, x = column * wide + 0.5f;
-        if (y > frame.bar_base - frame.bar_tallest - 4 * frame.bar_radius - 4) {
+        if (y > frame.bar_base - frame.bar_tallest - 5 * frame.bar_radius) {  // above it there is not even a shadow
             float away = distance(frame, y, x);
             value += cut(2 - away / (2 * frame.bar_radius)) * SHADOW_OPACITY * (dark - value);
             value += cut((frame.bar_radius - away) / wide + 0.5f) * BAR_OPACITY * (white - value);

@@ -176,7 +176,7 @@ def in_torch(planned: Planned, torch: Any, device: str) -> Callable[[Frame], Any
 
     place: dict[int, Any] = {}
     for wide in (1, 2):
-        top = int((bars.base - bars.tallest - 4 * bars.radius - 2) / wide)
+        top = int((bars.base - bars.tallest - 5 * bars.radius - 2) / wide)
         y, x = grids[wide][0][top:, None] * wide + wide / 2, grids[wide][1] * wide + 0.5
         number = ((x - bars.left) / bars.pitch).floor().clamp(0, bars.number - 1)
         place[wide] = top, y, number.long(), (x - bars.left - (number + 0.5) * bars.pitch) ** 2

@@ -56,10 +56,11 @@ def a_frame(size: tuple[int, int], seed: int, layers: int) -> tuple[Frame, Stage
         window = Window(float(rng.uniform(-2, 8)), float(rng.uniform(-2, 4)), scale)
         luma += luma_layers(picture, window, 1 / layers)
         chroma += chroma_layers(picture, window, 1 / layers)
-    pitch = size[1] * 0.5 / 16
-    bars = Bars(16, size[1] * 0.25, pitch, 0.31 * pitch, size[0] * 0.95, size[0] * 0.4)
+    count = int(rng.integers(2, 17))
+    pitch = size[1] * 0.5 / count
+    bars = Bars(count, size[1] * 0.25, pitch, 0.31 * pitch, size[0] * 0.95, size[0] * 0.4)
     stage = Stage(size, grain.field(size, seed, np), float(rng.uniform(0.5, 8)), bars)
-    levels = rng.random(16).astype(np.float32)
+    levels = rng.random(count).astype(np.float32)
     return Frame(luma, chroma, grain.corner(seed, seed), levels, caption(size, rng)), stage
 
 
