@@ -21,6 +21,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     index: int
     name: str
     memory_mib: int
+    pci_bus_id: str = ""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -66,6 +67,20 @@ def to_host(array: Array) -> Array:
     return array.get() if hasattr(array, "get") else array
 
 
+def memory_held() -> int:
+    """Bytes that CuPy's pool has taken from the device since it was last emptied: the peak of a run; 0 without CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy.get_default_memory_pool().total_bytes() if cupy is not None else 0
+
+
+def give_memory_back() -> None:
+    """What no array uses any more goes back to the device, where another process can have it."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+
 def describe() -> Device:
     """The device of this process and every GPU that it sees."""
     available, reason = gpu_available()
@@ -87,7 +102,12 @@ def _gpus() -> list[Gpu]:
     for index in range(runtime.getDeviceCount()):
         properties = runtime.getDeviceProperties(index)
         found.append(
-            Gpu(index=index, name=properties["name"].decode(), memory_mib=properties["totalGlobalMem"] // 2**20)
+            Gpu(
+                index=index,
+                name=properties["name"].decode(),
+                memory_mib=properties["totalGlobalMem"] // 2**20,
+                pci_bus_id=runtime.deviceGetPCIBusId(index),
+            )
         )
     return found
 

@@ -57,6 +57,22 @@ def members(group: int) -> list[int]:
     return found
 
 
+def runs(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
 def die_with_parent(parent: int) -> None:
     """Linux kills this process when its parent dies, also while C code holds the interpreter lock; elsewhere the pipe must do."""
     if not sys.platform.startswith("linux"):

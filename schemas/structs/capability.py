@@ -27,7 +27,9 @@ class Runtime(Strict, kw_only=True):
             le=100000,
         ),
     ]
-    memory_mib: Annotated[int, Meta(ge=0)] = field(name='memoryMiB')
+    memory_mib: Annotated[int, Meta(description='Device memory that a run needs.', ge=0)] = field(
+        name='memoryMiB'
+    )
     light: (
         Annotated[
             bool,
@@ -37,6 +39,16 @@ class Runtime(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    memory_param: (
+        Annotated[
+            str,
+            Meta(
+                description='The parameter that says how many MiB a run needs, where it is more than memoryMiB.',
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = field(name='memoryParam', default=UNSET)
 
 
 class Io(Strict, kw_only=True):

@@ -43,3 +43,30 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='cancelGraceMs', default=2000)
+    memory_cushion_mib: (
+        Annotated[
+            int,
+            Meta(
+                description='Device memory that no node is promised, for what others take without asking.',
+                ge=0,
+                le=1048576,
+            ),
+        ]
+    ) = field(name='memoryCushionMiB', default=512)
+    simulate_gpus: (
+        Annotated[
+            str,
+            Meta(
+                description="2x24GiB: simulated GPUs in place of the machine's; behind it oom@N, hang@N, poison@N (the N-th allocation on a device), speed=X.",
+                pattern='^$(?!\\n)|^[1-9][0-9]?x[1-9][0-9]{0,5}(MiB|GiB)(,(oom|hang|poison)@[1-9][0-9]{0,8}|,speed=[0-9]{1,3}(\\.[0-9]{1,3})?)*$(?!\\n)',
+            ),
+        ]
+    ) = field(name='simulateGpus', default='')
+    simulate_directory: (
+        Annotated[
+            str,
+            Meta(
+                description='Where workers of one machine share the state of simulated GPUs; empty: each has its own.'
+            ),
+        ]
+    ) = field(name='simulateDirectory', default='')

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta, UnsetType, field
+from msgspec import UNSET, Meta, UnsetType, field
 from schemas.strict import Strict
 
 from . import graph
@@ -18,6 +18,20 @@ class RunningNode(Strict, kw_only=True):
     started_at: Annotated[str, Meta(description='RFC 3339, UTC, milliseconds.', pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)')] = field(
         name='startedAt'
     )
+    waiting_for: (
+        Annotated[
+            str,
+            Meta(
+                description='Why it does not run yet, though its worker has it: a sentence.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='waitingFor', default=UNSET)
+
+
+class DeviceInfo(Strict, kw_only=True):
+    name: str
+    memory_mib: Annotated[int, Meta(ge=0)] = field(name='memoryMiB')
 
 
 class MemoryInfo(Strict, kw_only=True):
@@ -55,6 +69,14 @@ class WorkerInfo(Strict, kw_only=True):
             list[MemoryInfo],
             Meta(
                 description='At the last heartbeat; empty where the worker cannot tell.'
+            ),
+        ]
+    ) = field(default_factory=list)
+    devices: (
+        Annotated[
+            list[DeviceInfo],
+            Meta(
+                description='Its GPUs; without one, tasks of kind gpu compute on the CPU.'
             ),
         ]
     ) = field(default_factory=list)

@@ -228,6 +228,7 @@ RUNTIME: Shape = {
     "concurrency": whole(0, 100_000),
     "memoryMiB": whole(0),
     "light": optional(FLAG),
+    "memoryParam": optional(text(1)),
 }
 IO: Shape = {"input": OBJECT, "output": OBJECT}
 PARAMETER: Shape = {
@@ -254,6 +255,8 @@ CAPABILITY: Shape = {
 }
 RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP}
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
+RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
+DEVICE: Shape = {"name": text(), "memoryMiB": whole(0)}
 WORKER: Shape = {
     "workerId": text(1),
     "host": text(),
@@ -270,6 +273,7 @@ WORKER: Shape = {
     "version": text(),
     "protocol": whole(1),
     "tasks": many(text()),
+    "devices": optional(many(of(DEVICE))),
 }
 QUEUE: Shape = {
     "plane": PLANE,
@@ -349,6 +353,24 @@ WEBSOCKET = section(
 PIPELINES = section(dir=text())
 LLM_SECTION = section(endpoint=text(), kind=LLM, model=text(1), apiKey=text(), timeoutSeconds=number(above=0))
 OUTGOING = section(allow=many(text(1)), webhookTimeoutSeconds=number(above=0, high=60), webhookAttempts=whole(1, 100))
+GPUS = Kind(
+    ("2x24GiB", "", "1x512MiB", "99x80GiB,oom@3,hang@4,poison@12,speed=0.5"),
+    (
+        "24GiB",
+        "0x24GiB",
+        "2x24",
+        "2x24GB",
+        "2 x 24GiB",
+        "2x24GiB,",
+        "2x24GiB,oom",
+        "2x24GiB,oom@0",
+        "2x24GiB,speed=",
+        "2x24GiB\n",
+        5,
+        None,
+        [],
+    ),
+)
 WORKER_SECTION = section(
     pool=identifier(64),
     slots=whole(0, 1024),
@@ -357,6 +379,9 @@ WORKER_SECTION = section(
     port=PORT,
     tasks=many(text(1)),
     cancelGraceMs=whole(0, 600_000),
+    memoryCushionMiB=whole(0, 1_048_576),
+    simulateGpus=GPUS,
+    simulateDirectory=text(),
 )
 
 WEBHOOK: Shape = {"url": ADDRESS, "secret": SECRET}
@@ -448,6 +473,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "worker": {
         "RunningNode": RUNNING_NODE,
         "MemoryInfo": MEMORY,
+        "DeviceInfo": DEVICE,
         "WorkerInfo": WORKER,
         "WorkerList": {"workers": many(of(WORKER))},
         "QueueInfo": QUEUE,

@@ -100,6 +100,7 @@ WORKER = {
     "version": "0.1.0",
     "protocol": 1,
     "tasks": [],
+    "devices": [],
 }
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
@@ -252,8 +253,11 @@ SAME_GOOD: list[Row] = [
         "a busy one",
         {
             **WORKER,
-            "running": [{"jobId": "j", "nodeId": "a", "task": "simulate", "startedAt": AT}],
+            "running": [
+                {"jobId": "j", "nodeId": "a", "task": "simulate", "startedAt": AT, "waitingFor": "needs 2 GiB"}
+            ],
             "metricsUrl": "http://h:1/metrics",
+            "devices": [{"name": "gpu", "memoryMiB": 24576}],
         },
     ),
     (

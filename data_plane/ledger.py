@@ -1,0 +1,120 @@
+"""The memory ledger: which node may have how much of which device, so that what was promised is always there.
+
+A node is admitted to a device when its need is at most
+
+    free as measured − what admitted nodes may still take − the cushion
+
+Measured, because other programs take memory without asking. What an admitted node may still take is its need minus what its process
+holds already; both numbers come from one look at the device, so it does not matter what it has taken or freed since: the sum is the
+same. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
+
+A node that waits is not overtaken by what would keep it waiting: a younger one gets memory of the device that the older one waits for only
+if both fit beside all that came behind the older one (`leaves_room`). So small nodes use what a large one cannot, and
+the large one runs when those before it have ended.
+
+Pure: readings come in, decisions go out. What a node takes beyond its need cannot be prevented, only measured and learnt (peaks.py).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from data_plane.memory import Reading
+
+GIB = 2**30
+NAMED_HOLDERS = 3
+
+
+class Promise(msgspec.Struct, eq=False):
+    """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold."""
+
+    device: int
+    pid: int
+    need: int
+    order: int
+    peak: int = 0
+
+
+class Ledger:
+    def __init__(self, cushion: int, readings: Sequence[Reading]) -> None:
+        """`cushion`: bytes that nobody is promised, unless a node needs them to fit a device at all."""
+        self._cushion = cushion
+        self._readings = list(readings)
+        self._promises: list[Promise] = []
+
+    @property
+    def promises(self) -> list[Promise]:
+        return list(self._promises)
+
+    def look(self, readings: Sequence[Reading]) -> None:
+        """Takes in what the devices say now."""
+        self._readings = list(readings)
+        for promise in self._promises:
+            promise.peak = max(promise.peak, self.held(promise.device, promise.pid))
+
+    def held(self, device: int, pid: int) -> int:
+        return self._readings[device].holders.get(pid, 0)
+
+    def capacity(self, device: int) -> int:
+        return self._readings[device].total
+
+    def could_fit(self, device: int, need: int) -> bool:
+        """Whether it fits a device that it has for itself."""
+        return need <= self.capacity(device)
+
+    def room(self, device: int, pid: int, need: int) -> int:
+        """Bytes that a node of this need may have now, in this process; may be below 0."""
+        open_promises = sum(
+            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
+        )
+        free = self._readings[device].free + self.held(device, pid)
+        return free - open_promises - self._cushion_for(device, need)
+
+    def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
+        """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
+        reading = self._readings[device]
+        foreign = reading.total - reading.free - sum(reading.holders.get(pid, 0) for pid in ours)
+        younger = sum(each.need for each in self._promises if each.device == device and each.order > older_order)
+        cushion = self._cushion_for(device, older_need)
+        return foreign + younger + need + older_need + cushion <= reading.total
+
+    def promise(self, device: int, pid: int, need: int, order: int) -> Promise | None:
+        """None where it has no room."""
+        if need > self.room(device, pid, need):
+            return None
+        made = Promise(device, pid, need, order, self.held(device, pid))
+        self._promises.append(made)
+        return made
+
+    def release(self, promise: Promise) -> None:
+        """May be called twice."""
+        if promise in self._promises:
+            self._promises.remove(promise)
+
+    def why(self, device: int, pid: int, need: int) -> str:
+        """`needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
+        reading = self._readings[device]
+        parts = [f"needs {in_gib(need)} GiB", f"{in_gib(max(0, self.room(device, pid, need)))} free"]
+        holders = sorted(((held, one) for one, held in reading.holders.items() if one != pid), reverse=True)
+        parts += [f"{in_gib(held)} held by pid {one}" for held, one in holders[:NAMED_HOLDERS]]
+        promised = sum(
+            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
+        )
+        if promised:
+            parts.append(f"{in_gib(promised)} promised to running nodes")
+        return ", ".join(parts)
+
+    def kept_for(self, need: int, older_need: int) -> str:
+        """Of what would fit, were it not for an older node."""
+        return f"needs {in_gib(need)} GiB, which are kept for an older node that needs {in_gib(older_need)}"
+
+    def never(self, need: int, largest: int) -> str:
+        """Of what fits no device here."""
+        return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
+
+    def _cushion_for(self, device: int, need: int) -> int:
+        return max(0, min(self._cushion, self.capacity(device) - need))
+
+
+def in_gib(size: int) -> str:
+    return f"{size / GIB:.1f}"
