@@ -46,6 +46,29 @@ class TaskCancelled(BaseException):
     """Unwinds a task whose job was cancelled or whose time is over."""
 
 
+class Kept:
+    """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
+
+    def __init__(self, simulated_gpu: Any = None) -> None:
+        self.simulated_gpu = simulated_gpu
+        self.key = ""
+        self._value: Any = None
+
+    def get(self, key: str, load: Callable[[], T]) -> T:
+        """What `load` made for this key, now or in an earlier run; what was kept for another key goes before."""
+        if self.key != key or not key:
+            self.drop()
+            loaded = load()
+            if not key:
+                return loaded
+            self._value, self.key = loaded, key
+        found: T = self._value
+        return found
+
+    def drop(self) -> None:
+        self.key, self._value = "", None
+
+
 class TaskContext:
     """Handed to every task as its second argument. `nonce` is new for every claim, so artifact keys never collide."""
 
@@ -59,8 +82,14 @@ class TaskContext:
         capabilities: Callable[[], list[Capability]] = list,
         directory: Path | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        kept: Kept | None = None,
+        warm_key: str = "",
+        finishing: Callable[[], bool] = bool,
     ) -> None:
-        """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here."""
+        """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here.
+
+        `kept`: None where nothing outlives the run. `warm_key`: of what the task may keep. `finishing`: whether somebody wants the best result so far.
+        """
         self.job_id = run.job_id
         self.node_id = run.node_id
         self.attempt = run.attempt
@@ -75,6 +104,9 @@ class TaskContext:
         self._directory = directory
         self._made: Path | None = None
         self._loop = loop
+        self._kept = kept or Kept()
+        self._warm_key = warm_key
+        self._finishing = finishing
         self._fetched = 0
 
     # Said to whoever watches the job --------------------------------------------------------------------------------
@@ -111,6 +143,25 @@ class TaskContext:
         """
         if self._cancelled():
             raise TaskCancelled
+
+    @property
+    def finish_early(self) -> bool:
+        """Whether somebody asked this node to end now with the best result that it has, as completed. Look between steps."""
+        return self._finishing()
+
+    # The device -----------------------------------------------------------------------------------------------------
+
+    def warm(self, load: Callable[[], T]) -> T:
+        """What `load` makes, kept in this process for the next run whose params named by `@task(warm=…)` are the same.
+
+        A process keeps one such object, and drops it when another run needs the memory; a task must not change it.
+        """
+        return self._kept.get(self._warm_key, load)
+
+    @property
+    def simulated_gpu(self) -> Any:
+        """The `data_plane.simulated.SimulatedGpu` of this slot; None where its device is real or there is none."""
+        return self._kept.simulated_gpu
 
     # Files ----------------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ def worker(worker_id: str) -> str:
     return f"worker:{worker_id}"
 
 
+MEMORY_PEAKS = "worker:memory"  # no worker's id: those have dashes
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"

@@ -57,6 +57,14 @@ device_memory_peak_bytes = Gauge(
 device_memory_total_bytes = Gauge(
     "dihedral_device_memory_total_bytes", "Memory of the GPU, or of the machine where there is none", ["device"]
 )
+cancel_seconds = Histogram(
+    "dihedral_cancel_seconds",
+    "From hearing a cancel until nothing of the node ran in its slot and its device memory was back",
+    buckets=SHORT_SECONDS,
+)
+cancel_memory_kept_total = Counter(
+    "dihedral_cancel_memory_kept_total", "Cancelled nodes whose process did not give its device memory back"
+)
 cancelling_oldest_seconds = Gauge(
     "dihedral_cancelling_oldest_seconds",
     "How long the oldest cancel waits for its workers, as the sweep of a minute sees it",

@@ -29,8 +29,18 @@ EVENT_BYTES = 64 * 1024
 class Running:
     """One node of a delivery while it runs: its cancel token and what it has said and nobody has written yet."""
 
-    def __init__(self, delivery: Delivery, node_id: str, light: bool, mark: Callable[["Running"], None]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        node_id: str,
+        light: bool,
+        mark: Callable[["Running"], None],
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`mark`: it has said something to be written; `tell`: what it waits for has changed."""
         self._mark = mark
+        self._tell = tell
+        self.waiting_for = ""
         self.delivery = delivery
         self.node_id = node_id
         self.light = light
@@ -54,6 +64,14 @@ class Running:
     def log(self, level: str, message: str) -> None:
         text = message.encode("utf-8", "replace").decode()
         self._say({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+
+    def waits(self, reason: str) -> None:
+        """Stands in the heartbeat; the first time also in the job's log."""
+        if reason and not self.waiting_for:
+            self.log("info", f"waits for device memory: {reason}")
+        if reason != self.waiting_for:
+            self.waiting_for = reason
+            self._tell()
 
     def _say(self, event: dict[str, Any]) -> None:
         body = msgspec.json.encode(event)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from bridge.context import TaskCancelled, TaskContext, TaskError, printable
+from bridge.context import Kept, TaskCancelled, TaskContext, TaskError, printable
 from bridge.errors import StoreError
+from bridge.faults import device_fault
 from schemas.structs.artifact import ArtifactMeta
 from schemas.structs.capability import Capability
 from schemas.structs.graph import NodeError
@@ -49,7 +50,10 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered."""
+    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
+
+    `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
+    """
 
     status: Literal["completed", "failed", "cancelled"]
     output: bytes | None = None
@@ -57,6 +61,8 @@ class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
     retryable: bool = False
     artifacts: list[ArtifactMeta] = []
     began: bool = True
+    poisoned: bool = False
+    elsewhere: str = ""
 
 
 class Emit(Protocol):
@@ -68,13 +74,33 @@ class Emit(Protocol):
 
     def log(self, level: str, message: str) -> None: ...
 
+    def waits(self, reason: str) -> None:
+        """Why the node does not begin yet, a sentence; empty: it begins."""
+
 
 class CancelToken:
-    """Belongs to one event loop; cancel() may be said twice."""
+    """Belongs to one event loop; cancel() may be said twice. `finish` is the gentler wish: to end with what there is."""
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.finishing = False
         self._listeners: list[Callable[[], None]] = []
+        self._finish_listeners: list[Callable[[], None]] = []
+
+    def finish(self) -> None:
+        if not self.finishing:
+            self.finishing = True
+            for listener in list(self._finish_listeners):
+                listener()
+
+    def listen_to_finish(self, listener: Callable[[], None]) -> None:
+        """Calls it when an early end is wished for, at once when that has been."""
+        self._finish_listeners.append(listener)
+        if self.finishing:
+            listener()
+
+    def forget_finish(self, listener: Callable[[], None]) -> None:
+        self._finish_listeners.remove(listener)
 
     def cancel(self) -> None:
         if not self.cancelled:
@@ -110,6 +136,7 @@ async def run_light(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    kept: Kept | None = None,
 ) -> NodeOutcome:
     """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
     task = registry.get(run.task)
@@ -130,6 +157,9 @@ async def run_light(
         capabilities=partial(capabilities, registry),
         directory=directory,
         loop=loop,
+        kept=kept,
+        warm_key=task.warm_key(run.params),
+        finishing=lambda: cancel.finishing,
     )
     stop = _Stop(run.timeout_seconds)
     cancel.listen(stop.cancelled)
@@ -217,6 +247,8 @@ def run_plain(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    kept: Kept | None = None,
+    finishing: Callable[[], bool] = bool,
 ) -> NodeOutcome:
     """Runs a plain function in this thread; whoever started the process watches its time."""
     task = registry.get(run.task)
@@ -227,7 +259,16 @@ def run_plain(
     except msgspec.ValidationError as error:
         return failed("invalid_params", str(error))
     context = TaskContext(
-        run, emit, cancelled, store, capabilities=partial(capabilities, registry), directory=directory, loop=loop
+        run,
+        emit,
+        cancelled,
+        store,
+        capabilities=partial(capabilities, registry),
+        directory=directory,
+        loop=loop,
+        kept=kept,
+        warm_key=task.warm_key(run.params),
+        finishing=finishing,
     )
     try:
         return finished(task, task.function(params, context), context, output_bytes)
@@ -266,12 +307,16 @@ def finished(task: "Task", result: Any, context: TaskContext, output_bytes: int)
 
 
 def failure(error: BaseException, task: "Task", artifacts: list[ArtifactMeta]) -> NodeOutcome:
-    """What a task raised, as one typed error with class and traceback."""
+    """What a task raised, as one typed error with class and traceback.
+
+    A device out of memory is `out_of_memory`; a broken one `device_poisoned`, which another process may survive, where the task may run again.
+    """
     details: dict[str, Any] = {"class": type(error).__qualname__}
     text = "".join(traceback.format_exception(error))
     retryable = isinstance(error, task.retry_on)
     code = "task_failed"
     message = str(error) or type(error).__qualname__
+    fault = device_fault(error)
     if isinstance(error, TaskError):
         code = error.code
         retryable = retryable or error.retryable
@@ -281,8 +326,12 @@ def failure(error: BaseException, task: "Task", artifacts: list[ArtifactMeta]) -
         retryable = retryable or code == "artifact_store_unavailable"
     else:
         message = f"{type(error).__qualname__}: {error}"
+        if fault is not None:
+            code = fault
+            retryable = retryable or (fault == "device_poisoned" and task.capability.contracts.idempotent)
     details["traceback"] = printable(text[-TRACEBACK_CHARS:])
-    return failed(code, message, details, retryable=retryable, artifacts=artifacts)
+    outcome = failed(code, message, details, retryable=retryable, artifacts=artifacts)
+    return msgspec.structs.replace(outcome, poisoned=True) if fault == "device_poisoned" else outcome
 
 
 def timed_out(task: "Task", timeout_seconds: float) -> NodeOutcome:

@@ -12,6 +12,7 @@ Light tasks (`async def`, kind cpu) run in the worker itself; plain functions an
 
 import importlib
 import inspect
+import math
 import re
 import sys
 import typing
@@ -72,6 +73,10 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     timeout_seconds: float
     concurrency: int
     memory_mib: int
+    memory_param: str
+    memory_by: tuple[str, ...]
+    warm: tuple[str, ...]
+    smaller: Callable[[Any], Any] | None
     idempotent: bool
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
@@ -90,11 +95,36 @@ class Task:
         self.capability = capability
         self.light = _is_light(function, declared)
         self.retry_on = declared.retry_on
+        self._declared = declared
         self._output = msgspec.json.Decoder(output_type)
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """Raises: msgspec.ValidationError: they are not what the task declared."""
         return msgspec.convert(values, self.params_type)
+
+    def memory_mib(self, params: Mapping[str, Any]) -> int:
+        """Device memory that a run with these params is declared to need."""
+        return declared_mib(self.capability.runtime, params)
+
+    def warm_key(self, params: Mapping[str, Any]) -> str:
+        """Of what a run may keep loaded for the next one; empty: nothing."""
+        named = self._declared.warm
+        return f"{self.capability.id} {_values(params, named)}" if named else ""
+
+    def size_bucket(self, params: Mapping[str, Any]) -> str:
+        """Runs that need about the same memory have the same: numbers count by the power of two of their product, the rest as it is."""
+        named = self._declared.memory_by
+        numbers = [params[name] for name in named if isinstance(params.get(name), int | float)]
+        size = math.frexp(math.prod(numbers))[1] if numbers else 0
+        rest = _values(params, [name for name in named if not isinstance(params.get(name), int | float)])
+        return f"{self.capability.id} {self.capability.version} {size} {rest}"
+
+    def smaller(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The declared variant that needs less memory; None where there is none, or none smaller than this."""
+        if self._declared.smaller is None:
+            return None
+        found = self._declared.smaller(self.params(params))
+        return None if found is None else msgspec.to_builtins(found)
 
     def output(self, result: Any) -> bytes:
         """The result as JSON, checked: structs can be built with any values, and clients read the schema.
@@ -110,6 +140,12 @@ class Task:
 
 
 Registry = dict[str, Task]
+
+
+def declared_mib(runtime: Runtime, params: Mapping[str, Any]) -> int:
+    """Device memory that a run with these params is declared to need, MiB; a parameter that is not known yet counts as none."""
+    asked = params.get(runtime.memory_param) if isinstance(runtime.memory_param, str) else None
+    return max(runtime.memory_mib, asked) if isinstance(asked, int) else runtime.memory_mib
 
 
 @overload
@@ -129,6 +165,10 @@ def task(
     timeout_seconds: float = 3600,
     concurrency: int = 0,
     memory_mib: int = 0,
+    memory_param: str = "",
+    memory_by: Sequence[str] = (),
+    warm: Sequence[str] = (),
+    smaller: Callable[[Any], Any] | None = None,
     idempotent: bool = True,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
@@ -150,6 +190,10 @@ def task(
     timeout_seconds: float = 3600,
     concurrency: int = 0,
     memory_mib: int = 0,
+    memory_param: str = "",
+    memory_by: Sequence[str] = (),
+    warm: Sequence[str] = (),
+    smaller: Callable[[Any], Any] | None = None,
     idempotent: bool = True,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
@@ -159,6 +203,10 @@ def task(
 
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `retry_on`: exceptions after which another attempt is worth it.
+
+    Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
+    `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
+    which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
     """
     declared = Declaration(
         id=id,
@@ -171,6 +219,10 @@ def task(
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
         memory_mib=memory_mib,
+        memory_param=memory_param,
+        memory_by=tuple(memory_by),
+        warm=tuple(warm),
+        smaller=smaller,
         idempotent=idempotent,
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
@@ -257,6 +309,10 @@ def _make(function: Function) -> Task:
         input_schema, output_schema = _schemas(params_type, output_type)
     except (InvalidTask, TypeError, NameError) as error:
         raise InvalidTask(f"{where}: task {id!r}: {error}") from error
+    named = [*declared.memory_by, *declared.warm, *([declared.memory_param] if declared.memory_param else [])]
+    for name in named:
+        if name not in input_schema.get("properties", {}):
+            raise InvalidTask(f"{where}: task {id!r}: it has no parameter {name!r} that its memory could depend on")
     capability = _capability(function, id, declared, input_schema, output_schema)
     return Task(function, params_type, output_type, capability, declared)
 
@@ -298,6 +354,7 @@ def _capability(
             concurrency=declared.concurrency,
             memory_mib=declared.memory_mib,
             light=_is_light(function, declared),
+            memory_param=declared.memory_param or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),
@@ -314,6 +371,10 @@ def _is_light(function: Function, declared: Declaration) -> bool:
 
 def _first_paragraph(function: Function) -> str:
     return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+
+
+def _values(params: Mapping[str, Any], names: Sequence[str]) -> str:
+    return msgspec.json.encode([params.get(name) for name in names], order="deterministic").decode() if names else ""
 
 
 def _where(function: Function) -> str:

@@ -19,7 +19,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
@@ -46,7 +46,7 @@ from bridge.tracing import Tracing
 from bridge.version import VERSION
 from schemas.structs.graph import Node, NodeError, Plane
 from schemas.structs.settings import Settings
-from schemas.structs.worker import MemoryInfo, RunningNode, WorkerInfo
+from schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 GIVE_BACK_SECONDS = 5.0
+TELL_SECONDS = 0.5  # what nodes wait for is told sooner than the next heartbeat, several at once
 
 
 class Worker:
@@ -70,6 +71,7 @@ class Worker:
         store: ArtifactStore | None = None,
         device: str = "",
         metrics_url: str | None = None,
+        devices: Sequence[DeviceInfo] = (),
         pool: str = "default",
         tracing: Tracing | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Worker:
         self._free = {"light": light, "heavy": slots}
         self._store = store
         self._device = device
+        self._devices = list(devices)
         self._metrics_url = metrics_url
         self._observe = metrics.node_observer(registry)
         self._url = settings.redis.url
@@ -104,6 +107,7 @@ class Worker:
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
         self._changed = asyncio.Event()
+        self._to_tell = asyncio.Event()
         self._stopping = asyncio.Event()
         self._solo = asyncio.Lock()
         self._at_work = {"light": 0, "heavy": 0}  # nodes in their task
@@ -303,7 +307,7 @@ class Worker:
     async def _run(self, delivery: Delivery, node_id: str) -> list[str]:
         """One started node: run, commit, and answer with what this delivery goes on with."""
         kind = self._kind(delivery, node_id)
-        running = Running(delivery, node_id, kind == "light", self._mark)
+        running = Running(delivery, node_id, kind == "light", self._mark, self._to_tell.set)
         self._running[*delivery.key, node_id] = running
         if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
             running.cancel.cancel()
@@ -363,11 +367,11 @@ class Worker:
         self._at_work["light" if running.light else "heavy"] += 1
         try:
             if self._tracing is None:
-                return await self._run_node(run, running, running.cancel)
-            with self._tracing.node(delivery.claim.traceparent, run, self.plane, self.worker_id) as span:
                 outcome = await self._run_node(run, running, running.cancel)
-                span.ended(outcome)
-                return outcome
+            else:
+                with self._tracing.node(delivery.claim.traceparent, run, self.plane, self.worker_id) as span:
+                    outcome = await self._run_node(run, running, running.cancel)
+                    span.ended(outcome)
         except Exception as error:
             log.exception(
                 "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
@@ -376,6 +380,10 @@ class Worker:
         finally:
             self._at_work["light" if running.light else "heavy"] -= 1
             self._changed.set()
+        if outcome.elsewhere and not (delivery.releasing or delivery.lost):
+            await self._hand_on(delivery, running.node_id, "memory", outcome.elsewhere)
+            return None
+        return outcome
 
     async def _start(self, delivery: Delivery, running: Running) -> bool:
         """Starts a suspect whose turn has come; false when it is no longer ours to start."""
@@ -423,8 +431,12 @@ class Worker:
         log.warning(
             "no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id}
         )
-        batches = self._plan(delivery, [node_id], delay_ms=NO_TASK_DELAY_MS, reason="worker")
-        waits = NodeError(code="worker", message=f"waiting for a worker that knows {task}", details={})
+        await self._hand_on(delivery, node_id, "worker", f"waiting for a worker that knows {task}")
+
+    async def _hand_on(self, delivery: Delivery, node_id: str, reason: str, message: str) -> None:
+        """A node that cannot run here goes back to its place, as the same attempt, a while later."""
+        batches = self._plan(delivery, [node_id], delay_ms=NO_TASK_DELAY_MS, reason=reason)
+        waits = NodeError(code=reason, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
@@ -509,8 +521,13 @@ class Worker:
             if chosen(running.delivery):
                 running.cancel.cancel()
 
+    def _finish(self, job_id: str, node_id: str) -> None:
+        for running in list(self._running.values()):
+            if (running.delivery.job_id, running.node_id) == (job_id, node_id):
+                running.cancel.finish()
+
     async def _listens(self) -> None:
-        """Hears cancels at once; what is missed here the next renewal tells."""
+        """Hears cancels at once; what is missed here the next renewal tells. `job node` asks a node to end early, and is not repeated."""
         while True:
             client = listener(self._url)
             try:
@@ -519,8 +536,11 @@ class Worker:
                     while True:
                         message = await pubsub.get_message(timeout=10)
                         if message is not None and message["type"] == "message":
-                            job_id = message["data"].decode(errors="replace")
-                            self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
+                            job_id, _, node_id = message["data"].decode(errors="replace").partition(" ")
+                            if node_id:
+                                self._finish(job_id, node_id)
+                            else:
+                                self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -537,7 +557,11 @@ class Worker:
                 if not _is_passing(error):
                     raise
                 self._trouble = f"Redis: {error}"
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._to_tell.wait()
+                    await asyncio.sleep(TELL_SECONDS)
+            self._to_tell.clear()
 
     def _info(self) -> WorkerInfo:
         running = [
@@ -546,6 +570,7 @@ class Worker:
                 node_id=one.node_id,
                 task=one.delivery.topology.nodes[one.node_id].task,
                 started_at=rfc3339(one.started_ms),
+                waiting_for=one.waiting_for or msgspec.UNSET,
             )
             for one in self._running.values()
         ]
@@ -568,6 +593,7 @@ class Worker:
             version=VERSION,
             protocol=keys.PROTOCOL,
             tasks=sorted(self.registry),
+            devices=self._devices,
         )
 
     async def _reclaims(self) -> None:

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable"
     )
+    parser.add_argument("--simulate-gpus", metavar="TEXT", help="2x24GiB: simulated GPUs in place of the machine's")
     parser.add_argument("--host", metavar="HOST", help="of health and metrics")
     parser.add_argument("--port", type=int, metavar="PORT", help="of health and metrics; 0: any free one")
     return parser
@@ -55,6 +56,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         "worker.pool": options.pool,
         "worker.slots": options.slots,
         "worker.tasks": options.tasks,
+        "worker.simulate_gpus": options.simulate_gpus,
         "worker.host": options.host,
         "worker.port": options.port,
     }

@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +26,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge import logs, metrics, tasks, tracing
 from bridge.artifacts import ArtifactStore, open_store
+from bridge.connection import connect
 from bridge.errors import DihedralError
 from bridge.measured_store import MeasuredStore
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.worker import Worker
-from data_plane import memory
+from data_plane import memory, simulated
 from data_plane.device import Device
+from data_plane.peaks import Peaks
 from data_plane.slots import SlotPool
 from data_plane.tasks import BUILTIN
 from schemas.structs.settings import Settings, StoreKind
+from schemas.structs.worker import DeviceInfo
 
 log = logging.getLogger(__name__)
 
@@ -57,46 +61,73 @@ async def serve(settings: Settings) -> int:
     modules = [*BUILTIN, *settings.worker.tasks]
     registry = tasks.collect(modules, plane="python", directory=Path.cwd())
     listening = listen(settings.worker.host, settings.worker.port)
-    device = await probe()
+    simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
+    device = simulation.device if simulation is not None else await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
     store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
     spans = tracing.start(settings, "python")
-    pool = SlotPool(
-        slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus), cpus=device.cpus
-    )
+    client = connect(settings.redis.url, timeout_seconds=CHECK_SECONDS)
     try:
-        async with pool:
-            worker = Worker(
-                settings=settings,
-                plane="python",
-                pool=settings.worker.pool,
-                registry=registry,
-                run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes, bool(device.gpus)),
-                slots=slots,
-                light=settings.worker.light_concurrency,
-                store=store,
-                device=device.name,
-                metrics_url=f"http://{address(listening)}/metrics",
-                tracing=spans,
-            )
-            return await _run(worker, pool, store, listening)
+        with _gpu_directory(settings) as gpu_directory:
+            read = _read(device, simulation, gpu_directory)
+            peaks = Peaks(client if read is not None else None)
+            await peaks.load()
+            pool = SlotPool(
+                slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus),
+                cpus=device.cpus, read=read, peaks=peaks, simulation=simulation, gpu_directory=str(gpu_directory),
+            )  # fmt: skip
+            async with pool:
+                worker = Worker(
+                    settings=settings,
+                    plane="python",
+                    pool=settings.worker.pool,
+                    registry=registry,
+                    run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes, bool(device.gpus)),
+                    slots=slots,
+                    light=settings.worker.light_concurrency,
+                    store=store,
+                    device=device.name,
+                    devices=[DeviceInfo(name=gpu.name, memory_mib=gpu.memory_mib) for gpu in device.gpus],
+                    metrics_url=f"http://{address(listening)}/metrics",
+                    tracing=spans,
+                )
+                return await _run(worker, pool, store, listening, read if simulation is not None else None)
     finally:
         listening.close()
+        await client.aclose()
         await store.close()
         if spans is not None:
             await asyncio.to_thread(spans.close)
 
 
-async def _run(worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket) -> int:
+@contextmanager
+def _gpu_directory(settings: Settings) -> Iterator[Path]:
+    """Where simulated GPUs have their state: shared with other workers, or this worker's alone."""
+    if settings.worker.simulate_directory:
+        yield Path(settings.worker.simulate_directory).absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="dihedral-gpus-") as made:
+        yield Path(made)
+
+
+def _read(device: Device, simulation: simulated.Simulation | None, gpu_directory: Path) -> memory.Read | None:
+    """How device memory is looked at; None where there is no GPU, or nobody who tells of it."""
+    if simulation is None:
+        return memory.reader(device.gpus) if device.gpus else None
+    gpus = simulated.open_gpus(simulation, gpu_directory)
+    return lambda: [gpu.reading() for gpu in gpus]
+
+
+async def _run(
+    worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket, simulated_gpus: memory.Read | None
+) -> int:
     stops = _Stops(worker)
     server = _Server(_app(worker, pool, store, stops))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="health and metrics")
     working = asyncio.create_task(worker.run(), name="worker")
     hard = asyncio.create_task(stops.hard.wait(), name="hard stop")
-    watching = [
-        asyncio.create_task(watch, name="watch")
-        for watch in (metrics.watch_loop(), memory.watch(pool.pids, worker.memory))
-    ]
+    watches = (metrics.watch_loop(), memory.watch(pool.pids, worker.memory, simulated_gpus))
+    watching = [asyncio.create_task(watch, name="watch") for watch in watches]
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # the default scans the live heap far too often (facts E: p99 36 → 8.5 ms)

@@ -22,12 +22,28 @@ from typing import Any
 import msgspec
 
 from bridge import tasks
-from bridge.context import TaskCancelled, printable
+from bridge.context import Kept, TaskCancelled, printable
 from bridge.errors import DihedralError
 from bridge.measured_store import MeasuredStore, Transfer
 from bridge.running import CancelToken, NodeOutcome, run_light, run_plain
+from data_plane.device import give_memory_back, memory_held
 from data_plane.groups import die_with_parent
-from data_plane.slots import Data, Done, FromChild, FromParent, Hello, Line, Progress, Ready, Start, Stop, frame
+from data_plane.simulated import SimulatedGpu
+from data_plane.slots import (
+    Data,
+    Done,
+    Finish,
+    Forget,
+    FromChild,
+    FromParent,
+    Hello,
+    Line,
+    Progress,
+    Ready,
+    Start,
+    Stop,
+    frame,
+)
 from schemas.structs.settings import ArtifactsSettings
 
 SMALLEST_PROGRESS = 0.001  # so a run says at most a thousand fractions, however often the task does
@@ -60,7 +76,7 @@ def _prepare(hello: Hello) -> None:
     sys.path.extend(entry for entry in hello.path if entry not in sys.path)
     for name in THREADS:
         os.environ.setdefault(name, str(hello.threads))
-    if hello.gpu is not None:
+    if hello.gpu is not None and hello.simulation is None:
         visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[hello.gpu] if hello.gpu < len(visible) else str(hello.gpu)
 
@@ -126,6 +142,9 @@ class _Said:
     def log(self, level: str, message: str) -> None:
         self._link.send(Line(number=self._number, level=level, message=message))
 
+    def waits(self, reason: str) -> None:
+        """Who waits has no process yet."""
+
 
 class _LogLines(logging.Handler):
     """What a task logs becomes log events of its node, with their levels."""
@@ -147,9 +166,14 @@ class _Child:
         self._link = link
         self._hello = hello
         self._registry = registry
-        self._starts: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._starts: queue.SimpleQueue[Start | Forget] = queue.SimpleQueue()
         self._number = 0
         self._stopped = False
+        self._finishing = False
+        self._gpu: SimulatedGpu | None = None
+        if hello.gpu is not None and hello.simulation is not None:
+            self._gpu = SimulatedGpu(Path(hello.gpu_directory), hello.gpu, hello.simulation)
+        self._kept = Kept(self._gpu)
         self._inside = False
         self._terminated = False
         self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None
@@ -165,19 +189,37 @@ class _Child:
         self._link.send(Ready(tasks=sorted(self._registry)))
         while not self._terminated:
             start = self._starts.get()
+            if isinstance(start, Forget):
+                self._make_room()
+                continue
             self.said = _Said(self._link, start.number)
-            outcome = self._run(start, self.said)
+            outcome, peak = self._run_with_device(start, self.said)
             self.said = None
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-            self._link.send(Done(number=start.number, outcome=outcome, transfers=self._store_thread.told()))
+            self._link.send(
+                Done(
+                    number=start.number,
+                    outcome=outcome,
+                    transfers=self._store_thread.told(),
+                    peak=peak,
+                    warm_key=self._kept.key,
+                )
+            )
 
     def _listen(self) -> None:
         while True:
             message = self._link.receive()
             if isinstance(message, Start):
-                self._number, self._stopped = message.number, False
+                self._number, self._stopped, self._finishing = message.number, False, False
                 self._starts.put(message)
+            elif isinstance(message, Forget):
+                self._starts.put(message)
+            elif isinstance(message, Finish) and message.number == self._number:
+                self._finishing = True
+                if self._token is not None:
+                    loop, token = self._token
+                    loop.call_soon_threadsafe(token.finish)
             elif isinstance(message, Stop) and message.number == self._number:
                 self._stopped = True
                 if self._token is not None:
@@ -190,6 +232,40 @@ class _Child:
             raise TaskCancelled
         if self.said is None:
             os._exit(128 + signum)
+
+    def _run_with_device(self, start: Start, said: _Said) -> tuple[NodeOutcome, int]:
+        """The outcome and the peak of device memory; out of memory, the declared smaller variant runs once.
+
+        Afterwards only a model that the task asked to keep is held: what lies idle here is missing in another slot.
+        """
+        task = self._registry.get(start.run.task)
+        if task is None or task.capability.runtime.kind != "gpu":
+            return self._run(start, said), 0
+        if self._kept.key != task.warm_key(start.run.params):
+            self._make_room()
+        if self._gpu is not None:
+            self._gpu.reset_peak()
+        outcome = self._run(start, said)
+        out_of_memory = outcome.error is not None and outcome.error.code == "out_of_memory"
+        smaller = task.smaller(start.run.params) if out_of_memory and not self._stopped else None
+        if smaller is not None:
+            given = start.run.params
+            changed = {name: value for name, value in smaller.items() if given.get(name) != value and name in given}
+            said.log("warning", f"out of memory; once more with less: {msgspec.json.encode(changed).decode()}")
+            self._make_room()
+            run = msgspec.structs.replace(start.run, params=smaller)
+            outcome = self._run(msgspec.structs.replace(start, run=run), said)
+        peak = self._gpu.peak_bytes if self._gpu is not None else memory_held()
+        if outcome.status != "completed":
+            self._kept.drop()  # whatever is wrong with it is not kept for the next run
+        gc.collect()
+        give_memory_back()
+        return outcome, peak
+
+    def _make_room(self) -> None:
+        self._kept.drop()
+        gc.collect()
+        give_memory_back()
 
     def _run(self, start: Start, said: _Said) -> NodeOutcome:
         try:
@@ -206,6 +282,8 @@ class _Child:
                 output_bytes=self._hello.output_bytes,
                 directory=Path(start.directory),
                 loop=self._store_thread,
+                kept=self._kept,
+                finishing=lambda: self._finishing,
             )
         except TaskCancelled:  # SIGTERM, at a moment when the task itself could not hear it
             return NodeOutcome(status="cancelled")
@@ -219,6 +297,8 @@ class _Child:
         self._token = self._runner.get_loop(), token
         if self._stopped:
             token.cancel()
+        if self._finishing:
+            token.finish()
         try:
             return self._runner.run(
                 run_light(
@@ -230,6 +310,7 @@ class _Child:
                     output_bytes=self._hello.output_bytes,
                     directory=Path(start.directory),
                     loop=self._store_thread,
+                    kept=self._kept,
                 )
             )
         finally:

@@ -8,7 +8,8 @@ a thread of their own, so that a busy event loop is not taken for a frozen worke
 A node's crash is its own: the outcome says which signal or exit code, and a new process takes the slot. A stop (cancel or time-out)
 escalates: a message (the task looks at `ctx.cancelled`), after the grace period SIGTERM (raises TaskCancelled in the task), half a second
 later SIGKILL to the group. The outcome is told only when the group is gone, unless the task ended by the
-message alone; then the warm process is used again.
+message alone; then the warm process is used again. A process that cannot use its device any more (`poisoned`), or does not give its memory
+back after a cancel, is replaced too.
 
 Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
 warm template (CUDA does not survive a fork).
@@ -24,6 +25,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -37,7 +39,11 @@ from bridge.measured_store import Transfer
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, failed, timed_out
 from bridge.tasks import Registry, Task
 from data_plane.groups import kill_group, members, signal_group
+from data_plane.memory import Read
+from data_plane.peaks import Peaks
 from data_plane.printed import Budget, Printed
+from data_plane.seats import DoesNotFit, Seat, Seats, Taken, Wish
+from data_plane.simulated import Simulation
 from schemas.structs.settings import ArtifactsSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +52,8 @@ FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
 START_SECONDS = 120  # importing CUDA libraries from a cold disk
 START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
 BEATS_PER_LEASE = 4
+MEMORY_BACK_SECONDS = 2.0  # until a cancelled node's memory must be free again
+MIB = 2**20
 UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the whole grace period
 
 
@@ -53,7 +61,10 @@ UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the
 
 
 class Hello(msgspec.Struct, tag="hello", kw_only=True):
-    """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones."""
+    """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
+
+    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real.
+    """
 
     lease_seconds: float
     modules: list[str]
@@ -62,6 +73,8 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     output_bytes: int
     gpu: int | None
     threads: int
+    simulation: Simulation | None = None
+    gpu_directory: str = ""
 
 
 class Start(msgspec.Struct, tag="start", kw_only=True):
@@ -76,6 +89,16 @@ class Stop(msgspec.Struct, tag="stop", kw_only=True):
     """Asks the task of this number to end by itself."""
 
     number: int
+
+
+class Finish(msgspec.Struct, tag="finish", kw_only=True):
+    """Asks the task of this number for the best result that it has."""
+
+    number: int
+
+
+class Forget(msgspec.Struct, tag="forget", kw_only=True):
+    """Between runs: drops the model that it keeps."""
 
 
 class Ready(msgspec.Struct, tag="ready", kw_only=True):
@@ -102,14 +125,19 @@ class Line(msgspec.Struct, tag="line", kw_only=True):
 
 
 class Done(msgspec.Struct, tag="done", kw_only=True):
-    """`transfers`: what the store did for this run, for the parent's metrics."""
+    """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
+
+    `warm_key`: of the model that the process keeps.
+    """
 
     number: int
     outcome: NodeOutcome
     transfers: list[Transfer] = []
+    peak: int = 0
+    warm_key: str = ""
 
 
-FromParent: TypeAlias = Hello | Start | Stop
+FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
 FromChild: TypeAlias = Ready | Progress | Data | Line | Done
 
 
@@ -138,8 +166,15 @@ class SlotPool:
         settings: Settings,
         gpus: int = 0,
         cpus: int = 1,
+        read: Read | None = None,
+        peaks: Peaks | None = None,
+        simulation: Simulation | None = None,
+        gpu_directory: str = "",
     ) -> None:
-        """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn."""
+        """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
+
+        `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered.
+        """
         self._registry = registry
         self._grace_seconds = settings.worker.cancel_grace_ms / 1000
         self._hello = Hello(
@@ -150,9 +185,13 @@ class SlotPool:
             output_bytes=settings.jobs.node_output_bytes,
             gpu=None,
             threads=max(1, cpus // max(1, slots)),
+            simulation=simulation,
+            gpu_directory=gpu_directory,
         )
-        self._seats = [_Seat(number, number % gpus if gpus else None) for number in range(slots)]
-        self._free: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
+        self._all = [Seat(number, number % gpus if gpus else None) for number in range(slots)]
+        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB)
+        self._counts_memory = read is not None
+        self._peaks = peaks or Peaks()
         self._starting: set[asyncio.Task[None]] = set()
         self._beats = Beats(settings.jobs.lease_ms / 1000 / BEATS_PER_LEASE)
         self._root = Path()
@@ -161,81 +200,85 @@ class SlotPool:
     async def __aenter__(self) -> "SlotPool":
         self._root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="dihedral-slots-"))
         self._beats.start()
-        for seat in self._seats:
+        for seat in self._all:
             self._restart(seat)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Kills every group at once, running nodes included."""
+        self._seats.close()
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        await asyncio.gather(*(seat.slot.end() for seat in self._seats if seat.slot is not None))
+        await asyncio.gather(*(seat.slot.end() for seat in self._all if seat.slot is not None))
         self._beats.stop()
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
     def problems(self) -> list[str]:
         """Why slots do not start, a sentence each."""
-        return list(dict.fromkeys(seat.failure for seat in self._seats if seat.failure))
+        return list(dict.fromkeys(seat.failure for seat in self._all if seat.failure))
 
     def pids(self) -> list[int]:
         """Of the slots that live, each the leader of a process group."""
-        return [seat.slot.pid for seat in self._seats if seat.slot is not None and seat.slot.alive]
+        return [seat.slot.pid for seat in self._all if seat.slot is not None and seat.slot.alive]
 
     async def run(self, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         """Runs a node in the next free slot and answers when nothing of it runs any more."""
         task = self._registry.get(run.task)
         if task is None:
             return failed("unknown_task", f"this worker has no task {run.task!r}")
-        seat = await self._take(cancel)
-        if seat is None:
+        try:
+            taken = await self._seats.take(self._wish(task, run), cancel, emit.waits)
+        except DoesNotFit as error:
+            return NodeOutcome(status="cancelled", began=False, elsewhere=str(error))
+        if taken is None:
             return NodeOutcome(status="cancelled", began=False)
+        try:
+            return await self._run(taken, task, run, emit, cancel)
+        finally:
+            self._seats.release(taken)
+
+    def _wish(self, task: Task, run: NodeRun) -> Wish:
+        if task.capability.runtime.kind != "gpu":
+            return Wish()
+        need = self._peaks.need_bytes(task, run.params) if self._counts_memory else None
+        return Wish(need, task.warm_key(run.params))
+
+    async def _run(self, taken: Taken, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        seat = taken.seat
         slot = seat.slot
         if slot is None:
             self._restart(seat)
             return failed("slot_start_failed", seat.failure, retryable=True)
         self._runs += 1
         directory = self._root / str(self._runs)
+        stopping = _Stopping(self._seats, taken)
+        cancel.listen(stopping.begin)
         try:
             outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
+            if outcome.status == "cancelled":
+                await stopping.verify(slot, emit)
+            elif outcome.status == "completed" and taken.promise is not None:
+                await self._peaks.note(task, run.params, max(slot.peak, taken.promise.peak))
         except BaseException:
             slot.spent = True
             raise
         finally:
+            cancel.forget(stopping.begin)
+            self._seats.release(taken)
             if slot.spent:
                 self._restart(seat)
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             else:
-                self._free.put_nowait(seat)
+                self._seats.put(seat)
         return outcome
 
-    async def _take(self, cancel: CancelToken) -> "_Seat | None":
-        """None when the node was cancelled while it waited for a slot."""
-        while True:
-            taken = asyncio.ensure_future(self._free.get())
-            cancelled = asyncio.ensure_future(cancel.wait())
-            try:
-                await asyncio.wait({taken, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                cancelled.cancel()
-                if not taken.done():
-                    taken.cancel()
-            if not taken.done() or taken.cancelled():
-                return None
-            seat = taken.result()
-            if cancel.cancelled:
-                self._free.put_nowait(seat)
-                return None
-            if seat.slot is None or seat.slot.alive:
-                return seat
-            self._restart(seat)  # it died idle
-
-    def _restart(self, seat: "_Seat") -> None:
+    def _restart(self, seat: Seat) -> None:
         task = asyncio.get_running_loop().create_task(self._start(seat), name=f"start slot {seat.number}")
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    async def _start(self, seat: "_Seat") -> None:
+    async def _start(self, seat: Seat) -> None:
         """Puts the seat back with a new process, or without one and the reason after a few attempts."""
         if seat.slot is not None:
             await seat.slot.end()
@@ -250,17 +293,45 @@ class SlotPool:
                 log.warning("%s", seat.failure)
                 if delay is not None:
                     await asyncio.sleep(delay)
-        self._free.put_nowait(seat)
+        self._seats.put(seat)
 
 
-class _Seat:
-    """A place for a slot process, which comes and goes."""
+class _Stopping:
+    """How a cancelled node ended: how long it took, and whether its device memory came back, as measured."""
 
-    def __init__(self, number: int, gpu: int | None) -> None:
-        self.number = number
-        self.gpu = gpu
-        self.slot: Slot | None = None
-        self.failure = ""
+    def __init__(self, seats: Seats, taken: Taken) -> None:
+        self._seats = seats
+        self._taken = taken
+        self._before = seats.held(taken) if taken.promise is not None else 0
+        self._held = 0
+        self._begun = 0.0
+
+    def begin(self) -> None:
+        self._begun = time.monotonic()
+        if self._taken.promise is not None:
+            self._held = self._seats.held(self._taken)
+
+    async def verify(self, slot: "Slot", emit: Emit) -> None:
+        """Says it as the event `cancelled`; a process that keeps more than it began with is spent."""
+        left = await self._left() if self._taken.promise is not None else 0
+        seconds = time.monotonic() - self._begun
+        metrics.cancel_seconds.observe(seconds)
+        said: dict[str, Any] = {"seconds": round(seconds, 3), "slotReplaced": slot.spent}
+        if self._taken.promise is not None:
+            said |= {"memoryHeldMiB": self._held // MIB, "memoryLeftMiB": left // MIB}
+        if left > self._before:
+            metrics.cancel_memory_kept_total.inc()
+            said["slotReplaced"] = slot.spent = True
+        emit.data("cancelled", said)
+
+    async def _left(self) -> int:
+        """Bytes that its process still holds, as soon as these are no more than before it began, or after MEMORY_BACK_SECONDS."""
+        deadline = time.monotonic() + MEMORY_BACK_SECONDS
+        while True:
+            left = self._seats.held(self._taken)
+            if left <= self._before or time.monotonic() > deadline:
+                return left
+            await asyncio.sleep(0.02)
 
 
 class Beats:
@@ -311,6 +382,8 @@ class Slot:
         beats: Beats, out: Printed, err: Printed,
     ) -> None:  # fmt: skip
         self.spent = False
+        self.warm_key = ""  # of the model that it keeps
+        self.peak = 0  # of the last run, bytes of device memory
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -404,11 +477,16 @@ class Slot:
         def cancelled() -> None:
             stop("cancelled")
 
+        def finish() -> None:
+            self._send(Finish(number=number))
+
+        number = self._number
         cancel.listen(cancelled)
         timer = loop.call_later(run.timeout_seconds, stop, "timeout")
         try:
             unlimited = msgspec.structs.replace(run, timeout_seconds=math.inf)
-            self._send(Start(number=self._number, run=unlimited, directory=str(directory)))
+            self._send(Start(number=number, run=unlimited, directory=str(directory)))
+            cancel.listen_to_finish(finish)
             await _first(self._done, self._exit, stopped)
             if not (self._done.done() or self._exit.done()):
                 await self._stop(grace_seconds)
@@ -418,6 +496,7 @@ class Slot:
             raise
         finally:
             cancel.forget(cancelled)
+            cancel.forget_finish(finish)
             timer.cancel()
             self._emit = None
             self._out.detach()
@@ -448,6 +527,8 @@ class Slot:
         completed = self._done.done() and self._done.result().status == "completed"
         if not completed and members(self._process.pid) != [self._process.pid]:
             self.spent = True  # a failed or cancelled task left processes behind
+        if self._done.done() and self._done.result().poisoned:
+            self.spent = True
         if not self.alive:
             await self.end()
 
@@ -478,6 +559,12 @@ class Slot:
             what = f"ended by itself with exit code {code}"
         message = f"the process of {task.capability.id} {what}"
         return failed("slot_crashed", message, details, retryable=task.capability.contracts.idempotent)
+
+    def forget_model(self) -> None:
+        """Between runs: gives the memory of the model back that it keeps."""
+        if self.warm_key:
+            self.warm_key = ""
+            self._send(Forget())
 
     async def end(self) -> None:
         """Kills the group and waits until it is gone; may be called twice."""
@@ -531,6 +618,7 @@ class Slot:
         elif not self._done.done():
             for transfer in message.transfers:
                 metrics.note_transfer(transfer)
+            self.peak, self.warm_key = message.peak, message.warm_key
             self._done.set_result(message.outcome)
 
 

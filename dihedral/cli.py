@@ -77,6 +77,7 @@ def up(options: argparse.Namespace) -> int:
             port=options.port,
             workers=options.workers,
             slots=options.slots,
+            simulate_gpus=options.simulate_gpus,
             redis_url=options.redis_url,
             tasks=options.tasks or [],
             config=options.config,
@@ -492,6 +493,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--insecure", action="store_true", help="listen beyond loopback although there is no API key")
     one.add_argument("--workers", type=_at_least_one, default=1, metavar="N")
     one.add_argument("--slots", type=int, metavar="N", help="heavy nodes at once per worker; default: by the device")
+    one.add_argument(
+        "--simulate-gpus", metavar="TEXT", help="2x24GiB: simulated GPUs; behind it ,oom@N ,hang@N ,poison@N ,speed=X"
+    )
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")

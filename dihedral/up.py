@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -74,7 +75,10 @@ REFUSALS: Mapping[int, type[DihedralError]] = {2: SettingsError, 3: CannotStart,
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """`port` 0: any free one. `slots` 0: as many as the device has. `redis_url` None: the embedded server."""
+    """`port` 0: any free one. `slots` 0: as many as the device has. `redis_url` None: the embedded server.
+
+    `simulate_gpus`: as `worker.simulateGpus`; all workers share these devices, as they would real ones.
+    """
 
     data_dir: Path = Path("dihedral-data")
     config: Path | None = None
@@ -82,6 +86,7 @@ class Options(msgspec.Struct, kw_only=True):
     port: int | None = None
     workers: int = 1
     slots: int | None = None
+    simulate_gpus: str | None = None
     redis_url: str | None = None
     tasks: list[str] = []
     pipelines: str | None = None
@@ -201,17 +206,24 @@ class House:
             "control.port": options.port,
             "worker.slots": options.slots,
             "worker.tasks": options.tasks or None,
+            "worker.simulate_gpus": options.simulate_gpus,
             "redis.url": options.redis_url,
             "pipelines.dir": options.pipelines,
             "control.insecure": options.insecure or None,
         }
         decided = {path: value for path, value in flags.items() if value is not None}
         given = settings_.given(options.config, environ) | decided.keys()
-        defaults = {**DEFAULTS, "artifacts.directory": str(self.data_dir / "artifacts")}
+        gpus = self.data_dir / "gpus"
+        defaults = {
+            **DEFAULTS,
+            "artifacts.directory": str(self.data_dir / "artifacts"),
+            "worker.simulate_directory": str(gpus),
+        }
         decided |= {path: value for path, value in defaults.items() if path not in given}
         loaded = settings_.load(options.config, environ, decided)
         self._drain_seconds = loaded.jobs.drain_seconds
         self._take_data_dir()
+        shutil.rmtree(gpus, ignore_errors=True)  # simulated devices begin anew, with their scripted faults
         port = _port(loaded.control.host, loaded.control.port)
         decided["control.port"] = port
         if "redis.url" in given:

@@ -7,5 +7,6 @@ BUILTIN: tuple[str, ...] = (
     "data_plane.tasks.compare_voice",
     "data_plane.tasks.render_video",
     "data_plane.tasks.simulate",
+    "data_plane.tasks.simulate_gpu",
     "data_plane.tasks.capabilities",
 )

@@ -253,7 +253,6 @@ CAPABILITY: Shape = {
     "security": OBJECT,
     "contracts": of(CONTRACTS),
 }
-RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP}
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
 RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
 DEVICE: Shape = {"name": text(), "memoryMiB": whole(0)}

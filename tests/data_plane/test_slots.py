@@ -27,6 +27,7 @@ class Heard:
         self.fractions: list[float] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.lines: list[tuple[str, str]] = []
+        self.reasons: list[str] = []
         self._changed = asyncio.Event()
 
     def progress(self, fraction: float) -> None:
@@ -38,6 +39,11 @@ class Heard:
 
     def log(self, level: str, message: str) -> None:
         self.lines.append((level, message))
+
+    def waits(self, reason: str) -> None:
+        if reason and reason not in self.reasons:
+            self.reasons.append(reason)
+            self._changed.set()
 
     async def began(self) -> dict[str, Any]:
         while not self.events:

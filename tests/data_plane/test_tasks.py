@@ -202,6 +202,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "compare_voice",
             "render_video",
             "simulate",
+            "simulate_gpu",
             "get_capabilities",
         }
     )

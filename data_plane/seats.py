@@ -1,0 +1,258 @@
+"""Who gets which slot next: a seat is the place of a slot process, bound to a device where there are any.
+
+A node of kind gpu needs a free seat and, on its device, memory (ledger.py). Among free seats the one whose process keeps the node's model
+loaded comes first, then one that keeps nothing, each with the device that has most room; so a model is dropped only where nothing else
+is free. Who waits is served in order, with two exceptions: a younger node may use memory that the older one cannot (`Ledger.leaves_room`),
+and a seat whose model a younger one needs is kept for it while the older has waited less than PATIENCE_SECONDS.
+
+Nothing here waits or costs more than a few comparisons where a seat is free and no device memory is asked for. Devices are looked at when a
+node asks for memory, four times a second while one waits for it, and once while any runs, for its peak.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bridge.errors import DihedralError
+from bridge.running import CancelToken
+from data_plane.ledger import Ledger, Promise
+from data_plane.memory import Read, Reading
+
+if TYPE_CHECKING:
+    from data_plane.slots import Slot
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 2.0
+LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
+
+
+class Seat:
+    """A place for a slot process, which comes and goes. gpu: index among the visible ones, None where there is none."""
+
+    def __init__(self, number: int, gpu: int | None) -> None:
+        self.number = number
+        self.gpu = gpu
+        self.slot: Slot | None = None
+        self.failure = ""
+
+    @property
+    def pid(self) -> int:
+        return self.slot.pid if self.slot is not None else 0
+
+    @property
+    def warm_key(self) -> str:
+        return self.slot.warm_key if self.slot is not None else ""
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a node needs of its place. need: bytes of device memory, None: no device. warm_key: of the model that it would load."""
+
+    need: int | None = None
+    warm_key: str = ""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A seat, and the memory that goes with it; None where none was asked for."""
+
+    seat: Seat
+    promise: Promise | None
+
+
+class _Waiting(msgspec.Struct, eq=False):
+    wish: Wish
+    order: int
+    since: float
+    waits: Callable[[str], None]
+    taken: asyncio.Future[Taken | None]
+
+
+class DoesNotFit(DihedralError):
+    """No device of this worker has as much memory; the text says how much it is."""
+
+
+class Seats:
+    def __init__(self, seats: Sequence[Seat], restart: Callable[[Seat], None], read: Read | None, cushion: int) -> None:
+        """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted."""
+        self._restart = restart
+        self._read = read
+        self._ledger = Ledger(cushion, read()) if read is not None else None
+        self._free: list[Seat] = []
+        self._ours = list(seats)
+        self._waiting: list[_Waiting] = []
+        self._order = 0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def take(self, wish: Wish, cancel: CancelToken, waits: Callable[[str], None]) -> Taken | None:
+        """None when the node was cancelled while it waited. `waits` is told why, while it is for memory.
+
+        Raises:
+            DoesNotFit: it would wait for ever.
+        """
+        if cancel.cancelled:
+            return None
+        self._check(wish)
+        self._order += 1
+        one = _Waiting(wish, self._order, time.monotonic(), waits, asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        self._serve()
+        if one.taken.done():
+            return one.taken.result()
+
+        def cancelled() -> None:
+            if not one.taken.done():
+                self._waiting.remove(one)
+                one.taken.set_result(None)
+
+        cancel.listen(cancelled)
+        try:
+            return await one.taken
+        except asyncio.CancelledError:
+            if one in self._waiting:
+                self._waiting.remove(one)
+            elif (served := one.taken.result()) is not None:  # in the moment in which whoever waits was cancelled
+                self.put_back(served)
+            raise
+        finally:
+            cancel.forget(cancelled)
+            waits("")
+            self._serve()
+
+    def put(self, seat: Seat) -> None:
+        """A seat is free: with a process that lives, or without one and the reason."""
+        self._free.append(seat)
+        self._serve()
+
+    def put_back(self, taken: Taken) -> None:
+        self.release(taken)
+        self.put(taken.seat)
+
+    def release(self, taken: Taken) -> None:
+        """The memory can be given to others; the seat goes back with `put`, when it can be used again."""
+        if taken.promise is not None and self._ledger is not None:
+            self._ledger.release(taken.promise)
+
+    def look(self) -> list[Reading]:
+        """What the devices say now; the last word where the driver does not answer."""
+        if self._read is None or self._ledger is None:
+            return []
+        try:
+            readings = self._read()
+        except Exception as error:  # a driver that is being replaced answers with errors of its own
+            log.warning("device memory cannot be read: %s", error)
+            return []
+        self._ledger.look(readings)
+        return readings
+
+    def held(self, taken: Taken) -> int:
+        """Device memory of the seat's process now, bytes."""
+        gpu = taken.seat.gpu
+        readings = self.look()
+        return readings[gpu].holders.get(taken.seat.pid, 0) if gpu is not None and readings else 0
+
+    def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+
+    # Serving ----------------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Gives free seats to whoever may have them, the oldest first."""
+        if not self._waiting:
+            return
+        for seat in [each for each in self._free if each.slot is not None and not each.slot.alive]:
+            self._free.remove(seat)
+            self._restart(seat)  # it died idle
+        if any(one.wish.need is not None for one in self._waiting):
+            self.look()
+        kept_from: dict[int, _Waiting] = {}  # device → the oldest that waits for its memory
+        for one in [each for each in self._waiting if not each.taken.done()]:
+            taken = self._seated(one, kept_from)
+            if taken is not None:
+                self._waiting.remove(one)
+                self._free.remove(taken.seat)
+                one.taken.set_result(taken)
+        if self._ledger is not None and (self._waiting or self._ledger.promises):
+            self._keep_looking()
+
+    def _seated(self, one: _Waiting, kept_from: dict[int, _Waiting]) -> Taken | None:
+        wish, ledger = one.wish, self._ledger
+        for seat in self._best_first(one):
+            if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
+                return Taken(seat, None)
+            older = kept_from.get(seat.gpu)
+            ours = [each.pid for each in self._ours if each.pid]
+            if older is not None and not ledger.leaves_room(
+                seat.gpu, wish.need, older.wish.need or 0, older.order, ours
+            ):
+                continue
+            promise = ledger.promise(seat.gpu, seat.pid, wish.need, one.order)
+            if promise is not None:
+                return Taken(seat, promise)
+        if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
+            self._wait_for_memory(one, wish.need, ledger, kept_from)
+        return None
+
+    def _best_first(self, one: _Waiting) -> list[Seat]:
+        key = one.wish.warm_key
+        seats = [seat for seat in self._free if seat.warm_key in ("", key) or not self._kept_for_another(seat, one)]
+
+        def rank(seat: Seat) -> tuple[bool, bool, int]:
+            room = 0
+            if one.wish.need is not None and self._ledger is not None and seat.gpu is not None:
+                room = self._ledger.room(seat.gpu, seat.pid, one.wish.need)
+            return not (key and seat.warm_key == key), bool(seat.warm_key), -room
+
+        return sorted(reversed(seats), key=rank)  # among equals the last one used: its caches are warm
+
+    def _kept_for_another(self, seat: Seat, one: _Waiting) -> bool:
+        """Whether a younger node wants the model that this seat has, and the older has not waited long yet."""
+        if one.wish.need is None or time.monotonic() - one.since > PATIENCE_SECONDS:
+            return False
+        return any(other.wish.warm_key == seat.warm_key for other in self._waiting if other.order > one.order)
+
+    def _wait_for_memory(self, one: _Waiting, need: int, ledger: Ledger, kept_from: dict[int, _Waiting]) -> None:
+        """Says why, has idle models dropped that are in its way, and keeps the memory of one device for it."""
+        # (room, device, process) of each place it could have; what a busy process holds is nobody else's.
+        places = [
+            (ledger.room(seat.gpu, pid, need), seat.gpu, pid)
+            for seat in self._ours
+            if seat.gpu is not None and ledger.could_fit(seat.gpu, need)
+            for pid in (seat.pid if seat in self._free else 0,)
+        ]
+        room, gpu, pid = max((each for each in places if each[1] not in kept_from), default=max(places))
+        older = kept_from.setdefault(gpu, one)
+        if room < need:
+            one.waits(ledger.why(gpu, pid, need))
+            idle = [each for each in self._free if each.gpu == gpu and each.warm_key and each.pid != pid]
+            if older is one and room + sum(ledger.held(gpu, each.pid) for each in idle) >= need:
+                for each in idle:
+                    if each.slot is not None:
+                        each.slot.forget_model()
+        elif older is not one:
+            one.waits(ledger.kept_for(need, older.wish.need or 0))
+
+    def _check(self, wish: Wish) -> None:
+        if wish.need is None or self._ledger is None:
+            return
+        gpus = {seat.gpu for seat in self._ours if seat.gpu is not None}
+        if gpus and not any(self._ledger.could_fit(gpu, wish.need) for gpu in gpus):
+            raise DoesNotFit(self._ledger.never(wish.need, max(self._ledger.capacity(gpu) for gpu in gpus)))
+
+    # Looking ----------------------------------------------------------------------------------------------------------
+
+    def _keep_looking(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_again(), name="device memory")
+
+    async def _look_again(self) -> None:
+        while self._ledger is not None and (self._waiting or self._ledger.promises):
+            await asyncio.sleep(LOOK_SECONDS if self._waiting else IDLE_LOOK_SECONDS)
+            if self._waiting:
+                self._serve()
+            else:
+                self.look()

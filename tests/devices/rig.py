@@ -1,0 +1,95 @@
+"""A pool of real slots on simulated devices, and processes of others that hold their memory."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge.running import CancelToken, NodeOutcome, NodeRun
+from bridge.tasks import collect
+from data_plane import simulated
+from data_plane.peaks import Peaks
+from data_plane.slots import SlotPool
+from schemas.structs.settings import Settings
+from tests.data_plane.test_slots import Heard
+
+MODULE = "data_plane.tasks.simulate_gpu"
+GIB = 1024  # MiB
+
+
+class Rig:
+    def __init__(self, tmp_path: Path, text: str, slots: int, cushion_mib: int = 0) -> None:
+        self.directory = tmp_path / "gpus"
+        self.simulation = simulated.parse(text)
+        self.gpus = simulated.open_gpus(self.simulation, self.directory)
+        self.registry = collect([MODULE], plugins=False)
+        self.peaks = Peaks()
+        settings = msgspec.convert(
+            {
+                "artifacts": {"directory": str(tmp_path / "artifacts")},
+                "worker": {"cancelGraceMs": 200, "memoryCushionMiB": cushion_mib},
+            },
+            Settings,
+        )
+        self.pool = SlotPool(
+            slots=slots, registry=self.registry, modules=[MODULE], settings=settings, gpus=self.simulation.count,
+            read=lambda: [gpu.reading() for gpu in self.gpus], peaks=self.peaks, simulation=self.simulation,
+            gpu_directory=str(self.directory),
+        )  # fmt: skip
+
+    def start(
+        self, heard: Heard | None = None, cancel: CancelToken | None = None, **params: Any
+    ) -> "asyncio.Task[NodeOutcome]":
+        """A node that runs, or waits, until it is awaited."""
+        run = NodeRun(
+            job_id="job", node_id="n", task="simulate_gpu", attempt=1, nonce="x1", params=params, timeout_seconds=60
+        )  # fmt: skip
+        return asyncio.ensure_future(self.pool.run(run, heard or Heard(), cancel or CancelToken()))
+
+    def used(self, index: int = 0) -> int:
+        """MiB in use on a device."""
+        reading = self.gpus[index].reading()
+        return (reading.total - reading.free) // 2**20
+
+    @contextlib.asynccontextmanager
+    async def stranger(self, size: str, index: int = 0) -> AsyncIterator[int]:
+        """Another program that holds memory of a device; its process id."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "data_plane.simulated", str(self.directory), str(index), size,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert b"holds" in await process.stdout.readline()
+            yield process.pid
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def rig(tmp_path: Path, text: str, slots: int, **options: Any) -> AsyncIterator[Rig]:
+    made = Rig(tmp_path, text, slots, **options)
+    async with made.pool, asyncio.timeout(90):
+        while len(made.pool.pids()) < slots:  # noqa: ASYNC110 (processes that start)
+            await asyncio.sleep(0.01)
+        yield made
+
+
+def output(outcome: NodeOutcome) -> Any:
+    assert outcome.status == "completed", outcome
+    assert outcome.output is not None
+    return msgspec.json.decode(outcome.output)
+
+
+async def waited(heard: Heard) -> str:
+    """Why a node waits, once it does."""
+    async with asyncio.timeout(20):
+        while not heard.reasons:
+            heard._changed.clear()
+            await heard._changed.wait()
+    return heard.reasons[-1]

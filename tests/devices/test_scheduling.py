@@ -1,0 +1,278 @@
+"""Nodes on simulated devices: who gets memory, who waits and is told why, what a fault does. Real processes throughout."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.running import CancelToken
+from data_plane.groups import runs
+from tests.data_plane.test_slots import Heard
+from tests.devices.rig import GIB, output, rig, waited
+
+
+async def test_two_nodes_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2) as made:
+        first = made.start(steps=20, stepSeconds=0.02, memoryMiB=14 * GIB)
+        heard = Heard()
+        second = made.start(heard, steps=1, memoryMiB=14 * GIB)
+        reason = await waited(heard)
+        assert reason.startswith("needs 14.0 GiB, 10.0 free")
+        assert not second.done()
+        output(await first)
+        output(await second)
+        assert made.used() == 0
+
+
+async def test_many_nodes_on_two_devices_never_take_more_than_there_is(tmp_path: Path) -> None:
+    """A simulated device refuses what it has not, so every node that completes had its memory."""
+    async with rig(tmp_path, "2x24GiB", slots=4) as made:
+        sizes = [14, 6, 20, 3, 14, 24, 9, 12, 1, 16]
+        nodes = [made.start(steps=2, stepSeconds=0.01, memoryMiB=size * GIB) for size in sizes]
+        done = [output(await node) for node in nodes]
+        assert [each["memoryMiB"] for each in done] == [size * GIB for size in sizes]  # nobody had to make do with half
+        assert {each["device"] for each in done} == {0, 1}
+
+
+async def test_a_node_waits_for_memory_that_a_stranger_holds_and_says_so(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard = Heard()
+        async with made.stranger("12GiB") as pid:
+            node = made.start(heard, memoryMiB=14 * GIB)
+            assert await waited(heard) == f"needs 14.0 GiB, 12.0 free, 12.0 held by pid {pid}"
+            await asyncio.sleep(0.3)
+            assert not node.done()
+        output(await node)
+
+
+async def test_a_node_goes_to_the_device_with_room(tmp_path: Path) -> None:
+    async with rig(tmp_path, "2x24GiB", slots=2) as made, made.stranger("20GiB", index=0):
+        assert {output(await made.start(memoryMiB=8 * GIB))["device"] for _ in range(3)} == {1}
+
+
+async def test_the_cushion_stays_free(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2, cushion_mib=2 * GIB) as made:
+        heard = Heard()
+        first = made.start(steps=10, stepSeconds=0.02, memoryMiB=14 * GIB)
+        second = made.start(heard, memoryMiB=9 * GIB)
+        await waited(heard)
+        output(await first)
+        output(await second)
+
+
+async def test_a_small_node_passes_a_large_one_only_where_it_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=4) as made:
+        ended: list[str] = []
+
+        def start(name: str, heard: Heard | None = None, **params: Any) -> "asyncio.Task[Any]":
+            node = made.start(heard, **params)
+            node.add_done_callback(lambda _: ended.append(name))
+            return node
+
+        large_heard, blocked_heard = Heard(), Heard()
+        first = start("first", steps=40, stepSeconds=0.02, memoryMiB=14 * GIB)
+        large = start("large", large_heard, memoryMiB=20 * GIB)
+        await waited(large_heard)
+        blocked = start("blocked", blocked_heard, memoryMiB=6 * GIB)  # would fit now, and keep the large one waiting
+        small = start("small", memoryMiB=4 * GIB)
+        assert "kept for an older node that needs 20.0" in await waited(blocked_heard)
+        for node in (first, large, blocked, small):
+            output(await node)
+        assert ended.index("small") < ended.index("first") < ended.index("large") < ended.index("blocked")
+
+
+async def test_what_fits_no_device_here_is_not_begun(tmp_path: Path) -> None:
+    async with rig(tmp_path, "2x24GiB", slots=2) as made:
+        outcome = await made.start(memoryMiB=25 * GIB)
+        assert (outcome.status, outcome.began) == ("cancelled", False)
+        assert outcome.elsewhere == "needs 25.0 GiB, more than any device of this worker has (24.0)"
+
+
+async def test_a_node_cancelled_while_it_waits_for_memory_leaves_no_trace(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2) as made:
+        first = made.start(steps=20, stepSeconds=0.02, memoryMiB=14 * GIB)
+        heard, cancel = Heard(), CancelToken()
+        second = made.start(heard, cancel, memoryMiB=14 * GIB)
+        await waited(heard)
+        cancel.cancel()
+        outcome = await second
+        assert (outcome.status, outcome.began) == ("cancelled", False)
+        output(await first)
+        output(await made.start(memoryMiB=24 * GIB))
+
+
+async def test_out_of_memory_is_tried_once_more_with_less(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB,oom@1", slots=1) as made:
+        heard = Heard()
+        done = output(await made.start(heard, memoryMiB=8 * GIB))
+        assert done["memoryMiB"] == 4 * GIB
+        assert ("warning", 'out of memory; once more with less: {"memoryMiB":4096}') in heard.lines
+
+
+async def test_out_of_memory_twice_fails_typed_and_the_slot_goes_on(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB,oom@1,oom@2", slots=1) as made:
+        outcome = await made.start(memoryMiB=8 * GIB)
+        assert outcome.status == "failed"
+        assert outcome.error is not None
+        assert outcome.error.code == "out_of_memory"
+        assert not outcome.retryable
+        assert made.used() == 0
+        output(await made.start(memoryMiB=8 * GIB))
+
+
+async def test_a_poisoned_process_is_replaced(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB,poison@2", slots=1) as made:
+        before = output(await made.start(memoryMiB=GIB))["pid"]
+        outcome = await made.start(memoryMiB=GIB)
+        assert outcome.error is not None
+        assert outcome.error.code == "device_poisoned"
+        assert outcome.retryable  # another process may do it, and the task may run again
+        after = output(await made.start(memoryMiB=GIB))["pid"]
+        assert after != before
+        assert not runs(before)
+
+
+async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB,hang@3", slots=1) as made:
+        first = output(await made.start(memoryMiB=2 * GIB, model="m", modelMiB=GIB))  # two allocations; the model stays
+        assert made.used() == GIB
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, memoryMiB=2 * GIB, model="m", modelMiB=GIB)
+        await asyncio.sleep(0.5)
+        cancel.cancel()
+        asked = time.monotonic()
+        outcome = await node
+        assert outcome.status == "cancelled"
+        assert time.monotonic() - asked < 5
+        assert not runs(first["pid"])
+        (said,) = [payload for name, payload in heard.events if name == "cancelled"]
+        assert said["memoryHeldMiB"] == GIB
+        assert said["memoryLeftMiB"] == 0
+        assert said["slotReplaced"]
+        assert 0.2 <= said["seconds"] < 5
+        assert made.used() == 0
+        output(await made.start(memoryMiB=24 * GIB))
+
+
+async def test_a_cancel_says_how_long_it_took_and_that_the_memory_is_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
+        await heard.began()
+        cancel.cancel()
+        assert (await node).status == "cancelled"
+        name, said = heard.events[-1]
+        assert name == "cancelled"
+        assert said | {"seconds": 0} == {
+            "seconds": 0,
+            "slotReplaced": False,
+            "memoryHeldMiB": 14 * GIB,
+            "memoryLeftMiB": 0,
+        }
+        assert made.used() == 0
+
+
+async def test_a_process_that_died_gives_its_memory_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard = Heard()
+        node = made.start(heard, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
+        await heard.began()
+        (pid,) = made.pool.pids()
+        os.kill(pid, signal.SIGKILL)
+        outcome = await node
+        assert outcome.error is not None
+        assert outcome.error.code == "slot_crashed"
+        output(await made.start(memoryMiB=24 * GIB))
+
+
+async def test_a_node_that_is_asked_for_its_best_ends_early_and_completes(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, steps=10_000, stepSeconds=0.01, memoryMiB=GIB)
+        await heard.began()
+        cancel.finish()
+        done = output(await node)
+        assert done["early"]
+        assert 0 < done["steps"] < 10_000
+        assert not output(await made.start(steps=2))["early"]  # the wish was for that node alone
+
+
+# Models that stay loaded ----------------------------------------------------------------------------------------------
+
+
+async def test_a_model_stays_loaded_and_its_slot_is_preferred(tmp_path: Path) -> None:
+    async with rig(tmp_path, "2x24GiB", slots=2) as made:
+        model = {"memoryMiB": 8 * GIB, "modelMiB": 6 * GIB}
+        nodes = [made.start(model=name, steps=5, stepSeconds=0.02, **model) for name in ("a", "b")]
+        a, b = [output(await node) for node in nodes]
+        assert a["cold"] and b["cold"]  # noqa: PT018
+        assert a["pid"] != b["pid"]
+        for _ in range(2):
+            for name, before in (("a", a), ("b", b)):
+                again = output(await made.start(model=name, **model))
+                assert again["pid"] == before["pid"]
+                assert not again["cold"]
+
+
+async def test_a_model_goes_when_another_comes(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        assert output(await made.start(model="a", memoryMiB=20 * GIB, modelMiB=20 * GIB))["cold"]
+        assert output(await made.start(model="b", memoryMiB=20 * GIB, modelMiB=20 * GIB))["cold"]
+        assert output(await made.start(model="a", memoryMiB=20 * GIB, modelMiB=20 * GIB))["cold"]
+        assert made.used() == 20 * GIB
+
+
+async def test_an_idle_model_makes_room_for_a_node_that_needs_it(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2) as made:
+        both = [
+            made.start(model=name, steps=5, stepSeconds=0.02, memoryMiB=10 * GIB, modelMiB=10 * GIB) for name in "ab"
+        ]
+        for node in both:
+            output(await node)
+        assert made.used() == 20 * GIB
+        output(await made.start(memoryMiB=22 * GIB))
+
+
+async def test_nobody_starves_behind_a_model_that_others_want(tmp_path: Path) -> None:
+    """One slot keeps the model of a stream of nodes; the one that needs another is served all the same."""
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        wanted = {"model": "a", "memoryMiB": GIB, "modelMiB": GIB, "steps": 5, "stepSeconds": 0.02}
+        output(await made.start(**wanted))
+        running = made.start(**wanted)
+        other = made.start(model="b", memoryMiB=GIB, modelMiB=GIB)
+        passed = 0
+        async with asyncio.timeout(20):
+            while not other.done():
+                following = made.start(**wanted)
+                output(await running)
+                running, passed = following, passed + 1
+        output(await other)
+        await running
+        assert passed > 2  # the model was used while it was there
+
+
+@pytest.mark.parametrize("steps", [12])
+async def test_a_node_goes_on_from_its_checkpoint_in_another_process(tmp_path: Path, steps: int) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=2)
+        while len(heard.events) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        cancel.cancel()
+        await node
+        done = output(await made.start(steps=steps, memoryMiB=GIB, checkpointEvery=2))
+        assert 4 <= done["resumedAt"] <= steps
+
+
+async def test_what_runs_have_used_is_learnt(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        task = made.registry["simulate_gpu"]
+        params = {"memoryMiB": 3 * GIB}
+        for _ in range(5):
+            output(await made.start(**params))
+        assert made.peaks.need_bytes(task, params) == 3 * GIB * 2**20
+        assert made.peaks.need_bytes(task, {"memoryMiB": 9 * GIB}) == 9 * GIB * 2**20  # another size: as declared
