@@ -6,7 +6,7 @@ in an output whose schema is open.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final
@@ -15,10 +15,12 @@ import msgspec
 
 from bridge.graphs import Route, references
 from bridge.params import Check, is_wild, pointer
+from bridge.tasks import declared_mib
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Edge, EdgeKind, Graph, Node, NodeStatus, Retries
 from schemas.structs.pipeline import Pipeline
 from schemas.structs.submission import GraphSubmission, NodeSubmission
+from schemas.structs.worker import WorkerInfo
 
 MAX_NODES: Final = 2000
 MAX_EDGES: Final = 20_000
@@ -132,6 +134,31 @@ def _problems(graph: Graph, capabilities: Mapping[str, Capability]) -> Iterator[
                 upstream = _upstream(places, edges)
             at = f"/nodes/{index}/params{pointer(path)}"
             yield from _reference_problems(at, node.id, reference, graph, places, upstream, capabilities)
+
+
+def memory_problems(
+    graph: Graph, capabilities: Mapping[str, Capability], workers: Sequence[WorkerInfo]
+) -> list[Problem]:
+    """Nodes that need more device memory than any live worker of their pool has, where one is known.
+
+    A worker without a GPU computes on the CPU and refuses nothing; a need that only the run can tell is left to the run.
+    """
+    found = []
+    for index, node in enumerate(graph.nodes):
+        runtime = capabilities[node.task].runtime
+        if runtime.kind != "gpu":
+            continue
+        need = declared_mib(runtime, node.params)
+        there = [each for each in workers if each.pool == runtime.pool and node.task in each.tasks]
+        if not need or not there or not all(each.devices for each in there):
+            continue
+        largest = max(device.memory_mib for each in there for device in each.devices)
+        if need > largest:
+            asked = isinstance(runtime.memory_param, str) and node.params.get(runtime.memory_param) == need
+            at = f"/nodes/{index}/params{pointer((str(runtime.memory_param),))}" if asked else f"/nodes/{index}/task"
+            detail = f"needs {need / 1024:.1f} GiB of device memory; the largest device of pool {runtime.pool!r} has {largest / 1024:.1f}"
+            found.append(Problem(at, "does_not_fit", detail))
+    return found[:MAX_PROBLEMS]
 
 
 def _edge_problems(graph: Graph, places: dict[str, int], sound: list[Edge]) -> Iterator[Problem]:

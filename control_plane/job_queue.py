@@ -114,6 +114,8 @@ class JobQueue:
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
             capabilities = await self.capabilities()  # a worker may just have brought it
             found = planning.problems(graph, capabilities)
+        if not found and any(capabilities[node.task].runtime.kind == "gpu" for node in graph.nodes):
+            found = planning.memory_problems(graph, capabilities, await self.workers())
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
@@ -350,13 +352,22 @@ class JobQueue:
     async def _waiting_for(self, view: JobView) -> WaitingFor | None:
         if view.status == "scheduled":
             return WaitingFor(type=WaitingReason.start_time, message=f"starts at {_stamp(view.start_at_ms)}")
+        if view.status not in ("queued", "running"):
+            return None
+        if view.running:
+            return await self._waiting_inside(view)
         ready = [(node, record) for node, record in view.records.items() if record.status == "ready"]
-        if view.status not in ("queued", "running") or view.running or not ready:
+        if not ready:
             return None
         node, record = ready[0]
         if record.reason == "retry":
             return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
         place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+        if record.reason == "memory":
+            message = (
+                f"{node} needs more memory than the device of the last worker that took it has; another may have more"
+            )
+            return WaitingFor(type=WaitingReason.memory, message=message)
         if record.reason == "worker":
             return WaitingFor(type=WaitingReason.worker, message=f"no worker of {place} knows the task of {node}")
         if not any(f"{worker.plane}/{worker.pool}" == record.place for worker in await self.workers()):
@@ -364,6 +375,22 @@ class JobQueue:
         return WaitingFor(
             type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue"
         )
+
+    async def _waiting_inside(self, view: JobView) -> WaitingFor | None:
+        """Of a job whose every running node is with a worker that waits for device memory."""
+        if not any(
+            record.status == "running" and record.place.startswith("python/") for record in view.records.values()
+        ):
+            return None
+        waits = [
+            (run.node_id, run.waiting_for)
+            for worker in await self.workers()
+            for run in worker.running
+            if run.job_id == view.job_id and isinstance(run.waiting_for, str)
+        ]
+        if len(waits) < view.running:
+            return None
+        return WaitingFor(type=WaitingReason.memory, message=f"{waits[0][0]} {waits[0][1]}")
 
     async def graph_of(self, job_id: str, sees: str | None = None) -> Graph:
         """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""
@@ -441,6 +468,14 @@ class JobQueue:
         if word == "unknown":
             raise unknown_job(job_id)
         return await self.document_of(job_id), word != "ended"
+
+    async def finish(self, job_id: str, node_id: str, sees: str | None = None) -> Job:
+        """Asks a running node to end now with the best result that it has. Only the worker that runs it hears it, once."""
+        view = await self.view(job_id, sees=sees)
+        if view.record(node_id).status != "running":
+            raise ApiProblem(409, "node_not_running", f"{node_id!r} does not run, so there is nothing to end early")
+        await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
+        return await self.document(view)
 
     async def retry(self, job_id: str, *, from_start: bool, sees: str | None = None) -> Job:
         if sees is not None:

@@ -248,6 +248,13 @@ def cancel(options: argparse.Namespace) -> int:
     return OK
 
 
+def finish(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job = client.finish(options.job, options.node)
+    _print(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
+    return OK
+
+
 def retry(options: argparse.Namespace) -> int:
     with _client(options) as client:
         job = client.retry(options.job, from_start=options.from_start)
@@ -520,6 +527,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=int, default=50)
     add("show", show, "a job, its nodes, errors and artifacts", client=True).add_argument("job", metavar="JOB")
     add("cancel", cancel, "cancel a job", client=True).add_argument("job", metavar="JOB")
+    one = add("finish", finish, "ask a running node to end now with its best result", client=True)
+    one.add_argument("job", metavar="JOB")
+    one.add_argument("node", metavar="NODE")
     one = add("retry", retry, "run a failed or cancelled job again", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")

@@ -132,6 +132,10 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> Document:
         return await self._ask("POST", _job(job_id, "/cancel"), repeat=True)
 
+    async def finish(self, job_id: str, node_id: str) -> Document:
+        """Asks a running node to end now with its best result; a task that does not look for that goes on."""
+        return await self._ask("POST", _job(job_id, f"/nodes/{quote(node_id, safe='')}/finish"), repeat=True)
+
     async def retry(self, job_id: str, *, from_start: bool = False) -> Document:
         return await self._ask("POST", _job(job_id, "/retry"), json={"from": "start"} if from_start else {})
 

@@ -179,6 +179,18 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 
 
 @post(
+    "/api/jobs/{job_id:str}/nodes/{node_id:str}/finish",
+    scope="cancel",
+    status_code=202,
+    summary="Ask a running node to end now with its best result, as completed",
+    responses=answers(404, 409, _202=Job),
+)
+async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
+    """Tasks that train look for it between steps; others go on. A node that moves to another worker must be asked again."""
+    return _job(await _queue(request).finish(job_id, node_id, who(request).sees), 202)
+
+
+@post(
     "/api/jobs/{job_id:str}/retry",
     scope="submit",
     status_code=200,
@@ -254,6 +266,6 @@ job_routes = Router(
     "/",
     before_request=known_once,
     route_handlers=[
-        submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, retry, delete_job, train, read_status,
+        submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, finish, retry, delete_job, train, read_status,
     ],
 )  # fmt: skip

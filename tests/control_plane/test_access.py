@@ -220,6 +220,7 @@ SCOPED = [
     ("POST", "/api/artifacts", "submit"),
     ("POST", "/api/jobs/x/retry", "submit"),
     ("POST", "/api/jobs/x/cancel", "cancel"),
+    ("POST", "/api/jobs/x/nodes/a/finish", "cancel"),
     ("DELETE", "/api/jobs/x", "cancel"),
     ("DELETE", "/api/artifacts/inputs/x", "cancel"),
     ("GET", "/api/dead-letters", "admin"),
@@ -248,6 +249,7 @@ async def test_a_job_of_somebody_else_is_not_there(house):
         ("GET", f"/api/jobs/{job}/events"),
         ("GET", f"/api/status/{job}"),
         ("POST", f"/api/jobs/{job}/cancel"),
+        ("POST", f"/api/jobs/{job}/nodes/a/finish"),
         ("POST", f"/api/jobs/{job}/retry"),
         ("DELETE", f"/api/jobs/{job}"),
     ]

@@ -307,6 +307,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_
 async def test_an_unknown_job_is_404_whatever_its_id(served, job):
     for method, path in [
         ("GET", ""), ("GET", "/graph"), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/retry"), ("DELETE", ""),
+        ("POST", "/nodes/a/finish"),
     ]:  # fmt: skip
         answer = await served.http.request(method, f"/api/jobs/{job}{path}")
         assert answer.status_code == 404, (method, path)
