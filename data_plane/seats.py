@@ -48,6 +48,11 @@ class Seat:
     def warm_key(self) -> str:
         return self.slot.warm_key if self.slot is not None else ""
 
+    @property
+    def stuck(self) -> int:
+        """Bytes that its idle process holds and no model: the next node cannot have them."""
+        return self.slot.held if self.slot is not None and not self.slot.warm_key else 0
+
 
 class Wish(msgspec.Struct, frozen=True):
     """What a node needs of its place. need: bytes of device memory, None: no device. warm_key: of the model that it would load."""
@@ -145,8 +150,18 @@ class Seats:
         except Exception as error:  # a driver that is being replaced answers with errors of its own
             log.warning("device memory cannot be read: %s", error)
             return []
+        readings = [self._with_idle(gpu, reading) for gpu, reading in enumerate(readings)]
         self._ledger.look(readings)
         return readings
+
+    def _with_idle(self, gpu: int, reading: Reading) -> Reading:
+        """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
+        told = {
+            seat.pid: seat.slot.held
+            for seat in self._free
+            if seat.gpu == gpu and seat.slot is not None and seat.slot.held and seat.pid not in reading.holders
+        }
+        return msgspec.structs.replace(reading, holders=reading.holders | told) if told else reading
 
     def held(self, taken: Taken) -> int:
         """Device memory of the seat's process now, bytes."""
@@ -185,12 +200,11 @@ class Seats:
             if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
                 return Taken(seat, None)
             older = kept_from.get(seat.gpu)
+            need = wish.need + seat.stuck
             ours = [each.pid for each in self._ours if each.pid]
-            if older is not None and not ledger.leaves_room(
-                seat.gpu, wish.need, older.wish.need or 0, older.order, ours
-            ):
+            if older is not None and not ledger.leaves_room(seat.gpu, need, older.wish.need or 0, older.order, ours):
                 continue
-            promise = ledger.promise(seat.gpu, seat.pid, wish.need, one.order)
+            promise = ledger.promise(seat.gpu, seat.pid, need, one.order)
             if promise is not None:
                 return Taken(seat, promise)
         if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
@@ -204,7 +218,7 @@ class Seats:
         def rank(seat: Seat) -> tuple[bool, bool, int]:
             room = 0
             if one.wish.need is not None and self._ledger is not None and seat.gpu is not None:
-                room = self._ledger.room(seat.gpu, seat.pid, one.wish.need)
+                room = self._ledger.room(seat.gpu, seat.pid, one.wish.need) - seat.stuck
             return not (key and seat.warm_key == key), bool(seat.warm_key), -room
 
         return sorted(reversed(seats), key=rank)  # among equals the last one used: its caches are warm
@@ -216,10 +230,10 @@ class Seats:
         return any(other.wish.warm_key == seat.warm_key for other in self._waiting if other.order > one.order)
 
     def _wait_for_memory(self, one: _Waiting, need: int, ledger: Ledger, kept_from: dict[int, _Waiting]) -> None:
-        """Says why, has idle models dropped that are in its way, and keeps the memory of one device for it."""
+        """Says why, takes memory back that lies idle in its way, and keeps the memory of one device for it."""
         # (room, device, process) of each place it could have; what a busy process holds is nobody else's.
         places = [
-            (ledger.room(seat.gpu, pid, need), seat.gpu, pid)
+            (ledger.room(seat.gpu, pid, need) - (seat.stuck if pid else 0), seat.gpu, pid)
             for seat in self._ours
             if seat.gpu is not None and ledger.could_fit(seat.gpu, need)
             for pid in (seat.pid if seat in self._free else 0,)
@@ -228,13 +242,27 @@ class Seats:
         older = kept_from.setdefault(gpu, one)
         if room < need:
             one.waits(ledger.why(gpu, pid, need))
-            idle = [each for each in self._free if each.gpu == gpu and each.warm_key and each.pid != pid]
-            if older is one and room + sum(ledger.held(gpu, each.pid) for each in idle) >= need:
-                for each in idle:
-                    if each.slot is not None:
-                        each.slot.forget_model()
+            if older is one:
+                self._make_room(gpu, pid, need - room, ledger)
         elif older is not one:
             one.waits(ledger.kept_for(need, older.wish.need or 0))
+
+    def _make_room(self, gpu: int, pid: int, missing: int, ledger: Ledger) -> None:
+        """Takes memory back from idle processes, if that is enough: their models first, then what they hold besides, with them."""
+        idle = [
+            seat
+            for seat in self._free
+            if seat.gpu == gpu and (seat.pid != pid or seat.stuck) and ledger.held(gpu, seat.pid)
+        ]
+        if sum(ledger.held(gpu, seat.pid) for seat in idle) < missing:
+            return
+        for seat in [each for each in idle if each.warm_key] or idle:
+            if seat.slot is not None and seat.warm_key:
+                seat.slot.forget_model()
+            elif seat.slot is not None:
+                self._free.remove(seat)
+                seat.slot.spent = True
+                self._restart(seat)
 
     def _check(self, wish: Wish) -> None:
         if wish.need is None or self._ledger is None:

@@ -204,6 +204,7 @@ class _Child:
                     transfers=self._store_thread.told(),
                     peak=peak,
                     warm_key=self._kept.key,
+                    held=self._gpu.held_bytes if self._gpu is not None else memory_held(),
                 )
             )
 

@@ -127,7 +127,7 @@ class Line(msgspec.Struct, tag="line", kw_only=True):
 class Done(msgspec.Struct, tag="done", kw_only=True):
     """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
 
-    `warm_key`: of the model that the process keeps.
+    `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself.
     """
 
     number: int
@@ -135,6 +135,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     transfers: list[Transfer] = []
     peak: int = 0
     warm_key: str = ""
+    held: int = 0
 
 
 FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
@@ -384,6 +385,7 @@ class Slot:
         self.spent = False
         self.warm_key = ""  # of the model that it keeps
         self.peak = 0  # of the last run, bytes of device memory
+        self.held = 0  # between runs, as it says itself
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -563,7 +565,7 @@ class Slot:
     def forget_model(self) -> None:
         """Between runs: gives the memory of the model back that it keeps."""
         if self.warm_key:
-            self.warm_key = ""
+            self.warm_key, self.held = "", 0
             self._send(Forget())
 
     async def end(self) -> None:
@@ -618,7 +620,7 @@ class Slot:
         elif not self._done.done():
             for transfer in message.transfers:
                 metrics.note_transfer(transfer)
-            self.peak, self.warm_key = message.peak, message.warm_key
+            self.peak, self.warm_key, self.held = message.peak, message.warm_key, message.held
             self._done.set_result(message.outcome)
 
 

@@ -17,7 +17,7 @@ from data_plane.slots import SlotPool
 from schemas.structs.settings import Settings
 from tests.data_plane.test_slots import Heard
 
-MODULE = "data_plane.tasks.simulate_gpu"
+MODULES = ["data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
 
 
@@ -26,7 +26,7 @@ class Rig:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
         self.gpus = simulated.open_gpus(self.simulation, self.directory)
-        self.registry = collect([MODULE], plugins=False)
+        self.registry = collect(MODULES, plugins=False)
         self.peaks = Peaks()
         settings = msgspec.convert(
             {
@@ -36,17 +36,17 @@ class Rig:
             Settings,
         )
         self.pool = SlotPool(
-            slots=slots, registry=self.registry, modules=[MODULE], settings=settings, gpus=self.simulation.count,
+            slots=slots, registry=self.registry, modules=MODULES, settings=settings, gpus=self.simulation.count,
             read=lambda: [gpu.reading() for gpu in self.gpus], peaks=self.peaks, simulation=self.simulation,
             gpu_directory=str(self.directory),
         )  # fmt: skip
 
     def start(
-        self, heard: Heard | None = None, cancel: CancelToken | None = None, **params: Any
+        self, heard: Heard | None = None, cancel: CancelToken | None = None, task: str = "simulate_gpu", **params: Any
     ) -> "asyncio.Task[NodeOutcome]":
         """A node that runs, or waits, until it is awaited."""
         run = NodeRun(
-            job_id="job", node_id="n", task="simulate_gpu", attempt=1, nonce="x1", params=params, timeout_seconds=60
+            job_id="job", node_id="n", task=task, attempt=1, nonce="x1", params=params, timeout_seconds=60
         )  # fmt: skip
         return asyncio.ensure_future(self.pool.run(run, heard or Heard(), cancel or CancelToken()))
 

@@ -237,6 +237,26 @@ async def test_an_idle_model_makes_room_for_a_node_that_needs_it(tmp_path: Path)
         output(await made.start(memoryMiB=22 * GIB))
 
 
+async def test_what_an_idle_process_holds_goes_with_it_where_a_node_needs_it(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2) as made:
+        both = [made.start(task="leak", memoryMiB=8 * GIB, stepSeconds=0.2) for _ in range(2)]
+        pids = {output(await node)["pid"] for node in both}
+        assert made.used() == 16 * GIB
+        assert output(await made.start(memoryMiB=14 * GIB))["memoryMiB"] == 14 * GIB
+        assert len({pid for pid in pids if runs(pid)}) < 2
+
+
+async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, stepSeconds=0.5)
+        pid = (await heard.began())["pid"]
+        cancel.cancel()
+        await node
+        output(await made.start(memoryMiB=24 * GIB))
+        assert not runs(pid)
+
+
 async def test_nobody_starves_behind_a_model_that_others_want(tmp_path: Path) -> None:
     """One slot keeps the model of a stream of nodes; the one that needs another is served all the same."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
