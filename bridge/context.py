@@ -52,16 +52,17 @@ class Kept:
     def __init__(self, simulated_gpu: Any = None) -> None:
         self.simulated_gpu = simulated_gpu
         self.key = ""
+        self._version = ""
         self._value: Any = None
 
-    def get(self, key: str, load: Callable[[], T]) -> T:
-        """What `load` made for this key, now or in an earlier run; what was kept for another key goes before."""
-        if self.key != key or not key:
+    def get(self, key: str, version: str, load: Callable[[], T]) -> T:
+        """What `load` made for this key and version, now or in an earlier run; anything else that was kept goes before."""
+        if not key or (self.key, self._version) != (key, version):
             self.drop()
             loaded = load()
             if not key:
                 return loaded
-            self._value, self.key = loaded, key
+            self._value, self.key, self._version = loaded, key, version
         found: T = self._value
         return found
 
@@ -151,12 +152,13 @@ class TaskContext:
 
     # The device -----------------------------------------------------------------------------------------------------
 
-    def warm(self, load: Callable[[], T]) -> T:
+    def warm(self, load: Callable[[], T], version: str = "") -> T:
         """What `load` makes, kept in this process for the next run whose params named by `@task(warm=…)` are the same.
 
-        A process keeps one such object, and drops it when another run needs the memory; a task must not change it.
+        `version`: of the contents behind those params, where they may change. A process keeps one such object, and drops it when another run
+        needs the memory; a task must not change it.
         """
-        return self._kept.get(self._warm_key, load)
+        return self._kept.get(self._warm_key, version, load)
 
     @property
     def simulated_gpu(self) -> Any:

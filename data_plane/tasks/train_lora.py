@@ -1,6 +1,7 @@
 """Task `train_lora`: teaches a language model of the Llama architecture a voice of its own, as a PEFT adapter."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,12 +59,24 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     device: str
 
 
+def half_batch(params: TrainLora) -> TrainLora | None:
+    """As many sequences to a step, half of them at a time."""
+    if params.batch % 2 or params.gradient_accumulation > 512:
+        return None
+    return msgspec.structs.replace(
+        params, batch=params.batch // 2, gradient_accumulation=params.gradient_accumulation * 2
+    )
+
+
 @task(
     id="train_lora",
     label="Train a language adapter",
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
     kind="gpu",
     memory_mib=2048,
+    memory_by=("weights", "storage", "batch", "sequenceLength"),
+    warm=("config", "weights", "storage"),
+    smaller=half_batch,
     timeout_seconds=7 * 86_400,
     examples=[
         {
@@ -91,10 +104,12 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     documents = dataset.read(fetched["dataset"], jsonl=params.dataset.key.endswith(".jsonl"))
     data = dataset.rows(fetched["dataset"], documents, tokenizer, config.end_ids, params.sequence_length)
     ctx.check_cancelled()
-    base = files.read_weights(weights, config, params.storage, xp)
+    contents = {file: _digest(file) for file in [*fetched.values(), *weights]}
+    version = b"".join(contents[file] for file in (fetched["config"], *weights)).hex()
+    base = ctx.warm(lambda: files.read_weights(weights, config, params.storage, xp), version)
     adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
     model = Model(config, base, adapter, params.alpha / params.rank)
-    digest = run_digest(params, [*fetched.values(), *weights])
+    digest = run_digest(params, contents.values())
     state = training.new_state(adapter, xp)
     kept = ctx.checkpoint(BUCKET)
     state = (kept and training.restored(kept, state, digest, xp)) or state
@@ -110,6 +125,8 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
         if params.checkpoint_every and state.step % params.checkpoint_every == 0:
             ctx.keep_checkpoint(BUCKET, training.checkpoint_bytes(state, digest))
         ctx.check_cancelled()
+        if ctx.finish_early:
+            break
     described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
     stored = ctx.store(BUCKET, "adapter_model.safetensors", files.adapter_bytes(adapter), "application/octet-stream")
     beside = ctx.store(BUCKET, "adapter_config.json", described, "application/json")
@@ -143,10 +160,14 @@ def plan(params: TrainLora) -> training.Plan:
     )
 
 
-def run_digest(params: TrainLora, read: list[Path]) -> str:
+def run_digest(params: TrainLora, contents: Iterable[bytes]) -> str:
     """Of all that decides what a step computes: the params and the contents of the files."""
     digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(params, checkpoint_every=0)))
-    for file in read:
-        with open(file, "rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    for content in contents:
+        digest.update(content)
     return digest.hexdigest()
+
+
+def _digest(file: Path) -> bytes:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load, load_file, save_file
 
 from bridge import artifacts
+from bridge.context import Kept
 from bridge.running import NodeOutcome, NodeRun, run_plain
 from bridge.tasks import collect
 from dihedral import example_model
@@ -100,7 +101,12 @@ class Place:
         return self.good | changed
 
     def run(
-        self, params: dict[str, Any], cancelled: Callable[[], bool] = lambda: False, nonce: str = "n1", job: str = "job"
+        self,
+        params: dict[str, Any],
+        cancelled: Callable[[], bool] = lambda: False,
+        nonce: str = "n1",
+        job: str = "job",
+        **more: Any,
     ) -> tuple[NodeOutcome, Heard]:
         heard = Heard()
         run = NodeRun(
@@ -112,7 +118,7 @@ class Place:
             params=params,
             timeout_seconds=60.0,
         )
-        outcome = run_plain(self.registry, run, lambda: self.store, heard, cancelled, loop=lambda: self.loop)
+        outcome = run_plain(self.registry, run, lambda: self.store, heard, cancelled, loop=lambda: self.loop, **more)
         return outcome, heard
 
     def output(self, params: dict[str, Any], **more: Any) -> tuple[dict[str, Any], Heard]:
@@ -177,6 +183,46 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint_and_ends_bit_equal(p
 def before_step(step: int, looks: Iterator[int]) -> bool:
     """The task looks once before the training and once behind each step."""
     return next(looks) >= step
+
+
+def test_a_run_that_is_asked_for_its_best_ends_with_what_it_has(place: Place, model: Path) -> None:
+    looks = count()
+    output, heard = place.output(place.params(model, steps=50), finishing=lambda: next(looks) >= 3)
+    assert output["steps"] == 4
+    assert output["lastLoss"] == heard.losses[-1]["loss"]
+    assert len(load(place.download(output["adapter"]))) > 0
+
+
+def test_a_base_stays_loaded_until_its_file_is_another(place: Place, model: Path, tmp_path: Path) -> None:
+    kept = Kept()
+    params = place.params(model)
+    cold, _ = place.output(params, kept=kept, job="cold")
+    base = kept._value
+    warm, _ = place.output(params, kept=kept, job="warm")
+    assert kept._value is base
+    assert place.download(warm["adapter"]) == place.download(cold["adapter"])
+    ref = params["weights"][0]
+    other = changed(model, tmp_path / "other", lambda tensors: tensors["model.norm.weight"].__imul__(2))
+    place.wait(place.store.put(ref["bucket"], ref["key"], other, content_type="x/y"))
+    after, _ = place.output(params, kept=kept, job="after")
+    assert kept._value is not base
+    assert place.download(after["adapter"]) != place.download(cold["adapter"])
+
+
+def test_the_smaller_variant_learns_from_the_same_sequences(place: Place, model: Path) -> None:
+    params = place.params(model, batch=4, steps=5)
+    whole, _ = place.output(params, job="whole")
+    smaller = place.registry["train_lora"].smaller(params)
+    assert smaller is not None
+    assert (smaller["batch"], smaller["gradientAccumulation"]) == (2, 2 * whole_accumulation(params))
+    halved, _ = place.output(smaller, job="halved")
+    assert halved["tokens"] == whole["tokens"]
+    assert halved["lastLoss"] == pytest.approx(whole["lastLoss"], rel=1e-4)
+    assert place.registry["train_lora"].smaller(params | {"batch": 1}) is None
+
+
+def whole_accumulation(params: dict[str, Any]) -> int:
+    return int(params.get("gradientAccumulation", 1))
 
 
 CRASHES = """
