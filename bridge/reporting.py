@@ -41,6 +41,8 @@ class Running:
         self._mark = mark
         self._tell = tell
         self.waiting_for = ""
+        self.waiting_since = 0.0
+        self.handed_on = ""  # why, once it is to go to another worker
         self.delivery = delivery
         self.node_id = node_id
         self.light = light
@@ -69,9 +71,16 @@ class Running:
         """Stands in the heartbeat; the first time also in the job's log."""
         if reason and not self.waiting_for:
             self.log("info", f"waits for device memory: {reason}")
+            self.waiting_since = time.monotonic()
         if reason != self.waiting_for:
             self.waiting_for = reason
             self._tell()
+
+    def hand_on(self) -> None:
+        """Gives up waiting here; a node that does not wait any more stays."""
+        if self.waiting_for:
+            self.handed_on = self.waiting_for
+            self.cancel.cancel()
 
     def _say(self, event: dict[str, Any]) -> None:
         body = msgspec.json.encode(event)

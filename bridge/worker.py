@@ -55,6 +55,7 @@ RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 GIVE_BACK_SECONDS = 5.0
+HAND_ON_SECONDS = 10.0  # of waiting for memory, before another worker may have the node
 TELL_SECONDS = 0.5  # what nodes wait for is told sooner than the next heartbeat, several at once
 
 
@@ -380,8 +381,9 @@ class Worker:
         finally:
             self._at_work["light" if running.light else "heavy"] -= 1
             self._changed.set()
-        if outcome.elsewhere and not (delivery.releasing or delivery.lost):
-            await self._hand_on(delivery, running.node_id, "memory", outcome.elsewhere)
+        elsewhere = outcome.elsewhere or ("" if outcome.began else running.handed_on)
+        if elsewhere and not (delivery.releasing or delivery.lost):
+            await self._hand_on(delivery, running.node_id, "memory", elsewhere)
             return None
         return outcome
 
@@ -553,6 +555,7 @@ class Worker:
             try:
                 await self._jobs.announce(self._info(), [task.capability for task in self.registry.values()])
                 self.ready = True
+                await self._offers_waiting_nodes()
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -562,6 +565,19 @@ class Worker:
                     await self._to_tell.wait()
                     await asyncio.sleep(TELL_SECONDS)
             self._to_tell.clear()
+
+    async def _offers_waiting_nodes(self) -> None:
+        """The node that has waited long for memory here goes back to its place, where another worker has a device and a free slot."""
+        long_ago = time.monotonic() - HAND_ON_SECONDS
+        waiting = [each for each in self._running.values() if each.waiting_for and each.waiting_since < long_ago]
+        if waiting and any(
+            each.worker_id != self.worker_id
+            and (each.plane, each.pool) == (self.plane, self.pool)
+            and each.devices
+            and len(each.running) < each.slots
+            for each in await self._jobs.workers()
+        ):
+            min(waiting, key=lambda each: each.waiting_since).hand_on()
 
     def _info(self) -> WorkerInfo:
         running = [

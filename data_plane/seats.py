@@ -190,6 +190,7 @@ class Seats:
             if taken is not None:
                 self._waiting.remove(one)
                 self._free.remove(taken.seat)
+                one.waits("")
                 one.taken.set_result(taken)
         if self._ledger is not None and (self._waiting or self._ledger.promises):
             self._keep_looking()
