@@ -105,7 +105,7 @@ class TaskContext:
         self._directory = directory
         self._made: Path | None = None
         self._loop = loop
-        self._kept = kept or Kept()
+        self._kept = kept
         self._warm_key = warm_key
         self._finishing = finishing
         self._fetched = 0
@@ -158,12 +158,12 @@ class TaskContext:
         `version`: of the contents behind those params, where they may change. A process keeps one such object, and drops it when another run
         needs the memory; a task must not change it.
         """
-        return self._kept.get(self._warm_key, version, load)
+        return load() if self._kept is None else self._kept.get(self._warm_key, version, load)
 
     @property
     def simulated_gpu(self) -> Any:
         """The `data_plane.simulated.SimulatedGpu` of this slot; None where its device is real or there is none."""
-        return self._kept.simulated_gpu
+        return None if self._kept is None else self._kept.simulated_gpu
 
     # Files ----------------------------------------------------------------------------------------------------------
 

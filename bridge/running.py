@@ -10,7 +10,7 @@ nothing stronger exists inside a process, so a task that must be stoppable by fo
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -81,11 +81,12 @@ class Emit(Protocol):
 class CancelToken:
     """Belongs to one event loop; cancel() may be said twice. `finish` is the gentler wish: to end with what there is."""
 
+    finishing = False
+    _finish_listeners: Sequence[Callable[[], None]] = ()  # of few runs: every run makes a token
+
     def __init__(self) -> None:
         self.cancelled = False
-        self.finishing = False
         self._listeners: list[Callable[[], None]] = []
-        self._finish_listeners: list[Callable[[], None]] = []
 
     def finish(self) -> None:
         if not self.finishing:
@@ -95,12 +96,12 @@ class CancelToken:
 
     def listen_to_finish(self, listener: Callable[[], None]) -> None:
         """Calls it when an early end is wished for, at once when that has been."""
-        self._finish_listeners.append(listener)
+        self._finish_listeners = [*self._finish_listeners, listener]
         if self.finishing:
             listener()
 
     def forget_finish(self, listener: Callable[[], None]) -> None:
-        self._finish_listeners.remove(listener)
+        self._finish_listeners = [each for each in self._finish_listeners if each != listener]
 
     def cancel(self) -> None:
         if not self.cancelled:
@@ -158,7 +159,7 @@ async def run_light(
         directory=directory,
         loop=loop,
         kept=kept,
-        warm_key=task.warm_key(run.params),
+        warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=lambda: cancel.finishing,
     )
     stop = _Stop(run.timeout_seconds)
@@ -267,7 +268,7 @@ def run_plain(
         directory=directory,
         loop=loop,
         kept=kept,
-        warm_key=task.warm_key(run.params),
+        warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=finishing,
     )
     try:

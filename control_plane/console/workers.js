@@ -56,7 +56,7 @@ function Worker({ worker, light }) {
       <div class="slots" role="img" aria-label="${plural(busy, "node")} running, ${plural(worker.slots, "slot")}">
         ${Array.from({ length: Math.min(worker.slots, 32) }, (_, index) => html`<i key=${index} class=${index < busy ? "busy" : ""}></i>`)}<span class="numbers muted">${busy} of ${plural(worker.slots, "slot")}${beside > 0 ? `, ${plural(beside, "light node")} beside them` : ""}</span></div>
       ${worker.running.length > 0 && html`<ul class="running">${worker.running.slice(0, 20).map((run) => html`<li key=${run.jobId + run.nodeId}><${Link} href=${to.job(run.jobId, run.nodeId)}>${run.nodeId}<//>
-        <span class="muted">${run.task}</span><span class="muted since"><${Time} at=${run.startedAt} /></span></li>`)}${worker.running.length > 20 && html`<li class="muted">and ${worker.running.length - 20} more</li>`}</ul>`}
+        <span class="muted">${run.task}</span>${run.waitingFor ? html`<span class="waits">waits: ${run.waitingFor}</span>` : html`<span class="muted since"><${Time} at=${run.startedAt} /></span>`}</li>`)}${worker.running.length > 20 && html`<li class="muted">and ${worker.running.length - 20} more</li>`}</ul>`}
       <dl class="facts">
         ${worker.device && html`<dt>Device</dt><dd>${worker.device}</dd>`}
         ${worker.memory.length > 0 && html`<dt>Memory</dt><dd>${worker.memory.map((each) => html`<${Memory} key=${each.device} ...${each} />`)}</dd>`}

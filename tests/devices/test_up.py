@@ -145,16 +145,27 @@ def test_a_running_node_can_be_asked_for_its_best(house: House, tmp_path: Path) 
     assert house.ask(f"/api/jobs/{job}/nodes/a/finish", {}, expect=409)["code"] == "node_not_running"
 
 
-def test_a_drained_node_goes_on_from_its_checkpoint(house: House) -> None:
-    """SIGTERM to the worker: the node goes back, and on where it was in the worker that follows."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
+def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: House, number: signal.Signals) -> None:
+    """In the worker that follows, as the same attempt."""
     job = house.submit(steps=400, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=5)
     becomes(lambda: len(house.events(job, "data")) > 20)
-    (pid,) = house.running.worker_pids()
-    os.kill(pid, signal.SIGTERM)
+    (worker,) = [each for each in house.ask("/api/workers")["workers"] if each["running"]]
+    os.kill(worker["pid"], number)
     output = house.output(job)
     assert output["steps"] == 400
     assert output["resumedAt"] >= 15
     assert house.ask(f"/api/jobs/{job}/graph")["nodes"][0]["retries"]["attempt"] == 1
+
+
+def test_a_job_is_paused_by_cancel_and_resumed_by_retry(house: House) -> None:
+    job = house.submit(steps=300, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=5)
+    becomes(lambda: len(house.events(job, "data")) > 20)
+    house.ask(f"/api/jobs/{job}/cancel", {}, expect=202)
+    assert house.ended(job)["status"] == "cancelled"
+    house.ask(f"/api/jobs/{job}/retry", {})
+    output = house.output(job)
+    assert (output["steps"], output["resumedAt"] >= 15) == (300, True)
 
 
 def test_a_poisoned_device_costs_an_attempt_and_no_more(tmp_path: Path) -> None:
