@@ -141,18 +141,16 @@ class Seats:
         if taken.promise is not None and self._ledger is not None:
             self._ledger.release(taken.promise)
 
-    def look(self) -> list[Reading]:
-        """What the devices say now; the last word where the driver does not answer."""
+    def look(self) -> None:
+        """Asks the devices; where the driver does not answer, its last word counts on."""
         if self._read is None or self._ledger is None:
-            return []
+            return
         try:
             readings = self._read()
         except Exception as error:  # a driver that is being replaced answers with errors of its own
             log.warning("device memory cannot be read: %s", error)
-            return []
-        readings = [self._with_idle(gpu, reading) for gpu, reading in enumerate(readings)]
-        self._ledger.look(readings)
-        return readings
+            return
+        self._ledger.look([self._with_idle(gpu, reading) for gpu, reading in enumerate(readings)])
 
     def _with_idle(self, gpu: int, reading: Reading) -> Reading:
         """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
@@ -164,10 +162,11 @@ class Seats:
         return msgspec.structs.replace(reading, holders=reading.holders | told) if told else reading
 
     def held(self, taken: Taken) -> int:
-        """Device memory of the seat's process now, bytes."""
-        gpu = taken.seat.gpu
-        readings = self.look()
-        return readings[gpu].holders.get(taken.seat.pid, 0) if gpu is not None and readings else 0
+        """Device memory of the seat's process now, bytes; 0 also where the driver does not tell."""
+        if self._ledger is None or taken.promise is None:
+            return 0
+        self.look()
+        return self._ledger.held(taken.promise.device, taken.promise.pid)
 
     def close(self) -> None:
         if self._looking is not None:

@@ -257,7 +257,7 @@ class SlotPool:
         cancel.listen(stopping.begin)
         try:
             outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
-            if outcome.status == "cancelled":
+            if outcome.status == "cancelled" and cancel.cancelled:
                 await stopping.verify(slot, emit)
             elif outcome.status == "completed" and taken.promise is not None:
                 await self._peaks.note(task, run.params, max(slot.peak, taken.promise.peak))
@@ -298,27 +298,26 @@ class SlotPool:
 
 
 class _Stopping:
-    """How a cancelled node ended: how long it took, and whether its device memory came back, as measured."""
+    """How a cancelled node ended: how long it took, and whether its device memory came back, as measured; nothing of what was not."""
 
     def __init__(self, seats: Seats, taken: Taken) -> None:
         self._seats = seats
         self._taken = taken
-        self._before = seats.held(taken) if taken.promise is not None else 0
+        self._before = taken.promise.peak if taken.promise is not None else 0
         self._held = 0
         self._begun = 0.0
 
     def begin(self) -> None:
         self._begun = time.monotonic()
-        if self._taken.promise is not None:
-            self._held = self._seats.held(self._taken)
+        self._held = self._seats.held(self._taken)
 
     async def verify(self, slot: "Slot", emit: Emit) -> None:
         """Says it as the event `cancelled`; a process that keeps more than it began with is spent."""
-        left = await self._left() if self._taken.promise is not None else 0
+        left = await self._left()
         seconds = time.monotonic() - self._begun
         metrics.cancel_seconds.observe(seconds)
         said: dict[str, Any] = {"seconds": round(seconds, 3), "slotReplaced": slot.spent}
-        if self._taken.promise is not None:
+        if self._held:
             said |= {"memoryHeldMiB": self._held // MIB, "memoryLeftMiB": left // MIB}
         if left > self._before:
             metrics.cancel_memory_kept_total.inc()
