@@ -112,10 +112,11 @@ class Task:
         return f"{self.capability.id} {_values(params, named)}" if named else ""
 
     def size_bucket(self, params: Mapping[str, Any]) -> str:
-        """Runs that need about the same memory have the same: numbers count by the power of two of their product, the rest as it is."""
+        """Runs that need about the same memory have the same: numbers count by their product, to a fifth, the rest as it is."""
         named = self._declared.memory_by
         numbers = [params[name] for name in named if isinstance(params.get(name), int | float)]
-        size = math.frexp(math.prod(numbers))[1] if numbers else 0
+        product = math.prod(numbers)
+        size = round(4 * math.log2(product)) if product > 0 else 0
         rest = _values(params, [name for name in named if not isinstance(params.get(name), int | float)])
         return f"{self.capability.id} {self.capability.version} {size} {rest}"
 

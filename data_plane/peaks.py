@@ -21,6 +21,7 @@ from bridge.tasks import Task
 log = logging.getLogger(__name__)
 
 KEPT = 50  # of a kind of run
+KINDS = 1000  # the one that was noted longest ago goes
 ENOUGH = 5
 SHARE = 0.95
 MIB = 2**20
@@ -44,9 +45,13 @@ class Peaks:
             self._loaded = True
 
     def need_bytes(self, task: Task, params: Mapping[str, Any]) -> int:
-        """Device memory that this run is taken to need: learnt, else as declared."""
+        """Device memory that this run is taken to need: learnt, else as declared; never less than a parameter asks for."""
+        declared = task.memory_mib(params) * MIB
         seen = self._seen.get(task.size_bucket(params), ())
-        return percentile(seen) if len(seen) >= ENOUGH else task.memory_mib(params) * MIB
+        if len(seen) < ENOUGH:
+            return declared
+        asked = isinstance(task.capability.runtime.memory_param, str)
+        return max(percentile(seen), declared) if asked else percentile(seen)
 
     async def note(self, task: Task, params: Mapping[str, Any], peak: int) -> None:
         """Of a run that completed; a peak of 0 was not measured."""
@@ -55,10 +60,16 @@ class Peaks:
         await self.load()
         kind = task.size_bucket(params)
         seen = [*self._seen.get(kind, ()), peak][-KEPT:]
+        self._seen.pop(kind, None)
         self._seen[kind] = seen
+        old = list(self._seen)[: max(0, len(self._seen) - KINDS)]
+        for each in old:
+            del self._seen[each]
         if self._client is not None:
             try:
                 await self._client.hset(keys.MEMORY_PEAKS, kind, msgspec.msgpack.encode(seen))
+                if old:
+                    await self._client.hdel(keys.MEMORY_PEAKS, *old)
             except (*LOST, redis.RedisError) as error:
                 log.info("a peak is remembered here only: %s", error)
 

@@ -38,6 +38,9 @@ class Simulate(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel")
 async def simulate(params: Simulate, ctx: TaskContext) -> Any:
     held = _hold(params.memory_mib)
     for step in range(params.steps + 1):
+        reached = step
+        if ctx.finish_early:
+            break
         if step == params.fail_at:
             raise TaskError(
                 f"asked to fail at step {step}", code="simulated_failure", retryable=True, details={"step": step}
@@ -49,7 +52,7 @@ async def simulate(params: Simulate, ctx: TaskContext) -> Any:
             ctx.progress((step + 1) / params.steps)
             ctx.data("step", {"step": step + 1, "steps": params.steps})
     del held
-    return {"steps": params.steps} if params.output is UNSET else params.output
+    return {"steps": reached} if params.output is UNSET else params.output
 
 
 def _hold(memory_mib: int) -> bytearray:

@@ -145,6 +145,15 @@ def test_a_running_node_can_be_asked_for_its_best(house: House, tmp_path: Path) 
     assert house.ask(f"/api/jobs/{job}/nodes/a/finish", {}, expect=409)["code"] == "node_not_running"
 
 
+def test_a_light_node_can_be_asked_too(house: House) -> None:
+    node = {"id": "a", "task": "simulate", "plane": "python", "params": {"steps": 100_000, "stepSeconds": 0.01}}
+    document = {"schema": "langgraph.v1", "workflowId": "light", "nodes": [node], "edges": []}
+    house.ask("/api/jobs", {"graph": document}, expect=201)
+    becomes(lambda: house.events("light", "data"))
+    house.ask("/api/jobs/light/nodes/a/finish", {}, expect=202)
+    assert 0 < house.output("light")["steps"] < 100_000
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
 def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: House, number: signal.Signals) -> None:
     """In the worker that follows, as the same attempt."""

@@ -1,0 +1,92 @@
+"""What runs have used is learnt, bounded, kept over a restart, and never waited for."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge import keys
+from bridge.connection import connect
+from bridge.tasks import collect
+from data_plane.peaks import ENOUGH, KEPT, MIB, Peaks, percentile
+
+TASKS = collect(["data_plane.tasks.simulate_gpu", "data_plane.tasks.train_lora"], plugins=False)
+TASK = TASKS["train_lora"]
+DECLARED = 2048 * MIB
+
+
+def params(tokens: int) -> dict[str, Any]:
+    """Of a run with so many tokens to a batch."""
+    return {"weights": [{"bucket": "inputs", "key": "base"}], "batch": 4, "sequenceLength": tokens / 4}
+
+
+@given(st.lists(st.integers(1, 2**40), min_size=1, max_size=KEPT))
+def test_at_most_one_in_twenty_has_used_more(peaks: list[int]) -> None:
+    found = percentile(peaks)
+    assert found in peaks
+    assert sum(peak > found for peak in peaks) <= len(peaks) * 0.05
+
+
+async def test_a_need_is_learnt_for_each_size_from_enough_runs() -> None:
+    peaks = Peaks()
+    for number in range(ENOUGH):
+        assert peaks.need_bytes(TASK, params(4000)) == DECLARED
+        await peaks.note(TASK, params(4000), 1000 + number)
+    assert peaks.need_bytes(TASK, params(4000)) == 1000 + ENOUGH - 1
+    assert peaks.need_bytes(TASK, params(4100)) == 1000 + ENOUGH - 1  # about the same size
+    assert peaks.need_bytes(TASK, params(5200)) == DECLARED
+    assert peaks.need_bytes(TASK, params(4000) | {"weights": []}) == DECLARED
+    await peaks.note(TASK, params(9000), 0)  # not measured
+    assert peaks.need_bytes(TASK, params(9000)) == DECLARED
+
+
+async def test_what_a_parameter_asks_for_is_not_undercut() -> None:
+    peaks, task = Peaks(), TASKS["simulate_gpu"]
+    for _ in range(ENOUGH):
+        await peaks.note(task, {"memoryMiB": 4000}, 3900 * MIB)
+    assert peaks.need_bytes(task, {"memoryMiB": 4050}) == 4050 * MIB
+    assert peaks.need_bytes(task, {"memoryMiB": 3850}) == 3900 * MIB
+
+
+async def test_a_restart_forgets_nothing(redis_url: str, redis: Any) -> None:
+    client = connect(redis_url)
+    try:
+        first = Peaks(client)
+        for _ in range(KEPT + 10):
+            await first.note(TASK, params(4000), 7 * MIB)
+        second = Peaks(client)
+        await second.load()
+        assert second.need_bytes(TASK, params(4000)) == 7 * MIB
+        (raw,) = await redis.hvals(keys.MEMORY_PEAKS)
+        assert len(raw) < KEPT * 10
+    finally:
+        await redis.delete(keys.MEMORY_PEAKS)
+        await client.aclose()
+
+
+async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_plane.peaks.KINDS", 3)
+    client = connect(redis_url)
+    try:
+        peaks = Peaks(client)
+        for mib in (1, 10, 100, 1000, 10_000):
+            await peaks.note(TASK, params(mib), mib)
+        assert await redis.hlen(keys.MEMORY_PEAKS) == 3
+    finally:
+        await redis.delete(keys.MEMORY_PEAKS)
+        await client.aclose()
+
+
+async def test_a_server_that_is_gone_costs_the_memory_alone() -> None:
+    client = connect("unix:///nowhere/redis.sock", timeout_seconds=0.2)
+    try:
+        peaks = Peaks(client)
+        async with asyncio.timeout(20):
+            await peaks.load()
+            for _ in range(ENOUGH):
+                await peaks.note(TASK, params(4000), 5)
+        assert peaks.need_bytes(TASK, params(4000)) == 5
+    finally:
+        await client.aclose()
