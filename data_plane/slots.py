@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -193,7 +193,7 @@ class SlotPool:
         self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB)
         self._counts_memory = read is not None
         self._peaks = peaks or Peaks()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._beats = Beats(settings.jobs.lease_ms / 1000 / BEATS_PER_LEASE)
         self._root = Path()
         self._runs = 0
@@ -208,9 +208,9 @@ class SlotPool:
     async def __aexit__(self, *_: object) -> None:
         """Kills every group at once, running nodes included."""
         self._seats.close()
-        for task in self._starting:
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._starting, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*(seat.slot.end() for seat in self._all if seat.slot is not None))
         self._beats.stop()
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
@@ -260,7 +260,8 @@ class SlotPool:
             if outcome.status == "cancelled" and cancel.cancelled:
                 await stopping.verify(slot, emit)
             elif outcome.status == "completed" and taken.promise is not None:
-                await self._peaks.note(task, run.params, max(slot.peak, taken.promise.peak))
+                peak = max(slot.peak, taken.promise.peak)
+                self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
         except BaseException:
             slot.spent = True
             raise
@@ -275,9 +276,13 @@ class SlotPool:
         return outcome
 
     def _restart(self, seat: Seat) -> None:
-        task = asyncio.get_running_loop().create_task(self._start(seat), name=f"start slot {seat.number}")
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        self._beside(self._start(seat), f"start slot {seat.number}")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Does what no node has to wait for; it is cancelled with the pool."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _start(self, seat: Seat) -> None:
         """Puts the seat back with a new process, or without one and the reason after a few attempts."""
