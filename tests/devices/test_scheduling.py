@@ -1,7 +1,9 @@
 """Nodes on simulated devices: who gets memory, who waits and is told why, what a fault does. Real processes throughout."""
 
 import asyncio
+import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -296,3 +298,36 @@ async def test_what_runs_have_used_is_learnt(tmp_path: Path) -> None:
             output(await made.start(memoryMiB=3 * GIB))
         await asyncio.sleep(0)  # it is noted beside
         assert made.peaks._seen == {bucket: [3 * GIB * 2**20] * 5}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_happens_everything_ends_and_the_devices_are_whole_again(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    async with rig(tmp_path, "2x24GiB,oom@2,poison@4", slots=4) as made:
+        nodes, cancels = [], []
+        for _ in range(24):
+            cancel = CancelToken()
+            size, model = rng.choice([1, 3, 6, 10, 14, 20, 24]), rng.choice(["", "", "a", "b"])
+            params = {"memoryMiB": size * GIB, "model": model, "modelMiB": size * GIB // 2, "steps": rng.randint(0, 8)}
+            nodes.append(made.start(None, cancel, stepSeconds=0.02, **params))
+            cancels.append(cancel)
+        while not all(node.done() for node in nodes):
+            await asyncio.sleep(rng.uniform(0.01, 0.15))
+            what = rng.random()
+            if what < 0.15:
+                rng.choice(cancels).cancel()
+            elif what < 0.25 and made.pool.pids():
+                os.kill(rng.choice(made.pool.pids()), signal.SIGKILL)
+        outcomes = [await node for node in nodes]
+        failures = {outcome.error.code for outcome in outcomes if outcome.error is not None}
+        assert failures <= {"out_of_memory", "device_poisoned", "slot_crashed"}
+        assert any(outcome.status == "completed" for outcome in outcomes)
+        await asyncio.sleep(0.3)  # a process that was killed just now passes for an idle one until it is reaped
+        counts = [json.loads((made.directory / f"gpu{index}.json").read_text())["allocations"] for index in (0, 1)]
+        assert min(counts) > 4  # the scripted faults are behind
+        whole = [
+            output(await node) for node in [made.start(steps=5, stepSeconds=0.02, memoryMiB=24 * GIB) for _ in range(2)]
+        ]
+        assert [each["memoryMiB"] for each in whole] == [24 * GIB] * 2
+        assert made.pool._seats._ledger is not None
+        assert made.pool._seats._ledger.promises == []
