@@ -355,10 +355,10 @@ class Jobs:
         known: list[str | bytes] = []
         for each in capabilities:
             known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
-        for first in range(0, len(known), 1000):  # first: who sees a worker may submit its tasks
-            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
         await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
         await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+        for first in range(0, len(known), 1000):
+            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
 
     async def depart(self, worker_id: str) -> None:
         await self._put("ZADD", keys.WORKERS, 0, worker_id)
