@@ -66,7 +66,7 @@ async def test_workers_are_those_that_live(served):
     assert found[other.worker_id]["tasks"] == ["act"]
     assert set(found[other.worker_id]) == {
         "workerId", "host", "pid", "plane", "pool", "slots", "running", "device", "metricsUrl", "startedAt", "lastSeen", "version",
-        "protocol", "tasks", "devices",
+        "protocol", "tasks", "devices", "memory",
     }  # fmt: skip
     ours = next(each for each in found.values() if each["plane"] == "node")
     assert ours["version"] == VERSION
