@@ -68,6 +68,12 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => block({ node, at: shape.at.get(node.id), far,
     critical: critical.ids.has(node.id), selected: node.id === selected, tabbed: node.id === (selected ?? nodes[0].id) })), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
 
+  function focused(id) {
+    const node = box.current.querySelector(`[data-node="${CSS.escape(id)}"]`);
+    node?.focus({ preventScroll: true });
+    return node;
+  }
+
   function press(event) {
     if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
     else if (event.key === "-") zoom(1 / ZOOM.step);
@@ -76,7 +82,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
       const next = neighbour(shape, nodes, document.activeElement?.dataset?.node ?? selected, event.key);
       if (next) {
         reveal(next);
-        requestAnimationFrame(() => box.current.querySelector(`[data-node="${CSS.escape(next)}"]`)?.focus({ preventScroll: true }));
+        if (!focused(next)) requestAnimationFrame(() => focused(next)); // it is drawn only now
       }
     } else return;
     event.preventDefault();
@@ -84,8 +90,8 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
 
   const pointer = {
     onPointerDown(event) {
+      dragged.current = false; // a drag that no click followed must not swallow the next one
       if (event.button !== 0 || event.target.closest(".graph-tools")) return;
-      dragged.current = false;
       drag.current = { x: event.clientX, y: event.clientY, from: shown, moved: false };
     },
     onPointerMove(event) {

@@ -38,6 +38,9 @@ class Heard:
     def log(self, level: str, message: str) -> None:
         self.lines.append(message)
 
+    def waits(self, reason: str) -> None:
+        assert not reason, "nothing here needs device memory"
+
     def curve(self) -> list[float]:
         """The log-likelihoods, whose iterations have to be counted from 1."""
         said = [payload for name, payload in self.published if name == "logLikelihood"]
