@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 TAKE_COUNT = 64
-TOPOLOGIES_LENGTH = 2_000_000
 WORDS = ("ok", "gone", "stale", "malformed", "vanished", "not_yours")
 
 
@@ -113,21 +112,18 @@ class Delivery:
 
 
 class Topologies:
-    """Decoded graphs by their text, the latest two million characters of it: deliveries of one job share one."""
+    """Decoded graphs by their text, the latest 64: deliveries of one job share one."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Route]]] = OrderedDict()
-        self._length = 0
 
     def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Route]]:
         found = self._kept.get((graph, routes))
         if found is None:
             found = Topology(decode_graph(graph)), decode_routes(routes or "{}")
             self._kept[graph, routes] = found
-            self._length += len(graph)
-            while self._length > TOPOLOGIES_LENGTH and len(self._kept) > 1:
-                (oldest, _), _ = self._kept.popitem(last=False)
-                self._length -= len(oldest)
+            if len(self._kept) > 64:
+                self._kept.popitem(last=False)
         else:
             self._kept.move_to_end((graph, routes))
         return found
