@@ -120,9 +120,10 @@ class Scheduler:
             found = await self._jobs.read(job_id, graph=True)
             if found is None or found.ended:
                 await self._client.srem(part.alive, job_id)
-            elif found.status == "cancelling":
+                continue
+            if found.status == "cancelling":
                 cancelling.add(job_id)
-            elif found.updated_ms < horizon and found.status in ("queued", "running"):
+            if found.updated_ms < horizon and found.status != "scheduled":
                 try:
                     await self.heal_job(part, found)
                 except msgspec.MsgspecError as error:  # written by somebody else; it must not end everybody's scheduler
@@ -137,7 +138,7 @@ class Scheduler:
         metrics.cancelling_oldest_seconds.set(now - min(since, default=now))
 
     async def heal_job(self, part: Partition, found: JobView) -> None:
-        """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has."""
+        """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has; ends it where the job is cancelled."""
         assert found.graph is not None
         topology, _ = self._topologies.get(found.graph, "{}")
         claim = Claim("ok", part.stream("node", "default", found.priority), "", job_id=found.job_id, graph=found.graph)
@@ -147,7 +148,8 @@ class Scheduler:
         delivery.states = {
             node: state for node, state in found.states().items() if state[0] not in ("ready", "running")
         }
-        await heal(self._write, delivery)
+        if found.status != "cancelling":
+            await heal(self._write, delivery)
         steps: list[Step] = []
         for node, record in found.records.items():
             if record.status in ("ready", "running"):
@@ -157,8 +159,9 @@ class Scheduler:
                 steps.append(("resend", record.entry, batch))
         if steps:
             reply = await self._write(part, delivery.report(steps))
-            if "ok" in reply.words:
-                log.warning("the streams had lost entries; sent anew", extra={"job": found.job_id})
+            for word, done in (("ok", "sent anew"), ("cancelled", "their nodes are cancelled")):
+                if word in reply.words:
+                    log.warning("the streams had lost entries; %s", done, extra={"job": found.job_id})
 
     def _write(self, part: Partition, report: Report) -> "asyncio.Future[Reply]":
         return self._writers[part.number].put(report)

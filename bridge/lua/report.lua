@@ -76,10 +76,10 @@ steps_of['send'] = function(J, entry, step)
   return sent and 'ok' or 'taken'
 end
 
--- { 'resend', entry name, batch }: the records name an entry that no stream and no delay has any more
+-- { 'resend', entry name, batch }: the records name an entry that no stream and no delay has any more; of a cancelled job, to end them
 steps_of['resend'] = function(J, _, step)
   local _, lost, batch = unpack(step)
-  if not JOB_STARTS[J.status] then return 'taken' end
+  if JOB_ENDED[J.status] then return 'taken' end
   if string.sub(lost, 1, 6) == 'delay:' then
     if redis.call('ZSCORE', DELAYS, string.sub(lost, 7)) then return 'taken' end
   else
@@ -87,6 +87,13 @@ steps_of['resend'] = function(J, _, step)
     if entry_fields(stream, id) then return 'taken' end
   end
   claim_drop(J, lost)
+  if not JOB_STARTS[J.status] then
+    for _, node in ipairs(batch[3]) do
+      local r = node_get(J, node)
+      if r.entry == lost and (r.status == S.ready or r.status == S.running) then node_cancel(J, node, r) end
+    end
+    return 'cancelled'
+  end
   local sent = dispatch(J, batch, function(r)
     if r.entry ~= lost or (r.status ~= S.ready and r.status ~= S.running) then return false end
     if r.status == S.running then r.deliveries = r.deliveries + 1 end

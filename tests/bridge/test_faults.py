@@ -178,6 +178,22 @@ async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house):
     assert (begun("pay"), begun("idle")) == (1, 2)
 
 
+async def test_a_cancelled_node_whose_stream_was_deleted_under_it_ends(house):
+    """A server that lost its last second had forgotten an end, whose worker then acknowledged the entry: nobody was left to end the job."""
+    worker = await house.start()
+    await house.submit([node("a", wait="never"), node("b", wait="never"), node("c")], [edge("a", "c")])
+    await has_begun(house, "a", "b")
+    for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
+        await house.client.delete(stream)
+    await house.kill(worker)
+    await house.jobs.cancel("job")
+    assert (await house.view()).status == "cancelling"
+    await house.schedule(sweep_seconds=0.1)
+    found = await house.ended()
+    assert found.status == "cancelled"
+    assert {name: record.status for name, record in found.records.items()} == dict.fromkeys("abc", "cancelled")
+
+
 async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_one_left(tmp_path):
     process, url = start_server(tmp_path)
     client = connect(url)
