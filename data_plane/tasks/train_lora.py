@@ -40,7 +40,7 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps in which it rises")] = 0
     clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient, 0 = any")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
-    storage: Annotated[files.Storage, Meta(description="Of base and activations; auto: the file's on a GPU")] = "auto"
+    storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
     checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 50
     seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
 
