@@ -161,8 +161,12 @@ def plan(params: TrainLora) -> training.Plan:
 
 
 def run_digest(params: TrainLora, contents: Iterable[bytes]) -> str:
-    """Of all that decides what a step computes: the params and the contents of the files."""
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(params, checkpoint_every=0)))
+    """Of all that decides what a step computes: the params and the contents of the files. Of batch and gradientAccumulation only the
+    product counts, so that `half_batch` goes on from the checkpoint of what it halves.
+    """
+    together = params.batch * params.gradient_accumulation
+    same = msgspec.structs.replace(params, batch=together, gradient_accumulation=1, checkpoint_every=0)
+    digest = hashlib.sha256(msgspec.json.encode(same))
     for content in contents:
         digest.update(content)
     return digest.hexdigest()

@@ -221,6 +221,19 @@ def test_the_smaller_variant_learns_from_the_same_sequences(place: Place, model:
     assert place.registry["train_lora"].smaller(params | {"batch": 1}) is None
 
 
+def test_a_run_halved_after_it_ran_out_of_memory_goes_on_from_its_checkpoint(place: Place, model: Path) -> None:
+    params = place.params(model, batch=4)
+    whole, _ = place.output(params, job="whole")
+    looks = count()
+    place.run(params, cancelled=lambda: before_step(5, looks))
+    smaller = place.registry["train_lora"].smaller(params)
+    assert smaller is not None
+    halved, rest = place.output(smaller, nonce="n2")
+    assert (halved["resumedAt"], [said["step"] for said in rest.losses]) == (4, [5, 6])
+    assert halved["tokens"] == whole["tokens"]
+    assert halved["lastLoss"] == pytest.approx(whole["lastLoss"], rel=1e-4)
+
+
 def whole_accumulation(params: dict[str, Any]) -> int:
     return int(params.get("gradientAccumulation", 1))
 
