@@ -292,7 +292,7 @@ BENT: dict[str, tuple[Callable[[Path], None], str]] = {
     "features": (bent(lambda _, notes: notes.update(features="mfcc.13.1")), "features 'mfcc.13.1'"),
     "lacking": (bent(lambda tensors, _: tensors.__delitem__("variances")), "'variances'"),
     "narrow": (bent(lambda tensors, _: tensors.update(means=tensors["means"][:, :12].copy())), "shape (4, 12)"),
-    "fewer": (bent(lambda tensors, _: tensors.update(weights=tensors["weights"][:3].copy())), "(components, 19)"),
+    "fewer": (bent(lambda tensors, _: tensors.update(weights=tensors["weights"][:3].copy())), "where (3, 19)"),
     "negative": (bent(lambda tensors, _: tensors.update(variances=-tensors["variances"])), "not above 0"),
     "nan": (bent(lambda tensors, _: tensors["means"].fill(np.nan)), "no numbers"),
     "bandwidth": (bent(lambda _, notes: notes.update(bandwidth_hz="wide")), "missing or no number"),
