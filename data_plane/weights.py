@@ -121,8 +121,10 @@ def _read(path: Path, wanted: str) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format") != wanted:
-                raise _invalid(path, wanted, f"its format is {metadata.get('format')!r}")
+            if (found := metadata.get("format")) != wanted:
+                of_another_release = str(found).rpartition(".")[0] == wanted.rpartition(".")[0]
+                advice = ": train it again" if of_another_release else ""
+                raise _invalid(path, wanted, f"its format is {found!r}{advice}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: of a type that NumPy lacks
         raise _invalid(path, wanted, str(error)) from error

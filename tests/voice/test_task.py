@@ -288,7 +288,14 @@ BENT: dict[str, tuple[Callable[[Path], None], str]] = {
     "garbage": (lambda path: path.write_bytes(b"\xff" * 300) and None, "is no dihedral.voice.v2 file"),
     "empty": (lambda path: path.write_bytes(b"") and None, "is no dihedral.voice.v2 file"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]) and None, "is no dihedral.voice.v2 file"),
-    "older": (bent(lambda _, notes: notes.update(format="dihedral.voice.v1")), "its format is 'dihedral.voice.v1'"),
+    "older": (
+        bent(lambda _, notes: notes.update(format="dihedral.voice.v1")),
+        "format is 'dihedral.voice.v1': train it again",
+    ),
+    "foreign": (
+        bent(lambda _, notes: notes.update(format="dihedral.image-adapter.v1")),
+        "is 'dihedral.image-adapter.v1'",
+    ),
     "features": (bent(lambda _, notes: notes.update(features="mfcc.13.1")), "features 'mfcc.13.1'"),
     "lacking": (bent(lambda tensors, _: tensors.__delitem__("variances")), "'variances'"),
     "narrow": (bent(lambda tensors, _: tensors.update(means=tensors["means"][:, :12].copy())), "shape (4, 12)"),
