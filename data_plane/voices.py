@@ -18,9 +18,9 @@ _PIECE_SECONDS = 60.0  # analysed at a time; the frames across its ends are left
 
 
 class Heard(NamedTuple):
-    """cepstra: (frames, COEFFICIENTS) float64 of the frames that are no pause. mean_log_mel: (BANDS,) float64, their
-    mean, the level taken out. hertz: (voiced frames,) float64 fundamentals. seconds: that were read. bandwidth_hz: up to where there can be
-    sound, HIGHEST_HZ at most.
+    """cepstra: (frames, COEFFICIENTS) float64 of the frames that are no pause. mean_log_mel: (BANDS,) float64, their mean, the level
+    taken out. hertz: (voiced frames,) float64 fundamentals of the same frames. seconds: that were read. bandwidth_hz: up to where there
+    can be sound, HIGHEST_HZ at most.
     """
 
     cepstra: Array
@@ -52,8 +52,8 @@ def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: 
         seconds += recorded.size / rate
         if samples.size >= pitch.FRAME:  # else what is left of the last minute is no frame
             energies.append(spectra.mel_energy(samples, xp))
-            found = pitch.yin(samples, xp)
-            hertz.append(found[~xp.isnan(found)])
+            found = pitch.yin(samples, xp)  # fewer: its frames are longer
+            hertz.append(xp.concatenate([found, xp.full(len(energies[-1]) - len(found), xp.nan)]))
         between()
     log_mel = spectra.log_energy(xp.concatenate(energies), xp)
     is_speech = spectra.is_speech(log_mel, xp)
@@ -61,11 +61,12 @@ def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: 
     if len(spoken) * spectra.HOP < LEAST_SECONDS * spectra.RATE:
         told = f"{len(spoken) * spectra.HOP / spectra.RATE:.2f} s of speech; at least {LEAST_SECONDS} s are needed"
         raise TaskError(f"the recording has {told}", code="invalid_input")
+    pitches = xp.concatenate(hertz)[is_speech]
     mean = spoken.mean(axis=0, dtype=np.float64)
     return Heard(
         spectra.cepstra(spectra.audible(log_mel, xp)[is_speech], xp).astype(xp.float64),
         mean - mean.mean(),
-        xp.concatenate(hertz),
+        pitches[~xp.isnan(pitches)],
         seconds,
         min(rate / 2, spectra.HIGHEST_HZ),
     )

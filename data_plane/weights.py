@@ -1,5 +1,6 @@
 """The two model files, as safetensors: an image adapter and a voice. What they hold, written and read in one place."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def adapter_bytes(adapter: Adapter, notes: dict[str, str]) -> bytes:
 
 
 def read_adapter(path: Path, xp: ArrayModule) -> Adapter:
-    """Raises: TaskError `invalid_input` where the file is no image adapter."""
+    """Raises: TaskError `invalid_input` where the file is no image adapter, or one that `train_image_lora` could not have made."""
     tensors, metadata = _read(path, _ADAPTER)
     try:
         rank, patch = int(metadata["rank"]), int(metadata["patch"])
@@ -58,6 +59,14 @@ def read_adapter(path: Path, xp: ArrayModule) -> Adapter:
         )
     except (KeyError, ValueError) as error:
         raise _invalid(path, _ADAPTER, f"{error!r} is missing or no number") from error
+    for ok, reason in (
+        (4 <= patch <= 16 and patch % 2 == 0, f"patch is {patch}"),  # the base map of a larger one fills the memory
+        (1 <= rank <= 64, f"rank is {rank}"),
+        (0 < adapter.alpha <= 1024, f"alpha is {adapter.alpha}"),
+        (adapter.base_seed >= 0, f"base_seed is {adapter.base_seed}"),
+    ):
+        if not ok:
+            raise _invalid(path, _ADAPTER, reason)
     dim = patch * patch * 3
     if adapter.a.shape != (rank, dim) or adapter.b.shape != (dim, rank) or adapter.mean.shape != (3,):
         raise _invalid(path, _ADAPTER, f"shapes {adapter.a.shape} and {adapter.b.shape} do not fit patch {patch}")
@@ -73,7 +82,7 @@ def voice_bytes(voice: Voice, notes: dict[str, str]) -> bytes:
 
 
 def read_voice(path: Path, xp: ArrayModule) -> Voice:
-    """The voice in float64. Raises: TaskError `invalid_input` where the file is no voice, or one of other features."""
+    """The voice in float64. Raises: TaskError `invalid_input` where the file is no voice, no mixture, or one of other features."""
     tensors, metadata = _read(path, _VOICE)
     if metadata.get("features") != FEATURES:
         reason = f"it was trained on the features {metadata.get('features')!r}, here are {FEATURES!r}: train it again"
@@ -85,11 +94,21 @@ def read_voice(path: Path, xp: ArrayModule) -> Voice:
         bandwidth_hz = float(metadata["bandwidth_hz"])
     except (KeyError, ValueError) as error:
         raise _invalid(path, _VOICE, f"{error!r} is missing or no number") from error
-    shape = mixture.weights.size, COEFFICIENTS
-    if mean.shape != (BANDS,) or mixture.means.shape != shape or mixture.variances.shape != shape:
-        raise _invalid(path, _VOICE, f"shape {mixture.means.shape} where (components, {COEFFICIENTS}) was expected")
-    if not bool((mixture.variances > 0).all() and (mixture.weights > 0).all()):
-        raise _invalid(path, _VOICE, "a weight or a variance is not above 0")
+    components = mixture.weights.size
+    shapes = {"weights": (components,), "means": (components, COEFFICIENTS), "variances": (components, COEFFICIENTS)}
+    for name, shape in (shapes | {"mean_log_mel": (BANDS,)}).items():
+        if tensors[name].shape != shape:
+            raise _invalid(path, _VOICE, f"{name} has the shape {tensors[name].shape} where {shape} was expected")
+    total = float(mixture.weights.sum())
+    for ok, reason in (
+        (components > 0, "it has no components"),
+        (bool((mixture.variances > 0).all() and (mixture.weights > 0).all()), "a weight or a variance is not above 0"),
+        (math.isclose(total, 1, abs_tol=1e-3), f"its weights add up to {total:g}"),
+        (f0_hz is None or 0 < f0_hz < math.inf, f"f0_hz is {f0_hz}"),
+        (0 < bandwidth_hz <= HIGHEST_HZ, f"bandwidth_hz is {bandwidth_hz}"),
+    ):
+        if not ok:
+            raise _invalid(path, _VOICE, reason)
     return Voice(mixture, mean, f0_hz, bandwidth_hz)
 
 
@@ -102,10 +121,12 @@ def _read(path: Path, wanted: str) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format") != wanted:
-                raise _invalid(path, wanted, f"its format is {metadata.get('format')!r}")
+            if (found := metadata.get("format")) != wanted:
+                of_another_release = str(found).rpartition(".")[0] == wanted.rpartition(".")[0]
+                advice = ": train it again" if of_another_release else ""
+                raise _invalid(path, wanted, f"its format is {found!r}{advice}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: of a type that NumPy lacks
         raise _invalid(path, wanted, str(error)) from error
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise _invalid(path, wanted, "it holds values that are no numbers")

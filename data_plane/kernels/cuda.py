@@ -3,7 +3,7 @@
 A function that has a CUDA body beside its NumPy one asks `fused(xp)` which of the two runs; the NumPy body is the reference. The source
 is text in the module, named SOURCE: CUDA C++ behind PREAMBLE, of kernels `extern "C" __global__ void name(…)`.
 
-- Parameters are pointers, `long long` and `float`; `launch` hands over arrays, int and float.
+- Parameters are pointers, `long long` and `float`; `launch` hands over arrays, int and float, and refuses those of another type.
 - T is the storage type and N the number of values that a thread takes at once; the same source is compiled for each T and N that is
   asked for. `float(x)` and `T(x)` convert, the latter to the nearest, ties to even. Arithmetic is in float.
 - Shared memory is static. Every thread of a block comes to every `__syncthreads` and shuffle, so none returns before the last of them.
@@ -13,13 +13,15 @@ is no GPU (`tests/kernels`). NVRTC compiles it for the device at the first launc
 """
 
 import functools
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_plane.device import Array, ArrayModule
 
 TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+_NAMES = {"float": "float32", "long long": "int64"}  # of what a parameter is or points at; anything else is bytes
 WIDEST = 16  # bytes that a thread reads or writes at once
 REGISTERS = "--maxrregcount=64"  # of a thread, so that 1,024 of them find room in the 65,536 of a multiprocessor
 PREAMBLE = r"""
@@ -64,34 +66,49 @@ __device__ inline float block_max(float value) {
 """
 
 
+class Kernel(NamedTuple):
+    """function: CuPy's. takes: the dtype of each parameter, of what it points at where it is a pointer."""
+
+    function: Any
+    takes: tuple["np.dtype[Any]", ...]
+
+
 def fused(xp: ArrayModule) -> bool:
     """Whether arrays of this module can be given to a CUDA kernel."""
     return hasattr(xp, "RawKernel")
 
 
 @functools.cache
-def kernel(xp: ArrayModule, source: str, name: str, storage: str = "float32", pack: int = 1) -> Any:
+def kernel(xp: ArrayModule, source: str, name: str, storage: str = "float32", pack: int = 1) -> Kernel:
     """The kernel of that name, one object per process and options. `storage`: what T is, by the name of the dtype; `pack`: what N is."""
     options = ("-std=c++17", REGISTERS, f"-DSTORAGE={TYPES[storage]}", f"-DPACK={pack}")
-    return xp.RawKernel(PREAMBLE + source, name, options)
+    declared = re.search(rf"__global__ void {name}\(([^)]*)\)", source)
+    if declared is None:
+        raise ValueError(f"the source has no kernel {name!r}")
+    kinds = re.findall(r"(?:const )?(\w+(?: long)?)[^,]*", declared[1])
+    takes = tuple(np.dtype(storage if kind == "T" else _NAMES.get(kind, "uint8")) for kind in kinds)
+    return Kernel(xp.RawKernel(PREAMBLE + source, name, options), takes)
 
 
-def launch(function: Any, blocks: tuple[int, ...], threads: tuple[int, ...], *arguments: Array | int | float) -> None:
+def launch(kernel: Kernel, blocks: tuple[int, ...], threads: tuple[int, ...], *arguments: Array | int | float) -> None:
     """Runs a kernel on the current stream.
 
-    Raises: ValueError where an array has gaps or another order than C's, since the kernel is given nothing but its address.
+    Raises: ValueError where an argument is of another type than the kernel was compiled for, or an array has gaps or another order than
+        C's, since the kernel is given nothing but its address.
     """
     handed: list[Any] = []
-    for argument in arguments:
+    for argument, expected in zip(arguments, kernel.takes, strict=True):
+        value: Any = argument
         if isinstance(argument, int):
-            handed.append(np.int64(argument))
+            value = np.int64(argument)
         elif isinstance(argument, float):
-            handed.append(np.float32(argument))
-        elif argument.flags.c_contiguous:
-            handed.append(argument)
-        else:
+            value = np.float32(argument)
+        elif not argument.flags.c_contiguous:
             raise ValueError(f"an array of shape {argument.shape} and strides {argument.strides} is not contiguous")
-    function(blocks, threads, tuple(handed))
+        if value.dtype != expected:
+            raise ValueError(f"argument {len(handed)} is {value.dtype}, the kernel takes {expected}")
+        handed.append(value)
+    kernel.function(blocks, threads, tuple(handed))
 
 
 def pack_of(size: int, *arrays: Array) -> int:

@@ -6,7 +6,7 @@ Steps 2 to 5 of the paper, numbered as its equations, for many frames at once:
     d'(τ) = d(τ) · τ / Σ_{t≤τ} d(t),  d'(0) = 1               (8)
 
 The first local minimum of d' under a threshold is the period, refined by a parabola through it and its neighbours. Where there is
-none the paper takes the least d' of all; here such a frame is unvoiced, and so is one 30 dB under the loudest.
+none the paper takes the least d' of all; here such a frame is unvoiced. How loud it is does not matter: a pause with a hum is voiced.
 """
 
 from data_plane.device import Array, ArrayModule
@@ -17,7 +17,6 @@ WINDOW = 800  # samples at RATE, 50 ms: what d sums over
 LONGEST_LAG, SHORTEST_LAG = int(RATE / DEEPEST_HZ), int(RATE / SHRILLEST_HZ)
 FRAME = WINDOW + LONGEST_LAG  # samples
 DIP = 0.1  # of d': aperiodicity under which a frame is voiced, as in the paper; 0.15 took three times as many wrong octaves
-QUIET = 1e-3  # of the loudest frame's energy
 _SIZE = 2048  # of the FFT, more than FRAME + WINDOW: nothing wraps around
 _BLOCK = 256  # frames at a time: some 10 MB
 
@@ -28,16 +27,15 @@ def yin(samples: Array, xp: ArrayModule) -> Array:
     A frame begins every HOP samples. Expected error: 0.1 % on a steady voice, 1 % on speech.
     """
     count = 1 + (samples.size - FRAME) // HOP
-    hertz, energy = xp.empty(count), xp.empty(count)
+    hertz = xp.empty(count)
     for start in range(0, count, _BLOCK):
         some = frames_of(samples[start * HOP : (start + _BLOCK - 1) * HOP + FRAME], FRAME, HOP, xp).astype(xp.float64)
-        dips, energy[start : start + _BLOCK] = _normalised_difference(some, xp)
-        hertz[start : start + _BLOCK] = RATE / _period(dips, xp)
-    return xp.where(energy > QUIET * energy.max(), hertz, xp.nan)
+        hertz[start : start + _BLOCK] = RATE / _period(_normalised_difference(some, xp), xp)
+    return hertz
 
 
-def _normalised_difference(frames: Array, xp: ArrayModule) -> tuple[Array, Array]:
-    """(f, FRAME) -> d' (f, LONGEST_LAG), whose column i is the lag i + 1, and the energy (f,) of the window."""
+def _normalised_difference(frames: Array, xp: ArrayModule) -> Array:
+    """(f, FRAME) -> d' (f, LONGEST_LAG), whose column i is the lag i + 1."""
     head = xp.fft.rfft(frames[:, :WINDOW], n=_SIZE, axis=1)
     product = xp.conj(head) * xp.fft.rfft(frames, n=_SIZE, axis=1)
     correlation = xp.fft.irfft(product, n=_SIZE, axis=1)[:, : LONGEST_LAG + 1]
@@ -45,7 +43,7 @@ def _normalised_difference(frames: Array, xp: ArrayModule) -> tuple[Array, Array
     energy = summed[:, WINDOW : WINDOW + LONGEST_LAG + 1] - summed[:, : LONGEST_LAG + 1]  # of x_{j+τ}
     difference = xp.maximum(energy[:, :1] + energy - 2 * correlation, 0)[:, 1:]
     lags = xp.arange(1, LONGEST_LAG + 1)
-    return difference * lags / xp.maximum(xp.cumsum(difference, axis=1), 1e-12), energy[:, 0]
+    return difference * lags / xp.maximum(xp.cumsum(difference, axis=1), 1e-12)
 
 
 def _period(dips: Array, xp: ArrayModule) -> Array:

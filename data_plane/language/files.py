@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from bridge.tasks import TaskError
 from data_plane.device import Array, ArrayModule, to_host
-from data_plane.language.model import Config
+from data_plane.language.model import EMBEDDING, Config
 
 Storage = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -112,21 +112,21 @@ def read_config(file: Path) -> Config:
 def read_weights(files: Sequence[Path], config: Config, storage: Storage, xp: ArrayModule) -> dict[str, Array]:
     """Every weight that the config asks for, on the device in the storage type.
 
-    `auto` is float32 on NumPy and the type of the file on CuPy.
+    `auto` is float32 on NumPy and the type of the embedding in the files on CuPy, for all weights: a kernel takes one type.
 
     Raises:
         TaskError: `invalid_model`; `missing_package` where bfloat16 is wanted without ml_dtypes.
     """
     expected, found = config.shapes(), {}
+    chosen = storage if storage != "auto" else _automatic(files, xp)
     for file in files:
-        for name, kind, tensor in _tensors(file):
+        for name, tensor in _tensors(file):
             if name.endswith(_CONSTANTS) or (config.tied and name == "lm_head.weight"):
                 continue
             if name not in expected:
                 raise invalid(file, f"a Llama of this config has no tensor {name!r}")
             if tensor.shape != expected[name]:
                 raise invalid(file, f"{name} has the shape {tensor.shape}, config.json says {expected[name]}")
-            chosen = storage if storage != "auto" else "float32" if xp.__name__ == "numpy" else _NAMES[kind]
             with np.errstate(over="ignore"):
                 stored = tensor.astype(_type(chosen))
             if not np.isfinite(stored).all():
@@ -138,13 +138,28 @@ def read_weights(files: Sequence[Path], config: Config, storage: Storage, xp: Ar
     return found
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, str, Array]]:
-    """(name, safetensors' word for the type, values), mapped from the file; bfloat16, which NumPy lacks, as float32."""
+def _automatic(files: Sequence[Path], xp: ArrayModule) -> str:
+    if xp.__name__ == "numpy":
+        return "float32"
+    for file in files:
+        with _opened(file) as opened:
+            if EMBEDDING in opened.keys():  # noqa: SIM118 (no mapping)
+                return _NAMES.get(opened.get_slice(EMBEDDING).get_dtype(), "float32")
+    raise invalid(files[0], f"{EMBEDDING} is missing")
+
+
+def _opened(file: Path) -> Any:
+    """The file, whose header fits it: sizes, offsets, types."""
     try:
-        with safe_open(file, framework="numpy"):
-            pass  # the header fits the file: sizes, offsets, types
+        return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise invalid(file, str(error)) from error
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Array]]:
+    """(name, values), mapped from the file; bfloat16, which NumPy lacks, as float32."""
+    with _opened(file):
+        pass
     mapped = np.memmap(file, np.uint8, "r")
     start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
     for name, about in json.loads(mapped[8:start].tobytes()).items():
@@ -158,7 +173,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, str, Array]]:
             values = raw.view(np.dtype(_READ[kind]).newbyteorder("<"))
         else:
             raise invalid(file, f"{name} is of type {kind}; only floating-point weights can be trained on")
-        yield name, kind, np.asarray(values.reshape(about["shape"]))
+        yield name, np.asarray(values.reshape(about["shape"]))
 
 
 def _type(storage: str) -> Any:

@@ -1,7 +1,8 @@
 """The training loop of a language model, for an adapter as for a whole base, and its checkpoints.
 
 Everything random follows from seed and step, and what changes from step to step is weights, moments and counters; so a run
-that continues from a checkpoint is bit-equal to one that was never interrupted (on one machine and device).
+that continues from a checkpoint is bit-equal to one that was never interrupted (on one machine and device, in batches of one size;
+in halved ones, up to rounding).
 """
 
 import math

@@ -40,7 +40,7 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps in which it rises")] = 0
     clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient, 0 = any")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
-    storage: Annotated[files.Storage, Meta(description="Of base and activations; auto: the file's on a GPU")] = "auto"
+    storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
     checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 50
     seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
 
@@ -161,8 +161,12 @@ def plan(params: TrainLora) -> training.Plan:
 
 
 def run_digest(params: TrainLora, contents: Iterable[bytes]) -> str:
-    """Of all that decides what a step computes: the params and the contents of the files."""
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(params, checkpoint_every=0)))
+    """Of all that decides what a step computes: the params and the contents of the files. Of batch and gradientAccumulation only the
+    product counts, so that `half_batch` goes on from the checkpoint of what it halves.
+    """
+    together = params.batch * params.gradient_accumulation
+    same = msgspec.structs.replace(params, batch=together, gradient_accumulation=1, checkpoint_every=0)
+    digest = hashlib.sha256(msgspec.json.encode(same))
     for content in contents:
         digest.update(content)
     return digest.hexdigest()

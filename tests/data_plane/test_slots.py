@@ -16,40 +16,9 @@ from bridge.tasks import CancelToken, NodeOutcome, NodeRun, collect
 from data_plane.groups import members
 from data_plane.slots import SlotPool
 from schemas.structs.settings import Settings
+from tests.place import Heard
 
 MODULE = "tests.data_plane.slot_tasks"
-
-
-class Heard:
-    """An Emit that remembers, and can be waited for."""
-
-    def __init__(self) -> None:
-        self.fractions: list[float] = []
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.lines: list[tuple[str, str]] = []
-        self.reasons: list[str] = []
-        self._changed = asyncio.Event()
-
-    def progress(self, fraction: float) -> None:
-        self.fractions.append(fraction)
-
-    def data(self, name: str, payload: dict[str, Any]) -> None:
-        self.events.append((name, payload))
-        self._changed.set()
-
-    def log(self, level: str, message: str) -> None:
-        self.lines.append((level, message))
-
-    def waits(self, reason: str) -> None:
-        if reason and reason not in self.reasons:
-            self.reasons.append(reason)
-            self._changed.set()
-
-    async def began(self) -> dict[str, Any]:
-        while not self.events:
-            self._changed.clear()
-            await self._changed.wait()
-        return self.events[0][1]
 
 
 def settings(tmp_path: Path, **jobs: Any) -> Settings:
@@ -299,7 +268,8 @@ import asyncio, sys
 from pathlib import Path
 from bridge.tasks import CancelToken, collect
 from data_plane.slots import SlotPool
-from tests.data_plane.test_slots import MODULE, Heard, node, settings
+from tests.data_plane.test_slots import MODULE, node, settings
+from tests.place import Heard
 
 class Says(Heard):
     def data(self, name, payload):

@@ -19,7 +19,7 @@ from data_plane.tasks import BUILTIN
 from schemas.structs.artifact import ArtifactRef
 from schemas.structs.capability import Capability
 from schemas.structs.graph import Plane
-from tests.data_plane.test_slots import Heard
+from tests.place import Heard
 
 
 class Inner(Struct):

@@ -15,7 +15,7 @@ from data_plane import simulated
 from data_plane.peaks import Peaks
 from data_plane.slots import SlotPool
 from schemas.structs.settings import Settings
-from tests.data_plane.test_slots import Heard
+from tests.place import Heard
 
 MODULES = ["data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB

@@ -13,8 +13,8 @@ import pytest
 
 from bridge.running import CancelToken
 from data_plane.groups import runs
-from tests.data_plane.test_slots import Heard
 from tests.devices.rig import GIB, output, rig, waited
+from tests.place import Heard
 
 
 async def test_two_nodes_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path) -> None:

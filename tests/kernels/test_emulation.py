@@ -69,6 +69,21 @@ def test_an_array_with_gaps_is_refused() -> None:
         cuda.launch(cuda.kernel(Emulation(), SOURCE, "beyond"), (1,), (1,), np.zeros((4, 4), np.float32).T, 0)
 
 
+def test_arguments_of_another_type_or_number_than_the_kernel_was_compiled_for_are_refused() -> None:
+    xp = Emulation()
+    x, y = xp.empty(64, np.float32), xp.empty(64, np.float16)
+    stored = cuda.kernel(xp, SOURCE, "stored", "bfloat16")
+    for arguments in ((x, x), (y, y), (x, y)):
+        with pytest.raises(ValueError, match=r"the kernel takes (float32|bfloat16)"):
+            cuda.launch(stored, (1,), (64,), *arguments)
+    with pytest.raises(ValueError, match="argument 1 is float32, the kernel takes int64"):
+        cuda.launch(cuda.kernel(xp, SOURCE, "beyond"), (1,), (1,), x, 0.0)
+    with pytest.raises(ValueError, match="longer"):
+        cuda.launch(stored, (1,), (64,), x)
+    with pytest.raises(ValueError, match="no kernel 'elsewhere'"):
+        cuda.kernel(xp, SOURCE, "elsewhere")
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_blocks_threads_and_sums_are_those_of_cuda(backwards: bool) -> None:
     xp = Emulation(backwards)

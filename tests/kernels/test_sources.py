@@ -37,8 +37,10 @@ def _installed() -> None:
 
 @pytest.mark.parametrize("name", WITH_SOURCE)
 def test_every_source_compiles_for_every_generation_and_keeps_to_its_registers(name: str) -> None:
+    source = WITH_SOURCE[name].SOURCE
+    any_kernel = re.findall(r"__global__ void (\w+)", source)[0]
     for storage, pack in STORED:
-        code, options = cuda.kernel(Options(), WITH_SOURCE[name].SOURCE, "any", storage, pack)
+        code, options = cuda.kernel(Options(), source, any_kernel, storage, pack).function
         for architecture in ARCHITECTURES if pack > 1 else ARCHITECTURES[:1]:
             size, said = nvrtc.compiled(code, architecture, (*options, "--ptxas-options=-v"))
             where = f"{architecture}, {storage}, {pack} at once: {said}"

@@ -22,7 +22,7 @@ from data_plane.tasks import render_video
 from data_plane.tasks.render_video import restyle
 from data_plane.tasks.train_image_lora import BASE_SEED, split
 from data_plane.weights import adapter_bytes
-from tests.media.place import Place
+from tests.place import Place
 
 SMALL = {"width": 64, "height": 48, "fps": 10}
 LINES = ["The sun goes down over the lake.", "Nothing moves but the water."]
@@ -137,7 +137,7 @@ def test_previews_are_one_artifact_that_is_written_over(
     monkeypatch.setattr(render_video, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(render_video, "PREVIEW_SHARE", 0.0)
     outcome, heard = place.run("render_video", {"scenes": [{"picture": picture}], "seconds": 1, **SMALL})
-    previews = [payload for name, payload in heard.published if name == "preview"]
+    previews = heard.told("preview")
     assert [payload["frame"] for payload in previews] == list(range(10))
     (where,) = {(payload["bucket"], payload["key"]) for payload in previews}
     assert where == ("videos", "job/render_video/preview.jpg")
@@ -155,8 +155,8 @@ def test_a_preview_that_cannot_be_stored_does_not_end_the_work(
     place.wait(place.store.put("videos", "job/render_video/preview.jpg/in-the-way", b"x", "x/y"))
     outcome, heard = place.run("render_video", {"scenes": [{"picture": picture}], "seconds": 0.2, **SMALL})
     assert outcome.status == "completed"
-    assert {level for level, _ in heard.logged} == {"warning"}
-    assert "no preview" in heard.logged[0][1]
+    assert {level for level, _ in heard.lines} == {"warning"}
+    assert "no preview" in heard.lines[0][1]
 
 
 def test_a_cancel_is_heard_within_a_frame(place: Place, picture: dict[str, str]) -> None:
@@ -179,8 +179,8 @@ def test_characters_that_no_font_has_are_told_of(place: Place, picture: dict[str
     scene = {"picture": picture, "lines": ["A 🦄 in the اليوم של evening " + "x" * 500]}
     outcome, heard = place.run("render_video", {"scenes": [scene], "seconds": 0.5, **SMALL})
     assert outcome.status == "completed"
-    assert [level for level, _ in heard.logged] == ["warning"]
-    assert "🦄" in heard.logged[0][1]
+    assert [level for level, _ in heard.lines] == ["warning"]
+    assert "🦄" in heard.lines[0][1]
 
 
 # The look ----------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 from safetensors import safe_open
 
-from tests.media.place import Place
+from tests.place import Place
 
 LINES = ["The sun goes down over the lake.", "Nothing moves but the water."]
 
@@ -19,7 +19,7 @@ def test_a_picture_and_a_recording_become_a_video(place: Place, inputs: dict[str
     picture, audio = place.upload(inputs["picture"]), place.upload(inputs["recording"])
 
     trained, heard = place.output("train_image_lora", {"pictures": [picture]})
-    losses = [payload["loss"] for name, payload in heard.published if name == "loss"]
+    losses = [told["loss"] for told in heard.told("loss")]
     assert trained["heldOutError"] <= 0.8 * trained["baseError"]
     assert 50 <= len(losses) <= 101
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
@@ -30,7 +30,7 @@ def test_a_picture_and_a_recording_become_a_video(place: Place, inputs: dict[str
         assert float(opened.metadata()["held_out_error"]) == trained["heldOutError"]
 
     voice, heard = place.output("train_voice", {"recording": audio})
-    rises = [payload["logLikelihood"] for name, payload in heard.published if name == "logLikelihood"]
+    rises = [told["logLikelihood"] for told in heard.told("logLikelihood")]
     assert len(rises) == 25
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(rises))
     assert voice["logLikelihood"] == rises[-1]
@@ -58,7 +58,7 @@ def test_a_cancel_is_heard_between_steps(place: Place, inputs: dict[str, Path]) 
     params = {"pictures": [place.upload(inputs["picture"])], "steps": 100_000}
     outcome, heard = place.run("train_image_lora", params, cancelled=lambda: next(looks) > 10)
     assert (outcome.status, outcome.artifacts) == ("cancelled", [])
-    assert len(heard.published) < 20
+    assert len(heard.events) < 20
 
 
 def test_media_that_say_too_little_are_refused(place: Place, tmp_path: Path) -> None:

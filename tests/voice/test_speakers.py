@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data_plane.verification import equal_error
+from tests.place import Place
 from tests.voice import speakers
-from tests.voice.conftest import Place
 
 PEOPLE, TRIALS = 8, 4
 
@@ -56,9 +56,8 @@ class Line(Place):
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    opened = Line(tmp_path_factory.mktemp("line"))
-    yield opened
-    opened.close()
+    with Line.opened(tmp_path_factory.mktemp("line")) as opened:
+        yield opened
 
 
 def rate(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -25,8 +25,8 @@ from data_plane.slots import SlotPool
 from data_plane.tasks import train_voice
 from data_plane.weights import read_voice
 from schemas.structs.settings import Settings
+from tests.place import Heard, Place
 from tests.voice import speakers
-from tests.voice.conftest import Heard, Place
 
 PERSON, OTHER = speakers.people(8)[2], speakers.people(8)[6]
 NAN = np.full(16_000, np.nan, dtype=np.float32)
@@ -47,14 +47,21 @@ def voice(place: Place, directory: Path, person: Any = PERSON, **params: Any) ->
 # train_voice ------------------------------------------------------------------------------------------------------------
 
 
+def likelihoods(heard: Heard) -> list[float]:
+    """Of the iterations, which have to be counted from 1."""
+    said = heard.told("logLikelihood")
+    assert [each["iteration"] for each in said] == list(range(1, len(said) + 1))
+    return [each["logLikelihood"] for each in said]
+
+
 def test_several_recordings_make_one_voice_as_large_as_bic_wants(place: Place, tmp_path: Path) -> None:
     takes = [place.upload(spoken(tmp_path, f"{seed}.wav", seed=seed)) for seed in range(3)]
     made, heard = place.output("train_voice", {"recording": takes[0], "recordings": takes[1:]})
-    found = {each["components"]: each["bic"] for name, each in heard.published if name == "bic"}
+    found = {each["components"]: each["bic"] for each in heard.told("bic")}
     assert list(found) == list(train_voice.SIZES)
     assert made["components"] == min(found, key=lambda size: found[size])
     assert made["bic"] == found[made["components"]]
-    curve = heard.curve()
+    curve = likelihoods(heard)
     assert (len(curve), curve[-1]) == (25, made["logLikelihood"])
     assert all(after >= before - 1e-9 for before, after in pairwise(curve))
     assert made["seconds"] == pytest.approx(9.0)
@@ -71,8 +78,8 @@ def test_several_recordings_make_one_voice_as_large_as_bic_wants(place: Place, t
 def test_the_curve_rises_live_where_the_size_is_given(place: Place, tmp_path: Path) -> None:
     params = {"recordings": [place.upload(spoken(tmp_path))], "components": 3, "iterations": 7}
     made, heard = place.output("train_voice", params)
-    assert [name for name, _ in heard.published] == ["logLikelihood"] * 7
-    assert (made["components"], heard.curve()[-1]) == (3, made["logLikelihood"])
+    assert [name for name, _ in heard.events] == ["logLikelihood"] * 7
+    assert (made["components"], likelihoods(heard)[-1]) == (3, made["logLikelihood"])
 
 
 def test_the_same_seed_makes_the_same_voice(place: Place, tmp_path: Path) -> None:
@@ -114,7 +121,7 @@ def test_what_lies_beyond_the_longest_time_is_not_read_and_said(
     takes = [place.upload(spoken(tmp_path, f"{seed}.wav", seed=seed)) for seed in range(3)]
     made, heard = place.output("train_voice", {"recordings": takes, "components": 1, "iterations": 1})
     assert made["seconds"] == pytest.approx(4.0)
-    assert heard.lines == ["4 s of sound were read; the other 1 recordings are not"]
+    assert heard.lines == [("info", "4 s of sound were read; the other 1 recordings are not")]
 
 
 def test_analysed_in_pieces_a_recording_is_heard_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +161,7 @@ def test_a_cancel_is_heard_while_it_listens_and_between_iterations(
     outcome, heard = place.run(task, params, cancelled=lambda: next(asked) >= looks)
     assert (outcome.status, outcome.artifacts) == ("cancelled", [])
     assert next(asked) <= looks + 2, "one look by the task, one by whoever ran it"
-    assert len(heard.published) <= looks
+    assert len(heard.events) <= looks
 
 
 # What cannot be a recording -------------------------------------------------------------------------------------------------
@@ -206,7 +213,7 @@ def test_too_little_for_the_components_that_are_wanted_is_refused(place: Place, 
     recording = place.upload(spoken(tmp_path, seconds=0.6))
     assert "too little for 64 components" in place.refused("train_voice", {"recording": recording, "components": 64})
     made, heard = place.output("train_voice", {"recording": recording})
-    assert max(each["components"] for name, each in heard.published if name == "bic") <= made["frames"] / 4
+    assert max(each["components"] for each in heard.told("bic")) <= made["frames"] / 4
 
 
 def test_a_voice_of_no_recording_is_refused(place: Place) -> None:
@@ -288,11 +295,18 @@ BENT: dict[str, tuple[Callable[[Path], None], str]] = {
     "garbage": (lambda path: path.write_bytes(b"\xff" * 300) and None, "is no dihedral.voice.v2 file"),
     "empty": (lambda path: path.write_bytes(b"") and None, "is no dihedral.voice.v2 file"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]) and None, "is no dihedral.voice.v2 file"),
-    "older": (bent(lambda _, notes: notes.update(format="dihedral.voice.v1")), "its format is 'dihedral.voice.v1'"),
+    "older": (
+        bent(lambda _, notes: notes.update(format="dihedral.voice.v1")),
+        "format is 'dihedral.voice.v1': train it again",
+    ),
+    "foreign": (
+        bent(lambda _, notes: notes.update(format="dihedral.image-adapter.v1")),
+        "is 'dihedral.image-adapter.v1'",
+    ),
     "features": (bent(lambda _, notes: notes.update(features="mfcc.13.1")), "features 'mfcc.13.1'"),
     "lacking": (bent(lambda tensors, _: tensors.__delitem__("variances")), "'variances'"),
     "narrow": (bent(lambda tensors, _: tensors.update(means=tensors["means"][:, :12].copy())), "shape (4, 12)"),
-    "fewer": (bent(lambda tensors, _: tensors.update(weights=tensors["weights"][:3].copy())), "(components, 19)"),
+    "fewer": (bent(lambda tensors, _: tensors.update(weights=tensors["weights"][:3].copy())), "where (3, 19)"),
     "negative": (bent(lambda tensors, _: tensors.update(variances=-tensors["variances"])), "not above 0"),
     "nan": (bent(lambda tensors, _: tensors["means"].fill(np.nan)), "no numbers"),
     "bandwidth": (bent(lambda _, notes: notes.update(bandwidth_hz="wide")), "missing or no number"),
