@@ -8,6 +8,10 @@ Measured, because other programs take memory without asking. What an admitted no
 holds already; both numbers come from one look at the device, so it does not matter what it has taken or freed since: the sum is the
 same. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
 
+A device never has all of its total free: the driver keeps some, and so does what it names no process for. So no node is held to more than was
+ever seen to be free or in named hands (`most`). A node that has the device to itself begins with nine tenths of that: what has gone since
+then belongs to nobody who could give it back.
+
 A node that waits is not overtaken by what would keep it waiting: a younger one gets memory of the device that the older one waits for only
 if both fit beside all that came behind the older one (`leaves_room`). So small nodes use what a large one cannot, and
 the large one runs when those before it have ended.
@@ -23,6 +27,7 @@ from data_plane.memory import Reading
 
 GIB = 2**30
 NAMED_HOLDERS = 3
+ALONE_SHARE = 0.9  # of its need, for a node that has a device to itself
 
 
 class Promise(msgspec.Struct, eq=False):
@@ -40,6 +45,7 @@ class Ledger:
         """`cushion`: bytes that nobody is promised, unless a node needs them to fit a device at all."""
         self._cushion = cushion
         self._readings = list(readings)
+        self._most = [_to_be_had(reading) for reading in readings]
         self._promises: list[Promise] = []
 
     @property
@@ -49,6 +55,7 @@ class Ledger:
     def look(self, readings: Sequence[Reading]) -> None:
         """Takes in what the devices say now."""
         self._readings = list(readings)
+        self._most = [max(seen, _to_be_had(reading)) for seen, reading in zip(self._most, readings, strict=True)]
         for promise in self._promises:
             promise.peak = max(promise.peak, self.held(promise.device, promise.pid))
 
@@ -62,6 +69,24 @@ class Ledger:
         """Whether it fits a device that it has for itself."""
         return need <= self.capacity(device)
 
+    def need_here(self, device: int, need: int) -> int:
+        """The need, or what the device has at the most where that is less."""
+        return min(need, self._most[device])
+
+    def is_promised(self, device: int) -> bool:
+        """Whether any node has been admitted to it."""
+        return any(each.device == device for each in self._promises)
+
+    def foreign(self, device: int, ours: Sequence[int]) -> int:
+        """Bytes in use that are not known to be of these processes."""
+        reading = self._readings[device]
+        return reading.total - reading.free - sum(reading.holders.get(pid, 0) for pid in ours)
+
+    def unnamed(self, device: int) -> int:
+        """Bytes in use that the driver names no process for."""
+        reading = self._readings[device]
+        return max(0, reading.total - reading.free - sum(reading.holders.values()))
+
     def room(self, device: int, pid: int, need: int) -> int:
         """Bytes that a node of this need may have now, in this process; may be below 0."""
         open_promises = sum(
@@ -72,16 +97,21 @@ class Ledger:
 
     def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
         """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
-        reading = self._readings[device]
-        foreign = reading.total - reading.free - sum(reading.holders.get(pid, 0) for pid in ours)
+        foreign = self.foreign(device, ours)
         younger = sum(each.need for each in self._promises if each.device == device and each.order > older_order)
         cushion = self._cushion_for(device, older_need)
-        return foreign + younger + need + older_need + cushion <= reading.total
+        return foreign + younger + need + self.need_here(device, older_need) + cushion <= self.capacity(device)
 
-    def promise(self, device: int, pid: int, need: int, order: int) -> Promise | None:
-        """None where it has no room."""
-        if need > self.room(device, pid, need):
+    def promise(
+        self, device: int, pid: int, need: int, order: int, *, stuck: int = 0, alone: bool = False
+    ) -> Promise | None:
+        """None where it has no room. `stuck`: what the process holds and the node cannot use; `alone`: no other process of ours holds any."""
+        room = self.room(device, pid, need) - stuck
+        alone = alone and not self.is_promised(device) and self._readings[device].holders.keys() <= {pid}
+        need = self.need_here(device, need)
+        if room < (need * ALONE_SHARE if alone else need):
             return None
+        need += stuck
         made = Promise(device, pid, need, order, self.held(device, pid))
         self._promises.append(made)
         return made
@@ -113,7 +143,12 @@ class Ledger:
         return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
 
     def _cushion_for(self, device: int, need: int) -> int:
-        return max(0, min(self._cushion, self.capacity(device) - need))
+        return max(0, min(self._cushion, self._most[device] - need))
+
+
+def _to_be_had(reading: Reading) -> int:
+    """Bytes that are free, or would be if every process that is named ended."""
+    return min(reading.total, reading.free + sum(reading.holders.values()))
 
 
 def in_gib(size: int) -> str:

@@ -49,6 +49,11 @@ class Seat:
         return self.slot.warm_key if self.slot is not None else ""
 
     @property
+    def used(self) -> bool:
+        """Whether its process has run a node, and so may hold memory that the driver does not name."""
+        return self.slot is not None and self.slot.used
+
+    @property
     def stuck(self) -> int:
         """Bytes that its idle process holds and no model: the next node cannot have them."""
         return self.slot.held if self.slot is not None and not self.slot.warm_key else 0
@@ -88,6 +93,7 @@ class Seats:
         self._ledger = Ledger(cushion, read()) if read is not None else None
         self._free: list[Seat] = []
         self._ours = list(seats)
+        self._names_ours = False  # whether the driver has named any of our processes
         self._waiting: list[_Waiting] = []
         self._order = 0
         self._looking: asyncio.Task[None] | None = None
@@ -150,7 +156,11 @@ class Seats:
         except Exception as error:  # a driver that is being replaced answers with errors of its own
             log.warning("device memory cannot be read: %s", error)
             return
+        self._names_ours |= any(pid in reading.holders for pid in self._pids() for reading in readings)
         self._ledger.look([self._with_idle(gpu, reading) for gpu, reading in enumerate(readings)])
+
+    def _pids(self) -> list[int]:
+        return [seat.pid for seat in self._ours if seat.pid]
 
     def _with_idle(self, gpu: int, reading: Reading) -> Reading:
         """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
@@ -200,11 +210,13 @@ class Seats:
             if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
                 return Taken(seat, None)
             older = kept_from.get(seat.gpu)
-            need = wish.need + seat.stuck
-            ours = [each.pid for each in self._ours if each.pid]
-            if older is not None and not ledger.leaves_room(seat.gpu, need, older.wish.need or 0, older.order, ours):
+            need = ledger.need_here(seat.gpu, wish.need) + seat.stuck
+            if older is not None and not ledger.leaves_room(
+                seat.gpu, need, older.wish.need or 0, older.order, self._pids()
+            ):
                 continue
-            promise = ledger.promise(seat.gpu, seat.pid, need, one.order)
+            alone = not any(other.used for other in self._ours if other.gpu == seat.gpu and other is not seat)
+            promise = ledger.promise(seat.gpu, seat.pid, wish.need, one.order, stuck=seat.stuck, alone=alone)
             if promise is not None:
                 return Taken(seat, promise)
         if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
@@ -240,22 +252,29 @@ class Seats:
         ]
         room, gpu, pid = max((each for each in places if each[1] not in kept_from), default=max(places))
         older = kept_from.setdefault(gpu, one)
-        if room < need:
+        if room < ledger.need_here(gpu, need):
             one.waits(ledger.why(gpu, pid, need))
             if older is one:
-                self._make_room(gpu, pid, need - room, ledger)
+                self._make_room(gpu, pid, ledger.need_here(gpu, need) - room, ledger)
         elif older is not one:
             one.waits(ledger.kept_for(need, older.wish.need or 0))
 
     def _make_room(self, gpu: int, pid: int, missing: int, ledger: Ledger) -> None:
-        """Takes memory back from idle processes, if that is enough: their models first, then what they hold besides, with them."""
+        """Takes memory back from idle processes, if that is enough: their models first, then what they hold besides, with them.
+
+        What else is in use may be theirs where the driver does not name them (in a container it knows other ids): they all go, if nothing runs there.
+        """
         idle = [
             seat
             for seat in self._free
             if seat.gpu == gpu and (seat.pid != pid or seat.stuck) and ledger.held(gpu, seat.pid)
         ]
-        if sum(ledger.held(gpu, seat.pid) for seat in idle) < missing:
-            return
+        found = sum(ledger.held(gpu, seat.pid) for seat in idle)
+        if found < missing:
+            hidden = ledger.unnamed(gpu) if self._names_ours else ledger.foreign(gpu, self._pids())
+            if ledger.is_promised(gpu) or found + hidden < missing:
+                return
+            idle = [seat for seat in self._free if seat.gpu == gpu and seat.used]
         for seat in [each for each in idle if each.warm_key] or idle:
             if seat.slot is not None and seat.warm_key:
                 seat.slot.forget_model()

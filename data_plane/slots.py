@@ -54,6 +54,9 @@ START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is 
 BEATS_PER_LEASE = 4
 MEMORY_BACK_SECONDS = 2.0  # until a cancelled node's memory must be free again
 MIB = 2**20
+LIBRARY_BYTES = (
+    2**30
+)  # a context, modules, workspaces: what the first use of a device leaves in a process, with some room
 UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the whole grace period
 
 
@@ -317,24 +320,25 @@ class _Stopping:
         self._held = self._seats.held(self._taken)
 
     async def verify(self, slot: "Slot", emit: Emit) -> None:
-        """Says it as the event `cancelled`; a process that keeps more than it began with is spent."""
-        left = await self._left()
+        """Says it as the event `cancelled`; a process that keeps more than it began with, and than libraries do, is spent."""
+        rest = 0 if slot.spent else self._before + LIBRARY_BYTES
+        left = await self._left(rest)
         seconds = time.monotonic() - self._begun
         metrics.cancel_seconds.observe(seconds)
         said: dict[str, Any] = {"seconds": round(seconds, 3), "slotReplaced": slot.spent}
         if self._held:
             said |= {"memoryHeldMiB": self._held // MIB, "memoryLeftMiB": left // MIB}
-        if left > self._before:
+        if left > rest:
             metrics.cancel_memory_kept_total.inc()
             said["slotReplaced"] = slot.spent = True
         emit.data("cancelled", said)
 
-    async def _left(self) -> int:
-        """Bytes that its process still holds, as soon as these are no more than before it began, or after MEMORY_BACK_SECONDS."""
+    async def _left(self, rest: int) -> int:
+        """Bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS."""
         deadline = time.monotonic() + MEMORY_BACK_SECONDS
         while True:
             left = self._seats.held(self._taken)
-            if left <= self._before or time.monotonic() > deadline:
+            if left <= rest or time.monotonic() > deadline:
                 return left
             await asyncio.sleep(0.02)
 
@@ -458,6 +462,11 @@ class Slot:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def used(self) -> bool:
+        """Whether a node has begun in it."""
+        return self._number > 0
 
     @property
     def alive(self) -> bool:

@@ -46,6 +46,30 @@ def test_the_cushion_is_kept_unless_a_node_would_never_fit() -> None:
     assert not alone.could_fit(0, 24 * GIB + 1)
 
 
+def test_what_the_driver_keeps_for_itself_keeps_no_node_waiting_for_ever() -> None:
+    """No device has all of its total free: needs just below the total waited on an empty device."""
+    rest = Reading(total=80 * GIB, free=int(78.9 * GIB), holders={1: GIB // 2})
+    for need in (79.0, 79.3, 79.6, 80.0):
+        ledger = Ledger(GIB // 2, [rest])
+        assert ledger.promise(0, 1, int(need * GIB), 1) is not None
+    other = Ledger(GIB // 2, [rest])
+    assert other.promise(0, 2, 79 * GIB, 1) is None  # the idle process goes first
+    assert not other.could_fit(0, 81 * GIB)
+
+
+def test_a_node_that_is_alone_does_not_wait_for_what_nobody_can_give_back() -> None:
+    ledger = Ledger(0, [Reading(total=24 * GIB, free=24 * GIB, holders={})])
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})])
+    assert ledger.promise(0, 1, 24 * GIB, 1) is None
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={812: 1})])
+    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None
+    ledger.look([Reading(total=24 * GIB, free=12 * GIB, holders={})])
+    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None  # too much: somebody works there
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})])
+    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is not None
+    assert ledger.promise(0, 2, 1, 2, alone=True) is None
+
+
 def test_a_node_that_waits_is_told_why() -> None:
     ledger = Ledger(0, [reading(pid812=int(6.1 * GIB))])
     assert ledger.promise(0, 1, 8 * GIB, 1) is not None

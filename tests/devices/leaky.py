@@ -14,5 +14,15 @@ def leak(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
     """Holds memoryMiB for ever."""
     LEAKED.append(ctx.simulated_gpu.allocate(params.memory_mib * MIB))
     ctx.data("began", {"pid": os.getpid()})
-    ctx.simulated_gpu.compute(params.step_seconds)
+    for _ in range(params.steps):
+        ctx.check_cancelled()
+        ctx.simulated_gpu.compute(params.step_seconds)
+    return {"pid": os.getpid()}
+
+
+@task(kind="gpu", memory_param="memoryMiB")
+def hide(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
+    """As a CUDA context does: holds memoryMiB for ever, of which its process does not know."""
+    leak(params, ctx)
+    ctx.simulated_gpu.held_bytes = 0
     return {"pid": os.getpid()}

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 from bridge.running import CancelToken, NodeOutcome, NodeRun
 from bridge.tasks import collect
 from data_plane import simulated
+from data_plane.memory import Reading
 from data_plane.peaks import Peaks
 from data_plane.slots import SlotPool
 from schemas.structs.settings import Settings
@@ -22,7 +23,16 @@ GIB = 1024  # MiB
 
 
 class Rig:
-    def __init__(self, tmp_path: Path, text: str, slots: int, cushion_mib: int = 0) -> None:
+    """`changed`: makes of the devices' readings what their driver tells the worker."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        text: str,
+        slots: int,
+        cushion_mib: int = 0,
+        changed: Callable[[Reading], Reading] = lambda reading: reading,
+    ) -> None:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
         self.gpus = simulated.open_gpus(self.simulation, self.directory)
@@ -37,7 +47,7 @@ class Rig:
         )
         self.pool = SlotPool(
             slots=slots, registry=self.registry, modules=MODULES, settings=settings, gpus=self.simulation.count,
-            read=lambda: [gpu.reading() for gpu in self.gpus], peaks=self.peaks, simulation=self.simulation,
+            read=lambda: [changed(gpu.reading()) for gpu in self.gpus], peaks=self.peaks, simulation=self.simulation,
             gpu_directory=str(self.directory),
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pytest
 
 from bridge.running import CancelToken
 from data_plane.groups import runs
+from data_plane.memory import Reading
 from tests.devices.rig import GIB, output, rig, waited
 from tests.place import Heard
 
@@ -49,6 +50,36 @@ async def test_a_node_waits_for_memory_that_a_stranger_holds_and_says_so(tmp_pat
             await asyncio.sleep(0.3)
             assert not node.done()
         output(await node)
+
+
+def nameless(reading: Reading) -> Reading:
+    """As a driver tells it in a container: no process is named, and some memory is never free."""
+    return Reading(total=reading.total, free=max(0, reading.free - GIB * 2**19), holders={})
+
+
+async def test_nobody_waits_for_ever_for_what_a_driver_keeps(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2, changed=nameless, cushion_mib=GIB) as made:
+        output(await made.start(memoryMiB=20 * GIB))
+        output(await made.start(memoryMiB=24 * GIB))
+
+
+async def test_idle_processes_that_the_driver_does_not_name_go_where_a_node_needs_their_memory(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=3, changed=nameless) as made:
+        idle = [made.start(task="hide", memoryMiB=4 * GIB, stepSeconds=0.3) for _ in range(3)]
+        pids = [output(await node)["pid"] for node in idle]
+        assert len(set(pids)) == 3
+        output(await made.start(memoryMiB=22 * GIB))
+        assert not any(runs(pid) for pid in pids)
+
+
+async def test_an_idle_model_makes_room_where_the_driver_names_nobody(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=2, changed=nameless) as made:
+        both = [
+            made.start(model=name, steps=5, stepSeconds=0.02, memoryMiB=10 * GIB, modelMiB=10 * GIB) for name in "ab"
+        ]
+        pids = {output(await node)["pid"] for node in both}
+        output(await made.start(memoryMiB=14 * GIB))
+        assert set(made.pool.pids()) == pids  # the model went, not its process
 
 
 async def test_a_node_goes_to_the_device_with_room(tmp_path: Path) -> None:
@@ -249,14 +280,35 @@ async def test_what_an_idle_process_holds_goes_with_it_where_a_node_needs_it(tmp
 
 
 async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path) -> None:
+    """The task itself ends in time, so nothing but its memory says that the process is spent."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
         heard, cancel = Heard(), CancelToken()
-        node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, stepSeconds=0.5)
+        node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, steps=1000, stepSeconds=0.01)
+        pid = (await heard.began())["pid"]
+        cancel.cancel()
+        assert (await node).status == "cancelled"
+        assert heard.events[-1][1] | {"seconds": 0} == {
+            "seconds": 0,
+            "slotReplaced": True,
+            "memoryHeldMiB": 8 * GIB,
+            "memoryLeftMiB": 8 * GIB,
+        }
+        output(await made.start(memoryMiB=24 * GIB))
+        assert not runs(pid)
+
+
+async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path: Path) -> None:
+    """A context and the modules of libraries stay in a process: its first cancel passed for a leak."""
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard, cancel = Heard(), CancelToken()
+        node = made.start(heard, cancel, task="leak", memoryMiB=600, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
         cancel.cancel()
         await node
-        output(await made.start(memoryMiB=24 * GIB))
-        assert not runs(pid)
+        said = heard.events[-1][1]
+        assert (said["slotReplaced"], said["memoryLeftMiB"]) == (False, 600)
+        assert said["seconds"] < 1.5
+        assert runs(pid)
 
 
 async def test_nobody_starves_behind_a_model_that_others_want(tmp_path: Path) -> None:
