@@ -1,7 +1,7 @@
-"""What a device says when it fails, told from what a task does wrong: by the name of the error, so that no CUDA library is needed.
+"""What a device says when it fails, told from what a task does wrong: by the error's name or sentence, so that no CUDA library is needed.
 
 A CUDA context that has met one of the sticky errors fails every later call with the same error (CUDA runtime API, "sticky errors"), so its
-process must be replaced. Libraries on top of it then report a failed execution of their own.
+process must be replaced. Libraries on top of it then report a failed execution of their own. PyTorch says the driver's sentence, not always the name.
 """
 
 import re
@@ -24,6 +24,13 @@ STICKY = frozenset(
     }
 )  # fmt: skip
 
+OUT_OF_MEMORY_PHRASES = ("CUDA out of memory", "CUDA error: out of memory")
+STICKY_PHRASES = (
+    "CUDA error: an illegal memory access", "CUDA error: device-side assert", "CUDA error: unspecified launch failure",
+    "CUDA error: an illegal instruction", "CUDA error: misaligned address", "CUDA error: uncorrectable ECC error",
+    "CUDA error: the launch timed out",
+)  # fmt: skip
+
 _NAME = re.compile(r"cudaError\w+|CUDA_ERROR_\w+|CUBLAS_STATUS_\w+|CUFFT_\w+")
 
 
@@ -31,10 +38,15 @@ def device_fault(error: BaseException) -> DeviceFault | None:
     """Looks at the error and at those that it came from; a poisoned context outweighs what it caused."""
     found: DeviceFault | None = None
     for each in _chain(error):
-        name = _NAME.match(str(each))
-        if name is not None and name[0] in STICKY:
+        text = str(each)
+        names = set(_NAME.findall(text))
+        if names & STICKY or any(phrase in text for phrase in STICKY_PHRASES):
             return "device_poisoned"
-        if isinstance(each, MemoryError) or (name is not None and name[0] in OUT_OF_MEMORY):
+        if (
+            isinstance(each, MemoryError)
+            or names & OUT_OF_MEMORY
+            or any(phrase in text for phrase in OUT_OF_MEMORY_PHRASES)
+        ):
             found = "out_of_memory"
     return found
 
