@@ -59,7 +59,7 @@ class Peaks:
             return
         await self.load()
         kind = task.size_bucket(params)
-        seen = [*self._seen.get(kind, ()), peak][-KEPT:]
+        seen = [*await self._known(kind), peak][-KEPT:]
         self._seen.pop(kind, None)
         self._seen[kind] = seen
         old = list(self._seen)[: max(0, len(self._seen) - KINDS)]
@@ -72,6 +72,14 @@ class Peaks:
                     await self._client.hdel(keys.MEMORY_PEAKS, *old)
             except (*LOST, redis.RedisError) as error:
                 log.info("a peak is remembered here only: %s", error)
+
+    async def _known(self, kind: str) -> list[int]:
+        """What has been noted of it, other workers' runs included."""
+        if self._client is not None:
+            with suppress(*LOST, redis.RedisError, msgspec.DecodeError):
+                row = await self._client.hget(keys.MEMORY_PEAKS, kind)
+                return msgspec.msgpack.decode(row, type=list[int]) if row is not None else []
+        return self._seen.get(kind, [])
 
 
 def percentile(peaks: list[int] | tuple[int, ...]) -> int:

@@ -193,7 +193,7 @@ class _Child:
                 self._make_room()
                 continue
             self.said = _Said(self._link, start.number)
-            outcome, peak = self._run_with_device(start, self.said)
+            outcome, peak, smaller = self._run_with_device(start, self.said)
             self.said = None
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
@@ -205,6 +205,7 @@ class _Child:
                     peak=peak,
                     warm_key=self._kept.key,
                     held=self._gpu.held_bytes if self._gpu is not None else memory_held(),
+                    smaller=smaller,
                 )
             )
 
@@ -234,25 +235,22 @@ class _Child:
         if self.said is None:
             os._exit(128 + signum)
 
-    def _run_with_device(self, start: Start, said: _Said) -> tuple[NodeOutcome, int]:
-        """The outcome and the peak of device memory; out of memory, the declared smaller variant runs once.
+    def _run_with_device(self, start: Start, said: _Said) -> tuple[NodeOutcome, int, bool]:
+        """The outcome, the peak of device memory, and whether it was the smaller variant that ran: out of memory, that runs once.
 
         Afterwards only a model that the task asked to keep is held: what lies idle here is missing in another slot.
         """
         task = self._registry.get(start.run.task)
         if task is None or task.capability.runtime.kind != "gpu":
-            return self._run(start, said), 0
+            return self._run(start, said), 0, False
         if self._kept.key != task.warm_key(start.run.params):
             self._make_room()
         if self._gpu is not None:
             self._gpu.reset_peak()
         outcome = self._run(start, said)
         out_of_memory = outcome.error is not None and outcome.error.code == "out_of_memory"
-        smaller = task.smaller(start.run.params) if out_of_memory and not self._stopped else None
+        smaller = _smaller(task, start.run.params, said) if out_of_memory and not self._stopped else None
         if smaller is not None:
-            given = start.run.params
-            changed = {name: value for name, value in smaller.items() if given.get(name) != value and name in given}
-            said.log("warning", f"out of memory; once more with less: {msgspec.json.encode(changed).decode()}")
             self._make_room()
             run = msgspec.structs.replace(start.run, params=smaller)
             outcome = self._run(msgspec.structs.replace(start, run=run), said)
@@ -261,7 +259,7 @@ class _Child:
             self._kept.drop()  # whatever is wrong with it is not kept for the next run
         gc.collect()
         give_memory_back()
-        return outcome, peak
+        return outcome, peak, smaller is not None
 
     def _make_room(self) -> None:
         self._kept.drop()
@@ -316,6 +314,20 @@ class _Child:
             )
         finally:
             self._token = None
+
+
+def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:
+    """The params of the smaller variant, said with what they change; None where there is none, or the task cannot make it."""
+    try:
+        given = msgspec.to_builtins(task.params(params))
+        smaller = task.smaller(params)
+    except Exception as error:
+        said.log("warning", f"out of memory, and no smaller variant: {printable(f'{type(error).__name__}: {error}')}")
+        return None
+    if smaller is not None:
+        changed = {name: value for name, value in smaller.items() if given.get(name) != value}
+        said.log("warning", f"out of memory; once more with less: {msgspec.json.encode(changed).decode()}")
+    return smaller
 
 
 class _StoreThread:

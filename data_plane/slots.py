@@ -39,6 +39,7 @@ from bridge.measured_store import Transfer
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, failed, timed_out
 from bridge.tasks import Registry, Task
 from data_plane.groups import kill_group, members, signal_group
+from data_plane.ledger import Promise
 from data_plane.memory import Read
 from data_plane.peaks import Peaks
 from data_plane.printed import Budget, Printed
@@ -130,7 +131,8 @@ class Line(msgspec.Struct, tag="line", kw_only=True):
 class Done(msgspec.Struct, tag="done", kw_only=True):
     """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
 
-    `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself.
+    `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself; `smaller`: whether it was the
+    smaller variant that ended.
     """
 
     number: int
@@ -139,6 +141,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     peak: int = 0
     warm_key: str = ""
     held: int = 0
+    smaller: bool = False
 
 
 FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
@@ -262,9 +265,8 @@ class SlotPool:
             outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
             if outcome.status == "cancelled" and cancel.cancelled:
                 await stopping.verify(slot, emit)
-            elif outcome.status == "completed" and taken.promise is not None:
-                peak = max(slot.peak, taken.promise.peak)
-                self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
+            elif outcome.status == "completed" and taken.promise is not None and not slot.ran_smaller:
+                self._remember(task, run, slot.peak, taken.promise)
         except BaseException:
             slot.spent = True
             raise
@@ -277,6 +279,12 @@ class SlotPool:
             else:
                 self._seats.put(seat)
         return outcome
+
+    def _remember(self, task: Task, run: NodeRun, told: int, promise: Promise) -> None:
+        """What looks alone have seen may have missed the peak, so it does not undercut what was declared."""
+        declared = task.memory_mib(run.params) * MIB
+        peak = max(told, promise.peak) if told else max(declared, promise.peak)
+        self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
 
     def _restart(self, seat: Seat) -> None:
         self._beside(self._start(seat), f"start slot {seat.number}")
@@ -394,6 +402,7 @@ class Slot:
         self.warm_key = ""  # of the model that it keeps
         self.peak = 0  # of the last run, bytes of device memory
         self.held = 0  # between runs, as it says itself
+        self.ran_smaller = False
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -634,6 +643,7 @@ class Slot:
             for transfer in message.transfers:
                 metrics.note_transfer(transfer)
             self.peak, self.warm_key, self.held = message.peak, message.warm_key, message.held
+            self.ran_smaller = message.smaller
             self._done.set_result(message.outcome)
 
 

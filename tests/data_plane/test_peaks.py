@@ -66,6 +66,21 @@ async def test_a_restart_forgets_nothing(redis_url: str, redis: Any) -> None:
         await client.aclose()
 
 
+async def test_workers_do_not_write_over_what_the_others_have_learnt(redis_url: str, redis: Any) -> None:
+    client = connect(redis_url)
+    try:
+        first, second, third = Peaks(client), Peaks(client), Peaks(client)
+        await second.load()
+        for _ in range(ENOUGH):
+            await first.note(TASK, params(4000), 7 * MIB)
+        await second.note(TASK, params(4000), 6 * MIB)
+        await third.load()
+        assert [peaks.need_bytes(TASK, params(4000)) for peaks in (first, second, third)] == [7 * MIB] * 3
+    finally:
+        await redis.delete(keys.MEMORY_PEAKS)
+        await client.aclose()
+
+
 async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_plane.peaks.KINDS", 3)
     client = connect(redis_url)

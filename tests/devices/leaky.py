@@ -1,7 +1,9 @@
-"""A task that does not give its device memory back, as a library with caches of its own does."""
+"""Tasks that treat a device badly: keep its memory as a library with caches does, want too much of it, hide what they take."""
 
 import os
 from typing import Any
+
+import msgspec
 
 from bridge.tasks import TaskContext, task
 from data_plane.tasks.simulate_gpu import MIB, SimulateGpu
@@ -18,6 +20,35 @@ def leak(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
         ctx.check_cancelled()
         ctx.simulated_gpu.compute(params.step_seconds)
     return {"pid": os.getpid()}
+
+
+def raises(params: SimulateGpu) -> SimulateGpu | None:
+    raise ZeroDivisionError("no half of it")
+
+
+@task(kind="gpu", memory_param="memoryMiB", smaller=raises)
+def greedy(params: SimulateGpu, ctx: TaskContext) -> None:
+    """Runs out of memory, and knows no way out."""
+    raise MemoryError("CUDA out of memory")
+
+
+def stepless(params: SimulateGpu) -> SimulateGpu | None:
+    return msgspec.structs.replace(params, steps=0) if params.steps else None
+
+
+@task(kind="gpu", smaller=stepless)
+def modest(params: SimulateGpu, ctx: TaskContext) -> None:
+    """Has memory for no step."""
+    if params.steps:
+        raise MemoryError
+
+
+@task(kind="gpu", memory_mib=2048)
+def quick(params: SimulateGpu, ctx: TaskContext) -> None:
+    """Takes and gives back more than anybody has seen, as libraries without CuPy's pool do."""
+    with ctx.simulated_gpu.allocate(2048 * MIB):
+        pass
+    ctx.simulated_gpu.reset_peak()
 
 
 @task(kind="gpu", memory_param="memoryMiB")

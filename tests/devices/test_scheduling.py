@@ -72,6 +72,12 @@ async def test_idle_processes_that_the_driver_does_not_name_go_where_a_node_need
         assert not any(runs(pid) for pid in pids)
 
 
+async def test_a_model_is_its_nodes_to_use_where_the_driver_names_nobody(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1, changed=nameless) as made:
+        output(await made.start(model="a", memoryMiB=10 * GIB, modelMiB=10 * GIB))
+        assert not output(await made.start(model="a", memoryMiB=20 * GIB, modelMiB=10 * GIB))["cold"]
+
+
 async def test_an_idle_model_makes_room_where_the_driver_names_nobody(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=2, changed=nameless) as made:
         both = [
@@ -144,6 +150,22 @@ async def test_out_of_memory_is_tried_once_more_with_less(tmp_path: Path) -> Non
         done = output(await made.start(heard, memoryMiB=8 * GIB))
         assert done["memoryMiB"] == 4 * GIB
         assert ("warning", 'out of memory; once more with less: {"memoryMiB":4096}') in heard.lines
+
+
+async def test_what_is_tried_with_less_is_said_of_defaults_too(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard = Heard()
+        output(await made.start(heard, task="modest"))
+        assert heard.lines == [("warning", 'out of memory; once more with less: {"steps":0}')]
+
+
+async def test_a_smaller_variant_that_cannot_be_made_leaves_it_at_out_of_memory(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        heard = Heard()
+        outcome = await made.start(heard, task="greedy")
+        assert outcome.error is not None
+        assert outcome.error.code == "out_of_memory"
+        assert heard.lines == [("warning", "out of memory, and no smaller variant: ZeroDivisionError: no half of it")]
 
 
 async def test_out_of_memory_twice_fails_typed_and_the_slot_goes_on(tmp_path: Path) -> None:
@@ -350,6 +372,21 @@ async def test_what_runs_have_used_is_learnt(tmp_path: Path) -> None:
             output(await made.start(memoryMiB=3 * GIB))
         await asyncio.sleep(0)  # it is noted beside
         assert made.peaks._seen == {bucket: [3 * GIB * 2**20] * 5}
+
+
+async def test_of_a_smaller_variant_nothing_is_learnt(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB,oom@1", slots=1) as made:
+        output(await made.start(memoryMiB=8 * GIB))
+        await asyncio.sleep(0)
+        assert made.peaks._seen == {}
+
+
+async def test_a_peak_that_nobody_saw_does_not_undercut_what_was_declared(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+        for _ in range(5):
+            output(await made.start(task="quick"))
+        await asyncio.sleep(0)
+        assert made.peaks.need_bytes(made.registry["quick"], {}) == 2 * GIB * 2**20
 
 
 @pytest.mark.parametrize("seed", [1, 2])
