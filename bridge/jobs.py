@@ -361,7 +361,8 @@ class Jobs:
             await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
 
     async def depart(self, worker_id: str) -> None:
-        await self._put("ZADD", keys.WORKERS, 0, worker_id)
+        """It lives no more, and stays among those seen lately."""
+        await self._put("ZADD", keys.WORKERS, await self.now_ms() - LIVE_SECONDS * 1000 - 1, worker_id)
 
     async def _put(self, command: str, key: str, *arguments: Any) -> None:
         await self.client.eval(PUT, 1, key, command, *arguments)

@@ -139,16 +139,19 @@ def _problems(graph: Graph, capabilities: Mapping[str, Capability]) -> Iterator[
 def memory_problems(
     graph: Graph, capabilities: Mapping[str, Capability], workers: Sequence[WorkerInfo]
 ) -> list[Problem]:
-    """Nodes that need more device memory than any live worker of their pool has, where one is known.
+    """Nodes that need more device memory than any of these workers of their pool has, where one is known.
 
     A worker without a GPU computes on the CPU and refuses nothing; a need that only the run can tell is left to the run.
     """
     found = []
+    fed = {edge.to for edge in graph.edges}
     for index, node in enumerate(graph.nodes):
         runtime = capabilities[node.task].runtime
         if runtime.kind != "gpu":
             continue
-        need = declared_mib(runtime, node.params)
+        # A parent's output may stand in for the default.
+        params = {str(runtime.memory_param): None} | node.params if node.id in fed or node.input else node.params
+        need = declared_mib(capabilities[node.task], params)
         there = [each for each in workers if each.pool == runtime.pool and node.task in each.tasks]
         if not need or not there or not all(each.devices for each in there):
             continue

@@ -104,7 +104,7 @@ class Task:
 
     def memory_mib(self, params: Mapping[str, Any]) -> int:
         """Device memory that a run with these params is declared to need."""
-        return declared_mib(self.capability.runtime, params)
+        return declared_mib(self.capability, params)
 
     def warm_key(self, params: Mapping[str, Any]) -> str:
         """Of what a run may keep loaded for the next one; empty: nothing."""
@@ -143,9 +143,13 @@ class Task:
 Registry = dict[str, Task]
 
 
-def declared_mib(runtime: Runtime, params: Mapping[str, Any]) -> int:
+def declared_mib(capability: Capability, params: Mapping[str, Any]) -> int:
     """Device memory that a run with these params is declared to need, MiB; a parameter that is not known yet counts as none."""
-    asked = params.get(runtime.memory_param) if isinstance(runtime.memory_param, str) else None
+    runtime = capability.runtime
+    if not isinstance(runtime.memory_param, str):
+        return runtime.memory_mib
+    default = capability.io.input["properties"][runtime.memory_param].get("default")
+    asked = params.get(runtime.memory_param, default)
     return max(runtime.memory_mib, asked) if isinstance(asked, int) else runtime.memory_mib
 
 

@@ -116,6 +116,8 @@ class JobQueue:
             found = planning.problems(graph, capabilities)
         if not found and any(capabilities[node.task].runtime.kind == "gpu" for node in graph.nodes):
             found = planning.memory_problems(graph, capabilities, await self.workers())
+            if found:  # one that only restarts may have the device
+                found = planning.memory_problems(graph, capabilities, await self.jobs.workers(recent=True))
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from control_plane.scheduler import Scheduler
+from schemas.structs.worker import DeviceInfo
 from tests.control_plane.served import edge, new_id, node, pointers, submission, worker_info
 from tests.planes import RUNS, gate
 
@@ -92,6 +94,31 @@ async def test_a_known_task_without_a_worker_is_accepted_and_waits_for_one(serve
 
         await served.becomes(waits_for_a_worker)
     assert (await served.ended(job))["waitingFor"] is None
+
+
+async def test_a_need_that_a_worker_seen_lately_can_hold_is_accepted(served):
+    """While the worker with the large device restarted beside a small one, its jobs were refused for good."""
+    (heavy,) = [each.capability for each in served.planes.registry.values() if each.capability.id == "heavy"]
+    task = new_id("large")
+    runtime = msgspec.structs.replace(heavy.runtime, memory_mib=20_000, pool="elsewhere")
+    capability = msgspec.structs.replace(heavy, id=task, runtime=runtime)
+    small, large = (worker_info(new_id("worker"), task) for _ in range(2))
+    small.devices = [DeviceInfo(name="gpu", memory_mib=8192)]
+    large.devices = [DeviceInfo(name="gpu", memory_mib=24_576)]
+    await served.planes.jobs.announce(small, [capability])
+
+    async def is_refused():
+        answer = await served.http.post("/api/plans", json=submission(node("a", task=task)))
+        return "does_not_fit" in answer.text
+
+    await served.becomes(is_refused)
+    await served.planes.jobs.announce(large, [capability])
+    await served.planes.jobs.depart(large.worker_id)
+    scheduler = Scheduler(served.settings)
+    await scheduler.sweep()
+    await scheduler._client.aclose()
+    await served.post("/api/plans", submission(node("a", task=task)), expect=200)
+    assert large.worker_id not in {each.worker_id for each in await served.planes.jobs.workers()}
 
 
 async def test_a_job_that_waits_for_a_free_place_says_so(served):

@@ -11,8 +11,10 @@ from jsonschema import Draft202012Validator
 
 from bridge import planning
 from bridge.params import Check
-from bridge.planning import MAX_PROBLEMS, normalise, problems, routes
-from schemas.structs.graph import Graph
+from bridge.planning import MAX_PROBLEMS, memory_problems, normalise, problems, routes
+from schemas.structs.capability import TaskKind
+from schemas.structs.graph import Graph, Plane
+from schemas.structs.worker import DeviceInfo, WorkerInfo
 from tests.graphs.making import CAPABILITIES, INTEGER, capability, closed, graph, submission
 
 TYPED = {"task": "typed", "params": {"steps": 3}}
@@ -234,3 +236,20 @@ def test_a_wild_card_within_a_choice_is_not_held_against_it() -> None:
 def test_a_schema_that_cannot_be_used_is_a_problem_and_no_request(schema: dict[str, Any]) -> None:
     codes = {complaint.code for complaint in Check(schema).complaints({"n": "x"})}
     assert codes == {"bad_schema"}
+
+
+def test_a_default_is_what_a_node_needs_unless_a_parent_may_supply_another() -> None:
+    gpu = capability("gpu", closed(memoryMiB={"type": "integer", "default": 16384}))
+    runtime = msgspec.structs.replace(gpu.runtime, kind=TaskKind.gpu, memory_param="memoryMiB")
+    tasks = {"gpu": msgspec.structs.replace(gpu, runtime=runtime), "open": capability("open")}
+    worker = WorkerInfo(
+        worker_id="w", host="h", pid=1, plane=Plane.python, pool="default", slots=1, running=[], device="gpu", metrics_url=None,
+        started_at="", last_seen="", version="", protocol=1, tasks=["gpu"], devices=[DeviceInfo(name="gpu", memory_mib=8192)],
+    )  # fmt: skip
+
+    def places(plan: Graph) -> list[str]:
+        return [problem.pointer for problem in memory_problems(plan, tasks, [worker])]
+
+    assert places(graph([{"id": "a", "task": "gpu"}])) == ["/nodes/0/task"]
+    assert places(graph([{"id": "a", "task": "gpu", "params": {"memoryMiB": 8192}}])) == []
+    assert places(graph(["first", {"id": "a", "task": "gpu"}], [("first", "a")])) == []
