@@ -37,12 +37,13 @@ class Running:
         mark: Callable[["Running"], None],
         tell: Callable[[], None] = lambda: None,
     ) -> None:
-        """`mark`: it has said something to be written; `tell`: what it waits for has changed."""
+        """`mark`: it has said something to be written; `tell`: it begins to wait, or waits no more."""
         self._mark = mark
         self._tell = tell
         self.waiting_for = ""
-        self.waiting_since = 0.0
-        self.handed_on = ""  # why, once it is to go to another worker
+        self.waited_seconds = 0.0
+        self.given_up = False  # it is to begin in another worker
+        self._waits_since = 0.0
         self.delivery = delivery
         self.node_id = node_id
         self.light = light
@@ -69,17 +70,20 @@ class Running:
 
     def waits(self, reason: str) -> None:
         """Stands in the heartbeat; the first time also in the job's log."""
-        if reason and not self.waiting_for:
+        changes = bool(reason) != bool(self.waiting_for)
+        if changes and reason:
             self.log("info", f"waits for device memory: {reason}")
-            self.waiting_since = time.monotonic()
-        if reason != self.waiting_for:
-            self.waiting_for = reason
+            self._waits_since = time.monotonic()
+        elif changes:
+            self.waited_seconds += time.monotonic() - self._waits_since
+        self.waiting_for = reason
+        if changes:
             self._tell()
 
-    def hand_on(self) -> None:
-        """Gives up waiting here; a node that does not wait any more stays."""
+    def give_up_waiting(self) -> None:
+        """A node that does not wait any more stays."""
         if self.waiting_for:
-            self.handed_on = self.waiting_for
+            self.given_up = True
             self.cancel.cancel()
 
     def _say(self, event: dict[str, Any]) -> None:

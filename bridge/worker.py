@@ -55,7 +55,6 @@ RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 GIVE_BACK_SECONDS = 5.0
-HAND_ON_SECONDS = 10.0  # of waiting for memory, before another worker may have the node
 TELL_SECONDS = 0.5  # what nodes wait for is told sooner than the next heartbeat, several at once
 
 
@@ -177,16 +176,16 @@ class Worker:
 
     def measured(self) -> list[Metric]:
         """What runs here now, for the metrics."""
-        active = GaugeMetricFamily(
-            "worker_active_tasks", "Nodes that run in this process now", sum(self._at_work.values())
-        )
+        waiting = sum(bool(each.waiting_for) for each in self._running.values())  # heavy ones: for memory of a device
+        at_work = self._at_work | {"heavy": self._at_work["heavy"] - waiting}
+        active = GaugeMetricFamily("worker_active_tasks", "Nodes that run in this process now", sum(at_work.values()))
         there = GaugeMetricFamily(
             "dihedral_worker_slots", "Nodes that may run at once", labels=["plane", "pool", "kind"]
         )
         busy = GaugeMetricFamily("dihedral_worker_slots_busy", "Nodes in their task", labels=["plane", "pool", "kind"])
         for kind, limit in (("light", self._light), ("heavy", self._slots)):
             there.add_metric([self.plane, self.pool, kind], limit)
-            busy.add_metric([self.plane, self.pool, kind], self._at_work[kind])
+            busy.add_metric([self.plane, self.pool, kind], at_work[kind])
         return [active, there, busy]
 
     async def _connect(self) -> None:
@@ -324,7 +323,9 @@ class Worker:
             if outcome.error is not None:
                 where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
                 log.info("a node failed: %s", outcome.error.code, extra=where)
-            self._observe(delivery.topology.nodes[node_id].task, outcome.status, time.monotonic() - begun)
+            if outcome.began:
+                seconds = time.monotonic() - begun - running.waited_seconds
+                self._observe(delivery.topology.nodes[node_id].task, outcome.status, seconds)
         if delivery.lost or outcome is None:
             return []
         if delivery.releasing and outcome.status == "cancelled":
@@ -381,9 +382,13 @@ class Worker:
         finally:
             self._at_work["light" if running.light else "heavy"] -= 1
             self._changed.set()
-        elsewhere = outcome.elsewhere or ("" if outcome.began else running.handed_on)
-        if elsewhere and not (delivery.releasing or delivery.lost):
-            await self._hand_on(delivery, running.node_id, "memory", elsewhere)
+        if outcome.began or delivery.releasing or delivery.lost:
+            return outcome
+        if outcome.elsewhere:
+            await self._hand_on(delivery, node.id, "memory", outcome.elsewhere, NO_TASK_DELAY_MS)
+            return None
+        if running.given_up:
+            await self._hand_on(delivery, node.id, "-", "its worker stops, and had no memory for it yet", 0)
             return None
         return outcome
 
@@ -433,12 +438,12 @@ class Worker:
         log.warning(
             "no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id}
         )
-        await self._hand_on(delivery, node_id, "worker", f"waiting for a worker that knows {task}")
+        await self._hand_on(delivery, node_id, "worker", f"waiting for a worker that knows {task}", NO_TASK_DELAY_MS)
 
-    async def _hand_on(self, delivery: Delivery, node_id: str, reason: str, message: str) -> None:
-        """A node that cannot run here goes back to its place, as the same attempt, a while later."""
-        batches = self._plan(delivery, [node_id], delay_ms=NO_TASK_DELAY_MS, reason=reason)
-        waits = NodeError(code=reason, message=message, details={})
+    async def _hand_on(self, delivery: Delivery, node_id: str, reason: str, message: str, delay_ms: int) -> None:
+        """A node that cannot run here goes back to its place, as the same attempt. `reason`: why it is delayed, `-` where it is not."""
+        batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason)
+        waits = NodeError(code=reason if delay_ms else "worker", message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
@@ -555,7 +560,6 @@ class Worker:
             try:
                 await self._jobs.announce(self._info(), [task.capability for task in self.registry.values()])
                 self.ready = True
-                await self._offers_waiting_nodes()
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -565,19 +569,6 @@ class Worker:
                     await self._to_tell.wait()
                     await asyncio.sleep(TELL_SECONDS)
             self._to_tell.clear()
-
-    async def _offers_waiting_nodes(self) -> None:
-        """The node that has waited long for memory here goes back to its place, where another worker has a device and a free slot."""
-        long_ago = time.monotonic() - HAND_ON_SECONDS
-        waiting = [each for each in self._running.values() if each.waiting_for and each.waiting_since < long_ago]
-        if waiting and any(
-            each.worker_id != self.worker_id
-            and (each.plane, each.pool) == (self.plane, self.pool)
-            and each.devices
-            and len(each.running) < each.slots
-            for each in await self._jobs.workers()
-        ):
-            min(waiting, key=lambda each: each.waiting_since).hand_on()
 
     def _info(self) -> WorkerInfo:
         running = [
@@ -628,12 +619,14 @@ class Worker:
     # Stop -----------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Lets running nodes end within the grace period, then cancels them and gives them back.
+        """Lets running nodes end within the grace period, then cancels them and gives them back; nodes that only wait go at once.
 
         A server that does not answer then is not waited for: no task runs here any more, so the leases may end.
         """
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
         while self._held and time.monotonic() < deadline:
+            for running in self._running.values():
+                running.give_up_waiting()
             await self._wait_for_change(0.1)
         for delivery in self._held.values():
             delivery.releasing = True

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +81,7 @@ async def serve(settings: Settings) -> int:
                     plane="python",
                     pool=settings.worker.pool,
                     registry=registry,
-                    run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes, bool(device.gpus)),
+                    run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes),
                     slots=slots,
                     light=settings.worker.light_concurrency,
                     store=store,
@@ -176,29 +175,13 @@ class _Stops:
 RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 
 
-def _run_node(
-    registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int, has_gpu: bool
-) -> RunNode:
-    held = {
-        name: metrics.device_seconds_total.labels(name, _device(task, has_gpu)).inc
-        for name, task in registry.items()
-        if not task.light
-    }
-
+def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int) -> RunNode:
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         if run.task in registry and registry[run.task].light:
             return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
-        begun = time.monotonic()
-        try:
-            return await pool.run(run, emit, cancel)
-        finally:
-            held[run.task](time.monotonic() - begun)
+        return await pool.run(run, emit, cancel)
 
     return run_node
-
-
-def _device(task: tasks.Task, has_gpu: bool) -> str:
-    return "gpu" if has_gpu and task.capability.runtime.kind == "gpu" else "cpu"
 
 
 # Before the start ---------------------------------------------------------------------------------------------------

@@ -240,10 +240,12 @@ class SlotPool:
             return NodeOutcome(status="cancelled", began=False, elsewhere=str(error))
         if taken is None:
             return NodeOutcome(status="cancelled", began=False)
+        begun = time.monotonic()
         try:
             return await self._run(taken, task, run, emit, cancel)
         finally:
-            self._seats.release(taken)
+            held = metrics.device_seconds_total.labels(run.task, _device(task, taken.seat))
+            held.inc(time.monotonic() - begun)
 
     def _wish(self, task: Task, run: NodeRun) -> Wish:
         if task.capability.runtime.kind != "gpu":
@@ -255,6 +257,7 @@ class SlotPool:
         seat = taken.seat
         slot = seat.slot
         if slot is None:
+            self._seats.release(taken)
             self._restart(seat)
             return failed("slot_start_failed", seat.failure, retryable=True)
         self._runs += 1
@@ -311,6 +314,10 @@ class SlotPool:
                 if delay is not None:
                     await asyncio.sleep(delay)
         self._seats.put(seat)
+
+
+def _device(task: Task, seat: Seat) -> str:
+    return "gpu" if seat.gpu is not None and task.capability.runtime.kind == "gpu" else "cpu"
 
 
 class _Stopping:

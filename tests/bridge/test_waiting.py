@@ -1,26 +1,31 @@
-"""A node that waits for device memory in one worker goes to another that has room."""
+"""A node that waits for device memory stays with its worker, is no work, and goes when the worker does."""
 
 import asyncio
 from typing import Any
 
-import pytest
-
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.worker import Worker
 from schemas.structs.worker import DeviceInfo
-from tests.planes import Planes, node, planes
+from tests.planes import RUNS, Planes, gate, node, planes
 
 DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]
 
 
-async def start(here: Planes, *, full: bool) -> Worker:
-    """A worker with one slot and a device, full or not."""
+async def start(here: Planes, *, full: bool, waits_seconds: float = 0.0) -> Worker:
+    """A worker with one slot and a device; full, a node waits for ever."""
 
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        if run.task != "heavy":
+            return await run_light(here.registry, run, None, emit, cancel)
         if full:
             emit.waits("needs 14.0 GiB, 9.8 free, 6.1 held by pid 812")
             await cancel.wait()
+            emit.waits("")
             return NodeOutcome(status="cancelled", began=False)
+        if waits_seconds:
+            emit.waits("needs 14.0 GiB, 9.8 free")
+            await asyncio.sleep(waits_seconds)
+            emit.waits("")
         return await run_light(here.registry, run, None, emit, cancel)
 
     registry = {id: task for id, task in here.registry.items() if task.capability.plane == "python"}
@@ -32,37 +37,74 @@ async def start(here: Planes, *, full: bool) -> Worker:
     return worker
 
 
-async def test_a_node_that_waits_too_long_for_memory_is_offered_to_another_worker(
-    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.worker.HAND_ON_SECONDS", 0.1)
-    monkeypatch.setattr("bridge.worker.NO_TASK_DELAY_MS", 50)
-    async with planes(redis_url, redis) as here:
-        await here.schedule()
-        full = await start(here, full=True)
-        await here.submit([node("a", task="heavy")])
-
-        async def waits() -> bool:
-            return any(run.waiting_for for worker in await here.jobs.workers() for run in worker.running)
-
-        await here.becomes(waits)
-        assert (await here.statuses()) == {"a": "running"}
-        await start(here, full=False)
-        view = await here.ended()
-        assert view.status == "completed"
-        assert view.record("a").attempt == 1
-        assert not full._running
-
-
-async def test_alone_a_worker_keeps_the_node_that_waits(
-    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.worker.HAND_ON_SECONDS", 0.0)
+async def test_a_worker_keeps_the_node_that_waits(redis_url: str, redis: Any) -> None:
     async with planes(redis_url, redis) as here:
         worker = await start(here, full=True)
         await here.submit([node("a", task="heavy")])
-        await here.becomes(lambda: worker._running)
-        await worker._offers_waiting_nodes()
+        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
         assert (await here.statuses()) == {"a": "running"}
         assert await here.jobs.cancel("job") == "cancelling"
         assert (await here.ended()).status == "cancelled"
+
+
+async def test_a_node_that_waits_holds_up_no_drain(redis_url: str, redis: Any) -> None:
+    """A drain waited all its seconds for a node that had not begun; what runs beside it may still end."""
+    async with planes(redis_url, redis, drain_seconds=60) as here:
+        full = await start(here, full=True)
+        await here.submit([node("a", task="heavy"), node("b", wait="go")])
+        await here.becomes(lambda: len(full._running) == 2)
+        await here.becomes(lambda: any(run.waiting_for for run in full._running.values()))
+        full.stop()
+        await here.becomes(lambda: len(full._running) == 1)
+        assert (await here.statuses()) == {"a": "ready", "b": "running"}
+        await start(here, full=False)
+        await here.becomes(lambda: ("end", "a") in RUNS)
+        assert not here.running[full].done()
+        gate("go").set()
+        view = await here.ended()
+        assert view.status == "completed"
+        assert view.record("a").attempt == 1
+
+
+async def test_waiting_counts_as_no_work(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as here:
+        worker = await start(here, full=True)
+        observed: list[Any] = []
+        worker._observe = lambda *seen: observed.append(seen)
+        await here.submit([node("a", task="heavy")])
+        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
+        for family in worker.measured():
+            if family.name in ("worker_active_tasks", "dihedral_worker_slots_busy"):
+                assert [sample.value for sample in family.samples if sample.value] == []
+        await here.jobs.cancel("job")
+        await here.ended()
+        assert observed == []
+
+
+async def test_the_duration_of_a_node_is_without_its_waiting(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as here:
+        worker = await start(here, full=False, waits_seconds=0.5)
+        observed: list[Any] = []
+        worker._observe = lambda *seen: observed.append(seen)
+        await here.submit([node("a", task="heavy")])
+        await here.ended()
+        ((task, outcome, seconds),) = observed
+        assert (task, outcome) == ("heavy", "completed")
+        assert 0 <= seconds < 0.4
+
+
+async def test_a_heartbeat_is_hurried_when_waiting_begins_or_ends_alone(redis_url: str, redis: Any) -> None:
+    told: list[str] = []
+    async with planes(redis_url, redis) as here:
+        worker = await start(here, full=True)
+        await here.submit([node("a", task="heavy")])
+        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
+        (running,) = worker._running.values()
+        running._tell = lambda: told.append(running.waiting_for)
+        running.waits("needs 14.0 GiB, 9.7 free")
+        assert told == []
+        running.waits("")
+        running.waits("")
+        assert told == [""]
+        await here.jobs.cancel("job")
+        await here.ended()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge import metrics
 from bridge.running import CancelToken
 from data_plane.groups import runs
 from data_plane.memory import Reading
@@ -138,9 +139,12 @@ async def test_a_node_cancelled_while_it_waits_for_memory_leaves_no_trace(tmp_pa
         second = made.start(heard, cancel, memoryMiB=14 * GIB)
         await waited(heard)
         cancel.cancel()
+        held = metrics.device_seconds_total.labels("simulate_gpu", "gpu")._value.get()
         outcome = await second
         assert (outcome.status, outcome.began) == ("cancelled", False)
+        assert metrics.device_seconds_total.labels("simulate_gpu", "gpu")._value.get() == held
         output(await first)
+        assert metrics.device_seconds_total.labels("simulate_gpu", "gpu")._value.get() > held
         output(await made.start(memoryMiB=24 * GIB))
 
 
