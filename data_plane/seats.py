@@ -2,8 +2,7 @@
 
 A node of kind gpu needs a free seat and, on its device, memory (ledger.py). Among free seats the one whose process keeps the node's model
 loaded comes first, then one that keeps nothing, each with the device that has most room; so a model is dropped only where nothing else
-is free. Who waits is served in order, with two exceptions: a younger node may use memory that the older one cannot (`Ledger.leaves_room`),
-and a seat whose model a younger one needs is kept for it while the older has waited less than PATIENCE_SECONDS.
+is free. Who waits is served in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
 
 Nothing here waits or costs more than a few comparisons where a seat is free and no device memory is asked for. Devices are looked at when a
 node asks for memory, four times a second while one waits for it, and once while any runs, for its peak.
@@ -11,7 +10,6 @@ node asks for memory, four times a second while one waits for it, and once while
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 2.0
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
 
 
@@ -76,7 +73,6 @@ class Taken(msgspec.Struct, frozen=True):
 class _Waiting(msgspec.Struct, eq=False):
     wish: Wish
     order: int
-    since: float
     waits: Callable[[str], None]
     taken: asyncio.Future[Taken | None]
 
@@ -108,7 +104,7 @@ class Seats:
             return None
         self._check(wish)
         self._order += 1
-        one = _Waiting(wish, self._order, time.monotonic(), waits, asyncio.get_running_loop().create_future())
+        one = _Waiting(wish, self._order, waits, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
         self._serve()
         if one.taken.done():
@@ -225,7 +221,6 @@ class Seats:
 
     def _best_first(self, one: _Waiting) -> list[Seat]:
         key = one.wish.warm_key
-        seats = [seat for seat in self._free if seat.warm_key in ("", key) or not self._kept_for_another(seat, one)]
 
         def rank(seat: Seat) -> tuple[bool, bool, int]:
             room = 0
@@ -233,13 +228,7 @@ class Seats:
                 room = self._ledger.room(seat.gpu, seat.pid, one.wish.need) - seat.stuck
             return not (key and seat.warm_key == key), bool(seat.warm_key), -room
 
-        return sorted(reversed(seats), key=rank)  # among equals the last one used: its caches are warm
-
-    def _kept_for_another(self, seat: Seat, one: _Waiting) -> bool:
-        """Whether a younger node wants the model that this seat has, and the older has not waited long yet."""
-        if one.wish.need is None or time.monotonic() - one.since > PATIENCE_SECONDS:
-            return False
-        return any(other.wish.warm_key == seat.warm_key for other in self._waiting if other.order > one.order)
+        return sorted(reversed(self._free), key=rank)  # among equals the last one used: its caches are warm
 
     def _wait_for_memory(self, one: _Waiting, need: int, ledger: Ledger, kept_from: dict[int, _Waiting]) -> None:
         """Says why, takes memory back that lies idle in its way, and keeps the memory of one device for it."""
@@ -264,6 +253,8 @@ class Seats:
 
         What else is in use may be theirs where the driver does not name them (in a container it knows other ids): they all go, if nothing runs there.
         """
+        if any(seat.slot is not None and seat.slot.forgetting for seat in self._free if seat.gpu == gpu):
+            return  # it may be enough
         idle = [
             seat
             for seat in self._free

@@ -111,10 +111,12 @@ class SimulatedGpu:
         self._faults = dict(simulation.faults)
         self._speed = simulation.speed
         self._poisoned = False
+        self._dropped: list[int] = []  # sizes
 
     def allocate(self, size: int) -> "Allocation":
         """Raises SimulatedOutOfMemory; SimulatedFault where the context is poisoned, by this allocation or before."""
         self._check()
+        self.give_memory_back()
         with self._state() as state:
             state.allocations += 1
             fault = self._faults.get(state.allocations)
@@ -145,6 +147,12 @@ class SimulatedGpu:
     def reset_peak(self) -> None:
         self.peak_bytes = self.held_bytes
 
+    def give_memory_back(self) -> None:
+        """What nobody uses any more goes back to the device."""
+        dropped, self._dropped = self._dropped, []
+        if dropped:
+            self._give_back(sum(dropped))
+
     def _give_back(self, size: int) -> None:
         with self._state() as state:
             self.held_bytes -= size
@@ -170,7 +178,7 @@ class SimulatedGpu:
 
 
 class Allocation:
-    """Simulated memory, held until `free` or the end of the process."""
+    """Simulated memory, held until `free`, or until its device gives back what nobody uses, or the end of the process."""
 
     def __init__(self, gpu: SimulatedGpu, size: int) -> None:
         self._gpu = gpu
@@ -189,8 +197,10 @@ class Allocation:
         self.free()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be ending
-            self.free()
+        if self._size:
+            self._gpu._dropped.append(
+                self._size
+            )  # no more than that: the collector may come while this process holds the lock
 
 
 def _hang() -> NoReturn:

@@ -257,14 +257,18 @@ class _Child:
         peak = self._gpu.peak_bytes if self._gpu is not None else memory_held()
         if outcome.status != "completed":
             self._kept.drop()  # whatever is wrong with it is not kept for the next run
-        gc.collect()
-        give_memory_back()
+        self._give_memory_back()
         return outcome, peak, smaller is not None
 
     def _make_room(self) -> None:
         self._kept.drop()
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
         gc.collect()
         give_memory_back()
+        if self._gpu is not None:
+            self._gpu.give_memory_back()
 
     def _run(self, start: Start, said: _Said) -> NodeOutcome:
         try:

@@ -53,7 +53,7 @@ FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
 START_SECONDS = 120  # importing CUDA libraries from a cold disk
 START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
 BEATS_PER_LEASE = 4
-MEMORY_BACK_SECONDS = 2.0  # until a cancelled node's memory must be free again
+MEMORY_BACK_SECONDS = 2.0  # until the memory of a cancelled node, or of a model, must be free again
 MIB = 2**20
 LIBRARY_BYTES = (
     2**30
@@ -410,6 +410,7 @@ class Slot:
         self.peak = 0  # of the last run, bytes of device memory
         self.held = 0  # between runs, as it says itself
         self.ran_smaller = False
+        self._forgets_until = 0.0
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -595,7 +596,13 @@ class Slot:
         """Between runs: gives the memory of the model back that it keeps."""
         if self.warm_key:
             self.warm_key, self.held = "", 0
+            self._forgets_until = time.monotonic() + MEMORY_BACK_SECONDS
             self._send(Forget())
+
+    @property
+    def forgetting(self) -> bool:
+        """Whether memory that it was asked for may still be on its way back."""
+        return time.monotonic() < self._forgets_until
 
     async def end(self) -> None:
         """Kills the group and waits until it is gone; may be called twice."""
