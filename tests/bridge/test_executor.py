@@ -83,14 +83,19 @@ async def test_a_short_branch_does_not_wait_for_a_long_one():
 
 async def test_branches_that_come_in_one_turn_share_a_task_of_one_run():
     executor = Executor()
+    before = Nodes({})
+    before.hold = held("x", "y")
+    beside = asyncio.create_task(executor.execute(["x", "y"], before.run))
+    await before.has_begun("y").wait()
+    first = executor._forks
     many = [f"w{number}" for number in range(2 * RUN_TASKS)]
     deliveries = [Nodes({}) for _ in range(3)]
-    running = asyncio.gather(*(executor.execute(many, nodes.run) for nodes in deliveries))
-    await deliveries[-1].has_begun(many[-1]).wait()
-    assert executor._forks is not None
-    assert executor._forks.open
-    await running
+    await asyncio.gather(*(executor.execute(many, nodes.run) for nodes in deliveries))
+    assert executor._forks is first  # with a task for each, several runs would have been used up
     assert all(sorted(nodes.ended) == sorted(many) for nodes in deliveries)
+    for event in before.hold.values():
+        event.set()
+    await beside
 
 
 async def test_after_so_many_turns_a_new_run_begins_beside_what_the_old_one_still_carries():
