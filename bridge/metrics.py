@@ -59,7 +59,7 @@ device_memory_total_bytes = Gauge(
 )
 cancel_seconds = Histogram(
     "dihedral_cancel_seconds",
-    "From hearing a cancel until nothing of the node ran in its slot and its device memory was back",
+    "From asking a running node to stop (cancel, drain, lost lease) until nothing of it ran and its device memory was back",
     buckets=SHORT_SECONDS,
 )
 cancel_memory_kept_total = Counter(

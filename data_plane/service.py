@@ -14,19 +14,21 @@ import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import redis
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge import logs, metrics, tasks, tracing
 from bridge.artifacts import ArtifactStore, open_store
-from bridge.connection import connect
+from bridge.connection import LOST, connect
 from bridge.errors import DihedralError
+from bridge.jobs import Jobs
 from bridge.measured_store import MeasuredStore
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from bridge.worker import Worker
@@ -69,6 +71,8 @@ async def serve(settings: Settings) -> int:
     try:
         with _gpu_directory(settings) as gpu_directory:
             read = _read(device, simulation, gpu_directory)
+            if device.gpus:
+                await _warn_of_others(Jobs(client, settings))
             peaks = Peaks(client if read is not None else None)
             await peaks.load()
             pool = SlotPool(
@@ -182,6 +186,17 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, ou
         return await pool.run(run, emit, cancel)
 
     return run_node
+
+
+async def _warn_of_others(jobs: Jobs) -> None:
+    """Each worker promises the memory of a GPU by itself: two of them may begin what does not fit together."""
+    with suppress(*LOST, redis.RedisError):
+        for other in await jobs.workers():
+            if other.devices and other.host == socket.gethostname():
+                log.warning(
+                    "worker %s of this machine has GPUs too, and counts their memory for itself; one worker with more slots would share it",
+                    other.worker_id,
+                )
 
 
 # Before the start ---------------------------------------------------------------------------------------------------

@@ -120,3 +120,16 @@ async def test_settings_that_cannot_work_are_refused_in_one_line(
     code, said = await refused(tmp_path, "--redis-url", redis_url, *flags)
     assert code in (2, 3)
     assert len(said.splitlines()) == 1
+
+
+async def test_a_worker_says_when_another_of_its_machine_has_gpus(tmp_path: Path, redis_url: str, redis: Any) -> None:
+    ports = [free_port(), free_port()]
+    started: list[asyncio.subprocess.Process] = []
+    try:
+        for port in ports:
+            flags = ("--redis-url", redis_url, "--port", str(port), "--simulate-gpus", "1x24GiB")
+            started.append(await start(tmp_path, *flags))
+            await until(port, 200)
+    finally:
+        said = [await end(worker) for worker in started]
+    assert ["has GPUs too" in text for text in said] == [False, True]
