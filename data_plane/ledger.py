@@ -106,6 +106,8 @@ class Ledger:
         self, device: int, pid: int, need: int, order: int, *, stuck: int = 0, alone: bool = False
     ) -> Promise | None:
         """None where it has no room. `stuck`: what the process holds and the node cannot use; `alone`: no other process of ours holds any."""
+        if not self.could_fit(device, need):
+            return None
         room = self.room(device, pid, need) - stuck
         alone = alone and not self.is_promised(device) and self._readings[device].holders.keys() <= {pid}
         need = self.need_here(device, need)

@@ -57,6 +57,13 @@ def test_what_the_driver_keeps_for_itself_keeps_no_node_waiting_for_ever() -> No
     assert not other.could_fit(0, 81 * GIB)
 
 
+def test_a_device_that_is_too_small_is_promised_to_nobody() -> None:
+    ledger = Ledger(0, [reading(), reading(80 * GIB)])
+    assert ledger.promise(0, 1, 30 * GIB, 1) is None
+    assert ledger.promise(0, 1, 30 * GIB, 1, alone=True) is None
+    assert ledger.promise(1, 2, 30 * GIB, 1) is not None
+
+
 def test_a_node_that_is_alone_does_not_wait_for_what_nobody_can_give_back() -> None:
     ledger = Ledger(0, [Reading(total=24 * GIB, free=24 * GIB, holders={})])
     ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})])
