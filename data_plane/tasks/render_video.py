@@ -36,6 +36,9 @@ BUCKET = "videos"
 LONGEST_SECONDS = 600.0
 LONGEST_UNASKED_SECONDS = 60.0  # of a video whose length nobody gave
 SCENE_SECONDS = 4.0  # of a scene to which nothing gives a length
+LEAST_SCENE_SECONDS = (
+    1.0  # that a narration has to leave to each such scene, else it does not say how long the video is
+)
 LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
 MOST_PIXELS = 24_000_000  # of a picture in memory: a panorama is as long as it likes otherwise
@@ -149,12 +152,13 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     if voice is not None and not params.narration:
         raise _invalid("there is a voice, and no narration that it could be heard in")
     spoken = narration(params, voice, ctx, xp)
-    count = round(length_of(params, spoken) * params.fps)
+    length = length_of(params, spoken)
+    count = round(length * params.fps)
     if count < 1:
         raise _invalid("the video would be shorter than one frame")
     seconds = count / params.fps
-    spans = speech(spoken, seconds)
-    shots = plan(params, spans, seconds)
+    spans = speech(spoken, length)
+    shots = plan(params, spans, length)  # not `seconds`: the scenes' lengths need not be whole frames
     ctx.progress(0.05)
     ctx.check_cancelled()
     background = None if params.background is None else recording(ctx.fetch(params.background), seconds, None, xp)
@@ -238,7 +242,7 @@ def length_of(params: RenderVideo, spoken: FloatArray) -> float:
     if params.seconds is not None:
         return params.seconds
     heard = spoken.size / soundtrack.RATE
-    if free and heard > fixed:
+    if free and heard >= fixed + LEAST_SCENE_SECONDS * free:
         return heard
     seconds = fixed + SCENE_SECONDS * free
     if seconds > LONGEST_SECONDS:

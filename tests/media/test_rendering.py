@@ -101,6 +101,9 @@ def test_one_frame_is_a_video(place: Place, picture: dict[str, str], tmp_path: P
         ([{}], 0.5, 2.0, 2.0),
         ([{"seconds": 0.3}, {}], None, None, 0.3 + render_video.SCENE_SECONDS),
         ([{"seconds": 0.8}, {}], 0.5, None, 0.8 + render_video.SCENE_SECONDS),  # it is over before the second begins
+        ([{"seconds": 0.8}, {}], 0.81, None, 0.8 + render_video.SCENE_SECONDS),  # or just behind
+        ([{"seconds": 0.8}, {}], 1.79, None, 0.8 + render_video.SCENE_SECONDS),
+        ([{"seconds": 0.8}, {}], 1.8, None, 1.8),
     ],
 )
 def test_a_video_lasts_as_long_as_is_said_most_plainly(
@@ -119,6 +122,18 @@ def test_a_video_lasts_as_long_as_is_said_most_plainly(
     assert made["seconds"] == pytest.approx(seconds)
     with av.open(str(place.download(made["video"], tmp_path / "v.mp4"))) as container:
         assert container.duration / 1e6 == pytest.approx(seconds, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "asked", "frames"),
+    [([1.03], None, 25), ([0.7, 0.7], None, 34), ([0.7], 0.7, 17), ([0.31, None], 0.5, 12)],
+)
+def test_lengths_need_not_be_whole_frames(
+    place: Place, picture: dict[str, str], lengths: list[float | None], asked: float | None, frames: int
+) -> None:
+    scenes = [{"picture": picture, "seconds": length} for length in lengths]
+    made, _ = place.output("render_video", {"scenes": scenes, "seconds": asked, **SMALL, "fps": 24})
+    assert (made["frames"], made["seconds"]) == (frames, frames / 24)
 
 
 def test_scenes_with_lines_begin_with_their_first_word() -> None:
