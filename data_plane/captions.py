@@ -33,6 +33,10 @@ GLOW_SECONDS = 0.08  # of a word
 LINGER_SECONDS = 0.6  # a page stays as long behind its last word, and through any pause that is shorter
 
 
+Text = list[list[str]]
+"""Of a page: its rows of words."""
+
+
 class Word(NamedTuple):
     """x: where it begins in its row, in pixels from the row's left end; width likewise."""
 
@@ -94,14 +98,25 @@ def face_of(lines: list[str], size: tuple[int, int]) -> Face:
     return min(found, key=lambda face: len(face.missing(lines)))
 
 
-def schedule(lines: list[str], spans: list[Span], face: Face, size: tuple[int, int]) -> list[Page]:
-    """The lines as pages that fit size = (height, width), their words spread over `spans`, when somebody speaks."""
-    broken = [_broken(face.words(line), face, size[1] * WIDEST) for line in lines]
-    pages = [rows[at : at + ROWS] for rows in broken for at in range(0, len(rows), ROWS)]
-    if not pages or not spans:
+def broken(lines: list[str], face: Face, size: tuple[int, int]) -> list[Text]:
+    """The lines as texts of pages that fit size = (height, width)."""
+    rows_of = [_broken(face.words(line), face, size[1] * WIDEST) for line in lines]
+    return [rows[at : at + ROWS] for rows in rows_of for at in range(0, len(rows), ROWS)]
+
+
+def weights(texts: list[Text]) -> list[int]:
+    """Of every word, in order."""
+    return [weight(word) for text in texts for row in text for word in row]
+
+
+def schedule(parts: list[tuple[list[Text], list[Span]]], face: Face) -> list[Page]:
+    """Pages in order of time. parts: texts, and the time over which their words are spread; one without time is left out."""
+    placed = []
+    for texts, spans in parts:
+        times = iter(spread(weights(texts), spans) if spans else [])
+        placed += [tuple(_placed(row, face, times) for row in text) for text in texts if spans]
+    if not placed:
         return []
-    times = iter(spread([weight(word) for page in pages for row in page for word in row], spans))
-    placed = [tuple(_placed(row, face, times) for row in page) for page in pages]
     first = [page[0][0].spoken.start for page in placed]
     last = [page[-1][-1].spoken.end for page in placed]
     ends = [

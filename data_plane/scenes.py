@@ -5,6 +5,7 @@ given its look, graded and turned into a pyramid when its scene begins, and forg
 number of scenes.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Shot(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is laid over the pictures. grain: 0..1; levels: (frames, BAR_COUNT) in 0..1 on the device, None: no spectrum."""
+    """What is laid over the pictures. grain: 0..1; levels: (frames, BAR_COUNT) in 0..1 on the device, None: no spectrum; pages: in order of time."""
 
     grain: float
     seed: int
@@ -79,7 +80,7 @@ def spans_of(lengths: list[float | None], weights: list[int], seconds: float) ->
 
 
 def shots_of(spans: list[Span], fades: list[float], views: list[tuple[View, View]]) -> list[Shot]:
-    """A fade is as long as its scene and the one before at most, so no third scene shows through."""
+    """A fade is as long as its scene at most: the scene after it has not begun, so no third one shows through."""
     fades = [min(fade, end - start) for fade, (start, end) in zip(fades, spans, strict=True)]
     after = [*fades[1:], 0.0]
     return [
@@ -154,10 +155,12 @@ def frames(
             window, share = window_of(along, shot, shape, size), _share(shots, at, seen, seconds)
             luma += luma_layers(pyramids[at], window, share)
             chroma += chroma_layers(pyramids[at], window, share)
-        page = next((page for page in look.pages if page.start <= seconds < page.end), None)
-        if page is not None and (drawn is None or drawn.page is not page):
-            drawn = Drawn(page, size, below, xp)
-        caption = drawn.at(seconds) if page is not None and drawn is not None else None
+        begun = bisect_right(look.pages, seconds, key=lambda page: page.start)
+        caption = None
+        if begun and seconds < (page := look.pages[begun - 1]).end:
+            if drawn is None or drawn.page is not page:
+                drawn = Drawn(page, size, below, xp)
+            caption = drawn.at(seconds)
         levels = None if look.levels is None else look.levels[number]
         yield Frame(luma, chroma, grain.corner(look.seed, number), levels, caption)
 

@@ -41,6 +41,7 @@ LEAST_SCENE_SECONDS = (
 )
 LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
+MOST_LETTERS = 100_000  # of all lines: a second's work, and ten times what is read aloud in LONGEST_SECONDS
 MOST_PIXELS = 24_000_000  # of a picture in memory: a panorama is as long as it likes otherwise
 PREVIEW_SECONDS, PREVIEW_SHARE = (
     1.0,
@@ -158,13 +159,17 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
         raise _invalid("the video would be shorter than one frame")
     seconds = count / params.fps
     spans = speech(spoken, length)
-    shots = plan(params, spans, length)  # not `seconds`: the scenes' lengths need not be whole frames
+    face, texts = captions_of(params, ctx)
+    shots = plan(
+        params, [sum(captions.weights(text)) for text in texts], spans, length
+    )  # not `seconds`: the scenes' lengths need not be whole frames
     ctx.progress(0.05)
     ctx.check_cancelled()
     background = None if params.background is None else recording(ctx.fetch(params.background), seconds, None, xp)
     silent = background is None and not params.narration
     sound = None if silent else soundtrack.mixed(spoken, background, params.background_db, seconds)
-    look = look_of(params, sound, spans, count, ctx, xp)
+    pages = pages_of(texts, face, shots, spans if params.narration else None, length)
+    look = scenes.Look(params.grain, params.seed, levels(params, sound, count, xp), pages)
     ctx.progress(0.1)
 
     def seen(number: int) -> Pyramid:
@@ -262,17 +267,19 @@ def speech(spoken: FloatArray, seconds: float) -> list[Span]:
     return timing.speech(heard, soundtrack.RATE) or [Span(0.0, heard.size / soundtrack.RATE or seconds)]
 
 
-def plan(params: RenderVideo, spans: list[Span], seconds: float) -> list[scenes.Shot]:
-    """The scenes in time: as long as they say; where none says anything and all have lines, each begins with its first word."""
-    texts = [sum(timing.weight(word) for line in scene.lines for word in line.split()) for scene in params.scenes]
+def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: float) -> list[scenes.Shot]:
+    """The scenes in time: as long as they say; where none says anything and all have lines, each begins with its first word.
+
+    weights: of what each scene's captions show.
+    """
     lengths = [scene.seconds for scene in params.scenes]
     try:
-        if all(texts) and not any(lengths):
-            starts = [0.0, *(span.start for span in timing.spread(texts, spans)[1:]), seconds]
+        if all(weights) and not any(lengths):
+            starts = [0.0, *(span.start for span in timing.spread(weights, spans)[1:]), seconds]
             times = [Span(*each) for each in pairwise(starts)]
         else:
-            usual = max(1, sum(texts) // max(1, sum(map(bool, texts))))
-            times = scenes.spans_of(lengths, [text or usual for text in texts], seconds)
+            usual = max(1, sum(weights) // max(1, sum(map(bool, weights))))
+            times = scenes.spans_of(lengths, [weight or usual for weight in weights], seconds)
     except ValueError as error:
         raise _invalid(str(error)) from error
     fades = [
@@ -291,21 +298,39 @@ def views_of(scene: Scene, number: int) -> tuple[scenes.View, scenes.View]:
     return begin, finish
 
 
-def look_of(
-    params: RenderVideo, sound: FloatArray | None, spans: list[Span], count: int, ctx: TaskContext, xp: ArrayModule
-) -> scenes.Look:
-    levels = None
-    if params.spectrum and sound is not None:
-        heights = bars.levels(xp.asarray(sound), soundtrack.RATE, params.fps, count, scenes.BAR_COUNT, xp)
-        levels = xp.asarray(heights)
-    size = params.height, params.width
+def captions_of(params: RenderVideo, ctx: TaskContext) -> tuple[captions.Face, list[list[captions.Text]]]:
+    """The font, and each scene's pages. What no font has a picture of is told."""
     lines = [line for scene in params.scenes for line in scene.lines]
+    if (letters := sum(map(len, lines))) > MOST_LETTERS:
+        raise _invalid(f"the lines have {letters:,} letters together; {MOST_LETTERS:,} are possible")
+    size = params.height, params.width
     face = captions.face_of(lines, size)
     if missing := face.missing(lines):
         ctx.log(
             f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
         )
-    return scenes.Look(params.grain, params.seed, levels, captions.schedule(lines, spans, face, size))
+    return face, [captions.broken(scene.lines, face, size) for scene in params.scenes]
+
+
+def pages_of(
+    texts: list[list[captions.Text]],
+    face: captions.Face,
+    shots: list[scenes.Shot],
+    spans: list[Span] | None,
+    seconds: float,
+) -> list[captions.Page]:
+    """The scenes' texts while somebody speaks; where nobody does (`spans` None), each scene's until the next one begins."""
+    if spans is not None:
+        return captions.schedule([([text for scene in texts for text in scene], spans)], face)
+    starts = [*(shot.start for shot in shots), seconds]
+    return captions.schedule([(scene, [Span(*own)]) for scene, own in zip(texts, pairwise(starts), strict=True)], face)
+
+
+def levels(params: RenderVideo, sound: FloatArray | None, count: int, xp: ArrayModule) -> Array | None:
+    """(frames, bars) of the spectrum, None where none is shown."""
+    if not params.spectrum or sound is None:
+        return None
+    return xp.asarray(bars.levels(xp.asarray(sound), soundtrack.RATE, params.fps, count, scenes.BAR_COUNT, xp))
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def plan(count: int, xp: Any) -> Planned:
         np.kron(small, np.ones((21, 23, 1), np.float32)) + rng.normal(0, 0.01, (1260, 2300, 3)), 0, 1
     ).astype(np.float32)
     picture = pyramid(colour.to_planes(xp.asarray(detailed), xp), 1.0, 1.16, xp)
-    pages = captions.schedule(LINES, [Span(0.0, seconds)], captions.face_of(LINES, SIZE), SIZE)
+    face = captions.face_of(LINES, SIZE)
+    pages = captions.schedule([(captions.broken(LINES, face, SIZE), [Span(0.0, seconds)])], face)
     levels = xp.asarray(rng.random((count, scenes.BAR_COUNT)).astype(np.float32))
     look = scenes.Look(0.15, 0, levels, pages)
     shots = scenes.shots_of([Span(0.0, seconds)], [0.0], [scenes.default_views(0)])

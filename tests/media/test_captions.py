@@ -21,7 +21,8 @@ LINES = ["A first line that is long enough to be broken into several rows of tex
 
 
 def schedule(lines: list[str], spans: list[Span], size: tuple[int, int]) -> list[Page]:
-    return captions.schedule(lines, spans, captions.face_of(lines, size), size)
+    face = captions.face_of(lines, size)
+    return captions.schedule([(captions.broken(lines, face, size), spans)], face)
 
 
 def words(pages: list[Page]) -> list[captions.Word]:
@@ -59,6 +60,15 @@ def test_words_take_their_time_one_after_another() -> None:
     long, short = (next(word.spoken for word in words(pages) if word.text == text) for text in ("several", "to"))
     assert long.end - long.start > 1.5 * (short.end - short.start)
     assert all(before.end <= after.start + 1e-9 for before, after in pairwise(pages))
+
+
+def test_each_part_keeps_to_its_own_time() -> None:
+    face = captions.face_of([], SIZE)
+    parts = [(captions.broken([text], face, SIZE), [span]) for text, span in zip(
+        ("", "one two three", "four"), (Span(0, 3), Span(3, 4), Span(4, 9)), strict=True)]  # fmt: skip
+    pages = captions.schedule(parts, face)
+    assert [(page.start, page.rows[-1][-1].spoken.end) for page in pages] == [(3, 4), (4, 9)]
+    assert pages[0].end == 4  # nothing of it stays over the next part
 
 
 def test_a_page_goes_in_a_long_pause_and_stays_in_a_short_one() -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import soundfile
 from PIL import Image
 from safetensors.numpy import save_file
 
-from data_plane import scenes
+from data_plane import captions, scenes
 from data_plane.kernels import low_rank
 from data_plane.kernels.low_rank import Adapter
 from data_plane.media import read_picture
 from data_plane.tasks import render_video
 from data_plane.tasks.render_video import restyle
 from data_plane.tasks.train_image_lora import BASE_SEED, split
+from data_plane.timing import Span
 from data_plane.weights import adapter_bytes
 from tests.place import Place
 
@@ -140,10 +142,60 @@ def test_scenes_with_lines_begin_with_their_first_word() -> None:
     ref = {"bucket": "inputs", "key": "a"}
     lines = [["one two three four five six"], ["seven"]]
     params = msgspec.convert({"scenes": [{"picture": ref, "lines": each} for each in lines]}, render_video.RenderVideo)
-    shots = render_video.plan(params, [render_video.Span(1.0, 3.0), render_video.Span(4.0, 5.0)], 8.0)
+    shots = render_video.plan(params, [60, 8], [Span(1.0, 3.0), Span(4.0, 5.0)], 8.0)
     assert shots[0].start == 0
     assert 4.0 <= shots[1].start < 5.0
     assert shots[1].end == 8.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [{"seconds": 3}, {"seconds": 3, "lines": ["Title of the second"]}],
+        [{"seconds": 8, "lines": ["First text"]}, {"seconds": 2, "lines": ["Second text"]}],
+        [{"lines": ["日本語" * 20]}, {"lines": ["one two"]}],
+        [{"lines": ["a " + "x" * 300]}, {"lines": ["one two"]}],
+        [{"lines": LINES}, {}, {"seconds": 1.3, "lines": LINES[:1]}],
+    ],
+)
+def test_without_narration_a_scenes_words_stand_in_its_own_time(
+    given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captions, "FONTS", ())  # so that characters are missing
+    ref = {"bucket": "inputs", "key": "a"}
+    params = msgspec.convert({"scenes": [{"picture": ref, **each} for each in given]}, render_video.RenderVideo)
+    seconds = render_video.length_of(params, np.empty(0, np.float32))
+    shots, texts, pages = staged(params, [Span(0, seconds)], seconds, narrated=False)
+    ends = [*(shot.start for shot in shots[1:]), seconds]
+    assert len(pages) == sum(map(len, texts))
+    own = iter(pages)
+    for scene, shot, end in zip(texts, shots, ends, strict=True):
+        for page in islice(own, len(scene)):
+            assert page.rows[0][0].spoken.start >= shot.start - 1e-6
+            assert page.rows[-1][-1].spoken.end <= end + 1e-6
+
+
+def test_a_narrated_scene_begins_with_its_first_word_though_the_font_lacks_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(captions, "FONTS", ())
+    ref = {"bucket": "inputs", "key": "a"}
+    scenes = [{"picture": ref, "lines": [line]} for line in ("日本語 " * 20 + "one", "a " + "x" * 300, "two three")]
+    params = msgspec.convert({"scenes": scenes}, render_video.RenderVideo)
+    shots, texts, pages = staged(params, [Span(0.5, 3.0), Span(4.0, 9.0)], 10.0, narrated=True)
+    begun = np.cumsum([0, *map(len, texts)])
+    assert [shot.start for shot in shots[1:]] == [pages[at].rows[0][0].spoken.start for at in begun[1:-1]]
+
+
+def staged(
+    params: render_video.RenderVideo, spans: list[Span], seconds: float, narrated: bool
+) -> tuple[list[scenes.Shot], list[list[captions.Text]], list[captions.Page]]:
+    """What the task makes of its scenes, as it does."""
+    size = params.height, params.width
+    face = captions.face_of([], size)
+    texts = [captions.broken(scene.lines, face, size) for scene in params.scenes]
+    shots = render_video.plan(params, [sum(captions.weights(each)) for each in texts], spans, seconds)
+    return shots, texts, render_video.pages_of(texts, face, shots, spans if narrated else None, seconds)
 
 
 def test_previews_are_one_artifact_that_is_written_over(
@@ -316,6 +368,7 @@ REFUSED: dict[str, tuple[Params, str]] = {
     "scenes that are longer than the video": (lambda place, folder, ref: {"scenes": [{"picture": ref, "seconds": 5}, {"picture": ref}], "seconds": 4}, "nothing of 4 s is left"),
     "scenes that do not fill the video": (lambda place, folder, ref: {"scenes": [{"picture": ref, "seconds": 5}], "seconds": 8}, "the scenes last 5 s"),
     "scenes that last too long": (lambda place, folder, ref: {"scenes": [{"picture": ref, "seconds": 400}, {"picture": ref, "seconds": 400}]}, "800 s; 600"),
+    "a book": (lambda place, folder, ref: {"scenes": [{"picture": ref, "lines": ["x" * 1000] * 101}]}, "101,000 letters"),
     "less than a frame": (lambda place, folder, ref: {"scenes": [{"picture": ref}], "seconds": 0.01}, "shorter than one frame"),
 }  # fmt: skip
 

@@ -49,7 +49,8 @@ def made(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     path = tmp_path_factory.mktemp("video") / "video.mp4"
     spans = [Span(0, 1.2), Span(1.2, COUNT / FPS)]
     shots = scenes.shots_of(spans, [0.0, 0.4], [scenes.default_views(at) for at in range(2)])
-    pages = captions.schedule(LINES, [Span(0.1, 2.4)], captions.face_of(LINES, SIZE), SIZE)
+    face = captions.face_of(LINES, SIZE)
+    pages = captions.schedule([(captions.broken(LINES, face, SIZE), [Span(0.1, 2.4)])], face)
     pictures = [read_picture(inputs[name], 240) for name in ("picture", "second_picture")]
     look = scenes.Look(0.15, 0, np.full((COUNT, scenes.BAR_COUNT), 0.5, np.float32), pages)
     stage = scenes.stage_of(look, SIZE, np)
