@@ -37,6 +37,7 @@ def pyramid(planes: Array, finest: float, widest: float, xp: ArrayModule) -> Pyr
     luma, chroma, first = [planes[:1]], [planes[1:]], 0
     if finest > 1 / SHARP:
         chroma, first = [halved(planes[1:], xp)], 1
+        luma = [planes[:1].copy()]  # a view would keep the chroma of full size
     while widest > SHARP * 2 ** (len(luma) - 1):
         luma.append(halved(luma[-1], xp))
     while 2 * widest > SHARP * 2 ** (first + len(chroma) - 1):

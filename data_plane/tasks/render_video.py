@@ -43,10 +43,9 @@ LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itsel
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
 MOST_LETTERS = 100_000  # of all lines: a second's work, and ten times what is read aloud in LONGEST_SECONDS
 MOST_PIXELS = 24_000_000  # of a picture in memory: a panorama is as long as it likes otherwise
-PREVIEW_SECONDS, PREVIEW_SHARE = (
-    1.0,
-    0.01,
-)  # between previews, of wall time, at least; of the time gone: the event log is bounded
+STRIP_PIXELS = 500_000  # of a picture that are given their look at once
+PREVIEW_SECONDS = 1.0  # of wall time between previews, at least
+PREVIEW_SHARE = 0.01  # of the time gone between previews, at least: the event log is bounded
 PREVIEW_WIDTH = 320
 
 Line = Annotated[str, Meta(max_length=1000)]
@@ -128,6 +127,7 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     description="Renders scenes from pictures, narration and sound into an MP4 (H.264, AAC) in the bucket videos.",
     kind="gpu",
     memory_mib=1024,
+    memory_by=("width", "height"),
     examples=[
         {
             "scenes": [
@@ -347,32 +347,42 @@ def prepared(
 ) -> Pyramid:
     """The picture as it will be sampled: no larger than the closest view needs, in the adapter's look, graded, as planes.
 
-    check: called now and then, to end the work by raising.
+    check: called for every strip, which takes some tenths of a second on a CPU, to end the work by raising.
     """
     size = params.height, params.width
     views = shot.begin, shot.finish
     needed = 1 / min(scenes.scale_of(view, shape, size) for view in views)
     largest = sqrt(MOST_PIXELS / (shape[0] * shape[1]))
-    picture = xp.asarray(read_picture(path, ceil(max(shape) * min(1.0, needed, largest))))
-    if adapter is not None:
-        picture = restyle(picture, adapter, xp, check)
+    picture = read_picture(path, ceil(max(shape) * min(1.0, needed, largest)))
     grade = colour.Grade(*msgspec.structs.astuple(params.grade))
-    scales = [scenes.scale_of(view, picture.shape[:2], size) for view in views]
-    return pyramid(colour.to_planes(colour.graded(picture, grade, xp), xp), min(scales), max(scales), xp)
-
-
-def restyle(picture: Array, adapter: Adapter, xp: ArrayModule, check: Callable[[], None] = lambda: None) -> Array:
-    """(H, W, 3) in 0..1 -> the same: colours and tones as base and adapter see them, laid over the picture's own.
-
-    check: called every quarter of the way, which is some tenths of a second for a large picture on a CPU.
-    """
-    base = low_rank.base_map(adapter.b.shape[0], adapter.base_seed, xp)
-
-    def predicted(patches: Array) -> Array:
+    planes = xp.empty((3, *picture.shape[:2]), dtype=xp.float32)
+    for at, strip in strips(picture, adapter, xp):
         check()
-        return low_rank.predict(patches, base, adapter, xp)
+        planes[:, at : at + len(strip)] = colour.to_planes(colour.graded(strip, grade, xp), xp)
+    del picture, strip  # as large as the planes
+    scales = [scenes.scale_of(view, planes.shape[1:], size) for view in views]
+    return pyramid(planes, min(scales), max(scales), xp)
 
-    mapped = map_patches(picture, adapter.patch, predicted, xp)
+
+def strips(picture: FloatArray, adapter: Adapter | None, xp: ArrayModule) -> Iterator[tuple[int, Array]]:
+    """(first row, rows in the adapter's look) on the device, from above: what is made on the way is as large as a strip, not as the picture.
+
+    A strip begins on the adapter's grid and is seen with half a patch more on either side, so that it looks as in the whole picture.
+    """
+    side, half = (1, 0) if adapter is None else (adapter.patch, adapter.patch // 2)
+    base = None if adapter is None else low_rank.base_map(adapter.b.shape[0], adapter.base_seed, xp)
+    rows = max(side, STRIP_PIXELS // picture.shape[1] // side * side)
+    for at in range(0, len(picture), rows):
+        first = max(0, at - half)
+        seen = xp.asarray(picture[first : at + rows + half])
+        if adapter is not None:
+            seen = restyle(seen, adapter, base, xp)
+        yield at, seen[at - first : at - first + rows]
+
+
+def restyle(picture: Array, adapter: Adapter, base: Array, xp: ArrayModule) -> Array:
+    """(H, W, 3) in 0..1 -> the same: colours and tones as base and adapter see them, laid over the picture's own."""
+    mapped = map_patches(picture, adapter.patch, lambda patches: low_rank.predict(patches, base, adapter, xp), xp)
     own, seen = luma(picture, xp)[:, :, None], luma(mapped, xp)[:, :, None]
     colours = (picture - own) + LOOK * ((mapped - seen) - (picture - own))
     return xp.clip(own + TONE * (seen - own) + colours, 0, 1)

@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,6 @@ from data_plane.kernels import low_rank
 from data_plane.kernels.low_rank import Adapter
 from data_plane.media import read_picture
 from data_plane.tasks import render_video
-from data_plane.tasks.render_video import restyle
 from data_plane.tasks.train_image_lora import BASE_SEED, split
 from data_plane.timing import Span
 from data_plane.weights import adapter_bytes
@@ -265,9 +265,56 @@ def adapter_of(path: Path) -> Adapter:
 
 def test_the_pictures_own_adapter_keeps_it_recognisable(inputs: dict[str, Path]) -> None:
     picture = read_picture(inputs["picture"], 400)
-    looking = restyle(picture, adapter_of(inputs["picture"]), np)
+    looking = looked_at(picture, adapter_of(inputs["picture"]))
     assert np.abs(looking - picture).mean() < 0.05
     assert np.corrcoef(looking.mean(axis=2).ravel(), picture.mean(axis=2).ravel())[0, 1] > 0.98
+
+
+def looked_at(picture: Any, adapter: Adapter) -> Any:
+    return np.concatenate([rows for _, rows in render_video.strips(picture, adapter, np)])
+
+
+@pytest.mark.parametrize(("patch", "height"), [(4, 61), (8, 64), (8, 103), (16, 40)])
+def test_a_picture_in_strips_looks_as_in_one_piece(patch: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, dim = np.random.default_rng(0), patch * patch * 3
+    picture = rng.random((height, 50, 3)).astype(np.float32)
+    adapter = low_rank.new_adapter(np.full(3, 0.4), patch, 4, 4.0, 1, 0, np)
+    adapter = adapter._replace(b=rng.normal(0, 0.1, (dim, 4)).astype(np.float32))
+    whole = looked_at(picture, adapter)
+    monkeypatch.setattr(render_video, "STRIP_PIXELS", 50 * 20)
+    assert len(list(render_video.strips(picture, adapter, np))) > 2
+    np.testing.assert_allclose(looked_at(picture, adapter), whole, atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in render_video.strips(picture, None, np)]), picture)
+
+
+@pytest.mark.parametrize("styled", [False, True])
+def test_memory_is_bounded_by_the_picture_whatever_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, styled: bool
+) -> None:
+    """24 bytes a pixel for it and its planes, and some for a strip; what Pillow holds is not counted."""
+    monkeypatch.setattr(render_video, "STRIP_PIXELS", 20_000)
+    shape = (600, 800)
+    Image.effect_noise(shape[::-1], 80).convert("RGB").save(tmp_path / "p.png")
+    params = msgspec.convert(
+        {
+            "scenes": [{"picture": {"bucket": "inputs", "key": "k"}}],
+            "width": 400,
+            "height": 300,
+            "grade": {"contrast": 2},
+        },
+        render_video.RenderVideo,
+    )
+    shot = scenes.Shot(0, 1, 0, scenes.View(0, 0, 1), scenes.View(0, 0, 2))
+    adapter = low_rank.new_adapter(np.zeros(3), 8, 8, 16.0, 1, 0, np) if styled else None
+    read_picture(tmp_path / "p.png", 800)  # so that Pillow's modules are loaded
+    tracemalloc.start()
+    try:
+        kept = render_video.prepared(tmp_path / "p.png", shape, shot, params, adapter, lambda: None, np)
+        assert tracemalloc.get_traced_memory()[1] < 24 * 600 * 800 + 300 * 20_000
+        assert tracemalloc.get_traced_memory()[0] < 8 * 600 * 800  # luma, and chroma of half the size
+    finally:
+        tracemalloc.stop()
+    assert kept.luma[0].shape == (1, *shape)
 
 
 def test_swapping_the_adapter_changes_every_frame(place: Place, inputs: dict[str, Path], tmp_path: Path) -> None:
