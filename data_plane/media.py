@@ -5,6 +5,7 @@ with the code `invalid_input`, why a file is not what the task needs.
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from data_plane.kernels.colour import to_rgb
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
 
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP")  # no others: every decoder is a way in
 LARGEST_PIXELS = 100_000_000  # decoded at 3 bytes each: 300 MB, a slot's worth of memory
 SMALLEST_SIDE = 16  # pixels; below it there is no picture to speak of
 SHORTEST_SECONDS = 0.25
@@ -54,7 +56,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below, with our own limit
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 width, height = opened.size
                 if width * height > LARGEST_PIXELS:
                     raise _too_large()
@@ -62,10 +64,10 @@ def _opened(path: Path) -> Iterator[Any]:
                     raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
                 yield opened
     except UnidentifiedImageError:
-        raise _invalid("the file is not a picture that can be read (PNG, JPEG, WebP, …)") from None
+        raise _invalid(f"the file is not a picture that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:  # raised at twice Pillow's own limit, before there is a size to look at
         raise _too_large() from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:  # what its decoders raise
         raise _invalid(f"the picture is damaged: {error}") from error
 
 

@@ -40,6 +40,27 @@ def tiny_png() -> bytes:
     return buffer.getvalue()
 
 
+def saved(kind: str, **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 80).convert("RGB").save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+def bent_avif() -> bytes:
+    """Its header is whole, its pixels are not: the decoder raises RuntimeError."""
+    content = saved("AVIF")
+    begun = content.index(b"mdat") + 4
+    return content[:begun] + b"\xff" * 100 + content[begun + 100 :]
+
+
+def bent_exif() -> bytes:
+    """A text where a width belongs: to turn the picture it is written again, which raises struct.error."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "hello"
+    content = saved("JPEG", exif=exif)
+    return content.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02", 1)
+
+
 def wav(samples: Any, rate: int = 16_000) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
@@ -73,8 +94,12 @@ def refused(read: Callable[[], Any], words: str) -> None:
         (png_header(200, 200), "damaged"),
         (cut_png(), "damaged"),
         (tiny_png(), "at least 16"),
+        (saved("EPS"), "not a picture"),
+        (saved("DDS"), "not a picture"),
+        (bent_avif(), "damaged"),
+        (bent_exif(), "damaged"),
     ],
-    ids=["empty", "text", "sound", "bomb", "huge", "hollow", "cut", "tiny"],
+    ids=["empty", "text", "sound", "bomb", "huge", "hollow", "cut", "tiny", "eps", "dds", "avif", "exif"],
 )
 def test_a_file_that_is_no_usable_picture_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "file").write_bytes(content)
