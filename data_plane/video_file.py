@@ -5,7 +5,6 @@ short queue, so memory stays flat however long the video is; FFmpeg lets go of t
 """
 
 import errno
-import functools
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,28 +29,31 @@ _OPTIONS = {
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers: primaries, transfer and matrix; range
 
 
-def chosen_encoder(wanted: Literal["auto"] | Encoder, on_gpu: bool) -> Encoder:
-    """auto: NVENC where frames come from a GPU and it opens, else x264.
+def chosen_encoder(wanted: Literal["auto"] | Encoder, on_gpu: bool, size: tuple[int, int], fps: int) -> Encoder:
+    """auto: NVENC where frames come from a GPU and it takes them, else x264. size: (height, width) of a frame.
 
-    Raises: TaskError `encoder_unavailable`: the one that was asked for does not open here.
+    Raises: TaskError `encoder_unavailable`: the one that was asked for does not open here for such frames.
     """
     if wanted == "auto":
-        return "h264_nvenc" if on_gpu and opens("h264_nvenc") else "libx264"
-    if not opens(wanted):
+        return "h264_nvenc" if on_gpu and opens("h264_nvenc", size, fps) else "libx264"
+    if not opens(wanted, size, fps):
         raise TaskError(
-            f"the encoder {wanted} does not open on this worker", code="encoder_unavailable", retryable=False
+            f"the encoder {wanted} does not open on this worker for {size[1]}×{size[0]} pixels at {fps} frames a second",
+            code="encoder_unavailable",
+            retryable=False,
         )
     return wanted
 
 
-@functools.cache
-def opens(encoder: Encoder) -> bool:
-    """Whether FFmpeg has it and it begins: NVENC is built in everywhere and needs a driver."""
+def opens(encoder: Encoder, size: tuple[int, int], fps: int) -> bool:
+    """Whether FFmpeg has it and it begins. Asked for every video: NVENC is built in everywhere, but needs a driver and a session, of which
+    some cards have a few only, and refuses small frames."""
     import av
 
     try:
         context: Any = av.CodecContext.create(encoder, "w")
-        context.width, context.height, context.pix_fmt, context.framerate = 256, 256, "yuv420p", 24
+        context.height, context.width, context.pix_fmt, context.framerate = *size, "yuv420p", fps
+        context.options = _OPTIONS[encoder]
         context.open()
     except (av.FFmpegError, ValueError):  # ValueError: no encoder of that name
         return False

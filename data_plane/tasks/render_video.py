@@ -107,7 +107,9 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
     grade: Annotated[Grade, Meta(description="Of the pictures' colours")] = msgspec.field(default_factory=Grade)
     grain: Annotated[Share, Meta(description="Film grain, 0..1")] = 0.15
     seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the grain")] = 0
-    encoder: Annotated[Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one")] = "auto"
+    encoder: Annotated[
+        Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
+    ] = "auto"
 
 
 class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
@@ -145,7 +147,7 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
 def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     """Raises: TaskError `invalid_input`, `encoder_unavailable`, `disk_full`."""
     xp, device, _ = array_module()
-    encoder = chosen_encoder(params.encoder, device == "cupy")
+    encoder = chosen_encoder(params.encoder, device == "cupy", (params.height, params.width), params.fps)
     pictures = [ctx.fetch(scene.picture) for scene in params.scenes]
     shapes = [picture_shape(picture) for picture in pictures]
     adapter = None if params.adapter is None else read_adapter(ctx.fetch(params.adapter), xp)

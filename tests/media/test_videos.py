@@ -251,14 +251,26 @@ def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
 # What else there is ----------------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_is_chosen_by_what_opens() -> None:
-    assert opens("libx264")
-    assert chosen_encoder("auto", on_gpu=False) == chosen_encoder("libx264", on_gpu=True) == "libx264"
-    assert chosen_encoder("auto", on_gpu=True) == ("h264_nvenc" if opens("h264_nvenc") else "libx264")
-    if not opens("h264_nvenc"):
-        with pytest.raises(TaskError, match="h264_nvenc does not open") as raised:
-            chosen_encoder("h264_nvenc", on_gpu=True)
-        assert (raised.value.code, raised.value.retryable) == ("encoder_unavailable", False)
+def test_an_encoder_opens_where_a_video_of_that_size_can_be_written() -> None:
+    for size in ((32, 32), (2160, 3840)):
+        assert opens("libx264", size, 60)
+    assert not opens("libx264", (33, 32), 24)  # 4:2:0 needs even sides
+
+
+def test_auto_takes_x264_where_nvenc_refuses_the_frames() -> None:
+    too_small = (32, 32)  # for any NVENC
+    assert chosen_encoder("auto", True, too_small, 24) == "libx264"
+    assert chosen_encoder("auto", False, (480, 640), 24) == "libx264"
+    with pytest.raises(TaskError, match=r"h264_nvenc does not open .* for 32×32 pixels") as raised:
+        chosen_encoder("h264_nvenc", True, too_small, 24)
+    assert (raised.value.code, raised.value.retryable) == ("encoder_unavailable", False)
+
+
+@pytest.mark.gpu
+def test_auto_takes_nvenc_where_there_is_one() -> None:
+    if not opens("h264_nvenc", (480, 640), 24):
+        pytest.skip("this GPU has no NVENC, or no session is left")
+    assert chosen_encoder("auto", True, (480, 640), 24) == "h264_nvenc"
 
 
 def test_a_preview_is_a_small_picture_in_the_right_colours(tmp_path: Path) -> None:
