@@ -25,7 +25,7 @@ WIDEST = 0.82  # of the picture's width, for the text
 ROWS = 2  # of a page, at most
 FONT_SHARE = 0.056  # of the picture's height, or of its width where that is less
 FONTS = ("DejaVuSans-Bold.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
-"""Looked for by name; the one inside Pillow comes behind them and knows Latin only."""
+"""Looked for by name; the one inside Pillow comes behind them and has ASCII and a few letters more, no ö and no dash."""
 ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font sizes; MARGIN below the box
 JOINERS = "\u200c\u200d"  # say which letters are written together; other control characters would turn the text around
 FADE_SECONDS = 0.18  # of the box

@@ -2,7 +2,11 @@
 # CUDA comes as wheels, the host needs the driver and the NVIDIA container toolkit).
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+# With a font for captions: the one inside Pillow has little but ASCII.
+FROM ${PYTHON_IMAGE} AS base
+RUN apt-get update && apt-get install --yes --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
+
+FROM base AS build
 ARG EXTRA=""
 WORKDIR /src
 RUN python3 -m venv /opt/dihedral
@@ -24,7 +28,7 @@ RUN /opt/dihedral/bin/pip install --no-cache-dir --editable '.[dev]'
 ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 CMD ["watchfiles", "--filter", "python", "dihedral worker --host 0.0.0.0 --port 9100", "/src"]
 
-FROM ${PYTHON_IMAGE} AS runtime
+FROM base AS runtime
 COPY --from=build /opt/dihedral /opt/dihedral
 ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp DIHEDRAL_LOGS__FORMAT=json
 WORKDIR /work
