@@ -62,8 +62,8 @@ def opens(encoder: Encoder, size: tuple[int, int], fps: int) -> bool:
 
 def write_video(
     path: Path, frames: Iterable[ByteArray], fps: int, sound: FloatArray | None, rate: int, encoder: Encoder
-) -> int:
-    """Writes an MP4 whose index comes first, and returns how many frames it has.
+) -> None:
+    """Writes an MP4 whose index comes first.
 
     frames: (3/2·height, width) uint8 each, with even sides; sound: (n,) mono at `rate`, None: no sound. The frames are asked for in this
     thread; whatever asking for them raises ends the encoding too.
@@ -85,13 +85,11 @@ def write_video(
 
     thread = threading.Thread(target=encode, name="encoder", daemon=True)
     thread.start()
-    count = 0
     try:
         for frame in frames:
             if failed:
                 break
             waiting.put(frame)
-            count += 1
     except BaseException:
         given_up.set()
         raise
@@ -104,7 +102,6 @@ def write_video(
                 f"the video does not fit on the worker's disk: {error.strerror}", code="disk_full", retryable=True
             ) from error
         raise error
-    return count
 
 
 def _taken(waiting: "Queue[ByteArray | None]") -> Iterator[ByteArray]:

@@ -2,7 +2,7 @@
 
     log p(x) = log Σ_k w_k · N(x; m_k, v_k),    log w_k N = x · (m_k/v_k) − x² · 1/(2 v_k) + c_k
 
-Bishop, "Pattern Recognition and Machine Learning" (2006), §9.2.2. With the rows x, x² and 1 beside each other (`_rows`) a step is two
+Bishop, "Pattern Recognition and Machine Learning" (2006), §9.2.2. With the rows x, x² and 1 beside each other (`rows_of`) a step is two
 matrix products over blocks of frames: parameters × rows gives the log densities, responsibilities × rows all sums that the
 next parameters are made of. Blocks keep memory flat; components come first, frames last, so the sum
 over components is one of long rows.
@@ -35,7 +35,7 @@ class Mixture(NamedTuple):
 
 def log_likelihood(frames: Array, mixture: Mixture, xp: ArrayModule) -> float:
     """Mean natural-log density per frame; frames: (n, d), the mixture in the same type."""
-    return _expectation(_rows(frames, xp), mixture, xp)[1]
+    return _expectation(rows_of(frames, xp), mixture, xp)[1]
 
 
 def bic(likelihood: float, count: int, mixture: Mixture) -> float:
@@ -58,21 +58,15 @@ def fit(
     else is random.
     """
     centre = frames.mean(axis=0)
-    rows = _rows(frames - centre, xp)
-    for likelihood, fitted in _improved(rows, _clustered(rows, components, seed, floor, xp), iterations, floor, xp):
+    rows = rows_of(frames - centre, xp)
+    for likelihood, fitted in improve(rows, _clustered(rows, components, seed, floor, xp), iterations, floor, xp):
         yield likelihood, fitted._replace(means=centre + fitted.means)
 
 
 def improve(
-    frames: Array, start: Mixture, iterations: int, floor: float | Array, xp: ArrayModule
-) -> Iterator[tuple[float, Mixture]]:
-    """As `fit`, from a mixture that is given and on the frames as they are."""
-    return _improved(_rows(frames, xp), start, iterations, floor, xp)
-
-
-def _improved(
     rows: Array, mixture: Mixture, iterations: int, floor: float | Array, xp: ArrayModule
 ) -> Iterator[tuple[float, Mixture]]:
+    """As `fit`, from a mixture that is given, on `rows_of` the frames as they are."""
     sums, _ = _expectation(rows, mixture, xp)
     for _ in range(iterations):
         mixture = _maximisation(sums, floor, xp)
@@ -80,7 +74,7 @@ def _improved(
         yield likelihood, mixture
 
 
-def _rows(frames: Array, xp: ArrayModule) -> Array:
+def rows_of(frames: Array, xp: ArrayModule) -> Array:
     """(n, d) -> (2d + 1, n): x, x² and 1."""
     turned = frames.T
     return xp.concatenate([turned, turned**2, xp.ones((1, len(frames)), dtype=frames.dtype)])

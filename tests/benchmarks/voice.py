@@ -62,7 +62,7 @@ def contenders() -> dict[str, Callable[[np.ndarray, Mixture, int], float]]:
 
 
 def ours(frames: np.ndarray, start: Mixture, iterations: int) -> float:
-    *_, (likelihood, _) = mixture.improve(frames, start, iterations, FLOOR, np)
+    *_, (likelihood, _) = mixture.improve(mixture.rows_of(frames, np), start, iterations, FLOOR, np)
     return likelihood
 
 

@@ -44,7 +44,7 @@ def test_a_fit_is_that_of_scikit_learn_and_explains_held_out_speech_no_worse(per
         .astype(np.float64) for seeds in ((21, 22, 23), (24, 25))
     )  # fmt: skip
     start = peer.start(train, components)
-    *_, (likelihood, fitted) = mixture.improve(train, start, 10, 1e-12, np)
+    *_, (likelihood, fitted) = mixture.improve(mixture.rows_of(train, np), start, 10, 1e-12, np)
     theirs = peer.improved(train, start, 10)
     apart = max(np.abs(a - b).max() for a, b in zip(fitted, peer.parameters(theirs), strict=True))
     bic = mixture.bic(likelihood, len(train), fitted)
