@@ -37,9 +37,19 @@ def luma(frames: Any) -> Any:
 def test_lengths_are_kept_and_the_rest_is_shared() -> None:
     assert scenes.spans_of([None, 2.0, None], [1, 1, 3], 6.0) == [Span(0, 1), Span(1, 3), Span(3, 6)]
     assert scenes.spans_of([1.0, 2.0], [1, 1], 3.0) == [Span(0, 1), Span(1, 3)]
-    for lengths, seconds in (([5.0, None], 5.0), ([1.0, 2.0], 4.0)):
-        with pytest.raises(ValueError, match="s"):
-            scenes.spans_of(lengths, [1, 1], seconds)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds", "words"),
+    [
+        ([5.0, None], 5.0, "5 s are given to some scenes, nothing of 5 s is left for the other 1"),
+        ([1.0, 2.0], 4.0, "the scenes last 3 s, the video 4 s"),
+        ([1.0, 2.0], 2.0, "the scenes last 3 s, the video 2 s"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(lengths: list[float | None], seconds: float, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        scenes.spans_of(lengths, [1, 1], seconds)
 
 
 def test_a_scene_goes_on_under_the_fade_of_the_next_one() -> None:
