@@ -58,6 +58,7 @@ class Fitted(NamedTuple):
 
 @task(
     id="train_voice",
+    version="2",
     label="Train a voice",
     description="Learns a speaker's spectra and pitch from recordings and stores them in the bucket voices.",
     kind="gpu",
