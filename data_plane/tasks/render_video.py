@@ -39,6 +39,7 @@ SCENE_SECONDS = 4.0  # of a scene to which nothing gives a length
 LEAST_SCENE_SECONDS = (
     1.0  # that a narration has to leave to each such scene, else it does not say how long the video is
 )
+CUT_SECONDS = 0.1  # of a narration that may go unheard without a word
 LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
 TONE = 0.25  # share of the adapter in the lights and darks: more would blur, the map knows no fine detail
 MOST_LETTERS = 100_000  # of all lines: a second's work, and ten times what is read aloud in LONGEST_SECONDS
@@ -100,8 +101,8 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
     seconds: Annotated[
         Seconds | None, Meta(description="Length; null: the scenes', or the narration's, then at most a minute")
     ] = None
-    width: Annotated[int, Meta(ge=32, le=3840, multiple_of=2)] = 320
-    height: Annotated[int, Meta(ge=32, le=2160, multiple_of=2)] = 240
+    width: Annotated[int, Meta(ge=32, le=3840, multiple_of=2)] = 1280
+    height: Annotated[int, Meta(ge=32, le=2160, multiple_of=2)] = 720
     fps: Annotated[int, Meta(ge=1, le=60)] = 24
     spectrum: Annotated[bool, Meta(description="Whether the sound's spectrum is shown")] = True
     grade: Annotated[Grade, Meta(description="Of the pictures' colours")] = msgspec.field(default_factory=Grade)
@@ -125,6 +126,7 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
 
 @task(
     id="render_video",
+    version="2",
     label="Render a video",
     description="Renders scenes from pictures, narration and sound into an MP4 (H.264, AAC) in the bucket videos.",
     kind="gpu",
@@ -229,17 +231,24 @@ def narration(params: RenderVideo, voice: Voice | None, ctx: TaskContext, xp: Ar
     fixed, free = fixed_and_free(params)
     left = params.seconds or min(LONGEST_SECONDS, fixed + LONGEST_UNASKED_SECONDS * (free > 0))
     parts: list[FloatArray] = []
+    cut = False
     for reference in params.narration:
-        part = recording(ctx.fetch(reference), left, voice, xp)
+        part = recording(ctx.fetch(reference), max(left, 0.0), voice, xp)
+        cut = cut or part.size > (left + CUT_SECONDS) * soundtrack.RATE
         if left > 0:
             parts.append(part[: ceil(left * soundtrack.RATE)])
         left -= part.size / soundtrack.RATE
         ctx.check_cancelled()
+    if cut:
+        ctx.log(
+            f"the narration is longer than the video can be; it is cut at {sum(p.size for p in parts) / soundtrack.RATE:g} s"
+        )
     return np.concatenate([np.empty(0, np.float32), *parts])
 
 
 def recording(path: Path, seconds: float, voice: Voice | None, xp: ArrayModule) -> FloatArray:
-    samples, rate = read_recording(path, max(seconds, 1.0))  # a second: so that whether it is silent is seen
+    """(n,) at soundtrack.RATE: up to a second more than `seconds`, so that whether it is silent, or goes on, is seen."""
+    samples, rate = read_recording(path, seconds + 1.0)
     return soundtrack.narration(xp.asarray(samples), rate, voice, xp)
 
 

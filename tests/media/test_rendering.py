@@ -75,6 +75,7 @@ def test_scenes_with_everything_become_a_video(place: Place, inputs: dict[str, P
     made, heard = place.output("render_video", params | SMALL)
     assert (made["frames"], made["seconds"], made["fps"], made["encoder"]) == (30, 3.0, 10, "libx264")
     assert len(heard.fractions) > 30  # a frame each
+    assert heard.lines == [("info", "the narration is longer than the video can be; it is cut at 3 s")]
     frames = shown(place, made["video"], tmp_path)
     assert frames.shape == (30, 48, 64, 3)
     again, _ = place.output("render_video", params | SMALL)
@@ -82,8 +83,9 @@ def test_scenes_with_everything_become_a_video(place: Place, inputs: dict[str, P
 
 
 def test_one_picture_is_enough(place: Place, picture: dict[str, str], tmp_path: Path) -> None:
-    made, _ = place.output("render_video", {"scenes": [{"picture": picture}], **SMALL})
+    made, heard = place.output("render_video", {"scenes": [{"picture": picture}], **SMALL})
     assert (made["frames"], made["seconds"]) == (40, render_video.SCENE_SECONDS)
+    assert heard.lines == []
     with av.open(str(place.download(made["video"], tmp_path / "v.mp4"))) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
@@ -120,8 +122,9 @@ def test_a_video_lasts_as_long_as_is_said_most_plainly(
     params = {"scenes": [{"picture": picture, **scene} for scene in scenes], **SMALL}
     params |= {"narration": [sound(place, narrated, tmp_path)]} if narrated else {}
     params |= {"seconds": asked} if asked else {}
-    made, _ = place.output("render_video", params)
+    made, heard = place.output("render_video", params)
     assert made["seconds"] == pytest.approx(seconds)
+    assert len(heard.lines) == (narrated is not None and narrated > seconds)  # where it is cut
     with av.open(str(place.download(made["video"], tmp_path / "v.mp4"))) as container:
         assert container.duration / 1e6 == pytest.approx(seconds, abs=0.05)
 
