@@ -28,6 +28,8 @@ class Entry:
 
     job: str
     graph: Graph
+    asked: float = 0.0
+    """When it was first asked for: it may have run before its acknowledgement came."""
     acknowledged: tuple[float, float] | None = None
     cancels: int = 0
     retries: int = 0
@@ -128,6 +130,7 @@ class Load:
         """Until it is acknowledged; the key makes repeats harmless."""
         while True:
             asked = time.monotonic()
+            entry.asked = entry.asked or asked
             answer = await self._ask("POST", "/api/jobs", rng, json=body, headers={"Idempotency-Key": entry.job})
             if answer is not None and answer.status_code in (200, 201):
                 entry.acknowledged = entry.acknowledged or (asked, time.monotonic())

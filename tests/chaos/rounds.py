@@ -178,7 +178,7 @@ async def _judge_job(
     assert entry.acknowledged is not None
     asked, told = entry.acknowledged
     made.jobs += 1
-    entry.forgotten = any(asked <= cut.died for cut in faults.cuts)
+    entry.forgotten = any(entry.asked <= cut.died for cut in faults.cuts)
     if not await rig.redis.exists(f"job:{entry.job}"):
         if any(asked <= cut.died and cut.since <= told for cut in faults.cuts):
             made.forgotten += 1
