@@ -4,14 +4,13 @@ Codes are stable words for programs; `detail` is a sentence for people. Nothing 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
-from litestar.types import Send
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from bridge.artifacts import (
@@ -87,13 +86,15 @@ def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[byt
     )
 
 
-async def refuse(path: str, problem: ApiProblem, send: Send) -> None:
-    """`answer` for who has no request at hand."""
+async def refuse(
+    path: str, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
+) -> None:
+    """`answer` where no handler can; `kind`: what the messages' types begin with."""
     body = msgspec.json.encode(problem.document(path))
-    said = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
-    headers = [(name.lower().encode(), value.encode()) for name, value in said.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
+    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    await send({"type": f"{kind}.start", "status": problem.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})
 
 
 def as_problem(error: Exception) -> ApiProblem:

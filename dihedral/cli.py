@@ -491,7 +491,9 @@ def _parser() -> argparse.ArgumentParser:
             )
         return made
 
-    one = add("demo", demo, "run a whole pipeline on example inputs: a LoRA, a voice and a video")
+    one = add(
+        "demo", demo, "run everything on example inputs: a picture's LoRA, a voice, a video, a language model's LoRA"
+    )
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data/demo"))
     one.add_argument("--port", type=int, default=0, help="default: any free one")
     one = add("up", up, "serve on this machine: server, control plane and workers")

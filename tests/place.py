@@ -1,12 +1,15 @@
 """Where tests run the built-in tasks as a worker runs them: through the registry, with a real store, hearing what they say."""
 
 import asyncio
+import importlib
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from bridge import artifacts
 from bridge.running import NodeOutcome, NodeRun, run_plain
@@ -134,3 +137,15 @@ class Place:
         code, message = self.refusal(task, params)
         assert code == "invalid_input"
         return message
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """The array modules that every kernel has to run with."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with Place.opened(tmp_path / "store") as opened:
+        yield opened

@@ -18,7 +18,7 @@ from bridge import metrics
 from bridge.connection import LOST
 from control_plane.access import Access, Who, who
 from control_plane.hub import Chunk, Hub, Subscription, UnknownJob
-from control_plane.problems import MEDIA_TYPE, ApiProblem, as_problem
+from control_plane.problems import ApiProblem, as_problem, refuse
 from schemas.structs.websocket import (
     ClientMessage,
     FailureReason,
@@ -251,13 +251,7 @@ async def _refuse(socket: WebSocket[Any, Any, State], problem: ApiProblem) -> No
     if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
         await socket.close(POLICY_VIOLATION, problem.code)
         return
-    body = msgspec.json.encode(problem.document("/ws"))
-    named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
-    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
-    start: Any = {"type": "websocket.http.response.start", "status": problem.status, "headers": headers}
-    await socket.send(start)
-    end: Any = {"type": "websocket.http.response.body", "body": body, "more_body": False}
-    await socket.send(end)
+    await refuse("/ws", problem, socket.send, "websocket.http.response")
 
 
 async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Who) -> None:

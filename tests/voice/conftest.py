@@ -1,21 +1,3 @@
-"""The array modules that every kernel has to run with, and a place to run tasks in."""
+from tests.place import place, xp
 
-import importlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from tests.place import Place
-
-
-@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
-def xp(request: pytest.FixtureRequest) -> Any:
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with Place.opened(tmp_path / "store") as opened:
-        yield opened
+__all__ = ["place", "xp"]
