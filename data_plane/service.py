@@ -266,10 +266,11 @@ async def probe() -> Device:
             out, _ = await process.communicate()
         return msgspec.json.decode(out, type=Device)
     except (TimeoutError, msgspec.DecodeError) as error:
+        raise Refused(f"the device cannot be asked: {type(error).__name__} (python -m data_plane.device)") from error
+    finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        raise Refused(f"the device cannot be asked: {type(error).__name__} (python -m data_plane.device)") from error
 
 
 # Health and metrics -------------------------------------------------------------------------------------------------

@@ -203,6 +203,7 @@ class SlotPool:
         self._beats = Beats(settings.jobs.lease_ms / 1000 / BEATS_PER_LEASE)
         self._root = Path()
         self._runs = 0
+        self._closing = False
 
     async def __aenter__(self) -> "SlotPool":
         self._root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="dihedral-slots-"))
@@ -213,6 +214,7 @@ class SlotPool:
 
     async def __aexit__(self, *_: object) -> None:
         """Kills every group at once, running nodes included."""
+        self._closing = True
         self._seats.close()
         for task in self._background:
             task.cancel()
@@ -293,7 +295,10 @@ class SlotPool:
         self._beside(self._start(seat), f"start slot {seat.number}")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Does what no node has to wait for; it is cancelled with the pool."""
+        """Does what no node has to wait for; it is cancelled with the pool, and a pool that closes begins no more."""
+        if self._closing:
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

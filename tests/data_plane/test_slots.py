@@ -261,6 +261,7 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
     await asyncio.wait({running}, timeout=10)
     assert not runs(began["pid"])
     assert not runs(began["child"])
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "a closed pool starts nothing anew"
 
 
 PARENT = """
