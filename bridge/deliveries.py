@@ -81,7 +81,7 @@ class Delivery:
     @property
     def priority(self) -> str:
         name = self.stream.removesuffix(self.part.suffix)
-        return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
+        return self.claim.priority or next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
 
     def learn(self, node: str, raw: str) -> None:
         """Takes in a record as Redis has it; an empty text is a pending node, about which nothing is to be known."""

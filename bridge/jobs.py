@@ -504,8 +504,13 @@ def plan_batches(
     graph_size: int,
     delay_ms: int = 0,
     reason: str = "-",
+    given_back: bool = False,
 ) -> list[Batch]:
-    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit."""
+    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
+
+    `given_back`: they have been in a worker's hands; without a delay they go to the front, and keep their priority there.
+    """
+    stream_of = "high" if given_back and not delay_ms else priority
     groups = graphs.group(topology, ready, routes)
     inline = graph_size * len(groups) <= inline_limit
     batches = []
@@ -515,7 +520,7 @@ def plan_batches(
             needs.update(dict.fromkeys(topology.sources(node)))
         batches.append(
             Batch(
-                stream=part.stream(group.plane, group.pool, priority),
+                stream=part.stream(group.plane, group.pool, stream_of),
                 place=f"{group.plane}/{group.pool}",
                 nodes=group.nodes,
                 needs=list(needs),
@@ -524,6 +529,7 @@ def plan_batches(
                 delay_ms=delay_ms,
                 reason=reason,
                 heavy=not routes[group.nodes[0]].light,
+                given_back=priority if given_back else "",
             )
         )
     return batches

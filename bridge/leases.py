@@ -220,7 +220,16 @@ class Reclaimer:
         await heal(self._write, delivery)
         batches = []
         for node in again:
-            batches += plan_batches(part, topology, routes, [node], priority="high", inline_limit=0, graph_size=1)
+            batches += plan_batches(
+                part,
+                topology,
+                routes,
+                [node],
+                priority=delivery.priority,
+                inline_limit=0,
+                graph_size=1,
+                given_back=True,
+            )
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONG_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 21600)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-OUTCOMES = ("completed", "failed", "cancelled")
+OUTCOMES = ("completed", "failed", "cancelled", "preempted")
 LAG_EVERY_SECONDS = 0.25
 
 # Nodes and deliveries -----------------------------------------------------------------------------------------------

@@ -80,6 +80,10 @@ class Running:
         if changes:
             self._tell()
 
+    def waits_longer(self, seconds: float) -> bool:
+        """Whether it has waited for longer than that, and does still."""
+        return bool(self.waiting_for) and time.monotonic() - self._waits_since > seconds
+
     def give_up_waiting(self) -> None:
         """A node that does not wait any more stays."""
         if self.waiting_for:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -78,30 +78,34 @@ class Emit(Protocol):
         """Why the node does not begin yet, a sentence; empty: it begins."""
 
 
-class CancelToken:
-    """Belongs to one event loop; cancel() may be said twice. `finish` is the gentler wish: to end with what there is."""
+Wished: TypeAlias = Literal["finish", "pause"]
+"""To end with the best result so far; to stop where another run can go on."""
 
-    finishing = False
-    _finish_listeners: Sequence[Callable[[], None]] = ()  # of few runs: every run makes a token
+
+class CancelToken:
+    """Belongs to one event loop; cancel() may be said twice. A wish is gentler: nobody kills a task that does not hear it."""
+
+    wishes: Sequence[Wished] = ()
+    _wish_listeners: Sequence[Callable[[Wished], None]] = ()  # of few runs: every run makes a token
 
     def __init__(self) -> None:
         self.cancelled = False
         self._listeners: list[Callable[[], None]] = []
 
-    def finish(self) -> None:
-        if not self.finishing:
-            self.finishing = True
-            for listener in list(self._finish_listeners):
-                listener()
+    def wish(self, wish: Wished) -> None:
+        if wish not in self.wishes:
+            self.wishes = [*self.wishes, wish]
+            for listener in list(self._wish_listeners):
+                listener(wish)
 
-    def listen_to_finish(self, listener: Callable[[], None]) -> None:
-        """Calls it when an early end is wished for, at once when that has been."""
-        self._finish_listeners = [*self._finish_listeners, listener]
-        if self.finishing:
-            listener()
+    def listen_to_wishes(self, listener: Callable[[Wished], None]) -> None:
+        """Calls it for every wish, at once for those that have been."""
+        self._wish_listeners = [*self._wish_listeners, listener]
+        for wish in self.wishes:
+            listener(wish)
 
-    def forget_finish(self, listener: Callable[[], None]) -> None:
-        self._finish_listeners = [each for each in self._finish_listeners if each != listener]
+    def forget_wishes(self, listener: Callable[[Wished], None]) -> None:
+        self._wish_listeners = [each for each in self._wish_listeners if each != listener]
 
     def cancel(self) -> None:
         if not self.cancelled:
@@ -160,7 +164,7 @@ async def run_light(
         loop=loop,
         kept=kept,
         warm_key=task.warm_key(run.params) if kept is not None else "",
-        finishing=lambda: cancel.finishing,
+        finishing=lambda: "finish" in cancel.wishes,
     )
     stop = _Stop(run.timeout_seconds)
     cancel.listen(stop.cancelled)

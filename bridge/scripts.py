@@ -34,7 +34,8 @@ Step = tuple[Any, ...]
 class Batch(msgspec.Struct, array_like=True, frozen=True):
     """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
 
-    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs.
+    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `given_back`: the priority of what a worker gives
+    back, empty for what is new.
     """
 
     stream: str
@@ -46,13 +47,14 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     delay_ms: int = 0
     reason: str = "-"
     heavy: bool = False
+    given_back: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True):
     """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
-    `records`: (node, raw record).
+    `priority`: of an entry that was given back, else that of its stream; `records`: (node, raw record).
     """
 
     word: str
@@ -68,6 +70,7 @@ class Claim(msgspec.Struct, frozen=True):
     traceparent: str = ""
     created_ms: str = "0"
     protocol: str = "0"
+    priority: str = ""
     records: list[tuple[str, str]] = []
 
 
@@ -75,12 +78,26 @@ def _claim(row: list[bytes]) -> Claim:
     words = [word.decode() for word in row]
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
-    word, stream, entry, job_id, nonce, started, waiting, suspects, graph, routes, traceparent, created, v, *records = (
-        words
-    )
+    (
+        word,
+        stream,
+        entry,
+        job_id,
+        nonce,
+        started,
+        waiting,
+        suspects,
+        graph,
+        routes,
+        traceparent,
+        created,
+        v,
+        priority,
+        *records,
+    ) = words
     return Claim(
         word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(suspects), graph, routes,
-        traceparent, created, v, _pairs(records),
+        traceparent, created, v, priority, _pairs(records),
     )  # fmt: skip
 
 
@@ -254,6 +271,11 @@ class Scripts:
         """Moves what is due; (moved, dropped, ms until the next or -1)."""
         moved, dropped, wait = await self.call("due", part, [[limit]])
         return int(moved), int(dropped), int(wait)
+
+    async def room(self, part: Partition, streams: Sequence[str], most: int, patience_ms: int) -> int:
+        """For how many of the entries that have waited so long for a slot on `streams` the caller is to make room."""
+        found = await self.call("room", part, [[list(streams), most, patience_ms]])
+        return int(found[0])
 
     async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]

@@ -78,6 +78,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     warm: tuple[str, ...]
     smaller: Callable[[Any], Any] | None
     idempotent: bool
+    resumable: bool
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
     examples: tuple[dict[str, Any], ...]
@@ -175,6 +176,7 @@ def task(
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
     idempotent: bool = True,
+    resumable: bool = False,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     examples: Sequence[dict[str, Any]] = (),
@@ -200,6 +202,7 @@ def task(
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
     idempotent: bool = True,
+    resumable: bool = False,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     examples: Sequence[dict[str, Any]] = (),
@@ -207,7 +210,9 @@ def task(
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
-    its own. `idempotent=False`: not run again after its worker was lost. `retry_on`: exceptions after which another attempt is worth it.
+    its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
+    then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt is
+    worth it.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -229,6 +234,7 @@ def task(
         warm=tuple(warm),
         smaller=smaller,
         idempotent=idempotent,
+        resumable=resumable,
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
         examples=tuple(examples),
@@ -366,7 +372,11 @@ def _capability(
         examples=list(declared.examples),
         telemetry={},
         security={},
-        contracts=Contracts(idempotent=declared.idempotent, side_effects=list(declared.side_effects)),
+        contracts=Contracts(
+            idempotent=declared.idempotent,
+            side_effects=list(declared.side_effects),
+            resumable=declared.resumable or msgspec.UNSET,
+        ),
     )
 
 

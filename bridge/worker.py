@@ -37,6 +37,7 @@ from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, Renewer
 from bridge.owned import OWNER
+from bridge.preemption import Preemption
 from bridge.reporting import Reporter, Running
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
@@ -55,6 +56,7 @@ RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 GIVE_BACK_SECONDS = 5.0
+PREEMPTION_SECONDS = 2.0
 TELL_SECONDS = 0.5  # what nodes wait for is told sooner than the next heartbeat, several at once
 
 
@@ -103,6 +105,7 @@ class Worker:
         self._executor = Executor()
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
+        self._preemption = Preemption(self._scripts, registry, plane, pool, settings.worker.preempt_after_ms)
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
@@ -148,7 +151,7 @@ class Worker:
                 self._tasks = group
                 background = [
                     group.create_task(loop_of())
-                    for loop_of in (self._announces, self._listens, self._flushes, self._reclaims)
+                    for loop_of in (self._announces, self._listens, self._flushes, self._reclaims, self._makes_room)
                 ]
                 background += [group.create_task(writer.run()) for writer in self._writers]
                 takes = group.create_task(self._takes())
@@ -279,8 +282,8 @@ class Worker:
         """Nodes that cannot run here now go to the front of their place, as entries of their own."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
         batches = plan_batches(
-            delivery.part, delivery.topology, delivery.routes, nodes, priority="high", inline_limit=0, graph_size=1,
-            delay_ms=delay, reason=reason,
+            delivery.part, delivery.topology, delivery.routes, nodes, priority=delivery.priority, inline_limit=0, graph_size=1,
+            delay_ms=delay, reason=reason, given_back=True,
         )  # fmt: skip
         if ack:
             delivery.ending = True
@@ -320,18 +323,25 @@ class Worker:
             self._free[kind] += 1
             self._changed.set()
         if outcome is not None:
+            paused = outcome.status == "cancelled" and "pause" in running.cancel.wishes and not running.cancel.cancelled
+            status = "preempted" if paused else outcome.status
             if outcome.error is not None:
                 where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
                 log.info("a node failed: %s", outcome.error.code, extra=where)
             if outcome.began:
                 seconds = time.monotonic() - begun - running.waited_seconds
-                self._observe(delivery.topology.nodes[node_id].task, outcome.status, seconds)
+                self._observe(delivery.topology.nodes[node_id].task, status, seconds)
         if delivery.lost or outcome is None:
             return []
         if delivery.releasing and outcome.status == "cancelled":
             if delivery.routes[node_id].idempotent or not outcome.began:
                 return []
             outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
+        if status == "preempted":
+            await self._hand_on(
+                delivery, node_id, "-", "it made room for a node of higher priority", 0, code="preempted"
+            )
+            return []
         return await self._reporter.commit(delivery, running, outcome)
 
     async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
@@ -440,17 +450,21 @@ class Worker:
         )
         await self._hand_on(delivery, node_id, "worker", f"waiting for a worker that knows {task}", NO_TASK_DELAY_MS)
 
-    async def _hand_on(self, delivery: Delivery, node_id: str, reason: str, message: str, delay_ms: int) -> None:
+    async def _hand_on(
+        self, delivery: Delivery, node_id: str, reason: str, message: str, delay_ms: int, *, code: str = "worker"
+    ) -> None:
         """A node that cannot run here goes back to its place, as the same attempt. `reason`: why it is delayed, `-` where it is not."""
-        batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason)
-        waits = NodeError(code=reason if delay_ms else "worker", message=message, details={})
+        batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason, given_back=True)
+        waits = NodeError(code=reason if delay_ms else code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
         delivery.open.discard(node_id)
         await self._write(delivery.part, delivery.report([step]))
 
-    def _plan(self, delivery: Delivery, nodes: list[str], *, delay_ms: int = 0, reason: str = "-") -> list[Any]:
+    def _plan(
+        self, delivery: Delivery, nodes: list[str], *, delay_ms: int = 0, reason: str = "-", given_back: bool = False
+    ) -> list[Any]:
         return plan_batches(
             delivery.part,
             delivery.topology,
@@ -461,6 +475,7 @@ class Worker:
             graph_size=len(delivery.claim.graph),
             delay_ms=delay_ms,
             reason=reason,
+            given_back=given_back,
         )
 
     def _reserve(self, delivery: Delivery, node: str) -> bool:
@@ -531,7 +546,7 @@ class Worker:
     def _finish(self, job_id: str, node_id: str) -> None:
         for running in list(self._running.values()):
             if (running.delivery.job_id, running.node_id) == (job_id, node_id):
-                running.cancel.finish()
+                running.cancel.wish("finish")
 
     async def _listens(self) -> None:
         """Hears cancels at once; what is missed here the next renewal tells. `job node` asks a node to end early, and is not repeated."""
@@ -615,6 +630,16 @@ class Worker:
                 if not _is_passing(error):
                     raise
                 reclaimer.forget()
+
+    async def _makes_room(self) -> None:
+        """Lets nodes of lower priority pause where those of higher priority find no place."""
+        while self._slots:
+            await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
+            try:
+                await self._preemption.look(list(self._running.values()), full=self._free["heavy"] <= 0)
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
 
     # Stop -----------------------------------------------------------------------------------------------------------
 

@@ -221,7 +221,7 @@ class _Child:
                 self._finishing = True
                 if self._token is not None:
                     loop, token = self._token
-                    loop.call_soon_threadsafe(token.finish)
+                    loop.call_soon_threadsafe(token.wish, "finish")
             elif isinstance(message, Stop) and message.number == self._number:
                 self._stopped = True
                 if self._token is not None:
@@ -301,7 +301,7 @@ class _Child:
         if self._stopped:
             token.cancel()
         if self._finishing:
-            token.finish()
+            token.wish("finish")
         try:
             return self._runner.run(
                 run_light(

@@ -36,7 +36,7 @@ import msgspec
 from bridge import metrics
 from bridge.errors import DihedralError
 from bridge.measured_store import Transfer
-from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, failed, timed_out
+from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, Wished, failed, timed_out
 from bridge.tasks import Registry, Task
 from data_plane.groups import kill_group, members, signal_group
 from data_plane.ledger import Promise
@@ -514,8 +514,8 @@ class Slot:
         def cancelled() -> None:
             stop("cancelled")
 
-        def finish() -> None:
-            self._send(Finish(number=number))
+        def wished(wish: Wished) -> None:
+            self._send(Finish(number=number) if wish == "finish" else Stop(number=number))
 
         number = self._number
         cancel.listen(cancelled)
@@ -523,7 +523,7 @@ class Slot:
         try:
             unlimited = msgspec.structs.replace(run, timeout_seconds=math.inf)
             self._send(Start(number=number, run=unlimited, directory=str(directory)))
-            cancel.listen_to_finish(finish)
+            cancel.listen_to_wishes(wished)
             await _first(self._done, self._exit, stopped)
             if not (self._done.done() or self._exit.done()):
                 await self._stop(grace_seconds)
@@ -533,7 +533,7 @@ class Slot:
             raise
         finally:
             cancel.forget(cancelled)
-            cancel.forget_finish(finish)
+            cancel.forget_wishes(wished)
             timer.cancel()
             self._emit = None
             self._out.detach()

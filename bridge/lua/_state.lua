@@ -332,9 +332,10 @@ local function entry_name(stream, entry) return entry .. '@' .. stream end
 local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
--- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
+-- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, given_back }; `keep(r)` says which nodes it may take.
+-- given_back: the priority of what a worker gives back, which may stand on a stream of a higher one; '' for what is new.
 local function dispatch(J, batch, keep, due, failure)
-  local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
+  local stream, place, nonce, delay, reason, heavy, given_back = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9], batch[10]
   local nodes, records = {}, {}
   for _, node in ipairs(batch[3]) do
     local r = node_get(J, node)
@@ -348,11 +349,12 @@ local function dispatch(J, batch, keep, due, failure)
   if delay > 0 or due then
     entry = 'delay:' .. nonce
     redis.call('HSET', DELAY_ENTRIES, nonce,
-      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy }))
+      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, given_back }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
     local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', integer(PROTOCOL) }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
+    if given_back ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', given_back end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
@@ -439,7 +441,7 @@ end
 
 -- What an entry says, by name.
 local function fields_of(flat)
-  local job, nodes, created, v, heavy, needs, traceparent, graph, routes
+  local job, nodes, created, v, heavy, needs, traceparent, graph, routes, priority
   for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
     if name == 'job' then job = value
@@ -450,10 +452,11 @@ local function fields_of(flat)
     elseif name == 'routes' then routes = value
     elseif name == 'heavy' then heavy = value
     elseif name == 'needs' then needs = value
-    elseif name == 'traceparent' then traceparent = value end
+    elseif name == 'traceparent' then traceparent = value
+    elseif name == 'priority' then priority = value end
   end
   return { job = job, nodes = nodes, created = created, v = v, heavy = heavy, needs = needs, traceparent = traceparent, graph = graph,
-    routes = routes, flat = flat }
+    routes = routes, priority = priority, flat = flat }
 end
 
 local function entry_fields(stream, entry)
@@ -580,7 +583,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local graph, routes = fields.graph, fields.routes
   if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
   local answer = { 'ok', stream, entry, J.id, nonce, started, waiting, suspects, graph, routes or '', fields.traceparent or '',
-    fields.created or '0', fields.v or '0' }
+    fields.created or '0', fields.v or '0', fields.priority or '' }
   for _, node in ipairs(lost and candidates or needed) do
     local raw = field(J, 'n:' .. node)
     if raw then answer[#answer + 1], answer[#answer + 2] = node, raw end

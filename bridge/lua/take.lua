@@ -12,7 +12,7 @@ local function note(stream, entry, fields, new)
   local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. integer(taken), free, new)
   if answer[1] == 'ok' then
     size = size + #answer[9]
-    for i = 15, #answer, 2 do size = size + #answer[i] end
+    for i = 16, #answer, 2 do size = size + #answer[i] end
   end
   claims[#claims + 1] = answer
 end

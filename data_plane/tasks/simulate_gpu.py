@@ -29,7 +29,9 @@ class SimulateGpu(Strict, kw_only=True, rename="camel"):
         name="modelMiB", default=0
     )
     load_seconds: Annotated[float, Meta(ge=0, le=86_400, description="How long loading it takes")] = 0.0
-    checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 0
+    checkpoint_every: Annotated[
+        int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
+    ] = 0
 
 
 class SimulateGpuOutput(Strict, kw_only=True, rename="camel"):
@@ -60,6 +62,7 @@ def half(params: SimulateGpu) -> SimulateGpu | None:
     memory_by=("memoryMiB",),
     warm=("model", "modelMiB"),
     smaller=half,
+    resumable=True,
     timeout_seconds=7 * 86_400,
     examples=[{"steps": 10, "stepSeconds": 0.1, "memoryMiB": 14_336}],
 )
@@ -84,16 +87,17 @@ def simulate_gpu(params: SimulateGpu, ctx: TaskContext) -> SimulateGpuOutput:
     with gpu.allocate(max(0, params.memory_mib - of_model) * MIB):
         resumed_at = step = _resumed(params, ctx)
         while step < params.steps and not ctx.finish_early:
-            ctx.check_cancelled()
             gpu.compute(params.step_seconds)
             step += 1
             ctx.progress(step / params.steps)
             ctx.data("step", {"step": step, "steps": params.steps})
-            if params.checkpoint_every and step % params.checkpoint_every == 0:
+            stops = ctx.cancelled
+            if stops or (params.checkpoint_every and step % params.checkpoint_every == 0):
                 ctx.keep_checkpoint(BUCKET, msgspec.json.encode({"step": step}))
+            if stops:
+                ctx.check_cancelled()
     del model
-    if params.checkpoint_every:
-        ctx.drop_checkpoint(BUCKET)
+    ctx.drop_checkpoint(BUCKET)
     return SimulateGpuOutput(
         steps=step,
         resumed_at=resumed_at,
@@ -107,7 +111,7 @@ def simulate_gpu(params: SimulateGpu, ctx: TaskContext) -> SimulateGpuOutput:
 
 def _resumed(params: SimulateGpu, ctx: TaskContext) -> int:
     """The step of the last checkpoint, 0 without one."""
-    kept = ctx.checkpoint(BUCKET) if params.checkpoint_every else None
+    kept = ctx.checkpoint(BUCKET)
     step: int = msgspec.json.decode(kept.read_bytes())["step"] if kept is not None else 0
     if step:
         ctx.log(f"goes on behind step {step}")

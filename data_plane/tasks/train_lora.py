@@ -41,7 +41,9 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient, 0 = any")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
     storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
-    checkpoint_every: Annotated[int, Meta(ge=0, description="Steps between checkpoints, 0 = none")] = 50
+    checkpoint_every: Annotated[
+        int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
+    ] = 50
     seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
 
 
@@ -77,6 +79,7 @@ def half_batch(params: TrainLora) -> TrainLora | None:
     memory_by=("weights", "storage", "batch", "sequenceLength"),
     warm=("config", "weights", "storage"),
     smaller=half_batch,
+    resumable=True,
     timeout_seconds=7 * 86_400,
     examples=[
         {
@@ -122,16 +125,17 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
         if state.step % every == 0 or state.step == params.steps:
             ctx.data("loss", {"step": state.step, "loss": state.last_loss})
         ctx.progress(0.99 * state.step / params.steps)
-        if params.checkpoint_every and state.step % params.checkpoint_every == 0:
+        stops = ctx.cancelled
+        if stops or (params.checkpoint_every and state.step % params.checkpoint_every == 0):
             ctx.keep_checkpoint(BUCKET, training.checkpoint_bytes(state, digest))
-        ctx.check_cancelled()
+        if stops:
+            ctx.check_cancelled()
         if ctx.finish_early:
             break
     described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
     stored = ctx.store(BUCKET, "adapter_model.safetensors", files.adapter_bytes(adapter), "application/octet-stream")
     beside = ctx.store(BUCKET, "adapter_config.json", described, "application/json")
-    if params.checkpoint_every:
-        ctx.drop_checkpoint(BUCKET)
+    ctx.drop_checkpoint(BUCKET)
     ctx.progress(1.0)
     return TrainLoraOutput(
         adapter=ArtifactRef(bucket=stored.bucket, key=stored.key),

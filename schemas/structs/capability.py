@@ -67,6 +67,15 @@ class Parameter(Strict, kw_only=True):
 class Contracts(Strict, kw_only=True):
     idempotent: bool
     side_effects: list[str] = field(name='sideEffects')
+    resumable: (
+        Annotated[
+            bool,
+            Meta(
+                description='Goes on from a checkpoint of its own, so that it may be interrupted for a job of higher priority; absent: it does not.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Capability(Strict, kw_only=True):

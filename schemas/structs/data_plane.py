@@ -43,6 +43,15 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='cancelGraceMs', default=2000)
+    preempt_after_ms: (
+        Annotated[
+            int,
+            Meta(
+                description='How long a resumable node runs before it makes room for one of higher priority; -1: it never does.',
+                ge=-1,
+            ),
+        ]
+    ) = field(name='preemptAfterMs', default=30000)
     memory_cushion_mib: (
         Annotated[
             int,

@@ -122,6 +122,13 @@ async def drop_consumer(world: World, token: str) -> Call:
     return lambda: world.scripts.drop_consumer(world.part, STREAM, "w1")
 
 
+async def room(world: World, token: str) -> Call:
+    stream = f"{STREAM}:high"
+    given_back = "" if token == "fresh" else "normal"
+    await world.submit(batches=[batch(["a"], stream=stream, heavy=True, given_back=given_back)])
+    return lambda: world.scripts.room(world.part, [stream], 1, 0)
+
+
 async def webhooks(world: World, token: str) -> Call:
     await world.submit(webhook=True)
     await world.scripts.cancel(world.part, "job", ["a"])
@@ -134,7 +141,22 @@ async def read(world: World, token: str) -> Call:
     return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, True)])
 
 
-SCRIPTS = [submit, take, report, renew, reclaim, release, cancel, retry, delete, due, drop_consumer, webhooks, read]
+SCRIPTS = [
+    submit,
+    take,
+    report,
+    renew,
+    reclaim,
+    release,
+    cancel,
+    retry,
+    delete,
+    due,
+    drop_consumer,
+    room,
+    webhooks,
+    read,
+]
 SILENT = {"read", "renew", "drop_consumer"}
 """Change no job and no entry even when they succeed."""
 every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: prepare.__name__)

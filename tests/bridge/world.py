@@ -16,8 +16,9 @@ def batch(
     heavy: bool = False,
     reason: str = "-",
     stream: str = STREAM,
+    given_back: str = "",
 ) -> Batch:
-    return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy)
+    return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy, given_back)
 
 
 class World:

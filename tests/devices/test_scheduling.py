@@ -255,7 +255,7 @@ async def test_a_node_that_is_asked_for_its_best_ends_early_and_completes(tmp_pa
         heard, cancel = Heard(), CancelToken()
         node = made.start(heard, cancel, steps=10_000, stepSeconds=0.01, memoryMiB=GIB)
         await heard.began()
-        cancel.finish()
+        cancel.wish("finish")
         done = output(await node)
         assert done["early"]
         assert 0 < done["steps"] < 10_000

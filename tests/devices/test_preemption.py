@@ -1,0 +1,104 @@
+"""Jobs of higher priority find room where resumable ones of lower priority run: through `dihedral up`, with real slots."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.devices.test_up import GIB, House, graph
+from tests.front_door.running import becomes, up
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("up")
+    with up(
+        directory, "--simulate-gpus", "1x24GiB", "--slots", "2",
+        DIHEDRAL_WORKER__MEMORY_CUSHION_MIB="0", DIHEDRAL_WORKER__PREEMPT_AFTER_MS="500", DIHEDRAL_JOBS__LEASE_MS="1500",
+    ) as running:  # fmt: skip
+        yield House(running)
+
+
+def submit(house: House, job: str, priority: str, **params: Any) -> str:
+    house.ask("/api/jobs", graph(job, **params) | {"priority": priority}, expect=201)
+    return job
+
+
+def begun(house: House, *jobs: str) -> None:
+    for job in jobs:
+        becomes(lambda job=job: house.events(job, "data"))
+
+
+def preemptions(house: House, job: str) -> int:
+    return sum(1 for each in house.events(job, "node") if each["error"] and each["error"]["code"] == "preempted")
+
+
+def ends(house: House, *jobs: str) -> None:
+    for job in jobs:
+        house.ask(f"/api/jobs/{job}/cancel", {}, expect=202)
+    for job in jobs:
+        house.ended(job)
+
+
+def test_a_job_of_lower_priority_gives_its_slot_and_goes_on_where_it_was(house: House) -> None:
+    """The lowest first; it goes back to the front and loses neither its priority nor a step."""
+    submit(house, "normal", "normal", steps=100_000, stepSeconds=0.02, memoryMiB=GIB)
+    submit(house, "low", "low", steps=400, stepSeconds=0.02, memoryMiB=GIB)
+    begun(house, "normal", "low")
+    submit(house, "later", "low", memoryMiB=GIB)
+    submit(house, "urgent", "high", steps=50, stepSeconds=0.02, memoryMiB=GIB)
+    house.output("urgent")
+    output = house.output("low")
+    assert output["steps"] == 400
+    assert output["resumedAt"] > 0
+    steps = [each["data"]["step"] for each in house.events("low", "data") if each["name"] == "step"]
+    assert steps == list(range(1, 401)), "no step was computed twice or left out"
+    assert preemptions(house, "low") == 1
+    assert preemptions(house, "normal") == 0
+    assert house.ask("/api/jobs/low/graph")["nodes"][0]["retries"]["attempt"] == 1
+    begun_at = {
+        job: [each["created"] for each in house.events(job, "node") if each["status"] == "running"]
+        for job in ("low", "later", "urgent")
+    }
+    house.ended("later")
+    assert begun_at["urgent"][0] < begun_at["low"][1]
+    later = [each["created"] for each in house.events("later", "node") if each["status"] == "running"]
+    assert begun_at["low"][1] <= later[0], "what gave way goes before what had not begun"
+    ends(house, "normal")
+
+
+def test_a_job_of_lower_priority_gives_its_device_memory(house: House) -> None:
+    """There is a slot for the urgent job, but no memory beside what runs."""
+    submit(house, "large", "normal", steps=300, stepSeconds=0.02, memoryMiB=20 * GIB)
+    begun(house, "large")
+    submit(house, "second", "high", steps=20, stepSeconds=0.02, memoryMiB=20 * GIB)
+    house.output("second")
+    assert preemptions(house, "large") == 1
+    assert house.output("large")["resumedAt"] > 0
+
+
+def test_equals_wait_for_each_other(house: House) -> None:
+    for job in ("one", "two"):
+        submit(house, job, "high", steps=100, stepSeconds=0.02, memoryMiB=GIB)
+    begun(house, "one", "two")
+    submit(house, "three", "high", memoryMiB=GIB)
+    house.output("three")
+    assert [preemptions(house, job) for job in ("one", "two")] == [0, 0]
+
+
+def test_what_cannot_go_on_is_left_alone(house: House) -> None:
+    """train_voice keeps no checkpoints; here `simulate_gpu` has not run for long enough when it is looked at."""
+    (worker,) = [each for each in house.ask("/api/capabilities")["capabilities"] if each["id"] == "train_voice"]
+    assert "resumable" not in worker["contracts"]
+    (task,) = [each for each in house.ask("/api/capabilities")["capabilities"] if each["id"] == "simulate_gpu"]
+    assert task["contracts"]["resumable"] is True
+
+
+def test_a_cancel_of_a_job_that_gives_way_cancels_it(house: House) -> None:
+    submit(house, "first", "low", steps=100_000, stepSeconds=0.3, memoryMiB=GIB)
+    submit(house, "other", "low", steps=100_000, stepSeconds=0.3, memoryMiB=GIB)
+    begun(house, "first", "other")
+    submit(house, "urgent-too", "high", steps=100_000, stepSeconds=0.02, memoryMiB=GIB)
+    begun(house, "urgent-too")
+    ends(house, "first", "other", "urgent-too")
+    assert {house.job(job)["status"] for job in ("first", "other", "urgent-too")} == {"cancelled"}
