@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -147,6 +147,7 @@ class Taker:
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self._topologies = Topologies()
         self._count = 0
+        self._owed: Partition | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
@@ -168,14 +169,19 @@ class Taker:
     async def take(self, light: int, heavy: int) -> tuple[int, list[Delivery]]:
         """Reads without waiting, no more than `light` and `heavy` nodes can start; (entries seen, deliveries).
 
-        The urgent stream comes first, and one take in ten the last first, so that nothing starves.
+        The urgent streams come first, of all partitions, and one take in ten the last first, so that nothing starves. After
+        `owe` it is the urgent streams' turn, and that partition's.
         """
         self._count += 1
+        last_first = self._count % 10 == 0 and self._owed is None
+        first = self._count if self._owed is None else self._owed.number
+        self._owed = None
         seen = 0
         deliveries: list[Delivery] = []
-        for part in self._scripts.partitions:
-            streams = self._streams[part.number]
-            claims = await self._claim(part, light, heavy, streams=streams[::-1] if self._count % 10 == 0 else streams)
+        for part, streams in self._asks(first, last_first=last_first):
+            if light <= 0 and heavy <= 0:
+                break
+            claims = await self._claim(part, light, heavy, streams=streams)
             seen += len(claims)
             fresh = self._deliveries(part, claims)
             deliveries += fresh
@@ -186,6 +192,22 @@ class Taker:
                 else:
                     light -= started
         return seen, deliveries
+
+    def owe(self, part: Partition) -> None:
+        """The next take is for an entry of this partition, for which room was made."""
+        self._owed = part
+
+    def _asks(self, first: int, *, last_first: bool) -> Iterator[tuple[Partition, list[str]]]:
+        """What is asked, call by call, the partitions in turn; where there is one, one call looks through all streams."""
+        step = -1 if last_first else 1
+        parts = self._scripts.partitions
+        if len(parts) == 1:
+            yield parts[0], self._streams[0][::step]
+            return
+        for level in range(len(keys.PRIORITIES))[::step]:
+            for number in range(first, first + len(parts)):
+                part = parts[number % len(parts)]
+                yield part, [self._streams[part.number][level]]
 
     async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
         """Blocks until an entry comes, for at most BLOCK_MS. `free()` answers (light, heavy) when it has come."""

@@ -67,6 +67,7 @@ class Preemption:
             for part in self._scripts.partitions:
                 above = self._streams[part.number][: _rank(gives_way)]
                 if above and await self._scripts.room(part, above, 1, int(PATIENCE_SECONDS * 1000)):
+                    gives_way.room_in = part
                     gives_way.cancel.wish("pause")
                     break
             else:

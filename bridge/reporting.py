@@ -43,6 +43,7 @@ class Running:
         self.waiting_for = ""
         self.waited_seconds = 0.0
         self.given_up = False  # it is to begin in another worker
+        self.room_in: Partition | None = None  # where an entry waits for which it makes room
         self._waits_since = 0.0
         self.delivery = delivery
         self.node_id = node_id

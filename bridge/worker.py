@@ -320,6 +320,8 @@ class Worker:
         finally:
             self._running.pop((*delivery.key, node_id), None)
             self._dirty.pop(running, None)
+            if running.room_in is not None:
+                self._taker.owe(running.room_in)
             self._free[kind] += 1
             self._changed.set()
         if outcome is not None:

@@ -635,6 +635,33 @@ async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house):
     assert order.index("low") < 20, "one take in ten goes the other way round"
 
 
+async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(redis_url, redis):
+    jobs = {number: [] for number in range(4)}
+    for number in range(200):
+        jobs[keys.partition_number(f"job{number}", 4)].append(f"job{number}")
+    async with planes(redis_url, redis, partitions=4) as house:
+        await house.submit([node("hold", task="heavy", wait="go")], job="hold")
+        await house.start(slots=1)
+        await has_begun(house, "hold")
+        order = [
+            f"job{number}"
+            for number in range(200)
+            if f"job{number}" in jobs[0][:6] + jobs[1][:1] + jobs[2][:1] + jobs[3][:1]
+        ]
+        for job in order:
+            await house.submit([node(job, task="heavy")], job=job)
+        urgent = jobs[3][1]
+        await house.submit([node(urgent, task="heavy")], job=urgent, priority="high")
+        gate("go").set()
+        for job in (*order, urgent):
+            await house.ended(job)
+    begun = [name for what, name in RUNS if what == "begin" and name != "hold"]
+    assert begun[0] == urgent
+    assert {keys.partition_number(job, 4) for job in begun[1:6]} == {0, 1, 2, 3}, (
+        "six of partition 0 come before nobody"
+    )
+
+
 async def test_rule_12_a_graph_of_two_thousand_nodes_goes_through_every_script(house):
     """Lua's unpack fails at 8,000 values; calls are cut, and lists travel as one value."""
     await house.start(light=64)

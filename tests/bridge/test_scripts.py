@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bridge.deliveries import Delivery
 from bridge.lifecycle import JOB_ENDED, JOB_MOVES
 from bridge.scripts import Batch
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
@@ -76,6 +77,39 @@ async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world):
     await world.submit("job", batches=[batch(["a"], heavy=True)])
     assert await world.take(light=5, heavy=0) == []
     assert [claim.word for claim in await world.take("w2", light=0, heavy=1)] == ["ok"]
+
+
+async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
+    high = f"{STREAM}:high"
+    for job, more in (
+        ("one", {"heavy": True}), ("two", {"heavy": True}), ("light", {}), ("back", {"heavy": True, "given_back": "normal"}),
+    ):  # fmt: skip
+        await world.submit(job, batches=[batch(["a"], stream=high, **more)])
+
+    async def room(most, patience_ms=0):
+        return await world.scripts.room(world.part, [high, f"{high}er"], most, patience_ms)
+
+    assert await room(1, patience_ms=60_000) == 0, "they have not waited for so long"
+    assert [await room(1), await room(2), await room(2)] == [1, 1, 0]
+    marks = await world.redis.keys(f"{high}:room:*")
+    assert len(marks) == 2
+    for mark in marks:
+        assert 20_000 < await world.redis.pttl(mark) <= 30_000, "who was told may die, so another is told then"
+        await world.redis.delete(mark)
+    await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[high])
+    assert await room(9) == 1, "one was taken"
+
+
+async def test_what_is_given_back_keeps_its_priority(world):
+    """Also behind a delay, and to its next owner."""
+    back = batch(["a"], stream=f"{STREAM}:high", given_back="low", delay_ms=1)
+    await world.submit(batches=[back])
+    claims = []
+    while not claims:
+        await world.scripts.due(world.part)
+        claims = await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[f"{STREAM}:high"])
+    assert [claim.priority for claim in claims] == ["low"]
+    assert Delivery(world.part, claims[0], "w1", None, {}).priority == "low"
 
 
 async def test_take_stops_when_the_records_that_inputs_need_are_large(world):

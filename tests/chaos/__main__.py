@@ -37,6 +37,7 @@ class Total:
     done: list[float] = field(default_factory=list)
     events: int = 0
     reruns: int = 0
+    preempted: int = 0
     stored: int = 0
     forgotten: int = 0
     seconds: float = 0.0
@@ -113,7 +114,7 @@ async def _round(
     total.ended += made.statuses
     total.again += made.again_seconds
     total.done += made.done_seconds
-    for name in ("jobs", "events", "reruns", "stored", "forgotten"):
+    for name in ("jobs", "events", "reruns", "preempted", "stored", "forgotten"):
         setattr(total, name, getattr(total, name) + getattr(made, name))
     if not made.broken:
         shutil.rmtree(made.directory, ignore_errors=True)
@@ -127,7 +128,7 @@ async def _round(
 def _conclude(total: Total) -> int:
     print(
         f"\n{total.rounds} rounds in {total.seconds:.0f} s, {total.broken} broken: {total.jobs} acknowledged jobs "
-        f"{dict(total.ended)}, {total.events} events, {total.reruns} nodes given to another owner, {total.stored} "
+        f"{dict(total.ended)}, {total.events} events, {total.reruns} nodes given to another owner, {total.preempted} preempted, {total.stored} "
         f"artifacts read back, {total.forgotten} jobs lost with a server's last second"
     )
     print(f"faults: {sum(total.faults.values())} {dict(sorted(total.faults.items()))}")
@@ -142,7 +143,7 @@ def _conclude(total: Total) -> int:
 
 def _tell(made: Round, fsync: str, store: str) -> None:
     print(f"round {made.seed} ({store}, {fsync}): {made.jobs} jobs {dict(made.statuses)}, {made.events} events, {made.marks} marks, "
-          f"{made.reruns} reruns, {made.resyncs} resyncs, {made.stored} artifacts, {made.forgotten} forgotten, unanswered {made.unanswered}, "
+          f"{made.reruns} reruns, {made.preempted} preempted, {made.resyncs} resyncs, {made.stored} artifacts, {made.forgotten} forgotten, unanswered {made.unanswered}, "
           f"settled in {made.settled_seconds:.1f} s, harness late by {made.late_seconds:.2f} s")  # fmt: skip
     print(f"  faults: {dict(made.faults)}")
     for line in made.troubles[:5]:

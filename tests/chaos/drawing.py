@@ -58,6 +58,8 @@ Drawn = tuple[list[Node], list[tuple[str, str, str]]]
 
 
 def _single(rng: random.Random) -> Drawn:
+    if rng.random() < 0.4:  # long enough to be in the way of what is more urgent
+        return [_node(rng, "only", "toil", steps=60, stepSeconds=0.05)], []
     return [_node(rng, "only")], []
 
 

@@ -125,6 +125,11 @@ def reruns(events: list[Event]) -> int:
     return sum(1 for event in events if event["type"] == "node" and event["status"] == "ready" and not event["error"])
 
 
+def preemptions(events: list[Event]) -> int:
+    """How often a node made room for one of higher priority."""
+    return sum(1 for event in events if event["type"] == "node" and (event["error"] or {}).get("code") == "preempted")
+
+
 # The graph ---------------------------------------------------------------------------------------------------------------
 
 

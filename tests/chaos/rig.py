@@ -88,6 +88,7 @@ class Rig:
             "DIHEDRAL_JOBS__LEASE_MS": str(lease_ms),
             "DIHEDRAL_JOBS__DRAIN_SECONDS": "0.5",
             "DIHEDRAL_WORKER__CANCEL_GRACE_MS": "300",
+            "DIHEDRAL_WORKER__PREEMPT_AFTER_MS": "50",
             "DIHEDRAL_WEBSOCKET__UPDATE_INTERVAL_MS": "100",
         }
 

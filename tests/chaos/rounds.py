@@ -54,6 +54,7 @@ class Round:
     stored: int = 0
     """Artifacts that were read back."""
     reruns: int = 0
+    preempted: int = 0
     """Nodes that ran again within an attempt of their job, though they had not failed."""
     resyncs: int = 0
     events: int = 0
@@ -194,6 +195,7 @@ async def _judge_job(
     made.marks += len(marks)
     made.stored += len(document["artifacts"])
     made.reruns += invariants.reruns(events)
+    made.preempted += invariants.preemptions(events)
     for watcher in entry.watchers:
         if entry.forgotten:  # whoever saw the end and left has not heard that it was undone
             await watcher.again(15)

@@ -81,9 +81,9 @@ async def _stroll(params: Work, ctx: TaskContext) -> Done:
     return Done(params.steps, ctx.nonce)
 
 
-@task
+@task(resumable=True)
 def toil(params: Work, ctx: TaskContext) -> Done:
-    """Heavy: in a slot."""
+    """Heavy: in a slot, and gives way to what is more urgent; it begins anew then, since what it does takes no time."""
     return _toil(params, ctx)
 
 

@@ -8,12 +8,29 @@ import pytest
 from tests.devices.test_up import GIB, House, graph
 from tests.front_door.running import becomes, up
 
+PLAIN = """
+import time
+from msgspec import Struct
+from dihedral import TaskContext, task
+
+class Sleep(Struct):
+    seconds: float
+
+@task(kind="gpu")
+def sleeps(params: Sleep, ctx: TaskContext) -> Sleep:
+    ctx.data("begun", {})
+    time.sleep(params.seconds)
+    return params
+"""
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Of four partitions: who waits and who gives way are as a rule in different ones."""
     directory = tmp_path_factory.mktemp("up")
+    (directory / "plain.py").write_text(PLAIN)
     with up(
-        directory, "--simulate-gpus", "1x24GiB", "--slots", "2",
+        directory, "--simulate-gpus", "1x24GiB", "--slots", "2", "--tasks", "plain", DIHEDRAL_REDIS__PARTITIONS="4",
         DIHEDRAL_WORKER__MEMORY_CUSHION_MIB="0", DIHEDRAL_WORKER__PREEMPT_AFTER_MS="500", DIHEDRAL_JOBS__LEASE_MS="1500",
     ) as running:  # fmt: skip
         yield House(running)
@@ -46,7 +63,9 @@ def test_a_job_of_lower_priority_gives_its_slot_and_goes_on_where_it_was(house: 
     submit(house, "low", "low", steps=400, stepSeconds=0.02, memoryMiB=GIB)
     begun(house, "normal", "low")
     submit(house, "later", "low", memoryMiB=GIB)
-    submit(house, "urgent", "high", steps=50, stepSeconds=0.02, memoryMiB=GIB)
+    submit(house, "urgent", "high", steps=100, stepSeconds=0.02, memoryMiB=GIB)
+    begun(house, "urgent")
+    assert becomes(lambda: house.job("low")["waitingFor"])["type"] == "slot"
     house.output("urgent")
     output = house.output("low")
     assert output["steps"] == 400
@@ -87,11 +106,20 @@ def test_equals_wait_for_each_other(house: House) -> None:
 
 
 def test_what_cannot_go_on_is_left_alone(house: House) -> None:
-    """train_voice keeps no checkpoints; here `simulate_gpu` has not run for long enough when it is looked at."""
-    (worker,) = [each for each in house.ask("/api/capabilities")["capabilities"] if each["id"] == "train_voice"]
-    assert "resumable" not in worker["contracts"]
-    (task,) = [each for each in house.ask("/api/capabilities")["capabilities"] if each["id"] == "simulate_gpu"]
-    assert task["contracts"]["resumable"] is True
+    found = {each["id"]: each["contracts"] for each in house.ask("/api/capabilities")["capabilities"]}
+    resumable = {id for id, contracts in found.items() if contracts.get("resumable")}
+    assert resumable == {"train_lora", "simulate_gpu"}
+    for job in ("plain", "plainer"):
+        document = graph(job, seconds=4)
+        document["graph"]["nodes"][0]["task"] = "sleeps"
+        house.ask("/api/jobs", document | {"priority": "low"}, expect=201)
+    begun(house, "plain", "plainer")
+    submit(house, "patient", "high", memoryMiB=GIB)
+    house.output("patient")
+    for job in ("plain", "plainer"):
+        house.output(job)
+        states = [each["status"] for each in house.events(job, "node")]
+        assert states == ["running", "completed"]
 
 
 def test_a_cancel_of_a_job_that_gives_way_cancels_it(house: House) -> None:
