@@ -228,7 +228,7 @@ class Worker:
                     continue
                 if self._slots and min(self._capacity()) <= 0:
                     # A blocking read would be handed what cannot start here, and would keep it from others.
-                    await self._wait_for_change(0.1)
+                    await self._wait_for_change(0.025 * max(4, len(self._scripts.partitions)))  # so often costs little
                 else:
                     self._accept(await self._taker.wait(self._capacity))
             except Exception as error:

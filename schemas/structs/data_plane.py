@@ -49,6 +49,7 @@ class WorkerSettings(Strict, kw_only=True):
             Meta(
                 description='How long a resumable node runs before it makes room for one of higher priority; -1: it never does.',
                 ge=-1,
+                le=2592000000,
             ),
         ]
     ) = field(name='preemptAfterMs', default=30000)

@@ -238,7 +238,7 @@ PARAMETER: Shape = {
     "description": text(),
     "default": optional(ANYTHING),
 }
-CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text())}
+CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),
@@ -378,6 +378,7 @@ WORKER_SECTION = section(
     port=PORT,
     tasks=many(text(1)),
     cancelGraceMs=whole(0, 600_000),
+    preemptAfterMs=whole(-1, 2_592_000_000),
     memoryCushionMiB=whole(0, 1_048_576),
     simulateGpus=GPUS,
     simulateDirectory=text(),
