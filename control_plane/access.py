@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
-from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from bridge import keys
 from bridge.connection import Client
 from control_plane.api_keys import SCOPES, ApiKey, Keyring, given
 from control_plane.loopback import is_address, is_loopback
-from control_plane.problems import ApiProblem
+from control_plane.problems import ApiProblem, as_problem, refuse
 from schemas.structs.settings import Settings
 
 COOKIE = "dihedral_session"
@@ -73,19 +73,35 @@ class Who(msgspec.Struct, frozen=True):
 OPEN = Who()
 
 
-async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+def admitted(app: ASGIApp) -> ASGIApp:
     """Before every HTTP handler; `/ws` asks by itself, since before its handshake nobody can be told why."""
-    if connection.scope["type"] == ScopeType.HTTP and not PUBLIC.fullmatch(connection.scope["path"]):
-        method = str(connection.scope["method"])
-        wanted = handler.opt.get("scope", "read" if method in SAFE else "admin")
-        access: Access = connection.app.state.access
-        connection.state.who = await access.admit(
-            connection, wanted, changes=method not in SAFE, cookie=method in SAFE or handler.opt.get("by_cookie", False)
-        )
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and not PUBLIC.fullmatch(scope["path"]):
+            try:
+                scope["state"]["who"] = await _admit(scope)
+            except Exception as error:
+                await refuse(scope["path"], as_problem(error), send)
+                return
+        await app(scope, receive, send)
+
+    return middleware
+
+
+async def _admit(scope: Any) -> Who:
+    connection: Connection = ASGIConnection(scope)
+    method, opt = str(scope["method"]), scope["route_handler"].opt
+    access: Access = connection.app.state.access
+    return await access.admit(
+        connection,
+        opt.get("scope", "read" if method in SAFE else "admin"),
+        changes=method not in SAFE,
+        cookie=method in SAFE or opt.get("by_cookie", False),
+    )
 
 
 def who(connection: Connection) -> Who:
-    found: Who = connection.state.who
+    found: Who = connection.scope["state"]["who"]
     return found
 
 

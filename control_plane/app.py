@@ -31,7 +31,7 @@ from bridge.measured_store import MeasuredStore
 from bridge.tracing import Tracing
 from bridge.version import VERSION
 from control_plane import executor, problems, templates
-from control_plane.access import Access, guard
+from control_plane.access import Access, admitted
 from control_plane.hub import Hub
 from control_plane.job_queue import JobQueue
 from control_plane.overview import Overview
@@ -118,10 +118,9 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *console_routes(settings.artifacts),
         ],
         lifespan=[lifespan],
-        guards=[guard],
         cors_config=_cors(settings),
         exception_handlers={Exception: problems.handle},
-        middleware=[_measured] if traced is None else [_measured, _traced(traced)],
+        middleware=[_measured, admitted] if traced is None else [_measured, admitted, _traced(traced)],
         openapi_config=OpenAPIConfig(
             title="Dihedral",
             version=VERSION,

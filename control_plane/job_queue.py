@@ -11,8 +11,8 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -82,6 +82,7 @@ class JobQueue:
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
+        self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
         self._submitted: dict[tuple[str | None, str], Counter] = {}
@@ -101,7 +102,7 @@ class JobQueue:
         submission, pipeline, prefix = self._submission(request)
         if isinstance(submission.workflow_id, str):
             job_id = submission.workflow_id
-        graph = planning.normalise(submission, job_id or uuid.uuid4().hex)
+        graph = planning.normalise(submission, job_id or secrets.token_hex(16))
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
         graph.metadata.pop(OWNER, None)
@@ -159,7 +160,9 @@ class JobQueue:
     async def capabilities(self) -> dict[str, Capability]:
         """Every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
         known = await self.known_tasks()
-        return {**self._own, **{task: each.capability for task, each in known.items()}}
+        if self._merged is None or self._merged[0] is not known:
+            self._merged = known, {**self._own, **{task: each.capability for task, each in known.items()}}
+        return self._merged[1]
 
     async def known_tasks(self) -> dict[str, KnownTask]:
         if time.monotonic() - self._known_at > FRESH_SECONDS:

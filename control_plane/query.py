@@ -13,6 +13,8 @@ from schemas.strict import AwareDateTime
 
 async def known_once(request: Request[Any, Any, Any]) -> None:
     """For `before_request`. Raises 422 for a parameter that the handler does not declare, or that comes twice."""
+    if not request.scope["query_string"]:
+        return
     parameters = request.route_handler.parsed_fn_signature.parameters
     known = {name for name, each in parameters.items() if isinstance(each.kwarg_definition, QueryParameter)}
     given = [name for name, _ in request.query_params.multi_items()]
