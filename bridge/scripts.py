@@ -1,26 +1,23 @@
 """The one typed face of the Lua: every change of a job's state goes through a method here.
 
 A script takes many items and answers a word for each; items of one call share a partition. Nothing here validates what it is
-given (control_plane/job_queue.py does, before), and nothing is retried here but a script that the server has forgotten.
+given (control_plane/job_queue.py does, before), and nothing is retried here but a function that the server does not know (bridge/functions.py).
 User JSON is opaque text on both sides.
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 import redis.asyncio
-from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
-from bridge.connection import LOST, Client
+from bridge import functions
+from bridge.connection import LOST, UNKNOWN_FUNCTION, Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
-from bridge.lifecycle import lua_prelude
 from bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
@@ -190,7 +187,7 @@ class Scripts:
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
-        self._seconds = {name: redis_script_seconds.labels(name) for name in NAMES}
+        self._seconds = {name: redis_script_seconds.labels(name) for name in functions.NAMES}
         self._headers = [
             _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
             for part in self.partitions
@@ -270,44 +267,15 @@ class Scripts:
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
         begun = time.perf_counter()
-        arguments = (1, part.index, self._headers[part.number], *items)
         try:
-            return await self.client.execute_command("EVALSHA", _digest(name), *arguments)
-        except NoScriptError:  # EVAL leaves it behind on that very node
-            return await self.client.execute_command("EVAL", source(name), *arguments)
+            return await functions.call(self.client, name, part.index, self._headers[part.number], *items)
         finally:
             self._seconds[name].observe(time.perf_counter() - begun)
 
-    def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
-        """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
-        return source(name), [1, part.index, self._headers[part.number], *(_encode(item) for item in items)]
-
-
-_sources: dict[str, str] = {}
-
-NAMES = sorted(file.name[:-4] for file in (files("bridge") / "lua").iterdir() if file.name[0] not in "_.")
-"""Every transition."""
-FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
-"""At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
-
-
-def source(name: str) -> str:
-    """The full text of a transition: flags, the tables of lifecycle.py, the shared state code, the transition."""
-    if name not in _sources:
-        folder = files("bridge") / "lua"
-        parts = (
-            FIRST_LINES.get(name, "#!lua flags=allow-oom\n"),
-            lua_prelude(),
-            (folder / "_state.lua").read_text(),
-            (folder / f"{name}.lua").read_text(),
-        )
-        _sources[name] = "".join(parts)
-    return _sources[name]
-
-
-@cache
-def _digest(name: str) -> str:
-    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+    def call_blocking(self, client: Any, name: str, part: Partition, items: Sequence[Any]) -> Any:
+        """For a caller with a client of its own (the renewal thread)."""
+        encoded = [_encode(item) for item in items]
+        return functions.call_blocking(client, name, part.index, self._headers[part.number], *encoded)
 
 
 class Writer:
@@ -362,12 +330,12 @@ class Writer:
                 delay = min(delay * 2, 2.0)
 
 
-_PASSING = re.compile(r"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS)\b""")
+_PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|{UNKNOWN_FUNCTION})\b""")
 """redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
 
 
 def passing(error: Exception) -> bool:
-    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way."""
+    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way, a library not yet loaded."""
     if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
         return True
     return _PASSING.search(str(error)) is not None

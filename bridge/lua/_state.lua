@@ -1,8 +1,8 @@
 -- What every transition shares: a job's header, its node records, its event log, and the entries that carry it.
 --
--- This text stands behind `#!lua`, the tables of lifecycle.py (S, NODE_MOVES, ...) and before each transition file.
--- ARGV[1] is the call's header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one item, an array in
--- MessagePack. User JSON is opaque text here: it is stored, concatenated and published, never decoded.
+-- This text stands behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
+-- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
+-- item, an array in MessagePack. User JSON is opaque text here: it is stored, concatenated and published, never decoded.
 --
 -- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
 -- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
@@ -10,14 +10,32 @@
 --
 -- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
 
-local H = cmsgpack.unpack(ARGV[1])
-local TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL = H[1], H[2], H[3], H[4], H[5], H[6]
-local clock = redis.call('TIME')
-local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+-- Of one call: begin() sets all of it, so that a call that failed leaves nothing to the next.
+local NOW, NOW_TEXT, CREATED
+local loaded, ended, counted, acked, delivered
 
--- RFC 3339 with milliseconds; days to civil date after Howard Hinnant's "chrono-compatible low-level date algorithms".
-local function rfc3339(ms)
-  local seconds = math.floor(ms / 1000)
+-- Of the header, which few callers change: read again where its bytes are others.
+local HEADER, TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL
+local INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
+local COUNTS -- how many jobs have each live status, how many have ended and how (`status pipeline`), what happened (`redelivered`, `dead reason`)
+local WEBHOOKS -- jobs of which somebody is to be told when they have ended
+
+-- For ever: texts that come again.
+local SECOND, SECOND_TEXT
+local SPELLED = { [1e9] = '1000000000' }
+
+-- Spelling a number costs as much as a read.
+local function integer(n)
+  local text = SPELLED[n]
+  if not text then
+    text = string.format('%d', n)
+    if n >= 0 and n < 1000 then SPELLED[n] = text end
+  end
+  return text
+end
+
+-- RFC 3339 without its end; days to civil date after Howard Hinnant's "chrono-compatible low-level date algorithms".
+local function date_and_time(seconds)
   local days, rest = math.floor(seconds / 86400), seconds % 86400
   local z = days + 719468
   local era = math.floor(z / 146097)
@@ -28,42 +46,32 @@ local function rfc3339(ms)
   local d = doy - math.floor((153 * mp + 2) / 5) + 1
   local m = mp < 10 and mp + 3 or mp - 9
   local y = yoe + era * 400 + (m <= 2 and 1 or 0)
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', y, m, d, math.floor(rest / 3600),
-    math.floor(rest / 60) % 60, rest % 60, ms % 1000)
-end
-local CREATED = ',"created":"' .. rfc3339(NOW) .. '",'
-
--- Most numbers are small and come again with the next job of the call; spelling one costs as much as a read.
-local spelled = {}
-local function integer(n)
-  local text = spelled[n]
-  if not text then
-    text = string.format('%d', n)
-    spelled[n] = text
-  end
-  return text
-end
-local NOW_TEXT = integer(NOW)
-
-local function items()
-  local list = {}
-  for i = 2, #ARGV do list[i - 1] = cmsgpack.unpack(ARGV[i]) end
-  return list
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d', y, m, d, math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60)
 end
 
-local INDEX, ALIVE = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX
-local DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
-local WEBHOOKS = 'webhooks' .. SUFFIX -- jobs of which somebody is to be told when they have ended
+local function header_read(bytes)
+  TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
+  DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  HEADER = bytes
+end
+
+local function begin(header)
+  if header ~= HEADER then header_read(header) end
+  local clock = redis.call('TIME')
+  if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
+  NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  NOW_TEXT = integer(NOW)
+  CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(NOW_TEXT, -3) .. 'Z",'
+  loaded, ended, counted, acked, delivered = {}, {}, {}, {}, {}
+end
 
 local function job_key(id)
   if TAG == '' then return 'job:' .. id end
   return 'job:' .. TAG .. ':' .. id
 end
 
--- What is counted of all jobs, in COUNTS: how many have each live status, how many have ended and how (`status pipeline`), and what
--- happened (`redelivered`, `dead reason`). save() writes what a call has changed of it.
-local COUNTS = 'counts' .. SUFFIX
-local counted = {}
+-- Counts in COUNTS; save() writes what a call has changed of it.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end
 
 -- Jobs -----------------------------------------------------------------------------------------------------------
@@ -74,7 +82,6 @@ local function count(name, by) counted[name] = (counted[name] or 0) + by end
 -- What every transition needs of a job is one field, `state`, twelve words (job_new, and when it was last written); the rest stands
 -- beside it, `error` only where a node has failed unhandled.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
-local loaded, ended = {}, {}
 
 local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
   local key = job_key(id)
@@ -377,7 +384,6 @@ end
 
 -- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind. All that a call has
 -- acknowledged goes in save(), stream by stream.
-local acked, delivered = {}, {}
 
 local function entry_ack(stream, entry)
   local list = acked[stream] or {}
@@ -422,7 +428,7 @@ local function acks_save(stream, list)
   call_with(drop, 'XDEL', stream)
 end
 
--- Writes all that the call has changed; the last thing that every transition does.
+-- Writes all that the call has changed.
 local function save()
   for _, J in pairs(loaded) do
     if J and J.changed then job_save(J) end
@@ -586,4 +592,23 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     if raw then answer[#answer + 1], answer[#answer + 2] = node, raw end
   end
   return answer
+end
+
+-- Transitions -----------------------------------------------------------------------------------------------------
+
+local function register(name, flags, callback)
+  redis.register_function({ function_name = name .. '_' .. VERSION, flags = flags, callback = callback })
+end
+
+-- `commit(items)` answers what the call replies; what it has changed is written behind it.
+local function transition(name, flags, commit)
+  register(name, flags, function(_, arguments)
+    begin(arguments[1])
+    local items = {}
+    for i = 2, #arguments do items[i - 1] = cmsgpack.unpack(arguments[i]) end
+    local reply = commit(items)
+    save()
+    loaded, ended, counted, acked, delivered = nil
+    return reply
+  end)
 end

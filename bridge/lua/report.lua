@@ -5,7 +5,6 @@
 -- Order within an item: the steps as given, the reads (after its own writes), the end-of-job test, the ack last.
 -- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
 -- node, raw record, node, raw record, ...
-local replies = {}
 
 local function own(r, entry) return r.status == S.pending or (r.status == S.ready and r.entry == entry and entry ~= '') end
 
@@ -138,31 +137,33 @@ local function wanted(name, steps, reads)
   return names
 end
 
-for i, item in ipairs(items()) do
-  local id, stream, entry, claimed, steps, reads, ack = unpack(item)
-  local name = entry ~= '' and entry_name(stream, entry) or ''
-  local J = job_load(id, wanted(name, steps, reads))
-  if not J then
-    if entry ~= '' then entry_ack(stream, entry) end
-    replies[i] = 'gone -'
-  elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
-    replies[i] = 'stale ' .. J.status
-  else
-    local words = ''
-    for _, step in ipairs(steps) do
-      if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
-      else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
+transition('report', { 'allow-oom' }, function(items)
+  local replies = {}
+  for i, item in ipairs(items) do
+    local id, stream, entry, claimed, steps, reads, ack = unpack(item)
+    local name = entry ~= '' and entry_name(stream, entry) or ''
+    local J = job_load(id, wanted(name, steps, reads))
+    if not J then
+      if entry ~= '' then entry_ack(stream, entry) end
+      replies[i] = 'gone -'
+    elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
+      replies[i] = 'stale ' .. J.status
+    else
+      local words = ''
+      for _, step in ipairs(steps) do
+        if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
+        else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
+      end
+      local records = {}
+      for _, node in ipairs(reads) do records[#records + 1], records[#records + 2] = node, field(J, 'n:' .. node) or '' end
+      conclude(J)
+      if ack and entry ~= '' then
+        claim_drop(J, name)
+        entry_ack(stream, entry)
+      end
+      replies[i] = 'ok ' .. J.status .. words
+      if #records > 0 then replies[i] = { replies[i], unpack(records) } end
     end
-    local records = {}
-    for _, node in ipairs(reads) do records[#records + 1], records[#records + 2] = node, field(J, 'n:' .. node) or '' end
-    conclude(J)
-    if ack and entry ~= '' then
-      claim_drop(J, name)
-      entry_ack(stream, entry)
-    end
-    replies[i] = 'ok ' .. J.status .. words
-    if #records > 0 then replies[i] = { replies[i], unpack(records) } end
   end
-end
-save()
-return replies
+  return replies
+end)

@@ -19,41 +19,42 @@ local function over(limit)
   end
 end
 
-local words = {}
-local alive = redis.call('SCARD', ALIVE)
-for i, item in ipairs(items()) do
-  local id, digest, fields, remaining, batches, start_at, max_queued, limit, webhook = unpack(item)
-  if limit and not limit[1] then limit = nil end
-  local known
-  if loaded[id] then known = loaded[id].fields.digest else known = redis.call('HGET', job_key(id), 'digest') end
-  if known then
-    words[i] = known == digest and 'same' or 'exists'
-  elseif max_queued > 0 and alive >= max_queued then
-    words[i] = 'full'
-  else
-    words[i] = limit and over(limit)
-  end
-  if not known and not words[i] then
-    local status = start_at > NOW and S.scheduled or S.queued
-    local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
-    J.fresh = true
-    J.put = { 'state', '', 'digest', digest, unpack(fields) }
-    J.fields.digest = digest
-    for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
-    if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
-    redis.call('ZADD', INDEX, NOW, id)
-    redis.call('SADD', ALIVE, id)
-    count(status, 1)
-    alive = alive + 1
-    if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
-    if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
-    status_event(J)
-    for _, batch in ipairs(batches) do
-      dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)
+transition('submit', {}, function(items)
+  local words = {}
+  local alive = redis.call('SCARD', ALIVE)
+  for i, item in ipairs(items) do
+    local id, digest, fields, remaining, batches, start_at, max_queued, limit, webhook = unpack(item)
+    if limit and not limit[1] then limit = nil end
+    local known
+    if loaded[id] then known = loaded[id].fields.digest else known = redis.call('HGET', job_key(id), 'digest') end
+    if known then
+      words[i] = known == digest and 'same' or 'exists'
+    elseif max_queued > 0 and alive >= max_queued then
+      words[i] = 'full'
+    else
+      words[i] = limit and over(limit)
     end
-    words[i] = 'ok'
+    if not known and not words[i] then
+      local status = start_at > NOW and S.scheduled or S.queued
+      local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
+      J.fresh = true
+      J.put = { 'state', '', 'digest', digest, unpack(fields) }
+      J.fields.digest = digest
+      for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
+      if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
+      redis.call('ZADD', INDEX, NOW, id)
+      redis.call('SADD', ALIVE, id)
+      count(status, 1)
+      alive = alive + 1
+      if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
+      if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
+      status_event(J)
+      for _, batch in ipairs(batches) do
+        dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)
+      end
+      words[i] = 'ok'
+    end
   end
-end
-save()
-words[#words + 1] = NOW_TEXT
-return words
+  words[#words + 1] = NOW_TEXT
+  return words
+end)
