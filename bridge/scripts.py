@@ -23,7 +23,13 @@ from bridge.metrics import redis_script_seconds
 MAX_CALL_BYTES = 1 << 20
 MAX_CALL_ITEMS = 900
 
-_encode = msgspec.msgpack.Encoder().encode
+_array = msgspec.msgpack.Encoder().encode
+
+
+def _encode(item: Any) -> bytes:
+    """The values of an item (15 at most), one behind the other, without the byte that makes an array of them."""
+    return _array(item)[1:]
+
 
 Step = tuple[Any, ...]
 
@@ -189,7 +195,7 @@ class Scripts:
         self.partitions = partitions(partition_count)
         self._seconds = {name: redis_script_seconds.labels(name) for name in functions.NAMES}
         self._headers = [
-            _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
+            _array([part.tag, part.suffix, str(ttl_seconds * 1000), log_length, GROUP, PROTOCOL])
             for part in self.partitions
         ]
 
@@ -213,8 +219,8 @@ class Scripts:
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
     ) -> list[Claim]:
-        reply = await self.call("take", part, [[consumer, nonce, count, light, heavy, list(streams), list(handed)]])
-        return [_claim(row) for row in reply]
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
+        return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]
@@ -249,7 +255,7 @@ class Scripts:
 
     async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
         """Moves what is due; (moved, dropped, ms until the next or -1)."""
-        moved, dropped, wait = await self.call("due", part, [[limit]])
+        moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
         return int(moved), int(dropped), int(wait)
 
     async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:

@@ -2,7 +2,7 @@
 --
 -- This text stands behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
 -- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
--- item, an array in MessagePack. User JSON is opaque text here: it is stored, concatenated and published, never decoded.
+-- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is stored, concatenated and published, never decoded.
 --
 -- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
 -- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
@@ -13,6 +13,7 @@
 -- Of one call: begin() sets all of it, so that a call that failed leaves nothing to the next.
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
+local alive -- how many jobs are, for submit.lua
 
 -- Of the header, which few callers change: read again where its bytes are others.
 local HEADER, TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL
@@ -23,6 +24,7 @@ local WEBHOOKS -- jobs of which somebody is to be told when they have ended
 -- For ever: texts that come again.
 local SECOND, SECOND_TEXT
 local SPELLED = { [1e9] = '1000000000' }
+local NONE = {}
 
 -- Spelling a number costs as much as a read.
 local function integer(n)
@@ -63,7 +65,7 @@ local function begin(header)
   NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
   NOW_TEXT = integer(NOW)
   CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(NOW_TEXT, -3) .. 'Z",'
-  loaded, ended, counted, acked, delivered = {}, {}, {}, {}, {}
+  loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
 end
 
 local function job_key(id)
@@ -83,12 +85,11 @@ local function count(name, by) counted[name] = (counted[name] or 0) + by end
 -- beside it, `error` only where a node has failed unhandled.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
 
-local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
-  local key = job_key(id)
-  local J = { id = id, key = key, log = key .. ':events', channel = 'status:' .. id, changed = false, fields = {}, put = { 'state', '' },
-    drop = false, events = {}, status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
-    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished,
-    created = created }
+-- A table of 16 names, no more: the next would double it. Lists have room for what most jobs put there.
+local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
+  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
+    status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
+    progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created }
   loaded[id] = J
   return J
 end
@@ -97,24 +98,22 @@ end
 local function job_load(id, wanted)
   local J = loaded[id]
   if J ~= nil then return J or nil end
-  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted or {}))
+  wanted = wanted or NONE
+  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted))
   if not row[1] then
     loaded[id] = false
     return nil
   end
-  J = job_new(id, string.match(row[1], STATE_WORDS))
-  if wanted then
-    local fields = J.fields
-    for i, name in ipairs(wanted) do fields[name] = row[i + 1] end
-  end
-  return J
+  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4] }
+  for i = 4, #wanted do fields[wanted[i]] = row[i + 1] end
+  return job_new(id, fields, string.match(row[1], STATE_WORDS))
 end
 
 -- A field beside the state; nil where the job has none of that name.
 local function field(J, name)
   local value = J.fields[name]
-  if value == nil and not J.fresh then
-    value = redis.call('HGET', J.key, name)
+  if value == nil then
+    value = redis.call('HGET', job_key(J.id), name)
     J.fields[name] = value
   end
   return value or nil
@@ -123,21 +122,21 @@ end
 -- Writes a field, or removes it where `value` is false.
 local function field_put(J, name, value)
   J.fields[name] = value
-  J.changed = true
   if value then
     local put = J.put
     local last = #put
     put[last + 1], put[last + 2] = name, value
-  else
-    J.drop = J.drop or {}
+  elseif J.drop then
     J.drop[#J.drop + 1] = name
+  else
+    J.drop = { name, nil }
   end
 end
 
 -- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
 local function names_of(J, kind)
   local found = {}
-  for _, name in ipairs(redis.call('HKEYS', J.key)) do
+  for _, name in ipairs(redis.call('HKEYS', job_key(J.id))) do
     if string.sub(name, 1, 2) == kind and J.fields[name] ~= false then found[#found + 1] = string.sub(name, 3) end
   end
   return found
@@ -159,40 +158,46 @@ local function call_with(list, name, key, group)
   return reply
 end
 
+-- Of a field that was removed and written again, the last word counts.
+local function drop_save(J, key)
+  local drop, last = J.drop, 0
+  for k = 1, #drop do
+    if J.fields[drop[k]] == false then
+      last = last + 1
+      drop[last] = drop[k]
+    end
+  end
+  for k = #drop, last + 1, -1 do drop[k] = nil end
+  call_with(drop, 'HDEL', key)
+end
+
 local function job_save(J)
+  local key = job_key(J.id)
+  local log = key .. ':events'
   if #J.events > 0 then
-    local over = call_with(J.events, 'RPUSH', J.log) - LOG
+    local over = call_with(J.events, 'RPUSH', log) - LOG
     if over > 0 then
-      redis.call('LTRIM', J.log, over, -1)
+      redis.call('LTRIM', log, over, -1)
       J.trimmed = J.trimmed + over
     end
   end
-  local put, drop = J.put, J.drop
-  if drop then -- of a field that was written and removed, the last word counts
-    local kept, gone = { 'state', '' }, {}
-    for k = 3, #put, 2 do
-      if J.fields[put[k]] then kept[#kept + 1], kept[#kept + 2] = put[k], put[k + 1] end
-    end
-    for _, name in ipairs(drop) do
-      if J.fields[name] == false then gone[#gone + 1] = name end
-    end
-    put, drop = kept, gone
-  end
-  put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
+  J.put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
     integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
     J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
-  call_with(put, 'HSET', J.key)
-  if drop then call_with(drop, 'HDEL', J.key) end
+  call_with(J.put, 'HSET', key)
+  if J.drop then drop_save(J, key) end
   if JOB_ENDED[J.status] then
-    redis.call('PEXPIRE', J.key, TTL)
-    redis.call('PEXPIRE', J.log, TTL)
+    redis.call('PEXPIRE', key, TTL)
+    redis.call('PEXPIRE', log, TTL)
   end
 end
+
+-- Every change of a job's status or of a node goes with an event or a field.
+local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
 
 -- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
 local function emit(J, channel, rest)
   J.seq = J.seq + 1
-  J.changed = true
   local text = '{"seq":' .. integer(J.seq) .. CREATED .. rest
   J.events[#J.events + 1] = text
   redis.call('PUBLISH', channel, text)
@@ -210,7 +215,7 @@ local function quoted(text) if text == nil or text == '-' or text == '' then ret
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
 
 local function status_event(J)
-  emit(J, J.channel, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
+  emit(J, 'status:' .. J.id, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
     ',"attempt":' .. integer(J.attempt) .. ',"error":' .. null(job_error(J)) .. '}')
 end
 
@@ -219,7 +224,6 @@ local function job_move(J, to)
   if not JOB_ENDED[J.status] then count(J.status, -1) end
   count(JOB_ENDED[to] and to .. ' ' .. (field(J, 'pipeline') or 'graph') or to, 1)
   J.status = to
-  J.changed = true
   return true
 end
 
@@ -262,7 +266,7 @@ end
 local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
 local function node_event(J, node, r, worker, failure)
-  emit(J, J.channel, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
+  emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
     integer(r.attempt) .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
 end
 
@@ -325,7 +329,7 @@ end
 -- Entries --------------------------------------------------------------------------------------------------------
 
 local function split(text)
-  if not text or text == '' then return {} end
+  if not text or text == '' then return NONE end
   if not string.find(text, ',', 1, true) then return { text } end
   local list = {}
   for word in string.gmatch(text, '[^,]+') do list[#list + 1] = word end
@@ -342,13 +346,10 @@ local function is_pending(r) return r.status == S.pending end
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
 local function dispatch(J, batch, keep, due, failure)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
-  local nodes, records = {}, {}
-  for _, node in ipairs(batch[3]) do
-    local r = node_get(J, node)
-    if keep(r) then
-      nodes[#nodes + 1] = node
-      records[#records + 1] = r
-    end
+  local nodes, records, given = {}, {}, batch[3]
+  for k = 1, #given do
+    local r = node_get(J, given[k])
+    if keep(r) then nodes[#nodes + 1], records[#records + 1] = given[k], r end
   end
   if #nodes == 0 then return nil end
   local entry
@@ -371,8 +372,8 @@ local function dispatch(J, batch, keep, due, failure)
     if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
     entry = entry_name(stream, id)
   end
-  for i, node in ipairs(nodes) do
-    local r = records[i]
+  for i = 1, #nodes do
+    local node, r = nodes[i], records[i]
     local before = r.status
     if before ~= S.ready and before ~= S.pending then share_set(J, r, 0) end
     r.status, r.entry, r.place, r.reason, r.ended, r.payload = S.ready, entry, place, reason, '-', ''
@@ -392,6 +393,8 @@ local function entry_ack(stream, entry)
 end
 
 local function id_after(id, other)
+  -- ms of 13 digits, as they are until 2286, and counts of the same length: the order of texts is that of numbers
+  if #id == #other and string.byte(id, 14) == 45 and string.byte(other, 14) == 45 then return id > other end
   local ms, nth = string.match(id, '^(%d+)-(%d+)$')
   local other_ms, other_nth = string.match(other, '^(%d+)-(%d+)$')
   ms, nth, other_ms, other_nth = tonumber(ms), tonumber(nth), tonumber(other_ms), tonumber(other_nth)
@@ -431,7 +434,7 @@ end
 -- Writes all that the call has changed.
 local function save()
   for _, J in pairs(loaded) do
-    if J and J.changed then job_save(J) end
+    if J and is_changed(J) then job_save(J) end
   end
   call_with(ended, 'SREM', ALIVE)
   for name, by in pairs(counted) do
@@ -487,14 +490,21 @@ local function claim_drop(J, name)
   field_put(J, 'e:' .. name, false)
 end
 
+local function with_node(list, node, r)
+  if not list[1] then return { node, r } end
+  list[#list + 1], list[#list + 2] = node, r
+  return list
+end
+
 -- Those of `candidates` that an entry covers: ready and running, each a list { node, record, node, record, ... }.
 local function covered(J, name, candidates)
-  local ready, running = {}, {}
-  for _, node in ipairs(candidates) do
+  local ready, running = NONE, NONE
+  for k = 1, #candidates do
+    local node = candidates[k]
     local r = node_get(J, node)
     if r.entry == name then
-      local list = r.status == S.ready and ready or r.status == S.running and running
-      if list then list[#list + 1], list[#list + 2] = node, r end
+      if r.status == S.ready then ready = with_node(ready, node, r)
+      elseif r.status == S.running then running = with_node(running, node, r) end
     end
   end
   return ready, running
@@ -528,8 +538,8 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   end
   local name = entry_name(stream, entry)
   local wanted = { 'n:' .. names[1] }
-  for i = 2, #names do wanted[#wanted + 1] = 'n:' .. names[i] end
-  for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end
+  for i = 2, #names do wanted[i] = 'n:' .. names[i] end
+  for i = 1, #needed do wanted[#wanted + 1] = 'n:' .. needed[i] end
   if not new then wanted[#wanted + 1] = 'c:' .. name end
   if not fields.graph then wanted[#wanted + 1], wanted[#wanted + 2] = 'graph', 'routes' end
   local J = job_load(id, wanted)
@@ -587,9 +597,10 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
   local answer = { 'ok', stream, entry, J.id, nonce, started, waiting, suspects, graph, routes or '', fields.traceparent or '',
     fields.created or '0', fields.v or '0' }
-  for _, node in ipairs(lost and candidates or needed) do
-    local raw = field(J, 'n:' .. node)
-    if raw then answer[#answer + 1], answer[#answer + 2] = node, raw end
+  local told = lost and candidates or needed
+  for k = 1, #told do
+    local raw = field(J, 'n:' .. told[k])
+    if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end
   return answer
 end
@@ -600,15 +611,16 @@ local function register(name, flags, callback)
   redis.register_function({ function_name = name .. '_' .. VERSION, flags = flags, callback = callback })
 end
 
--- `commit(items)` answers what the call replies; what it has changed is written behind it.
-local function transition(name, flags, commit)
+-- `commit` is given what an item says and answers its reply; what it has changed is written behind the last. `reply`, if given, makes
+-- the call's of theirs.
+local function transition(name, flags, commit, reply)
   register(name, flags, function(_, arguments)
     begin(arguments[1])
-    local items = {}
-    for i = 2, #arguments do items[i - 1] = cmsgpack.unpack(arguments[i]) end
-    local reply = commit(items)
+    local replies = {}
+    for i = 2, #arguments do replies[i - 1] = commit(cmsgpack.unpack(arguments[i])) end
     save()
+    if reply then replies = reply(replies) end
     loaded, ended, counted, acked, delivered = nil
-    return reply
+    return replies
   end)
 end

@@ -1,10 +1,9 @@
 -- due: moves delayed entries whose time has come onto their streams. scheduled -> queued.
 -- KEYS[1]: the partition's index. One item: { limit }. Replies { moved, dropped, ms until the next or -1 }.
 -- An entry that no record names any more (cancelled, retried, deleted) is dropped.
-transition('due', { 'allow-oom' }, function(items)
-  local limit = items[1][1]
+transition('due', { 'allow-oom' }, function(limit)
   local moved, dropped = 0, 0
-  for _, nonce in ipairs(redis.call('ZRANGEBYSCORE', DELAYS, '-inf', NOW, 'LIMIT', 0, limit)) do
+  for _, nonce in ipairs(redis.call('ZRANGEBYSCORE', DELAYS, '-inf', NOW_TEXT, 'LIMIT', 0, limit)) do
     local packed = redis.call('HGET', DELAY_ENTRIES, nonce)
     local sent
     if packed then

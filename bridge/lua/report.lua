@@ -123,47 +123,41 @@ end
 local unclaimed = { skip = true, send = true, resend = true }
 
 -- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
-local function wanted(name, steps, reads)
-  local names = { 'c:' .. name }
-  for _, step in ipairs(steps) do
+local function wanted(name, steps, reads, ack)
+  local names = { 'c:' .. name, ack and 'pipeline' or nil } -- the last word of a job is counted by its pipeline
+  for k = 1, #steps do
     if #names > 2000 then return names end
-    local word = step[1]
-    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. step[2] end
+    local word = steps[k][1]
+    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. steps[k][2] end
   end
-  for _, node in ipairs(reads) do
+  for k = 1, #reads do
     if #names > 2000 then return names end
-    names[#names + 1] = 'n:' .. node
+    names[#names + 1] = 'n:' .. reads[k]
   end
   return names
 end
 
-transition('report', { 'allow-oom' }, function(items)
-  local replies = {}
-  for i, item in ipairs(items) do
-    local id, stream, entry, claimed, steps, reads, ack = unpack(item)
-    local name = entry ~= '' and entry_name(stream, entry) or ''
-    local J = job_load(id, wanted(name, steps, reads))
-    if not J then
-      if entry ~= '' then entry_ack(stream, entry) end
-      replies[i] = 'gone -'
-    elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
-      replies[i] = 'stale ' .. J.status
-    else
-      local words = ''
-      for _, step in ipairs(steps) do
-        if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
-        else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
-      end
-      local records = {}
-      for _, node in ipairs(reads) do records[#records + 1], records[#records + 2] = node, field(J, 'n:' .. node) or '' end
-      conclude(J)
-      if ack and entry ~= '' then
-        claim_drop(J, name)
-        entry_ack(stream, entry)
-      end
-      replies[i] = 'ok ' .. J.status .. words
-      if #records > 0 then replies[i] = { replies[i], unpack(records) } end
-    end
+transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps, reads, ack)
+  local name = entry ~= '' and entry_name(stream, entry) or ''
+  local J = job_load(id, wanted(name, steps, reads, ack))
+  if not J then
+    if entry ~= '' then entry_ack(stream, entry) end
+    return 'gone -'
   end
-  return replies
+  if entry ~= '' and field(J, 'c:' .. name) ~= claimed then return 'stale ' .. J.status end
+  local words = ''
+  for k = 1, #steps do
+    local step = steps[k]
+    if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
+    else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
+  end
+  local answer = {}
+  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], field(J, 'n:' .. reads[k]) or '' end
+  conclude(J)
+  if ack and entry ~= '' then
+    claim_drop(J, name)
+    entry_ack(stream, entry)
+  end
+  answer[1] = 'ok ' .. J.status .. words
+  return answer[2] and answer or answer[1]
 end)

@@ -3,8 +3,7 @@
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
 -- Replies a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
-transition('take', { 'allow-oom' }, function(items)
-  local consumer, nonce, count, light, heavy, streams, handed = unpack(items[1])
+transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed)
   local free = { light = light, heavy = heavy }
   local claims, size, taken = {}, 0, 0
 
@@ -45,18 +44,16 @@ transition('take', { 'allow-oom' }, function(items)
     while taken < count and size < 1048576 do
       local wanted = next_count(stream)
       if wanted < 1 then break end
-      local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+      local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', integer(wanted), 'STREAMS', stream, '>')
       if type(reply) == 'table' and reply.err then
         if not string.find(reply.err, 'NOGROUP') then break end
         redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-        reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+        reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', integer(wanted), 'STREAMS', stream, '>')
       end
       if not reply or reply.err or not reply[1] then break end
       local rows = reply[1][2]
       entry_delivered(stream, rows[#rows][1])
-      for _, row in ipairs(rows) do
-        note(stream, row[1], fields_of(row[2]), true)
-      end
+      for k = 1, #rows do note(stream, rows[k][1], fields_of(rows[k][2]), true) end
     end
   end
   return claims
