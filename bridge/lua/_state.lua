@@ -16,23 +16,22 @@ local loaded, ended, counted, acked, delivered
 local alive -- how many jobs are, for submit.lua
 
 -- Of the header, which few callers change: read again where its bytes are others.
-local HEADER, TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL
-local INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
+local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL
+local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
 local COUNTS -- how many jobs have each live status, how many have ended and how (`status pipeline`), what happened (`redelivered`, `dead reason`)
 local WEBHOOKS -- jobs of which somebody is to be told when they have ended
 
 -- For ever: texts that come again.
 local SECOND, SECOND_TEXT
-local SPELLED = { [1e9] = '1000000000' }
 local NONE = {}
 
--- Spelling a number costs as much as a read.
-local function integer(n)
-  local text = SPELLED[n]
-  if not text then
-    text = string.format('%d', n)
-    if n >= 0 and n < 1000 then SPELLED[n] = text end
-  end
+-- text_of[n]: a number as the store writes it. Spelling one costs as much as a read, so those that come again are kept: counters, the
+-- whole of a progress. Made by the first call: while a library is loaded there is no setmetatable.
+local text_of
+
+local function spell(kept, n)
+  local text = string.format('%d', n)
+  if n >= 0 and n < 1000 then kept[n] = text end
   return text
 end
 
@@ -52,9 +51,12 @@ local function date_and_time(seconds)
 end
 
 local function header_read(bytes)
-  TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  local tag
+  tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
   INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
   DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  text_of = text_of or setmetatable({ [1e9] = '1000000000' }, { __index = spell })
   HEADER = bytes
 end
 
@@ -63,15 +65,12 @@ local function begin(header)
   local clock = redis.call('TIME')
   if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
   NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  NOW_TEXT = integer(NOW)
+  NOW_TEXT = text_of[NOW]
   CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(NOW_TEXT, -3) .. 'Z",'
   loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
 end
 
-local function job_key(id)
-  if TAG == '' then return 'job:' .. id end
-  return 'job:' .. TAG .. ':' .. id
-end
+local function job_key(id) return JOB .. id end
 
 -- Counts in COUNTS; save() writes what a call has changed of it.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end
@@ -181,8 +180,8 @@ local function job_save(J)
       J.trimmed = J.trimmed + over
     end
   end
-  J.put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
-    integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
+  J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
+    text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
     J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
   call_with(J.put, 'HSET', key)
   if J.drop then drop_save(J, key) end
@@ -198,7 +197,7 @@ local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
 -- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
 local function emit(J, channel, rest)
   J.seq = J.seq + 1
-  local text = '{"seq":' .. integer(J.seq) .. CREATED .. rest
+  local text = '{"seq":' .. text_of[J.seq] .. CREATED .. rest
   J.events[#J.events + 1] = text
   redis.call('PUBLISH', channel, text)
 end
@@ -216,7 +215,7 @@ local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
 
 local function status_event(J)
   emit(J, 'status:' .. J.id, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
-    ',"attempt":' .. integer(J.attempt) .. ',"error":' .. null(job_error(J)) .. '}')
+    ',"attempt":' .. text_of[J.attempt] .. ',"error":' .. null(job_error(J)) .. '}')
 end
 
 local function job_move(J, to)
@@ -228,7 +227,7 @@ local function job_move(J, to)
 end
 
 local function publish_progress(J, node, node_progress)
-  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. integer(J.seq) .. CREATED ..
+  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. text_of[J.seq] .. CREATED ..
     '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end
 
@@ -267,7 +266,7 @@ local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
 local function node_event(J, node, r, worker, failure)
   emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
-    integer(r.attempt) .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
+    text_of[r.attempt] .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.
@@ -279,8 +278,8 @@ local function node_put(J, node, before, r)
     J.remaining = J.remaining - 1
     r.ended = NOW_TEXT
   end
-  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries) .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. integer(r.share) .. '\n' .. r.payload)
+  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share] .. '\n' .. r.payload)
   return true
 end
 
@@ -346,7 +345,7 @@ local function is_pending(r) return r.status == S.pending end
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy }; `keep(r)` says which nodes it may take.
 local function dispatch(J, batch, keep, due, failure)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
-  local nodes, records, given = {}, {}, batch[3]
+  local nodes, records, given = { nil }, { nil }, batch[3]
   for k = 1, #given do
     local r = node_get(J, given[k])
     if keep(r) then nodes[#nodes + 1], records[#records + 1] = given[k], r end
@@ -359,14 +358,14 @@ local function dispatch(J, batch, keep, due, failure)
       cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
-    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', integer(PROTOCOL) }
+    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil, nil, nil }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     if batch[5] then
-      fields[#fields + 1], fields[#fields + 2], fields[#fields + 3], fields[#fields + 4] = 'graph', field(J, 'graph'), 'routes',
-        field(J, 'routes')
+      local last = #fields
+      fields[last + 1], fields[last + 2], fields[last + 3], fields[last + 4] = 'graph', field(J, 'graph'), 'routes', field(J, 'routes')
     end
     local id = redis.call('XADD', stream, '*', unpack(fields))
     if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
@@ -438,7 +437,7 @@ local function save()
   end
   call_with(ended, 'SREM', ALIVE)
   for name, by in pairs(counted) do
-    if by ~= 0 then redis.call('HINCRBY', COUNTS, name, integer(by)) end
+    if by ~= 0 then redis.call('HINCRBY', COUNTS, name, text_of[by]) end
   end
   for stream, last in pairs(delivered) do
     if last.moved then redis.call('SET', stream .. ':delivered', last.id) end
@@ -479,7 +478,7 @@ end
 
 local function dead_letter(job, node, attempt, reason, detail)
   count('dead ' .. reason, 1)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', integer(attempt), 'reason', reason,
+  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', text_of[attempt], 'reason', reason,
     'detail', detail, 'created', NOW_TEXT)
 end
 
@@ -512,7 +511,7 @@ end
 
 -- A node that has begun, or is to begin alone, as the answer of take says it.
 local function begun(list, node, r)
-  local text = node .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries)
+  local text = node .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries]
   if list == '' then return text end
   return list .. ',' .. text
 end
@@ -537,7 +536,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     return { 'malformed', stream, entry }
   end
   local name = entry_name(stream, entry)
-  local wanted = { 'n:' .. names[1] }
+  local wanted = { 'n:' .. names[1], nil, nil }
   for i = 2, #names do wanted[i] = 'n:' .. names[i] end
   for i = 1, #needed do wanted[#wanted + 1] = 'n:' .. needed[i] end
   if not new then wanted[#wanted + 1] = 'c:' .. name end

@@ -115,7 +115,7 @@ end
 steps_of['event'] = function(J, entry, step)
   local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
-  field_put(J, 'e:' .. entry, integer(step[4]))
+  field_put(J, 'e:' .. entry, text_of[step[4]])
   emit(J, step[2] .. ':' .. J.id, step[3] .. '}')
   return 'ok'
 end
@@ -124,7 +124,7 @@ local unclaimed = { skip = true, send = true, resend = true }
 
 -- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
 local function wanted(name, steps, reads, ack)
-  local names = { 'c:' .. name, ack and 'pipeline' or nil } -- the last word of a job is counted by its pipeline
+  local names = { 'c:' .. name, ack and 'pipeline' or nil, nil } -- the last word of a job is counted by its pipeline
   for k = 1, #steps do
     if #names > 2000 then return names end
     local word = steps[k][1]

@@ -14,7 +14,7 @@ local function over(limit)
   if per_minute > 0 then
     local key, step = 'rate:' .. name .. SUFFIX, 60000 / per_minute
     local whole = math.max(tonumber(redis.call('GET', key) or '0'), NOW) + step
-    if whole > NOW + 60000.5 then return 'rate ' .. integer(math.ceil(whole - NOW - 60000)) end
+    if whole > NOW + 60000.5 then return 'rate ' .. text_of[math.ceil(whole - NOW - 60000)] end
     redis.call('SET', key, string.format('%.3f', whole), 'PX', 60001)
   end
 end
@@ -39,7 +39,7 @@ transition('submit', {}, function(id, digest, fields, remaining, batches, start_
   local J = job_new(id, setmetatable({ digest = digest }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
   J.put = { 'state', '', 'digest', digest, unpack(fields) }
   for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
-  if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
+  if start_at > 0 then field_put(J, 'startAt', text_of[start_at]) end
   redis.call('ZADD', INDEX, NOW_TEXT, id)
   redis.call('SADD', ALIVE, id)
   count(status, 1)

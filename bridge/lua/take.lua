@@ -9,7 +9,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
 
   local function note(stream, entry, fields, new)
     taken = taken + 1
-    local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. integer(taken), free, new)
+    local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. text_of[taken], free, new)
     if answer[1] == 'ok' then
       size = size + #answer[9]
       for i = 15, #answer, 2 do size = size + #answer[i] end
@@ -44,11 +44,11 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     while taken < count and size < 1048576 do
       local wanted = next_count(stream)
       if wanted < 1 then break end
-      local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', integer(wanted), 'STREAMS', stream, '>')
+      local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
       if type(reply) == 'table' and reply.err then
         if not string.find(reply.err, 'NOGROUP') then break end
         redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-        reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', integer(wanted), 'STREAMS', stream, '>')
+        reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
       end
       if not reply or reply.err or not reply[1] then break end
       local rows = reply[1][2]

@@ -10,9 +10,9 @@ transition('webhooks', { 'allow-oom' }, function(act, job, claim, delay)
     local taken, rows = {}, redis.call('ZDIFF', 2, WEBHOOKS, ALIVE, 'WITHSCORES')
     for k = 1, #rows, 2 do
       if tonumber(rows[k + 1]) <= NOW and #taken < most then
-        local due = integer(NOW + lease)
+        local due = text_of[NOW + lease]
         redis.call('ZADD', WEBHOOKS, due, rows[k])
-        taken[#taken + 1] = { rows[k], integer(redis.call('HINCRBY', tries, rows[k], 1) - 1), due }
+        taken[#taken + 1] = { rows[k], text_of[redis.call('HINCRBY', tries, rows[k], 1) - 1], due }
       end
     end
     return taken
