@@ -2,7 +2,8 @@
 --
 -- This text stands behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
 -- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
--- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is stored, concatenated and published, never decoded.
+-- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
+-- stored, concatenated and published, never decoded.
 --
 -- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
 -- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
@@ -18,7 +19,7 @@ local alive -- how many jobs are, for submit.lua
 -- Of the header, which few callers change: read again where its bytes are others.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL
 local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
-local COUNTS -- how many jobs have each live status, how many have ended and how (`status pipeline`), what happened (`redelivered`, `dead reason`)
+local COUNTS -- jobs by live status, ended ones by `status pipeline`, and what happened (`redelivered`, `dead reason`)
 local WEBHOOKS -- jobs of which somebody is to be told when they have ended
 
 -- For ever: texts that come again.
@@ -423,8 +424,7 @@ local function acks_save(stream, list)
     if entry == last then spared = true else drop[#drop + 1] = entry end
   end
   if spared then
-    local former = redis.call('GET', stream .. ':kept')
-    redis.call('SET', stream .. ':kept', last)
+    local former = redis.call('SET', stream .. ':kept', last, 'GET')
     if former and former ~= last then drop[#drop + 1] = former end
   end
   call_with(drop, 'XDEL', stream)

@@ -19,6 +19,15 @@ def test_jobs_are_spread_over_all_masters(cluster, client):
         assert any(key.startswith(b"job:{") for key in master.client.keys("*"))
 
 
+def test_a_function_is_called_where_its_key_is_and_nobody_is_asked_where_that_is(cluster, client):
+    assert client.jobs(limit=500)["jobs"]
+    for server in cluster.servers:
+        stats = server.client.info("commandstats")
+        assert "cmdstat_command|getkeys" not in stats
+        assert ("cmdstat_fcall" in stats) == (server in cluster.masters)
+        assert len(server.client.function_list("dihedral_*")) == 1, "a replica has its master's"
+
+
 async def test_nothing_leaks(cluster, house):
     client = connect(cluster.url)
     try:
