@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis as redis_sync
 
-from bridge import functions, keys, scripts
+from bridge import functions, keys
 from bridge.connection import check_layout, connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
