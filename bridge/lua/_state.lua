@@ -445,23 +445,12 @@ local function save()
   for stream, list in pairs(acked) do acks_save(stream, list) end
 end
 
--- What an entry says, by name.
+-- What an entry says, by name; a name in the constructor has its place, so that the table need not grow.
 local function fields_of(flat)
-  local job, nodes, created, v, heavy, needs, traceparent, graph, routes
-  for i = 1, #flat, 2 do
-    local name, value = flat[i], flat[i + 1]
-    if name == 'job' then job = value
-    elseif name == 'nodes' then nodes = value
-    elseif name == 'created' then created = value
-    elseif name == 'v' then v = value
-    elseif name == 'graph' then graph = value
-    elseif name == 'routes' then routes = value
-    elseif name == 'heavy' then heavy = value
-    elseif name == 'needs' then needs = value
-    elseif name == 'traceparent' then traceparent = value end
-  end
-  return { job = job, nodes = nodes, created = created, v = v, heavy = heavy, needs = needs, traceparent = traceparent, graph = graph,
-    routes = routes, flat = flat }
+  local fields = { job = nil, nodes = nil, created = nil, v = nil, graph = nil, routes = nil, needs = nil, flat = nil }
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  fields.flat = flat
+  return fields
 end
 
 local function entry_fields(stream, entry)

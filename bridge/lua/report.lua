@@ -2,7 +2,7 @@
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
--- Order within an item: the steps as given, the reads (after its own writes), the end-of-job test, the ack last.
+-- Order within an item: the steps as given, the end-of-job test, the ack; the reads, which see all of it, last.
 -- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
 -- node, raw record, node, raw record, ...
 
@@ -151,13 +151,14 @@ transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps
     if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
     else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
   end
-  local answer = {}
-  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], field(J, 'n:' .. reads[k]) or '' end
   conclude(J)
   if ack and entry ~= '' then
     claim_drop(J, name)
     entry_ack(stream, entry)
   end
-  answer[1] = 'ok ' .. J.status .. words
-  return answer[2] and answer or answer[1]
+  local said = 'ok ' .. J.status .. words
+  if #reads == 0 then return said end
+  local answer = { said }
+  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], field(J, 'n:' .. reads[k]) or '' end
+  return answer
 end)
