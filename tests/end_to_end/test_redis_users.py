@@ -241,6 +241,16 @@ def test_keda_asks_as_the_user_for_metrics_what_it_asks(house):
         assert client.xlen("stream:process:data") <= 1
 
 
+def test_a_worker_goes_on_when_the_control_plane_has_loaded_what_was_lost(house):
+    house.worker()
+    operator = redis.Redis.from_url(url(house.directory, "operator"))
+    for _ in range(3):
+        operator.function_flush()
+        assert house.ended(house.post("/api/jobs", simulate({"id": "a", "steps": 0}))["jobId"])["status"] == "completed"
+    assert set(denied(house)) <= {("worker", "command", "function|load")}
+    operator.close()
+
+
 def test_no_plane_can_do_what_is_not_its_work(house):
     for user, commands in (
         ("control", NOBODY),
