@@ -239,8 +239,8 @@ class Jobs:
             graph_size=len(graph),
         )
         return (
-            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
-            bool(job.webhook),
+            job.job_id, job.digest, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
+            bool(job.webhook), *fields,
         )  # fmt: skip
 
     @property

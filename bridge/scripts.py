@@ -27,8 +27,9 @@ _array = msgspec.msgpack.Encoder().encode
 
 
 def _encode(item: Any) -> bytes:
-    """The values of an item (15 at most), one behind the other, without the byte that makes an array of them."""
-    return _array(item)[1:]
+    """The values of an item (less than 65,536), one behind the other: without the byte or three that make an array of them."""
+    array = _array(item)
+    return array[3:] if array[0] == 0xDC else array[1:]
 
 
 Step = tuple[Any, ...]

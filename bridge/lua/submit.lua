@@ -1,5 +1,5 @@
 -- submit: creates jobs with their first entries, or answers for those that exist. absent -> queued | scheduled.
--- KEYS[1]: the partition's index. Item: { id, digest, fields (flat), remaining, batches, start_at_ms or 0, max_queued, limit?, webhook? }.
+-- KEYS[1]: the partition's index. Item: { id, digest, remaining, batches, start_at_ms or 0, max_queued, limit?, webhook?, field, value, ...}.
 -- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full | quota | rate MS; last the time, ms.
 -- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
 
@@ -27,7 +27,7 @@ local function known_digest(id)
   return redis.call('HGET', job_key(id), 'digest')
 end
 
-transition('submit', {}, function(id, digest, fields, remaining, batches, start_at, max_queued, limit, webhook)
+transition('submit', {}, function(id, digest, remaining, batches, start_at, max_queued, limit, webhook, ...)
   local known = known_digest(id)
   if known then return known == digest and 'same' or 'exists' end
   alive = alive or redis.call('SCARD', ALIVE)
@@ -37,8 +37,8 @@ transition('submit', {}, function(id, digest, fields, remaining, batches, start_
   if refusal then return refusal end
   local status = start_at > NOW and S.scheduled or S.queued
   local J = job_new(id, setmetatable({ digest = digest }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
-  J.put = { 'state', '', 'digest', digest, unpack(fields) }
-  for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
+  J.put = { 'state', '', 'digest', digest, ... }
+  for k = 5, #J.put, 2 do J.fields[J.put[k]] = J.put[k + 1] end
   if start_at > 0 then field_put(J, 'startAt', text_of[start_at]) end
   redis.call('ZADD', INDEX, NOW_TEXT, id)
   redis.call('SADD', ALIVE, id)
