@@ -65,9 +65,10 @@ local function begin(header)
   if header ~= HEADER then header_read(header) end
   local clock = redis.call('TIME')
   if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
-  NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  NOW_TEXT = text_of[NOW]
-  CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(NOW_TEXT, -3) .. 'Z",'
+  local ms = string.sub('00000' .. clock[2], -6, -4)
+  NOW_TEXT = clock[1] .. ms
+  NOW = NOW_TEXT + 0
+  CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
   loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
 end
 
