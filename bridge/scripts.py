@@ -1,8 +1,8 @@
 """The one typed face of the Lua: every change of a job's state goes through a method here.
 
 A script takes many items and answers a word for each; items of one call share a partition. Nothing here validates what it is
-given (control_plane/job_queue.py does, before), and nothing is retried here but a function that the server does not know (bridge/functions.py).
-User JSON is opaque text on both sides.
+given (control_plane/job_queue.py does, before), and nothing is retried here but a function that the server does not know
+(bridge/functions.py). User JSON is opaque text on both sides.
 """
 
 import asyncio

@@ -601,7 +601,8 @@ local function register(name, flags, callback)
 end
 
 -- `commit` is given what an item says and answers its reply; what it has changed is written behind the last. `reply`, if given, makes
--- the call's of theirs.
+-- the call's of theirs. Flags: at the memory limit only submit is refused; read is served also where nothing may be written
+-- (min-replicas-to-write).
 local function transition(name, flags, commit, reply)
   register(name, flags, function(_, arguments)
     begin(arguments[1])
