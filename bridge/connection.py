@@ -37,6 +37,9 @@ LOST = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisCluster
 
 OLDEST_SERVER = (7, 0)
 
+UNKNOWN_FUNCTION = "Function not found"
+"""What every server says of a function that no library has; redis-py has no type for it."""
+
 
 def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Client:
     """An asyncio client; connects when first used. `timeout_seconds` must exceed any BLOCK asked of it."""
@@ -71,7 +74,7 @@ def _nodes(url: str) -> list[str]:
 def _connect_to_cluster(url: str, options: dict[str, Any]) -> Client:
     """redis-py repeats nothing here but what a node refused because the slot is elsewhere."""
     first, *others = _nodes(url)
-    client: Client = redis.asyncio.cluster.RedisCluster.from_url(
+    client: Client = _Cluster.from_url(
         first,
         startup_nodes=[redis.asyncio.cluster.ClusterNode(*_place(other)) for other in others],
         require_full_coverage=False,  # one master away is one master away
@@ -83,6 +86,18 @@ def _connect_to_cluster(url: str, options: dict[str, Any]) -> Client:
     for node in client.startup_nodes:
         node.connection_class = _that_hears_cancels(kind)
     return client
+
+
+class _Cluster(redis.asyncio.cluster.RedisCluster):
+    """Finds the keys of FCALL where those of EVALSHA are; redis-py asks a server for them, at every call."""
+
+    async def _determine_slot(self, command: str, *args: Any) -> int:
+        return await super()._determine_slot("EVALSHA" if command == "FCALL" else command, *args)
+
+
+class _BlockingCluster(redis.cluster.RedisCluster):
+    def determine_slot(self, *args: Any) -> Any:
+        return super().determine_slot("EVALSHA" if args[0] == "FCALL" else args[0], *args[1:])
 
 
 def _place(node: str) -> tuple[str, int]:
@@ -134,14 +149,14 @@ def connect_blocking(url: str, *, timeout_seconds: float) -> Any:
     first, *others = _nodes(url)
     made: Any = redis.cluster.ClusterNode
     nodes = [made(*_place(other)) for other in others]
-    return redis.cluster.RedisCluster.from_url(first, startup_nodes=nodes, require_full_coverage=False, **options)
+    return _BlockingCluster.from_url(first, startup_nodes=nodes, require_full_coverage=False, **options)
 
 
 async def check_layout(client: Client, partitions: int) -> None:
     """Writes the number of partitions on first use and refuses to go on with another.
 
     Raises:
-        LayoutMismatch: the server holds jobs laid out differently, or is older than 7.0.
+        LayoutMismatch: the server holds jobs laid out differently, is older than 7.0, or lets this user call no functions.
         ServerUnavailable: it cannot be reached.
     """
     try:
@@ -155,6 +170,7 @@ async def check_layout(client: Client, partitions: int) -> None:
             raise LayoutMismatch("a cluster needs redis.partitions: several for each of its masters, 16 for three")
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
+        await _check_functions(client)
         known = await client.get(LAYOUT)
         if known is None:  # only then written: at its memory limit a server takes no write, but workers must come back
             await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
@@ -171,3 +187,20 @@ async def check_layout(client: Client, partitions: int) -> None:
         raise LayoutMismatch(
             f"the server's jobs are laid out in {count} partitions, redis.partitions says {partitions}"
         )
+
+
+async def _check_functions(client: Client) -> None:
+    """Calls one that nobody has: some stores say that they are Redis 7 and know no functions."""
+    try:
+        await client.execute_command("FCALL", "dihedral", 1, LAYOUT)
+    except redis.exceptions.NoPermissionError as error:
+        raise LayoutMismatch(
+            "this Redis user may not call functions: it needs +fcall, the control plane's also +function|load (deploy/redis/users.acl)"
+        ) from error
+    except redis.ResponseError as error:
+        if "unknown command" in str(error):
+            raise LayoutMismatch(
+                "the server has no functions (FCALL): Redis 7.0 or newer, or Valkey, is needed"
+            ) from error
+        if UNKNOWN_FUNCTION not in str(error):
+            raise

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import redis.asyncio
 
-from bridge import graphs, keys
+from bridge import functions, graphs, keys
 from bridge.connection import Client
 from bridge.graphs import Route, Topology
 from bridge.keys import Partition
@@ -50,13 +50,6 @@ decode_routes = msgspec.json.Decoder(dict[str, Route]).decode
 _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
 _LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20})-([0-9]{1,20})")
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
-
-
-PUT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
-"""A write that the memory limit does not refuse: heartbeats are few and small, and without them all workers would seem gone."""
-
-
-EPOCH = "#!lua flags=no-writes\nreturn string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')"
 
 
 class KnownTask(msgspec.Struct):
@@ -246,8 +239,8 @@ class Jobs:
             graph_size=len(graph),
         )
         return (
-            job.job_id, job.digest, fields, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
-            bool(job.webhook),
+            job.job_id, job.digest, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
+            bool(job.webhook), *fields,
         )  # fmt: skip
 
     @property
@@ -340,7 +333,7 @@ class Jobs:
 
     async def epoch(self, job_id: str = "") -> str:
         """The replication id of the server that has the job: another one means that a seq may have gone back."""
-        return str((await self.client.eval(EPOCH, 1, self.scripts.partition(job_id).index)).decode())
+        return str((await functions.call(self.client, "epoch", self.scripts.partition(job_id).index)).decode())
 
     async def now_ms(self) -> int:
         """The server's time: who is alive and what is old must not depend on whose clock is right."""
@@ -365,7 +358,7 @@ class Jobs:
         await self._put("ZADD", keys.WORKERS, await self.now_ms() - LIVE_SECONDS * 1000 - 1, worker_id)
 
     async def _put(self, command: str, key: str, *arguments: Any) -> None:
-        await self.client.eval(PUT, 1, key, command, *arguments)
+        await functions.call(self.client, "put", key, command, *arguments)
 
     async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
         """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""

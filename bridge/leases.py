@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import redis
 
-from bridge import graphs
+from bridge import functions, graphs
 from bridge.connection import LOST, connect, connect_blocking
 from bridge.deliveries import Delivery, Topologies
 from bridge.jobs import Jobs, plan_batches
@@ -28,10 +28,6 @@ from bridge.scripts import PENDING, Claim, Reply, Report, Step, Writer, passing
 from schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
-
-PAGE = """#!lua flags=no-writes
-return { redis.call('TIME'), redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], '+', 200) }"""
-"""A page and the server's time of the same moment."""
 
 Write = Callable[[Partition, Report], Awaitable[Reply]]
 
@@ -94,8 +90,7 @@ class Renewer(threading.Thread):
         for start in range(0, len(rows), 500):
             chunk = rows[start : start + 500]
             items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
-            text, arguments = self._scripts.prepared("renew", chunk[0][0], items)
-            words: Any = self._client.eval(text, arguments[0], *arguments[1:])
+            words: Any = self._scripts.call_blocking(self._client, "renew", chunk[0][0], items)
             for row, word in zip(chunk, words, strict=True):
                 if word != b"ok":
                     self._tell((row[2], row[3]), word.decode())
@@ -162,7 +157,7 @@ class Reclaimer:
         start = "-"
         while True:
             try:
-                (seconds, micros), page = await self.jobs.client.eval(PAGE, 1, stream, GROUP, start)
+                (seconds, micros), page = await functions.call(self.jobs.client, "page", stream, GROUP, start)
             except redis.ResponseError as error:
                 if passing(error):
                     raise

@@ -1,32 +1,36 @@
 """The one typed face of the Lua: every change of a job's state goes through a method here.
 
 A script takes many items and answers a word for each; items of one call share a partition. Nothing here validates what it is
-given (control_plane/job_queue.py does, before), and nothing is retried here but a script that the server has forgotten.
-User JSON is opaque text on both sides.
+given (control_plane/job_queue.py does, before), and nothing is retried here but a function that the server does not know
+(bridge/functions.py). User JSON is opaque text on both sides.
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 import redis.asyncio
-from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
-from bridge.connection import LOST, Client
+from bridge import functions
+from bridge.connection import LOST, UNKNOWN_FUNCTION, Client
 from bridge.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
-from bridge.lifecycle import lua_prelude
 from bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
 MAX_CALL_ITEMS = 900
 
-_encode = msgspec.msgpack.Encoder().encode
+_array = msgspec.msgpack.Encoder().encode
+
+
+def _encode(item: Any) -> bytes:
+    """The values of an item (less than 65,536), one behind the other: without the byte or three that make an array of them."""
+    array = _array(item)
+    return array[3:] if array[0] == 0xDC else array[1:]
+
 
 Step = tuple[Any, ...]
 
@@ -207,9 +211,9 @@ class Scripts:
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
-        self._seconds = {name: redis_script_seconds.labels(name) for name in NAMES}
+        self._seconds = {name: redis_script_seconds.labels(name) for name in functions.NAMES}
         self._headers = [
-            _encode([part.tag, part.suffix, ttl_seconds * 1000, log_length, GROUP, PROTOCOL])
+            _array([part.tag, part.suffix, str(ttl_seconds * 1000), log_length, GROUP, PROTOCOL])
             for part in self.partitions
         ]
 
@@ -233,8 +237,8 @@ class Scripts:
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
     ) -> list[Claim]:
-        reply = await self.call("take", part, [[consumer, nonce, count, light, heavy, list(streams), list(handed)]])
-        return [_claim(row) for row in reply]
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
+        return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]
@@ -269,7 +273,7 @@ class Scripts:
 
     async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
         """Moves what is due; (moved, dropped, ms until the next or -1)."""
-        moved, dropped, wait = await self.call("due", part, [[limit]])
+        moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
         return int(moved), int(dropped), int(wait)
 
     async def room(self, part: Partition, streams: Sequence[str], most: int, patience_ms: int) -> int:
@@ -292,44 +296,15 @@ class Scripts:
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
         begun = time.perf_counter()
-        arguments = (1, part.index, self._headers[part.number], *items)
         try:
-            return await self.client.execute_command("EVALSHA", _digest(name), *arguments)
-        except NoScriptError:  # EVAL leaves it behind on that very node
-            return await self.client.execute_command("EVAL", source(name), *arguments)
+            return await functions.call(self.client, name, part.index, self._headers[part.number], *items)
         finally:
             self._seconds[name].observe(time.perf_counter() - begun)
 
-    def prepared(self, name: str, part: Partition, items: Sequence[Any]) -> tuple[str, list[Any]]:
-        """Source and EVAL arguments, for a caller with a client of its own (the renewal thread)."""
-        return source(name), [1, part.index, self._headers[part.number], *(_encode(item) for item in items)]
-
-
-_sources: dict[str, str] = {}
-
-NAMES = sorted(file.name[:-4] for file in (files("bridge") / "lua").iterdir() if file.name[0] not in "_.")
-"""Every transition."""
-FIRST_LINES = {"submit": "#!lua\n", "read": "#!lua flags=no-writes\n"}
-"""At the memory limit only submit is refused; what reads is served also where nothing may be written (min-replicas-to-write)."""
-
-
-def source(name: str) -> str:
-    """The full text of a transition: flags, the tables of lifecycle.py, the shared state code, the transition."""
-    if name not in _sources:
-        folder = files("bridge") / "lua"
-        parts = (
-            FIRST_LINES.get(name, "#!lua flags=allow-oom\n"),
-            lua_prelude(),
-            (folder / "_state.lua").read_text(),
-            (folder / f"{name}.lua").read_text(),
-        )
-        _sources[name] = "".join(parts)
-    return _sources[name]
-
-
-@cache
-def _digest(name: str) -> str:
-    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+    def call_blocking(self, client: Any, name: str, part: Partition, items: Sequence[Any]) -> Any:
+        """For a caller with a client of its own (the renewal thread)."""
+        encoded = [_encode(item) for item in items]
+        return functions.call_blocking(client, name, part.index, self._headers[part.number], *encoded)
 
 
 class Writer:
@@ -384,12 +359,12 @@ class Writer:
                 delay = min(delay * 2, 2.0)
 
 
-_PASSING = re.compile(r"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS)\b""")
+_PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|{UNKNOWN_FUNCTION})\b""")
 """redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
 
 
 def passing(error: Exception) -> bool:
-    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way."""
+    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way, a library not yet loaded."""
     if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
         return True
     return _PASSING.search(str(error)) is not None

@@ -337,12 +337,12 @@ class Worker:
             return []
         if delivery.releasing and outcome.status == "cancelled":
             if delivery.routes[node_id].idempotent or not outcome.began:
+                if steps := running.steps():
+                    await self._write(delivery.part, delivery.report(steps))
                 return []
             outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
         if status == "preempted":
-            await self._hand_on(
-                delivery, node_id, "-", "it made room for a node of higher priority", 0, code="preempted"
-            )
+            await self._hand_on(running, "-", "it made room for a node of higher priority", 0, code="preempted")
             return []
         return await self._reporter.commit(delivery, running, outcome)
 
@@ -359,7 +359,7 @@ class Worker:
 
     async def _execute(self, delivery: Delivery, running: Running, node: Node) -> NodeOutcome | None:
         if node.task not in self.registry:
-            await self._no_task(delivery, running.node_id)
+            await self._no_task(running)
             return None
         if delivery.lost_with[node.id] > 0 and not delivery.routes[node.id].idempotent:
             return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
@@ -397,10 +397,10 @@ class Worker:
         if outcome.began or delivery.releasing or delivery.lost:
             return outcome
         if outcome.elsewhere:
-            await self._hand_on(delivery, node.id, "memory", outcome.elsewhere, NO_TASK_DELAY_MS)
+            await self._hand_on(running, "memory", outcome.elsewhere, NO_TASK_DELAY_MS)
             return None
         if running.given_up:
-            await self._hand_on(delivery, node.id, "-", "its worker stops, and had no memory for it yet", 0)
+            await self._hand_on(running, "-", "its worker stops, and had no memory for it yet", 0)
             return None
         return outcome
 
@@ -444,25 +444,25 @@ class Worker:
         asked = node.timeout_seconds
         return min(asked, within) if isinstance(asked, int | float) else within
 
-    async def _no_task(self, delivery: Delivery, node_id: str) -> None:
+    async def _no_task(self, running: Running) -> None:
         """A task that this worker does not know waits for one that does: it goes back, with a delay."""
-        task = delivery.topology.nodes[node_id].task
-        log.warning(
-            "no task %r here; its node waits for another worker", task, extra={"job": delivery.job_id, "node": node_id}
-        )
-        await self._hand_on(delivery, node_id, "worker", f"waiting for a worker that knows {task}", NO_TASK_DELAY_MS)
+        task = running.delivery.topology.nodes[running.node_id].task
+        where = {"job": running.delivery.job_id, "node": running.node_id}
+        log.warning("no task %r here; its node waits for another worker", task, extra=where)
+        await self._hand_on(running, "worker", f"waiting for a worker that knows {task}", NO_TASK_DELAY_MS)
 
     async def _hand_on(
-        self, delivery: Delivery, node_id: str, reason: str, message: str, delay_ms: int, *, code: str = "worker"
+        self, running: Running, reason: str, message: str, delay_ms: int, *, code: str = "worker"
     ) -> None:
-        """A node that cannot run here goes back to its place, as the same attempt. `reason`: why it is delayed, `-` where it is not."""
+        """A node that is not to run here goes back to its place, as the same attempt. `reason`: why it is delayed, `-` where it is not."""
+        delivery, node_id = running.delivery, running.node_id
         batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason, given_back=True)
         waits = NodeError(code=reason if delay_ms else code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
         delivery.open.discard(node_id)
-        await self._write(delivery.part, delivery.report([step]))
+        await self._write(delivery.part, delivery.report([*running.steps(), step]))
 
     def _plan(
         self, delivery: Delivery, nodes: list[str], *, delay_ms: int = 0, reason: str = "-", given_back: bool = False

@@ -1,8 +1,9 @@
 -- What every transition shares: a job's header, its node records, its event log, and the entries that carry it.
 --
--- This text stands behind `#!lua`, the tables of lifecycle.py (S, NODE_MOVES, ...) and before each transition file.
--- ARGV[1] is the call's header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one item, an array in
--- MessagePack. User JSON is opaque text here: it is stored, concatenated and published, never decoded.
+-- This text stands behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
+-- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
+-- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
+-- stored, concatenated and published, never decoded.
 --
 -- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
 -- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
@@ -10,14 +11,33 @@
 --
 -- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
 
-local H = cmsgpack.unpack(ARGV[1])
-local TAG, SUFFIX, TTL, LOG, GROUP, PROTOCOL = H[1], H[2], H[3], H[4], H[5], H[6]
-local clock = redis.call('TIME')
-local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+-- Of one call: begin() sets all of it, so that a call that failed leaves nothing to the next.
+local NOW, NOW_TEXT, CREATED
+local loaded, ended, counted, acked, delivered
+local alive -- how many jobs are, for submit.lua
 
--- RFC 3339 with milliseconds; days to civil date after Howard Hinnant's "chrono-compatible low-level date algorithms".
-local function rfc3339(ms)
-  local seconds = math.floor(ms / 1000)
+-- Of the header, which few callers change: read again where its bytes are others.
+local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL
+local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
+local COUNTS -- jobs by live status, ended ones by `status pipeline`, and what happened (`redelivered`, `dead reason`)
+local WEBHOOKS -- jobs of which somebody is to be told when they have ended
+
+-- For ever: texts that come again.
+local SECOND, SECOND_TEXT
+local NONE = {}
+
+-- text_of[n]: a number as the store writes it. Spelling one costs as much as a read, so those that come again are kept: counters, the
+-- whole of a progress. Made by the first call: while a library is loaded there is no setmetatable.
+local text_of
+
+local function spell(kept, n)
+  local text = string.format('%d', n)
+  if n >= 0 and n < 1000 then kept[n] = text end
+  return text
+end
+
+-- RFC 3339 without its end; days to civil date after Howard Hinnant's "chrono-compatible low-level date algorithms".
+local function date_and_time(seconds)
   local days, rest = math.floor(seconds / 86400), seconds % 86400
   local z = days + 719468
   local era = math.floor(z / 146097)
@@ -28,42 +48,33 @@ local function rfc3339(ms)
   local d = doy - math.floor((153 * mp + 2) / 5) + 1
   local m = mp < 10 and mp + 3 or mp - 9
   local y = yoe + era * 400 + (m <= 2 and 1 or 0)
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', y, m, d, math.floor(rest / 3600),
-    math.floor(rest / 60) % 60, rest % 60, ms % 1000)
-end
-local CREATED = ',"created":"' .. rfc3339(NOW) .. '",'
-
--- Most numbers are small and come again with the next job of the call; spelling one costs as much as a read.
-local spelled = {}
-local function integer(n)
-  local text = spelled[n]
-  if not text then
-    text = string.format('%d', n)
-    spelled[n] = text
-  end
-  return text
-end
-local NOW_TEXT = integer(NOW)
-
-local function items()
-  local list = {}
-  for i = 2, #ARGV do list[i - 1] = cmsgpack.unpack(ARGV[i]) end
-  return list
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d', y, m, d, math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60)
 end
 
-local INDEX, ALIVE = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX
-local DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
-local WEBHOOKS = 'webhooks' .. SUFFIX -- jobs of which somebody is to be told when they have ended
-
-local function job_key(id)
-  if TAG == '' then return 'job:' .. id end
-  return 'job:' .. TAG .. ':' .. id
+local function header_read(bytes)
+  local tag
+  tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
+  INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
+  DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  text_of = text_of or setmetatable({ [1e9] = '1000000000' }, { __index = spell })
+  HEADER = bytes
 end
 
--- What is counted of all jobs, in COUNTS: how many have each live status, how many have ended and how (`status pipeline`), and what
--- happened (`redelivered`, `dead reason`). save() writes what a call has changed of it.
-local COUNTS = 'counts' .. SUFFIX
-local counted = {}
+local function begin(header)
+  if header ~= HEADER then header_read(header) end
+  local clock = redis.call('TIME')
+  if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
+  local ms = string.sub('00000' .. clock[2], -6, -4)
+  NOW_TEXT = clock[1] .. ms
+  NOW = NOW_TEXT + 0
+  CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
+  loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
+end
+
+local function job_key(id) return JOB .. id end
+
+-- Counts in COUNTS; save() writes what a call has changed of it.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end
 
 -- Jobs -----------------------------------------------------------------------------------------------------------
@@ -74,14 +85,12 @@ local function count(name, by) counted[name] = (counted[name] or 0) + by end
 -- What every transition needs of a job is one field, `state`, twelve words (job_new, and when it was last written); the rest stands
 -- beside it, `error` only where a node has failed unhandled.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
-local loaded, ended = {}, {}
 
-local function job_new(id, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
-  local key = job_key(id)
-  local J = { id = id, key = key, log = key .. ':events', channel = 'status:' .. id, changed = false, fields = {}, put = { 'state', '' },
-    drop = false, events = {}, status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0,
-    broken = broken + 0, progress = progress + 0, attempt = attempt + 0, started = started, finished = finished,
-    created = created }
+-- A table of 16 names, no more: the next would double it. Lists have room for what most jobs put there.
+local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
+  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
+    status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
+    progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created }
   loaded[id] = J
   return J
 end
@@ -90,24 +99,22 @@ end
 local function job_load(id, wanted)
   local J = loaded[id]
   if J ~= nil then return J or nil end
-  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted or {}))
+  wanted = wanted or NONE
+  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted))
   if not row[1] then
     loaded[id] = false
     return nil
   end
-  J = job_new(id, string.match(row[1], STATE_WORDS))
-  if wanted then
-    local fields = J.fields
-    for i, name in ipairs(wanted) do fields[name] = row[i + 1] end
-  end
-  return J
+  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4] }
+  for i = 4, #wanted do fields[wanted[i]] = row[i + 1] end
+  return job_new(id, fields, string.match(row[1], STATE_WORDS))
 end
 
 -- A field beside the state; nil where the job has none of that name.
 local function field(J, name)
   local value = J.fields[name]
-  if value == nil and not J.fresh then
-    value = redis.call('HGET', J.key, name)
+  if value == nil then
+    value = redis.call('HGET', job_key(J.id), name)
     J.fields[name] = value
   end
   return value or nil
@@ -116,21 +123,21 @@ end
 -- Writes a field, or removes it where `value` is false.
 local function field_put(J, name, value)
   J.fields[name] = value
-  J.changed = true
   if value then
     local put = J.put
     local last = #put
     put[last + 1], put[last + 2] = name, value
-  else
-    J.drop = J.drop or {}
+  elseif J.drop then
     J.drop[#J.drop + 1] = name
+  else
+    J.drop = { name, nil }
   end
 end
 
 -- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
 local function names_of(J, kind)
   local found = {}
-  for _, name in ipairs(redis.call('HKEYS', J.key)) do
+  for _, name in ipairs(redis.call('HKEYS', job_key(J.id))) do
     if string.sub(name, 1, 2) == kind and J.fields[name] ~= false then found[#found + 1] = string.sub(name, 3) end
   end
   return found
@@ -152,41 +159,47 @@ local function call_with(list, name, key, group)
   return reply
 end
 
+-- Of a field that was removed and written again, the last word counts.
+local function drop_save(J, key)
+  local drop, last = J.drop, 0
+  for k = 1, #drop do
+    if J.fields[drop[k]] == false then
+      last = last + 1
+      drop[last] = drop[k]
+    end
+  end
+  for k = #drop, last + 1, -1 do drop[k] = nil end
+  call_with(drop, 'HDEL', key)
+end
+
 local function job_save(J)
+  local key = job_key(J.id)
+  local log = key .. ':events'
   if #J.events > 0 then
-    local over = call_with(J.events, 'RPUSH', J.log) - LOG
+    local over = call_with(J.events, 'RPUSH', log) - LOG
     if over > 0 then
-      redis.call('LTRIM', J.log, over, -1)
+      redis.call('LTRIM', log, over, -1)
       J.trimmed = J.trimmed + over
     end
   end
-  local put, drop = J.put, J.drop
-  if drop then -- of a field that was written and removed, the last word counts
-    local kept, gone = { 'state', '' }, {}
-    for k = 3, #put, 2 do
-      if J.fields[put[k]] then kept[#kept + 1], kept[#kept + 2] = put[k], put[k + 1] end
-    end
-    for _, name in ipairs(drop) do
-      if J.fields[name] == false then gone[#gone + 1] = name end
-    end
-    put, drop = kept, gone
-  end
-  put[2] = J.status .. ' ' .. integer(J.seq) .. ' ' .. integer(J.trimmed) .. ' ' .. integer(J.remaining) .. ' ' ..
-    integer(J.running) .. ' ' .. integer(J.broken) .. ' ' .. integer(J.progress) .. ' ' .. integer(J.attempt) .. ' ' ..
+  J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
+    text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
     J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
-  call_with(put, 'HSET', J.key)
-  if drop then call_with(drop, 'HDEL', J.key) end
+  call_with(J.put, 'HSET', key)
+  if J.drop then drop_save(J, key) end
   if JOB_ENDED[J.status] then
-    redis.call('PEXPIRE', J.key, TTL)
-    redis.call('PEXPIRE', J.log, TTL)
+    redis.call('PEXPIRE', key, TTL)
+    redis.call('PEXPIRE', log, TTL)
   end
 end
+
+-- Every change of a job's status or of a node goes with an event or a field.
+local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
 
 -- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
 local function emit(J, channel, rest)
   J.seq = J.seq + 1
-  J.changed = true
-  local text = '{"seq":' .. integer(J.seq) .. CREATED .. rest
+  local text = '{"seq":' .. text_of[J.seq] .. CREATED .. rest
   J.events[#J.events + 1] = text
   redis.call('PUBLISH', channel, text)
 end
@@ -203,8 +216,8 @@ local function quoted(text) if text == nil or text == '-' or text == '' then ret
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
 
 local function status_event(J)
-  emit(J, J.channel, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
-    ',"attempt":' .. integer(J.attempt) .. ',"error":' .. null(job_error(J)) .. '}')
+  emit(J, 'status:' .. J.id, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
+    ',"attempt":' .. text_of[J.attempt] .. ',"error":' .. null(job_error(J)) .. '}')
 end
 
 local function job_move(J, to)
@@ -212,12 +225,11 @@ local function job_move(J, to)
   if not JOB_ENDED[J.status] then count(J.status, -1) end
   count(JOB_ENDED[to] and to .. ' ' .. (field(J, 'pipeline') or 'graph') or to, 1)
   J.status = to
-  J.changed = true
   return true
 end
 
 local function publish_progress(J, node, node_progress)
-  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. integer(J.seq) .. CREATED ..
+  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. text_of[J.seq] .. CREATED ..
     '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end
 
@@ -255,8 +267,8 @@ end
 local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
 local function node_event(J, node, r, worker, failure)
-  emit(J, J.channel, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
-    integer(r.attempt) .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
+  emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
+    text_of[r.attempt] .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.
@@ -268,8 +280,8 @@ local function node_put(J, node, before, r)
     J.remaining = J.remaining - 1
     r.ended = NOW_TEXT
   end
-  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries) .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. integer(r.share) .. '\n' .. r.payload)
+  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share] .. '\n' .. r.payload)
   return true
 end
 
@@ -318,7 +330,7 @@ end
 -- Entries --------------------------------------------------------------------------------------------------------
 
 local function split(text)
-  if not text or text == '' then return {} end
+  if not text or text == '' then return NONE end
   if not string.find(text, ',', 1, true) then return { text } end
   local list = {}
   for word in string.gmatch(text, '[^,]+') do list[#list + 1] = word end
@@ -336,13 +348,10 @@ local function is_pending(r) return r.status == S.pending end
 -- given_back: the priority of what a worker gives back, which may stand on a stream of a higher one; '' for what is new.
 local function dispatch(J, batch, keep, due, failure)
   local stream, place, nonce, delay, reason, heavy, given_back = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9], batch[10]
-  local nodes, records = {}, {}
-  for _, node in ipairs(batch[3]) do
-    local r = node_get(J, node)
-    if keep(r) then
-      nodes[#nodes + 1] = node
-      records[#records + 1] = r
-    end
+  local nodes, records, given = { nil }, { nil }, batch[3]
+  for k = 1, #given do
+    local r = node_get(J, given[k])
+    if keep(r) then nodes[#nodes + 1], records[#records + 1] = given[k], r end
   end
   if #nodes == 0 then return nil end
   local entry
@@ -352,22 +361,22 @@ local function dispatch(J, batch, keep, due, failure)
       cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, given_back }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
-    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', integer(PROTOCOL) }
+    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil, nil, nil }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
     if given_back ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', given_back end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     if batch[5] then
-      fields[#fields + 1], fields[#fields + 2], fields[#fields + 3], fields[#fields + 4] = 'graph', field(J, 'graph'), 'routes',
-        field(J, 'routes')
+      local last = #fields
+      fields[last + 1], fields[last + 2], fields[last + 3], fields[last + 4] = 'graph', field(J, 'graph'), 'routes', field(J, 'routes')
     end
     local id = redis.call('XADD', stream, '*', unpack(fields))
     if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
     entry = entry_name(stream, id)
   end
-  for i, node in ipairs(nodes) do
-    local r = records[i]
+  for i = 1, #nodes do
+    local node, r = nodes[i], records[i]
     local before = r.status
     if before ~= S.ready and before ~= S.pending then share_set(J, r, 0) end
     r.status, r.entry, r.place, r.reason, r.ended, r.payload = S.ready, entry, place, reason, '-', ''
@@ -379,7 +388,6 @@ end
 
 -- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind. All that a call has
 -- acknowledged goes in save(), stream by stream.
-local acked, delivered = {}, {}
 
 local function entry_ack(stream, entry)
   local list = acked[stream] or {}
@@ -388,6 +396,8 @@ local function entry_ack(stream, entry)
 end
 
 local function id_after(id, other)
+  -- ms of 13 digits, as they are until 2286, and counts of the same length: the order of texts is that of numbers
+  if #id == #other and string.byte(id, 14) == 45 and string.byte(other, 14) == 45 then return id > other end
   local ms, nth = string.match(id, '^(%d+)-(%d+)$')
   local other_ms, other_nth = string.match(other, '^(%d+)-(%d+)$')
   ms, nth, other_ms, other_nth = tonumber(ms), tonumber(nth), tonumber(other_ms), tonumber(other_nth)
@@ -417,21 +427,20 @@ local function acks_save(stream, list)
     if entry == last then spared = true else drop[#drop + 1] = entry end
   end
   if spared then
-    local former = redis.call('GET', stream .. ':kept')
-    redis.call('SET', stream .. ':kept', last)
+    local former = redis.call('SET', stream .. ':kept', last, 'GET')
     if former and former ~= last then drop[#drop + 1] = former end
   end
   call_with(drop, 'XDEL', stream)
 end
 
--- Writes all that the call has changed; the last thing that every transition does.
+-- Writes all that the call has changed.
 local function save()
   for _, J in pairs(loaded) do
-    if J and J.changed then job_save(J) end
+    if J and is_changed(J) then job_save(J) end
   end
   call_with(ended, 'SREM', ALIVE)
   for name, by in pairs(counted) do
-    if by ~= 0 then redis.call('HINCRBY', COUNTS, name, integer(by)) end
+    if by ~= 0 then redis.call('HINCRBY', COUNTS, name, text_of[by]) end
   end
   for stream, last in pairs(delivered) do
     if last.moved then redis.call('SET', stream .. ':delivered', last.id) end
@@ -439,24 +448,12 @@ local function save()
   for stream, list in pairs(acked) do acks_save(stream, list) end
 end
 
--- What an entry says, by name.
+-- What an entry says, by name; a name in the constructor has its place, so that the table need not grow.
 local function fields_of(flat)
-  local job, nodes, created, v, heavy, needs, traceparent, graph, routes, priority
-  for i = 1, #flat, 2 do
-    local name, value = flat[i], flat[i + 1]
-    if name == 'job' then job = value
-    elseif name == 'nodes' then nodes = value
-    elseif name == 'created' then created = value
-    elseif name == 'v' then v = value
-    elseif name == 'graph' then graph = value
-    elseif name == 'routes' then routes = value
-    elseif name == 'heavy' then heavy = value
-    elseif name == 'needs' then needs = value
-    elseif name == 'traceparent' then traceparent = value
-    elseif name == 'priority' then priority = value end
-  end
-  return { job = job, nodes = nodes, created = created, v = v, heavy = heavy, needs = needs, traceparent = traceparent, graph = graph,
-    routes = routes, priority = priority, flat = flat }
+  local fields = { job = nil, nodes = nil, created = nil, v = nil, graph = nil, routes = nil, needs = nil, flat = nil }
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  fields.flat = flat
+  return fields
 end
 
 local function entry_fields(stream, entry)
@@ -473,7 +470,7 @@ end
 
 local function dead_letter(job, node, attempt, reason, detail)
   count('dead ' .. reason, 1)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', integer(attempt), 'reason', reason,
+  redis.call('XADD', DEAD, 'MAXLEN', '~', '10000', '*', 'job', job, 'node', node, 'attempt', text_of[attempt], 'reason', reason,
     'detail', detail, 'created', NOW_TEXT)
 end
 
@@ -484,14 +481,21 @@ local function claim_drop(J, name)
   field_put(J, 'e:' .. name, false)
 end
 
+local function with_node(list, node, r)
+  if not list[1] then return { node, r } end
+  list[#list + 1], list[#list + 2] = node, r
+  return list
+end
+
 -- Those of `candidates` that an entry covers: ready and running, each a list { node, record, node, record, ... }.
 local function covered(J, name, candidates)
-  local ready, running = {}, {}
-  for _, node in ipairs(candidates) do
+  local ready, running = NONE, NONE
+  for k = 1, #candidates do
+    local node = candidates[k]
     local r = node_get(J, node)
     if r.entry == name then
-      local list = r.status == S.ready and ready or r.status == S.running and running
-      if list then list[#list + 1], list[#list + 2] = node, r end
+      if r.status == S.ready then ready = with_node(ready, node, r)
+      elseif r.status == S.running then running = with_node(running, node, r) end
     end
   end
   return ready, running
@@ -499,7 +503,7 @@ end
 
 -- A node that has begun, or is to begin alone, as the answer of take says it.
 local function begun(list, node, r)
-  local text = node .. ' ' .. integer(r.attempt) .. ' ' .. integer(r.deliveries)
+  local text = node .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries]
   if list == '' then return text end
   return list .. ',' .. text
 end
@@ -524,9 +528,9 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     return { 'malformed', stream, entry }
   end
   local name = entry_name(stream, entry)
-  local wanted = { 'n:' .. names[1] }
-  for i = 2, #names do wanted[#wanted + 1] = 'n:' .. names[i] end
-  for _, node in ipairs(needed) do wanted[#wanted + 1] = 'n:' .. node end
+  local wanted = { 'n:' .. names[1], nil, nil }
+  for i = 2, #names do wanted[i] = 'n:' .. names[i] end
+  for i = 1, #needed do wanted[#wanted + 1] = 'n:' .. needed[i] end
   if not new then wanted[#wanted + 1] = 'c:' .. name end
   if not fields.graph then wanted[#wanted + 1], wanted[#wanted + 2] = 'graph', 'routes' end
   local J = job_load(id, wanted)
@@ -584,9 +588,31 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
   local answer = { 'ok', stream, entry, J.id, nonce, started, waiting, suspects, graph, routes or '', fields.traceparent or '',
     fields.created or '0', fields.v or '0', fields.priority or '' }
-  for _, node in ipairs(lost and candidates or needed) do
-    local raw = field(J, 'n:' .. node)
-    if raw then answer[#answer + 1], answer[#answer + 2] = node, raw end
+  local told = lost and candidates or needed
+  for k = 1, #told do
+    local raw = field(J, 'n:' .. told[k])
+    if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end
   return answer
+end
+
+-- Transitions -----------------------------------------------------------------------------------------------------
+
+local function register(name, flags, callback)
+  redis.register_function({ function_name = name .. '_' .. VERSION, flags = flags, callback = callback })
+end
+
+-- `commit` is given what an item says and answers its reply; what it has changed is written behind the last. `reply`, if given, makes
+-- the call's of theirs. Flags: at the memory limit only submit is refused; read is served also where nothing may be written
+-- (min-replicas-to-write).
+local function transition(name, flags, commit, reply)
+  register(name, flags, function(_, arguments)
+    begin(arguments[1])
+    local replies = {}
+    for i = 2, #arguments do replies[i - 1] = commit(cmsgpack.unpack(arguments[i])) end
+    save()
+    if reply then replies = reply(replies) end
+    loaded, ended, counted, acked, delivered = nil
+    return replies
+  end)
 end

@@ -1,15 +1,11 @@
 -- delete: forgets ended jobs. completed | failed | cancelled -> absent.
 -- KEYS[1]: the partition's index. Item: { job }. Replies a word per item: ok | alive | unknown.
-local words = {}
-for i, item in ipairs(items()) do
-  local J = job_load(item[1])
-  if not J then words[i] = 'unknown'
-  elseif not JOB_ENDED[J.status] then words[i] = 'alive'
-  else
-    redis.call('DEL', J.key, J.log)
-    redis.call('ZREM', INDEX, J.id)
-    redis.call('PUBLISH', 'status:' .. J.id, '{"type":"deleted"}')
-    words[i] = 'ok'
-  end
-end
-return words
+transition('delete', { 'allow-oom' }, function(id)
+  local J = job_load(id)
+  if not J then return 'unknown' end
+  if not JOB_ENDED[J.status] then return 'alive' end
+  redis.call('DEL', job_key(id), job_key(id) .. ':events')
+  redis.call('ZREM', INDEX, id)
+  redis.call('PUBLISH', 'status:' .. id, '{"type":"deleted"}')
+  return 'ok'
+end)

@@ -1,13 +1,9 @@
 -- drop_consumer: removes a consumer that holds nothing. DELCONSUMER with pending entries would lose them.
 -- KEYS[1]: the partition's index. Item: { stream, consumer }. Replies a word per item: ok | holds | unknown.
-local words = {}
-for i, item in ipairs(items()) do
-  local pending = redis.pcall('XPENDING', item[1], GROUP, '-', '+', 1, item[2])
-  if pending.err then words[i] = 'unknown'
-  elseif pending[1] then words[i] = 'holds'
-  else
-    redis.call('XGROUP', 'DELCONSUMER', item[1], GROUP, item[2])
-    words[i] = 'ok'
-  end
-end
-return words
+transition('drop_consumer', { 'allow-oom' }, function(stream, consumer)
+  local pending = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, consumer)
+  if pending.err then return 'unknown' end
+  if pending[1] then return 'holds' end
+  redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer)
+  return 'ok'
+end)

@@ -1,15 +1,9 @@
 -- renew: keeps the entries that a claim still holds; changes no state.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, consumer }.
 -- Replies a word per item: ok | lost | cancelling.
-local words = {}
-for i, item in ipairs(items()) do
-  local id, stream, entry, claimed, consumer = unpack(item)
+transition('renew', { 'allow-oom' }, function(id, stream, entry, claimed, consumer)
   local state = redis.call('HMGET', job_key(id), 'state', 'c:' .. entry_name(stream, entry))
-  if state[2] ~= claimed or entry_owner(stream, entry) ~= consumer then
-    words[i] = 'lost'
-  else
-    redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
-    words[i] = string.match(state[1], '^%S+') == S.cancelling and 'cancelling' or 'ok'
-  end
-end
-return words
+  if state[2] ~= claimed or entry_owner(stream, entry) ~= consumer then return 'lost' end
+  redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
+  return string.match(state[1], '^%S+') == S.cancelling and 'cancelling' or 'ok'
+end)

@@ -2,10 +2,9 @@
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
--- Order within an item: the steps as given, the reads (after its own writes), the end-of-job test, the ack last.
+-- Order within an item: the steps as given, the end-of-job test, the ack; the reads, which see all of it, last.
 -- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
 -- node, raw record, node, raw record, ...
-local replies = {}
 
 local function own(r, entry) return r.status == S.pending or (r.status == S.ready and r.entry == entry and entry ~= '') end
 
@@ -116,7 +115,7 @@ end
 steps_of['event'] = function(J, entry, step)
   local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
-  field_put(J, 'e:' .. entry, integer(step[4]))
+  field_put(J, 'e:' .. entry, text_of[step[4]])
   emit(J, step[2] .. ':' .. J.id, step[3] .. '}')
   return 'ok'
 end
@@ -124,45 +123,42 @@ end
 local unclaimed = { skip = true, send = true, resend = true }
 
 -- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
-local function wanted(name, steps, reads)
-  local names = { 'c:' .. name }
-  for _, step in ipairs(steps) do
+local function wanted(name, steps, reads, ack)
+  local names = { 'c:' .. name, ack and 'pipeline' or nil, nil } -- the last word of a job is counted by its pipeline
+  for k = 1, #steps do
     if #names > 2000 then return names end
-    local word = step[1]
-    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. step[2] end
+    local word = steps[k][1]
+    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. steps[k][2] end
   end
-  for _, node in ipairs(reads) do
+  for k = 1, #reads do
     if #names > 2000 then return names end
-    names[#names + 1] = 'n:' .. node
+    names[#names + 1] = 'n:' .. reads[k]
   end
   return names
 end
 
-for i, item in ipairs(items()) do
-  local id, stream, entry, claimed, steps, reads, ack = unpack(item)
+transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps, reads, ack)
   local name = entry ~= '' and entry_name(stream, entry) or ''
-  local J = job_load(id, wanted(name, steps, reads))
+  local J = job_load(id, wanted(name, steps, reads, ack))
   if not J then
     if entry ~= '' then entry_ack(stream, entry) end
-    replies[i] = 'gone -'
-  elseif entry ~= '' and field(J, 'c:' .. name) ~= claimed then
-    replies[i] = 'stale ' .. J.status
-  else
-    local words = ''
-    for _, step in ipairs(steps) do
-      if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
-      else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
-    end
-    local records = {}
-    for _, node in ipairs(reads) do records[#records + 1], records[#records + 2] = node, field(J, 'n:' .. node) or '' end
-    conclude(J)
-    if ack and entry ~= '' then
-      claim_drop(J, name)
-      entry_ack(stream, entry)
-    end
-    replies[i] = 'ok ' .. J.status .. words
-    if #records > 0 then replies[i] = { replies[i], unpack(records) } end
+    return 'gone -'
   end
-end
-save()
-return replies
+  if entry ~= '' and field(J, 'c:' .. name) ~= claimed then return 'stale ' .. J.status end
+  local words = ''
+  for k = 1, #steps do
+    local step = steps[k]
+    if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
+    else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
+  end
+  conclude(J)
+  if ack and entry ~= '' then
+    claim_drop(J, name)
+    entry_ack(stream, entry)
+  end
+  local said = 'ok ' .. J.status .. words
+  if #reads == 0 then return said end
+  local answer = { said }
+  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], field(J, 'n:' .. reads[k]) or '' end
+  return answer
+end)

@@ -2,37 +2,31 @@
 -- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips }; skip =
 -- { node, reason, share }: what the nodes that are kept have decided already.
 -- Replies a word per item: ok | conflict | unknown.
-local words = {}
-for i, item in ipairs(items()) do
-  local id, status, attempt, reset, batches, skips = unpack(item)
+transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips)
   local J = job_load(id)
-  if not J then words[i] = 'unknown'
-  elseif J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then words[i] = 'conflict'
-  else
-    for _, node in ipairs(reset) do
-      field_put(J, 'n:' .. node, false)
-      field_put(J, 'a:' .. node, false)
-    end
-    for _, kind in ipairs({ 'c:', 'e:' }) do
-      for _, name in ipairs(names_of(J, kind)) do field_put(J, kind .. name, false) end
-    end
-    J.progress = 0
-    for _, node in ipairs(names_of(J, 'n:')) do J.progress = J.progress + node_get(J, node).share end
-    job_move(J, S.queued)
-    J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
-    J.finished = '-'
-    field_put(J, 'error', false)
-    redis.call('PERSIST', J.key)
-    redis.call('PERSIST', J.log)
-    redis.call('SADD', ALIVE, id)
-    redis.call('ZADD', INDEX, 'NX', J.created, id)
-    if field(J, 'webhook') then redis.call('ZADD', WEBHOOKS, 0, id) end
-    status_event(J)
-    for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
-    for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end
-    conclude(J) -- a cancel that came too late leaves nothing to run again
-    words[i] = 'ok'
+  if not J then return 'unknown' end
+  if J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then return 'conflict' end
+  for _, node in ipairs(reset) do
+    field_put(J, 'n:' .. node, false)
+    field_put(J, 'a:' .. node, false)
   end
-end
-save()
-return words
+  for _, kind in ipairs({ 'c:', 'e:' }) do
+    for _, name in ipairs(names_of(J, kind)) do field_put(J, kind .. name, false) end
+  end
+  J.progress = 0
+  for _, node in ipairs(names_of(J, 'n:')) do J.progress = J.progress + node_get(J, node).share end
+  job_move(J, S.queued)
+  J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
+  J.finished = '-'
+  field_put(J, 'error', false)
+  redis.call('PERSIST', job_key(id))
+  redis.call('PERSIST', job_key(id) .. ':events')
+  redis.call('SADD', ALIVE, id)
+  redis.call('ZADD', INDEX, 'NX', J.created, id)
+  if field(J, 'webhook') then redis.call('ZADD', WEBHOOKS, 0, id) end
+  status_event(J)
+  for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
+  for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end
+  conclude(J) -- a cancel that came too late leaves nothing to run again
+  return 'ok'
+end)

@@ -1,5 +1,5 @@
 -- submit: creates jobs with their first entries, or answers for those that exist. absent -> queued | scheduled.
--- KEYS[1]: the partition's index. Item: { id, digest, fields (flat), remaining, batches, start_at_ms or 0, max_queued, limit?, webhook? }.
+-- KEYS[1]: the partition's index. Item: { id, digest, remaining, batches, start_at_ms or 0, max_queued, limit?, webhook?, field, value, ...}.
 -- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full | quota | rate MS; last the time, ms.
 -- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
 
@@ -14,46 +14,42 @@ local function over(limit)
   if per_minute > 0 then
     local key, step = 'rate:' .. name .. SUFFIX, 60000 / per_minute
     local whole = math.max(tonumber(redis.call('GET', key) or '0'), NOW) + step
-    if whole > NOW + 60000.5 then return 'rate ' .. integer(math.ceil(whole - NOW - 60000)) end
+    if whole > NOW + 60000.5 then return 'rate ' .. text_of[math.ceil(whole - NOW - 60000)] end
     redis.call('SET', key, string.format('%.3f', whole), 'PX', 60001)
   end
 end
 
-local words = {}
-local alive = redis.call('SCARD', ALIVE)
-for i, item in ipairs(items()) do
-  local id, digest, fields, remaining, batches, start_at, max_queued, limit, webhook = unpack(item)
-  if limit and not limit[1] then limit = nil end
-  local known
-  if loaded[id] then known = loaded[id].fields.digest else known = redis.call('HGET', job_key(id), 'digest') end
-  if known then
-    words[i] = known == digest and 'same' or 'exists'
-  elseif max_queued > 0 and alive >= max_queued then
-    words[i] = 'full'
-  else
-    words[i] = limit and over(limit)
-  end
-  if not known and not words[i] then
-    local status = start_at > NOW and S.scheduled or S.queued
-    local J = job_new(id, status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
-    J.fresh = true
-    J.put = { 'state', '', 'digest', digest, unpack(fields) }
-    J.fields.digest = digest
-    for k = 1, #fields, 2 do J.fields[fields[k]] = fields[k + 1] end
-    if start_at > 0 then field_put(J, 'startAt', integer(start_at)) end
-    redis.call('ZADD', INDEX, NOW, id)
-    redis.call('SADD', ALIVE, id)
-    count(status, 1)
-    alive = alive + 1
-    if limit and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
-    if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
-    status_event(J)
-    for _, batch in ipairs(batches) do
-      dispatch(J, batch, is_pending, status == S.scheduled and start_at or nil)
-    end
-    words[i] = 'ok'
-  end
+-- What the fields of a new job answer for those that it has not: nobody looks for them in the store.
+local NOTHING_ELSE = { __index = function() return false end }
+
+local function known_digest(id)
+  if loaded[id] then return loaded[id].fields.digest end
+  return redis.call('HGET', job_key(id), 'digest')
 end
-save()
-words[#words + 1] = NOW_TEXT
-return words
+
+transition('submit', {}, function(id, digest, remaining, batches, start_at, max_queued, limit, webhook, ...)
+  local known = known_digest(id)
+  if known then return known == digest and 'same' or 'exists' end
+  alive = alive or redis.call('SCARD', ALIVE)
+  if max_queued > 0 and alive >= max_queued then return 'full' end
+  local limited = limit and limit[1]
+  local refusal = limited and over(limit)
+  if refusal then return refusal end
+  local status = start_at > NOW and S.scheduled or S.queued
+  local J = job_new(id, setmetatable({ digest = digest }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
+  J.put = { 'state', '', 'digest', digest, ... }
+  for k = 5, #J.put, 2 do J.fields[J.put[k]] = J.put[k + 1] end
+  if start_at > 0 then field_put(J, 'startAt', text_of[start_at]) end
+  redis.call('ZADD', INDEX, NOW_TEXT, id)
+  redis.call('SADD', ALIVE, id)
+  count(status, 1)
+  alive = alive + 1
+  if limited and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
+  if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
+  status_event(J)
+  for k = 1, #batches do dispatch(J, batches[k], is_pending, status == S.scheduled and start_at or nil) end
+  return 'ok'
+end, function(words)
+  words[#words + 1] = NOW_TEXT
+  return words
+end)

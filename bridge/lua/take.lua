@@ -3,60 +3,58 @@
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
 -- Replies a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
-local consumer, nonce, count, light, heavy, streams, handed = unpack(items()[1])
-local free = { light = light, heavy = heavy }
-local claims, size, taken = {}, 0, 0
+transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed)
+  local free = { light = light, heavy = heavy }
+  local claims, size, taken = {}, 0, 0
 
-local function note(stream, entry, fields, new)
-  taken = taken + 1
-  local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. integer(taken), free, new)
-  if answer[1] == 'ok' then
-    size = size + #answer[9]
-    for i = 16, #answer, 2 do size = size + #answer[i] end
-  end
-  claims[#claims + 1] = answer
-end
-
--- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, with a graph
--- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
--- could not be started here is left to others.
-local function next_count(stream)
-  local last = last_delivered(stream).id
-  local careful = redis.call('GET', stream .. ':careful')
-  if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
-  if free.light > 0 and free.heavy > 0 then return 1 end
-  local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
-  if not rows[1] then return 1 end
-  local heavy = false
-  for i = 1, #rows[1][2], 2 do heavy = heavy or (rows[1][2][i] == 'heavy' and rows[1][2][i + 1] == '1') end
-  return free[heavy and 'heavy' or 'light'] > 0 and 1 or 0
-end
-
-for _, pair in ipairs(handed) do
-  if entry_owner(pair[1], pair[2]) == consumer then
-    entry_delivered(pair[1], pair[2])
-    note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
-  else
-    claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
-  end
-end
-for _, stream in ipairs(streams) do
-  while taken < count and size < 1048576 do
-    local wanted = next_count(stream)
-    if wanted < 1 then break end
-    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-    if type(reply) == 'table' and reply.err then
-      if not string.find(reply.err, 'NOGROUP') then break end
-      redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-      reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+  local function note(stream, entry, fields, new)
+    taken = taken + 1
+    local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. text_of[taken], free, new)
+    if answer[1] == 'ok' then
+      size = size + #answer[9]
+      for i = 16, #answer, 2 do size = size + #answer[i] end
     end
-    if not reply or reply.err or not reply[1] then break end
-    local rows = reply[1][2]
-    entry_delivered(stream, rows[#rows][1])
-    for _, row in ipairs(rows) do
-      note(stream, row[1], fields_of(row[2]), true)
+    claims[#claims + 1] = answer
+  end
+
+  -- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, with a graph
+  -- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
+  -- could not be started here is left to others.
+  local function next_count(stream)
+    local last = last_delivered(stream).id
+    local careful = redis.call('GET', stream .. ':careful')
+    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
+    if free.light > 0 and free.heavy > 0 then return 1 end
+    local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
+    if not rows[1] then return 1 end
+    local heavy = false
+    for i = 1, #rows[1][2], 2 do heavy = heavy or (rows[1][2][i] == 'heavy' and rows[1][2][i + 1] == '1') end
+    return free[heavy and 'heavy' or 'light'] > 0 and 1 or 0
+  end
+
+  for _, pair in ipairs(handed) do
+    if entry_owner(pair[1], pair[2]) == consumer then
+      entry_delivered(pair[1], pair[2])
+      note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
+    else
+      claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
     end
   end
-end
-save()
-return claims
+  for _, stream in ipairs(streams) do
+    while taken < count and size < 1048576 do
+      local wanted = next_count(stream)
+      if wanted < 1 then break end
+      local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
+      if type(reply) == 'table' and reply.err then
+        if not string.find(reply.err, 'NOGROUP') then break end
+        redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+        reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
+      end
+      if not reply or reply.err or not reply[1] then break end
+      local rows = reply[1][2]
+      entry_delivered(stream, rows[#rows][1])
+      for k = 1, #rows do note(stream, rows[k][1], fields_of(rows[k][2]), true) end
+    end
+  end
+  return claims
+end)

@@ -3,30 +3,26 @@
 --   { 'done', job, claim }: forgotten. { 'again', job, claim, delay_ms }: due again then.
 -- KEYS[1]: the partition's index. Replies per item: { { job, tries so far, claim }, ... }, or ok | stale (put there anew, or taken by another).
 -- A claim is the score that the taker gave it: `webhooks<suffix>` has jobs by the time at which they are due, 0 from submit and retry.
-local TRIES = 'webhooks:tries' .. SUFFIX
-local replies = {}
-for i, item in ipairs(items()) do
-  local act, job, claim = item[1], item[2], item[3]
+transition('webhooks', { 'allow-oom' }, function(act, job, claim, delay)
+  local tries = 'webhooks:tries' .. SUFFIX
   if act == 'take' then
+    local most, lease = job, claim
     local taken, rows = {}, redis.call('ZDIFF', 2, WEBHOOKS, ALIVE, 'WITHSCORES')
     for k = 1, #rows, 2 do
-      if tonumber(rows[k + 1]) <= NOW and #taken < item[2] then
-        local due = integer(NOW + item[3])
+      if tonumber(rows[k + 1]) <= NOW and #taken < most then
+        local due = text_of[NOW + lease]
         redis.call('ZADD', WEBHOOKS, due, rows[k])
-        taken[#taken + 1] = { rows[k], integer(redis.call('HINCRBY', TRIES, rows[k], 1) - 1), due }
+        taken[#taken + 1] = { rows[k], text_of[redis.call('HINCRBY', tries, rows[k], 1) - 1], due }
       end
     end
-    replies[i] = taken
-  elseif redis.call('ZSCORE', WEBHOOKS, job) ~= claim then
-    replies[i] = 'stale'
-  else
-    if act == 'done' then
-      redis.call('ZREM', WEBHOOKS, job)
-      redis.call('HDEL', TRIES, job)
-    else
-      redis.call('ZADD', WEBHOOKS, NOW + item[4], job)
-    end
-    replies[i] = 'ok'
+    return taken
   end
-end
-return replies
+  if redis.call('ZSCORE', WEBHOOKS, job) ~= claim then return 'stale' end
+  if act == 'done' then
+    redis.call('ZREM', WEBHOOKS, job)
+    redis.call('HDEL', tries, job)
+  else
+    redis.call('ZADD', WEBHOOKS, NOW + delay, job)
+  end
+  return 'ok'
+end)

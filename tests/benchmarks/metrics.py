@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import uvloop
 from prometheus_client import Counter, Gauge, Histogram
 
-from bridge import scripts
+from bridge import functions
 from control_plane import app as control
 from schemas.structs.settings import Settings
 from tests.benchmarks.bench import Row, Server, Table, dihedral_env, module, running, wait_for
@@ -89,7 +88,7 @@ async def _block(app: Any, server: Server) -> Row:
 
 def _script_microseconds(server: Server) -> float:
     found: Any = server.redis.info("commandstats")
-    return float(found.get("cmdstat_evalsha", {}).get("usec", 0))
+    return float(found.get("cmdstat_fcall", {}).get("usec", 0))
 
 
 async def _post(app: Any, body: bytes) -> None:
@@ -119,22 +118,18 @@ class _taken_out:
 
     def __enter__(self) -> None:
         self._kept = [(kind, name, getattr(kind, name)) for kind, name in COUNTING]
-        self._measured, self._sources = control._measured, dict(scripts._sources)
+        self._measured, self._library = control._measured, functions.library
         for kind, name in COUNTING:
             setattr(kind, name, lambda *_, **__: None)
         control._measured = lambda app: app
-        folder = files("bridge") / "lua"
-        for name in scripts.NAMES:
-            text = (folder / "_state.lua").read_text() + (folder / f"{name}.lua").read_text()
-            plain = re.sub(r"^.*\bcount\((?!tonumber).*\n", "", text, flags=re.M)
-            assert text.count("\n") - plain.count("\n") >= 5, "the scripts count otherwise now"
-            scripts._sources[name] = (
-                scripts.FIRST_LINES.get(name, "#!lua flags=allow-oom\n") + scripts.lua_prelude() + plain
-            )
+        text = functions.body()
+        plain = re.sub(r"^.*\bcount\((?!tonumber).*\n", "", text, flags=re.M)
+        assert text.count("\n") - plain.count("\n") >= 5, "the scripts count otherwise now"
+        library = functions.make(plain)
+        functions.library = lambda: library
 
     def __exit__(self, *_: object) -> None:
         for kind, name, method in self._kept:
             setattr(kind, name, method)
         control._measured = self._measured
-        scripts._sources.clear()
-        scripts._sources.update(self._sources)
+        functions.library = self._library

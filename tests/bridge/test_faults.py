@@ -7,7 +7,7 @@ import time
 import pytest
 import redis as redis_sync
 
-from bridge import tasks
+from bridge import functions, tasks
 from bridge.connection import check_layout, connect
 from bridge.running import CancelToken, NodeRun, run_light
 from bridge.worker import Worker
@@ -144,9 +144,10 @@ async def test_a_retry_decides_what_a_handled_failure_skips(house):
     part = house.jobs.scripts.partition("job")
     name = part.job("job")
     # as a cancel of which nobody hears before the node has failed by itself
-    text, arguments = house.jobs.scripts.prepared("cancel", part, [["job", ["bad", "after", "rescue", "last"]]])
-    text = text.replace("redis.call('PUBLISH', 'cancel', id)", "")
-    assert await house.client.eval(text, arguments[0], *arguments[1:]) == [b"cancelling"]
+    silent = functions.make(functions.body().replace("redis.call('PUBLISH', 'cancel', id)", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functions, "library", lambda: silent)
+        assert await house.jobs.scripts.cancel(part, "job", ["bad", "after", "rescue", "last"]) == "cancelling"
     gate("go").set()
     ended = await house.ended()
     assert ended.status == "cancelled"

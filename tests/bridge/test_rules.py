@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis as redis_sync
 
-from bridge import keys, scripts
+from bridge import functions, keys
 from bridge.connection import check_layout, connect
 from bridge.errors import LayoutMismatch
 from bridge.jobs import Jobs
@@ -226,7 +226,7 @@ async def test_rule_4_lost_answers_run_nothing_twice_and_lose_nothing(redis_url,
     chance = random.Random(seed)
 
     def loses(request: bytes) -> bool:
-        return b"EVALSHA" in request and chance.random() < 0.2
+        return b"FCALL" in request and chance.random() < 0.2
 
     async with (
         proxy(redis_url, tmp_path, loses) as (address, between),
@@ -281,11 +281,11 @@ async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house):
 
 
 async def test_rule_4_a_give_back_whose_answer_is_lost_is_asked_again(redis_url, redis, tmp_path, caplog):
-    digest = scripts._digest("release").encode()
+    release = functions.library().function("release").encode()
     losses = iter((True, True))
 
     def loses(request: bytes) -> bool:
-        return digest in request and next(losses, False)
+        return release in request and next(losses, False)
 
     async with proxy(redis_url, tmp_path, loses) as (address, between), planes(redis_url, redis) as house:
         house.settings.redis.url = address

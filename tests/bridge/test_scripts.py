@@ -5,6 +5,8 @@ import json
 import pytest
 
 from bridge.deliveries import Delivery
+from bridge.graphs import Route, Topology
+from bridge.jobs import decode_graph, plan_batches
 from bridge.lifecycle import JOB_ENDED, JOB_MOVES
 from bridge.scripts import Batch
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
@@ -98,6 +100,18 @@ async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
         await world.redis.delete(mark)
     await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[high])
     assert await room(9) == 1, "one was taken"
+
+
+@pytest.mark.parametrize(("delay_ms", "stream"), [(0, f"{STREAM}:high"), (500, f"{STREAM}:low")])
+async def test_what_is_given_back_goes_to_the_front_unless_it_is_to_wait(world, delay_ms, stream):
+    nodes = [{"id": "a", "task": "t", "plane": "python", "status": "pending"}]
+    graph = {"schema": "langgraph.v1", "workflowId": "job", "nodes": nodes, "edges": []}
+    topology = Topology(decode_graph(json.dumps(graph)))
+    (made,) = plan_batches(
+        world.part, topology, {"a": Route("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
+        delay_ms=delay_ms, given_back=True,
+    )  # fmt: skip
+    assert (made.stream, made.given_back) == (stream, "low")
 
 
 async def test_what_is_given_back_keeps_its_priority(world):

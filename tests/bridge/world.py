@@ -30,8 +30,8 @@ class World:
 
     async def submit(self, job: str = "job", nodes: int = 1, batches: list[Batch] | None = None, **kw: Any) -> str:
         fields = ["graph", '{"nodes":[]}', "routes", "{}", "priority", "normal"]
-        item = [job, kw.get("digest", "d"), fields, nodes, batches if batches is not None else [batch(["a"])],
-                kw.get("start_at", 0), kw.get("max_queued", 0), kw.get("limit", ()), kw.get("webhook", False)]  # fmt: skip
+        item = [job, kw.get("digest", "d"), nodes, batches if batches is not None else [batch(["a"])], kw.get("start_at", 0),
+                kw.get("max_queued", 0), kw.get("limit", ()), kw.get("webhook", False), *fields]  # fmt: skip
         return (await self.scripts.submit(self.part, [item]))[0][0]
 
     async def take(

@@ -2,8 +2,10 @@
 
 import pytest
 
-from bridge.connection import check_layout, connect
+from bridge import functions
+from bridge.connection import check_layout, connect, connect_blocking
 from bridge.errors import LayoutMismatch
+from bridge.metrics import redis_round_trips_total
 from tests.fundamentals.test_1_jobs import *  # noqa: F403
 from tests.fundamentals.test_2_graphs import *  # noqa: F403
 from tests.fundamentals.test_3_failures import *  # noqa: F403
@@ -17,6 +19,35 @@ def test_jobs_are_spread_over_all_masters(cluster, client):
     assert client.jobs(limit=500)["jobs"]
     for master in cluster.masters:
         assert any(key.startswith(b"job:{") for key in master.client.keys("*"))
+
+
+def test_a_function_is_called_at_the_master_of_its_key(cluster, client):
+    assert client.jobs(limit=500)["jobs"]
+    for server in cluster.servers:
+        assert ("cmdstat_fcall" in server.client.info("commandstats")) == (server in cluster.masters)
+        assert len(server.client.function_list("dihedral_*")) == 1, "a replica has its master's"
+
+
+async def test_a_call_is_one_round_trip_and_loads_at_one_master(cluster, house, monkeypatch):
+    """redis-py would ask a server where the keys of an FCALL are, and load into every master."""
+    new = functions.make(functions.body() + "-- another version\n")
+    monkeypatch.setattr(functions, "library", lambda: new)
+    client, blocking = connect(cluster.url), connect_blocking(cluster.url, timeout_seconds=5)
+    await client.initialize()
+    assert await functions.call(client, "epoch", "jobs:{0}")
+    before = redis_round_trips_total._value.get()
+    for _ in range(20):
+        assert await functions.call(client, "epoch", "jobs:{0}")
+    assert redis_round_trips_total._value.get() - before == 20
+    having = [server for server in cluster.masters if server.client.function_list(f"dihedral_{new.version}")]
+    assert len(having) == 1
+    assert {functions.call_blocking(blocking, "epoch", f"jobs:{{{number}}}") for number in range(16)} == {
+        server.client.info("replication")["master_replid"].encode() for server in cluster.masters
+    }
+    for server in cluster.masters:
+        server.client.function_delete(f"dihedral_{new.version}")
+    blocking.close()
+    await client.aclose()
 
 
 async def test_nothing_leaks(cluster, house):

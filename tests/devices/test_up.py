@@ -168,6 +168,10 @@ def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: House, numb
     output = house.output(job)
     assert output["steps"] == 800
     assert output["resumedAt"] >= 15
+    steps = [each["data"]["step"] for each in house.events(job, "data") if each["name"] == "step"]
+    assert set(steps) == set(range(1, 801))
+    if number == signal.SIGTERM:
+        assert steps == sorted(set(steps)), "nothing that was done was done again"
     assert house.ask(f"/api/jobs/{job}/graph")["nodes"][0]["retries"]["attempt"] == 1
 
 

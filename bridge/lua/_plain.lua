@@ -1,0 +1,13 @@
+-- What is no transition: it needs no header and changes no job.
+
+-- page: 200 pending entries of a stream and the server's time of the same moment. KEYS[1]: the stream; ARGV: the group, the first entry.
+register('page', { 'no-writes' }, function(keys, arguments)
+  return { redis.call('TIME'), redis.call('XPENDING', keys[1], arguments[1], arguments[2], '+', 200) }
+end)
+
+-- epoch: the replication id of the server that has KEYS[1].
+register('epoch', { 'no-writes' }, function() return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') end)
+
+-- put: a write that the memory limit does not refuse. KEYS[1]; ARGV: the command, what follows the key. For heartbeats: they are few
+-- and small, and without them all workers would seem gone.
+register('put', { 'allow-oom' }, function(keys, arguments) return redis.call(arguments[1], keys[1], unpack(arguments, 2)) end)
