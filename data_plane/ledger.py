@@ -6,7 +6,8 @@ A node is admitted to a device when its need is at most
 
 Measured, because other programs take memory without asking. What an admitted node may still take is its need minus what its process
 holds already; both numbers come from one look at the device, so it does not matter what it has taken or freed since: the sum is the
-same. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
+same. For that reason a promise that has ended still counts until a look that began later: an older one does not know what the node took at
+last. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
 
 A device never has all of its total free: the driver keeps some, and so does what it names no process for. So no node is held to more than was
 ever seen to be free or in named hands (`most`). A node that has the device to itself begins with nine tenths of that: what has gone since
@@ -31,13 +32,17 @@ ALONE_SHARE = 0.9  # of its need, for a node that has a device to itself
 
 
 class Promise(msgspec.Struct, eq=False):
-    """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold."""
+    """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold.
+
+    ended: the moment (`time.monotonic`) from which on the node takes no more; None while it may.
+    """
 
     device: int
     pid: int
     need: int
     order: int
     peak: int = 0
+    ended: float | None = None
 
 
 class Ledger:
@@ -50,13 +55,15 @@ class Ledger:
 
     @property
     def promises(self) -> list[Promise]:
+        """Those that count."""
         return list(self._promises)
 
-    def look(self, readings: Sequence[Reading]) -> None:
-        """Takes in what the devices say now."""
+    def look(self, readings: Sequence[Reading], begun: float) -> None:
+        """Takes in what the devices said to a look that began at that moment."""
         self._readings = list(readings)
+        self._promises = [each for each in self._promises if each.ended is None or each.ended >= begun]
         self._most = [max(seen, _to_be_had(reading)) for seen, reading in zip(self._most, readings, strict=True)]
-        for promise in self._promises:
+        for promise in (each for each in self._promises if each.ended is None):
             promise.peak = max(promise.peak, self.held(promise.device, promise.pid))
 
     def held(self, device: int, pid: int) -> int:
@@ -89,11 +96,8 @@ class Ledger:
 
     def room(self, device: int, pid: int, need: int) -> int:
         """Bytes that a node of this need may have now, in this process; may be below 0."""
-        open_promises = sum(
-            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
-        )
         free = self._readings[device].free + self.held(device, pid)
-        return free - open_promises - self._cushion_for(device, need)
+        return free - self._not_taken(device) - self._cushion_for(device, need)
 
     def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
         """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
@@ -118,10 +122,10 @@ class Ledger:
         self._promises.append(made)
         return made
 
-    def release(self, promise: Promise) -> None:
-        """May be called twice."""
-        if promise in self._promises:
-            self._promises.remove(promise)
+    def release(self, promise: Promise, now: float) -> None:
+        """May be called twice. The memory can be given to others from the next look on."""
+        if promise.ended is None:
+            promise.ended = now
 
     def why(self, device: int, pid: int, need: int) -> str:
         """`needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
@@ -129,10 +133,7 @@ class Ledger:
         parts = [f"needs {in_gib(need)} GiB", f"{in_gib(max(0, self.room(device, pid, need)))} free"]
         holders = sorted(((held, one) for one, held in reading.holders.items() if one != pid), reverse=True)
         parts += [f"{in_gib(held)} held by pid {one}" for held, one in holders[:NAMED_HOLDERS]]
-        promised = sum(
-            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
-        )
-        if promised:
+        if promised := self._not_taken(device):
             parts.append(f"{in_gib(promised)} promised to running nodes")
         return ", ".join(parts)
 
@@ -143,6 +144,10 @@ class Ledger:
     def never(self, need: int, largest: int) -> str:
         """Of what fits no device here."""
         return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
+
+    def _not_taken(self, device: int) -> int:
+        """Bytes that were promised and that nobody held at the last look."""
+        return sum(max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device)
 
     def _cushion_for(self, device: int, need: int) -> int:
         return max(0, min(self._cushion, self._most[device] - need))
