@@ -26,6 +26,7 @@ from bridge.errors import DihedralError
 from bridge.running import CancelToken
 from data_plane.ledger import Ledger, Promise
 from data_plane.memory import SILENT_SECONDS, Looks, Read, Reading
+from data_plane.promises import SharedPromises
 
 if TYPE_CHECKING:
     from data_plane.slots import Slot
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
+BUSY_SECONDS = 0.02  # until another worker has decided, which takes it less than a millisecond
 
 
 class Seat:
@@ -89,14 +91,23 @@ class DoesNotFit(DihedralError):
 
 
 class Seats:
-    def __init__(self, seats: Sequence[Seat], restart: Callable[[Seat], None], read: Read | None, cushion: int) -> None:
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        restart: Callable[[Seat], None],
+        read: Read | None,
+        cushion: int,
+        shared: SharedPromises | None = None,
+    ) -> None:
         """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted.
 
+        `shared` None: what other workers promise is not known.
         The first look is made here and now: before it nothing runs that could be kept waiting.
         """
         self._restart = restart
         self._looks = Looks(read) if read is not None else None
         self._ledger = Ledger(cushion, read()) if read is not None else None
+        self._shared = shared
         self._free: list[Seat] = []
         self._ours = list(seats)
         self._names_ours = False  # whether the driver has named any of our processes
@@ -185,6 +196,11 @@ class Seats:
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
+
+    def leave(self) -> None:
+        """After `close`, when no process of a seat runs any more: their promises are void."""
+        if self._shared is not None:
+            self._shared.leave()
 
     def _pids(self) -> list[int]:
         return [seat.pid for seat in self._ours if seat.pid]
@@ -315,7 +331,8 @@ class Seats:
             self._looking = asyncio.get_running_loop().create_task(self._keep_looking(), name="device memory")
 
     async def _keep_looking(self) -> None:
-        while self._ledger is not None and (self._wants_memory() or self._ledger.promises):
+        decided = True
+        while self._ledger is not None and (self._wants_memory() or self._ledger.promises or not decided):
             self._asked.clear()
             answer = self.look()
             while not answer.done():
@@ -323,11 +340,23 @@ class Seats:
                 if not answer.done():
                     self._answers = False
                     self._serve_all(looked=False)
-            self._serve_all(looked=self._answers)
+            decided = self._decide(self._ledger)
+            if not decided:
+                await asyncio.sleep(BUSY_SECONDS)
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS if self._wants_memory() else IDLE_LOOK_SECONDS):
                     await self._asked.wait()
         self._owed_since, self._answers = None, True  # nobody asks any more
+
+    def _decide(self, ledger: Ledger) -> bool:
+        """After a look. False: another worker decides at this moment, which is not waited for."""
+        if self._shared is None:
+            self._serve_all(looked=self._answers)
+            return True
+        with self._shared.deciding(ledger) as may:
+            self._serve_all(looked=self._answers and may)
+        return may
 
     def _take_in(
         self, begun: float, idle: list[tuple[int | None, int, int]], answer: asyncio.Future[list[Reading]]

@@ -43,6 +43,7 @@ from data_plane.ledger import Promise
 from data_plane.memory import Read, Reading
 from data_plane.peaks import Peaks
 from data_plane.printed import Budget, Printed
+from data_plane.promises import SharedPromises
 from data_plane.seats import DoesNotFit, Seat, Seats, Taken, Wish
 from data_plane.simulated import Simulation
 from schemas.structs.settings import ArtifactsSettings, Settings
@@ -177,10 +178,12 @@ class SlotPool:
         peaks: Peaks | None = None,
         simulation: Simulation | None = None,
         gpu_directory: str = "",
+        shared: SharedPromises | None = None,
     ) -> None:
         """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
 
-        `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered.
+        `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered. `shared` None: what other workers
+        promise of these GPUs is not known.
         """
         self._registry = registry
         self._grace_seconds = settings.worker.cancel_grace_ms / 1000
@@ -196,7 +199,7 @@ class SlotPool:
             gpu_directory=gpu_directory,
         )
         self._all = [Seat(number, number % gpus if gpus else None) for number in range(slots)]
-        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB)
+        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)
         self._counts_memory = read is not None
         self._peaks = peaks or Peaks()
         self._background: set[asyncio.Task[None]] = set()
@@ -220,6 +223,7 @@ class SlotPool:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*(seat.slot.end() for seat in self._all if seat.slot is not None))
+        self._seats.leave()
         self._beats.stop()
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
