@@ -225,7 +225,8 @@ class Seats:
             if self._counted(one) and not looked:
                 if self._answers:
                     break  # in a moment it is known: until then its seat is nobody else's
-                one.waits(self.problem())
+                if problem := self.problem():  # for less than that it waits for what it was told before
+                    one.waits(problem)
                 continue
             taken = self._seated(one, kept_from)
             if taken is not None:

@@ -94,6 +94,29 @@ async def test_a_driver_that_hangs_keeps_a_node_waiting_and_nothing_else(tmp_pat
         assert made.pool.problems() == []
 
 
+async def test_a_node_that_waits_is_not_told_otherwise_because_a_look_takes_a_moment(tmp_path: Path) -> None:
+    """Told nothing in between, it said each time anew in its job's log why it waits."""
+    async with silent(tmp_path) as (made, driver), made.stranger("20GiB"):
+        said: list[str] = []
+
+        class Says(Heard):
+            def waits(self, reason: str) -> None:
+                said.append(reason)
+
+        cancel = CancelToken()
+        node = made.start(Says(), cancel, memoryMiB=14 * GIB)
+        await becomes(lambda: said)
+        driver.answers.clear()
+        await becomes(lambda: driver.at_once)
+        assert made.pool._seats._answers
+        await becomes(lambda: not made.pool._seats._answers)
+        driver.answers.set()
+        await becomes(lambda: made.pool._seats._answers)
+        assert "" not in said
+        cancel.cancel()
+        await node
+
+
 async def test_a_running_node_goes_on_and_ends_while_the_driver_hangs(tmp_path: Path) -> None:
     async with silent(tmp_path) as (made, driver):
         heard = Heard()
