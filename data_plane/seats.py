@@ -118,6 +118,7 @@ class Seats:
         self._answers = True  # whether the last look came back in time and without an error
         self._owed_since: float | None = None  # since when the driver has not answered, errors included
         self._error = ""
+        self._busy_since: float | None = None  # since when another worker has had the lock of the promises
         self._closed = False
 
     async def take(self, wish: Wish, cancel: CancelToken, waits: Callable[[str], None]) -> Taken | None:
@@ -186,11 +187,13 @@ class Seats:
         return answer
 
     def problem(self) -> str:
-        """Empty while the devices answer."""
-        silent = self._silent_seconds()
-        if silent <= SILENT_SECONDS:
-            return ""
-        return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
+        """Empty while the devices answer, and other workers decide in time."""
+        silent, busy = _seconds_since(self._owed_since), _seconds_since(self._busy_since)
+        if silent > SILENT_SECONDS:
+            return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
+        return (
+            f"another worker keeps the promises of this device locked ({busy:.0f} s)" if busy > SILENT_SECONDS else ""
+        )
 
     def close(self) -> None:
         self._closed = True
@@ -223,9 +226,10 @@ class Seats:
         kept_from: dict[int, _Waiting] = {}  # device → the oldest that waits for its memory
         for one in [each for each in self._waiting if not each.taken.done()]:
             if self._counted(one) and not looked:
-                if self._answers:
+                problem = self.problem()
+                if self._answers and not problem:
                     break  # in a moment it is known: until then its seat is nobody else's
-                if problem := self.problem():  # for less than that it waits for what it was told before
+                if problem:  # else it waits for what it was told before
                     one.waits(problem)
                 continue
             taken = self._seated(one, kept_from)
@@ -356,6 +360,7 @@ class Seats:
             self._serve_all(looked=self._answers)
             return True
         with self._shared.deciding(ledger) as may:
+            self._busy_since = None if may else self._busy_since or time.monotonic()
             self._serve_all(looked=self._answers and may)
         return may
 
@@ -377,9 +382,9 @@ class Seats:
         if self._answers:
             self._owed_since = None
 
-    def _silent_seconds(self) -> float:
-        """How long the driver has owed an answer, or one without an error."""
-        return time.monotonic() - self._owed_since if self._owed_since is not None else 0.0
+
+def _seconds_since(moment: float | None) -> float:
+    return time.monotonic() - moment if moment is not None else 0.0
 
 
 def _with_idle(gpu: int, reading: Reading, idle: Sequence[tuple[int | None, int, int]]) -> Reading:

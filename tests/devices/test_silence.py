@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,9 @@ import pytest
 
 from bridge.running import CancelToken
 from data_plane import memory
+from data_plane.locked import locked
 from data_plane.memory import Reading
+from data_plane.promises import SharedPromises
 from tests.devices.rig import GIB, Rig, output, rig
 from tests.place import Heard
 
@@ -216,6 +219,22 @@ async def test_a_younger_node_that_needs_no_memory_takes_no_seat_from_one_that_i
         second.add_done_callback(lambda _: ended.append("second"))
         await asyncio.gather(first, second)
         assert ended == ["first", "second"]
+
+
+async def test_a_worker_that_is_frozen_while_it_decides_keeps_only_those_waiting_who_need_memory(
+    tmp_path: Path, quickly: None
+) -> None:
+    file = tmp_path / "promises0.json"
+    async with rig(tmp_path, "1x24GiB", slots=2, shared=SharedPromises([file], os.getpid())) as made:
+        heard = Heard()
+        with locked(file, wait=True):
+            node = made.start(heard, memoryMiB=GIB)
+            await becomes(lambda: said_of(heard, "another worker keeps the promises of this device locked (1 s)"))
+            assert made.pool.problems() != []
+            assert (await made.start(task="plain")).status == "completed"
+            assert not node.done()
+        output(await node)
+        await becomes(lambda: not made.pool.problems())
 
 
 async def test_a_pool_ends_while_the_driver_hangs(tmp_path: Path) -> None:
