@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -46,10 +47,23 @@ class TaskCancelled(BaseException):
     """Unwinds a task whose job was cancelled or whose time is over."""
 
 
+class SimulatedDevice(Protocol):
+    """What a task sees of `data_plane.simulated.SimulatedGpu`, which a task that knows only the bridge need not import."""
+
+    @property
+    def index(self) -> int: ...
+
+    def allocate(self, size: int) -> AbstractContextManager[object]:
+        """Bytes, held until the block or the last reference ends. Raises MemoryError; RuntimeError where the context is poisoned."""
+
+    def compute(self, seconds: float) -> None:
+        """At speed 1. Raises RuntimeError where the context is poisoned."""
+
+
 class Kept:
     """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
 
-    def __init__(self, simulated_gpu: Any = None) -> None:
+    def __init__(self, simulated_gpu: SimulatedDevice | None = None) -> None:
         self.simulated_gpu = simulated_gpu
         self.key = ""
         self._version = ""
@@ -161,8 +175,8 @@ class TaskContext:
         return load() if self._kept is None else self._kept.get(self._warm_key, version, load)
 
     @property
-    def simulated_gpu(self) -> Any:
-        """The `data_plane.simulated.SimulatedGpu` of this slot; None where its device is real or there is none."""
+    def simulated_gpu(self) -> SimulatedDevice | None:
+        """Of this slot; None where its device is real or there is none."""
         return None if self._kept is None else self._kept.simulated_gpu
 
     # Files ----------------------------------------------------------------------------------------------------------

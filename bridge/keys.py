@@ -82,7 +82,13 @@ def worker(worker_id: str) -> str:
     return f"worker:{worker_id}"
 
 
-MEMORY_PEAKS = "worker:memory"  # no worker's id: those have dashes
+def memory_peaks(kind: str) -> str:
+    """No worker's id: those have dashes before any colon."""
+    return f"worker:memory:{kind}"
+
+
+MEMORY_KINDS = "worker:memory:kinds"  # no kind: those have blanks
+OLD_MEMORY_PEAKS = "worker:memory"  # of earlier versions, in which a peak could be lost
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"

@@ -73,6 +73,13 @@ def runs(pid: int) -> bool:
         return False
 
 
+def began(pid: int) -> int:
+    """When a process began, in ticks since the machine did: with its id, no other process. 0 where the system does not tell."""
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    return 0
+
+
 def die_with_parent(parent: int) -> None:
     """Linux kills this process when its parent dies, also while C code holds the interpreter lock; elsewhere the pipe must do."""
     if not sys.platform.startswith("linux"):

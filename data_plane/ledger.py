@@ -6,7 +6,8 @@ A node is admitted to a device when its need is at most
 
 Measured, because other programs take memory without asking. What an admitted node may still take is its need minus what its process
 holds already; both numbers come from one look at the device, so it does not matter what it has taken or freed since: the sum is the
-same. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
+same. For that reason a promise that has ended still counts until a look that began later: an older one does not know what the node took at
+last. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
 
 A device never has all of its total free: the driver keeps some, and so does what it names no process for. So no node is held to more than was
 ever seen to be free or in named hands (`most`). A node that has the device to itself begins with nine tenths of that: what has gone since
@@ -16,6 +17,8 @@ A node that waits is not overtaken by what would keep it waiting: a younger one 
 if both fit beside all that came behind the older one (`leaves_room`). So small nodes use what a large one cannot, and
 the large one runs when those before it have ended.
 
+Other workers of the machine promise memory of the same devices (promises.py); what these promised counts like what was promised here.
+
 Pure: readings come in, decisions go out. What a node takes beyond its need cannot be prevented, only measured and learnt (peaks.py).
 """
 
@@ -23,7 +26,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from data_plane.memory import Reading
+from data_plane.memory import SILENT_SECONDS, Reading
 
 GIB = 2**30
 NAMED_HOLDERS = 3
@@ -31,13 +34,17 @@ ALONE_SHARE = 0.9  # of its need, for a node that has a device to itself
 
 
 class Promise(msgspec.Struct, eq=False):
-    """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold."""
+    """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold.
+
+    ended: the moment (`time.monotonic`) from which on the node takes no more; None while it may.
+    """
 
     device: int
     pid: int
     need: int
     order: int
     peak: int = 0
+    ended: float | None = None
 
 
 class Ledger:
@@ -46,17 +53,26 @@ class Ledger:
         self._cushion = cushion
         self._readings = list(readings)
         self._most = [_to_be_had(reading) for reading in readings]
+        self._begun = 0.0  # the look that the readings are of
         self._promises: list[Promise] = []
+        self.others: list[list[Promise]] = [[] for _ in readings]
+        """Of each device: what other workers have promised."""
 
     @property
     def promises(self) -> list[Promise]:
-        return list(self._promises)
+        """Those of this worker that count."""
+        return [each for each in self._promises if self._counts(each)]
 
-    def look(self, readings: Sequence[Reading]) -> None:
-        """Takes in what the devices say now."""
-        self._readings = list(readings)
+    def all_of(self, device: int) -> list[Promise]:
+        """Also those that count only for whoever decides on an older look."""
+        return [each for each in self._promises if each.device == device]
+
+    def look(self, readings: Sequence[Reading], begun: float) -> None:
+        """Takes in what the devices said to a look that began at that moment."""
+        self._readings, self._begun = list(readings), begun
+        self._promises = [each for each in self._promises if each.ended is None or each.ended >= begun - SILENT_SECONDS]
         self._most = [max(seen, _to_be_had(reading)) for seen, reading in zip(self._most, readings, strict=True)]
-        for promise in self._promises:
+        for promise in (each for each in self._promises if each.ended is None):
             promise.peak = max(promise.peak, self.held(promise.device, promise.pid))
 
     def held(self, device: int, pid: int) -> int:
@@ -74,8 +90,8 @@ class Ledger:
         return min(need, self._most[device])
 
     def is_promised(self, device: int) -> bool:
-        """Whether any node has been admitted to it."""
-        return any(each.device == device for each in self._promises)
+        """Whether any node has been admitted to it, by whichever worker."""
+        return bool(self._counted(device))
 
     def foreign(self, device: int, ours: Sequence[int]) -> int:
         """Bytes in use that are not known to be of these processes."""
@@ -89,16 +105,13 @@ class Ledger:
 
     def room(self, device: int, pid: int, need: int) -> int:
         """Bytes that a node of this need may have now, in this process; may be below 0."""
-        open_promises = sum(
-            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
-        )
         free = self._readings[device].free + self.held(device, pid)
-        return free - open_promises - self._cushion_for(device, need)
+        return free - self._not_taken(device, self._counted(device)) - self._cushion_for(device, need)
 
     def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
         """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
-        foreign = self.foreign(device, ours)
-        younger = sum(each.need for each in self._promises if each.device == device and each.order > older_order)
+        foreign = self.foreign(device, ours) + self._not_taken(device, self.others[device])
+        younger = sum(each.need for each in self.promises if each.device == device and each.order > older_order)
         cushion = self._cushion_for(device, older_need)
         return foreign + younger + need + self.need_here(device, older_need) + cushion <= self.capacity(device)
 
@@ -118,10 +131,10 @@ class Ledger:
         self._promises.append(made)
         return made
 
-    def release(self, promise: Promise) -> None:
-        """May be called twice."""
-        if promise in self._promises:
-            self._promises.remove(promise)
+    def release(self, promise: Promise, now: float) -> None:
+        """May be called twice. The memory can be given to others from the next look on."""
+        if promise.ended is None:
+            promise.ended = now
 
     def why(self, device: int, pid: int, need: int) -> str:
         """`needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
@@ -129,10 +142,7 @@ class Ledger:
         parts = [f"needs {in_gib(need)} GiB", f"{in_gib(max(0, self.room(device, pid, need)))} free"]
         holders = sorted(((held, one) for one, held in reading.holders.items() if one != pid), reverse=True)
         parts += [f"{in_gib(held)} held by pid {one}" for held, one in holders[:NAMED_HOLDERS]]
-        promised = sum(
-            max(0, each.need - self.held(device, each.pid)) for each in self._promises if each.device == device
-        )
-        if promised:
+        if promised := self._not_taken(device, self._counted(device)):
             parts.append(f"{in_gib(promised)} promised to running nodes")
         return ", ".join(parts)
 
@@ -143,6 +153,16 @@ class Ledger:
     def never(self, need: int, largest: int) -> str:
         """Of what fits no device here."""
         return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
+
+    def _counts(self, promise: Promise) -> bool:
+        return promise.ended is None or promise.ended >= self._begun
+
+    def _counted(self, device: int) -> list[Promise]:
+        return [each for each in [*self.all_of(device), *self.others[device]] if self._counts(each)]
+
+    def _not_taken(self, device: int, promises: Sequence[Promise]) -> int:
+        """Bytes of these promises that their processes did not hold at the last look."""
+        return sum(max(0, each.need - self.held(device, each.pid)) for each in promises if self._counts(each))
 
     def _cushion_for(self, device: int, need: int) -> int:
         return max(0, min(self._cushion, self._most[device] - need))

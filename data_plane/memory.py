@@ -2,14 +2,18 @@
 
 The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. For the metrics it is asked
 every second, so a shorter peak is missed.
+
+A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so it is never asked on the event loop.
 """
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,7 +22,10 @@ from data_plane.device import Gpu
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 EVERY_SECONDS = 1.0
+SILENT_SECONDS = 3.0  # a driver answers in milliseconds; what is older than this says nothing of now
 KIB = 1024
 
 Sample = dict[str, tuple[int, int]]
@@ -35,6 +42,49 @@ class Reading(msgspec.Struct, frozen=True):
 
 Read = Callable[[], list[Reading]]
 """A look at every device of this worker, in the order of `Device.gpus`."""
+
+
+class Looks(Generic[T]):
+    """Asks what may not answer, in a thread of its own for each question, one at a time.
+
+    Daemon threads: one that never comes back must not keep the worker from its end, as a thread of `asyncio.to_thread` would.
+    """
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        """begun: when the last look began (`time.monotonic`)."""
+        self.begun = 0.0
+        self._ask = ask
+        self._answer: asyncio.Future[T] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    def look(self) -> asyncio.Future[T]:
+        """The answer of the look under way, or of a new one. It is shared: wait for it with `asyncio.wait`, which cancels nothing."""
+        if self._answer is None or self._answer.done():
+            loop = asyncio.get_running_loop()
+            self._answer = loop.create_future()
+            self.begun = time.monotonic()
+            threading.Thread(target=self._look, args=(loop, self._answer), name="device memory", daemon=True).start()
+        return self._answer
+
+    def _look(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
+        result, failure = None, None
+        try:
+            result = self._ask()
+        except Exception as error:  # a driver that is being replaced answers with errors of its own
+            failure = error
+
+        def tell() -> None:
+            if failure is not None:
+                answer.set_exception(failure)
+                answer.exception()  # it is nobody's duty to ask
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell)
 
 
 def reader(gpus: Sequence[Gpu]) -> Read | None:
@@ -63,16 +113,14 @@ def of_handle(nvml: Any, handle: Any) -> Reading:
 async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read | None = None) -> None:
     """Keeps `latest` and the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
     nvml = _nvml() if simulated is None else None
+    looks: Looks[Sample] | None = None
+    if simulated is not None:
+        looks = Looks(lambda: of_simulated(simulated()))
+    elif nvml is not None:
+        looks = Looks(lambda: of_gpus(nvml))
     peaks: dict[str, int] = {}
     while True:
-        try:
-            if simulated is not None:
-                sample = of_simulated(simulated())
-            else:
-                sample = of_gpus(nvml) if nvml is not None else of_processes(pids())
-        except Exception as error:  # a driver that is being replaced answers with errors of its own
-            log.warning("device memory cannot be read: %s", error)
-            sample = {}
+        sample = await _answered(looks) if looks is not None else of_processes(pids())
         latest.clear()
         latest.update(sample)
         for device, (used, total) in sample.items():
@@ -81,6 +129,19 @@ async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read |
             metrics.device_memory_peak_bytes.labels(device).set(peaks[device])
             metrics.device_memory_total_bytes.labels(device).set(total)
         await asyncio.sleep(EVERY_SECONDS)
+
+
+async def _answered(looks: Looks[Sample]) -> Sample:
+    """Empty where no answer came in time, or an error."""
+    answer = looks.look()
+    await asyncio.wait({answer}, timeout=SILENT_SECONDS)
+    if not answer.done():
+        log.warning("device memory cannot be read: no answer for %.0f s", time.monotonic() - looks.begun)
+        return {}
+    if (error := answer.exception()) is not None:
+        log.warning("device memory cannot be read: %s", error)
+        return {}
+    return answer.result()
 
 
 def _nvml() -> Any:

@@ -3,15 +3,18 @@
 The last peaks of each kind of run (task, version, size; `Task.size_bucket`) are kept in Redis, because what one worker has learnt another of
 the same devices can use, and a restart forgets nothing. From five runs on their 95th percentile is what a node needs. A server that
 refuses the write (its memory limit) costs nothing but that.
+
+A list for each kind, so that two workers that note a peak at once both add theirs, and a sorted set of the kinds, by when they were last
+noted. Each command is right by itself and in any order with those of others: on a cluster the keys lie in different places.
 """
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import redis
 
 from bridge import keys
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 50  # of a kind of run
 KINDS = 1000  # the one that was noted longest ago goes
+TTL_MS = 90 * 86_400_000  # of a kind that nobody runs any more
 ENOUGH = 5
 SHARE = 0.95
 MIB = 2**20
@@ -39,9 +43,14 @@ class Peaks:
         """What was learnt before; where the server does not answer, it is asked again with the next peak."""
         if self._client is None or self._loaded:
             return
-        with suppress(*LOST, redis.RedisError, msgspec.DecodeError):
-            rows = await self._client.hgetall(keys.MEMORY_PEAKS)
-            self._seen |= {kind.decode(): msgspec.msgpack.decode(row, type=list[int]) for kind, row in rows.items()}
+        with suppress(*LOST, redis.RedisError):
+            kinds = [kind.decode() for kind in await self._client.zrange(keys.MEMORY_KINDS, 0, -1)]
+            pipe = self._client.pipeline(transaction=False)
+            pipe.pexpire(keys.OLD_MEMORY_PEAKS, TTL_MS)
+            for kind in kinds:
+                pipe.lrange(keys.memory_peaks(kind), 0, -1)
+            _, *rows = await pipe.execute()
+            self._seen |= {kind: _numbers(row) for kind, row in zip(kinds, rows, strict=True)}
             self._loaded = True
 
     def need_bytes(self, task: Task, params: Mapping[str, Any]) -> int:
@@ -59,27 +68,42 @@ class Peaks:
             return
         await self.load()
         kind = task.size_bucket(params)
-        seen = [*await self._known(kind), peak][-KEPT:]
-        self._seen.pop(kind, None)
-        self._seen[kind] = seen
-        old = list(self._seen)[: max(0, len(self._seen) - KINDS)]
-        for each in old:
-            del self._seen[each]
+        self._remember(kind, [*self._seen.get(kind, []), peak][-KEPT:])
         if self._client is not None:
             try:
-                await self._client.hset(keys.MEMORY_PEAKS, kind, msgspec.msgpack.encode(seen))
-                if old:
-                    await self._client.hdel(keys.MEMORY_PEAKS, *old)
+                self._remember(kind, await self._add(self._client, kind, peak))
             except (*LOST, redis.RedisError) as error:
                 log.info("a peak is remembered here only: %s", error)
 
-    async def _known(self, kind: str) -> list[int]:
-        """What has been noted of it, other workers' runs included."""
-        if self._client is not None:
-            with suppress(*LOST, redis.RedisError, msgspec.DecodeError):
-                row = await self._client.hget(keys.MEMORY_PEAKS, kind)
-                return msgspec.msgpack.decode(row, type=list[int]) if row is not None else []
-        return self._seen.get(kind, [])
+    def _remember(self, kind: str, seen: list[int]) -> None:
+        self._seen.pop(kind, None)
+        self._seen[kind] = seen
+        for old in list(self._seen)[:-KINDS]:
+            del self._seen[old]
+
+    async def _add(self, client: Client, kind: str, peak: int) -> list[int]:
+        """What has been noted of it now, other workers' runs included."""
+        key = keys.memory_peaks(kind)
+        pipe = client.pipeline(transaction=False)
+        pipe.rpush(key, peak)
+        pipe.ltrim(key, -KEPT, -1)
+        pipe.pexpire(key, TTL_MS)
+        pipe.lrange(key, 0, -1)
+        pipe.zadd(keys.MEMORY_KINDS, {kind: int(time.time() * 1000)})
+        pipe.pexpire(keys.MEMORY_KINDS, TTL_MS)
+        pipe.zrange(keys.MEMORY_KINDS, 0, -KINDS - 1)
+        *_, row, _, _, old = await pipe.execute()
+        if old:
+            pipe = client.pipeline(transaction=False)
+            for each in old:
+                pipe.ltrim(keys.memory_peaks(each.decode()), 1, 0)  # all of it: a worker may delete no key
+                pipe.zrem(keys.MEMORY_KINDS, each)
+            await pipe.execute()
+        return _numbers(row)
+
+
+def _numbers(row: list[bytes]) -> list[int]:
+    return [int(each) for each in row]
 
 
 def percentile(peaks: list[int] | tuple[int, ...]) -> int:

@@ -5,12 +5,19 @@ loaded comes first, then one that keeps nothing, each with the device that has m
 is free. Who waits is served in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
 
 Nothing here waits or costs more than a few comparisons where a seat is free and no device memory is asked for. Devices are looked at when a
-node asks for memory, four times a second while one waits for it, and once while any runs, for its peak.
+node asks for memory or has ended, four times a second while one waits for memory, and once while any runs, for its peak.
+
+A look is made in a thread, since a driver may not answer; whoever needs no memory does not wait for it longer than a moment. Decisions
+are made here, on the loop, when a look has come back: the ledger is right with a reading of any age as far as our own processes go, and what a
+stranger has taken meanwhile is bounded by SILENT_SECONDS. Nothing is admitted on an older reading.
 """
 
 import asyncio
+import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +25,8 @@ import msgspec
 from bridge.errors import DihedralError
 from bridge.running import CancelToken
 from data_plane.ledger import Ledger, Promise
-from data_plane.memory import Read, Reading
+from data_plane.memory import SILENT_SECONDS, Looks, Read, Reading
+from data_plane.promises import SharedPromises
 
 if TYPE_CHECKING:
     from data_plane.slots import Slot
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
+BUSY_SECONDS = 0.02  # until another worker has decided, which takes it less than a millisecond
 
 
 class Seat:
@@ -82,17 +91,35 @@ class DoesNotFit(DihedralError):
 
 
 class Seats:
-    def __init__(self, seats: Sequence[Seat], restart: Callable[[Seat], None], read: Read | None, cushion: int) -> None:
-        """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted."""
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        restart: Callable[[Seat], None],
+        read: Read | None,
+        cushion: int,
+        shared: SharedPromises | None = None,
+    ) -> None:
+        """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted.
+
+        `shared` None: what other workers promise is not known.
+        The first look is made here and now: before it nothing runs that could be kept waiting.
+        """
         self._restart = restart
-        self._read = read
+        self._looks = Looks(read) if read is not None else None
         self._ledger = Ledger(cushion, read()) if read is not None else None
+        self._shared = shared
         self._free: list[Seat] = []
         self._ours = list(seats)
         self._names_ours = False  # whether the driver has named any of our processes
         self._waiting: list[_Waiting] = []
         self._order = 0
         self._looking: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()  # for a look, sooner than the next one is due
+        self._answers = True  # whether the last look came back in time and without an error
+        self._owed_since: float | None = None  # since when the driver has not answered, errors included
+        self._error = ""
+        self._busy_since: float | None = None  # since when another worker has had the lock of the promises
+        self._closed = False
 
     async def take(self, wish: Wish, cancel: CancelToken, waits: Callable[[str], None]) -> Taken | None:
         """None when the node was cancelled while it waited. `waits` is told why, while it is for memory.
@@ -141,42 +168,45 @@ class Seats:
     def release(self, taken: Taken) -> None:
         """The memory can be given to others; the seat goes back with `put`, when it can be used again."""
         if taken.promise is not None and self._ledger is not None:
-            self._ledger.release(taken.promise)
+            self._ledger.release(taken.promise, time.monotonic())
+            self._ask()
 
-    def look(self) -> None:
-        """Asks the devices; where the driver does not answer, its last word counts on."""
-        if self._read is None or self._ledger is None:
-            return
-        try:
-            readings = self._read()
-        except Exception as error:  # a driver that is being replaced answers with errors of its own
-            log.warning("device memory cannot be read: %s", error)
-            return
-        self._names_ours |= any(pid in reading.holders for pid in self._pids() for reading in readings)
-        self._ledger.look([self._with_idle(gpu, reading) for gpu, reading in enumerate(readings)])
+    def look(self) -> asyncio.Future[list[Reading]]:
+        """The look under way, or a new one; the ledger knows its answer before whoever waits for it goes on.
+
+        Only where there are devices (`read`).
+        """
+        assert self._looks is not None
+        begins = not self._looks.under_way
+        answer = self._looks.look()
+        if begins:
+            if self._owed_since is None:
+                self._owed_since = self._looks.begun
+            idle = [(seat.gpu, seat.pid, seat.slot.held) for seat in self._free if seat.slot is not None]
+            answer.add_done_callback(functools.partial(self._take_in, self._looks.begun, idle))
+        return answer
+
+    def problem(self) -> str:
+        """Empty while the devices answer, and other workers decide in time."""
+        silent, busy = _seconds_since(self._owed_since), _seconds_since(self._busy_since)
+        if silent > SILENT_SECONDS:
+            return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
+        return (
+            f"another worker keeps the promises of this device locked ({busy:.0f} s)" if busy > SILENT_SECONDS else ""
+        )
+
+    def close(self) -> None:
+        self._closed = True
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def leave(self) -> None:
+        """After `close`, when no process of a seat runs any more: their promises are void."""
+        if self._shared is not None:
+            self._shared.leave()
 
     def _pids(self) -> list[int]:
         return [seat.pid for seat in self._ours if seat.pid]
-
-    def _with_idle(self, gpu: int, reading: Reading) -> Reading:
-        """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
-        told = {
-            seat.pid: seat.slot.held
-            for seat in self._free
-            if seat.gpu == gpu and seat.slot is not None and seat.slot.held and seat.pid not in reading.holders
-        }
-        return msgspec.structs.replace(reading, holders=reading.holders | told) if told else reading
-
-    def held(self, taken: Taken) -> int:
-        """Device memory of the seat's process now, bytes; 0 also where the driver does not tell."""
-        if self._ledger is None or taken.promise is None:
-            return 0
-        self.look()
-        return self._ledger.held(taken.promise.device, taken.promise.pid)
-
-    def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
@@ -184,21 +214,37 @@ class Seats:
         """Gives free seats to whoever may have them, the oldest first."""
         if not self._waiting:
             return
+        self._serve_all(looked=False)
+        if self._wants_memory():
+            self._ask()
+
+    def _serve_all(self, looked: bool) -> None:
+        """looked: just now; without that nobody gets device memory."""
         for seat in [each for each in self._free if each.slot is not None and not each.slot.alive]:
             self._free.remove(seat)
             self._restart(seat)  # it died idle
-        if any(one.wish.need is not None for one in self._waiting):
-            self.look()
         kept_from: dict[int, _Waiting] = {}  # device → the oldest that waits for its memory
         for one in [each for each in self._waiting if not each.taken.done()]:
+            if self._counted(one) and not looked:
+                problem = self.problem()
+                if self._answers and not problem:
+                    break  # in a moment it is known: until then its seat is nobody else's
+                if problem:  # else it waits for what it was told before
+                    one.waits(problem)
+                continue
             taken = self._seated(one, kept_from)
             if taken is not None:
                 self._waiting.remove(one)
                 self._free.remove(taken.seat)
                 one.waits("")
                 one.taken.set_result(taken)
-        if self._ledger is not None and (self._waiting or self._ledger.promises):
-            self._keep_looking()
+
+    def _counted(self, one: _Waiting) -> bool:
+        return one.wish.need is not None and self._ledger is not None
+
+    def _wants_memory(self) -> bool:
+        """Whether a look could get anybody a seat."""
+        return bool(self._free) and any(self._counted(one) for one in self._waiting)
 
     def _seated(self, one: _Waiting, kept_from: dict[int, _Waiting]) -> Taken | None:
         wish, ledger = one.wish, self._ledger
@@ -283,14 +329,65 @@ class Seats:
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
-    def _keep_looking(self) -> None:
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look_again(), name="device memory")
+    def _ask(self) -> None:
+        """Has the devices looked at now."""
+        self._asked.set()
+        if not self._closed and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.get_running_loop().create_task(self._keep_looking(), name="device memory")
 
-    async def _look_again(self) -> None:
-        while self._ledger is not None and (self._waiting or self._ledger.promises):
-            await asyncio.sleep(LOOK_SECONDS if self._waiting else IDLE_LOOK_SECONDS)
-            if self._waiting:
-                self._serve()
-            else:
-                self.look()
+    async def _keep_looking(self) -> None:
+        decided = True
+        while self._ledger is not None and (self._wants_memory() or self._ledger.promises or not decided):
+            self._asked.clear()
+            answer = self.look()
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=LOOK_SECONDS)
+                if not answer.done():
+                    self._answers = False
+                    self._serve_all(looked=False)
+            decided = self._decide(self._ledger)
+            if not decided:
+                await asyncio.sleep(BUSY_SECONDS)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS if self._wants_memory() else IDLE_LOOK_SECONDS):
+                    await self._asked.wait()
+        self._owed_since, self._answers = None, True  # nobody asks any more
+
+    def _decide(self, ledger: Ledger) -> bool:
+        """After a look. False: another worker decides at this moment, which is not waited for."""
+        if self._shared is None:
+            self._serve_all(looked=self._answers)
+            return True
+        with self._shared.deciding(ledger) as may:
+            self._busy_since = None if may else self._busy_since or time.monotonic()
+            self._serve_all(looked=self._answers and may)
+        return may
+
+    def _take_in(
+        self, begun: float, idle: list[tuple[int | None, int, int]], answer: asyncio.Future[list[Reading]]
+    ) -> None:
+        """idle: what idle processes said that they held when the look began, (device, process, bytes)."""
+        if (error := answer.exception()) is not None:
+            if not self._error:
+                log.warning("device memory cannot be read: %s", error)
+            self._error, self._answers = f"{type(error).__name__}: {error}", False
+            return
+        assert self._ledger is not None
+        readings = answer.result()
+        self._names_ours |= any(pid in reading.holders for pid in self._pids() for reading in readings)
+        self._ledger.look([_with_idle(gpu, reading, idle) for gpu, reading in enumerate(readings)], begun)
+        self._error = ""
+        self._answers = time.monotonic() - begun <= SILENT_SECONDS
+        if self._answers:
+            self._owed_since = None
+
+
+def _seconds_since(moment: float | None) -> float:
+    return time.monotonic() - moment if moment is not None else 0.0
+
+
+def _with_idle(gpu: int, reading: Reading, idle: Sequence[tuple[int | None, int, int]]) -> Reading:
+    """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
+    told = {pid: held for its, pid, held in idle if its == gpu and held and pid not in reading.holders}
+    return msgspec.structs.replace(reading, holders=reading.holders | told) if told else reading

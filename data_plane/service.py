@@ -9,6 +9,7 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -35,6 +36,7 @@ from bridge.worker import Worker
 from data_plane import memory, simulated
 from data_plane.device import Device
 from data_plane.peaks import Peaks
+from data_plane.promises import SharedPromises, directory_of_user
 from data_plane.slots import SlotPool
 from data_plane.tasks import BUILTIN
 from schemas.structs.settings import Settings, StoreKind
@@ -71,13 +73,15 @@ async def serve(settings: Settings) -> int:
     try:
         with _gpu_directory(settings) as gpu_directory:
             read = _read(device, simulation, gpu_directory)
+            shared, seen = _shared(device, simulation, gpu_directory) if read is not None else (None, set())
             if device.gpus:
-                await _warn_of_others(Jobs(client, settings))
+                await _warn_of_others(Jobs(client, settings), seen)
             peaks = Peaks(client if read is not None else None)
             await peaks.load()
             pool = SlotPool(
                 slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus),
                 cpus=device.cpus, read=read, peaks=peaks, simulation=simulation, gpu_directory=str(gpu_directory),
+                shared=shared,
             )  # fmt: skip
             async with pool:
                 worker = Worker(
@@ -119,6 +123,23 @@ def _read(device: Device, simulation: simulated.Simulation | None, gpu_directory
         return memory.reader(device.gpus) if device.gpus else None
     gpus = simulated.open_gpus(simulation, gpu_directory)
     return lambda: [gpu.reading() for gpu in gpus]
+
+
+def _shared(
+    device: Device, simulation: simulated.Simulation | None, gpu_directory: Path
+) -> tuple[SharedPromises | None, set[int]]:
+    """What other workers promise of the same GPUs, and the processes of those that are there; None where no file can be had."""
+    try:
+        if simulation is not None:
+            files = [gpu_directory / f"promises{gpu.index}.json" for gpu in device.gpus]
+        else:
+            directory = directory_of_user()
+            files = [directory / f"{gpu.pci_bus_id}.json" for gpu in device.gpus]
+        shared = SharedPromises(files, os.getpid())
+        return shared, shared.join()
+    except OSError as error:
+        log.warning("promises are not shared with other workers of this machine: %s", error)
+        return None, set()
 
 
 async def _run(
@@ -188,13 +209,14 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, ou
     return run_node
 
 
-async def _warn_of_others(jobs: Jobs) -> None:
-    """Each worker promises the memory of a GPU by itself: two of them may begin what does not fit together."""
+async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
+    """Two workers that do not see each other's promises may begin what does not fit together. seen: processes of those that do."""
     with suppress(*LOST, redis.RedisError):
         for other in await jobs.workers():
-            if other.devices and other.host == socket.gethostname():
+            if other.devices and other.host == socket.gethostname() and other.pid not in seen:
                 log.warning(
-                    "worker %s of this machine has GPUs too, and counts their memory for itself; one worker with more slots would share it",
+                    "worker %s of this machine has GPUs too, and its promises are not seen here (another user, another directory for "
+                    "temporary files?); if they are the same GPUs, one worker with more slots would share their memory",
                     other.worker_id,
                 )
 

@@ -11,7 +11,6 @@ devices as it reads real ones, and any process can hold memory that the worker d
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -25,6 +24,7 @@ import msgspec
 
 from data_plane.device import Device, Gpu
 from data_plane.groups import runs
+from data_plane.locked import locked
 from data_plane.memory import Reading
 
 MIB = 2**20
@@ -165,16 +165,11 @@ class SimulatedGpu:
     @contextlib.contextmanager
     def _state(self) -> Iterator[_State]:
         """The state under the lock, without what the dead held; written back where it has changed."""
-        with os.fdopen(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            text = file.read()
-            state = msgspec.json.decode(text, type=_State) if text else _State()
+        with locked(self._file, wait=True) as file:
+            state = msgspec.json.decode(file.text, type=_State) if file.text else _State()
             state.held = {pid: held for pid, held in state.held.items() if held and runs(int(pid))}
             yield state
-            changed = msgspec.json.encode(state)
-            if changed != text.rstrip():
-                # One write over the whole text: who is killed here leaves the old state or the new one.
-                os.pwrite(file.fileno(), changed.ljust(len(text)), 0)
+            file.replace(msgspec.json.encode(state))
 
 
 class Allocation:

@@ -40,9 +40,10 @@ from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, Wished, fail
 from bridge.tasks import Registry, Task
 from data_plane.groups import kill_group, members, signal_group
 from data_plane.ledger import Promise
-from data_plane.memory import Read
+from data_plane.memory import Read, Reading
 from data_plane.peaks import Peaks
 from data_plane.printed import Budget, Printed
+from data_plane.promises import SharedPromises
 from data_plane.seats import DoesNotFit, Seat, Seats, Taken, Wish
 from data_plane.simulated import Simulation
 from schemas.structs.settings import ArtifactsSettings, Settings
@@ -177,10 +178,12 @@ class SlotPool:
         peaks: Peaks | None = None,
         simulation: Simulation | None = None,
         gpu_directory: str = "",
+        shared: SharedPromises | None = None,
     ) -> None:
         """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
 
-        `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered.
+        `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered. `shared` None: what other workers
+        promise of these GPUs is not known.
         """
         self._registry = registry
         self._grace_seconds = settings.worker.cancel_grace_ms / 1000
@@ -196,7 +199,7 @@ class SlotPool:
             gpu_directory=gpu_directory,
         )
         self._all = [Seat(number, number % gpus if gpus else None) for number in range(slots)]
-        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB)
+        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)
         self._counts_memory = read is not None
         self._peaks = peaks or Peaks()
         self._background: set[asyncio.Task[None]] = set()
@@ -220,12 +223,14 @@ class SlotPool:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*(seat.slot.end() for seat in self._all if seat.slot is not None))
+        self._seats.leave()
         self._beats.stop()
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
     def problems(self) -> list[str]:
-        """Why slots do not start, a sentence each."""
-        return list(dict.fromkeys(seat.failure for seat in self._all if seat.failure))
+        """Why slots do not start, and that the devices do not answer, a sentence each."""
+        failures = dict.fromkeys(seat.failure for seat in self._all if seat.failure)
+        return [*failures, *filter(None, [self._seats.problem()])]
 
     def pids(self) -> list[int]:
         """Of the slots that live, each the leader of a process group."""
@@ -332,35 +337,49 @@ class _Stopping:
         self._seats = seats
         self._taken = taken
         self._before = taken.promise.peak if taken.promise is not None else 0
-        self._held = 0
+        self._look: asyncio.Future[list[Reading]] | None = None
         self._begun = 0.0
 
     def begin(self) -> None:
         self._begun = time.monotonic()
-        self._held = self._seats.held(self._taken)
+        if self._taken.promise is not None:
+            self._look = self._seats.look()
 
     async def verify(self, slot: "Slot", emit: Emit) -> None:
         """Says it as the event `cancelled`; a process that keeps more than it began with, and than libraries do, is spent."""
         rest = 0 if slot.spent else self._before + LIBRARY_BYTES
-        left = await self._left(rest)
+        held = await self._seen(self._look, MEMORY_BACK_SECONDS) if self._look is not None else 0
+        left = await self._left(rest) if held is not None else None
         seconds = time.monotonic() - self._begun
         metrics.cancel_seconds.observe(seconds)
         said: dict[str, Any] = {"seconds": round(seconds, 3), "slotReplaced": slot.spent}
-        if self._held:
-            said |= {"memoryHeldMiB": self._held // MIB, "memoryLeftMiB": left // MIB}
-        if left > rest:
+        if held and left is not None:
+            said |= {"memoryHeldMiB": held // MIB, "memoryLeftMiB": left // MIB}
+        if left is not None and left > rest:
             metrics.cancel_memory_kept_total.inc()
             said["slotReplaced"] = slot.spent = True
         emit.data("cancelled", said)
 
-    async def _left(self, rest: int) -> int:
-        """Bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS."""
-        deadline = time.monotonic() + MEMORY_BACK_SECONDS
-        while True:
-            left = self._seats.held(self._taken)
-            if left <= rest or time.monotonic() > deadline:
-                return left
+    async def _left(self, rest: int) -> int | None:
+        """Bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS; None: nobody tells."""
+        if self._taken.promise is None:
+            return 0
+        deadline, left = time.monotonic() + MEMORY_BACK_SECONDS, None
+        await self._seen(self._seats.look(), MEMORY_BACK_SECONDS)  # it may have begun before the end of the node
+        while time.monotonic() < deadline:
+            left = await self._seen(self._seats.look(), MEMORY_BACK_SECONDS)
+            if left is None or left <= rest:
+                break
             await asyncio.sleep(0.02)
+        return left
+
+    async def _seen(self, look: "asyncio.Future[list[Reading]]", seconds: float) -> int | None:
+        """Bytes that its process held then, 0 also where the driver does not name it; None where no answer comes in that time."""
+        await asyncio.wait({look}, timeout=max(0.0, seconds))
+        promise = self._taken.promise
+        if promise is None or not look.done() or look.exception() is not None:
+            return None
+        return look.result()[promise.device].holders.get(promise.pid, 0)
 
 
 class Beats:

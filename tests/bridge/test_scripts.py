@@ -2,13 +2,16 @@
 
 import json
 
+import msgspec
 import pytest
 
+from bridge import planning
 from bridge.deliveries import Delivery
 from bridge.graphs import Route, Topology
-from bridge.jobs import decode_graph, plan_batches
+from bridge.jobs import plan_batches
 from bridge.lifecycle import JOB_ENDED, JOB_MOVES
 from bridge.scripts import Batch
+from schemas.structs.submission import GraphSubmission
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 pytestmark = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
@@ -104,9 +107,9 @@ async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
 
 @pytest.mark.parametrize(("delay_ms", "stream"), [(0, f"{STREAM}:high"), (500, f"{STREAM}:low")])
 async def test_what_is_given_back_goes_to_the_front_unless_it_is_to_wait(world, delay_ms, stream):
-    nodes = [{"id": "a", "task": "t", "plane": "python", "status": "pending"}]
-    graph = {"schema": "langgraph.v1", "workflowId": "job", "nodes": nodes, "edges": []}
-    topology = Topology(decode_graph(json.dumps(graph)))
+    nodes = [{"id": "a", "task": "t", "plane": "python"}]
+    submission = msgspec.convert({"schema": "langgraph.v1", "nodes": nodes, "edges": []}, GraphSubmission)
+    topology = Topology(planning.normalise(submission, "job"))
     (made,) = plan_batches(
         world.part, topology, {"a": Route("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
         delay_ms=delay_ms, given_back=True,

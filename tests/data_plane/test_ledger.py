@@ -20,13 +20,25 @@ def test_the_same_memory_is_not_promised_twice_before_it_is_taken() -> None:
     first = ledger.promise(0, 1, 14 * GIB, 1)
     assert first is not None
     assert ledger.promise(0, 2, 14 * GIB, 2) is None
-    ledger.look([reading(pid1=14 * GIB)])
+    ledger.look([reading(pid1=14 * GIB)], begun=1.0)
     assert ledger.promise(0, 2, 14 * GIB, 2) is None
     assert ledger.promise(0, 2, 10 * GIB, 2) is not None
-    ledger.release(first)
-    ledger.release(first)
-    ledger.look([reading()])
+    ledger.release(first, now=2.0)
+    ledger.release(first, now=3.0)
+    ledger.look([reading()], begun=4.0)
     assert ledger.promise(0, 1, 14 * GIB, 3) is not None
+
+
+def test_what_a_node_took_since_the_last_look_is_not_given_away_at_its_end() -> None:
+    """A look that began before the end shows the memory free that the process took, and keeps."""
+    ledger = Ledger(0, [reading()])
+    first = ledger.promise(0, 1, 14 * GIB, 1)
+    assert first is not None
+    ledger.release(first, now=2.0)
+    ledger.look([reading()], begun=1.0)
+    assert ledger.promise(0, 2, 14 * GIB, 2) is None
+    ledger.look([reading(pid1=14 * GIB)], begun=3.0)
+    assert ledger.promise(0, 2, 10 * GIB, 2) is not None
 
 
 def test_what_a_process_holds_already_is_its_nodes_to_use() -> None:
@@ -66,13 +78,13 @@ def test_a_device_that_is_too_small_is_promised_to_nobody() -> None:
 
 def test_a_node_that_is_alone_does_not_wait_for_what_nobody_can_give_back() -> None:
     ledger = Ledger(0, [Reading(total=24 * GIB, free=24 * GIB, holders={})])
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})])
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=1.0)
     assert ledger.promise(0, 1, 24 * GIB, 1) is None
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={812: 1})])
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={812: 1})], begun=2.0)
     assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None
-    ledger.look([Reading(total=24 * GIB, free=12 * GIB, holders={})])
+    ledger.look([Reading(total=24 * GIB, free=12 * GIB, holders={})], begun=3.0)
     assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None  # too much: somebody works there
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})])
+    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=4.0)
     assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is not None
     assert ledger.promise(0, 2, 1, 2, alone=True) is None
 
@@ -95,7 +107,9 @@ def test_a_younger_node_passes_only_where_the_older_one_keeps_its_room() -> None
     assert ledger.leaves_room(0, 8 * GIB, 14 * GIB, 2, ours=[1, 2, 3])
     assert ledger.promise(0, 3, 8 * GIB, 3) is not None
     assert not ledger.leaves_room(0, 1 * GIB, 14 * GIB, 2, ours=[1, 2, 3])
-    ledger.release(before)
+    ledger.release(before, now=1.0)
+    assert ledger.promise(0, 2, 14 * GIB, 2) is None  # it may have taken all of it since the last look
+    ledger.look([reading(pid812=2 * GIB)], begun=2.0)
     assert ledger.promise(0, 2, 14 * GIB, 2) is not None
 
 
@@ -114,6 +128,11 @@ class Device(RuleBasedStateMachine):
         self.ledger = Ledger(CUSHION, [self.reading()])
         self.pids = 0
         self.stale = False
+        self.now = 0.0
+
+    def tick(self) -> float:
+        self.now += 1.0
+        return self.now
 
     def reading(self) -> Reading:
         holders = {pid: size for pid, size in self.held.items() if size}
@@ -127,13 +146,13 @@ class Device(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        self.ledger.look([self.reading()])
+        self.ledger.look([self.reading()], begun=self.tick())
 
     @rule(target=nodes, need=st.integers(0, TOTAL), look=st.booleans())
     def admit(self, need: int, look: bool) -> tuple[Promise, int] | None:
         """Also with an old reading, as long as only our own processes have changed since."""
         if look or self.stale:
-            self.ledger.look([self.reading()])
+            self.ledger.look([self.reading()], begun=self.tick())
             self.stale = False
         self.pids += 1
         promise = self.ledger.promise(0, self.pids, need, self.pids)
@@ -144,7 +163,7 @@ class Device(RuleBasedStateMachine):
 
     @rule(node=nodes, size=st.integers(1, TOTAL))
     def take(self, node: tuple[Promise, int] | None, size: int) -> None:
-        if node is None or node[0] not in self.ledger.promises:
+        if node is None or node[0].ended is not None:
             return
         promise, pid = node
         size = min(size, promise.need - self.held.get(pid, 0))
@@ -163,8 +182,7 @@ class Device(RuleBasedStateMachine):
             return
         if crashes:
             self.held.pop(node[1], None)
-        self.ledger.look([self.reading()])
-        self.ledger.release(node[0])
+        self.ledger.release(node[0], now=self.tick())
 
     @rule(target=strangers, size=st.integers(1, TOTAL))
     def stranger_comes(self, size: int) -> int | None:

@@ -59,10 +59,12 @@ async def test_a_restart_forgets_nothing(redis_url: str, redis: Any) -> None:
         second = Peaks(client)
         await second.load()
         assert second.need_bytes(TASK, params(4000)) == 7 * MIB
-        (raw,) = await redis.hvals(keys.MEMORY_PEAKS)
-        assert len(raw) < KEPT * 10
+        (kind,) = await redis.zrange(keys.MEMORY_KINDS, 0, -1)
+        assert kind.decode() == TASK.size_bucket(params(4000))
+        assert await redis.llen(keys.memory_peaks(kind.decode())) == KEPT
+        for key in (keys.MEMORY_KINDS, keys.memory_peaks(kind.decode())):
+            assert await redis.pttl(key) > 0
     finally:
-        await redis.delete(keys.MEMORY_PEAKS)
         await client.aclose()
 
 
@@ -77,7 +79,38 @@ async def test_workers_do_not_write_over_what_the_others_have_learnt(redis_url: 
         await third.load()
         assert [peaks.need_bytes(TASK, params(4000)) for peaks in (first, second, third)] == [7 * MIB] * 3
     finally:
-        await redis.delete(keys.MEMORY_PEAKS)
+        await client.aclose()
+
+
+async def test_peaks_that_workers_note_at_once_are_all_kept(redis_url: str, redis: Any) -> None:
+    """Each read all of them and wrote all of them: one of two was lost."""
+    clients = [connect(redis_url) for _ in range(4)]
+    try:
+        workers = [Peaks(client) for client in clients]
+        for round_ in range(5):
+            await asyncio.gather(
+                *(each.note(TASK, params(4000), 100 * round_ + number) for number, each in enumerate(workers, 1))
+            )
+        again = Peaks(clients[0])
+        await again.load()
+        assert sorted(again._seen[TASK.size_bucket(params(4000))]) == sorted(
+            100 * round_ + number for round_ in range(5) for number in range(1, 5)
+        )
+    finally:
+        for client in clients:
+            await client.aclose()
+
+
+async def test_what_an_earlier_version_has_learnt_does_no_harm_and_goes(redis_url: str, redis: Any) -> None:
+    client = connect(redis_url)
+    try:
+        await redis.hset(keys.OLD_MEMORY_PEAKS, TASK.size_bucket(params(4000)), b"\x91\x07")
+        peaks = Peaks(client)
+        await peaks.load()
+        await peaks.note(TASK, params(4000), 5)
+        assert peaks.need_bytes(TASK, params(4000)) == DECLARED
+        assert await redis.pttl(keys.OLD_MEMORY_PEAKS) > 0
+    finally:
         await client.aclose()
 
 
@@ -88,9 +121,9 @@ async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypat
         peaks = Peaks(client)
         for mib in (1, 10, 100, 1000, 10_000):
             await peaks.note(TASK, params(mib), mib)
-        assert await redis.hlen(keys.MEMORY_PEAKS) == 3
+        assert await redis.zcard(keys.MEMORY_KINDS) == 3
+        assert len(await redis.keys("worker:memory:*")) == 3 + 1
     finally:
-        await redis.delete(keys.MEMORY_PEAKS)
         await client.aclose()
 
 

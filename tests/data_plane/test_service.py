@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -20,9 +21,10 @@ def free_port() -> int:
         return port
 
 
-async def start(tmp_path: Path, *flags: str) -> asyncio.subprocess.Process:
+async def start(tmp_path: Path, *flags: str, **environ: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "data_plane", *flags, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "data_plane", *flags, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environ},
     )  # fmt: skip
 
 
@@ -122,14 +124,17 @@ async def test_settings_that_cannot_work_are_refused_in_one_line(
     assert len(said.splitlines()) == 1
 
 
-async def test_a_worker_says_when_another_of_its_machine_has_gpus(tmp_path: Path, redis_url: str, redis: Any) -> None:
+@pytest.mark.parametrize(("directory", "said"), [("", [False, True]), ("gpus", [False, False])])
+async def test_a_worker_says_when_another_of_its_machine_has_gpus_and_does_not_share_them(
+    tmp_path: Path, redis_url: str, redis: Any, directory: str, said: list[bool]
+) -> None:
     ports = [free_port(), free_port()]
     started: list[asyncio.subprocess.Process] = []
     try:
         for port in ports:
             flags = ("--redis-url", redis_url, "--port", str(port), "--simulate-gpus", "1x24GiB")
-            started.append(await start(tmp_path, *flags))
+            started.append(await start(tmp_path, *flags, DIHEDRAL_WORKER__SIMULATE_DIRECTORY=directory))
             await until(port, 200)
     finally:
-        said = [await end(worker) for worker in started]
-    assert ["has GPUs too" in text for text in said] == [False, True]
+        texts = [await end(worker) for worker in started]
+    assert ["has GPUs too" in text for text in texts] == said

@@ -57,3 +57,8 @@ def hide(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
     leak(params, ctx)
     ctx.simulated_gpu.held_bytes = 0
     return {"pid": os.getpid()}
+
+
+@task()
+def plain(params: SimulateGpu, ctx: TaskContext) -> None:
+    """Takes a slot and no device."""

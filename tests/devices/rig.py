@@ -14,6 +14,7 @@ from bridge.tasks import collect
 from data_plane import simulated
 from data_plane.memory import Reading
 from data_plane.peaks import Peaks
+from data_plane.promises import SharedPromises
 from data_plane.slots import SlotPool
 from schemas.structs.settings import Settings
 from tests.place import Heard
@@ -32,6 +33,7 @@ class Rig:
         slots: int,
         cushion_mib: int = 0,
         changed: Callable[[Reading], Reading] = lambda reading: reading,
+        shared: SharedPromises | None = None,
     ) -> None:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
@@ -48,7 +50,7 @@ class Rig:
         self.pool = SlotPool(
             slots=slots, registry=self.registry, modules=MODULES, settings=settings, gpus=self.simulation.count,
             read=lambda: [changed(gpu.reading()) for gpu in self.gpus], peaks=self.peaks, simulation=self.simulation,
-            gpu_directory=str(self.directory),
+            gpu_directory=str(self.directory), shared=shared,
         )  # fmt: skip
 
     def start(

@@ -18,7 +18,9 @@ import redis
 
 from bridge.connection import connect
 from bridge.jobs import Jobs
+from bridge.tasks import collect
 from control_plane.scheduler import Scheduler
+from data_plane.peaks import Peaks
 from dihedral.server import find_server
 from schemas.structs.settings import Settings
 from tests.conftest import skip
@@ -136,6 +138,7 @@ def test_each_plane_does_all_its_work_with_its_own_user(house):
     for path in ("workers", "queues", "dead-letters", "capabilities", "jobs"):
         house.get(f"/api/{path}")
     asyncio.run(_rest_of_the_control_plane(house))
+    asyncio.run(_peaks(house))
     _keys(house)
     assert denied(house) == []
     assert granted() - used(house) <= SELDOM, "what no plane uses, none needs"
@@ -170,6 +173,21 @@ async def _rest_of_the_control_plane(house) -> None:
     assert await jobs.requeue_dead(letter) == "unknown"
     assert await jobs.drop_dead(letter.id) == "ok"
     await operator.aclose()
+    await client.aclose()
+
+
+async def _peaks(house) -> None:
+    """What a worker with a GPU learns, when there is no room for more."""
+    client = connect(url(house.directory, "worker"))
+    task = collect(["data_plane.tasks.simulate_gpu"], plugins=False)["simulate_gpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_plane.peaks.KINDS", 1)
+        peaks = Peaks(client)
+        for mib in (1, 1000):
+            await peaks.note(task, {"memoryMiB": mib}, 5)
+    again = Peaks(client)
+    await again.load()
+    assert again._seen == {task.size_bucket({"memoryMiB": 1000}): [5]}
     await client.aclose()
 
 
