@@ -5,6 +5,7 @@ import re
 from importlib import import_module
 from typing import Any
 
+import ml_dtypes  # noqa: F401 (NumPy knows the name bfloat16 by it)
 import pytest
 
 import data_plane.kernels
