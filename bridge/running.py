@@ -9,12 +9,11 @@ nothing stronger exists inside a process, so a task that must be stoppable by fo
 """
 
 import asyncio
-import math
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -197,15 +196,13 @@ class _Stop:
         self._said = 0
         self._timeout_seconds = timeout_seconds
         self._reason = ""
+        self._timer: asyncio.TimerHandle | None = None
         self._repeat: asyncio.TimerHandle | None = None
         if timeout_seconds < 10 * 365 * 86400:
-            _Deadlines.of(self._loop).add(self, self._loop.time() + timeout_seconds)
+            self._timer = self._loop.call_later(timeout_seconds, self._begin, "timeout")
 
     def cancelled(self) -> None:
         self._begin("cancelled")
-
-    def late(self) -> None:
-        self._begin("timeout")
 
     def _begin(self, reason: str) -> None:
         if not self._reason:
@@ -230,9 +227,9 @@ class _Stop:
 
     async def close(self) -> None:
         """Takes back what it has said. `uncancel` alone leaves a cancel that the task did not wait long enough to meet."""
-        _Deadlines.of(self._loop).remove(self)
-        if self._repeat is not None:
-            self._repeat.cancel()
+        for handle in (self._timer, self._repeat):
+            if handle is not None:
+                handle.cancel()
         if self._said and self._task is not None:
             outside = self.from_outside
             try:
@@ -243,53 +240,6 @@ class _Stop:
             finally:
                 for _ in range(self._said):
                     self._task.uncancel()
-
-
-class _Deadlines:
-    """When the runs of an event loop are late, with one timer for all: one for each would cost a tenth of what a no-op costs."""
-
-    _all: ClassVar[dict[asyncio.AbstractEventLoop, "_Deadlines"]] = {}  # of loops in which something runs
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._due: dict[_Stop, float] = {}
-        self._next = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> "_Deadlines":
-        found = cls._all.get(loop)
-        if found is None:
-            found = cls._all[loop] = cls(loop)
-        return found
-
-    def add(self, stop: _Stop, due: float) -> None:
-        self._due[stop] = due
-        if due < self._next:
-            self._wait_until(due)
-
-    def remove(self, stop: _Stop) -> None:
-        self._due.pop(stop, None)
-        if not self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._all.pop(self._loop, None)
-
-    def _wait_until(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._next = due
-        self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        for stop, due in list(self._due.items()):
-            if due <= now:
-                del self._due[stop]
-                stop.late()
-        self._next, self._timer = math.inf, None
-        if self._due:
-            self._wait_until(min(self._due.values()))
 
 
 def run_plain(

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Annotated, Any
 import jsonschema
 import msgspec
 import pytest
-import uvloop
 from msgspec import Meta, Struct
 
 from bridge.errors import DihedralError
-from bridge.running import _Deadlines, run_light
+from bridge.running import run_light
 from bridge.tasks import CancelToken, InvalidTask, NodeOutcome, NodeRun, Registry, TaskContext, collect, task
 from data_plane.tasks import BUILTIN
 from schemas.structs.artifact import ArtifactRef
@@ -286,34 +284,6 @@ async def test_a_light_task_that_swallows_cancellation_is_told_again(
     outcome = await run_light(collected(module, swallows=swallows), run, None, Heard(), CancelToken())
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
-
-
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_runs_beside_each_other_are_late_each_at_its_own_time(factory: Callable[[], Any]) -> None:
-    """They share a timer: whoever comes later may be late sooner, and one that ends takes nobody's time-out along."""
-    registry = collect(BUILTIN, plugins=False)
-
-    async def late(seconds: float, ends_after: float = 60) -> tuple[float, NodeOutcome]:
-        params = {"steps": 1, "stepSeconds": ends_after}
-        run = NodeRun(
-            job_id="j", node_id="n", task="simulate", attempt=1, nonce="x", params=params, timeout_seconds=seconds
-        )
-        begun = time.monotonic()
-        outcome = await run_light(registry, run, None, Heard(), CancelToken())
-        return time.monotonic() - begun, outcome
-
-    async def all_of_them() -> None:
-        limits = [0.5, 0.2, 0.9, 0.05, 0.7]
-        *late_ones, (_, ended) = await asyncio.gather(*(late(limit) for limit in limits), late(0.3, ends_after=0.01))
-        assert ended.status == "completed"
-        for limit, (took, outcome) in zip(limits, late_ones, strict=True):
-            assert outcome.error is not None
-            assert outcome.error.code == "timeout"
-            assert limit - 0.01 <= took < limit + 5
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(all_of_them())
-    assert not _Deadlines._all
 
 
 async def test_cancelling_the_caller_goes_through() -> None:
