@@ -221,7 +221,7 @@ class TaskContext:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def keep_checkpoint(self, bucket: str, source: Path | bytes) -> None:
-        """Stores what a later run of this node goes on from, in the place of the one before. Blocks.
+        """Stores what a later run of this node goes on from, in the place of the one before. Blocks, also while the node is cancelled.
 
         It is no artifact of the job's result. Its key has no nonce, so an owner that was thought dead may still put an older one
         there: a checkpoint must be valid whichever run wrote it, and say itself what it belongs to.
@@ -229,7 +229,7 @@ class TaskContext:
         Raises:
             StoreError: the store is full or does not answer.
         """
-        self._wait(self._keep(bucket, "checkpoint", source, "application/octet-stream"))
+        self._wait(self._keep(bucket, "checkpoint", source, "application/octet-stream"), heeds_cancel=False)
 
     def checkpoint(self, bucket: str) -> Path | None:
         """The last one that any run of this node kept, in the workdir; None where there is none. Blocks.
@@ -245,8 +245,11 @@ class TaskContext:
             return None
 
     def drop_checkpoint(self, bucket: str) -> None:
-        """Once the result is stored. Blocks."""
-        self._wait(self._drop(bucket))
+        """Once the result is stored. Blocks. A store that does not answer keeps the checkpoint; the result is none the worse for it."""
+        try:
+            self._wait(self._drop(bucket), heeds_cancel=False)
+        except StoreError as error:
+            self.log(f"the checkpoint stays in the store: {error}", "warning")
 
     def keep_preview(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
         """Stores what the work looks like so far under `<job>/<node>/<name>`, in the place of the one before. Blocks.
@@ -310,7 +313,7 @@ class TaskContext:
         store = self._store()
         return OwnedStore(store, self.owner, self.owner) if self.owner else store
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def _wait(self, work: Coroutine[Any, Any, T], *, heeds_cancel: bool = True) -> T:
         if self._loop is None:
             work.close()
             raise RuntimeError(
@@ -325,7 +328,7 @@ class TaskContext:
             except TimeoutError:
                 if future.done():
                     raise  # the transfer's own
-                if self._cancelled():
+                if heeds_cancel and self._cancelled():
                     future.cancel()
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:

@@ -81,7 +81,9 @@ class Delivery:
     @property
     def priority(self) -> str:
         name = self.stream.removesuffix(self.part.suffix)
-        return self.claim.priority or next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
+        if self.claim.priority in keys.PRIORITIES:
+            return self.claim.priority
+        return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
 
     def learn(self, node: str, raw: str) -> None:
         """Takes in a record as Redis has it; an empty text is a pending node, about which nothing is to be known."""
@@ -192,6 +194,12 @@ class Taker:
                 else:
                     light -= started
         return seen, deliveries
+
+    @property
+    def effort(self) -> float:
+        """How much a take costs that finds nothing, in calls of which four are little."""
+        calls = 1 if len(self._streams) == 1 else len(keys.PRIORITIES) * len(self._streams)
+        return max(1.0, calls / 4)
 
     def owe(self, part: Partition) -> None:
         """The next take is for an entry of this partition, for which room was made."""

@@ -18,7 +18,7 @@ import redis.asyncio
 from bridge import functions, graphs, keys
 from bridge.connection import Client
 from bridge.graphs import Route, Topology
-from bridge.keys import Partition
+from bridge.keys import PRIORITIES, Partition
 from bridge.lifecycle import JOB_ENDED
 from bridge.scripts import (
     MAX_CALL_BYTES,
@@ -497,13 +497,14 @@ def plan_batches(
     graph_size: int,
     delay_ms: int = 0,
     reason: str = "-",
-    given_back: bool = False,
+    front: bool = False,
+    declined: bool = False,
 ) -> list[Batch]:
     """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
 
-    `given_back`: they have been in a worker's hands; without a delay they go to the front, and keep their priority there.
+    `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so nobody makes room for them.
     """
-    stream_of = "high" if given_back and not delay_ms else priority
+    stands = PRIORITIES[0] if front else priority
     groups = graphs.group(topology, ready, routes)
     inline = graph_size * len(groups) <= inline_limit
     batches = []
@@ -513,7 +514,7 @@ def plan_batches(
             needs.update(dict.fromkeys(topology.sources(node)))
         batches.append(
             Batch(
-                stream=part.stream(group.plane, group.pool, stream_of),
+                stream=part.stream(group.plane, group.pool, stands),
                 place=f"{group.plane}/{group.pool}",
                 nodes=group.nodes,
                 needs=list(needs),
@@ -522,7 +523,8 @@ def plan_batches(
                 delay_ms=delay_ms,
                 reason=reason,
                 heavy=not routes[group.nodes[0]].light,
-                given_back=priority if given_back else "",
+                priority=priority if front else "",
+                declined=declined,
             )
         )
     return batches

@@ -223,7 +223,7 @@ class Reclaimer:
                 priority=delivery.priority,
                 inline_limit=0,
                 graph_size=1,
-                given_back=True,
+                front=True,
             )
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]

@@ -15,7 +15,7 @@ import msgspec
 
 from bridge import graphs
 from bridge.deliveries import Delivery
-from bridge.keys import Partition
+from bridge.keys import PRIORITIES, Partition
 from bridge.running import CancelToken, NodeOutcome
 from bridge.scripts import Batch, NodeRecord, Reply, Report, Step
 from schemas.structs.graph import NodeError
@@ -36,8 +36,12 @@ class Running:
         light: bool,
         mark: Callable[["Running"], None],
         tell: Callable[[], None] = lambda: None,
+        pause_after: float | None = None,
     ) -> None:
-        """`mark`: it has said something to be written; `tell`: it begins to wait, or waits no more."""
+        """`mark`: it has said something to be written; `tell`: it begins to wait, or waits no more.
+
+        `pause_after`: seconds from its first progress on after which it may be asked to pause; None: never.
+        """
         self._mark = mark
         self._tell = tell
         self.waiting_for = ""
@@ -49,6 +53,11 @@ class Running:
         self.node_id = node_id
         self.light = light
         self.cancel = CancelToken()
+        if not light:
+            self.cancel.rank = PRIORITIES.index(delivery.priority)
+            self.cancel.may_pause = self.may_pause
+        self._pause_after = pause_after
+        self._under_way: float | None = None  # since its first progress: what comes before would have to be done again
         self.fraction = 0.0
         self.said = 0.0
         self.bodies: list[str] = []
@@ -58,6 +67,8 @@ class Running:
 
     def progress(self, fraction: float) -> None:
         """Keeps the highest fraction of this attempt; it is written with the next tick."""
+        if self._under_way is None:
+            self._under_way = time.monotonic()
         if fraction > self.fraction:
             self.fraction = min(1.0, fraction)
             self._mark(self)
@@ -81,13 +92,18 @@ class Running:
         if changes:
             self._tell()
 
-    def waits_longer(self, seconds: float) -> bool:
-        """Whether it has waited for longer than that, and does still."""
-        return bool(self.waiting_for) and time.monotonic() - self._waits_since > seconds
+    def may_pause(self) -> bool:
+        if self._pause_after is None or self._under_way is None or self.cancel.wishes or self.cancel.cancelled:
+            return False
+        return time.monotonic() - self._under_way >= self._pause_after
+
+    @property
+    def only_waits(self) -> bool:
+        return bool(self.waiting_for) and not self.cancel.cancelled
 
     def give_up_waiting(self) -> None:
         """A node that does not wait any more stays."""
-        if self.waiting_for:
+        if self.only_waits:
             self.given_up = True
             self.cancel.cancel()
 

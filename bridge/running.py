@@ -85,6 +85,10 @@ Wished: TypeAlias = Literal["finish", "pause"]
 class CancelToken:
     """Belongs to one event loop; cancel() may be said twice. A wish is gentler: nobody kills a task that does not hear it."""
 
+    rank = 1
+    """0 is the most urgent."""
+    may_pause: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether it may be asked to pause now."""
     wishes: Sequence[Wished] = ()
     _wish_listeners: Sequence[Callable[[Wished], None]] = ()  # of few runs: every run makes a token
 

@@ -38,8 +38,8 @@ Step = tuple[Any, ...]
 class Batch(msgspec.Struct, array_like=True, frozen=True):
     """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
 
-    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `given_back`: the priority of what a worker gives
-    back, empty for what is new.
+    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `priority`: of what stands on the
+    stream of a higher one, else empty. `declined`: a worker could not run it.
     """
 
     stream: str
@@ -51,14 +51,15 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     delay_ms: int = 0
     reason: str = "-"
     heavy: bool = False
-    given_back: str = ""
+    priority: str = ""
+    declined: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
     """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
-    `priority`: of an entry that was given back, else that of its stream; `records`: (node, raw record).
+    `priority`: where it is not that of its stream, else empty; `records`: (node, raw record).
     """
 
     word: str
@@ -276,9 +277,9 @@ class Scripts:
         moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
         return int(moved), int(dropped), int(wait)
 
-    async def room(self, part: Partition, streams: Sequence[str], most: int, patience_ms: int) -> int:
-        """For how many of the entries that have waited so long for a slot on `streams` the caller is to make room."""
-        found = await self.call("room", part, [[list(streams), most, patience_ms]])
+    async def room(self, part: Partition, streams: Sequence[str], rank: int, most: int, patience_ms: int) -> int:
+        """For how many of the entries that have waited so long for a slot the caller is to make room. `rank`: its place in PRIORITIES."""
+        found = await self.call("room", part, [[list(streams), rank, most, patience_ms]])
         return int(found[0])
 
     async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:

@@ -96,6 +96,7 @@ class Task:
         self.capability = capability
         self.light = _is_light(function, declared)
         self.retry_on = declared.retry_on
+        self.resumable = declared.resumable
         self._declared = declared
         self._output = msgspec.json.Decoder(output_type)
 
@@ -312,6 +313,10 @@ def _make(function: Function) -> Task:
         (NAME.fullmatch(declared.pool), f"{declared.pool!r} cannot be a pool"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
+        (
+            not (declared.resumable and inspect.iscoroutinefunction(function)),
+            "resumable must be a plain function: an async one is not asked to stop but cancelled",
+        ),
     ):
         if not ok:
             raise InvalidTask(f"{where}: task {id!r}: {reason}")

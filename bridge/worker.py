@@ -57,6 +57,7 @@ NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
 GIVE_BACK_SECONDS = 5.0
 PREEMPTION_SECONDS = 2.0
+STORE_TROUBLE = ("artifact_store_unavailable", "artifact_store_full")
 TELL_SECONDS = 0.5  # what nodes wait for is told sooner than the next heartbeat, several at once
 
 
@@ -105,7 +106,7 @@ class Worker:
         self._executor = Executor()
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
-        self._preemption = Preemption(self._scripts, registry, plane, pool, settings.worker.preempt_after_ms)
+        self._preemption = Preemption(self._scripts, plane, pool)
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
@@ -228,7 +229,7 @@ class Worker:
                     continue
                 if self._slots and min(self._capacity()) <= 0:
                     # A blocking read would be handed what cannot start here, and would keep it from others.
-                    await self._wait_for_change(0.025 * max(4, len(self._scripts.partitions)))  # so often costs little
+                    await self._wait_for_change(0.1 * self._taker.effort)
                 else:
                     self._accept(await self._taker.wait(self._capacity))
             except Exception as error:
@@ -283,7 +284,7 @@ class Worker:
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
         batches = plan_batches(
             delivery.part, delivery.topology, delivery.routes, nodes, priority=delivery.priority, inline_limit=0, graph_size=1,
-            delay_ms=delay, reason=reason, given_back=True,
+            delay_ms=delay, reason=reason, front=not delay, declined=bool(delay),
         )  # fmt: skip
         if ack:
             delivery.ending = True
@@ -310,7 +311,8 @@ class Worker:
     async def _run(self, delivery: Delivery, node_id: str) -> list[str]:
         """One started node: run, commit, and answer with what this delivery goes on with."""
         kind = self._kind(delivery, node_id)
-        running = Running(delivery, node_id, kind == "light", self._mark, self._to_tell.set)
+        pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
+        running = Running(delivery, node_id, kind == "light", self._mark, self._to_tell.set, pause_after)
         self._running[*delivery.key, node_id] = running
         if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
             running.cancel.cancel()
@@ -325,8 +327,7 @@ class Worker:
             self._free[kind] += 1
             self._changed.set()
         if outcome is not None:
-            paused = outcome.status == "cancelled" and "pause" in running.cancel.wishes and not running.cancel.cancelled
-            status = "preempted" if paused else outcome.status
+            status = "preempted" if _made_room(running, outcome) else outcome.status
             if outcome.error is not None:
                 where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
                 log.info("a node failed: %s", outcome.error.code, extra=where)
@@ -342,7 +343,7 @@ class Worker:
                 return []
             outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
         if status == "preempted":
-            await self._hand_on(running, "-", "it made room for a node of higher priority", 0, code="preempted")
+            await self._hand_on(running, "it made room for a node of higher priority", code="preempted")
             return []
         return await self._reporter.commit(delivery, running, outcome)
 
@@ -397,10 +398,15 @@ class Worker:
         if outcome.began or delivery.releasing or delivery.lost:
             return outcome
         if outcome.elsewhere:
-            await self._hand_on(running, "memory", outcome.elsewhere, NO_TASK_DELAY_MS)
+            await self._hand_on(running, outcome.elsewhere, code="memory", declined=True)
             return None
         if running.given_up:
-            await self._hand_on(running, "-", "its worker stops, and had no memory for it yet", 0)
+            await self._hand_on(
+                running,
+                "its worker had no memory for it yet, and gave its slot away",
+                code="worker",
+                front=self._stopping.is_set(),
+            )
             return None
         return outcome
 
@@ -449,15 +455,16 @@ class Worker:
         task = running.delivery.topology.nodes[running.node_id].task
         where = {"job": running.delivery.job_id, "node": running.node_id}
         log.warning("no task %r here; its node waits for another worker", task, extra=where)
-        await self._hand_on(running, "worker", f"waiting for a worker that knows {task}", NO_TASK_DELAY_MS)
+        await self._hand_on(running, f"waiting for a worker that knows {task}", code="worker", declined=True)
 
     async def _hand_on(
-        self, running: Running, reason: str, message: str, delay_ms: int, *, code: str = "worker"
+        self, running: Running, message: str, *, code: str, declined: bool = False, front: bool = False
     ) -> None:
-        """A node that is not to run here goes back to its place, as the same attempt. `reason`: why it is delayed, `-` where it is not."""
+        """A node that is not to run here goes back to its place, as the same attempt; what was declined with a delay, of which `code` is the reason."""
         delivery, node_id = running.delivery, running.node_id
-        batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason, given_back=True)
-        waits = NodeError(code=reason if delay_ms else code, message=message, details={})
+        delay_ms, reason = (NO_TASK_DELAY_MS, code) if declined else (0, "-")
+        batches = self._plan(delivery, [node_id], delay_ms=delay_ms, reason=reason, declined=declined, front=front)
+        waits = NodeError(code=code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
@@ -465,7 +472,14 @@ class Worker:
         await self._write(delivery.part, delivery.report([*running.steps(), step]))
 
     def _plan(
-        self, delivery: Delivery, nodes: list[str], *, delay_ms: int = 0, reason: str = "-", given_back: bool = False
+        self,
+        delivery: Delivery,
+        nodes: list[str],
+        *,
+        delay_ms: int = 0,
+        reason: str = "-",
+        declined: bool = False,
+        front: bool = False,
     ) -> list[Any]:
         return plan_batches(
             delivery.part,
@@ -477,7 +491,8 @@ class Worker:
             graph_size=len(delivery.claim.graph),
             delay_ms=delay_ms,
             reason=reason,
-            given_back=given_back,
+            declined=declined,
+            front=front,
         )
 
     def _reserve(self, delivery: Delivery, node: str) -> bool:
@@ -493,6 +508,11 @@ class Worker:
     def _unreserve(self, delivery: Delivery, node: str) -> None:
         self._free[self._kind(delivery, node)] += 1
         self._changed.set()
+
+    def _pause_after(self, delivery: Delivery, node: str) -> float | None:
+        task = self.registry.get(delivery.topology.nodes[node].task)
+        after_ms = self.settings.worker.preempt_after_ms
+        return after_ms / 1000 if task is not None and task.resumable and after_ms >= 0 else None
 
     def _kind(self, delivery: Delivery, node: str) -> str:
         return "light" if delivery.routes[node].light or not self._slots else "heavy"
@@ -635,10 +655,11 @@ class Worker:
 
     async def _makes_room(self) -> None:
         """Lets nodes of lower priority pause where those of higher priority find no place."""
-        while self._slots:
+        while self._slots and not self._stopping.is_set():
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
-                await self._preemption.look(list(self._running.values()), full=self._free["heavy"] <= 0)
+                if self._free["heavy"] <= 0:
+                    await self._preemption.make_room(list(self._running.values()))
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -682,6 +703,12 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, (*LOST, ServerUnavailable)):
         return True
     return isinstance(error, redis.ResponseError) and passing(error)
+
+
+def _made_room(running: Running, outcome: NodeOutcome) -> bool:
+    """Whether a run has ended because it was asked to pause; one that could not keep its checkpoint goes on from the one before."""
+    stopped = outcome.status == "cancelled" or (outcome.error is not None and outcome.error.code in STORE_TROUBLE)
+    return stopped and outcome.began and "pause" in running.cancel.wishes and not running.cancel.cancelled
 
 
 def _failed(code: str, message: str) -> NodeOutcome:

@@ -46,7 +46,7 @@ class Peaks:
         with suppress(*LOST, redis.RedisError):
             kinds = [kind.decode() for kind in await self._client.zrange(keys.MEMORY_KINDS, 0, -1)]
             pipe = self._client.pipeline(transaction=False)
-            pipe.pexpire(keys.OLD_MEMORY_PEAKS, TTL_MS)
+            pipe.pexpire(keys.OLD_MEMORY_PEAKS, TTL_MS, nx=True)
             for kind in kinds:
                 pipe.lrange(keys.memory_peaks(kind), 0, -1)
             _, *rows = await pipe.execute()

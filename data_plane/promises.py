@@ -93,7 +93,7 @@ class SharedPromises:
         """
         seen = set()
         for path in self._files:
-            with locked(path, wait=True) as file:
+            with _waited_for(path) as file:
                 state = self._others(file)
                 seen |= {other.pid for other in state.workers.values()}
                 self._write(file, state, [])
@@ -109,7 +109,7 @@ class SharedPromises:
     def _locked(self, locks: ExitStack) -> dict[Path, Locked] | None:
         """In one order for all workers. None: one of them is another's at this moment; empty: they cannot be used."""
         try:
-            files = {path: locks.enter_context(locked(path, wait=False)) for path in sorted(self._files)}
+            files = {path: locks.enter_context(locked(path, wait=False)) for path in sorted(set(self._files))}
         except BlockingIOError:
             locks.close()
             return None
@@ -144,6 +144,18 @@ class SharedPromises:
         if not self._trouble:
             log.warning("promises are not shared with other workers of this machine: %s", error)
         self._trouble = str(error)
+
+
+@contextmanager
+def _waited_for(path: Path) -> Iterator[Locked]:
+    """Says so where it takes its time: a frozen worker may have it."""
+    with ExitStack() as lock:
+        try:
+            file = lock.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            log.warning("another worker keeps the promises in %s locked; waiting for it", path)
+            file = lock.enter_context(locked(path, wait=True))
+        yield file
 
 
 def directory_of_user() -> Path:

@@ -2,7 +2,8 @@
 
 A node of kind gpu needs a free seat and, on its device, memory (ledger.py). Among free seats the one whose process keeps the node's model
 loaded comes first, then one that keeps nothing, each with the device that has most room; so a model is dropped only where nothing else
-is free. Who waits is served in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
+is free. Who waits is served by priority, then in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
+Where nodes of lower priority have the memory that one waits for, as many of them are asked to pause as it takes, or none.
 
 Nothing here waits or costs more than a few comparisons where a seat is free and no device memory is asked for. Devices are looked at when a
 node asks for memory or has ended, four times a second while one waits for memory, and once while any runs, for its peak.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
+PATIENCE_SECONDS, ROOM_SECONDS = 1.0, 30.0  # before nodes are asked to make room, and before more are
 BUSY_SECONDS = 0.02  # until another worker has decided, which takes it less than a millisecond
 
 
@@ -77,13 +79,19 @@ class Taken(msgspec.Struct, frozen=True):
 
     seat: Seat
     promise: Promise | None
+    cancel: CancelToken
 
 
 class _Waiting(msgspec.Struct, eq=False):
+    """since: when it was told for the first time that memory is missing. asked: when nodes were asked to make room for it."""
+
     wish: Wish
     order: int
     waits: Callable[[str], None]
+    cancel: CancelToken
     taken: asyncio.Future[Taken | None]
+    since: float | None = None
+    asked: float = float("-inf")
 
 
 class DoesNotFit(DihedralError):
@@ -112,6 +120,7 @@ class Seats:
         self._ours = list(seats)
         self._names_ours = False  # whether the driver has named any of our processes
         self._waiting: list[_Waiting] = []
+        self._promised: list[Taken] = []  # to what runs, the latest last
         self._order = 0
         self._looking: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()  # for a look, sooner than the next one is due
@@ -131,8 +140,9 @@ class Seats:
             return None
         self._check(wish)
         self._order += 1
-        one = _Waiting(wish, self._order, waits, asyncio.get_running_loop().create_future())
+        one = _Waiting(wish, self._order, waits, cancel, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
+        self._waiting.sort(key=lambda each: (each.cancel.rank, each.order))
         self._serve()
         if one.taken.done():
             return one.taken.result()
@@ -168,6 +178,7 @@ class Seats:
     def release(self, taken: Taken) -> None:
         """The memory can be given to others; the seat goes back with `put`, when it can be used again."""
         if taken.promise is not None and self._ledger is not None:
+            self._promised = [each for each in self._promised if each is not taken]
             self._ledger.release(taken.promise, time.monotonic())
             self._ask()
 
@@ -236,6 +247,8 @@ class Seats:
             if taken is not None:
                 self._waiting.remove(one)
                 self._free.remove(taken.seat)
+                if taken.promise is not None:
+                    self._promised.append(taken)
                 one.waits("")
                 one.taken.set_result(taken)
 
@@ -250,7 +263,7 @@ class Seats:
         wish, ledger = one.wish, self._ledger
         for seat in self._best_first(one):
             if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
-                return Taken(seat, None)
+                return Taken(seat, None, one.cancel)
             older = kept_from.get(seat.gpu)
             need = ledger.need_here(seat.gpu, wish.need) + seat.stuck
             if older is not None and not ledger.leaves_room(
@@ -260,7 +273,7 @@ class Seats:
             alone = not any(other.used for other in self._ours if other.gpu == seat.gpu and other is not seat)
             promise = ledger.promise(seat.gpu, seat.pid, wish.need, one.order, stuck=seat.stuck, alone=alone)
             if promise is not None:
-                return Taken(seat, promise)
+                return Taken(seat, promise, one.cancel)
         if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
             self._wait_for_memory(one, wish.need, ledger, kept_from)
         return None
@@ -289,18 +302,21 @@ class Seats:
         older = kept_from.setdefault(gpu, one)
         if room < ledger.need_here(gpu, need):
             one.waits(ledger.why(gpu, pid, need))
+            one.since = one.since or time.monotonic()
             if older is one:
-                self._make_room(gpu, pid, ledger.need_here(gpu, need) - room, ledger)
+                missing = ledger.need_here(gpu, need) - room
+                if not self._make_room(gpu, pid, missing, ledger):
+                    self._ask_to_pause(one, gpu, missing)
         elif older is not one:
             one.waits(ledger.kept_for(need, older.wish.need or 0))
 
-    def _make_room(self, gpu: int, pid: int, missing: int, ledger: Ledger) -> None:
-        """Takes memory back from idle processes, if that is enough: their models first, then what they hold besides, with them.
+    def _make_room(self, gpu: int, pid: int, missing: int, ledger: Ledger) -> bool:
+        """Takes memory back from idle processes, if that is enough, which it answers: their models first, then what they hold besides, with them.
 
         What else is in use may be theirs where the driver does not name them (in a container it knows other ids): they all go, if nothing runs there.
         """
         if any(seat.slot is not None and seat.slot.forgetting for seat in self._free if seat.gpu == gpu):
-            return  # it may be enough
+            return True  # it may be enough
         idle = [
             seat
             for seat in self._free
@@ -310,7 +326,7 @@ class Seats:
         if found < missing:
             hidden = ledger.unnamed(gpu) if self._names_ours else ledger.foreign(gpu, self._pids())
             if ledger.is_promised(gpu) or found + hidden < missing:
-                return
+                return False
             idle = [seat for seat in self._free if seat.gpu == gpu and seat.used]
         for seat in [each for each in idle if each.warm_key] or idle:
             if seat.slot is not None and seat.warm_key:
@@ -319,6 +335,23 @@ class Seats:
                 self._free.remove(seat)
                 seat.slot.spent = True
                 self._restart(seat)
+        return True
+
+    def _ask_to_pause(self, one: _Waiting, gpu: int, missing: int) -> None:
+        """Those of lower priority that may, the lowest first, of equals the one that began last; nobody, where that would not be enough."""
+        now = time.monotonic()
+        if now - (one.since or now) < PATIENCE_SECONDS or now - one.asked < ROOM_SECONDS:
+            return
+        lower = [each for each in self._promised if each.seat.gpu == gpu and each.cancel.rank > one.cancel.rank]
+        chosen: list[Taken] = []
+        for each in sorted(reversed(lower), key=lambda each: -each.cancel.rank):
+            if missing > 0 and each.cancel.may_pause() and each.promise is not None:
+                chosen.append(each)
+                missing -= each.promise.need
+        if missing <= 0:
+            one.asked = now
+            for each in chosen:
+                each.cancel.wish("pause")
 
     def _check(self, wish: Wish) -> None:
         if wish.need is None or self._ledger is None:

@@ -52,6 +52,7 @@ local function date_and_time(seconds)
 end
 
 local function header_read(bytes)
+  HEADER = nil -- of one that cannot be read nothing may count for the next call
   local tag
   tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
   JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
@@ -344,10 +345,11 @@ local function entry_name(stream, entry) return entry .. '@' .. stream end
 local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
--- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, given_back }; `keep(r)` says which nodes it may take.
--- given_back: the priority of what a worker gives back, which may stand on a stream of a higher one; '' for what is new.
+-- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
+-- take. priority: of what stands on the stream of a higher one, else ''. declined: a worker could not run it.
 local function dispatch(J, batch, keep, due, failure)
-  local stream, place, nonce, delay, reason, heavy, given_back = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9], batch[10]
+  local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
+  local priority, declined = batch[10], batch[11]
   local nodes, records, given = { nil }, { nil }, batch[3]
   for k = 1, #given do
     local r = node_get(J, given[k])
@@ -358,12 +360,13 @@ local function dispatch(J, batch, keep, due, failure)
   if delay > 0 or due then
     entry = 'delay:' .. nonce
     redis.call('HSET', DELAY_ENTRIES, nonce,
-      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, given_back }))
+      cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, priority, declined }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
     local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil, nil, nil }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
-    if given_back ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', given_back end
+    if priority ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', priority end
+    if declined then fields[#fields + 1], fields[#fields + 2] = 'declined', '1' end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end

@@ -124,9 +124,8 @@ async def drop_consumer(world: World, token: str) -> Call:
 
 async def room(world: World, token: str) -> Call:
     stream = f"{STREAM}:high"
-    given_back = "" if token == "fresh" else "normal"
-    await world.submit(batches=[batch(["a"], stream=stream, heavy=True, given_back=given_back)])
-    return lambda: world.scripts.room(world.part, [stream], 1, 0)
+    await world.submit(batches=[batch(["a"], stream=stream, heavy=True, declined=token != "fresh")])
+    return lambda: world.scripts.room(world.part, [stream, STREAM], 1, 1, 0)
 
 
 async def webhooks(world: World, token: str) -> Call:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 
+import msgspec
 import pytest
 import redis as redis_sync
 
@@ -111,6 +112,25 @@ async def test_a_call_that_failed_leaves_nothing_to_the_next(redis):
 
 
 @on_both_servers
+@pytest.mark.parametrize(
+    "header", [[[], ":evil", "1", 1, "others", 1], ["", [], 1, 1, "workers", 1], [None], [], "text"], ids=str
+)
+async def test_a_header_that_cannot_be_read_leaves_nothing_to_the_next(redis, header):
+    """A worker's user can send any: of it nothing may count for the control plane, whose header is the one before."""
+    world = World(redis, ttl_seconds=1000)
+    await world.submit()
+    (claim,) = await world.take()
+    with contextlib.suppress(redis_sync.ResponseError):
+        name = functions.library().function("cancel")
+        item = msgspec.msgpack.encode("nobody") + msgspec.msgpack.encode([])
+        await redis.execute_command("FCALL", name, 1, world.part.index, msgspec.msgpack.encode(header), item)
+    await world.submit("another")
+    assert await redis.zcard(world.part.index) == 2
+    assert (await world.report(claim, [ended("a")], ack=True)).job_status == "completed"
+    assert 900_000 < await redis.pttl(world.part.job("job")) <= 1_000_000
+
+
+@on_both_servers
 async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a_second(redis):
     world = World(redis)
     for number in range(3):
@@ -119,7 +139,7 @@ async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a
         created = int((await world.job(f"job{number}"))["created"])
         assert json.loads(event)["created"] == rfc3339(created)
         seconds, micros = await redis.time()
-        assert 0 <= seconds * 1000 + micros // 1000 - created < 1000
+        assert 0 <= seconds * 1000 + micros // 1000 - created < 30_000
         await asyncio.sleep(0.6)  # what is tested is that time passes
 
 

@@ -87,46 +87,62 @@ async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world):
 async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
     high = f"{STREAM}:high"
     for job, more in (
-        ("one", {"heavy": True}), ("two", {"heavy": True}), ("light", {}), ("back", {"heavy": True, "given_back": "normal"}),
+        ("one", {"heavy": True}), ("two", {"heavy": True}), ("light", {}), ("back", {"heavy": True, "priority": "normal"}),
+        ("declined", {"heavy": True, "declined": True}), ("urgent", {"heavy": True, "priority": "high"}),
     ):  # fmt: skip
         await world.submit(job, batches=[batch(["a"], stream=high, **more)])
 
-    async def room(most, patience_ms=0):
-        return await world.scripts.room(world.part, [high, f"{high}er"], most, patience_ms)
+    async def room(most, patience_ms=0, rank=1):
+        return await world.scripts.room(world.part, [high, STREAM, f"{STREAM}:low"], rank, most, patience_ms)
 
     assert await room(1, patience_ms=60_000) == 0, "they have not waited for so long"
-    assert [await room(1), await room(2), await room(2)] == [1, 1, 0]
+    assert await room(9, rank=0) == 0, "nothing is more urgent than high"
+    assert [await room(1), await room(3), await room(2)] == [1, 2, 0], "one, two and urgent"
     marks = await world.redis.keys(f"{high}:room:*")
-    assert len(marks) == 2
+    assert len(marks) == 3
     for mark in marks:
         assert 20_000 < await world.redis.pttl(mark) <= 30_000, "who was told may die, so another is told then"
         await world.redis.delete(mark)
     await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[high])
-    assert await room(9) == 1, "one was taken"
+    assert await room(9, rank=2) == 3, "one was taken, and what was given back is more urgent than low"
 
 
-@pytest.mark.parametrize(("delay_ms", "stream"), [(0, f"{STREAM}:high"), (500, f"{STREAM}:low")])
-async def test_what_is_given_back_goes_to_the_front_unless_it_is_to_wait(world, delay_ms, stream):
+async def test_an_urgent_entry_is_seen_behind_many_that_are_not(world):
+    high = f"{STREAM}:high"
+    for number in range(40):
+        await world.submit(f"job{number}", batches=[batch(["a"], stream=high, heavy=True, priority="low")])
+    await world.submit("urgent", batches=[batch(["a"], stream=high, heavy=True)])
+    assert await world.scripts.room(world.part, [high, STREAM, f"{STREAM}:low"], 2, 1, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("front", "stream", "priority"), [(True, f"{STREAM}:high", "low"), (False, f"{STREAM}:low", "")]
+)
+async def test_what_goes_to_the_front_keeps_its_priority(world, front, stream, priority):
     nodes = [{"id": "a", "task": "t", "plane": "python"}]
     submission = msgspec.convert({"schema": "langgraph.v1", "nodes": nodes, "edges": []}, GraphSubmission)
     topology = Topology(planning.normalise(submission, "job"))
     (made,) = plan_batches(
         world.part, topology, {"a": Route("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
-        delay_ms=delay_ms, given_back=True,
+        front=front,
     )  # fmt: skip
-    assert (made.stream, made.given_back) == (stream, "low")
+    assert (made.stream, made.priority) == (stream, priority)
 
 
 async def test_what_is_given_back_keeps_its_priority(world):
     """Also behind a delay, and to its next owner."""
-    back = batch(["a"], stream=f"{STREAM}:high", given_back="low", delay_ms=1)
+    back = batch(["a"], stream=f"{STREAM}:high", priority="low", declined=True, delay_ms=1)
     await world.submit(batches=[back])
     claims = []
     while not claims:
         await world.scripts.due(world.part)
         claims = await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[f"{STREAM}:high"])
     assert [claim.priority for claim in claims] == ["low"]
+    ((_, fields),) = await world.redis.xrange(f"{STREAM}:high")
+    assert fields[b"declined"] == b"1"
     assert Delivery(world.part, claims[0], "w1", None, {}).priority == "low"
+    later = msgspec.structs.replace(claims[0], priority="of a later version")
+    assert Delivery(world.part, later, "w1", None, {}).priority == "high", "that of its stream"
 
 
 async def test_take_stops_when_the_records_that_inputs_need_are_large(world):

@@ -16,9 +16,10 @@ def batch(
     heavy: bool = False,
     reason: str = "-",
     stream: str = STREAM,
-    given_back: str = "",
+    priority: str = "",
+    declined: bool = False,
 ) -> Batch:
-    return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy, given_back)
+    return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy, priority, declined)
 
 
 class World:

@@ -380,6 +380,48 @@ async def test_a_node_goes_on_from_its_checkpoint_in_another_process(tmp_path: P
         assert 4 <= done["resumedAt"] <= steps
 
 
+def urgency(rank: int, may_pause: bool = True) -> CancelToken:
+    token = CancelToken()
+    token.rank = rank
+    token.may_pause = lambda: may_pause and not token.wishes
+    return token
+
+
+async def test_what_is_less_urgent_gives_its_memory_to_the_urgent_and_to_nobody_else(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=3) as made:
+        low, urgent, first = urgency(2), urgency(0), Heard()
+        runs_now = made.start(first, low, steps=100_000, stepSeconds=0.01, memoryMiB=20 * GIB)
+        await first.began()
+        older = made.start(Heard(), urgency(2), steps=1, memoryMiB=20 * GIB)
+        heard = Heard()
+        now = made.start(heard, urgent, steps=20, stepSeconds=0.01, memoryMiB=20 * GIB)
+        assert (await waited(heard)).startswith("needs 20.0 GiB")
+        assert (await runs_now).status == "cancelled"
+        assert low.wishes == ["pause"]
+        output(await now)
+        assert not older.done()
+        output(await older)
+
+
+async def test_nobody_pauses_for_memory_that_would_not_be_enough(tmp_path: Path) -> None:
+    async with rig(tmp_path, "1x24GiB", slots=3) as made:
+        equal, low = urgency(0), urgency(2)
+        running = []
+        for token, size in ((equal, 12), (low, 2)):
+            heard = Heard()
+            running.append(made.start(heard, token, steps=100_000, stepSeconds=0.01, memoryMiB=size * GIB))
+            await heard.began()
+        waits = Heard()
+        urgent = made.start(waits, urgency(0), memoryMiB=20 * GIB)
+        await waited(waits)
+        await asyncio.sleep(1.6)  # longer than it waits before others are asked
+        equal.cancel()
+        output(await urgent)
+        assert not low.wishes
+        low.cancel()
+        await asyncio.gather(*running)
+
+
 async def test_what_runs_have_used_is_learnt(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
         task = made.registry["simulate_gpu"]

@@ -1,5 +1,6 @@
 """`train_lora` as a worker runs it: through the registry, with a real store; what it refuses, and how it goes on after a loss."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file, save_file
 
+from bridge.artifacts import LocalStore
 from bridge.context import Kept
 from dihedral import example_model
 from tests.place import Place
@@ -82,6 +84,26 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint_and_ends_bit_equal(p
     assert {name: after[name] for name in ("firstLoss", "lastLoss", "tokens")} == {
         name: whole[name] for name in ("firstLoss", "lastLoss", "tokens")
     }
+
+
+class SlowStore(LocalStore):
+    """Takes half a second for each file: longer than a task that is cancelled waits for any other transfer."""
+
+    async def put(self, *arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await super().put(*arguments, **options)
+
+
+def test_a_run_that_is_stopped_keeps_its_checkpoint_also_where_the_store_takes_its_time(
+    place: Place, model: Path
+) -> None:
+    params = example(place, model, steps=7, checkpointEvery=0)
+    place.store.__class__ = SlowStore
+    looks = count()
+    outcome, _ = place.run("train_lora", params, cancelled=lambda: before_step(3, looks))
+    assert outcome.status == "cancelled"
+    after, _ = place.output("train_lora", params, nonce="n2")
+    assert after["resumedAt"] == 3
 
 
 def before_step(step: int, looks: Iterator[int]) -> bool:
