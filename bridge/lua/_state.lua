@@ -346,8 +346,8 @@ local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
--- take. priority: of what stands on the stream of a higher one, else ''. declined: a worker could not run it.
-local function dispatch(J, batch, keep, due, failure)
+-- take. `failure`: why it goes back; `goes_on`: it will, from where it is, so its progress stays. priority: of what stands on the stream of a higher one, else ''. declined: a worker could not run it.
+local function dispatch(J, batch, keep, due, failure, goes_on)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
   local priority, declined = batch[10], batch[11]
   local nodes, records, given = { nil }, { nil }, batch[3]
@@ -381,7 +381,7 @@ local function dispatch(J, batch, keep, due, failure)
   for i = 1, #nodes do
     local node, r = nodes[i], records[i]
     local before = r.status
-    if before ~= S.ready and before ~= S.pending then share_set(J, r, 0) end
+    if before ~= S.ready and before ~= S.pending and not goes_on then share_set(J, r, 0) end
     r.status, r.entry, r.place, r.reason, r.ended, r.payload = S.ready, entry, place, reason, '-', ''
     node_put(J, node, before, r)
     if before == S.running then node_event(J, node, r, nil, failure) end

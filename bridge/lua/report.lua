@@ -31,8 +31,8 @@ steps_of['end'] = function(J, entry, step)
   return 'ok'
 end
 
--- { 'again', node, attempt, next attempt, failure, batch }: back to ready, later: a retryable failure with attempts left (next =
--- attempt + 1), or a task that this worker does not know (the same attempt).
+-- { 'again', node, attempt, next attempt, failure, batch }: back to ready: later, a retryable failure with attempts left (next =
+-- attempt + 1); or at once, or later, to go on elsewhere (the same attempt).
 steps_of['again'] = function(J, entry, step)
   local _, node, attempt, following, failure, batch = unpack(step)
   local r = node_get(J, node)
@@ -45,7 +45,7 @@ steps_of['again'] = function(J, entry, step)
   dispatch(J, batch, function(record)
     if following > attempt then record.attempt, record.deliveries = following, 0 end
     return true
-  end, nil, failure)
+  end, nil, failure, following == attempt)
   return 'ok'
 end
 
@@ -105,6 +105,7 @@ end
 steps_of['progress'] = function(J, entry, step)
   local r = node_get(J, step[2])
   if r.status ~= S.running or r.entry ~= entry then return 'stale' end
+  if step[3] < r.share then return 'behind' end -- within an attempt it does not fall
   share_set(J, r, step[3])
   node_put(J, step[2], S.running, r)
   publish_progress(J, step[2], step[4])

@@ -107,6 +107,21 @@ async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
     assert await room(9, rank=2) == 3, "one was taken, and what was given back is more urgent than low"
 
 
+async def test_what_goes_on_elsewhere_keeps_its_progress_which_does_not_fall_then(world):
+    await world.submit(nodes=1)
+    (claim,) = await world.take()
+    again = ("again", "a", 1, 1, ERROR, batch(["a"], nonce="x"))
+    assert (await world.report(claim, [("progress", "a", 500, "0.5"), again], ack=True)).words == ["ok", "ok"]
+    assert ((await world.job())["progress"], (await world.record("a")).status) == ("500", "ready")
+    (claim,) = await world.take("w2")
+    said = [("progress", "a", 400, "0.4"), ("progress", "a", 600, "0.6")]
+    assert (await world.report(claim, said, consumer="w2")).words == ["behind", "ok"]
+    assert (await world.job())["progress"] == "600"
+    retried = ("again", "a", 1, 2, ERROR, batch(["a"], nonce="y"))
+    await world.report(claim, [retried], ack=True, consumer="w2")
+    assert (await world.job())["progress"] == "0"
+
+
 async def test_an_urgent_entry_is_seen_behind_many_that_are_not(world):
     high = f"{STREAM}:high"
     for number in range(40):
