@@ -15,24 +15,17 @@ from bridge.scripts import Scripts
 PATIENCE_MS = 1000  # what waits for less is about to begin anyway
 
 
-class Preemption:
-    def __init__(self, scripts: Scripts, plane: str, pool: str) -> None:
-        self._scripts = scripts
-        self._streams = {part.number: part.streams(plane, pool) for part in scripts.partitions}
-
-    async def make_room(self, running: Iterable[Running]) -> None:
-        """Asks those to give way that are to do so now; every slot is taken."""
-        may = [
-            each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())
-        ]
-        for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):
-            for part in self._scripts.partitions:
-                if await self._scripts.room(part, self._streams[part.number], one.cancel.rank, 1, PATIENCE_MS):
-                    one.room_in = part
-                    if one.only_waits:
-                        one.give_up_waiting()
-                    else:
-                        one.cancel.wish("pause")
-                    break
-            else:
-                return  # nothing is above the lowest, so nothing is above the others
+async def make_room(scripts: Scripts, plane: str, pool: str, running: Iterable[Running]) -> None:
+    """Asks those to give way that are to do so now. `running`: here, in that place, whose every slot is taken."""
+    may = [each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())]
+    for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):
+        for part in scripts.partitions:
+            if await scripts.room(part, part.streams(plane, pool), one.cancel.rank, PATIENCE_MS):
+                one.room_in = part
+                if one.only_waits:
+                    one.give_up_waiting()
+                else:
+                    one.cancel.wish("pause")
+                break
+        else:
+            return  # nothing is above the lowest, so nothing is above the others

@@ -277,10 +277,10 @@ class Scripts:
         moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
         return int(moved), int(dropped), int(wait)
 
-    async def room(self, part: Partition, streams: Sequence[str], rank: int, most: int, patience_ms: int) -> int:
-        """For how many of the entries that have waited so long for a slot the caller is to make room. `rank`: its place in PRIORITIES."""
-        found = await self.call("room", part, [[list(streams), rank, most, patience_ms]])
-        return int(found[0])
+    async def room(self, part: Partition, streams: Sequence[str], rank: int, patience_ms: int) -> bool:
+        """Whether the caller is to make room for an entry that has waited so long for a slot. `rank`: the caller's place in PRIORITIES."""
+        found = await self.call("room", part, [[list(streams), rank, patience_ms]])
+        return bool(found[0])
 
     async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]

@@ -1,8 +1,9 @@
 """The loop of both planes, top-down: run, take, handle, report, stop.
 
 Who does what: `_takes` talks to the streams, one `_handle` per delivery drives its nodes, `Renewer` (a thread) keeps the
-leases, `_reclaims` watches other workers' leases, `_listens` hears cancels, `_announces` says that this worker lives, the
-`Writer` of each partition commits. A plane passes in how one node is run (`run_node`): in this process, or in a slot.
+leases, `_reclaims` watches other workers' leases, `_listens` hears cancels, `_announces` says that this worker lives,
+`_makes_room` lets what is less urgent pause, the `Writer` of each partition commits. A plane passes in how one node is run
+(`run_node`): in this process, or in a slot.
 
 A node starts only after Redis said so; an entry is acknowledged only when all its nodes have ended and what they made ready
 is started or dispatched. Everything between is healed by whoever reclaims the entry.
@@ -37,7 +38,7 @@ from bridge.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from bridge.keys import Partition
 from bridge.leases import Reclaimer, Renewer
 from bridge.owned import OWNER
-from bridge.preemption import Preemption
+from bridge.preemption import make_room
 from bridge.reporting import Reporter, Running
 from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun
 from bridge.scripts import Reply, Report, Writer, passing
@@ -106,7 +107,6 @@ class Worker:
         self._executor = Executor()
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
-        self._preemption = Preemption(self._scripts, plane, pool)
         self._running: dict[tuple[str, str, str], Running] = {}
         self._dirty: dict[Running, None] = {}
         self._said = asyncio.Event()
@@ -659,7 +659,7 @@ class Worker:
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
                 if self._free["heavy"] <= 0:
-                    await self._preemption.make_room(list(self._running.values()))
+                    await make_room(self._scripts, self.plane, self.pool, list(self._running.values()))
             except Exception as error:
                 if not _is_passing(error):
                     raise

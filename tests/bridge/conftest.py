@@ -1,6 +1,7 @@
 """The scripts run on both servers that people have: Valkey from the wheel, and Debian's redis-server."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,3 +30,12 @@ def redis_url(request: pytest.FixtureRequest) -> str:
     if getattr(request, "param", "valkey") == "valkey":
         return str(request.getfixturevalue("embedded_url"))
     return str(request.getfixturevalue("redis_server_url"))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """(process, url) of a server that the test may stop, fill and kill."""
+    process, url = start_server(tmp_path)
+    yield process, url
+    process.kill()
+    process.wait()

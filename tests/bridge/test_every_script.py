@@ -125,7 +125,7 @@ async def drop_consumer(world: World, token: str) -> Call:
 async def room(world: World, token: str) -> Call:
     stream = f"{STREAM}:high"
     await world.submit(batches=[batch(["a"], stream=stream, heavy=True, declined=token != "fresh")])
-    return lambda: world.scripts.room(world.part, [stream, STREAM], 1, 1, 0)
+    return lambda: world.scripts.room(world.part, [stream, STREAM], 1, 0)
 
 
 async def webhooks(world: World, token: str) -> Call:

@@ -22,14 +22,6 @@ from tests.planes import settings
 on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 
 
-@pytest.fixture
-def own_server(tmp_path):
-    process, url = start_server(tmp_path)
-    yield process, url
-    process.kill()
-    process.wait()
-
-
 async def libraries(client) -> list[str]:
     rows = await client.function_list("dihedral_*")
     return sorted(dict(zip(row[::2], row[1::2], strict=True))[b"library_name"].decode() for row in rows)

@@ -40,15 +40,6 @@ def world(redis):
     return World(redis)
 
 
-@pytest.fixture
-def own_server(tmp_path):
-    """(process, url) of a server that the test may stop, fill and kill."""
-    process, url = start_server(tmp_path)
-    yield process, url
-    process.kill()
-    process.wait()
-
-
 def begun(name: str) -> int:
     return RUNS.count(("begin", name))
 
