@@ -6,7 +6,7 @@ DihedralError
 ├── LayoutMismatch         this process and the server disagree on partitions or protocol
 ├── IllegalTransition      a state machine was asked for a move that its table does not have
 ├── ReferenceNotFound      a `$from` names an output that is not there
-└── StoreError             the artifact store; see bridge/artifacts.py for its leaves
+└── StoreError             the artifact store; see bridge/artifacts/store.py for its leaves
 """
 
 

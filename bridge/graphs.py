@@ -21,8 +21,8 @@ from typing import Any
 
 import msgspec
 
-from bridge.errors import ReferenceNotFound
-from schemas.structs.graph import Edge, EdgeKind, Graph, Node
+from dihedral.bridge.errors import ReferenceNotFound
+from dihedral.schemas.structs.graph import Edge, EdgeKind, Graph, Node
 
 SHARES = 10**9
 LIGHT_BATCH = 8

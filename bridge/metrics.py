@@ -14,11 +14,11 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generat
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bridge.artifacts import BUCKETS
-from bridge.version import VERSION
+from dihedral.bridge.artifacts.store import BUCKETS
+from dihedral.bridge.version import VERSION
 
 if TYPE_CHECKING:
-    from bridge.measured_store import Transfer
+    from dihedral.bridge.artifacts.measured import Transfer
 
 LONG_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 21600)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

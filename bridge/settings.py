@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bridge.errors import SettingsError
-from schemas.structs.settings import Settings
+from dihedral.bridge.errors import SettingsError
+from dihedral.schemas.structs.settings import Settings
 
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from bridge.errors import SettingsError
-from bridge.running import NodeOutcome, NodeRun
-from bridge.version import VERSION
-from schemas.structs.settings import Settings
+from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.tasks.calling import NodeOutcome, NodeRun
+from dihedral.bridge.version import VERSION
+from dihedral.schemas.structs.settings import Settings
 
 TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
 """The W3C trace context of the request that is being answered; empty where nobody traces."""

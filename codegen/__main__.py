@@ -64,7 +64,7 @@ def generate(root: Path) -> dict[str, str]:
         command = [
             *(sys.executable, "-m", "datamodel_code_generator"),
             *("--input", str(flat), "--input-file-type", "jsonschema", "--output", str(out)),
-            *("--output-model-type", "msgspec.Struct", "--base-class", "schemas.strict.Strict"),
+            *("--output-model-type", "msgspec.Struct", "--base-class", "dihedral.schemas.strict.Strict"),
             *("--target-python-version", "3.11", "--output-datetime-class", "datetime", "--formatters", "builtin"),
             *("--snake-case-field", "--use-annotated", "--field-constraints", "--keyword-only", "--disable-timestamp"),
             *("--deserialize-default-values", "enum", "--use-msgspec-tagged-unions", "--use-title-as-name"),

@@ -1,4 +1,4 @@
-"""`python -m control_plane`: REST, WebSocket, scheduler and executor in one process."""
+"""`python -m dihedral.control_plane`: REST, WebSocket, scheduler and executor in one process."""
 
 import argparse
 import gc
@@ -13,9 +13,10 @@ if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd()))
     # `-m` puts the working directory first, where a user's own `schemas` would shadow ours.
     sys.path.append(sys.path.pop(0))
 
-from bridge import keys, logs, settings
-from bridge.errors import DihedralError, SettingsError
-from schemas.structs.settings import Settings
+from dihedral.bridge import logs, settings
+from dihedral.bridge.errors import DihedralError, SettingsError
+from dihedral.bridge.fabric import keys
+from dihedral.schemas.structs.settings import Settings
 
 USAGE, REFUSED = 2, 3
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_open_to_all(loaded)
         logs.configure(loaded.logs.level, loaded.logs.format, "node", settings.secrets(loaded))
         listening = listen(loaded.control.host, loaded.control.port)
-        from control_plane.app import create_app
+        from dihedral.control_plane.app import create_app
 
         app = create_app(loaded)
     except SettingsError as error:
@@ -92,9 +93,9 @@ def refuse_open_to_all(loaded: Settings) -> None:
     """
     import redis
 
-    from bridge.connection import LOST, connect_blocking
-    from control_plane.api_keys import given
-    from control_plane.loopback import is_loopback
+    from dihedral.bridge.fabric.connection import LOST, connect_blocking
+    from dihedral.control_plane.api_keys import given
+    from dihedral.control_plane.loopback import is_loopback
 
     if given(loaded.control.keys) or loaded.control.insecure or is_loopback(loaded.control.host):
         return

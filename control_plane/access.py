@@ -26,12 +26,12 @@ from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from bridge import keys
-from bridge.connection import Client
-from control_plane.api_keys import SCOPES, ApiKey, Keyring, given
-from control_plane.loopback import is_address, is_loopback
-from control_plane.problems import ApiProblem, as_problem, refuse
-from schemas.structs.settings import Settings
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import Client
+from dihedral.control_plane.api_keys import SCOPES, ApiKey, Keyring, given
+from dihedral.control_plane.loopback import is_address, is_loopback
+from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
+from dihedral.schemas.structs.settings import Settings
 
 COOKIE = "dihedral_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

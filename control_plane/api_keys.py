@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from bridge import keys
-from bridge.connection import LOST, Client
-from bridge.errors import DihedralError
-from bridge.times import now_rfc3339
+from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import LOST, Client
+from dihedral.bridge.times import now_rfc3339
 
 SCOPES = ("submit", "read", "cancel", "admin")
 """admin: everything, of every owner."""

@@ -22,32 +22,34 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
-from bridge import metrics, tasks, tracing
-from bridge.artifacts import open_store
-from bridge.connection import connect
-from bridge.errors import LayoutMismatch
-from bridge.jobs import Jobs
-from bridge.measured_store import MeasuredStore
-from bridge.tracing import Tracing
-from bridge.version import VERSION
-from control_plane import executor, problems, templates
-from control_plane.access import Access, admitted
-from control_plane.hub import Hub
-from control_plane.job_queue import JobQueue
-from control_plane.overview import Overview
-from control_plane.routes.artifacts import artifact_routes
-from control_plane.routes.console import console_routes
-from control_plane.routes.jobs import job_routes
-from control_plane.routes.live import live_routes
-from control_plane.routes.service import service_routes
-from control_plane.routes.session import session_routes
-from control_plane.scheduler import Scheduler
-from control_plane.webhooks import Webhooks
-from schemas.structs.settings import Settings
+from dihedral.bridge import metrics, tracing
+from dihedral.bridge.artifacts.measured import MeasuredStore
+from dihedral.bridge.artifacts.store import open_store
+from dihedral.bridge.errors import LayoutMismatch
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tracing import Tracing
+from dihedral.bridge.version import VERSION
+from dihedral.control_plane import executor, problems
+from dihedral.control_plane.access import Access, admitted
+from dihedral.control_plane.hub import Hub
+from dihedral.control_plane.job_queue import JobQueue
+from dihedral.control_plane.overview import Overview
+from dihedral.control_plane.planning import pipelines as templates
+from dihedral.control_plane.routes.artifacts import artifact_routes
+from dihedral.control_plane.routes.console import console_routes
+from dihedral.control_plane.routes.jobs import job_routes
+from dihedral.control_plane.routes.live import live_routes
+from dihedral.control_plane.routes.service import service_routes
+from dihedral.control_plane.routes.session import session_routes
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.control_plane.webhooks import Webhooks
+from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("control_plane.tasks",)
+TASK_MODULES = ("dihedral.control_plane.tasks",)
 ANSWER_SECONDS = 4.0
 """How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from control_plane.problems import ApiProblem
-from schemas.documents import problems_of
-from schemas.structs.problem import ProblemDetail
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.schemas.documents import problems_of
+from dihedral.schemas.structs.problem import ProblemDetail
 
 UNFIT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What a decoder raises about a body; `refusal` says it to the client."""

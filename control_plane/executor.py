@@ -1,12 +1,12 @@
 """The control plane's own worker: the light nodes of plane `node`, run in this process."""
 
-from bridge.artifacts import ArtifactStore
-from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
-from bridge.tasks import Registry
-from bridge.tracing import Tracing
-from bridge.worker import Worker
-from control_plane.tasks import allowed, llm
-from schemas.structs.settings import Settings
+from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.registry import Registry
+from dihedral.bridge.tracing import Tracing
+from dihedral.bridge.worker.loop import Worker
+from dihedral.control_plane.tasks import allowed, llm
+from dihedral.schemas.structs.settings import Settings
 
 
 def make(settings: Settings, registry: Registry, store: ArtifactStore, tracing: Tracing | None) -> Worker:

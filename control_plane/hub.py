@@ -29,13 +29,14 @@ import redis
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from redis.asyncio.client import PubSub
 
-from bridge import keys, metrics
-from bridge.connection import LOST, is_cluster, listener
-from bridge.jobs import Jobs, JobView
-from bridge.lifecycle import JOB_ENDED
-from schemas.structs.job import Job, JobStatus
-from schemas.structs.settings import Settings
-from schemas.structs.websocket import Snapshot
+from dihedral.bridge import metrics
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import LOST, is_cluster, listener
+from dihedral.bridge.fabric.jobs import Jobs, JobView
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.schemas.structs.job import Job, JobStatus
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.websocket import Snapshot
 
 log = logging.getLogger(__name__)
 

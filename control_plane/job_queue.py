@@ -1,4 +1,4 @@
-"""JobQueue: what a user may ask of jobs, and what the answer looks like. Policy over bridge.jobs, which never validates.
+"""JobQueue: what a user may ask of jobs, and what the answer looks like. Policy over dihedral.bridge.fabric.jobs, which never validates.
 
 Planning comes first and finds every problem at once; only then is anything written. An Idempotency-Key is tied to a job id and
 the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
@@ -20,24 +20,26 @@ from typing import Any
 import msgspec
 from prometheus_client import Counter
 
-from bridge import keys, metrics, planning
-from bridge.graphs import Route, Topology
-from bridge.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
-from bridge.lifecycle import JOB_ENDED
-from bridge.owned import OWNER
-from bridge.times import rfc3339
-from bridge.tracing import TRACEPARENT
-from control_plane.access import OPEN, Who
-from control_plane.body import UNFIT, refusal, too_large
-from control_plane.outgoing import Forbidden, Guard
-from control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
-from schemas.structs.capability import Capability
-from schemas.structs.graph import Graph, NodeError, NodeStatus
-from schemas.structs.job import Job, JobError, JobStatus, WaitingFor, WaitingReason
-from schemas.structs.pipeline import Pipeline
-from schemas.structs.request import JobRequest
-from schemas.structs.settings import Settings
-from schemas.structs.worker import WorkerInfo
+from dihedral.bridge import metrics
+from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.bridge.graphs import Route, Topology
+from dihedral.bridge.outgoing import Forbidden, Guard
+from dihedral.bridge.times import rfc3339
+from dihedral.bridge.tracing import TRACEPARENT
+from dihedral.control_plane.access import OPEN, Who
+from dihedral.control_plane.body import UNFIT, refusal, too_large
+from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
+from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.graph import Graph, NodeError, NodeStatus
+from dihedral.schemas.structs.job import Job, JobError, JobStatus, WaitingFor, WaitingReason
+from dihedral.schemas.structs.pipeline import Pipeline
+from dihedral.schemas.structs.request import JobRequest
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.worker import WorkerInfo
 
 FRESH_SECONDS = 1.0
 AGAIN_SECONDS = 0.05

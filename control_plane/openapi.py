@@ -8,7 +8,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from schemas.structs.problem import Problem
+from dihedral.schemas.structs.problem import Problem
 
 ANYWHERE = (400, 422, 503)
 """A body that breaks off, a parameter that cannot be obeyed, a job store that is away."""

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import redis
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from bridge.connection import LOST
-from bridge.errors import ServerUnavailable
-from bridge.jobs import Jobs
-from bridge.lifecycle import JOB_ENDED
+from dihedral.bridge.errors import ServerUnavailable
+from dihedral.bridge.fabric.connection import LOST
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 
 log = logging.getLogger(__name__)
 

@@ -13,17 +13,11 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from bridge.artifacts import (
-    ArtifactNotFound,
-    ArtifactStoreUnavailable,
-    BadKey,
-    StoreFull,
-    TooLarge,
-)
-from bridge.connection import LOST
-from bridge.planning import Problem as PlanProblem
-from bridge.scripts import passing
-from schemas.structs.problem import Problem, ProblemDetail
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, StoreFull, TooLarge
+from dihedral.bridge.fabric.connection import LOST
+from dihedral.bridge.fabric.scripts import passing
+from dihedral.control_plane.planning.plan import Problem as PlanProblem
+from dihedral.schemas.structs.problem import Problem, ProblemDetail
 
 log = logging.getLogger(__name__)
 

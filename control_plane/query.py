@@ -7,8 +7,8 @@ import msgspec
 from litestar import Request
 from litestar.params import QueryParameter
 
-from control_plane.problems import ApiProblem
-from schemas.strict import AwareDateTime
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.schemas.strict import AwareDateTime
 
 
 async def known_once(request: Request[Any, Any, Any]) -> None:

@@ -14,15 +14,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import redis
 
-from bridge import keys, metrics
-from bridge.connection import LOST, check_layout, connect
-from bridge.deliveries import Delivery, Topologies
-from bridge.errors import ServerUnavailable
-from bridge.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
-from bridge.keys import Partition
-from bridge.leases import Reclaimer, heal
-from bridge.scripts import Claim, Reply, Report, Step, Writer, passing
-from schemas.structs.settings import Settings
+from dihedral.bridge import metrics
+from dihedral.bridge.errors import ServerUnavailable
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import LOST, check_layout, connect
+from dihedral.bridge.fabric.deliveries import Delivery, Topologies
+from dihedral.bridge.fabric.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
+from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.leases import Reclaimer, heal
+from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, passing
+from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from bridge.tasks import TaskContext, TaskError, task
-from control_plane.outgoing import Forbidden, GuardedTransport, own_guard
-from schemas.structs.artifact import ArtifactMeta, ArtifactRef
-from schemas.structs.control_plane import LlmKind, LlmSettings
+from dihedral.bridge.outgoing import Forbidden, GuardedTransport, own_guard
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
+from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 
 llm: ContextVar[LlmSettings] = ContextVar("llm")
 """Set by the executor around every run: the task has no settings of its own."""

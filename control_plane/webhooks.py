@@ -21,16 +21,16 @@ import httpx
 import msgspec
 import redis
 
-from bridge import metrics
-from bridge.connection import LOST
-from bridge.jobs import Jobs, JobView
-from bridge.keys import Partition
-from bridge.times import now_rfc3339
-from bridge.version import VERSION
-from control_plane.outgoing import Forbidden, Guard, GuardedTransport
-from schemas.structs.job import Job
-from schemas.structs.request import Webhook
-from schemas.structs.settings import Settings
+from dihedral.bridge import metrics
+from dihedral.bridge.fabric.connection import LOST
+from dihedral.bridge.fabric.jobs import Jobs, JobView
+from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport
+from dihedral.bridge.times import now_rfc3339
+from dihedral.bridge.version import VERSION
+from dihedral.schemas.structs.job import Job
+from dihedral.schemas.structs.request import Webhook
+from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 

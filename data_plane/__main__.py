@@ -1,4 +1,4 @@
-"""`python -m data_plane`: one worker, from settings, environment and flags."""
+"""`python -m dihedral.data_plane`: one worker, from settings, environment and flags."""
 
 import argparse
 import asyncio
@@ -12,8 +12,8 @@ if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd()))
     # `-m` puts the working directory first, where a user's own `schemas` would shadow ours.
     sys.path.append(sys.path.pop(0))
 
-from bridge import logs, settings
-from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+from dihedral.bridge import logs, settings
+from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
 
 USAGE, REFUSED, UNREACHABLE = 2, 3, 4
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         loaded = settings.load(options.config, os.environ, _overrides(options))
         logs.configure(loaded.logs.level, loaded.logs.format, "python", settings.secrets(loaded))
-        from data_plane.service import serve
+        from dihedral.data_plane.service import serve
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(loaded))

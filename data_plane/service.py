@@ -25,22 +25,24 @@ import redis
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from bridge import logs, metrics, tasks, tracing
-from bridge.artifacts import ArtifactStore, open_store
-from bridge.connection import LOST, connect
-from bridge.errors import DihedralError
-from bridge.jobs import Jobs
-from bridge.measured_store import MeasuredStore
-from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
-from bridge.worker import Worker
-from data_plane import memory, simulated
-from data_plane.device import Device
-from data_plane.peaks import Peaks
-from data_plane.promises import SharedPromises, directory_of_user
-from data_plane.slots import SlotPool
-from data_plane.tasks import BUILTIN
-from schemas.structs.settings import Settings, StoreKind
-from schemas.structs.worker import DeviceInfo
+from dihedral.bridge import logs, metrics, tracing
+from dihedral.bridge.artifacts.measured import MeasuredStore
+from dihedral.bridge.artifacts.store import ArtifactStore, open_store
+from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.fabric.connection import LOST, connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.worker.loop import Worker
+from dihedral.data_plane.device import Device
+from dihedral.data_plane.gpu_memory import readings as memory
+from dihedral.data_plane.gpu_memory import simulated
+from dihedral.data_plane.gpu_memory.reservations import SharedPromises, directory_of_user
+from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.slots.pool import SlotPool
+from dihedral.data_plane.tasks import BUILTIN
+from dihedral.schemas.structs.settings import Settings, StoreKind
+from dihedral.schemas.structs.worker import DeviceInfo
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +281,7 @@ async def probe() -> Device:
         sys.executable,
         "-P",
         "-m",
-        "data_plane.device",
+        "dihedral.data_plane.device",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -288,7 +290,9 @@ async def probe() -> Device:
             out, _ = await process.communicate()
         return msgspec.json.decode(out, type=Device)
     except (TimeoutError, msgspec.DecodeError) as error:
-        raise Refused(f"the device cannot be asked: {type(error).__name__} (python -m data_plane.device)") from error
+        raise Refused(
+            f"the device cannot be asked: {type(error).__name__} (python -m dihedral.data_plane.device)"
+        ) from error
     finally:
         if process.returncode is None:
             process.kill()

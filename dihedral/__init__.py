@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridge.tasks import TaskContext, TaskError, task
+    from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
     from dihedral.client import AsyncClient, Client
 
 __all__ = ["AsyncClient", "Client", "TaskContext", "TaskError", "task"]
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(client, name)
     if name in __all__:
-        from bridge import tasks
+        from dihedral.bridge.tasks import registry as tasks
 
         return getattr(tasks, name)
     raise AttributeError(f"module 'dihedral' has no attribute {name!r}")

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(error: Exception) -> int:
     """Every refusal is a line or two on stderr; only a bug is a trace."""
-    from bridge.errors import DihedralError, ServerUnavailable, SettingsError
+    from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
     from dihedral.client import Refused, Unreachable
 
     match error:
@@ -94,13 +94,13 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def control(arguments: Sequence[str]) -> int:
-    from control_plane.__main__ import main as serve
+    from dihedral.control_plane.__main__ import main as serve
 
     return serve(arguments)
 
 
 def worker(arguments: Sequence[str]) -> int:
-    from data_plane.__main__ import main as serve
+    from dihedral.data_plane.__main__ import main as serve
 
     return serve(arguments)
 
@@ -287,8 +287,8 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     """Works on the store itself, so it wants the settings of the control plane."""
     import asyncio
 
-    from bridge import settings
-    from bridge.artifacts import open_store, prune
+    from dihedral.bridge import settings
+    from dihedral.bridge.artifacts.store import open_store, prune
 
     seconds = _duration(options.older_than)
     overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
@@ -372,7 +372,7 @@ def pipelines(options: argparse.Namespace) -> int:
 
 def keys(options: argparse.Namespace) -> int:
     """Works on Redis itself, which is where the first key must come from."""
-    from dihedral.keys import act
+    from dihedral.api_keys import act
 
     document, text = act(options, _duration(options.expires) if getattr(options, "expires", None) else None)
     _print(options, document, text)
@@ -406,14 +406,14 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> Any:
-    from bridge.settings import client_key
+    from dihedral.bridge.settings import client_key
     from dihedral.client import Client
 
     return Client(_url(options), api_key=options.api_key or client_key())
 
 
 def _url(options: argparse.Namespace) -> str:
-    from bridge.settings import server_url
+    from dihedral.bridge.settings import server_url
 
     return options.url or server_url()
 
@@ -447,7 +447,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _usage(text: str) -> Exception:
-    from bridge.errors import SettingsError
+    from dihedral.bridge.errors import SettingsError
 
     return SettingsError(text)
 
@@ -598,7 +598,7 @@ def _parser() -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, *_: Any) -> None:
-        from bridge.version import VERSION
+        from dihedral.bridge.version import VERSION
 
         print(f"dihedral {VERSION}")
         raise SystemExit(0)

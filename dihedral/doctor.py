@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.version import VERSION
+from dihedral.bridge.version import VERSION
 
 
 def examine(port: int) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def _server() -> str:
 
 def _device() -> str:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "data_plane.device"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "dihedral.data_plane.device"], capture_output=True, text=True, check=False
     )
     said = json.loads(done.stdout)
     return ", ".join(f"{name} {value}" for name, value in said.items() if value not in ([], "", None))
@@ -53,8 +53,8 @@ def _device() -> str:
 def _store() -> str:
     import asyncio
 
-    from bridge import settings
-    from bridge.artifacts import open_store
+    from dihedral.bridge import settings
+    from dihedral.bridge.artifacts.store import open_store
 
     loaded = settings.load(None, os.environ, {})
     if str(loaded.artifacts.store) == "local":
@@ -82,7 +82,7 @@ def _port(port: int) -> str:
 
 
 def _settings() -> str:
-    from bridge import settings
+    from dihedral.bridge import settings
 
     settings.load(None, os.environ, {})
     return "dihedral.toml is read" if Path(settings.FILE).exists() else "no dihedral.toml here; defaults"

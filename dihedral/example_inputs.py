@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bridge import settings
-from bridge.artifacts import ArtifactNotFound, ArtifactStore, open_store
-from bridge.errors import DihedralError
 from dihedral import examples
+from dihedral.bridge import settings
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, open_store
+from dihedral.bridge.errors import DihedralError
 
 PLACES = {"picture": ("examples/picture.png", "image/png"), "recording": ("examples/recording.wav", "audio/wav")}
 

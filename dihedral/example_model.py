@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_plane.language import dataset, files, training
-from data_plane.language.model import Model, new_weights
+from dihedral.data_plane.language import dataset, files, training
+from dihedral.data_plane.language.model import Model, new_weights
 from dihedral.examples import lines
 
 CONFIG = {

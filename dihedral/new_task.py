@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bridge.errors import DihedralError
+from dihedral.bridge.errors import DihedralError
 
 TASK = '''"""Task `{name}`: counts the words of a text. Run a worker with it: dihedral up --tasks {name}"""
 

@@ -24,8 +24,8 @@ from typing import IO
 
 import redis
 
-from bridge.connection import LOST, OLDEST_SERVER, connect_blocking
-from bridge.errors import DihedralError
+from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.fabric.connection import LOST, OLDEST_SERVER, connect_blocking
 
 SOCKET_PATH_BYTES = 104  # what sockaddr_un holds on macOS; Linux has four more
 START_SECONDS = 60.0  # reading a large append-only file back

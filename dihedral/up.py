@@ -30,14 +30,14 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
-from bridge import settings as settings_
-from bridge.connection import LOST, connect
-from bridge.errors import DihedralError, ServerUnavailable, SettingsError
-from bridge.jobs import Jobs
-from bridge.leases import bury
-from data_plane.groups import kill_group, signal_group
+from dihedral.bridge import settings as settings_
+from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
+from dihedral.bridge.fabric.connection import LOST, connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.leases import bury
+from dihedral.data_plane.process_groups import kill_group, signal_group
+from dihedral.schemas.structs.settings import Settings
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
-from schemas.structs.settings import Settings
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
 CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
@@ -236,9 +236,9 @@ class House:
         self.url = _address(loaded.control.host, port)
         self._settings = settings_.load(options.config, environ, decided)
         environment = settings_.environment(decided)
-        control = Child("control", ["control_plane"], options.config, environment, self.logs)
+        control = Child("control", ["dihedral.control_plane"], options.config, environment, self.logs)
         workers = [
-            Child(f"worker-{number}", ["data_plane"], options.config, environment, self.logs)
+            Child(f"worker-{number}", ["dihedral.data_plane"], options.config, environment, self.logs)
             for number in range(1, options.workers + 1)
         ]
         self._children = [control, *workers]

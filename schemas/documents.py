@@ -18,7 +18,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from schemas.strict import AwareDateTime
+from dihedral.schemas.strict import AwareDateTime
 
 DETAIL_LENGTH = 300  # a message quotes the value, which may be megabytes
 CODES = {
@@ -60,7 +60,7 @@ Validator = validators.extend(Draft202012Validator, {"items": _items})
 def sources() -> dict[str, dict[str, Any]]:
     """Stem → schema document as it is in its file."""
     found = {}
-    for domain in files("schemas").iterdir():
+    for domain in files("dihedral.schemas").iterdir():
         if domain.is_dir():
             for file in domain.iterdir():
                 if file.name.endswith(".schema.json"):

@@ -68,7 +68,7 @@ class House:
             return False
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", module, "--redis-url", self.redis_url, *arguments]
+        command = [sys.executable, "-P", "-m", f"dihedral.{module}", "--redis-url", self.redis_url, *arguments]
         with (self.directory / f"{module}-{len(self.workers)}.log").open("ab") as log:
             return subprocess.Popen(
                 command, env=self.environ, stdout=log, stderr=log, start_new_session=True, cwd=self.directory

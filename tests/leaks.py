@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from bridge import keys
-from bridge.lifecycle import JOB_ENDED, JOB_MOVES
-from bridge.scripts import parse_state
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
+from dihedral.bridge.fabric.scripts import parse_state
 
 FAMILIES = (
     "job:",

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import pytest
 
-from bridge import artifacts
-from bridge.running import NodeOutcome, NodeRun, run_plain
-from bridge.tasks import collect
-from data_plane.tasks import BUILTIN
-from schemas.structs.settings import ArtifactsSettings
+from dihedral.bridge.artifacts import store as artifacts
+from dihedral.bridge.tasks.calling import NodeOutcome, NodeRun, run_plain
+from dihedral.bridge.tasks.registry import collect
+from dihedral.data_plane.tasks import BUILTIN
+from dihedral.schemas.structs.settings import ArtifactsSettings
 
 
 class Heard:

@@ -9,17 +9,18 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
-from bridge import planning, tasks
-from bridge.graphs import Topology
-from bridge.jobs import Jobs, JobView, NewJob
-from bridge.lifecycle import JOB_ENDED
-from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
-from bridge.tasks import TaskContext, TaskError
-from bridge.tracing import Tracing
-from bridge.worker import Worker
-from control_plane.scheduler import Scheduler
-from schemas.structs.settings import Settings
-from schemas.structs.submission import GraphSubmission
+from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.bridge.graphs import Topology
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.registry import TaskContext, TaskError
+from dihedral.bridge.tracing import Tracing
+from dihedral.bridge.worker.loop import Worker
+from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.submission import GraphSubmission
 
 LEASE_MS = 300
 

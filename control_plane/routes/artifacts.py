@@ -13,14 +13,14 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from bridge.artifacts import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
-from bridge.owned import OwnedStore
-from control_plane.access import who
-from control_plane.body import too_large
-from control_plane.openapi import answers
-from control_plane.problems import ApiProblem
-from control_plane.query import known_once
-from schemas.structs.artifact import ArtifactList, ArtifactMeta
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
+from dihedral.control_plane.access import who
+from dihedral.control_plane.body import too_large
+from dihedral.control_plane.openapi import answers
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.query import known_once
+from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta
 
 Req = Request[Any, Any, State]
 

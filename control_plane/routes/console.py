@@ -18,8 +18,8 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from control_plane.problems import ApiProblem
-from schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 
 Req = Request[Any, Any, State]
 
@@ -36,7 +36,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 def console_routes(artifacts: ArtifactsSettings) -> list[HTTPRouteHandler]:
-    found = dict(_files(files("control_plane") / "console"))
+    found = dict(_files(files("dihedral.control_plane") / "console"))
     headers = {
         "Content-Security-Policy": policy(artifacts),
         "X-Content-Type-Options": "nosniff",

@@ -9,18 +9,18 @@ from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from bridge.artifacts import ArtifactNotFound, ArtifactStore
-from control_plane import body
-from control_plane.access import who
-from control_plane.job_queue import JobQueue, checked, is_id
-from control_plane.openapi import answers
-from control_plane.openapi import body as with_body
-from control_plane.problems import ApiProblem
-from control_plane.query import known_once, moment_ms, refused
-from control_plane.routes.live import sse_response
-from schemas.structs.graph import Graph
-from schemas.structs.job import Job, JobList, JobStatus, JobStatusView
-from schemas.structs.request import RetryRequest, TrainRequest
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
+from dihedral.control_plane import body
+from dihedral.control_plane.access import who
+from dihedral.control_plane.job_queue import JobQueue, checked, is_id
+from dihedral.control_plane.openapi import answers
+from dihedral.control_plane.openapi import body as with_body
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.query import known_once, moment_ms, refused
+from dihedral.control_plane.routes.live import sse_response
+from dihedral.schemas.structs.graph import Graph
+from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
+from dihedral.schemas.structs.request import RetryRequest, TrainRequest
 
 Req = Request[Any, Any, State]
 

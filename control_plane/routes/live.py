@@ -14,12 +14,12 @@ from litestar.datastructures import State
 from litestar.exceptions import WebSocketDisconnect
 from litestar.response import Stream
 
-from bridge import metrics
-from bridge.connection import LOST
-from control_plane.access import Access, Who, who
-from control_plane.hub import Chunk, Hub, Subscription, UnknownJob
-from control_plane.problems import ApiProblem, as_problem, refuse
-from schemas.structs.websocket import (
+from dihedral.bridge import metrics
+from dihedral.bridge.fabric.connection import LOST
+from dihedral.control_plane.access import Access, Who, who
+from dihedral.control_plane.hub import Chunk, Hub, Subscription, UnknownJob
+from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
+from dihedral.schemas.structs.websocket import (
     ClientMessage,
     FailureReason,
     Response,

@@ -12,18 +12,18 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from bridge.metrics import exposition
-from bridge.times import now_rfc3339
-from control_plane.access import who
-from control_plane.job_queue import JobQueue
-from control_plane.openapi import answers
-from control_plane.problems import ApiProblem
-from control_plane.query import known_once, refused
-from schemas import documents
-from schemas.structs.capability import CapabilityList
-from schemas.structs.job import Job
-from schemas.structs.pipeline import PipelineList
-from schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList
+from dihedral.bridge.metrics import exposition
+from dihedral.bridge.times import now_rfc3339
+from dihedral.control_plane.access import who
+from dihedral.control_plane.job_queue import JobQueue
+from dihedral.control_plane.openapi import answers
+from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.query import known_once, refused
+from dihedral.schemas import documents
+from dihedral.schemas.structs.capability import CapabilityList
+from dihedral.schemas.structs.job import Job
+from dihedral.schemas.structs.pipeline import PipelineList
+from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList
 
 Req = Request[Any, Any, State]
 CHECK_SECONDS = 3.0

@@ -6,9 +6,9 @@ import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import Cookie, State
 
-from bridge.times import rfc3339
-from control_plane.access import COOKIE, Access, Who, who
-from control_plane.openapi import answers
+from dihedral.bridge.times import rfc3339
+from dihedral.control_plane.access import COOKIE, Access, Who, who
+from dihedral.control_plane.openapi import answers
 
 Req = Request[Any, Any, State]
 

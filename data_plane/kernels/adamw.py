@@ -9,8 +9,8 @@ Expected error: 1e-6 relative of a step. In CUDA one kernel makes the whole step
 
 import math
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, grid_of, kernel, launch, pack_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, grid_of, kernel, launch, pack_of
 
 SOURCE = r"""
 extern "C" __global__ void step(

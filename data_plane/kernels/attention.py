@@ -18,8 +18,8 @@ q, o: (batch, length, H, d), k, v: (batch, length, K, d).
 import math
 from collections.abc import Iterator
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
 
 SOURCE = r"""
 // Row r of the scores is that of query start + r % size, which sees the keys up to its own. `beyond`: keys that are there.

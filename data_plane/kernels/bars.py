@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule, to_host
+from dihedral.data_plane.device import Array, ArrayModule, to_host
 
 WINDOW_SECONDS = 0.08  # a bar of the lowest band takes that long to hear
 LOWEST_HZ, HIGHEST_HZ = 60.0, 12_000.0

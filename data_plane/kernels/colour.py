@@ -9,8 +9,8 @@ as the conversion is linear, sampling, fading and laying over come to the same b
 
 from typing import NamedTuple
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.patches import LUMA, luma
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.patches import LUMA, luma
 
 DISPLAY_GAMMA = 2.4  # ITU-R BT.1886: light = value^2.4, so a gain of light is a gain of values
 CB, CR = 1.8556, 1.5748

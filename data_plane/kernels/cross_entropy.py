@@ -10,9 +10,9 @@ In CUDA a block has a row: one sweep finds the maximum and the sum together (Mil
 softmax", 2018, algorithm 3), a second writes dz over z. Beside the logits themselves nothing of their size exists.
 """
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
-from data_plane.kernels.linear import product, weight_gradient
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
+from dihedral.data_plane.kernels.linear import product, weight_gradient
 
 SOURCE = r"""
 extern "C" __global__ void row_losses(T* logits, const long long* labels, float* losses, long long vocabulary) {

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _NAMES = {"float": "float32", "long long": "int64"}  # of what a parameter is or points at; anything else is bytes

@@ -3,7 +3,7 @@
 ids: (rows,) int64, table: (vocabulary, width) -> (rows, width) in the type of the table. Exact.
 """
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 
 def forward(ids: Array, table: Array) -> Array:

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels import cuda, grain
-from data_plane.kernels.colour import CHROMA_OFFSET, CHROMA_RANGE, LUMA_OFFSET, LUMA_RANGE, code_of
-from data_plane.kernels.sampling import Layer, sample
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels import cuda, grain
+from dihedral.data_plane.kernels.colour import CHROMA_OFFSET, CHROMA_RANGE, LUMA_OFFSET, LUMA_RANGE, code_of
+from dihedral.data_plane.kernels.sampling import Layer, sample
 
 MOST_LAYERS = 4  # two pictures in a cross-fade, each between two sizes
 WHITE, ACCENT, DARK = code_of(0.98, 0.98, 0.98), code_of(1.0, 0.82, 0.28), code_of(0.05, 0.05, 0.07)

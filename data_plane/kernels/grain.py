@@ -5,7 +5,7 @@ Everything is integer arithmetic: a hash of seed and pixel (Wellons 2018, "Prosp
 are summed (nearly a Gaussian), blurred by ¼ ½ ¼ both ways, because grains are larger than pixels, and scaled to a standard deviation of 32.
 """
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 ROAM = 256  # pixels that the field is larger than the frame, each way: as many places as there are in 65,536 frames
 DEVIATION = 32

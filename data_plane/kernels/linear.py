@@ -9,7 +9,7 @@ accumulate in float32: cuBLAS does by default, and NumPy, which has no such prod
 Expected error: against float64 about 1e-6 of the largest value times √inputs; 16-bit storage rounds results to its own precision.
 """
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 
 def product(a: Array, b: Array, xp: ArrayModule) -> Array:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.patches import desaturate, luma
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.patches import desaturate, luma
 
 KEPT = 0.25  # share of the dimensions that the frozen projection keeps
 

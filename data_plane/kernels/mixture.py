@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 STARTS = 4  # of k-means, of which the tightest is taken: one alone ends in a bad corner too often
 LLOYD_ROUNDS = 30  # at most, of each

@@ -5,7 +5,7 @@ A picture is (height, width, 3) float32 in 0..1; a patch of side p is one row of
 
 from collections.abc import Callable
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 LUMA = (0.2126, 0.7152, 0.0722)  # Rec. ITU-R BT.709, relative luminance of R, G, B
 

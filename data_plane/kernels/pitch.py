@@ -9,8 +9,8 @@ The first local minimum of d' under a threshold is the period, refined by a para
 none the paper takes the least d' of all; here such a frame is unvoiced. How loud it is does not matter: a pause with a hum is voiced.
 """
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.spectra import HOP, RATE, frames_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.spectra import HOP, RATE, frames_of
 
 DEEPEST_HZ, SHRILLEST_HZ = 50.0, 500.0
 WINDOW = 800  # samples at RATE, 50 ms: what d sums over

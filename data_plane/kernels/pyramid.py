@@ -10,8 +10,8 @@ Chroma has half the luma's resolution from the start, as the frame has, except w
 from math import floor, log2
 from typing import NamedTuple
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.sampling import ONE, Axis, Layer
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.sampling import ONE, Axis, Layer
 
 SHARP = 1.3  # pixels to a sample that the interpolation takes without visible aliasing
 

@@ -10,8 +10,8 @@ In CUDA a block has a row: it goes over it once for the sum and once more, when 
 and y written once, where NumPy's body makes four arrays of x's size.
 """
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
 
 SOURCE = r"""
 extern "C" __global__ void forward(const T* x, const T* weight, T* y, float* inverse, long long width, float epsilon) {

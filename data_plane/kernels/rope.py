@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, kernel, launch, pack_of, threads_of
 
 SOURCE = r"""
 extern "C" __global__ void rotate(

@@ -16,7 +16,7 @@ encoder wants the other cores anyway.
 
 from typing import NamedTuple
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 ONE = 1 << 32  # a pixel, in the unit of positions
 BLOCK = 16  # samples to a product; 64 took as long

@@ -8,7 +8,7 @@ from math import gcd
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
+from dihedral.data_plane.device import Array, ArrayModule
 
 RATE = 16_000  # Hz, of every analysis
 FRAME = 512  # samples, 32 ms: two periods of a deep voice

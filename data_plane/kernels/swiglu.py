@@ -7,8 +7,8 @@ Arrays of any one shape in the storage type, computed in float32. σ(g) = (1 + t
 largest value in float32, one rounding in 16 bits. In CUDA every array is read or written once.
 """
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels.cuda import fused, grid_of, kernel, launch, pack_of
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels.cuda import fused, grid_of, kernel, launch, pack_of
 
 SOURCE = r"""
 __device__ inline float opened(float gate) { return 1 / (1 + expf(-gate)); }

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from bridge.tasks import TaskError
-from data_plane.device import Array
-from data_plane.kernels.cross_entropy import IGNORED
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.device import Array
+from dihedral.data_plane.kernels.cross_entropy import IGNORED
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True):

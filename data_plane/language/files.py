@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
-from bridge.tasks import TaskError
-from data_plane.device import Array, ArrayModule, to_host
-from data_plane.language.model import EMBEDDING, Config
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.device import Array, ArrayModule, to_host
+from dihedral.data_plane.language.model import EMBEDDING, Config
 
 Storage = Literal["auto", "float32", "float16", "bfloat16"]
 

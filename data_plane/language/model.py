@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels import attention, cross_entropy, embedding, linear, rms_norm, rope, swiglu
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels import attention, cross_entropy, embedding, linear, rms_norm, rope, swiglu
 
 EMBEDDING, HEAD, LAST_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 MODULES = {  # what an adapter may stand on, and the block of a layer that it is in

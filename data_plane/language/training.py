@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from bridge.tasks import TaskError
-from data_plane.device import Array, ArrayModule
-from data_plane.kernels import adamw
-from data_plane.language.dataset import Rows, batches
-from data_plane.language.files import tensor_bytes
-from data_plane.language.model import Model, loss
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.device import Array, ArrayModule
+from dihedral.data_plane.kernels import adamw
+from dihedral.data_plane.language.dataset import Rows, batches
+from dihedral.data_plane.language.files import tensor_bytes
+from dihedral.data_plane.language.model import Model, loss
 
 Schedule = Literal["constant", "linear", "cosine"]
 _FORMAT = "dihedral.training.v1"

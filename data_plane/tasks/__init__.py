@@ -1,12 +1,12 @@
 """The data plane's own tasks, one module each."""
 
 BUILTIN: tuple[str, ...] = (
-    "data_plane.tasks.train_lora",
-    "data_plane.tasks.train_image_lora",
-    "data_plane.tasks.train_voice",
-    "data_plane.tasks.compare_voice",
-    "data_plane.tasks.render_video",
-    "data_plane.tasks.simulate",
-    "data_plane.tasks.simulate_gpu",
-    "data_plane.tasks.capabilities",
+    "dihedral.data_plane.tasks.train_lora",
+    "dihedral.data_plane.tasks.train_image_lora",
+    "dihedral.data_plane.tasks.train_voice",
+    "dihedral.data_plane.tasks.compare_voice",
+    "dihedral.data_plane.tasks.render_video",
+    "dihedral.data_plane.tasks.simulate",
+    "dihedral.data_plane.tasks.simulate_gpu",
+    "dihedral.data_plane.tasks.capabilities",
 )

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from bridge.tasks import TaskContext, task
-from schemas.structs.capability import Capability
+from dihedral.bridge.tasks.registry import TaskContext, task
+from dihedral.schemas.structs.capability import Capability
 
 
 class Nothing(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -5,14 +5,14 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from bridge.tasks import TaskContext, TaskError, task
-from data_plane.device import ArrayModule, array_module
-from data_plane.kernels import mixture, spectra
-from data_plane.verification import equal_error, ratios
-from data_plane.voices import LONGEST_SECONDS, hear
-from data_plane.weights import Voice, read_voice
-from schemas.strict import Strict
-from schemas.structs.artifact import ArtifactRef
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.device import ArrayModule, array_module
+from dihedral.data_plane.kernels import mixture, spectra
+from dihedral.data_plane.model_files import Voice, read_voice
+from dihedral.data_plane.voice.features import LONGEST_SECONDS, hear
+from dihedral.data_plane.voice.verification import equal_error, ratios
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 Speaker = Annotated[int, Meta(ge=0)] | None
 

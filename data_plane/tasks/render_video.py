@@ -16,21 +16,22 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from bridge.errors import StoreError
-from bridge.tasks import TaskContext, TaskError, task
-from data_plane import captions, scenes, soundtrack, timing
-from data_plane.device import Array, ArrayModule, array_module, to_host
-from data_plane.kernels import bars, colour, low_rank
-from data_plane.kernels.frame import render
-from data_plane.kernels.low_rank import Adapter
-from data_plane.kernels.patches import luma, map_patches
-from data_plane.kernels.pyramid import Pyramid, pyramid
-from data_plane.media import ByteArray, FloatArray, jpeg, picture_shape, read_picture, read_recording
-from data_plane.timing import Span
-from data_plane.video_file import Encoder, chosen_encoder, write_video
-from data_plane.weights import Voice, read_adapter, read_voice
-from schemas.strict import Strict
-from schemas.structs.artifact import ArtifactRef
+from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.device import Array, ArrayModule, array_module, to_host
+from dihedral.data_plane.kernels import bars, colour, low_rank
+from dihedral.data_plane.kernels.frame import render
+from dihedral.data_plane.kernels.low_rank import Adapter
+from dihedral.data_plane.kernels.patches import luma, map_patches
+from dihedral.data_plane.kernels.pyramid import Pyramid, pyramid
+from dihedral.data_plane.media import captions, scenes, soundtrack
+from dihedral.data_plane.media import speech_timing as timing
+from dihedral.data_plane.media.decode import ByteArray, FloatArray, jpeg, picture_shape, read_picture, read_recording
+from dihedral.data_plane.media.speech_timing import Span
+from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
+from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from bridge.tasks import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 
 PAGE_BYTES = 4096
 

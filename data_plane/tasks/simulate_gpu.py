@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from bridge.tasks import TaskContext, TaskError, task
-from schemas.strict import Strict
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.schemas.strict import Strict
 
 BUCKET = "loras"
 MIB = 2**20

@@ -5,14 +5,14 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from bridge.tasks import TaskContext, TaskError, task
-from data_plane.device import Array, ArrayModule, array_module
-from data_plane.kernels import low_rank
-from data_plane.kernels.patches import grid_patches
-from data_plane.media import read_picture
-from data_plane.weights import adapter_bytes
-from schemas.strict import Strict
-from schemas.structs.artifact import ArtifactRef
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.device import Array, ArrayModule, array_module
+from dihedral.data_plane.kernels import low_rank
+from dihedral.data_plane.kernels.patches import grid_patches
+from dihedral.data_plane.media.decode import read_picture
+from dihedral.data_plane.model_files import adapter_bytes
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches say what there is to learn
 BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bridge.tasks import TaskContext, TaskError, task
-from data_plane.device import array_module
-from data_plane.language import dataset, files, training
-from data_plane.language.model import Model, new_adapter
-from schemas.strict import Strict
-from schemas.structs.artifact import ArtifactRef
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.device import array_module
+from dihedral.data_plane.language import dataset, files, training
+from dihedral.data_plane.language.model import Model, new_adapter
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "loras"
 REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded

@@ -6,14 +6,14 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from bridge.tasks import TaskContext, TaskError, task
-from data_plane.device import Array, ArrayModule, array_module
-from data_plane.kernels import mixture, spectra
-from data_plane.kernels.mixture import Mixture
-from data_plane.voices import LONGEST_SECONDS, Heard, hear
-from data_plane.weights import Voice, voice_bytes
-from schemas.strict import Strict
-from schemas.structs.artifact import ArtifactRef
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.device import Array, ArrayModule, array_module
+from dihedral.data_plane.kernels import mixture, spectra
+from dihedral.data_plane.kernels.mixture import Mixture
+from dihedral.data_plane.model_files import Voice, voice_bytes
+from dihedral.data_plane.voice.features import LONGEST_SECONDS, Heard, hear
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 SIZES = (1, 2, 4, 8, 16, 32)  # of the mixtures that are tried where nobody gave one
 FRAMES_PER_COMPONENT = 4  # fewer cannot say what a component's spread is

@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType
-from schemas.strict import Strict
 
 class ArtifactRef(Strict, kw_only=True):
     bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]

@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
-from schemas.strict import Strict
 
 from . import graph
 

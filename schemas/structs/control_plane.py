@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import Meta, UnsetType, field
-from schemas.strict import Strict
 
 AllowedOrigin: TypeAlias = Annotated[
     str, Meta(pattern='^https?://[A-Za-z0-9.:\\[\\]-]+$(?!\\n)')

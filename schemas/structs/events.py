@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import Meta, field
-from schemas.strict import Strict
 
 from . import graph, job
 

@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
-from schemas.strict import Strict
 
 class Plane(StrEnum):
     node = 'node'

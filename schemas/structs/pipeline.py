@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import Meta
-from schemas.strict import Strict
 
 class Pipeline(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]

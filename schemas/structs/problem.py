@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import Meta
-from schemas.strict import Strict
 
 class ProblemDetail(Strict, kw_only=True):
     pointer: Annotated[str, Meta(description='RFC 6901, relative to the body.')]

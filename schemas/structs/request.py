@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
-from schemas.strict import AwareDateTime, Strict
+from schemas.strict import AwareDateTime
 
 from . import job, submission
 

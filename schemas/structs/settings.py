@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import Meta, UnsetType, convert, field
-from schemas.strict import Strict
 
 from . import control_plane, data_plane
 

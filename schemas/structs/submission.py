@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
+from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
-from schemas.strict import Strict
 
 from . import graph
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import artifacts_s3
+from dihedral.bridge.artifacts import s3 as artifacts_s3
 from tests.artifacts.place import PART, Place
 from tests.artifacts.seaweed import Seaweed, of_session
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bridge.artifacts import ArtifactStore, LocalStore
-from bridge.artifacts_s3 import S3Store
+from dihedral.bridge.artifacts.s3 import S3Store
+from dihedral.bridge.artifacts.store import ArtifactStore, LocalStore
 from tests.artifacts.seaweed import Seaweed
 
 PART = 5 << 20

@@ -21,9 +21,9 @@ import pytest
 from aiohttp import ClientSession
 from miniopy_async.api import Minio
 
-from bridge.artifacts import ArtifactStore, ArtifactStoreUnavailable
-from bridge.artifacts_s3 import S3Store
-from schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.bridge.artifacts.s3 import S3Store
+from dihedral.bridge.artifacts.store import ArtifactStore, ArtifactStoreUnavailable
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.conftest import skip
 
 ACCESS, SECRET = "tester", "secret-of-the-tester"

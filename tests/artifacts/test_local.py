@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.artifacts import (
+from dihedral.bridge.artifacts.store import (
     STALE_SECONDS,
     ArtifactNotFound,
     ArtifactStoreUnavailable,
@@ -20,7 +20,7 @@ from bridge.artifacts import (
     LocalStore,
     open_store,
 )
-from schemas.structs.settings import ArtifactsSettings
+from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.place import becomes, read, stream
 
 BINARY = "application/octet-stream"

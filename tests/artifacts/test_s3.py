@@ -7,11 +7,11 @@ import time
 import httpx
 import pytest
 
-from bridge import artifacts_s3
-from bridge.artifacts import ArtifactNotFound, ArtifactStoreUnavailable, StoreError, open_store, prune
-from bridge.artifacts_s3 import S3Store
-from bridge.errors import SettingsError
-from schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.bridge.artifacts import s3 as artifacts_s3
+from dihedral.bridge.artifacts.s3 import S3Store
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, StoreError, open_store, prune
+from dihedral.bridge.errors import SettingsError
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web
 from tests.artifacts.place import PART, Place, becomes, read
 from tests.artifacts.seaweed import SECRET

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.artifacts import (
+from dihedral.bridge.artifacts.store import (
     ArtifactNotFound,
     ArtifactStoreUnavailable,
     BadContentType,
@@ -21,8 +21,8 @@ from bridge.artifacts import (
     TooLarge,
     prune,
 )
-from bridge.times import rfc3339
-from schemas.structs.artifact import ArtifactMeta
+from dihedral.bridge.times import rfc3339
+from dihedral.schemas.structs.artifact import ArtifactMeta
 from tests.artifacts.place import PART, Place, becomes, files_of_at_most, read, stream
 
 WHOLE = bytes(range(256)) * 40

@@ -10,8 +10,8 @@ import uvicorn
 from litestar import Litestar, Request, Response, post
 from litestar.datastructures import State
 
-from bridge.connection import connect
-from schemas.structs.request import JobRequest
+from dihedral.bridge.fabric.connection import connect
+from dihedral.schemas.structs.request import JobRequest
 
 decode = msgspec.json.Decoder(JobRequest).decode
 

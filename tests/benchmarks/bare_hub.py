@@ -12,7 +12,7 @@ import uvicorn
 from litestar import Litestar, WebSocket, websocket
 from litestar.datastructures import State
 
-from bridge.connection import connect
+from dihedral.bridge.fabric.connection import connect
 
 CHANNEL = "bare"
 EVENT = (

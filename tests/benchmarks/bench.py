@@ -178,7 +178,7 @@ def dihedral_env(url: str) -> dict[str, str]:
 
 
 def module(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-P", "-m", name, *map(str, arguments)]
+    return [sys.executable, "-P", "-m", name if name.startswith("tests.") else f"dihedral.{name}", *map(str, arguments)]
 
 
 def fabric(act: str, url: str, *more: object) -> list[str]:

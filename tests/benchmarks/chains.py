@@ -46,7 +46,7 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], Any]:
         if row[""] != parallel:  # other work than a flow of 5
             row["× BullMQ's flow"] = 1 / ratio
     notes = [
-        "LangGraph: CPU of bridge.executor alone, the same graph with nodes that do nothing; a straight run does without it",
+        "LangGraph: CPU of dihedral.bridge.worker.branches alone, the same graph with nodes that do nothing; a straight run does without it",
         f"BullMQ: {peer.settings}; its flows are trees, so the diamond is held against the same flow of {NODES}",
     ]
     return [Table("Graphs of no-op nodes, backlog, one worker process", rows, notes)], taken

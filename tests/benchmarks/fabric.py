@@ -1,6 +1,6 @@
 """Dihedral driven like a peer: `python -m tests.benchmarks.fabric ACT URL N …` prints one JSON line.
 
-`submit` goes through bridge.jobs with planned jobs, as a control plane does after planning; `queue` goes through JobQueue
+`submit` goes through dihedral.bridge.fabric.jobs with planned jobs, as a control plane does after planning; `queue` goes through JobQueue
 with the raw bytes of each request. Both run on uvloop and with the control plane's settings of the garbage collector.
 """
 
@@ -15,21 +15,23 @@ from typing import Any
 import msgspec
 import uvloop
 
-from bridge import keys, planning, tasks
-from bridge.connection import connect
-from bridge.executor import Executor
-from bridge.graphs import Topology
-from bridge.jobs import Jobs, NewJob
-from control_plane.job_queue import JobQueue
-from schemas.structs.settings import Settings
-from schemas.structs.submission import GraphSubmission
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.jobs import Jobs, NewJob
+from dihedral.bridge.graphs import Topology
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.worker.branches import Executor
+from dihedral.control_plane.job_queue import JobQueue
+from dihedral.control_plane.planning import plan as planning
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.submission import GraphSubmission
 
 Document = dict[str, Any]
 BLOCK = 1000
 ENDED = ("completed", "failed", "cancelled")
 
-REGISTRY = tasks.collect(["data_plane.tasks.simulate"], plugins=False)
-REGISTRY |= tasks.collect(["control_plane.tasks"], plugins=False, plane="node")
+REGISTRY = tasks.collect(["dihedral.data_plane.tasks.simulate"], plugins=False)
+REGISTRY |= tasks.collect(["dihedral.control_plane.tasks"], plugins=False, plane="node")
 CAPABILITIES = {name: task.capability for name, task in REGISTRY.items()}
 
 
@@ -137,7 +139,7 @@ async def latency(url: str, count: int) -> Document:
 
 
 async def langgraph(_: str, shape: str, nodes: int, repeats: int = 10) -> Document:
-    """CPU µs per job of bridge.executor on diamonds or on parallel nodes, where a node itself costs nothing; 32 at a time."""
+    """CPU µs per job of dihedral.bridge.worker.branches on diamonds or on parallel nodes, where a node itself costs nothing; 32 at a time."""
     first = [f"w{number}" for number in range(nodes)] if shape == "wide" else ["n0"]
     names = [f"m{number}" for number in range(nodes - 2)]
     executor = Executor()

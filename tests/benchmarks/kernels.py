@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane.device import array_module, to_host
-from data_plane.kernels import adamw, attention, cross_entropy, rms_norm, rope, swiglu
+from dihedral.data_plane.device import array_module, to_host
+from dihedral.data_plane.kernels import adamw, attention, cross_entropy, rms_norm, rope, swiglu
 from tests.benchmarks.bench import Row, Table, medians, ratio, turns
 
 THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)

@@ -40,7 +40,9 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], Any]:
         },
     )
     web = turns(rounds, {"HTTP + WebSocket": partial(over_http, jobs)})
-    notes = ["BullMQ: QueueEvents heard, not asked; Dihedral: submit through bridge.jobs, status:<id> heard on Pub/Sub"]
+    notes = [
+        "BullMQ: QueueEvents heard, not asked; Dihedral: submit through dihedral.bridge.fabric.jobs, status:<id> heard on Pub/Sub"
+    ]
     tables = [
         Table(f"Idle, submit to terminal event, {jobs} jobs one after the other, ms", _rows(direct), notes),
         Table(

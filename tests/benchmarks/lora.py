@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_plane.language import training
-from data_plane.language.dataset import Rows
-from data_plane.language.model import Model
+from dihedral.data_plane.language import training
+from dihedral.data_plane.language.dataset import Rows
+from dihedral.data_plane.language.model import Model
 from tests.benchmarks.bench import Row, Table, summary, turns
 
 THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)  # as NumPy's OpenBLAS counts them

@@ -18,9 +18,9 @@ from typing import Any
 import uvloop
 from prometheus_client import Counter, Gauge, Histogram
 
-from bridge import functions
-from control_plane import app as control
-from schemas.structs.settings import Settings
+from dihedral.bridge.fabric import functions
+from dihedral.control_plane import app as control
+from dihedral.schemas.structs.settings import Settings
 from tests.benchmarks.bench import Row, Server, Table, dihedral_env, module, running, wait_for
 from tests.benchmarks.fabric import request
 

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_plane import captions, scenes
-from data_plane.device import array_module, to_host
-from data_plane.kernels import colour, cuda, frame, grain
-from data_plane.kernels.frame import Frame, Stage
-from data_plane.kernels.pyramid import pyramid
-from data_plane.timing import Span
-from data_plane.video_file import write_video
+from dihedral.data_plane.device import array_module, to_host
+from dihedral.data_plane.kernels import colour, cuda, frame, grain
+from dihedral.data_plane.kernels.frame import Frame, Stage
+from dihedral.data_plane.kernels.pyramid import pyramid
+from dihedral.data_plane.media import captions, scenes
+from dihedral.data_plane.media.speech_timing import Span
+from dihedral.data_plane.media.video_file import write_video
 from tests.benchmarks.bench import Row, Table, summary, turns
 
 THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)  # as NumPy's OpenBLAS counts them

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_plane.kernels import mixture
-from data_plane.kernels.mixture import Mixture
-from data_plane.kernels.spectra import COEFFICIENTS
+from dihedral.data_plane.kernels import mixture
+from dihedral.data_plane.kernels.mixture import Mixture
+from dihedral.data_plane.kernels.spectra import COEFFICIENTS
 from tests.benchmarks.bench import Row, Table, summary, turns
 
 THREADS = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)

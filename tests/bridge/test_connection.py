@@ -7,7 +7,7 @@ import signal
 import pytest
 import redis
 
-from bridge.connection import connect
+from dihedral.bridge.fabric.connection import connect
 from tests.conftest import start_server
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from bridge.faults import OUT_OF_MEMORY, STICKY, STICKY_NUMBERS, STICKY_SENTENCES, DeviceFault, device_fault
+from dihedral.bridge.tasks.device_faults import (
+    OUT_OF_MEMORY,
+    STICKY,
+    STICKY_NUMBERS,
+    STICKY_SENTENCES,
+    DeviceFault,
+    device_fault,
+)
 
 # As PyTorch 2 words them.
 ILLEGAL = """CUDA error: an illegal memory access was encountered

@@ -163,7 +163,9 @@ every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: p
 
 def test_no_lua_file_is_left_out():
     stems = {
-        path.name.removesuffix(".lua") for path in (files("bridge") / "lua").iterdir() if path.name.endswith(".lua")
+        path.name.removesuffix(".lua")
+        for path in (files("dihedral.bridge") / "lua").iterdir()
+        if path.name.endswith(".lua")
     }
     assert stems - {"_state", "_plain"} == {prepare.__name__ for prepare in SCRIPTS}
 

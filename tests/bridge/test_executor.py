@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bridge.executor import RUN_TASKS, Executor
+from dihedral.bridge.worker.branches import RUN_TASKS, Executor
 
 
 class Nodes:

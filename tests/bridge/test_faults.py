@@ -7,10 +7,11 @@ import time
 import pytest
 import redis as redis_sync
 
-from bridge import functions, tasks
-from bridge.connection import check_layout, connect
-from bridge.running import CancelToken, NodeRun, run_light
-from bridge.worker import Worker
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import check_layout, connect
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.calling import CancelToken, NodeRun, run_light
+from dihedral.bridge.worker.loop import Worker
 from tests.conftest import start_server
 from tests.planes import RUNS, edge, gate, node, planes
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 import redis as redis_sync
 
-from bridge import functions
-from bridge.connection import check_layout, connect, connect_blocking
-from bridge.errors import LayoutMismatch
-from bridge.jobs import Jobs
-from bridge.scripts import passing
-from bridge.times import rfc3339
+from dihedral.bridge.errors import LayoutMismatch
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import check_layout, connect, connect_blocking
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.scripts import passing
+from dihedral.bridge.times import rfc3339
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.conftest import skip, start_server
 from tests.planes import settings

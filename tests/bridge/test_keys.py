@@ -2,8 +2,8 @@
 
 import pytest
 
-from bridge import keys
-from bridge.scripts import Scripts
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.scripts import Scripts
 from tests.bridge.world import World, batch, ended
 
 

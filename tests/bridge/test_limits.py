@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bridge.connection import connect
+from dihedral.bridge.fabric.connection import connect
 from tests.bridge.world import World, ended
 
 both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)

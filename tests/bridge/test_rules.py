@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import redis as redis_sync
 
-from bridge import functions, keys
-from bridge.connection import check_layout, connect
-from bridge.errors import LayoutMismatch
-from bridge.jobs import Jobs
-from bridge.leases import Reclaimer
-from bridge.scripts import MAX_CALL_ITEMS, Report, Writer
-from control_plane.hub import Hub
+from dihedral.bridge.errors import LayoutMismatch
+from dihedral.bridge.fabric import functions, keys
+from dihedral.bridge.fabric.connection import check_layout, connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.leases import Reclaimer
+from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
+from dihedral.control_plane.hub import Hub
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.conftest import start_server
 from tests.house import free_port

@@ -5,13 +5,13 @@ import json
 import msgspec
 import pytest
 
-from bridge import planning
-from bridge.deliveries import Delivery
-from bridge.graphs import Route, Topology
-from bridge.jobs import plan_batches
-from bridge.lifecycle import JOB_ENDED, JOB_MOVES
-from bridge.scripts import Batch
-from schemas.structs.submission import GraphSubmission
+from dihedral.bridge.fabric.deliveries import Delivery
+from dihedral.bridge.fabric.jobs import plan_batches
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
+from dihedral.bridge.fabric.scripts import Batch
+from dihedral.bridge.graphs import Route, Topology
+from dihedral.control_plane.planning import plan as planning
+from dihedral.schemas.structs.submission import GraphSubmission
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 pytestmark = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)

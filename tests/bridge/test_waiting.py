@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from bridge.running import CancelToken, Emit, NodeOutcome, NodeRun, run_light
-from bridge.worker import Worker
-from schemas.structs.worker import DeviceInfo
+from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.worker.loop import Worker
+from dihedral.schemas.structs.worker import DeviceInfo
 from tests.planes import RUNS, Planes, gate, node, planes
 
 DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]

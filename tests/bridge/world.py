@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bridge.keys import GROUP
-from bridge.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record, parse_state
+from dihedral.bridge.fabric.keys import GROUP
+from dihedral.bridge.fabric.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record, parse_state
 
 STREAM = "stream:process:data"
 

@@ -17,11 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bridge.artifacts import ArtifactStore
-from bridge.errors import StoreError
-from bridge.keys import GROUP, partitions
-from bridge.lifecycle import JOB_ENDED, NODE_ENDED
-from bridge.scripts import parse_record, parse_state
+from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.errors import StoreError
+from dihedral.bridge.fabric.keys import GROUP, partitions
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED, NODE_ENDED
+from dihedral.bridge.fabric.scripts import parse_record, parse_state
 from tests.chaos.clock import Clock
 from tests.chaos.load import Entry
 from tests.chaos.watching import Event

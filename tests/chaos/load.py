@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import redis
 
-from bridge.lifecycle import JOB_ENDED
 from dihedral import AsyncClient
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from tests.chaos.drawing import Graph, draw, lasting
 from tests.chaos.rig import Rig
 from tests.chaos.watching import Watcher

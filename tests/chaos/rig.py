@@ -136,7 +136,15 @@ class Rig:
         place.starts += 1
         folder = self.directory / f"tmp-{place.kind}-{place.number}-{place.starts}"
         folder.mkdir()
-        command = [sys.executable, "-P", "-m", place.kind, "--redis-url", place.wire.url, *place.arguments]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            f"dihedral.{place.kind}",
+            "--redis-url",
+            place.wire.url,
+            *place.arguments,
+        ]
         with (self.directory / f"{place.kind}-{place.number}.log").open("ab") as log:
             place.process = subprocess.Popen(
                 command, env={**self._environ, **place.clock.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log,
@@ -321,7 +329,7 @@ def children(pid: int) -> list[int]:
 def is_slot(pid: int) -> bool:
     """Rather than what a worker asks for its device when it starts."""
     with suppress(OSError):
-        return b"data_plane.slot" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"dihedral.data_plane.slots.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from bridge.artifacts import ArtifactStore, open_store
-from schemas.structs.settings import ArtifactsSettings
+from dihedral.bridge.artifacts.store import ArtifactStore, open_store
+from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.seaweed import Seaweed
 from tests.chaos import invariants
 from tests.chaos.drawing import TOLD_TO_FAIL

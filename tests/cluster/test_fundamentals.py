@@ -2,10 +2,10 @@
 
 import pytest
 
-from bridge import functions
-from bridge.connection import check_layout, connect, connect_blocking
-from bridge.errors import LayoutMismatch
-from bridge.metrics import redis_round_trips_total
+from dihedral.bridge.errors import LayoutMismatch
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import check_layout, connect, connect_blocking
+from dihedral.bridge.metrics import redis_round_trips_total
 from tests.fundamentals.test_1_jobs import *  # noqa: F403
 from tests.fundamentals.test_2_graphs import *  # noqa: F403
 from tests.fundamentals.test_3_failures import *  # noqa: F403

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from bridge.connection import connect
-from control_plane import api_keys
+from dihedral.bridge.fabric.connection import connect
+from dihedral.control_plane import api_keys
 from tests.console.browser import Tab
 from tests.console.test_jobs import name
 from tests.house import House, becomes, simulate

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from control_plane.routes.console import policy
-from schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.control_plane.routes.console import policy
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.control_plane.served import Served, made_settings, serve
 
 CONSOLE = Path(__file__).parents[2] / "control_plane" / "console"

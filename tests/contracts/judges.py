@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from jsonschema import Draft202012Validator, FormatChecker
 
-from schemas.documents import registry
+from dihedral.schemas.documents import registry
 
 
 def by_schema(text: str, stem: str, name: str) -> bool:

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from jsonschema import Draft202012Validator
 
-from schemas.documents import problems_of, sources, validator
+from dihedral.schemas.documents import problems_of, sources, validator
 
 
 def test_all_problems_are_found_at_once_with_their_places() -> None:
@@ -83,7 +83,9 @@ def test_a_good_document_has_no_problem() -> None:
 
 
 def test_the_schemas_are_read_from_the_package_and_are_schemas() -> None:
-    packed = sorted(path.name for folder in files("schemas").iterdir() if folder.is_dir() for path in folder.iterdir())
+    packed = sorted(
+        path.name for folder in files("dihedral.schemas").iterdir() if folder.is_dir() for path in folder.iterdir()
+    )
     assert sorted(f"{stem}.schema.json" for stem in sources()) == [
         name for name in packed if name.endswith(".schema.json")
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from schemas.documents import linked, registry, sources
+from dihedral.schemas.documents import linked, registry, sources
 from tests.contracts.judges import by_schema, by_struct
 from tests.contracts.shapes import SHAPES, documents
 

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.documents import sources
-from schemas.structs.events import Event, StatusEvent
-from schemas.structs.graph import Edge, EdgeKind
-from schemas.structs.settings import Settings
-from schemas.structs.submission import NodeSubmission
+from dihedral.schemas.documents import sources
+from dihedral.schemas.structs.events import Event, StatusEvent
+from dihedral.schemas.structs.graph import Edge, EdgeKind
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.submission import NodeSubmission
 from tests.contracts.judges import struct_of
 from tests.contracts.kinds import Kind
 from tests.contracts.shapes import SHAPES, full

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.documents import problems_of, sources
+from dihedral.schemas.documents import problems_of, sources
 from tests.contracts.judges import by_schema, by_struct
 from tests.contracts.table import LOOSER, SAME_BAD, SAME_GOOD, STRICTER
 

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import uvicorn
 from litestar import Litestar
 
-from bridge.connection import connect
-from bridge.jobs import Jobs
-from control_plane.__main__ import listen
-from control_plane.access import Access
-from control_plane.hub import Hub
-from control_plane.job_queue import JobQueue
-from control_plane.routes.live import live_routes
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.control_plane.__main__ import listen
+from dihedral.control_plane.access import Access
+from dihedral.control_plane.hub import Hub
+from dihedral.control_plane.job_queue import JobQueue
+from dihedral.control_plane.routes.live import live_routes
 from tests.control_plane.served import Server
 from tests.control_plane.watching import SECONDS
 

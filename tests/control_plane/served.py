@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 import uvicorn
 
-from bridge import keys
-from bridge.connection import connect
-from bridge.times import now_rfc3339
-from bridge.tracing import Tracing
-from control_plane.__main__ import listen
-from control_plane.app import create_app
-from schemas.structs.graph import Plane
-from schemas.structs.settings import Settings
-from schemas.structs.worker import WorkerInfo
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.times import now_rfc3339
+from dihedral.bridge.tracing import Tracing
+from dihedral.control_plane.__main__ import listen
+from dihedral.control_plane.app import create_app
+from dihedral.schemas.structs.graph import Plane
+from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.worker import WorkerInfo
 from tests.planes import Planes, edge, node, settings
 
 ENDED = ("completed", "failed", "cancelled")

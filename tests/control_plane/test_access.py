@@ -14,12 +14,12 @@ import websockets
 from litestar.routes import HTTPRoute
 from websockets.asyncio.client import connect as ws_connect
 
-from bridge.artifacts import LocalStore
-from bridge.connection import connect
-from control_plane import api_keys
-from control_plane.__main__ import OpenToAll, refuse_open_to_all
-from control_plane.app import create_app
-from schemas.structs.settings import Settings
+from dihedral.bridge.artifacts.store import LocalStore
+from dihedral.bridge.fabric.connection import connect
+from dihedral.control_plane import api_keys
+from dihedral.control_plane.__main__ import OpenToAll, refuse_open_to_all
+from dihedral.control_plane.app import create_app
+from dihedral.schemas.structs.settings import Settings
 from tests.conftest import start_server
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
 from tests.planes import gate

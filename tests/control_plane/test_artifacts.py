@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from schemas.structs.settings import StoreKind
+from dihedral.schemas.structs.settings import StoreKind
 from tests.artifacts.place import becomes, files_of_at_most
 from tests.artifacts.seaweed import of_session
 from tests.conftest import start_server

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from control_plane.hub import UnknownJob
+from dihedral.control_plane.hub import UnknownJob
 from tests.conftest import start_server
 from tests.control_plane.hubs import is_last, seqs, world
 from tests.control_plane.served import new_id

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trustme
 
-from control_plane.outgoing import Forbidden, Guard, GuardedTransport, own_guard
+from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport, own_guard
 
 PRIVATE = [
     "http://127.0.0.1/", "http://127.0.0.1:6379/", "https://10.0.0.1/", "https://192.168.1.1/x", "https://169.254.169.254/latest",

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from bridge.errors import SettingsError
-from control_plane import templates
+from dihedral.bridge.errors import SettingsError
+from dihedral.control_plane.planning import pipelines as templates
 from tests.control_plane.served import HELD
 
 

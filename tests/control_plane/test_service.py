@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.version import VERSION
-from control_plane.app import create_app
+from dihedral.bridge.version import VERSION
+from dihedral.control_plane.app import create_app
 from tests.control_plane.served import PROBLEM, checked, new_id, node, worker_info
 from tests.planes import RUNS, gate
 

@@ -9,7 +9,7 @@ import re
 import pytest
 import pytest_asyncio
 
-from control_plane.routes.live import server_sent
+from dihedral.control_plane.routes.live import server_sent
 from tests.conftest import start_server
 from tests.control_plane.hubs import world
 from tests.control_plane.served import new_id

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from control_plane.scheduler import Scheduler
-from schemas.structs.worker import DeviceInfo
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.schemas.structs.worker import DeviceInfo
 from tests.control_plane.served import edge, new_id, node, pointers, submission, worker_info
 from tests.planes import RUNS, gate
 

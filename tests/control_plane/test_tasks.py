@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge.artifacts import LocalStore
-from bridge.running import CancelToken, NodeOutcome, NodeRun, run_light
-from bridge.tasks import collect
-from control_plane.tasks import llm
-from schemas.structs.control_plane import LlmKind, LlmSettings
+from dihedral.bridge.artifacts.store import LocalStore
+from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.registry import collect
+from dihedral.control_plane.tasks import llm
+from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 from tests.control_plane.served import edge, new_id, node, pointers, submission
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-REGISTRY = collect(["control_plane.tasks"], plugins=False)
+REGISTRY = collect(["dihedral.control_plane.tasks"], plugins=False)
 KEY = "sk-a-key-that-nobody-may-read"
 SECONDS = 20
 """Far above what any answer here takes; what would hang ends as a failure."""

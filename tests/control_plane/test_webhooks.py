@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from prometheus_client import REGISTRY
 
-from bridge.connection import connect
-from control_plane.webhooks import Webhooks
+from dihedral.bridge.fabric.connection import connect
+from dihedral.control_plane.webhooks import Webhooks
 from tests.conftest import start_server
 from tests.control_plane.served import made_settings, new_id, node, pointers, serve, submission
 from tests.house import House, becomes, simulate

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
-from bridge import tasks
-from bridge.tasks import TaskContext, TaskError
-from schemas.structs.websocket import ServerMessage
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.registry import TaskContext, TaskError
+from dihedral.schemas.structs.websocket import ServerMessage
 from tests.conftest import start_server
 from tests.control_plane.served import ENDED, Served, made_settings, new_id, node, serve
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from bridge.tasks import TaskContext, TaskError, task
-from schemas.structs.artifact import ArtifactMeta, ArtifactRef
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 
 
 class Nothing(Struct, forbid_unknown_fields=True):

@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from data_plane.ledger import GIB, Ledger, Promise
-from data_plane.memory import Reading
+from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Promise
+from dihedral.data_plane.gpu_memory.readings import Reading
 
 TOTAL, CUSHION = 24, 1
 

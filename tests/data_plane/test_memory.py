@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from data_plane import memory
-from data_plane.memory import Reading
+from dihedral.data_plane.gpu_memory import readings as memory
+from dihedral.data_plane.gpu_memory.readings import Reading
 
 
 def test_a_gpu_is_read_with_who_holds_how_much() -> None:

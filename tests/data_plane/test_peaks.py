@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import keys
-from bridge.connection import connect
-from bridge.tasks import collect
-from data_plane.peaks import ENOUGH, KEPT, MIB, Peaks, percentile
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.tasks.registry import collect
+from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MIB, Peaks, percentile
 
-TASKS = collect(["data_plane.tasks.simulate_gpu", "data_plane.tasks.train_lora"], plugins=False)
+TASKS = collect(["dihedral.data_plane.tasks.simulate_gpu", "dihedral.data_plane.tasks.train_lora"], plugins=False)
 TASK = TASKS["train_lora"]
 DECLARED = 2048 * MIB
 
@@ -115,7 +115,7 @@ async def test_what_an_earlier_version_has_learnt_does_no_harm_and_goes(redis_ur
 
 
 async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_plane.peaks.KINDS", 3)
+    monkeypatch.setattr("dihedral.data_plane.gpu_memory.usage_history.KINDS", 3)
     client = connect(redis_url)
     try:
         peaks = Peaks(client)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from data_plane.ledger import GIB, Ledger, Promise
-from data_plane.locked import locked
-from data_plane.memory import SILENT_SECONDS, Reading
-from data_plane.promises import SharedPromises, directory_of_user
+from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Promise
+from dihedral.data_plane.gpu_memory.locked import locked
+from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, Reading
+from dihedral.data_plane.gpu_memory.reservations import SharedPromises, directory_of_user
 
 TOTAL = 4
 WORKERS = 2

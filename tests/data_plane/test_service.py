@@ -1,4 +1,4 @@
-"""`python -m data_plane` as a process: ready, drained, stopped hard, and refused in one line."""
+"""`python -m dihedral.data_plane` as a process: ready, drained, stopped hard, and refused in one line."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 async def start(tmp_path: Path, *flags: str, **environ: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "data_plane", *flags, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "dihedral.data_plane", *flags, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environ},
     )  # fmt: skip
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge.tasks import CancelToken, NodeOutcome, NodeRun, collect
-from data_plane.groups import members
-from data_plane.slots import SlotPool
-from schemas.structs.settings import Settings
+from dihedral.bridge.tasks.registry import CancelToken, NodeOutcome, NodeRun, collect
+from dihedral.data_plane.process_groups import members
+from dihedral.data_plane.slots.pool import SlotPool
+from dihedral.schemas.structs.settings import Settings
 from tests.place import Heard
 
 MODULE = "tests.data_plane.slot_tasks"
@@ -304,7 +304,7 @@ async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) -> None:
-    from bridge.artifacts import open_store
+    from dihedral.bridge.artifacts.store import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)
@@ -326,7 +326,7 @@ async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) ->
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_others(tmp_path: Path, task: str) -> None:
-    from bridge.artifacts import open_store
+    from dihedral.bridge.artifacts.store import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)

@@ -12,13 +12,22 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from bridge.errors import DihedralError
-from bridge.running import run_light
-from bridge.tasks import CancelToken, InvalidTask, NodeOutcome, NodeRun, Registry, TaskContext, collect, task
-from data_plane.tasks import BUILTIN
-from schemas.structs.artifact import ArtifactRef
-from schemas.structs.capability import Capability
-from schemas.structs.graph import Plane
+from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.tasks.calling import run_light
+from dihedral.bridge.tasks.registry import (
+    CancelToken,
+    InvalidTask,
+    NodeOutcome,
+    NodeRun,
+    Registry,
+    TaskContext,
+    collect,
+    task,
+)
+from dihedral.data_plane.tasks import BUILTIN
+from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.graph import Plane
 from tests.place import Heard
 
 
@@ -268,7 +277,7 @@ async def test_a_light_task_is_cancelled_and_timed_out_without_harm_to_its_calle
 async def test_a_light_task_that_swallows_cancellation_is_told_again(
     module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.running.REPEAT_CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr("dihedral.bridge.tasks.calling.REPEAT_CANCEL_SECONDS", 0.01)
 
     @task
     async def swallows(params: Inner, ctx: TaskContext) -> Result:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bridge.tasks import TaskError
-from data_plane.kernels.spectra import BANDS, COEFFICIENTS, FEATURES
-from data_plane.weights import read_adapter, read_voice
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.kernels.spectra import BANDS, COEFFICIENTS, FEATURES
+from dihedral.data_plane.model_files import read_adapter, read_voice
 
 ADAPTER = {"format": "dihedral.image-adapter.v1", "rank": "2", "alpha": "1.0", "patch": "8", "base_seed": "1"}
 VOICE = {"format": "dihedral.voice.v2", "features": FEATURES, "bandwidth_hz": "7600.0", "f0_hz": "100.0"}

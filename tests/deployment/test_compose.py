@@ -19,10 +19,10 @@ import pytest
 import redis
 import yaml
 
-from bridge import settings
-from bridge.artifacts import open_store
-from bridge.errors import StoreError
-from control_plane import api_keys
+from dihedral.bridge import settings
+from dihedral.bridge.artifacts.store import open_store
+from dihedral.bridge.errors import StoreError
+from dihedral.control_plane import api_keys
 from tests.conftest import skip
 from tests.house import becomes, free_port
 

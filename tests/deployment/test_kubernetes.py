@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bridge import keys, settings
+from dihedral.bridge import settings
+from dihedral.bridge.fabric import keys
 from tests.conftest import skip
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"

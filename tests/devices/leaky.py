@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from bridge.tasks import TaskContext, task
-from data_plane.tasks.simulate_gpu import MIB, SimulateGpu
+from dihedral.bridge.tasks.registry import TaskContext, task
+from dihedral.data_plane.tasks.simulate_gpu import MIB, SimulateGpu
 
 LEAKED: list[Any] = []
 

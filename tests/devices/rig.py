@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
-from bridge.running import CancelToken, NodeOutcome, NodeRun
-from bridge.tasks import collect
-from data_plane import simulated
-from data_plane.memory import Reading
-from data_plane.peaks import Peaks
-from data_plane.promises import SharedPromises
-from data_plane.slots import SlotPool
-from schemas.structs.settings import Settings
+from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.registry import collect
+from dihedral.data_plane.gpu_memory import simulated
+from dihedral.data_plane.gpu_memory.readings import Reading
+from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.slots.pool import SlotPool
+from dihedral.schemas.structs.settings import Settings
 from tests.place import Heard
 
-MODULES = ["data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
+MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
 
 
@@ -71,7 +71,7 @@ class Rig:
     async def stranger(self, size: str, index: int = 0) -> AsyncIterator[int]:
         """Another program that holds memory of a device; its process id."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "data_plane.simulated", str(self.directory), str(index), size,
+            sys.executable, "-P", "-m", "dihedral.data_plane.gpu_memory.simulated", str(self.directory), str(index), size,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

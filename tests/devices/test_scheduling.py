@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from bridge import metrics
-from bridge.running import CancelToken
-from data_plane import simulated
-from data_plane.groups import runs
-from data_plane.memory import Reading
-from data_plane.promises import SharedPromises
+from dihedral.bridge import metrics
+from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.data_plane.gpu_memory import simulated
+from dihedral.data_plane.gpu_memory.readings import Reading
+from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.process_groups import runs
 from tests.devices.rig import GIB, Rig, output, rig, waited
 from tests.place import Heard
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bridge.running import CancelToken
-from data_plane import memory
-from data_plane.locked import locked
-from data_plane.memory import Reading
-from data_plane.promises import SharedPromises
+from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.data_plane.gpu_memory import readings as memory
+from dihedral.data_plane.gpu_memory.locked import locked
+from dihedral.data_plane.gpu_memory.readings import Reading
+from dihedral.data_plane.gpu_memory.reservations import SharedPromises
 from tests.devices.rig import GIB, Rig, output, rig
 from tests.place import Heard
 
@@ -75,7 +75,7 @@ async def longest_pause(work: Awaitable[Any]) -> float:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is told after a moment instead of seconds."""
-    monkeypatch.setattr("data_plane.seats.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("dihedral.data_plane.slots.seats.SILENT_SECONDS", 0.5)
 
 
 async def test_a_driver_that_hangs_keeps_a_node_waiting_and_nothing_else(tmp_path: Path, quickly: None) -> None:
@@ -140,7 +140,7 @@ async def test_a_running_node_goes_on_and_ends_while_the_driver_hangs(tmp_path: 
 async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_plane.slots.MEMORY_BACK_SECONDS", 0.3)
+    monkeypatch.setattr("dihedral.data_plane.slots.MEMORY_BACK_SECONDS", 0.3)
     async with silent(tmp_path) as (made, driver):
         heard, cancel = Heard(), CancelToken()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)

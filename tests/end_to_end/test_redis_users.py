@@ -16,13 +16,13 @@ import msgspec
 import pytest
 import redis
 
-from bridge.connection import connect
-from bridge.jobs import Jobs
-from bridge.tasks import collect
-from control_plane.scheduler import Scheduler
-from data_plane.peaks import Peaks
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.tasks.registry import collect
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.schemas.structs.settings import Settings
 from dihedral.server import find_server
-from schemas.structs.settings import Settings
 from tests.conftest import skip
 from tests.house import House, becomes, free_port, simulate
 
@@ -179,9 +179,9 @@ async def _rest_of_the_control_plane(house) -> None:
 async def _peaks(house) -> None:
     """What a worker with a GPU learns, when there is no room for more."""
     client = connect(url(house.directory, "worker"))
-    task = collect(["data_plane.tasks.simulate_gpu"], plugins=False)["simulate_gpu"]
+    task = collect(["dihedral.data_plane.tasks.simulate_gpu"], plugins=False)["simulate_gpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_plane.peaks.KINDS", 1)
+        patch.setattr("dihedral.data_plane.gpu_memory.usage_history.KINDS", 1)
         peaks = Peaks(client)
         for mib in (1, 1000):
             await peaks.note(task, {"memoryMiB": mib}, 5)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from data_plane.groups import members
-from schemas.structs.settings import Settings
+from dihedral.data_plane.process_groups import members
+from dihedral.schemas.structs.settings import Settings
 from tests.chaos.invariants import Mark, marks_of, pid_of
 from tests.chaos.rig import WORK, children
 from tests.house import House, becomes

@@ -15,11 +15,11 @@ import pytest
 import redis
 import trustme
 
-from bridge.artifacts import ArtifactStoreUnavailable
-from bridge.artifacts_s3 import S3Store
-from bridge.connection import connect, connect_blocking
-from bridge.errors import SettingsError
-from schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.bridge.artifacts.s3 import S3Store
+from dihedral.bridge.artifacts.store import ArtifactStoreUnavailable
+from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.fabric.connection import connect, connect_blocking
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts import seaweed
 from tests.conftest import skip
 from tests.house import House, becomes, free_port, simulate

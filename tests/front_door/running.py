@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_plane.groups import members
+from dihedral.data_plane.process_groups import members
 
 SECONDS = 30
 COMMAND = [sys.executable, "-P", "-m", "dihedral.cli"]

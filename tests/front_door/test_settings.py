@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge import settings
-from bridge.errors import SettingsError
-from schemas.structs.settings import Settings
+from dihedral.bridge import settings
+from dihedral.bridge.errors import SettingsError
+from dihedral.schemas.structs.settings import Settings
 
 FIELDS = [
     (section.name, field)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data_plane.groups import members
+from dihedral.data_plane.process_groups import members
 from tests.front_door.running import COMMAND, SECONDS, becomes, dihedral, environment, one_line, up
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from schemas import documents
+from dihedral.schemas import documents
 from tests.fuzzing.conftest import examples
 from tests.house import House, simulate
 

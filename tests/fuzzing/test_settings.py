@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import settings
-from bridge.errors import SettingsError
-from schemas.structs.settings import Settings
+from dihedral.bridge import settings
+from dihedral.bridge.errors import SettingsError
+from dihedral.schemas.structs.settings import Settings
 from tests.fuzzing.conftest import examples
 
 SECTIONS = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from bridge.planning import normalise
-from schemas.structs.capability import Capability, Contracts, Io, Runtime, TaskKind
-from schemas.structs.graph import Graph, Plane
-from schemas.structs.submission import GraphSubmission
+from dihedral.control_plane.planning.plan import normalise
+from dihedral.schemas.structs.capability import Capability, Contracts, Io, Runtime, TaskKind
+from dihedral.schemas.structs.graph import Graph, Plane
+from dihedral.schemas.structs.submission import GraphSubmission
 
 Link = tuple[str, str] | tuple[str, str, str]
 

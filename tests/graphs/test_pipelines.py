@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge import tasks
-from bridge.planning import expand, normalise, problems
-from schemas.structs.pipeline import Pipeline
-from schemas.structs.submission import GraphSubmission
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.control_plane.planning.plan import expand, normalise, problems
+from dihedral.schemas.structs.pipeline import Pipeline
+from dihedral.schemas.structs.submission import GraphSubmission
 from tests.graphs.making import closed
 
 PICTURE = {"bucket": "inputs", "key": "dusk.png"}
@@ -32,7 +32,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 
 def load(name: str) -> Pipeline:
-    text = (files("control_plane") / "pipelines" / f"{name}.json").read_bytes()
+    text = (files("dihedral.control_plane") / "pipelines" / f"{name}.json").read_bytes()
     return msgspec.json.decode(text, type=Pipeline)
 
 
@@ -44,8 +44,8 @@ def make(template: Any, **properties: Any) -> Pipeline:
 
 @pytest.mark.parametrize("name", sorted(GIVEN))
 def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) -> None:
-    control = ["control_plane.tasks"] if (files("control_plane") / "tasks.py").is_file() else []
-    registry = tasks.collect(["data_plane.tasks." + each for each in DATA_TASKS] + control, plugins=False)
+    control = ["dihedral.control_plane.tasks"] if (files("dihedral.control_plane") / "tasks.py").is_file() else []
+    registry = tasks.collect(["dihedral.data_plane.tasks." + each for each in DATA_TASKS] + control, plugins=False)
     capabilities = {id: made.capability for id, made in registry.items()}
     submission, wrong = expand(load(name), GIVEN[name])
     assert submission is not None
@@ -101,7 +101,7 @@ def test_a_template_that_makes_no_graph_is_the_pipelines_problem() -> None:
 def test_the_readmes_voices_are_trained_side_by_side_and_then_compared() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text().split("## Who is speaking")[1]
     graph = msgspec.json.decode(text.split("```json")[1].split("```")[0], type=GraphSubmission)
-    registry = tasks.collect(["data_plane.tasks." + each for each in DATA_TASKS], plugins=False)
+    registry = tasks.collect(["dihedral.data_plane.tasks." + each for each in DATA_TASKS], plugins=False)
     planned = normalise(graph, "job")
     assert problems(planned, {id: made.capability for id, made in registry.items()}) == []
     assert {(edge.from_, edge.to) for edge in planned.edges} == {("ann", "who"), ("bob", "who")}

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from bridge import planning
-from bridge.params import Check
-from bridge.planning import MAX_PROBLEMS, memory_problems, normalise, problems, routes
-from schemas.structs.capability import TaskKind
-from schemas.structs.graph import Graph, Plane
-from schemas.structs.worker import DeviceInfo, WorkerInfo
+from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.planning.plan import MAX_PROBLEMS, memory_problems, normalise, problems, routes
+from dihedral.control_plane.planning.schema_check import Check
+from dihedral.schemas.structs.capability import TaskKind
+from dihedral.schemas.structs.graph import Graph, Plane
+from dihedral.schemas.structs.worker import DeviceInfo, WorkerInfo
 from tests.graphs.making import CAPABILITIES, INTEGER, capability, closed, graph, submission
 
 TYPED = {"task": "typed", "params": {"steps": 3}}

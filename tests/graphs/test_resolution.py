@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import ReferenceNotFound
-from bridge.graphs import SHARES, NodeState, Route, Topology, group, node_input, resolve, retry_reset
+from dihedral.bridge.errors import ReferenceNotFound
+from dihedral.bridge.graphs import SHARES, NodeState, Route, Topology, group, node_input, resolve, retry_reset
 from tests.graphs.making import graph
 
 KINDS = ("normal", "on_success", "on_failure")

@@ -24,14 +24,14 @@ ONLY_IN = {
     "cupy": ("data_plane/device.py", "data_plane/kernels/"),
     "cupyx": ("data_plane/device.py", "data_plane/kernels/"),
     "litestar": ("control_plane/",),
-    "langgraph": ("bridge/executor.py",),
+    "langgraph": ("bridge/worker/branches.py",),
     "opentelemetry": ("bridge/tracing.py",),
-    "pynvml": ("data_plane/memory.py",),
+    "pynvml": ("data_plane/gpu_memory/readings.py",),
 }
 NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph", "opentelemetry", "pynvml"}
 READS_ENVIRONMENT = {
     "bridge/settings.py": "where all settings come from",
-    "data_plane/slot.py": "prepares the process for CUDA and BLAS, which read nothing else",
+    "data_plane/slots/child.py": "prepares the process for CUDA and BLAS, which read nothing else",
 }
 HANDS_ENVIRONMENT_ON = ("dihedral/", "control_plane/__main__.py", "data_plane/__main__.py")
 LIGHT = {"dihedral/__init__.py", "dihedral/cli.py"}
@@ -46,7 +46,10 @@ class Import(msgspec.Struct, frozen=True):
 
     @property
     def top(self) -> str:
-        return self.module.partition(".")[0]
+        """The folder of ours, or the package of others, that it names."""
+        first, _, rest = self.module.partition(".")
+        second = rest.partition(".")[0]
+        return second if first == "dihedral" and second in OURS else first
 
 
 def imports(tree: ast.AST, path: str, lazy: bool = False, typing: bool = False) -> Iterator[Import]:
@@ -56,7 +59,7 @@ def imports(tree: ast.AST, path: str, lazy: bool = False, typing: bool = False) 
             case ast.Import(names=names):
                 yield from (Import(name.name, child.lineno, lazy, typing) for name in names)
             case ast.ImportFrom(module=module, level=level, names=names):
-                within = PurePosixPath(path).parts[:-level] if level else ()
+                within = PurePosixPath("dihedral", path).parts[:-level] if level else ()
                 start = ".".join([*within, *([module] if module else [])])
                 yield from (Import(f"{start}.{name.name}", child.lineno, lazy, typing) for name in names)
             case ast.Call(func=func, args=[ast.Constant(value=str(module)), *_]) if ast.unparse(func) in (
@@ -132,34 +135,34 @@ def test_what_is_excepted_is_there_and_makes_use_of_it() -> None:
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
-        ("schemas/strict.py", "import bridge.keys", "schemas must not import bridge"),
+        ("schemas/strict.py", "import dihedral.bridge.fabric.keys", "schemas must not import bridge"),
         ("schemas/structs/job.py", "from dihedral import task", "schemas must not import dihedral"),
         ("data_plane/tasks/simulate.py", "from ...bridge import keys\nfrom ...control_plane.hub import Hub", "must not import control_plane"),
-        ("bridge/worker.py", "from control_plane import hub", "bridge must not import control_plane"),
-        ("bridge/worker.py", "def f():\n    import data_plane.slots", "bridge must not import data_plane"),
+        ("bridge/worker/loop.py", "from control_plane import hub", "bridge must not import control_plane"),
+        ("bridge/worker/loop.py", "def f():\n    import data_plane.slots", "bridge must not import data_plane"),
         ("control_plane/app.py", "from data_plane.device import Device", "control_plane must not import data_plane"),
         ("control_plane/app.py", "import os, data_plane", "control_plane must not import data_plane"),
-        ("data_plane/slots.py", "if True:\n    from control_plane.tasks import llm", "data_plane must not import control_plane"),
-        ("data_plane/slots.py", "import importlib\nimportlib.import_module('control_plane.app')", "must not import control_plane"),
-        ("data_plane/slots.py", "if TYPE_CHECKING:\n    import dihedral.client", "data_plane must not import dihedral"),
+        ("data_plane/slots/pool.py", "if True:\n    from control_plane.tasks import llm", "data_plane must not import control_plane"),
+        ("data_plane/slots/pool.py", "import importlib\nimportlib.import_module('control_plane.app')", "must not import control_plane"),
+        ("data_plane/slots/pool.py", "if TYPE_CHECKING:\n    import dihedral.client", "data_plane must not import dihedral"),
         ("dihedral/up.py", "import codegen", "dihedral must not import codegen"),
-        ("bridge/keys.py", "def f():\n    from tests.house import House", "bridge must not import tests"),
+        ("bridge/fabric/keys.py", "def f():\n    from tests.house import House", "bridge must not import tests"),
         ("codegen/__main__.py", "import schemas", "codegen must not import schemas"),
         ("data_plane/tasks/train_voice.py", "def f():\n    import cupy as cp", "only in data_plane/device.py"),
         ("data_plane/device.py", "import cupy", "only inside a function"),
         ("data_plane/kernels/low_rank.py", "from cupyx.scipy import linalg", "only inside a function"),
-        ("bridge/worker.py", "from litestar import Litestar", "only in control_plane/"),
+        ("bridge/worker/loop.py", "from litestar import Litestar", "only in control_plane/"),
         ("dihedral/up.py", "def f():\n    import litestar.testing", "only in control_plane/"),
-        ("bridge/reporting.py", "def f():\n    from langgraph.func import task", "only in bridge/executor.py"),
-        ("bridge/executor.py", "from langgraph.func import task", "only inside a function"),
-        ("bridge/executor.py", "class A:\n    import langgraph", "only inside a function"),
+        ("bridge/worker/reporting.py", "def f():\n    from langgraph.func import task", "only in bridge/worker/branches.py"),
+        ("bridge/worker/branches.py", "from langgraph.func import task", "only inside a function"),
+        ("bridge/worker/branches.py", "class A:\n    import langgraph", "only inside a function"),
         ("dihedral/__init__.py", "from dihedral.client import Client", "only inside a function, here"),
         ("dihedral/cli.py", "import httpx", "only inside a function, here"),
-        ("bridge/worker.py", "import os\nos.environ['A']", "read in bridge/settings.py only"),
-        ("bridge/worker.py", "import os\nos.environ.get('A')", "read in bridge/settings.py only"),
-        ("bridge/worker.py", "import os\n'A' in os.environ", "read in bridge/settings.py only"),
-        ("bridge/worker.py", "import os\nx = os.getenv('A')", "read in bridge/settings.py only"),
-        ("bridge/worker.py", "from os import environ", "read in bridge/settings.py only"),
+        ("bridge/worker/loop.py", "import os\nos.environ['A']", "read in bridge/settings.py only"),
+        ("bridge/worker/loop.py", "import os\nos.environ.get('A')", "read in bridge/settings.py only"),
+        ("bridge/worker/loop.py", "import os\n'A' in os.environ", "read in bridge/settings.py only"),
+        ("bridge/worker/loop.py", "import os\nx = os.getenv('A')", "read in bridge/settings.py only"),
+        ("bridge/worker/loop.py", "from os import environ", "read in bridge/settings.py only"),
         ("dihedral/up.py", "import os\nos.environ['A'] = '1'", "read in bridge/settings.py only"),
         ("control_plane/app.py", "import os\nload(os.environ)", "only an entry point"),
     ],
@@ -173,11 +176,11 @@ def test_each_offence_is_found(path: str, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("control_plane/app.py", "import litestar, bridge.keys\nfrom schemas.structs import job"),
+        ("control_plane/app.py", "import litestar, dihedral.bridge.fabric.keys\nfrom schemas.structs import job"),
         ("schemas/structs/job.py", "from . import events\nfrom .graph import Plane\nfrom ..strict import Strict"),
         ("data_plane/device.py", "def f():\n    import cupy"),
         ("data_plane/device.py", "if TYPE_CHECKING:\n    import cupy"),
-        ("bridge/executor.py", "async def f():\n    from langgraph.func import task"),
+        ("bridge/worker/branches.py", "async def f():\n    from langgraph.func import task"),
         ("dihedral/__init__.py", "from typing import Any\nif TYPE_CHECKING:\n    from bridge.tasks import task"),
         ("dihedral/up.py", "import os, control_plane\nsettings.load(None, os.environ, {})"),
         ("bridge/settings.py", "import os\nos.environ['A']"),
@@ -206,7 +209,7 @@ def loaded_by(program: str) -> set[str]:
         ("import dihedral", {"httpx", "litestar", "msgspec", "redis", "websockets"}),
         ("import dihedral\ndihedral.Client", {"litestar", "redis"}),
         ("import dihedral\ndihedral.task", {"httpx", "litestar", "redis"}),
-        ("import bridge.scripts", {"litestar"}),
+        ("import dihedral.bridge.fabric.scripts", {"litestar"}),
         ("import bridge.worker", {"litestar"}),
         ("import control_plane.app", set()),
         ("import data_plane.service", {"litestar"}),

@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import skip
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("schemas", "bridge", "control_plane", "data_plane", "dihedral")
+FOLDERS = ("schemas", "bridge", "control_plane", "data_plane")
+"""Imported as `dihedral.<folder>`."""
 SETUPTOOLS = 77
 """As pyproject.toml wants it for building: the first that knows a license expression."""
 SECONDS = 120
@@ -33,9 +34,12 @@ def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path
 
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DIHEDRAL_", "PYTHON"))}
     environ = {**inherited, "PYTHONPATH": str(home)}
-    program = f"import {', '.join(PACKAGES)}\nprint(*[module.__file__ for module in ({', '.join(PACKAGES)})])"
+    modules = ["dihedral", *(f"dihedral.{folder}" for folder in FOLDERS)]
+    program = f"import {', '.join(modules)}\nprint(*[module.__file__ for module in ({', '.join(modules)})])"
     places = run(sys.executable, "-P", "-c", program, cwd=empty, env=environ).split()
-    assert [Path(place).parents[1] for place in places] == [home] * len(PACKAGES), "the checkout must not stand in"
+    assert {place.removeprefix(f"{home}/") for place in places} == {
+        "dihedral/__init__.py", *(f"dihedral/{folder}/__init__.py" for folder in FOLDERS)
+    }, "the checkout must not stand in"  # fmt: skip
 
     command = home / "bin" / "dihedral"
     assert run(command, "--version", cwd=empty, env=environ) == f"dihedral {version(wheel)}\n"
@@ -83,7 +87,7 @@ def check_content(wheel: Path) -> None:
         metadata = Parser().parsestr(file.read(f"{about}/METADATA").decode())
         entry_points = file.read(f"{about}/entry_points.txt").decode()
         license = file.read(f"{about}/licenses/LICENSE")
-    assert {name.partition("/")[0] for name in names} == {*PACKAGES, about}
+    assert {name.partition("/")[0] for name in names} == {"dihedral", about}
     assert {name for name in names if not name.startswith(about)} == expected()
     assert license == (ROOT / "LICENSE").read_bytes()
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
@@ -94,13 +98,15 @@ def check_content(wheel: Path) -> None:
 
 def expected() -> set[str]:
     """Every module of ours, and every file that one of them reads."""
-    kinds = {package: ["*.py"] for package in PACKAGES}
+    kinds = {folder: ["*.py"] for folder in FOLDERS}
     kinds["schemas"].append("*.schema.json")
-    kinds["bridge"].append("lua/*.lua")
-    kinds["dihedral"].append("examples/base/*.*")
+    kinds["bridge"].append("fabric/lua/*.lua")
     kinds["control_plane"] += ["pipelines/*.json", "console/*.*", "console/vendor/*.*"]
-    paths = [path for package, patterns in kinds.items() for kind in patterns for path in (ROOT / package).rglob(kind)]
-    return {path.relative_to(ROOT).as_posix() for path in paths}
+    paths = [path for folder, patterns in kinds.items() for kind in patterns for path in (ROOT / folder).rglob(kind)]
+    own = [path for kind in ("*.py", "py.typed", "examples/base/*.*") for path in (ROOT / "dihedral").glob(kind)]
+    own += (ROOT / "dihedral" / "examples").glob("*.py")
+    inside = {path.relative_to(ROOT).as_posix() for path in own}
+    return inside | {f"dihedral/{path.relative_to(ROOT).as_posix()}" for path in paths}
 
 
 def version(wheel: Path) -> str:

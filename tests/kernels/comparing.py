@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from data_plane.device import to_host
+from dihedral.data_plane.device import to_host
 
 STORAGE = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 APART = {"float32": 2e-6, "float16": 2**-10, "bfloat16": 2**-7}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_plane.kernels import cuda
+from dihedral.data_plane.kernels import cuda
 
 HEADER = Path(__file__).with_name("emulation.hpp")
 MADE = Path(__file__).parents[2] / "build" / "emulation"  # shared by the processes of a test run

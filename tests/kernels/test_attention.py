@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_plane.kernels import attention
+from dihedral.data_plane.kernels import attention
 from tests.kernels.comparing import APART, Drawn, apart, drawn, nothing_else_was_written, storages, wide
 
 

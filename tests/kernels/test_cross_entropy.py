@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_plane.kernels import cross_entropy
+from dihedral.data_plane.kernels import cross_entropy
 from tests.kernels.comparing import APART, Drawn, apart, drawn, nothing_else_was_written, storages, wide, widths
 
 

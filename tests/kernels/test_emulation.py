@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_plane.kernels import cuda
+from dihedral.data_plane.kernels import cuda
 from tests.conftest import skip
 from tests.kernels import emulation
 from tests.kernels.emulation import Emulation

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_plane.device import to_host
-from data_plane.kernels import colour, frame, grain
-from data_plane.kernels.frame import Bars, Caption, Frame, Masks, Stage
-from data_plane.kernels.pyramid import Pyramid, Window, chroma_layers, halved, luma_layers, pyramid
-from data_plane.kernels.sampling import ONE, Axis, Layer, sample
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import colour, frame, grain
+from dihedral.data_plane.kernels.frame import Bars, Caption, Frame, Masks, Stage
+from dihedral.data_plane.kernels.pyramid import Pyramid, Window, chroma_layers, halved, luma_layers, pyramid
+from dihedral.data_plane.kernels.sampling import ONE, Axis, Layer, sample
 from tests.kernels.comparing import nothing_else_was_written
 
 

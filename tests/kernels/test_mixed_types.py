@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_plane.language import files
-from data_plane.language.model import EMBEDDING, Config, Model, loss, new_adapter, new_weights
+from dihedral.data_plane.language import files
+from dihedral.data_plane.language.model import EMBEDDING, Config, Model, loss, new_adapter, new_weights
 from tests.kernels.comparing import apart
 
 CONFIG = Config(

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_plane.kernels import rope
+from dihedral.data_plane.kernels import rope
 from tests.kernels.comparing import APART, Drawn, apart, drawn, nothing_else_was_written, storages, wide
 
 halves = st.one_of(st.integers(1, 9), st.sampled_from([8, 16, 32, 64]))

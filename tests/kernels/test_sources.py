@@ -8,15 +8,16 @@ from typing import Any
 import ml_dtypes  # noqa: F401 (NumPy knows the name bfloat16 by it)
 import pytest
 
-import data_plane.kernels
-from data_plane.kernels import cuda
+import dihedral.data_plane.kernels
+from dihedral.data_plane.kernels import cuda
 from tests.conftest import skip
 from tests.kernels import nvrtc
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 STORED = (("float32", 1), ("float32", 4), ("float16", 8), ("bfloat16", 8))
 KERNELS = [
-    import_module(f"data_plane.kernels.{each.name}") for each in pkgutil.iter_modules(data_plane.kernels.__path__)
+    import_module(f"dihedral.data_plane.kernels.{each.name}")
+    for each in pkgutil.iter_modules(dihedral.data_plane.kernels.__path__)
 ]
 WITH_SOURCE = {module.__name__.rpartition(".")[2]: module for module in KERNELS if hasattr(module, "SOURCE")}
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from data_plane.language.files import Storage, read_config, read_weights
-from data_plane.language.model import Model
+from dihedral.data_plane.language.files import Storage, read_config, read_weights
+from dihedral.data_plane.language.model import Model
 from tests.language.peer import ALPHA, RANK, RECORDED
 
 

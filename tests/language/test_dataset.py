@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from data_plane.language.dataset import Document, Rows, batches, read, rows
+from dihedral.data_plane.language.dataset import Document, Rows, batches, read, rows
 from dihedral.example_model import byte_tokenizer
 from tests.language.making import jsonl
 

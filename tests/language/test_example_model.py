@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from data_plane.language.files import read_config, read_tokenizer
 from dihedral import example_model, examples
+from dihedral.data_plane.language.files import read_config, read_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_plane.language import files, training
-from data_plane.language.dataset import Rows
-from data_plane.language.model import logits, loss, new_adapter
+from dihedral.data_plane.language import files, training
+from dihedral.data_plane.language.dataset import Rows
+from dihedral.data_plane.language.model import logits, loss, new_adapter
 from tests.language import peer
 from tests.language.making import base, off, with_adapter, zeros
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file
 
-from data_plane.device import to_host
-from data_plane.kernels import attention, cross_entropy
-from data_plane.language import files, training
-from data_plane.language.dataset import Rows
-from data_plane.language.model import logits, loss, new_adapter
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import attention, cross_entropy
+from dihedral.data_plane.language import files, training
+from dihedral.data_plane.language.dataset import Rows
+from dihedral.data_plane.language.model import logits, loss, new_adapter
 from tests.conftest import skip
 from tests.kernels import emulation
 from tests.language.making import base, of_kind, off, recorded, with_adapter, zeros

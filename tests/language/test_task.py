@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file, save_file
 
-from bridge.artifacts import LocalStore
-from bridge.context import Kept
 from dihedral import example_model
+from dihedral.bridge.artifacts.store import LocalStore
+from dihedral.bridge.tasks.context import Kept
 from tests.place import Place
 
 SMALL = {"steps": 6, "batch": 2, "sequenceLength": 24, "rank": 2, "learningRate": 0.02, "checkpointEvery": 2}

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_plane.device import to_host
-from data_plane.kernels import low_rank
-from data_plane.kernels.low_rank import Adapter
-from data_plane.kernels.patches import grid_patches, map_patches
-from data_plane.media import read_picture
-from data_plane.tasks.train_image_lora import BASE_SEED, split
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import low_rank
+from dihedral.data_plane.kernels.low_rank import Adapter
+from dihedral.data_plane.kernels.patches import grid_patches, map_patches
+from dihedral.data_plane.media.decode import read_picture
+from dihedral.data_plane.tasks.train_image_lora import BASE_SEED, split
 
 
 def learn(path: Path, xp: Any, *, rank: int = 8, seed: int = 0) -> tuple[Any, Any, Adapter, Adapter]:

@@ -13,9 +13,9 @@ import soundfile
 from PIL import Image
 from safetensors.numpy import save_file
 
-from bridge.tasks import TaskError
-from data_plane import media
-from data_plane.weights import read_adapter, read_voice
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.media import decode as media
+from dihedral.data_plane.model_files import read_adapter, read_voice
 
 
 def png_header(width: int, height: int) -> bytes:

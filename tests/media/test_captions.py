@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_plane import captions, timing
-from data_plane.captions import Drawn, Page
-from data_plane.kernels.frame import Caption
-from data_plane.media import read_recording
-from data_plane.timing import Span
+from dihedral.data_plane.kernels.frame import Caption
+from dihedral.data_plane.media import captions
+from dihedral.data_plane.media import speech_timing as timing
+from dihedral.data_plane.media.captions import Drawn, Page
+from dihedral.data_plane.media.decode import read_recording
+from dihedral.data_plane.media.speech_timing import Span
 from tests.conftest import skip
 
 SIZE = (120, 160)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_plane.device import array_module, describe, gpu_available, to_host
+from dihedral.data_plane.device import array_module, describe, gpu_available, to_host
 
 
 def test_the_array_module_computes_and_says_why_it_is_not_a_gpu() -> None:
@@ -24,7 +24,9 @@ def test_a_gpu_is_used_and_named() -> None:
 
 
 def test_the_device_is_printed_as_json() -> None:
-    printed = subprocess.run([sys.executable, "-m", "data_plane.device"], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-m", "dihedral.data_plane.device"], capture_output=True, text=True, check=True
+    )
     device: dict[str, Any] = json.loads(printed.stdout)
     assert set(device) == {"name", "arrayModule", "reason", "cpus", "gpus"}
     assert (device["gpus"] == []) == (device["arrayModule"] == "numpy")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_plane.media import read_picture, read_recording
+from dihedral.data_plane.media.decode import read_picture, read_recording
 from dihedral.examples import make
 
 

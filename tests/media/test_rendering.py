@@ -16,14 +16,14 @@ import soundfile
 from PIL import Image
 from safetensors.numpy import save_file
 
-from data_plane import captions, scenes
-from data_plane.kernels import low_rank
-from data_plane.kernels.low_rank import Adapter
-from data_plane.media import read_picture
-from data_plane.tasks import render_video
-from data_plane.tasks.train_image_lora import BASE_SEED, split
-from data_plane.timing import Span
-from data_plane.weights import adapter_bytes
+from dihedral.data_plane.kernels import low_rank
+from dihedral.data_plane.kernels.low_rank import Adapter
+from dihedral.data_plane.media import captions, scenes
+from dihedral.data_plane.media.decode import read_picture
+from dihedral.data_plane.media.speech_timing import Span
+from dihedral.data_plane.model_files import adapter_bytes
+from dihedral.data_plane.tasks import render_video
+from dihedral.data_plane.tasks.train_image_lora import BASE_SEED, split
 from tests.place import Place
 
 SMALL = {"width": 64, "height": 48, "fps": 10}

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_plane import scenes
-from data_plane.kernels import colour
-from data_plane.kernels.frame import render
-from data_plane.kernels.pyramid import Pyramid, pyramid
-from data_plane.scenes import Look, Shot, View
-from data_plane.timing import Span
+from dihedral.data_plane.kernels import colour
+from dihedral.data_plane.kernels.frame import render
+from dihedral.data_plane.kernels.pyramid import Pyramid, pyramid
+from dihedral.data_plane.media import scenes
+from dihedral.data_plane.media.scenes import Look, Shot, View
+from dihedral.data_plane.media.speech_timing import Span
 
 SIZE = (48, 64)
 PLAIN = Look(grain=0.0, seed=0, levels=None, pages=[])

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_plane.kernels import bars, mixture, spectra
-from data_plane.media import read_recording
-from data_plane.soundtrack import BACKGROUND_FADE_SECONDS, LOUDEST, RATE, mixed, narration
-from data_plane.weights import Voice
+from dihedral.data_plane.kernels import bars, mixture, spectra
+from dihedral.data_plane.media.decode import read_recording
+from dihedral.data_plane.media.soundtrack import BACKGROUND_FADE_SECONDS, LOUDEST, RATE, mixed, narration
+from dihedral.data_plane.model_files import Voice
 from dihedral.examples.speech import LOW, Speaker, speak
 
 FLAT = mixture.Mixture(

@@ -13,14 +13,14 @@ import av
 import numpy as np
 import pytest
 
-from bridge.tasks import TaskCancelled, TaskError
-from data_plane import captions, scenes
-from data_plane.kernels import colour
-from data_plane.kernels.frame import render
-from data_plane.kernels.pyramid import pyramid
-from data_plane.media import jpeg, read_picture
-from data_plane.timing import Span
-from data_plane.video_file import AHEAD, chosen_encoder, opens, write_video
+from dihedral.bridge.tasks.registry import TaskCancelled, TaskError
+from dihedral.data_plane.kernels import colour
+from dihedral.data_plane.kernels.frame import render
+from dihedral.data_plane.kernels.pyramid import pyramid
+from dihedral.data_plane.media import captions, scenes
+from dihedral.data_plane.media.decode import jpeg, read_picture
+from dihedral.data_plane.media.speech_timing import Span
+from dihedral.data_plane.media.video_file import AHEAD, chosen_encoder, opens, write_video
 
 SIZE = (120, 160)
 FPS, COUNT, RATE = 24, 60, 48_000
@@ -229,7 +229,7 @@ import resource, signal, sys
 import numpy as np
 from pathlib import Path
 from bridge.tasks import TaskError
-from data_plane.video_file import write_video
+from dihedral.data_plane.media.video_file import write_video
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 noise = np.random.default_rng(0)

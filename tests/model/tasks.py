@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from bridge import tasks
-from bridge.graphs import Route
-from bridge.tasks import TaskContext
-from schemas.structs.graph import Edge, EdgeKind, Graph, Node, NodeStatus, Plane, Retries
+from dihedral.bridge.graphs import Route
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.registry import TaskContext
+from dihedral.schemas.structs.graph import Edge, EdgeKind, Graph, Node, NodeStatus, Plane, Retries
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):

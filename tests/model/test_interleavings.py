@@ -28,16 +28,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bridge import graphs
-from bridge.jobs import Jobs, NewJob
-from bridge.leases import Reclaimer
-from bridge.lifecycle import NODE_ENDED
-from bridge.running import NodeOutcome
-from bridge.scripts import Scripts, parse_record, parse_state
-from bridge.worker import Worker
-from control_plane.scheduler import Scheduler
-from schemas.structs.graph import NodeError
-from schemas.structs.settings import Settings
+from dihedral.bridge import graphs
+from dihedral.bridge.fabric.jobs import Jobs, NewJob
+from dihedral.bridge.fabric.leases import Reclaimer
+from dihedral.bridge.fabric.lifecycle import NODE_ENDED
+from dihedral.bridge.fabric.scripts import Scripts, parse_record, parse_state
+from dihedral.bridge.tasks.calling import NodeOutcome
+from dihedral.bridge.worker.loop import Worker
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.schemas.structs.graph import NodeError
+from dihedral.schemas.structs.settings import Settings
 from tests.model.tasks import ROUTES, make_graph, registry
 
 URL: list[str] = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from control_plane.overview import Overview
+from dihedral.control_plane.overview import Overview
 from tests.bridge.world import World, batch, ended
 from tests.planes import gate, node, planes
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from bridge import logs, settings
+from dihedral.bridge import logs, settings
 from tests.house import House, becomes, simulate
 
 

@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge import metrics
-from bridge.artifacts import ArtifactNotFound, LocalStore
-from bridge.measured_store import MeasuredStore
-from control_plane.scheduler import Scheduler
-from data_plane import memory
-from schemas.structs.settings import Settings
+from dihedral.bridge import metrics
+from dihedral.bridge.artifacts.measured import MeasuredStore
+from dihedral.bridge.artifacts.store import ArtifactNotFound, LocalStore
+from dihedral.control_plane.scheduler import Scheduler
+from dihedral.data_plane.gpu_memory import readings as memory
+from dihedral.schemas.structs.settings import Settings
 from tests.bridge.world import World, batch
 from tests.house import House, becomes, simulate
 from tests.observability.sound import tone

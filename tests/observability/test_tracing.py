@@ -8,10 +8,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bridge import tracing
-from bridge.errors import SettingsError
-from bridge.tracing import Tracing
-from schemas.structs.settings import Settings
+from dihedral.bridge import tracing
+from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.tracing import Tracing
+from dihedral.schemas.structs.settings import Settings
 from tests.control_plane.served import edge, made_settings, node, serve, submission
 
 CLIENTS_TRACE = "0af7651916cd43dd8448eb211c80319c"

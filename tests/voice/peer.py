@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data_plane.kernels import pitch, spectra
-from data_plane.kernels.mixture import Mixture
+from dihedral.data_plane.kernels import pitch, spectra
+from dihedral.data_plane.kernels.mixture import Mixture
 from tests.voice import speakers
 
 RECORDED = Path(__file__).parent / "recorded.npz"

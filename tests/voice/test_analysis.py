@@ -9,10 +9,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_plane import voices
-from data_plane.device import to_host
-from data_plane.kernels import pitch, spectra
-from data_plane.media import read_recording
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import pitch, spectra
+from dihedral.data_plane.media.decode import read_recording
+from dihedral.data_plane.voice import features as voices
 from dihedral.examples import speech
 from dihedral.examples.speech import HIGH, LOW, Speaker
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_plane.device import to_host
-from data_plane.kernels import mixture
-from data_plane.kernels.mixture import Mixture
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import mixture
+from dihedral.data_plane.kernels.mixture import Mixture
 
 CENTRES = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 9.0]])
 

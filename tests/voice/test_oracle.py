@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_plane.kernels import mixture, pitch, spectra
-from data_plane.verification import equal_error
+from dihedral.data_plane.kernels import mixture, pitch, spectra
+from dihedral.data_plane.voice.verification import equal_error
 from tests.voice import peer, speakers
 
 # The peers warn about themselves, also when they are imported.

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_plane.device import to_host
-from data_plane.kernels import mixture, pitch, spectra
-from data_plane.kernels.mixture import Mixture
-from data_plane.verification import equal_error
+from dihedral.data_plane.device import to_host
+from dihedral.data_plane.kernels import mixture, pitch, spectra
+from dihedral.data_plane.kernels.mixture import Mixture
+from dihedral.data_plane.voice.verification import equal_error
 from tests.voice import peer
 
 FEATURES = 1e-4  # nats; both sides transform in float32

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_plane.verification import equal_error
+from dihedral.data_plane.voice.verification import equal_error
 from tests.place import Place
 from tests.voice import speakers
 

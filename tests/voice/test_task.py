@@ -15,16 +15,16 @@ import soundfile
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bridge import artifacts
-from bridge.running import CancelToken, NodeRun
-from bridge.tasks import collect
-from data_plane import voices
-from data_plane.kernels import spectra
-from data_plane.media import recording_pieces
-from data_plane.slots import SlotPool
-from data_plane.tasks import train_voice
-from data_plane.weights import read_voice
-from schemas.structs.settings import Settings
+from dihedral.bridge.artifacts import store as artifacts
+from dihedral.bridge.tasks.calling import CancelToken, NodeRun
+from dihedral.bridge.tasks.registry import collect
+from dihedral.data_plane.kernels import spectra
+from dihedral.data_plane.media.decode import recording_pieces
+from dihedral.data_plane.model_files import read_voice
+from dihedral.data_plane.slots.pool import SlotPool
+from dihedral.data_plane.tasks import train_voice
+from dihedral.data_plane.voice import features as voices
+from dihedral.schemas.structs.settings import Settings
 from tests.place import Heard, Place
 from tests.voice import speakers
 
@@ -331,7 +331,7 @@ def test_a_file_that_is_no_voice_of_this_version_is_refused_by_name(place: Place
 
 
 async def test_a_slot_that_was_given_nonsense_trains_on(tmp_path: Path) -> None:
-    modules = ["tests.data_plane.slot_tasks", "data_plane.tasks.train_voice"]
+    modules = ["tests.data_plane.slot_tasks", "dihedral.data_plane.tasks.train_voice"]
     own = msgspec.convert({"artifacts": {"directory": str(tmp_path / "artifacts")}}, Settings)
     store = artifacts.open_store(own.artifacts)
     async with SlotPool(slots=1, registry=collect(modules), modules=modules, settings=own) as pool:

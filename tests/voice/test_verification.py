@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_plane.verification import equal_error, ratios
+from dihedral.data_plane.voice.verification import equal_error, ratios
 
 some = st.lists(st.integers(-50, 50), min_size=1, max_size=40).map(lambda found: np.array(found, dtype=np.float64))
 

@@ -1,0 +1,388 @@
+"""Artifacts in any S3-compatible store, through miniopy-async, always wrapped: its faults stay in here.
+
+What is worked around: everything is spooled first, since S3 wants the size and the sum in front; parts are sent
+by ourselves, one after the other, since the library reads parallel ones into memory and leaves a cancelled upload's parts on the
+server; requests are sent again by ourselves, since a body has to begin anew; the session is ours, since its own cannot be closed for
+good; the region is given, since its look-up is one more request.
+"""
+
+import asyncio
+import random
+import re
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime, timedelta
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from xml.etree.ElementTree import ParseError
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from aiohttp.client_exceptions import ClientOSError, ServerDisconnectedError
+from miniopy_async.api import Minio
+from miniopy_async.datatypes import Part
+from miniopy_async.error import InvalidResponseError, S3Error, ServerError
+from msgspec import UNSET, UnsetType
+
+from dihedral.bridge.artifacts.store import (
+    BUCKETS,
+    CHUNK_BYTES,
+    ArtifactNotFound,
+    ArtifactStoreUnavailable,
+    BadKey,
+    Source,
+    StoreFull,
+    check_key,
+    checked_type,
+    close_anyway,
+    in_thread,
+    is_bucket,
+    is_segment,
+    newest,
+    pour,
+    told,
+)
+from dihedral.bridge.errors import SettingsError, StoreError
+from dihedral.bridge.times import rfc3339
+from dihedral.schemas.structs.artifact import ArtifactMeta
+from dihedral.schemas.structs.settings import ArtifactsSettings
+
+PART_BYTES = 8 << 20  # what an upload holds in memory; 10,000 of them, the most that S3 takes, are 80 GB
+CONNECTIONS = 32
+ATTEMPTS = 3
+RETRY_SECONDS = 0.1
+ANSWER_SECONDS = 30.0
+LONG_SECONDS = 300.0  # a part on a line of 28 KB/s; a list of a million keys
+ABORT_SECONDS = 5.0
+CLOCK = timedelta(seconds=1)  # a list may say the time of a change in whole seconds
+
+ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFound"})
+FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "EntityTooLarge"})
+EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+BEYOND = "InvalidRange"
+LOST = (ClientOSError, ServerDisconnectedError)
+
+
+class S3Store:
+    """`settings.endpoint`: host:port or an http(s) address; buckets are made when first written to. For one event loop.
+
+    Raises SettingsError where an address or the credentials cannot be used; nothing is contacted yet.
+    """
+
+    def __init__(self, settings: ArtifactsSettings) -> None:
+        self._settings = settings
+        self._clients: tuple[ClientSession, Any, Any] | None = None
+        self._buckets: set[str] = set()
+        try:
+            self._trust = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"artifacts.caFile: {settings.ca_file}: cannot be used: {error}") from error
+        for name, endpoint in (("endpoint", settings.endpoint), ("publicEndpoint", self._public)):
+            if not ENDPOINT.fullmatch(endpoint):
+                raise SettingsError(
+                    f"artifacts.{name} is no address of a server: host, host:port, or http(s)://host:port"
+                )
+            try:
+                self._made(endpoint, None)
+            except ValueError as error:
+                raise SettingsError(f"artifacts.{name}, accessKey and secretKey cannot be used: {error}") from error
+
+    @property
+    def _public(self) -> str:
+        return self._settings.public_endpoint or self._settings.endpoint
+
+    def _client(self, *, public: bool = False) -> Any:
+        if self._clients is None:  # a session has to be made within the loop
+            session = ClientSession(
+                timeout=ClientTimeout(total=None, connect=5, sock_connect=5, sock_read=ANSWER_SECONDS),
+                connector=TCPConnector(limit=CONNECTIONS, ssl=self._trust),
+            )
+            self._clients = (session, self._made(self._settings.endpoint, session), self._made(self._public, session))
+        return self._clients[2 if public else 1]
+
+    def _made(self, endpoint: str, session: ClientSession | None) -> Any:
+        scheme, divider, host = endpoint.partition("://")
+        return Minio(
+            (host if divider else endpoint).rstrip("/"),
+            self._settings.access_key,
+            self._settings.secret_key,
+            secure=scheme == "https" if divider else self._settings.secure,
+            region=self._settings.region,
+            session=session,
+        )
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Source,
+        content_type: str,
+        *,
+        job_id: str | None = None,
+        node_id: str | None = None,
+        limit: int | None = None,
+        owner: str = "",
+    ) -> ArtifactMeta:
+        check_key(bucket, key)
+        content_type = checked_type(content_type)
+        with ExitStack() as stack:
+            spool = await in_thread(_spool, stack)
+            size, digest = await pour(source, spool, limit)
+            meta = ArtifactMeta(
+                bucket=bucket,
+                key=key,
+                size_bytes=size,
+                content_type=content_type,
+                sha256=digest,
+                created_at=rfc3339(int(time.time() * 1000)),
+                job_id=job_id,
+                node_id=node_id,
+                owner=owner or UNSET,
+            )
+            await self._ensure(bucket)
+            try:
+                await self._upload(meta, spool)
+            except ArtifactNotFound:  # somebody has removed the bucket since it was made
+                self._buckets.discard(bucket)
+                await self._ensure(bucket)
+                await self._upload(meta, spool)
+            return meta
+
+    async def _ensure(self, bucket: str) -> None:
+        if bucket in self._buckets:
+            return
+        client = self._client()
+        if not await self._ask(bucket, partial(client.bucket_exists, bucket)):
+            try:
+                await self._ask(bucket, partial(client.make_bucket, bucket))
+            except ArtifactStoreUnavailable as error:
+                if not isinstance(error.__cause__, S3Error) or error.__cause__.code not in EXISTS:
+                    raise
+        self._buckets.add(bucket)
+
+    async def _upload(self, meta: ArtifactMeta, spool: IO[bytes]) -> None:
+        known = {
+            "sha256": meta.sha256,
+            "created": meta.created_at,
+            "job": meta.job_id or "",
+            "node": meta.node_id or "",
+            "owner": "" if isinstance(meta.owner, UnsetType) else meta.owner,
+        }
+        headers = {f"x-amz-meta-{name}": value for name, value in known.items() if value}
+        headers["Content-Type"] = meta.content_type
+        await in_thread(spool.seek, 0)
+        if meta.size_bytes > PART_BYTES:
+            await self._upload_parts(meta, headers, spool)
+            return
+        client, what = self._client(), f"{meta.bucket}/{meta.key}"
+        content = await in_thread(spool.read)
+        await self._ask(
+            what, lambda: client._put_object(meta.bucket, meta.key, BytesIO(content), dict(headers)), LONG_SECONDS
+        )
+
+    async def _upload_parts(self, meta: ArtifactMeta, headers: dict[str, str], spool: IO[bytes]) -> None:
+        client, what, place = self._client(), f"{meta.bucket}/{meta.key}", (meta.bucket, meta.key)
+        upload = await self._ask(what, lambda: client._create_multipart_upload(*place, dict(headers)))
+        try:
+            parts: list[Part] = []
+            while content := await in_thread(spool.read, PART_BYTES):
+                part = partial(_send_part, client, place, content, upload, len(parts) + 1)
+                parts.append(Part(len(parts) + 1, await self._ask(what, part, LONG_SECONDS)))
+            done = await self._ask(what, lambda: client._complete_multipart_upload(*place, upload, parts), LONG_SECONDS)
+            if not done.etag:  # S3 may say 200 first and then, in the body, what went wrong
+                raise ArtifactStoreUnavailable(f"{what}: the store could not put the parts together")
+        except BaseException:
+            with suppress(Exception):  # what went wrong before says more; the server's own rules remove the parts then
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await client._abort_multipart_upload(*place, upload)
+            raise
+
+    async def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        check_key(bucket, key)
+        if end is not None and end <= start:
+            await self.meta(bucket, key)
+            return
+        span = {"offset": start, "length": 0 if end is None else end - start}
+        client, what = self._client(), f"{bucket}/{key}"
+        try:
+            response = await self._ask(what, partial(client.get_object, bucket, key, **span))
+        except ArtifactStoreUnavailable as error:
+            if isinstance(error.__cause__, S3Error) and error.__cause__.code == BEYOND:
+                return
+            raise
+        try:
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
+        except (ClientError, TimeoutError) as error:
+            raise ArtifactStoreUnavailable(f"{what}: the store broke off: {type(error).__name__}") from error
+        finally:
+            response.close()
+
+    async def fetch(self, bucket: str, key: str, to: Path) -> None:
+        await self.meta(bucket, key)  # an artifact that is not there makes no file
+        with ExitStack() as stack:
+            await pour(self.open(bucket, key), await in_thread(_create, to, stack), None)
+
+    async def meta(self, bucket: str, key: str) -> ArtifactMeta:
+        check_key(bucket, key)
+        found = await self._ask(f"{bucket}/{key}", partial(self._client().stat_object, bucket, key))
+        known = {name.lower().removeprefix("x-amz-meta-"): value for name, value in (found.metadata or {}).items()}
+        return ArtifactMeta(
+            bucket=bucket,
+            key=key,
+            size_bytes=found.size or 0,
+            content_type=found.content_type or "application/octet-stream",
+            sha256=digest if SHA256.fullmatch(digest := known.get("sha256", "")) else "0" * 64,
+            created_at=_created(known.get("created", ""), found.last_modified),
+            job_id=known.get("job") or None,
+            node_id=known.get("node") or None,
+            owner=known.get("owner") or UNSET,
+        )
+
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+    ) -> list[ArtifactMeta]:
+        """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
+        if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
+            return []
+        changed: list[tuple[datetime, str, str]] = []
+        for name in BUCKETS if bucket is None else (bucket,):
+            with suppress(ArtifactNotFound):  # nothing was ever put there
+                changed += await self._ask(
+                    name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
+                )
+        changed.sort(reverse=True)
+        found: list[ArtifactMeta] = []
+        for at in range(0, len(changed), CONNECTIONS):
+            if len(found) >= limit:
+                found.sort(key=newest, reverse=True)
+                if datetime.fromisoformat(found[limit - 1].created_at) >= changed[at][0] + CLOCK:
+                    break  # what is left was changed, and so created, before the last one that is wanted
+            known = await self._known([place for _, *place in changed[at : at + CONNECTIONS]])
+            found += [meta for meta in known if job_id in (None, meta.job_id) and owner in (None, meta.owner)]
+        return sorted(found, key=newest, reverse=True)[:limit]
+
+    async def _known(self, places: Sequence[Sequence[str]]) -> Sequence[ArtifactMeta]:
+        """Without what has gone since, and what is no artifact: others may use the bucket too."""
+        found: list[ArtifactMeta] = []
+
+        async def look(bucket: str, key: str) -> None:
+            with suppress(ArtifactNotFound, BadKey):
+                found.append(await self.meta(bucket, key))
+
+        try:
+            async with asyncio.TaskGroup() as group:  # the first error ends them all
+                for place in places:
+                    group.create_task(look(*place))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return found
+
+    async def delete(self, bucket: str, key: str) -> None:
+        await self.meta(bucket, key)
+        await self._ask(f"{bucket}/{key}", partial(self._client().remove_object, bucket, key))
+
+    async def check(self) -> None:
+        await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
+
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+        check_key(bucket, key)
+        expires = timedelta(seconds=self._settings.presign_seconds)
+        answer = {"response-content-disposition": disposition}
+        link: str = await self._client(public=True).presigned_get_object(
+            bucket, key, expires=expires, response_headers=answer
+        )
+        return link
+
+    async def close(self) -> None:
+        if self._clients is not None:
+            (session, _, _), self._clients = self._clients, None
+            await session.close()
+
+    async def _ask(self, what: str, request: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
+        """The answer to a request, which is sent again where the server was lost or is busy. Raises only errors of ours."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                # aiohttp's own limits do not cover a body that the server does not take
+                async with asyncio.timeout(ANSWER_SECONDS if seconds is None else seconds):
+                    return await request()
+            except (
+                S3Error,
+                InvalidResponseError,
+                ServerError,
+                ParseError,
+                ClientError,
+                TimeoutError,
+                OSError,
+            ) as error:
+                if attempt == ATTEMPTS or not _passing(error):
+                    raise _of(error, what) from error
+            await asyncio.sleep(RETRY_SECONDS * 2**attempt * random.random())
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the same request may well succeed in a moment."""
+    match error:
+        case S3Error():
+            return error.response.status >= 500
+        case InvalidResponseError():
+            return int(error._code) >= 500
+        case ServerError():
+            return True
+    return isinstance(error, LOST)
+
+
+def _of(error: Exception, what: str) -> StoreError:
+    match error:
+        case S3Error() if error.code in ABSENT:
+            return ArtifactNotFound(f"there is no artifact {what}")
+        case S3Error() if error.code in FULL:
+            return StoreFull(f"{what}: {error.code}")
+        case S3Error():
+            return ArtifactStoreUnavailable(f"{what}: the store refuses: {error.code}")
+        case InvalidResponseError() if error._code == 507:
+            return StoreFull(f"{what}: the store has no room")
+    return ArtifactStoreUnavailable(f"{what}: the store does not answer: {type(error).__name__}")
+
+
+async def _changes(client: Any, bucket: str, prefix: str | None) -> list[tuple[datetime, str, str]]:
+    """(time of its last change, bucket, key) of each object."""
+    objects = client.list_objects(bucket, prefix=prefix, recursive=True)
+    return [(each.last_modified, bucket, each.object_name) async for each in objects]
+
+
+async def _send_part(client: Any, place: tuple[str, str], content: bytes, upload: str, number: int) -> str:
+    # As BytesIO it is sent in pieces; bytes would hold up the loop. A new one each time: the last one was read to its end.
+    etag: str = await client._upload_part(*place, BytesIO(content), None, upload, number)
+    return etag
+
+
+def _created(text: str, changed: datetime) -> str:
+    """`text`, or where somebody else has put the object there the time of its last change."""
+    moment = changed
+    with suppress(ValueError):
+        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")
+    return rfc3339(round(moment.timestamp() * 1000))
+
+
+def _spool(stack: ExitStack) -> IO[bytes]:
+    """Entered here: a cancel may drop the answer."""
+    with told(Path(tempfile.gettempdir())):
+        spool = tempfile.TemporaryFile()  # noqa: SIM115
+        stack.callback(close_anyway, spool)
+        return spool
+
+
+def _create(to: Path, stack: ExitStack) -> IO[bytes]:
+    with told(to.parent):
+        file = open(to, "wb")  # noqa: SIM115
+        stack.callback(close_anyway, file)
+        return file

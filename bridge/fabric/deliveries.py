@@ -1,0 +1,342 @@
+"""Deliveries: entries taken from the streams of one place, each with the claim that fences it.
+
+A claim is `consumer nonce` in the job's field `c:<entry>`; every report names it, so a worker that was presumed dead cannot
+write over its successor.
+
+New entries are read and claimed by one script. When there is nothing, a blocking read on a connection of its own
+waits, and what it brings is handed to the same script. After a lost answer the consumer first looks what it has pending: what
+it does not hold is its own lost take.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any
+
+import msgspec
+import redis
+
+from dihedral.bridge import metrics
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import connect, is_cluster
+from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
+from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.lifecycle import NODE_ENDED
+from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, Step, parse_record
+from dihedral.bridge.graphs import Route, Topology
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 2000
+TAKE_COUNT = 64
+WORDS = ("ok", "gone", "stale", "malformed", "vanished", "not_yours")
+
+
+class Delivery:
+    """One claimed entry, what is known of its job, and the nodes it runs.
+
+    `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
+    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
+    """
+
+    def __init__(
+        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Route]
+    ) -> None:
+        self.part = part
+        self.claim = claim
+        self.job_id = claim.job_id
+        self.stream = claim.stream
+        self.entry = claim.entry
+        self.token = f"{consumer} {claim.nonce}"
+        self.topology = topology
+        self.routes = routes
+        self.records: dict[str, NodeRecord] = {}
+        self.states: dict[str, tuple[str, str]] = {}
+        self.attempts: dict[str, int] = {}
+        self.lost_with: dict[str, int] = {}
+        self.open: set[str] = set()
+        self.lost = False
+        self.ending = False  # the ack is on its way, or was answered
+        self.releasing = False
+        self.event_number = 0
+        self.handling: asyncio.Task[None] | None = None
+        for node, raw in claim.records:
+            self.learn(node, raw)
+        for node, attempt, deliveries in [*claim.started, *claim.suspects]:
+            self.begin(node, attempt, deliveries)
+        self.suspects = {node for node, _, _ in claim.suspects}
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.stream, self.entry
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its nodes take slots."""
+        named = [*self.open, *self.claim.waiting]
+        return bool(named) and not self.routes[named[0]].light
+
+    @property
+    def priority(self) -> str:
+        name = self.stream.removesuffix(self.part.suffix)
+        if self.claim.priority in keys.PRIORITIES:
+            return self.claim.priority
+        return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
+
+    def learn(self, node: str, raw: str) -> None:
+        """Takes in a record as Redis has it; an empty text is a pending node, about which nothing is to be known."""
+        if not raw:
+            return
+        record = parse_record(raw)
+        self.records[node] = record
+        if record.status in NODE_ENDED:
+            self.states[node] = (record.status, record.reason)
+
+    def begin(self, node: str, attempt: int, lost_with: int) -> None:
+        self.attempts[node] = attempt
+        self.lost_with[node] = lost_with
+        self.open.add(node)
+
+    def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
+        self.ending = self.ending or ack
+        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
+
+    def outputs(self, node_id: str) -> dict[str, Any]:
+        """The outputs that the input of a node is made of: those of its sources that have completed."""
+        found = {}
+        for node in self.topology.sources(node_id):
+            record = self.records.get(node)
+            if record is not None and record.status == "completed":
+                found[node] = msgspec.json.decode(record.payload).get("output") if record.payload else None
+        return found
+
+
+class Topologies:
+    """Decoded graphs by their text, the latest 64: deliveries of one job share one."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Route]]] = OrderedDict()
+
+    def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Route]]:
+        found = self._kept.get((graph, routes))
+        if found is None:
+            found = Topology(decode_graph(graph)), decode_routes(routes or "{}")
+            self._kept[graph, routes] = found
+            if len(self._kept) > 64:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end((graph, routes))
+        return found
+
+
+class Taker:
+    """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on."""
+
+    def __init__(
+        self, jobs: Jobs, url: str, consumer: str, plane: str, pool: str, held: Container[tuple[str, str]]
+    ) -> None:
+        self.consumer = consumer
+        self._client = jobs.client
+        self._scripts = jobs.scripts
+        self._blocking = connect(url, timeout_seconds=BLOCK_MS / 1000 + 5)
+        self._clustered = is_cluster(url)
+        self._looks: dict[int, asyncio.Task[Any]] = {}
+        self._streams = {part.number: part.streams(plane, pool) for part in self._scripts.partitions}
+        self._parts = {stream: part for part in self._scripts.partitions for stream in part.streams(plane, pool)}
+        self._held = held
+        self._lease = jobs.settings.jobs.lease_ms / 1000
+        self._topologies = Topologies()
+        self._count = 0
+        self._owed: Partition | None = None
+        self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
+        self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
+
+    async def aclose(self) -> None:
+        await self._end_looks()
+        await self._blocking.aclose()
+
+    async def make_groups(self) -> None:
+        """Creates what is missing; from `0`, so that entries older than the group are delivered too."""
+        for stream in self._parts:
+            try:
+                await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            except redis.exceptions.OutOfMemoryError:
+                return  # take makes the group, which the limit does not refuse
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def take(self, light: int, heavy: int) -> tuple[int, list[Delivery]]:
+        """Reads without waiting, no more than `light` and `heavy` nodes can start; (entries seen, deliveries).
+
+        The urgent streams come first, of all partitions, and one take in ten the last first, so that nothing starves. After
+        `owe` it is the urgent streams' turn, and that partition's.
+        """
+        self._count += 1
+        last_first = self._count % 10 == 0 and self._owed is None
+        first = self._count if self._owed is None else self._owed.number
+        self._owed = None
+        seen = 0
+        deliveries: list[Delivery] = []
+        for part, streams in self._asks(first, last_first=last_first):
+            if light <= 0 and heavy <= 0:
+                break
+            claims = await self._claim(part, light, heavy, streams=streams)
+            seen += len(claims)
+            fresh = self._deliveries(part, claims)
+            deliveries += fresh
+            for delivery in fresh:
+                started = len(delivery.open)
+                if delivery.heavy:
+                    heavy -= started
+                else:
+                    light -= started
+        return seen, deliveries
+
+    @property
+    def effort(self) -> float:
+        """How much a take costs that finds nothing, in calls of which four are little."""
+        calls = 1 if len(self._streams) == 1 else len(keys.PRIORITIES) * len(self._streams)
+        return max(1.0, calls / 4)
+
+    def owe(self, part: Partition) -> None:
+        """The next take is for an entry of this partition, for which room was made."""
+        self._owed = part
+
+    def _asks(self, first: int, *, last_first: bool) -> Iterator[tuple[Partition, list[str]]]:
+        """What is asked, call by call, the partitions in turn; where there is one, one call looks through all streams."""
+        step = -1 if last_first else 1
+        parts = self._scripts.partitions
+        if len(parts) == 1:
+            yield parts[0], self._streams[0][::step]
+            return
+        for level in range(len(keys.PRIORITIES))[::step]:
+            for number in range(first, first + len(parts)):
+                part = parts[number % len(parts)]
+                yield part, [self._streams[part.number][level]]
+
+    async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
+        """Blocks until an entry comes, for at most BLOCK_MS. `free()` answers (light, heavy) when it has come."""
+        if self._clustered:
+            await self._look()
+            return []
+        try:
+            reply = await self._blocking.xreadgroup(
+                keys.GROUP, self.consumer, dict.fromkeys(self._parts, ">"), count=1, block=BLOCK_MS
+            )
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.make_groups()
+            return []
+        deliveries: list[Delivery] = []
+        for raw, entries in _rows(reply):
+            stream = raw.decode()
+            deliveries += await self.claim_own(stream, [entry.decode() for entry, _ in entries], free())
+        return deliveries
+
+    async def _look(self) -> None:
+        """Waits until a stream has an entry that nobody was handed; the next take is for it.
+
+        One command cannot wait on several slots, so each partition has a read of its own. It is one without the group, which
+        claims nothing, and so may go on unheard while this worker is busy.
+        """
+        for part in self._scripts.partitions:
+            if part.number not in self._looks:
+                self._looks[part.number] = asyncio.create_task(self._something_new(part))
+        done, _ = await asyncio.wait(self._looks.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._looks = {number: look for number, look in self._looks.items() if look not in done}
+        failures = [failure for look in done if (failure := look.exception()) is not None]
+        if failures:
+            await self._end_looks()
+            raise failures[0]
+
+    async def _something_new(self, part: Partition) -> None:
+        streams = self._streams[part.number]
+        delivered = await self._blocking.mget([f"{stream}:delivered" for stream in streams])
+        behind = {stream: last or "0-0" for stream, last in zip(streams, delivered, strict=True)}
+        await self._blocking.xread(behind, count=1, block=BLOCK_MS)
+
+    async def _end_looks(self) -> None:
+        looks, self._looks = list(self._looks.values()), {}
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+    async def recover(self, light: int, heavy: int) -> list[Delivery]:
+        """What this consumer has pending and does not hold: takes whose answer was lost."""
+        await self.make_groups()
+        deliveries: list[Delivery] = []
+        for stream in self._parts:
+            start = "-"
+            while True:
+                page = await self._client.xpending_range(
+                    stream, keys.GROUP, min=start, max="+", count=200, consumername=self.consumer
+                )
+                entries = [row["message_id"].decode() for row in page]
+                lost = [entry for entry in entries if (stream, entry) not in self._held]
+                if lost:
+                    deliveries += await self.claim_own(stream, lost, (light, heavy))
+                if len(page) < 200:
+                    break
+                start = f"({entries[-1]}"
+        return deliveries
+
+    async def claim_own(self, stream: str, entries: list[str], free: tuple[int, int]) -> list[Delivery]:
+        part = self._parts[stream]
+        claims = await self._claim(part, *free, handed=[(stream, entry) for entry in entries])
+        return self._deliveries(part, claims)
+
+    async def forget_consumer(self) -> None:
+        """Removes the consumer from the groups where it holds nothing."""
+        for stream, part in self._parts.items():
+            await self._scripts.drop_consumer(part, stream, self.consumer)
+
+    async def _claim(
+        self,
+        part: Partition,
+        light: int,
+        heavy: int,
+        *,
+        streams: list[str] | None = None,
+        handed: list[tuple[str, str]] | None = None,
+    ) -> list[Claim]:
+        light, heavy = max(0, light), max(0, heavy)
+        asked = time.monotonic()
+        claims = await self._scripts.take(
+            part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
+            streams=streams or [], handed=handed or [],
+        )  # fmt: skip
+        return claims if time.monotonic() - asked < self._lease / 2 else await self._still_ours(part, claims)
+
+    async def _still_ours(self, part: Partition, claims: list[Claim]) -> list[Claim]:
+        """Without those that were taken over while the answer waited to be read: until then nobody renewed them."""
+        ours = [claim for claim in claims if claim.word == "ok"]
+        words = await self._scripts.renew(
+            part, [[c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer] for c in ours]
+        )
+        return [claim for claim, word in zip(ours, words, strict=True) if word != "lost"]
+
+    def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
+        deliveries = []
+        now_ms = time.time() * 1000
+        for claim in claims:
+            self._words[claim.word].inc()
+            if claim.word == "ok":
+                self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
+                topology, routes = self._topologies.get(claim.graph, claim.routes)
+                deliveries.append(Delivery(part, claim, self.consumer, topology, routes))
+            elif claim.word == "malformed":
+                log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
+        return deliveries
+
+
+def _rows(reply: Any) -> list[tuple[bytes, list[tuple[bytes, Any]]]]:
+    """XREADGROUP's answer in one shape: RESP3 nests the entries once more than RESP2."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    return [(stream, entries[0] if entries and isinstance(entries[0], list) else entries) for stream, entries in pairs]

@@ -1,0 +1,93 @@
+"""The Lua as one library of functions: its text, its names, and how a function is called.
+
+The library and its functions carry a hash of the text, so processes of several versions work side by side on one server, and a name
+always means the same text. It is loaded where a server says that it does not know the function: into the very server, which
+in a cluster is the key's master. Only who may load does so; a worker's user may not (a function runs with the rights of its caller,
+so whoever replaces one acts as the control plane), and waits until the control plane, which calls in every partition each second, has.
+"""
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import redis.asyncio.cluster
+import redis.cluster
+from redis.exceptions import NoPermissionError, ResponseError
+
+from dihedral.bridge.fabric.connection import UNKNOWN_FUNCTION, Client
+from dihedral.bridge.fabric.lifecycle import lua_prelude
+
+_FOLDER = files("dihedral.bridge") / "lua"
+
+NAMES = sorted(file.name[:-4] for file in _FOLDER.iterdir() if file.name[0] not in "_.")
+"""Every transition."""
+
+
+class Library(msgspec.Struct, frozen=True):
+    version: str
+    text: str
+
+    def function(self, name: str) -> str:
+        return f"{name}_{self.version}"
+
+
+def make(body: str) -> Library:
+    version = hashlib.sha256(body.encode()).hexdigest()[:12]
+    return Library(version, f"#!lua name=dihedral_{version}\nlocal VERSION = '{version}'\n{body}")
+
+
+@cache
+def library() -> Library:
+    return make(body())
+
+
+def body() -> str:
+    """The tables of lifecycle.py, the shared state code, then each file in a block of its own: a chunk has room for 200 locals."""
+    blocks = [f"do\n{(_FOLDER / f'{name}.lua').read_text()}end\n" for name in ("_plain", *NAMES)]
+    return lua_prelude() + (_FOLDER / "_state.lua").read_text() + "".join(blocks)
+
+
+async def call(client: Client, name: str, key: str, *arguments: Any) -> Any:
+    """Raises: redis.ResponseError that is `passing` where nobody has loaded the library and this user may not."""
+    known = library()
+    command = ("FCALL", known.function(name), 1, key, *arguments)
+    try:
+        return await client.execute_command(*command)
+    except ResponseError as error:
+        if UNKNOWN_FUNCTION not in str(error):
+            raise
+    try:
+        await client.execute_command("FUNCTION LOAD", "REPLACE", known.text, **_there(client, key))
+    except NoPermissionError as error:
+        raise _left_to_others(known) from error
+    return await client.execute_command(*command)
+
+
+def call_blocking(client: Any, name: str, key: str, *arguments: Any) -> Any:
+    """`call` for a client of dihedral.bridge.fabric.connection.connect_blocking."""
+    known = library()
+    command = ("FCALL", known.function(name), 1, key, *arguments)
+    try:
+        return client.execute_command(*command)
+    except ResponseError as error:
+        if UNKNOWN_FUNCTION not in str(error):
+            raise
+    try:
+        client.execute_command("FUNCTION LOAD", "REPLACE", known.text, **_there(client, key))
+    except NoPermissionError as error:
+        raise _left_to_others(known) from error
+    return client.execute_command(*command)
+
+
+def _there(client: Any, key: str) -> dict[str, Any]:
+    """Of a cluster the one node that answered: redis-py loads into all masters, and fails with any one of them."""
+    clusters = (redis.asyncio.cluster.RedisCluster, redis.cluster.RedisCluster)
+    return {"target_nodes": client.get_node_from_key(key)} if isinstance(client, clusters) else {}
+
+
+def _left_to_others(known: Library) -> ResponseError:
+    return ResponseError(
+        f"{UNKNOWN_FUNCTION}: a control plane of this version is to load dihedral_{known.version}; this user may not"
+    )

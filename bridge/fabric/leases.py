@@ -1,0 +1,310 @@
+"""Leases: how an owner keeps its deliveries, how others find that it is dead, and what happens to what it left.
+
+Lease by two looks. An idle time is server wall time: after a suspend or a clock step every running job looks abandoned. So
+a reclaimer notes (entry, consumer, stamp = TIME - idle), and takes it only when a later look, at least one lease of its own
+monotonic clock afterwards, finds all three unchanged on an unbroken connection whose answers came quickly; a live owner has
+renewed by then, which moves the stamp.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+import redis
+
+from dihedral.bridge import graphs
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import LOST, connect, connect_blocking
+from dihedral.bridge.fabric.deliveries import Delivery, Topologies
+from dihedral.bridge.fabric.jobs import Jobs, plan_batches
+from dihedral.bridge.fabric.keys import GROUP, Partition
+from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Step, Writer, passing
+from dihedral.schemas.structs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[Partition, Report], Awaitable[Reply]]
+
+
+class Renewer(threading.Thread):
+    """Renews every held entry each third of a lease, from its own thread and connection: no task can starve it.
+
+    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `tell(key, word)` hears `lost`
+    and `cancelling`, in this thread too.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        url: str,
+        consumer: str,
+        held: Callable[[], list[tuple[Partition, str, str, str, str]]],
+        tell: Callable[[tuple[str, str], str], None],
+    ) -> None:
+        super().__init__(name="renewer", daemon=True)
+        self._scripts = jobs.scripts
+        self._consumer = consumer
+        self._held = held
+        self._tell = tell
+        self._lease = jobs.settings.jobs.lease_ms / 1000
+        self._url = url
+        self._client: Any = None
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def run(self) -> None:
+        while not self._over.wait(self._lease / 3):
+            try:
+                self.renew()
+            except LOST as error:
+                log.warning("leases could not be renewed: %s", error)
+            except redis.RedisError as error:
+                log.error("leases could not be renewed: %s", error)
+        if self._client is not None:
+            self._client.close()
+
+    def renew(self) -> None:
+        if self._client is None:
+            self._client = connect_blocking(self._url, timeout_seconds=max(1.0, self._lease / 3))
+        by_partition: dict[int, list[tuple[Partition, str, str, str, str]]] = {}
+        for row in self._held():
+            by_partition.setdefault(row[0].number, []).append(row)
+        lost: Exception | None = None
+        for rows in by_partition.values():
+            try:
+                self._renew_in(rows)
+            except LOST as error:  # one master of a cluster; the others are to hear of what they have
+                lost = error
+        if lost is not None:
+            raise lost
+
+    def _renew_in(self, rows: list[tuple[Partition, str, str, str, str]]) -> None:
+        for start in range(0, len(rows), 500):
+            chunk = rows[start : start + 500]
+            items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
+            words: Any = self._scripts.call_blocking(self._client, "renew", chunk[0][0], items)
+            for row, word in zip(chunk, words, strict=True):
+                if word != b"ok":
+                    self._tell((row[2], row[3]), word.decode())
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """A pending entry as one look saw it; `stamp_ms` is the server time of its last delivery or renewal."""
+
+    consumer: str
+    stamp_ms: int
+    seen: float
+
+
+class Reclaimer:
+    """Takes over what dead owners left, on the streams it is given, and gives the nodes back to the streams.
+
+    It runs nothing itself: what ran when the owner died counts a delivery and goes back alone, what has died too often or may
+    not run twice fails as `worker_lost`, and the whole graph is resolved once, since the owner may have died between
+    an outcome and what it made ready.
+    """
+
+    def __init__(self, jobs: Jobs, consumer: str, write: Write) -> None:
+        self.jobs = jobs
+        self.consumer = consumer
+        self._write = write
+        self._seen: dict[tuple[str, str], Sighting] = {}
+        self._lease = jobs.settings.jobs.lease_ms / 1000
+        self.slow_seconds = self._lease / 3
+        self._topologies = Topologies()
+
+    def forget(self) -> None:
+        """After a broken connection or a slow answer every look starts anew."""
+        self._seen.clear()
+
+    async def look(self, part: Partition, streams: Iterable[str]) -> int:
+        """One look over the pending entries of `streams`; answers how many were taken over."""
+        taken = 0
+        for stream in streams:
+            begun = time.monotonic()
+            rows = await self._pending(stream)
+            if time.monotonic() - begun > self.slow_seconds:
+                log.warning("a look at %s took longer than a third of a lease; looks start anew", stream)
+                self.forget()
+                return taken
+            abandoned = self._compare(stream, rows)
+            for start in range(0, len(abandoned), 50):
+                taken += await self._take_over(part, stream, abandoned[start : start + 50])
+        return taken
+
+    async def take_from(self, part: Partition, stream: str, owner: str) -> int:
+        """Takes over all that `owner` holds on a stream, at once: the caller has seen it die."""
+        taken = 0
+        rows = [
+            (entry, Sighting(owner, stamp, 0.0)) for entry, who, stamp in await self._pending(stream) if who == owner
+        ]
+        for start in range(0, len(rows), 50):
+            taken += await self._take_over(part, stream, rows[start : start + 50])
+        await self.jobs.scripts.drop_consumer(part, stream, owner)
+        return taken
+
+    async def _pending(self, stream: str) -> list[tuple[str, str, int]]:
+        """(entry, consumer, stamp) of every pending entry, page by page; each page with a server time of its own."""
+        rows: list[tuple[str, str, int]] = []
+        start = "-"
+        while True:
+            try:
+                (seconds, micros), page = await functions.call(self.jobs.client, "page", stream, GROUP, start)
+            except redis.ResponseError as error:
+                if passing(error):
+                    raise
+                return rows  # there is no such stream or group yet
+            now = int(seconds) * 1000 + int(micros) // 1000
+            rows += [(entry.decode(), consumer.decode(), now - idle) for entry, consumer, idle, _ in page]
+            if len(page) < 200:
+                return rows
+            start = f"({page[-1][0].decode()}"
+
+    def _compare(self, stream: str, rows: list[tuple[str, str, int]]) -> list[tuple[str, Sighting]]:
+        now = time.monotonic()
+        abandoned = []
+        present = set()
+        for entry, consumer, stamp in rows:
+            key = (stream, entry)
+            present.add(key)
+            if consumer == self.consumer:
+                continue
+            first = self._seen.get(key)
+            if first is None or first.consumer != consumer or abs(first.stamp_ms - stamp) > 2:
+                self._seen[key] = Sighting(consumer, stamp, now)
+            elif now - first.seen >= self._lease:
+                abandoned.append((entry, first))
+        for key in [key for key in self._seen if key[0] == stream and key not in present]:
+            del self._seen[key]
+        return abandoned
+
+    async def _take_over(self, part: Partition, stream: str, abandoned: list[tuple[str, Sighting]]) -> int:
+        items = [
+            [stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex]
+            for entry, first in abandoned
+        ]
+        taken = 0
+        for claim in await self.jobs.scripts.reclaim(part, items):
+            self._seen.pop((claim.stream, claim.entry), None)
+            if claim.word == "ok":
+                taken += 1
+                log.warning("took over an entry of a lost worker", extra={"job": claim.job_id, "entry": claim.entry})
+                await self._give_back(part, claim)
+        return taken
+
+    async def _give_back(self, part: Partition, claim: Claim) -> None:
+        topology, routes = self._topologies.get(claim.graph, claim.routes)
+        delivery = Delivery(part, claim, self.consumer, topology, routes)
+        steps: list[Step] = []
+        again: list[str] = list(claim.waiting)
+        for node in sorted(delivery.open):
+            if not routes[node].idempotent or delivery.lost_with[node] >= self.jobs.settings.jobs.max_deliveries:
+                steps += worker_lost(delivery, node)
+            else:
+                again.append(node)
+        if steps:
+            await self._write(part, delivery.report(steps))
+        await heal(self._write, delivery)
+        batches = []
+        for node in again:
+            batches += plan_batches(
+                part,
+                topology,
+                routes,
+                [node],
+                priority=delivery.priority,
+                inline_limit=0,
+                graph_size=1,
+                front=True,
+            )
+        await self.jobs.scripts.release(
+            part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
+        )
+
+
+async def bury(settings: Settings, pid: int) -> int:
+    """What a supervisor does when it has seen a process of this machine die, and killed its group: nobody waits for a lease.
+
+    Takes over what every worker of that process held, and takes it out of the list of workers; answers how many entries.
+    """
+    client = connect(settings.redis.url)
+    try:
+        jobs = Jobs(client, settings)
+        writers = [Writer(jobs.scripts, part) for part in jobs.scripts.partitions]
+        writing = [asyncio.create_task(writer.run()) for writer in writers]
+        reclaimer = Reclaimer(
+            jobs, f"supervisor-{uuid.uuid4().hex[:12]}", lambda part, report: writers[part.number].put(report)
+        )
+        taken = 0
+        for lost in await jobs.workers():
+            if (lost.pid, lost.host) == (pid, socket.gethostname()):
+                for part in jobs.scripts.partitions:
+                    for stream in part.streams(str(lost.plane), lost.pool):
+                        taken += await reclaimer.take_from(part, stream, lost.worker_id)
+                        await jobs.scripts.drop_consumer(part, stream, reclaimer.consumer)
+                await jobs.depart(lost.worker_id)
+        for task in writing:
+            task.cancel()
+        return taken
+    finally:
+        await client.aclose()
+
+
+def worker_lost(delivery: Delivery, node: str) -> list[Step]:
+    """The step that ends a node whose owners died with it, and puts it among the dead letters."""
+    times = delivery.lost_with[node]
+    why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
+    if not delivery.routes[node].idempotent:
+        why += ", and its task must not run twice"
+    error = json.dumps({"code": "worker_lost", "message": why, "details": {"deliveries": times}})
+    delivery.states[node] = ("failed", "")
+    delivery.open.discard(node)
+    return [
+        ("end", node, delivery.attempts[node], "failed", "", f'{{"error":{error}}}', -1,
+         delivery.topology.handled(node), error, "", why),
+    ]  # fmt: skip
+
+
+async def heal(write: Write, delivery: Delivery) -> None:
+    """Resolves the whole graph of a delivery whose every record is known; repeats are harmless."""
+    topology = delivery.topology
+    undecided = [
+        node
+        for node in topology.nodes
+        if delivery.records.get(node, PENDING).status == "pending" and node not in delivery.states
+    ]
+    while undecided:
+        found = graphs.resolve(topology, delivery.states, undecided)
+        if not found.ready and not found.skipped:
+            return
+        steps: list[Step] = [("skip", node, reason, topology.shares[node]) for node, reason in found.skipped]
+        batches = plan_batches(
+            delivery.part,
+            topology,
+            delivery.routes,
+            found.ready,
+            priority=delivery.priority,
+            inline_limit=0,
+            graph_size=1,
+        )
+        steps += [("send", batch) for batch in batches]
+        reads = [node for node in found.unknown if node not in delivery.states]
+        reply = await write(delivery.part, delivery.report(steps, reads))
+        if reply.word != "ok":
+            return
+        delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
+        for node, raw in reply.records:
+            delivery.learn(node, raw)
+        decided = {*found.ready, *(node for node, _ in found.skipped)}
+        undecided = [node for node in undecided if node not in decided]
+        if not any(node in delivery.states for node in reads):
+            return

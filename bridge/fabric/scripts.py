@@ -1,0 +1,371 @@
+"""The one typed face of the Lua: every change of a job's state goes through a method here.
+
+A script takes many items and answers a word for each; items of one call share a partition. Nothing here validates what it is
+given (control_plane/job_queue.py does, before), and nothing is retried here but a function that the server does not know
+(bridge/fabric/functions.py). User JSON is opaque text on both sides.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
+
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import LOST, UNKNOWN_FUNCTION, Client
+from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
+from dihedral.bridge.metrics import redis_script_seconds
+
+MAX_CALL_BYTES = 1 << 20
+MAX_CALL_ITEMS = 900
+
+_array = msgspec.msgpack.Encoder().encode
+
+
+def _encode(item: Any) -> bytes:
+    """The values of an item (less than 65,536), one behind the other: without the byte or three that make an array of them."""
+    array = _array(item)
+    return array[3:] if array[0] == 0xDC else array[1:]
+
+
+Step = tuple[Any, ...]
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
+
+    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `priority`: of what stands on the
+    stream of a higher one, else empty. `declined`: a worker could not run it.
+    """
+
+    stream: str
+    place: str
+    nodes: list[str]
+    needs: list[str]
+    inline: bool
+    nonce: str
+    delay_ms: int = 0
+    reason: str = "-"
+    heavy: bool = False
+    priority: str = ""
+    declined: bool = False
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
+
+    `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
+    `priority`: where it is not that of its stream, else empty; `records`: (node, raw record).
+    """
+
+    word: str
+    stream: str
+    entry: str
+    job_id: str = ""
+    nonce: str = ""
+    started: list[tuple[str, int, int]] = []
+    waiting: list[str] = []
+    suspects: list[tuple[str, int, int]] = []
+    graph: str = ""
+    routes: str = ""
+    traceparent: str = ""
+    created_ms: str = "0"
+    protocol: str = "0"
+    priority: str = ""
+    records: list[tuple[str, str]] = []
+
+
+def _claim(row: list[bytes]) -> Claim:
+    words = [word.decode() for word in row]
+    if len(words) == 3:
+        return Claim(words[0], words[1], words[2])
+    (
+        word,
+        stream,
+        entry,
+        job_id,
+        nonce,
+        started,
+        waiting,
+        suspects,
+        graph,
+        routes,
+        traceparent,
+        created,
+        v,
+        priority,
+        *records,
+    ) = words
+    return Claim(
+        word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(suspects), graph, routes,
+        traceparent, created, v, priority, _pairs(records),
+    )  # fmt: skip
+
+
+def _begun(text: str) -> list[tuple[str, int, int]]:
+    if not text:
+        return []
+    rows = [each.split(" ") for each in text.split(",")]
+    return [(node, int(attempt), int(deliveries)) for node, attempt, deliveries in rows]
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(words[::2], words[1::2], strict=True)) if words else []
+
+
+class Report(msgspec.Struct, array_like=True, frozen=True):
+    """One item of report.lua; `entry` and `claim` are empty when nobody owns it (the scheduler's healing)."""
+
+    job_id: str
+    stream: str
+    entry: str
+    claim: str
+    steps: list[Step]
+    reads: list[str]
+    ack: bool
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What report answers for an item: its word, the job's status, a word for each step, and the records that were asked for."""
+
+    word: str
+    job_status: str
+    words: list[str] = []
+    records: list[tuple[str, str]] = []
+
+
+def _reply(row: bytes | list[bytes]) -> Reply:
+    if isinstance(row, bytes):
+        word, status, *words = row.decode().split(" ")
+        return Reply(word, status, words)
+    text, *records = [each.decode() for each in row]
+    word, status, *words = text.split(" ")
+    return Reply(word, status, words, _pairs(records))
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """A node's line in the job hash. `reason` is why it was skipped or is delayed; times are server epoch ms; `share` is of 10⁹."""
+
+    status: str
+    entry: str
+    attempt: int
+    deliveries: int
+    started_ms: int | None
+    ended_ms: int | None
+    reason: str
+    place: str
+    share: int
+    payload: str
+
+
+def parse_record(raw: str) -> NodeRecord:
+    header, _, payload = raw.partition("\n")
+    status, entry, attempt, deliveries, started, ended, reason, place, share = header.split(" ")
+    return NodeRecord(
+        status,
+        entry,
+        int(attempt),
+        int(deliveries),
+        None if started == "-" else int(started),
+        None if ended == "-" else int(ended),
+        "" if reason == "-" else reason,
+        "" if place == "-" else place,
+        int(share),
+        payload,
+    )
+
+
+STATE = (
+    "status", "seq", "trimmed", "remaining", "running", "broken", "progress", "attempt", "started", "finished", "created",
+    "updated",
+)  # fmt: skip
+
+
+def parse_state(raw: str) -> dict[str, str]:
+    """The words of a job's `state` by name; what has not happened yet is left out."""
+    return {name: word for name, word in zip(STATE, raw.split(" "), strict=True) if word != "-"}
+
+
+PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", 0, "")
+
+_reads = msgspec.msgpack.Decoder(list[list[list[str]]])
+
+
+class Scripts:
+    """The scripts of every partition over one client.
+
+    Raises (all methods): redis.ConnectionError and friends when the answer is unknown; redis.ResponseError with OOM when
+    `submit` meets the memory limit.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        partition_count: int = 1,
+        ttl_seconds: int = 43200,
+        log_length: int = 10000,
+    ) -> None:
+        self.client = client
+        self.partitions = partitions(partition_count)
+        self._seconds = {name: redis_script_seconds.labels(name) for name in functions.NAMES}
+        self._headers = [
+            _array([part.tag, part.suffix, str(ttl_seconds * 1000), log_length, GROUP, PROTOCOL])
+            for part in self.partitions
+        ]
+
+    def partition(self, job_id: str) -> Partition:
+        return self.partitions[partition_number(job_id, len(self.partitions))]
+
+    async def submit(self, part: Partition, items: Sequence[Any]) -> tuple[list[str], int]:
+        """A word per item, and the server's time in ms, at which the jobs were created."""
+        *words, now = await self._words("submit", part, items)
+        return words, int(now)
+
+    async def take(
+        self,
+        part: Partition,
+        consumer: str,
+        nonce: str,
+        *,
+        count: int,
+        light: int,
+        heavy: int,
+        streams: Sequence[str],
+        handed: Sequence[tuple[str, str]] = (),
+    ) -> list[Claim]:
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
+        return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
+
+    async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
+        return [_reply(row) for row in await self.call("report", part, items)]
+
+    async def renew(self, part: Partition, items: Sequence[Any]) -> list[str]:
+        return await self._words("renew", part, items)
+
+    async def reclaim(self, part: Partition, items: Sequence[Any]) -> list[Claim]:
+        return [_claim(row) for row in await self.call("reclaim", part, items)]
+
+    async def release(self, part: Partition, items: Sequence[Any]) -> list[str]:
+        return await self._words("release", part, items)
+
+    async def cancel(self, part: Partition, job_id: str, nodes: list[str]) -> str:
+        return (await self._words("cancel", part, [[job_id, nodes]]))[0]
+
+    async def retry(
+        self,
+        part: Partition,
+        job_id: str,
+        status: str,
+        attempt: int,
+        reset: list[str],
+        batches: list[Batch],
+        skips: Sequence[tuple[str, str, int]] = (),
+    ) -> str:
+        """`skips`: (node, reason, share) of those among `reset` that what is kept has decided already."""
+        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips]]))[0]
+
+    async def delete(self, part: Partition, job_id: str) -> str:
+        return (await self._words("delete", part, [[job_id]]))[0]
+
+    async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
+        """Moves what is due; (moved, dropped, ms until the next or -1)."""
+        moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
+        return int(moved), int(dropped), int(wait)
+
+    async def room(self, part: Partition, streams: Sequence[str], rank: int, patience_ms: int) -> bool:
+        """Whether the caller is to make room for an entry that has waited so long for a slot. `rank`: the caller's place in PRIORITIES."""
+        found = await self.call("room", part, [[list(streams), rank, patience_ms]])
+        return bool(found[0])
+
+    async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:
+        return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
+
+    async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
+        """Items (job id, after or -1, with graph); [] for an unknown job, else [flat fields, events]."""
+        return _reads.decode(await self.call("read", part, items))
+
+    async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:
+        return [word.decode() for word in await self.call(name, part, items)]
+
+    async def call(self, name: str, part: Partition, items: Sequence[Any]) -> Any:
+        return await self.call_encoded(name, part, [_encode(item) for item in items])
+
+    async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
+        begun = time.perf_counter()
+        try:
+            return await functions.call(self.client, name, part.index, self._headers[part.number], *items)
+        finally:
+            self._seconds[name].observe(time.perf_counter() - begun)
+
+    def call_blocking(self, client: Any, name: str, part: Partition, items: Sequence[Any]) -> Any:
+        """For a caller with a client of its own (the renewal thread)."""
+        encoded = [_encode(item) for item in items]
+        return functions.call_blocking(client, name, part.index, self._headers[part.number], *encoded)
+
+
+class Writer:
+    """One writer of a partition: reports of a tick go out in one call, the next after its answer.
+
+    Concurrent batches overtake each other, so a process has one of these per partition. A call whose answer was lost is sent
+    again until it is answered: steps are idempotent (`already`), and the claim fences what came too late.
+    """
+
+    def __init__(self, scripts: Scripts, part: Partition) -> None:
+        self._scripts = scripts
+        self._part = part
+        self._queue: list[tuple[bytes, asyncio.Future[Reply]]] = []
+        self._wake = asyncio.Event()
+
+    def put(self, report: Report) -> "asyncio.Future[Reply]":
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._queue.append((_encode(report), future))
+        self._wake.set()
+        return future
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            while self._queue:
+                batch = self._cut()
+                replies = await self._send([item for item, _ in batch])
+                for (_, future), reply in zip(batch, replies, strict=True):
+                    if not future.done():
+                        future.set_result(reply)
+            self._wake.clear()
+
+    def _cut(self) -> list[tuple[bytes, "asyncio.Future[Reply]"]]:
+        size = count = 0
+        for item, _ in self._queue:
+            size += len(item)
+            count += 1
+            if size >= MAX_CALL_BYTES or count >= MAX_CALL_ITEMS:
+                break
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
+
+    async def _send(self, items: list[bytes]) -> list[Reply]:
+        delay = 0.05
+        while True:
+            try:
+                return [_reply(row) for row in await self._scripts.call_encoded("report", self._part, items)]
+            except (*LOST, redis.exceptions.ResponseError) as error:
+                if isinstance(error, redis.exceptions.ResponseError) and not passing(error):
+                    raise
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+
+
+_PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|{UNKNOWN_FUNCTION})\b""")
+"""redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
+
+
+def passing(error: Exception) -> bool:
+    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way, a library not yet loaded."""
+    if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
+        return True
+    return _PASSING.search(str(error)) is not None

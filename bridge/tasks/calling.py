@@ -1,0 +1,378 @@
+"""One run of one node: what goes in, what comes out, and how a task function is called.
+
+Both ways to run a task live here, because what they enforce is the same: params and output have the declared types, the
+output has a size limit, every exception becomes one typed error. `run_light` runs an async task in the event loop it is called
+in; `run_plain` runs a plain function and blocks, for the main thread of a slot.
+
+A stop (cancel or time-out) of an async task is an asyncio cancellation, repeated every second while the task swallows it;
+nothing stronger exists inside a process, so a task that must be stoppable by force belongs into a slot.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.context import Kept, TaskCancelled, TaskContext, TaskError, printable
+from dihedral.bridge.tasks.device_faults import device_fault
+from dihedral.schemas.structs.artifact import ArtifactMeta
+from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.graph import NodeError
+
+if TYPE_CHECKING:
+    from dihedral.bridge.artifacts.store import ArtifactStore
+    from dihedral.bridge.tasks.registry import Registry, Task
+
+OUTPUT_BYTES = 1024 * 1024  # the default of jobs.nodeOutputBytes
+MESSAGE_CHARS = 2_000
+TRACEBACK_CHARS = 8_000  # the innermost frames say most, so the end is kept
+DETAILS_BYTES = 16 * 1024
+REPEAT_CANCEL_SECONDS = 1.0
+
+
+class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
+    """`delivery_count`: workers that this node has lost before. `owner`: whose job it is; empty: nobody's, and then nothing is forbidden."""
+
+    job_id: str
+    node_id: str
+    task: str
+    attempt: int
+    nonce: str
+    params: dict[str, Any]
+    timeout_seconds: float
+    delivery_count: int = 0
+    owner: str = ""
+
+
+class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
+    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
+
+    `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
+    """
+
+    status: Literal["completed", "failed", "cancelled"]
+    output: bytes | None = None
+    error: NodeError | None = None
+    retryable: bool = False
+    artifacts: list[ArtifactMeta] = []
+    began: bool = True
+    poisoned: bool = False
+    elsewhere: str = ""
+
+
+class Emit(Protocol):
+    """What a running node says; none of these blocks."""
+
+    def progress(self, fraction: float) -> None: ...
+
+    def data(self, name: str, payload: dict[str, Any]) -> None: ...
+
+    def log(self, level: str, message: str) -> None: ...
+
+    def waits(self, reason: str) -> None:
+        """Why the node does not begin yet, a sentence; empty: it begins."""
+
+
+Wished: TypeAlias = Literal["finish", "pause"]
+"""To end with the best result so far; to stop where another run can go on."""
+
+
+class CancelToken:
+    """Belongs to one event loop; cancel() may be said twice. A wish is gentler: nobody kills a task that does not hear it."""
+
+    rank = 1
+    """0 is the most urgent."""
+    may_pause: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether it may be asked to pause now."""
+    wishes: Sequence[Wished] = ()
+    _wish_listeners: Sequence[Callable[[Wished], None]] = ()  # of few runs: every run makes a token
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._listeners: list[Callable[[], None]] = []
+
+    def wish(self, wish: Wished) -> None:
+        if wish not in self.wishes:
+            self.wishes = [*self.wishes, wish]
+            for listener in list(self._wish_listeners):
+                listener(wish)
+
+    def listen_to_wishes(self, listener: Callable[[Wished], None]) -> None:
+        """Calls it for every wish, at once for those that have been."""
+        self._wish_listeners = [*self._wish_listeners, listener]
+        for wish in self.wishes:
+            listener(wish)
+
+    def forget_wishes(self, listener: Callable[[Wished], None]) -> None:
+        self._wish_listeners = [each for each in self._wish_listeners if each != listener]
+
+    def cancel(self) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            for listener in list(self._listeners):
+                listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Calls it at the cancel, at once when that has been."""
+        self._listeners.append(listener)
+        if self.cancelled:
+            listener()
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        self._listeners.remove(listener)
+
+    async def wait(self) -> None:
+        heard = asyncio.Event()
+        self.listen(heard.set)
+        try:
+            await heard.wait()
+        finally:
+            self.forget(heard.set)
+
+
+async def run_light(
+    registry: "Registry",
+    run: NodeRun,
+    store: "ArtifactStore | Callable[[], ArtifactStore] | None",
+    emit: Emit,
+    cancel: CancelToken,
+    *,
+    output_bytes: int = OUTPUT_BYTES,
+    directory: Path | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    kept: Kept | None = None,
+) -> NodeOutcome:
+    """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
+    task = registry.get(run.task)
+    if task is None:
+        return failed("unknown_task", f"this worker has no task {run.task!r}")
+    try:
+        params = task.params(run.params)
+    except msgspec.ValidationError as error:
+        return failed("invalid_params", str(error))
+    if cancel.cancelled:
+        return NodeOutcome(status="cancelled", began=False)
+    opened = store if store is None or callable(store) else lambda: store
+    context = TaskContext(
+        run,
+        emit,
+        lambda: cancel.cancelled,
+        opened,
+        capabilities=partial(capabilities, registry),
+        directory=directory,
+        loop=loop,
+        kept=kept,
+        warm_key=task.warm_key(run.params) if kept is not None else "",
+        finishing=lambda: "finish" in cancel.wishes,
+    )
+    stop = _Stop(run.timeout_seconds)
+    cancel.listen(stop.cancelled)
+    try:
+        return finished(task, await task.function(params, context), context, output_bytes)
+    except asyncio.CancelledError:
+        if stop.from_outside:
+            raise
+        return stop.outcome(task) or _cancelled_itself(context)
+    except TaskCancelled:
+        return stop.outcome(task) or _cancelled_itself(context)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        # SystemExit and KeyboardInterrupt from a task would end the worker and every other node in it.
+        return stop.outcome(task) or failure(error, task, context.artifacts)
+    finally:
+        cancel.forget(stop.cancelled)
+        await stop.close()
+        if context.has_files:
+            await asyncio.to_thread(context.close)
+
+
+class _Stop:
+    """Cancels the task that made it, when its time is over or the job is cancelled, and again while it goes on."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+        self._said = 0
+        self._timeout_seconds = timeout_seconds
+        self._reason = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._repeat: asyncio.TimerHandle | None = None
+        if timeout_seconds < 10 * 365 * 86400:
+            self._timer = self._loop.call_later(timeout_seconds, self._begin, "timeout")
+
+    def cancelled(self) -> None:
+        self._begin("cancelled")
+
+    def _begin(self, reason: str) -> None:
+        if not self._reason:
+            self._reason = reason
+            self._say()
+
+    def _say(self) -> None:
+        if self._task is not None:
+            self._said += 1
+            self._task.cancel()
+            self._repeat = self._loop.call_later(REPEAT_CANCEL_SECONDS, self._say)
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether somebody else cancelled the event-loop task too, which must then go on as a cancellation."""
+        return self._task is not None and self._task.cancelling() - self._before > self._said
+
+    def outcome(self, task: "Task") -> NodeOutcome | None:
+        if self._reason == "timeout":
+            return timed_out(task, self._timeout_seconds)
+        return NodeOutcome(status="cancelled") if self._reason else None
+
+    async def close(self) -> None:
+        """Takes back what it has said. `uncancel` alone leaves a cancel that the task did not wait long enough to meet."""
+        for handle in (self._timer, self._repeat):
+            if handle is not None:
+                handle.cancel()
+        if self._said and self._task is not None:
+            outside = self.from_outside
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if outside:
+                    raise
+            finally:
+                for _ in range(self._said):
+                    self._task.uncancel()
+
+
+def run_plain(
+    registry: "Registry",
+    run: NodeRun,
+    store: "Callable[[], ArtifactStore] | None",
+    emit: Emit,
+    cancelled: Callable[[], bool],
+    *,
+    output_bytes: int = OUTPUT_BYTES,
+    directory: Path | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    kept: Kept | None = None,
+    finishing: Callable[[], bool] = bool,
+) -> NodeOutcome:
+    """Runs a plain function in this thread; whoever started the process watches its time."""
+    task = registry.get(run.task)
+    if task is None:
+        return failed("unknown_task", f"this worker has no task {run.task!r}")
+    try:
+        params = task.params(run.params)
+    except msgspec.ValidationError as error:
+        return failed("invalid_params", str(error))
+    context = TaskContext(
+        run,
+        emit,
+        cancelled,
+        store,
+        capabilities=partial(capabilities, registry),
+        directory=directory,
+        loop=loop,
+        kept=kept,
+        warm_key=task.warm_key(run.params) if kept is not None else "",
+        finishing=finishing,
+    )
+    try:
+        return finished(task, task.function(params, context), context, output_bytes)
+    except TaskCancelled:
+        return NodeOutcome(status="cancelled") if cancelled() else _cancelled_itself(context)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return failure(error, task, context.artifacts)
+    finally:
+        context.close()
+
+
+def capabilities(registry: "Registry") -> list[Capability]:
+    return [task.capability for task in registry.values()]
+
+
+# Outcomes -----------------------------------------------------------------------------------------------------------
+
+
+def finished(task: "Task", result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
+    """Completed, or failed where the result is not what the task declared (`invalid_output`) or too large."""
+    try:
+        output = task.output(result)
+    except (
+        msgspec.ValidationError,
+        msgspec.EncodeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        return failed("invalid_output", f"{task.capability.id} returned what it did not declare: {error}")
+    if len(output) > output_bytes:
+        message = f"the output has {len(output)} bytes, jobs.nodeOutputBytes allows {output_bytes}; store an artifact"
+        return failed("output_too_large", message, {"sizeBytes": len(output), "limitBytes": output_bytes})
+    return NodeOutcome(status="completed", output=output, artifacts=context.artifacts)
+
+
+def failure(error: BaseException, task: "Task", artifacts: list[ArtifactMeta]) -> NodeOutcome:
+    """What a task raised, as one typed error with class and traceback.
+
+    A device out of memory is `out_of_memory`; a broken one `device_poisoned`, which another process may survive, where the task may run again.
+    """
+    details: dict[str, Any] = {"class": type(error).__qualname__}
+    text = "".join(traceback.format_exception(error))
+    retryable = isinstance(error, task.retry_on)
+    code = "task_failed"
+    message = str(error) or type(error).__qualname__
+    fault = device_fault(error)
+    if isinstance(error, TaskError):
+        code = error.code
+        retryable = retryable or error.retryable
+        details |= _bounded(error.details)
+    elif isinstance(error, StoreError):
+        code = error.code
+        retryable = retryable or code == "artifact_store_unavailable"
+    else:
+        message = f"{type(error).__qualname__}: {error}"
+        if fault is not None:
+            code = fault
+            retryable = retryable or (fault == "device_poisoned" and task.capability.contracts.idempotent)
+    details["traceback"] = printable(text[-TRACEBACK_CHARS:])
+    outcome = failed(code, message, details, retryable=retryable, artifacts=artifacts)
+    return msgspec.structs.replace(outcome, poisoned=True) if fault == "device_poisoned" else outcome
+
+
+def timed_out(task: "Task", timeout_seconds: float) -> NodeOutcome:
+    """Retryable where the task says that a TimeoutError is."""
+    retryable = issubclass(TimeoutError, task.retry_on)
+    message = f"{task.capability.id} did not end within {timeout_seconds:g} s"
+    return failed("timeout", message, {"timeoutSeconds": timeout_seconds}, retryable=retryable)
+
+
+def failed(
+    code: str,
+    message: str,
+    details: dict[str, Any] | None = None,
+    *,
+    retryable: bool = False,
+    artifacts: list[ArtifactMeta] | None = None,
+) -> NodeOutcome:
+    error = NodeError(code=code, message=printable(message[:MESSAGE_CHARS]), details=details or {})
+    return NodeOutcome(status="failed", error=error, retryable=retryable, artifacts=artifacts or [])
+
+
+def _cancelled_itself(context: TaskContext) -> NodeOutcome:
+    message = "the task ended as cancelled, but nobody had cancelled it"
+    return failed("cancelled_itself", message, artifacts=context.artifacts)
+
+
+def _bounded(details: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = msgspec.json.encode(details)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return {"detailsLeftOut": f"not JSON: {error}"}
+    if len(text) > DETAILS_BYTES:
+        return {"detailsLeftOut": f"{len(text)} bytes, the limit is {DETAILS_BYTES}"}
+    decoded: dict[str, Any] = msgspec.json.decode(text)
+    return decoded

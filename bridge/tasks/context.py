@@ -1,0 +1,349 @@
+"""What a running task holds in its hands: progress, events, cancel, files, and the errors that it may raise on purpose.
+
+A task of the worker's own event loop awaits `fetch_async` and `store_async`. A task in a slot runs in the main thread of its process and
+may block; the artifact store lives on the event loop of another thread there, which is why a context may name a `loop`.
+"""
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError as FutureCancelled
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.errors import DihedralError, StoreError
+from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
+from dihedral.schemas.structs.capability import Capability
+
+if TYPE_CHECKING:
+    from dihedral.bridge.artifacts.store import ArtifactStore
+    from dihedral.bridge.tasks.calling import Emit, NodeRun
+
+T = TypeVar("T")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CANCEL_LOOK_SECONDS = 0.1  # how late a blocked transfer may notice a cancel
+
+
+class TaskError(DihedralError):
+    """A failure that a task foresaw; `code` is what clients match on."""
+
+    def __init__(
+        self, message: str, *, code: str = "task_failed", retryable: bool = False, details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+        self.details = details or {}
+
+
+class TaskCancelled(BaseException):
+    """Unwinds a task whose job was cancelled or whose time is over."""
+
+
+class SimulatedDevice(Protocol):
+    """What a task sees of `dihedral.data_plane.gpu_memory.simulated.SimulatedGpu`, which a task that knows only the bridge need not import."""
+
+    @property
+    def index(self) -> int: ...
+
+    def allocate(self, size: int) -> AbstractContextManager[object]:
+        """Bytes, held until the block or the last reference ends. Raises MemoryError; RuntimeError where the context is poisoned."""
+
+    def compute(self, seconds: float) -> None:
+        """At speed 1. Raises RuntimeError where the context is poisoned."""
+
+
+class Kept:
+    """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
+
+    def __init__(self, simulated_gpu: SimulatedDevice | None = None) -> None:
+        self.simulated_gpu = simulated_gpu
+        self.key = ""
+        self._version = ""
+        self._value: Any = None
+
+    def get(self, key: str, version: str, load: Callable[[], T]) -> T:
+        """What `load` made for this key and version, now or in an earlier run; anything else that was kept goes before."""
+        if not key or (self.key, self._version) != (key, version):
+            self.drop()
+            loaded = load()
+            if not key:
+                return loaded
+            self._value, self.key, self._version = loaded, key, version
+        found: T = self._value
+        return found
+
+    def drop(self) -> None:
+        self.key, self._value = "", None
+
+
+class TaskContext:
+    """Handed to every task as its second argument. `nonce` is new for every claim, so artifact keys never collide."""
+
+    def __init__(
+        self,
+        run: "NodeRun",
+        emit: "Emit",
+        cancelled: Callable[[], bool],
+        store: "Callable[[], ArtifactStore] | None",
+        *,
+        capabilities: Callable[[], list[Capability]] = list,
+        directory: Path | None = None,
+        loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        kept: Kept | None = None,
+        warm_key: str = "",
+        finishing: Callable[[], bool] = bool,
+    ) -> None:
+        """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here.
+
+        `kept`: None where nothing outlives the run. `warm_key`: of what the task may keep. `finishing`: whether somebody wants the best result so far.
+        """
+        self.job_id = run.job_id
+        self.node_id = run.node_id
+        self.attempt = run.attempt
+        self.nonce = run.nonce
+        self.delivery_count = run.delivery_count
+        self.owner = run.owner
+        self.artifacts: list[ArtifactMeta] = []
+        self.capabilities = capabilities
+        self._emit = emit
+        self._cancelled = cancelled
+        self._store = store
+        self._directory = directory
+        self._made: Path | None = None
+        self._loop = loop
+        self._kept = kept
+        self._warm_key = warm_key
+        self._finishing = finishing
+        self._fetched = 0
+
+    # Said to whoever watches the job --------------------------------------------------------------------------------
+
+    def progress(self, fraction: float) -> None:
+        """0..1 of this node; a smaller number than before is ignored."""
+        self._emit.progress(min(1.0, max(0.0, float(fraction))))
+
+    def data(self, name: str, payload: dict[str, Any]) -> None:
+        """Publishes a small JSON object, such as a loss or a preview. NumPy numbers and arrays become lists.
+
+        Raises:
+            TypeError: something in it has no JSON form.
+        """
+        self._emit.data(name, msgspec.to_builtins(payload, str_keys=True, enc_hook=_as_list))
+
+    def log(self, message: str, level: str = "info") -> None:
+        """`level`: debug, info, warning or error."""
+        if level not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"unknown log level {level!r}")
+        self._emit.log(level, printable(message))
+
+    # Cancel ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled()
+
+    def check_cancelled(self) -> None:
+        """Call it between steps: a task that ends by it keeps its slot warm; one that never looks is killed.
+
+        Raises:
+            TaskCancelled: the job was cancelled or this node's time is over.
+        """
+        if self._cancelled():
+            raise TaskCancelled
+
+    @property
+    def finish_early(self) -> bool:
+        """Whether somebody asked this node to end now with the best result that it has, as completed. Look between steps."""
+        return self._finishing()
+
+    # The device -----------------------------------------------------------------------------------------------------
+
+    def warm(self, load: Callable[[], T], version: str = "") -> T:
+        """What `load` makes, kept in this process for the next run whose params named by `@task(warm=…)` are the same.
+
+        `version`: of the contents behind those params, where they may change. A process keeps one such object, and drops it when another run
+        needs the memory; a task must not change it.
+        """
+        return load() if self._kept is None else self._kept.get(self._warm_key, version, load)
+
+    @property
+    def simulated_gpu(self) -> SimulatedDevice | None:
+        """Of this slot; None where its device is real or there is none."""
+        return None if self._kept is None else self._kept.simulated_gpu
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def workdir(self) -> Path:
+        """A directory of this run alone; it is gone when the run has ended."""
+        if self._made is None:
+            if self._directory is None:
+                self._made = Path(tempfile.mkdtemp(prefix="dihedral-"))
+            else:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._made = self._directory
+        return self._made
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """Copies an artifact into the workdir. Blocks, so only for plain functions.
+
+        Raises:
+            StoreError: it is not there, or the store does not answer.
+        """
+        return self._wait(self._fetch(ref))
+
+    def store(
+        self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"
+    ) -> ArtifactMeta:
+        """Puts a file or bytes under `<job>/<node>/<nonce>/<name>`; visible once the node's end is recorded. Blocks.
+
+        Raises:
+            StoreError: the store is full or does not answer.
+        """
+        return self._wait(self._put(bucket, name, source, content_type))
+
+    async def fetch_async(self, ref: ArtifactRef) -> Path:
+        return await self._there(self._fetch(ref))
+
+    async def store_async(
+        self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"
+    ) -> ArtifactMeta:
+        return await self._there(self._put(bucket, name, source, content_type))
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def keep_checkpoint(self, bucket: str, source: Path | bytes) -> None:
+        """Stores what a later run of this node goes on from, in the place of the one before. Blocks, also while the node is cancelled.
+
+        It is no artifact of the job's result. Its key has no nonce, so an owner that was thought dead may still put an older one
+        there: a checkpoint must be valid whichever run wrote it, and say itself what it belongs to.
+
+        Raises:
+            StoreError: the store is full or does not answer.
+        """
+        self._wait(self._keep(bucket, "checkpoint", source, "application/octet-stream"), heeds_cancel=False)
+
+    def checkpoint(self, bucket: str) -> Path | None:
+        """The last one that any run of this node kept, in the workdir; None where there is none. Blocks.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        try:
+            return self.fetch(ArtifactRef(bucket=bucket, key=self._checkpoint_key))
+        except StoreError as error:
+            if error.code != "artifact_not_found":
+                raise
+            return None
+
+    def drop_checkpoint(self, bucket: str) -> None:
+        """Once the result is stored. Blocks. A store that does not answer keeps the checkpoint; the result is none the worse for it."""
+        try:
+            self._wait(self._drop(bucket), heeds_cancel=False)
+        except StoreError as error:
+            self.log(f"the checkpoint stays in the store: {error}", "warning")
+
+    def keep_preview(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
+        """Stores what the work looks like so far under `<job>/<node>/<name>`, in the place of the one before. Blocks.
+
+        Like a checkpoint it is no artifact of the result; it stays behind when the node has ended.
+
+        Raises:
+            StoreError: the store is full or does not answer.
+        """
+        return self._wait(self._keep(bucket, name, source, content_type))
+
+    @property
+    def _checkpoint_key(self) -> str:
+        return self._kept_key("checkpoint")
+
+    def _kept_key(self, name: str) -> str:
+        return f"{self.job_id}/{self.node_id}/{name}"
+
+    async def _keep(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
+        key = self._kept_key(name)
+        await self._artifacts().put(
+            bucket, key, source, content_type=content_type, job_id=self.job_id, node_id=self.node_id
+        )
+        return ArtifactRef(bucket=bucket, key=key)
+
+    async def _drop(self, bucket: str) -> None:
+        try:
+            await self._artifacts().delete(bucket, self._checkpoint_key)
+        except StoreError as error:
+            if error.code != "artifact_not_found":
+                raise
+
+    def close(self) -> None:
+        """Removes the workdir, if there is one; blocks."""
+        if self._made is not None:
+            shutil.rmtree(self._made, ignore_errors=True)
+
+    @property
+    def has_files(self) -> bool:
+        return self._made is not None
+
+    async def _fetch(self, ref: ArtifactRef) -> Path:
+        self._fetched += 1
+        target = self.workdir / f"{self._fetched}-{ref.key.rsplit('/', 1)[-1]}"
+        await self._artifacts().fetch(ref.bucket, ref.key, target)
+        return target
+
+    async def _put(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactMeta:
+        if not NAME.fullmatch(name):
+            raise TaskError(f"an artifact cannot be named {name!r}", code="bad_artifact_name")
+        key = f"{self.job_id}/{self.node_id}/{self.nonce}/{name}"
+        meta = await self._artifacts().put(
+            bucket, key, source, content_type=content_type, job_id=self.job_id, node_id=self.node_id
+        )
+        self.artifacts.append(meta)
+        return meta
+
+    def _artifacts(self) -> "ArtifactStore":
+        if self._store is None:
+            raise TaskError("this worker has no artifact store", code="no_artifact_store")
+        store = self._store()
+        return OwnedStore(store, self.owner, self.owner) if self.owner else store
+
+    def _wait(self, work: Coroutine[Any, Any, T], *, heeds_cancel: bool = True) -> T:
+        if self._loop is None:
+            work.close()
+            raise RuntimeError(
+                "fetch and store would block the worker: use `await ctx.fetch_async(…)` in an async task"
+            )
+        future = asyncio.run_coroutine_threadsafe(work, self._loop())
+        while True:
+            try:
+                return future.result(CANCEL_LOOK_SECONDS)
+            except FutureCancelled:
+                raise TaskCancelled from None
+            except TimeoutError:
+                if future.done():
+                    raise  # the transfer's own
+                if heeds_cancel and self._cancelled():
+                    future.cancel()
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop()))
+
+
+def printable(text: str) -> str:
+    """The same text without lone surrogates, which no JSON may carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _as_list(value: Any) -> Any:
+    to_list = getattr(value, "tolist", None)
+    if to_list is None:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return to_list()

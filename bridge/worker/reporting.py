@@ -1,0 +1,281 @@
+"""What a running node says, and what its end sets in motion: outcome, skips, starts, dispatches, ack.
+
+An outcome is written together with everything that it decides by itself. What depends on other parents is decided in further
+rounds, each with the records read *after* the round before was written: of two parents that end at the same time on
+two workers at least the later one sees both, and a start passes only while the node is pending, so a join fires exactly once.
+The entry is acknowledged with the last round.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from dihedral.bridge import graphs
+from dihedral.bridge.fabric.deliveries import Delivery
+from dihedral.bridge.fabric.keys import PRIORITIES, Partition
+from dihedral.bridge.fabric.scripts import Batch, NodeRecord, Reply, Report, Step
+from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome
+from dihedral.schemas.structs.graph import NodeError
+from dihedral.schemas.structs.settings import Settings
+
+RETRY_BASE_MS = 500
+RETRY_CAP_MS = 60_000
+EVENT_BYTES = 64 * 1024
+
+
+class Running:
+    """One node of a delivery while it runs: its cancel token and what it has said and nobody has written yet."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        node_id: str,
+        light: bool,
+        mark: Callable[["Running"], None],
+        tell: Callable[[], None] = lambda: None,
+        pause_after: float | None = None,
+    ) -> None:
+        """`mark`: it has said something to be written; `tell`: it begins to wait, or waits no more.
+
+        `pause_after`: seconds from its first progress on after which it may be asked to pause; None: never.
+        """
+        self._mark = mark
+        self._tell = tell
+        self.waiting_for = ""
+        self.waited_seconds = 0.0
+        self.given_up = False  # it is to begin in another worker
+        self.room_in: Partition | None = None  # where an entry waits for which it makes room
+        self._waits_since = 0.0
+        self.delivery = delivery
+        self.node_id = node_id
+        self.light = light
+        self.cancel = CancelToken()
+        if not light:
+            self.cancel.rank = PRIORITIES.index(delivery.priority)
+            self.cancel.may_pause = self.may_pause
+        self._pause_after = pause_after
+        self._under_way: float | None = None  # since its first progress: what comes before would have to be done again
+        self.fraction = 0.0
+        self.said = 0.0
+        self.bodies: list[str] = []
+        self.started_ms = int(time.time() * 1000)
+
+    # The Emit that the task speaks through --------------------------------------------------------------------------
+
+    def progress(self, fraction: float) -> None:
+        """Keeps the highest fraction of this attempt; it is written with the next tick."""
+        if self._under_way is None:
+            self._under_way = time.monotonic()
+        if fraction > self.fraction:
+            self.fraction = min(1.0, fraction)
+            self._mark(self)
+
+    def data(self, name: str, payload: dict[str, Any]) -> None:
+        self._say({"type": "data", "nodeId": self.node_id, "name": name, "data": payload})
+
+    def log(self, level: str, message: str) -> None:
+        text = message.encode("utf-8", "replace").decode()
+        self._say({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+
+    def waits(self, reason: str) -> None:
+        """Stands in the heartbeat; the first time also in the job's log."""
+        changes = bool(reason) != bool(self.waiting_for)
+        if changes and reason:
+            self.log("info", f"waits for device memory: {reason}")
+            self._waits_since = time.monotonic()
+        elif changes:
+            self.waited_seconds += time.monotonic() - self._waits_since
+        self.waiting_for = reason
+        if changes:
+            self._tell()
+
+    def may_pause(self) -> bool:
+        if self._pause_after is None or self._under_way is None or self.cancel.wishes or self.cancel.cancelled:
+            return False
+        return time.monotonic() - self._under_way >= self._pause_after
+
+    @property
+    def only_waits(self) -> bool:
+        return bool(self.waiting_for) and not self.cancel.cancelled
+
+    def give_up_waiting(self) -> None:
+        """A node that does not wait any more stays."""
+        if self.only_waits:
+            self.given_up = True
+            self.cancel.cancel()
+
+    def _say(self, event: dict[str, Any]) -> None:
+        body = msgspec.json.encode(event)
+        if len(body) > EVENT_BYTES:
+            too_large = f"an event of {len(body)} bytes was dropped; the limit is {EVENT_BYTES}"
+            body = msgspec.json.encode(
+                {"type": "log", "nodeId": self.node_id, "level": "warning", "message": too_large}
+            )
+        self.bodies.append(body[1:-1].decode())
+        self._mark(self)
+
+    def steps(self) -> list[Step]:
+        """What is not written yet, in order; progress last, as the sum of all."""
+        steps: list[Step] = []
+        for body in self.bodies:
+            self.delivery.event_number += 1
+            steps.append(("event", "data", body, self.delivery.event_number))
+        self.bodies = []
+        if self.fraction > self.said:
+            self.said = self.fraction
+            share = int(self.delivery.topology.shares[self.node_id] * self.fraction)
+            steps.append(("progress", self.node_id, share, f"{self.fraction:.6g}"))
+        return steps
+
+
+class Reporter:
+    """Commits outcomes for the deliveries of one worker.
+
+    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that go elsewhere; `reserve(delivery, node)` takes the capacity for
+    a node that can start here at once, `unreserve` gives it back.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Partition, Report], Awaitable[Reply]],
+        plan: Callable[..., list[Batch]],
+        reserve: Callable[[Delivery, str], bool],
+        unreserve: Callable[[Delivery, str], None],
+        worker_id: str,
+        settings: Settings,
+    ) -> None:
+        self._write = write
+        self._plan = plan
+        self._reserve = reserve
+        self._unreserve = unreserve
+        self._worker_id = worker_id
+        self._output_bytes = settings.jobs.node_output_bytes
+
+    async def commit(self, delivery: Delivery, running: Running, outcome: NodeOutcome) -> list[str]:
+        """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
+        node = running.node_id
+        outcome = self._checked(running, outcome)
+        steps = running.steps()
+        try:
+            return await self._commit(delivery, node, steps, outcome)
+        finally:
+            delivery.open.discard(node)
+
+    async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: NodeOutcome) -> list[str]:
+        """The node stays among the open ones until its last round is over, so that nobody acknowledges the entry before."""
+        again = self._again(delivery, node, outcome)
+        if again is not None:
+            await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
+            return []
+        steps.append(_end(delivery, node, outcome))
+        delivery.states[node] = (outcome.status, "")
+        if not delivery.topology.outgoing[node]:
+            await self._send(delivery, steps, (), ack=delivery.open == {node})
+            return []
+        delivery.records[node] = _record(outcome)
+        return await self._resolve(delivery, node, steps, _children(delivery, [node]))
+
+    async def _resolve(self, delivery: Delivery, ended: str, steps: list[Step], candidates: list[str]) -> list[str]:
+        goes_on: list[str] = []
+        while True:
+            found = graphs.resolve(delivery.topology, delivery.states, candidates)
+            # Two parents that end at once in this delivery both find their child ready; the first has begun it.
+            ready = [node for node in found.ready if node not in delivery.attempts]
+            here = [node for node in ready if self._reserve(delivery, node)]
+            away = [node for node in ready if node not in here]
+            first_start = len(steps)
+            steps += [("start", node, self._worker_id) for node in here]
+            steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
+            if away:
+                steps += [("send", batch) for batch in self._plan(delivery, away)]
+            reads = dict.fromkeys(found.unknown)
+            for node in here:
+                reads.update(
+                    (source, None) for source in delivery.topology.sources(node) if source not in delivery.records
+                )
+            for node in here:
+                delivery.begin(node, 1, 0)
+            last = not reads and delivery.open == {ended}
+            reply = await self._send(delivery, steps, reads, ack=last)
+            if reply is None:
+                for node in here:
+                    self._unreserve(delivery, node)
+                return []
+            for other, raw in reply.records:
+                delivery.learn(other, raw)
+            for node, word in zip(here, reply.words[first_start:], strict=False):
+                if word in ("ok", "already"):
+                    goes_on.append(node)
+                else:
+                    delivery.open.discard(node)
+                    self._unreserve(delivery, node)
+            delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
+            skipped = [node for node, _ in found.skipped]
+            decided = {*found.ready, *skipped}
+            candidates = [
+                node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided
+            ]
+            if not candidates or not any(parent in delivery.states for parent in found.unknown):
+                return goes_on
+            steps = []
+
+    async def _send(self, delivery: Delivery, steps: list[Step], reads: Iterable[str], *, ack: bool) -> Reply | None:
+        """None when the claim was lost."""
+        reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
+        if reply.word != "ok":
+            delivery.lost = True
+            return None
+        return reply
+
+    def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:
+        """The step that puts a retryable failure back with full jitter, while attempts are left and nobody cancelled."""
+        attempt = delivery.attempts[node]
+        if outcome.status != "failed" or not outcome.retryable or outcome.error is None:
+            return None
+        if attempt >= delivery.topology.nodes[node].retries.max_attempts:
+            return None
+        delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
+        batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
+        return ("again", node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
+
+    def _checked(self, running: Running, outcome: NodeOutcome) -> NodeOutcome:
+        """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
+        if outcome.output is not None and len(outcome.output) > self._output_bytes:
+            message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
+            return _failure(outcome, "output_too_large", message)
+        if outcome.status == "cancelled" and not running.cancel.cancelled:
+            return _failure(outcome, "cancelled_itself", "the task ended as cancelled, but nobody had cancelled it")
+        return outcome
+
+
+def _failure(outcome: NodeOutcome, code: str, message: str) -> NodeOutcome:
+    error = NodeError(code=code, message=message, details={})
+    return NodeOutcome(status="failed", output=None, error=error, retryable=False, artifacts=outcome.artifacts)
+
+
+def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
+    share = delivery.topology.shares[node] if outcome.status == "completed" else -1
+    failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
+    artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
+    given_up = [outcome.error.message] if outcome.error is not None and outcome.error.code == "worker_lost" else []
+    return (
+        "end", node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node),
+        failure, artifacts, *given_up,
+    )  # fmt: skip
+
+
+def _payload(outcome: NodeOutcome) -> str:
+    if outcome.status == "completed":
+        return f'{{"output":{(outcome.output or b"null").decode()}}}'
+    return f'{{"error":{msgspec.json.encode(outcome.error).decode()}}}' if outcome.error is not None else ""
+
+
+def _record(outcome: NodeOutcome) -> NodeRecord:
+    return NodeRecord(outcome.status, "", 0, 0, None, None, "", "", 0, _payload(outcome))
+
+
+def _children(delivery: Delivery, nodes: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(edge.to for node in nodes for edge in delivery.topology.outgoing.get(node, ())))

@@ -1,0 +1,186 @@
+"""How much memory the tasks take: of each GPU, from the driver's library; where there is none, of the slots, from /proc.
+
+The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. For the metrics it is asked
+every second, so a shorter peak is missed.
+
+A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so it is never asked on the event loop.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from dihedral.bridge import metrics
+from dihedral.data_plane.device import Gpu
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EVERY_SECONDS = 1.0
+SILENT_SECONDS = 3.0  # a driver answers in milliseconds; what is older than this says nothing of now
+KIB = 1024
+
+Sample = dict[str, tuple[int, int]]
+"""Device -> (bytes in use, bytes there are)."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One look at one device. holders: process id → bytes, as far as the driver tells."""
+
+    total: int
+    free: int
+    holders: dict[int, int]
+
+
+Read = Callable[[], list[Reading]]
+"""A look at every device of this worker, in the order of `Device.gpus`."""
+
+
+class Looks(Generic[T]):
+    """Asks what may not answer, in a thread of its own for each question, one at a time.
+
+    Daemon threads: one that never comes back must not keep the worker from its end, as a thread of `asyncio.to_thread` would.
+    """
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        """begun: when the last look began (`time.monotonic`)."""
+        self.begun = 0.0
+        self._ask = ask
+        self._answer: asyncio.Future[T] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    def look(self) -> asyncio.Future[T]:
+        """The answer of the look under way, or of a new one. It is shared: wait for it with `asyncio.wait`, which cancels nothing."""
+        if self._answer is None or self._answer.done():
+            loop = asyncio.get_running_loop()
+            self._answer = loop.create_future()
+            self.begun = time.monotonic()
+            threading.Thread(target=self._look, args=(loop, self._answer), name="device memory", daemon=True).start()
+        return self._answer
+
+    def _look(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
+        result, failure = None, None
+        try:
+            result = self._ask()
+        except Exception as error:  # a driver that is being replaced answers with errors of its own
+            failure = error
+
+        def tell() -> None:
+            if failure is not None:
+                answer.set_exception(failure)
+                answer.exception()  # it is nobody's duty to ask
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell)
+
+
+def reader(gpus: Sequence[Gpu]) -> Read | None:
+    """None where NVML is not there, or does not know one of these GPUs."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id) for gpu in gpus]
+        for handle in handles:
+            of_handle(nvml, handle)
+    except Exception as error:
+        log.warning("the GPUs' memory cannot be read, so nothing waits for it: %s", error)
+        return None
+    return lambda: [of_handle(nvml, handle) for handle in handles]
+
+
+def of_handle(nvml: Any, handle: Any) -> Reading:
+    """Processes whose memory the driver does not tell (in a container it may not) are left out."""
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    holders = {int(each.pid): int(each.usedGpuMemory) for each in processes if each.usedGpuMemory}
+    return Reading(total=int(memory.total), free=int(memory.free), holders=holders)
+
+
+async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read | None = None) -> None:
+    """Keeps `latest` and the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
+    nvml = _nvml() if simulated is None else None
+    looks: Looks[Sample] | None = None
+    if simulated is not None:
+        looks = Looks(lambda: of_simulated(simulated()))
+    elif nvml is not None:
+        looks = Looks(lambda: of_gpus(nvml))
+    peaks: dict[str, int] = {}
+    while True:
+        sample = await _answered(looks) if looks is not None else of_processes(pids())
+        latest.clear()
+        latest.update(sample)
+        for device, (used, total) in sample.items():
+            peaks[device] = max(peaks.get(device, 0), used)
+            metrics.device_memory_used_bytes.labels(device).set(used)
+            metrics.device_memory_peak_bytes.labels(device).set(peaks[device])
+            metrics.device_memory_total_bytes.labels(device).set(total)
+        await asyncio.sleep(EVERY_SECONDS)
+
+
+async def _answered(looks: Looks[Sample]) -> Sample:
+    """Empty where no answer came in time, or an error."""
+    answer = looks.look()
+    await asyncio.wait({answer}, timeout=SILENT_SECONDS)
+    if not answer.done():
+        log.warning("device memory cannot be read: no answer for %.0f s", time.monotonic() - looks.begun)
+        return {}
+    if (error := answer.exception()) is not None:
+        log.warning("device memory cannot be read: %s", error)
+        return {}
+    return answer.result()
+
+
+def _nvml() -> Any:
+    """The driver's management library, or None where there is no GPU, driver or Python package (extras gpu-cuda*)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml if pynvml.nvmlDeviceGetCount() else None
+    except Exception:
+        return None
+
+
+def of_gpus(nvml: Any) -> Sample:
+    """`gpu0`, `gpu1`, ... in the driver's order, whatever CUDA_VISIBLE_DEVICES hides from the slots."""
+    found = {}
+    for index in range(nvml.nvmlDeviceGetCount()):
+        memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+        found[f"gpu{index}"] = (int(memory.used), int(memory.total))
+    return found
+
+
+def of_simulated(readings: list[Reading]) -> Sample:
+    """`simulated0`, `simulated1`, ..."""
+    return {f"simulated{index}": (each.total - each.free, each.total) for index, each in enumerate(readings)}
+
+
+def of_processes(pids: list[int]) -> Sample:
+    """`cpu`: resident bytes of these processes, of what the machine has."""
+    total = _field(Path("/proc/meminfo"), "MemTotal")
+    if total is None:
+        return {}
+    return {"cpu": (sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in pids), total)}
+
+
+def _field(path: Path, name: str) -> int | None:
+    """Bytes of a line `name: 123 kB`; None where there is no such file or line."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * KIB
+    return None

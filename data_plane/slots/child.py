@@ -1,0 +1,368 @@
+"""The child's side of a slot: `python -P -m dihedral.data_plane.slots.child SOCKET BEATS PARENT` (two descriptors and a process id).
+
+The task has the main thread, as in a program of its own. Other threads: one reads what the parent says, one waits for beats, one runs the
+event loop of the artifact store once it is needed. Whoever finds that the parent is gone kills the whole group.
+"""
+
+import asyncio
+import faulthandler
+import gc
+import logging
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from dihedral.bridge.artifacts.measured import MeasuredStore, Transfer
+from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.tasks import registry as tasks
+from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, run_light, run_plain
+from dihedral.bridge.tasks.context import Kept, TaskCancelled, printable
+from dihedral.data_plane.device import give_memory_back, memory_held
+from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
+from dihedral.data_plane.process_groups import die_with_parent
+from dihedral.data_plane.slots.pool import (
+    Data,
+    Done,
+    Finish,
+    Forget,
+    FromChild,
+    FromParent,
+    Hello,
+    Line,
+    Progress,
+    Ready,
+    Start,
+    Stop,
+    frame,
+)
+from dihedral.schemas.structs.settings import ArtifactsSettings
+
+SMALLEST_PROGRESS = 0.001  # so a run says at most a thousand fractions, however often the task does
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def main() -> None:
+    descriptor, beats, parent = (int(argument) for argument in sys.argv[1:4])
+    die_with_parent(parent)
+    os.set_inheritable(descriptor, False)
+    os.set_inheritable(beats, False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable(all_threads=False)  # a SEGV's Python frames are in the stderr tail of its error
+    link = _Link(socket.socket(fileno=descriptor))
+    hello = link.receive()
+    assert isinstance(hello, Hello)
+    threading.Thread(target=_watch, args=(beats, hello.lease_seconds), name="beats", daemon=True).start()
+    _prepare(hello)
+    try:
+        registry = tasks.collect(hello.modules)
+    except DihedralError as error:
+        sys.exit(str(error))
+    gc.freeze()
+    _Child(link, hello, registry).serve()
+
+
+def _prepare(hello: Hello) -> None:
+    """Before any task module is imported: where modules are found, which GPU, how many threads a library may start."""
+    sys.path.extend(entry for entry in hello.path if entry not in sys.path)
+    for name in THREADS:
+        os.environ.setdefault(name, str(hello.threads))
+    if hello.gpu is not None and hello.simulation is None:
+        visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[hello.gpu] if hello.gpu < len(visible) else str(hello.gpu)
+
+
+def _watch(beats: int, lease_seconds: float) -> None:
+    """Ends everything after one lease without a beat, or when the parent's end of the pipe is closed."""
+    while True:
+        readable, _, _ = select.select([beats], [], [], lease_seconds)
+        if not readable or not os.read(beats, 4096):
+            _end_all()
+
+
+def _end_all() -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+class _Link:
+    """The socket to the parent: one thread reads, any thread writes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._decoder: msgspec.msgpack.Decoder[FromParent] = msgspec.msgpack.Decoder(FromParent)
+
+    def receive(self) -> FromParent:
+        size = int.from_bytes(self._read(4), "big")
+        return self._decoder.decode(self._read(size))
+
+    def send(self, message: FromChild) -> None:
+        data = frame(message)
+        try:
+            with self._lock:
+                self._connection.sendall(data)
+        except OSError:
+            _end_all()
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            chunk = self._connection.recv(min(size - len(data), 1 << 20))
+            if not chunk:
+                _end_all()
+            data += chunk
+        return bytes(data)
+
+
+class _Said:
+    """Emit: what the task says, on its way to the parent."""
+
+    def __init__(self, link: _Link, number: int) -> None:
+        self._link = link
+        self._number = number
+        self._fraction = 0.0
+
+    def progress(self, fraction: float) -> None:
+        if fraction - self._fraction >= SMALLEST_PROGRESS or fraction >= 1 > self._fraction:
+            self._fraction = fraction
+            self._link.send(Progress(number=self._number, fraction=fraction))
+
+    def data(self, name: str, payload: dict[str, Any]) -> None:
+        self._link.send(Data(number=self._number, name=name, payload=payload))
+
+    def log(self, level: str, message: str) -> None:
+        self._link.send(Line(number=self._number, level=level, message=message))
+
+    def waits(self, reason: str) -> None:
+        """Who waits has no process yet."""
+
+
+class _LogLines(logging.Handler):
+    """What a task logs becomes log events of its node, with their levels."""
+
+    def __init__(self, child: "_Child") -> None:
+        super().__init__(logging.INFO)
+        self._child = child
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = self._child.said
+        if said is not None:
+            level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
+            said.log(level, printable(self.format(record)))
+
+
+class _Child:
+    def __init__(self, link: _Link, hello: Hello, registry: tasks.Registry) -> None:
+        self.said: _Said | None = None
+        self._link = link
+        self._hello = hello
+        self._registry = registry
+        self._starts: queue.SimpleQueue[Start | Forget] = queue.SimpleQueue()
+        self._number = 0
+        self._stopped = False
+        self._finishing = False
+        self._gpu: SimulatedGpu | None = None
+        if hello.gpu is not None and hello.simulation is not None:
+            self._gpu = SimulatedGpu(Path(hello.gpu_directory), hello.gpu, hello.simulation)
+        self._kept = Kept(self._gpu)
+        self._inside = False
+        self._terminated = False
+        self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None
+        self._store_thread = _StoreThread(hello.artifacts)
+        self._runner: asyncio.Runner | None = None
+
+    def serve(self) -> None:
+        """Runs what the parent sends, until a signal or the parent's end."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        logging.getLogger().addHandler(_LogLines(self))
+        logging.getLogger().setLevel(logging.INFO)
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        self._link.send(Ready(tasks=sorted(self._registry)))
+        while not self._terminated:
+            start = self._starts.get()
+            if isinstance(start, Forget):
+                self._make_room()
+                continue
+            self.said = _Said(self._link, start.number)
+            outcome, peak, smaller = self._run_with_device(start, self.said)
+            self.said = None
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            self._link.send(
+                Done(
+                    number=start.number,
+                    outcome=outcome,
+                    transfers=self._store_thread.told(),
+                    peak=peak,
+                    warm_key=self._kept.key,
+                    held=self._gpu.held_bytes if self._gpu is not None else memory_held(),
+                    smaller=smaller,
+                )
+            )
+
+    def _listen(self) -> None:
+        while True:
+            message = self._link.receive()
+            if isinstance(message, Start):
+                self._number, self._stopped, self._finishing = message.number, False, False
+                self._starts.put(message)
+            elif isinstance(message, Forget):
+                self._starts.put(message)
+            elif isinstance(message, Finish) and message.number == self._number:
+                self._finishing = True
+                if self._token is not None:
+                    loop, token = self._token
+                    loop.call_soon_threadsafe(token.wish, "finish")
+            elif isinstance(message, Stop) and message.number == self._number:
+                self._stopped = True
+                if self._token is not None:
+                    loop, token = self._token
+                    loop.call_soon_threadsafe(token.cancel)
+
+    def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        self._terminated = self._stopped = True
+        if self._inside:
+            raise TaskCancelled
+        if self.said is None:
+            os._exit(128 + signum)
+
+    def _run_with_device(self, start: Start, said: _Said) -> tuple[NodeOutcome, int, bool]:
+        """The outcome, the peak of device memory, and whether it was the smaller variant that ran: out of memory, that runs once.
+
+        Afterwards only a model that the task asked to keep is held: what lies idle here is missing in another slot.
+        """
+        task = self._registry.get(start.run.task)
+        if task is None or task.capability.runtime.kind != "gpu":
+            return self._run(start, said), 0, False
+        if self._kept.key != task.warm_key(start.run.params):
+            self._make_room()
+        if self._gpu is not None:
+            self._gpu.reset_peak()
+        outcome = self._run(start, said)
+        out_of_memory = outcome.error is not None and outcome.error.code == "out_of_memory"
+        smaller = _smaller(task, start.run.params, said) if out_of_memory and not self._stopped else None
+        if smaller is not None:
+            self._make_room()
+            run = msgspec.structs.replace(start.run, params=smaller)
+            outcome = self._run(msgspec.structs.replace(start, run=run), said)
+        peak = self._gpu.peak_bytes if self._gpu is not None else memory_held()
+        if outcome.status != "completed":
+            self._kept.drop()  # whatever is wrong with it is not kept for the next run
+        self._give_memory_back()
+        return outcome, peak, smaller is not None
+
+    def _make_room(self) -> None:
+        self._kept.drop()
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
+        gc.collect()
+        give_memory_back()
+        if self._gpu is not None:
+            self._gpu.give_memory_back()
+
+    def _run(self, start: Start, said: _Said) -> NodeOutcome:
+        try:
+            self._inside = True
+            task = self._registry.get(start.run.task)
+            if task is not None and asyncio.iscoroutinefunction(task.function):
+                return self._run_async(start, said)
+            return run_plain(
+                self._registry,
+                start.run,
+                self._store_thread.store,
+                said,
+                lambda: self._stopped,
+                output_bytes=self._hello.output_bytes,
+                directory=Path(start.directory),
+                loop=self._store_thread,
+                kept=self._kept,
+                finishing=lambda: self._finishing,
+            )
+        except TaskCancelled:  # SIGTERM, at a moment when the task itself could not hear it
+            return NodeOutcome(status="cancelled")
+        finally:
+            self._inside = False
+
+    def _run_async(self, start: Start, said: _Said) -> NodeOutcome:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        token = CancelToken()
+        self._token = self._runner.get_loop(), token
+        if self._stopped:
+            token.cancel()
+        if self._finishing:
+            token.wish("finish")
+        try:
+            return self._runner.run(
+                run_light(
+                    self._registry,
+                    start.run,
+                    self._store_thread.store,
+                    said,
+                    token,
+                    output_bytes=self._hello.output_bytes,
+                    directory=Path(start.directory),
+                    loop=self._store_thread,
+                    kept=self._kept,
+                )
+            )
+        finally:
+            self._token = None
+
+
+def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:
+    """The params of the smaller variant, said with what they change; None where there is none, or the task cannot make it."""
+    try:
+        given = msgspec.to_builtins(task.params(params))
+        smaller = task.smaller(params)
+    except Exception as error:
+        said.log("warning", f"out of memory, and no smaller variant: {printable(f'{type(error).__name__}: {error}')}")
+        return None
+    if smaller is not None:
+        changed = {name: value for name, value in smaller.items() if given.get(name) != value}
+        said.log("warning", f"out of memory; once more with less: {msgspec.json.encode(changed).decode()}")
+    return smaller
+
+
+class _StoreThread:
+    """The artifact store's event loop, started with the first transfer: most of what a store imports is not small."""
+
+    def __init__(self, settings: ArtifactsSettings) -> None:
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._store: Any = None
+        self._transfers: list[Transfer] = []
+
+    def __call__(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="artifact store", daemon=True).start()
+        return self._loop
+
+    def store(self) -> Any:
+        """Called on the loop."""
+        if self._store is None:
+            from dihedral.bridge.artifacts.store import open_store
+
+            self._store = MeasuredStore(open_store(self._settings), self._transfers.append)
+        return self._store
+
+    def told(self) -> list[Transfer]:
+        """What has been moved since this was last asked."""
+        told = self._transfers[:]
+        del self._transfers[: len(told)]
+        return told
+
+
+if __name__ == "__main__":
+    main()
