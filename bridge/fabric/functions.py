@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from dihedral.bridge.fabric.connection import UNKNOWN_FUNCTION, Client
 from dihedral.bridge.fabric.lifecycle import lua_prelude
 
-_FOLDER = files("dihedral.bridge") / "lua"
+_FOLDER = files("dihedral.bridge.fabric") / "lua"
 
 NAMES = sorted(file.name[:-4] for file in _FOLDER.iterdir() if file.name[0] not in "_.")
 """Every transition."""

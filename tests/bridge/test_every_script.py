@@ -164,7 +164,7 @@ every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: p
 def test_no_lua_file_is_left_out():
     stems = {
         path.name.removesuffix(".lua")
-        for path in (files("dihedral.bridge") / "lua").iterdir()
+        for path in (files("dihedral.bridge.fabric") / "lua").iterdir()
         if path.name.endswith(".lua")
     }
     assert stems - {"_state", "_plain"} == {prepare.__name__ for prepare in SCRIPTS}

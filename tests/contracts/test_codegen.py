@@ -99,6 +99,6 @@ def parts(schema: Any) -> list[dict[str, Any]]:
 def test_every_schema_is_package_data() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = REPOSITORY / "schemas"
-    packed = {path for pattern in project["package-data"]["schemas"] for path in package.glob(pattern)}
+    packed = {path for pattern in project["package-data"]["dihedral.schemas"] for path in package.glob(pattern)}
     assert packed == set(package.rglob("*.schema.json")) != set()
-    assert "schemas*" in project["packages"]["find"]["include"]
+    assert (REPOSITORY / "dihedral" / "schemas").resolve() == package
