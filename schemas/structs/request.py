@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from dihedral.schemas.strict import Strict
+from dihedral.schemas.strict import AwareDateTime, Strict
 from msgspec import UNSET, Meta, UnsetType, field
-from schemas.strict import AwareDateTime
 
 from . import job, submission
 

@@ -38,7 +38,7 @@ def files(store: LocalStore) -> list[str]:
 
 def in_another_process(code: str, store: LocalStore, *arguments: str, **more) -> subprocess.Popen[bytes]:
     """Python that finds `store`, `stream` and what it was given."""
-    head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom bridge.artifacts import *\n"
+    head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom dihedral.bridge.artifacts.store import *\n"
     head += "store = LocalStore(Path(sys.argv[1]))\n"
     command = [sys.executable, "-c", head + code, str(store._root), *arguments]
     root = str(Path(__file__).parents[2])

@@ -267,8 +267,8 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from bridge.tasks import CancelToken, collect
-from data_plane.slots import SlotPool
+from dihedral.bridge.tasks.registry import CancelToken, collect
+from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
 from tests.place import Heard
 

@@ -191,7 +191,7 @@ def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
     (tmp_path / "tasks_of_mine.py").write_text(
-        "import json\nfrom bridge.tasks import task, TaskContext\nfrom msgspec import Struct\n"
+        "import json\nfrom dihedral import task, TaskContext\nfrom msgspec import Struct\n"
         "class P(Struct): pass\n@task\nasync def mine(params: P, ctx: TaskContext) -> P: return params\n"
     )
     try:

@@ -228,7 +228,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from bridge.tasks import TaskError
+from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.media.video_file import write_video
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

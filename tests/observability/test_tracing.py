@@ -90,10 +90,8 @@ async def test_a_traceparent_that_is_none_does_no_harm(traced):
 def test_nothing_is_imported_where_it_is_off():
     """redis-py looks for OpenTelemetry's API by itself, so here it cannot be found; ours would fail if it were asked for."""
     code = "import sys\nsys.modules['opentelemetry'] = sys.modules['pynvml'] = None\n"
-    code += (
-        "import control_plane.app, data_plane.service, bridge.tracing\nfrom schemas.structs.settings import Settings\n"
-    )
-    code += "assert bridge.tracing.start(Settings(), 'node') is None"
+    code += "import dihedral.control_plane.app, dihedral.data_plane.service\nfrom dihedral.bridge import tracing\nfrom dihedral.schemas.structs.settings import Settings\n"
+    code += "assert tracing.start(Settings(), 'node') is None"
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 
 
