@@ -12,7 +12,7 @@ from PIL import Image
 from dihedral.data_plane.media.storyteller import MOUTH_AT, MOUTH_HALF, Storyteller
 from dihedral.data_plane.media.visemes import POSES, SHAPES, Phoneme, is_vowel
 from tests.media.test_visemes import words
-from tests.place import Place
+from tests.support.in_process import TaskRunner
 
 SIZE = (256, 320)
 
@@ -35,13 +35,13 @@ def place_of(drawing: Storyteller) -> dict[str, float]:
     return {"x": x / width, "y": y / height, "width": 2 * MOUTH_HALF * drawing.head / width}
 
 
-def picture(place: Place, pixels: Any, name: str) -> dict[str, str]:
+def picture(place: TaskRunner, pixels: Any, name: str) -> dict[str, str]:
     path = place.directory.with_name(name)
     Image.fromarray(pixels).save(path)
     return place.upload(path)
 
 
-def sound(place: Place, seconds: float, loudness: float = 0.5, name: str = "speech.wav") -> dict[str, str]:
+def sound(place: TaskRunner, seconds: float, loudness: float = 0.5, name: str = "speech.wav") -> dict[str, str]:
     path, rate = place.directory.with_name(name), 16_000
     time = np.arange(round(seconds * rate)) / rate
     soundfile.write(path, loudness * np.sin(2 * np.pi * 180 * time), rate)
@@ -52,7 +52,7 @@ def told(spoken: list[Phoneme]) -> list[dict[str, Any]]:
     return [each._asdict() for each in spoken]
 
 
-def luma(place: Place, video: dict[str, str], path: Path) -> Any:
+def luma(place: TaskRunner, video: dict[str, str], path: Path) -> Any:
     """(frames, height, width) of the film's codes."""
     with av.open(str(place.download(video, path))) as container:
         planes = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
@@ -66,7 +66,7 @@ def opened(frames: Any, drawing: Storyteller) -> Any:
     return np.maximum(0, dark - dark[0])
 
 
-def faces(kind: str, place: Place, drawing: Storyteller) -> dict[str, Any]:
+def faces(kind: str, place: TaskRunner, drawing: Storyteller) -> dict[str, Any]:
     if kind == "drawn":
         return {}
     if kind == "photograph":
@@ -76,7 +76,7 @@ def faces(kind: str, place: Place, drawing: Storyteller) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["drawn", "photograph", "character"])
 def test_the_mouth_opens_for_vowels_and_closes_for_lips_and_pauses(
-    kind: str, place: Place, drawing: Storyteller, tmp_path: Path
+    kind: str, place: TaskRunner, drawing: Storyteller, tmp_path: Path
 ) -> None:
     spoken, seconds = words()
     params = {"audio": sound(place, seconds), "phonemes": told(spoken), "width": SIZE[1], "height": SIZE[0]}
@@ -96,7 +96,7 @@ def test_the_mouth_opens_for_vowels_and_closes_for_lips_and_pauses(
     assert made["visemes"][-1]["end"] == pytest.approx(seconds, abs=0.05)
 
 
-def test_a_film_has_the_sound_that_it_was_made_from(place: Place, tmp_path: Path) -> None:
+def test_a_film_has_the_sound_that_it_was_made_from(place: TaskRunner, tmp_path: Path) -> None:
     made, _ = place.output("lip_sync", {"audio": sound(place, 1.0), "width": 128, "height": 128})
     with av.open(str(place.download(made["video"], tmp_path / "v.mp4"))) as container:
         heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
@@ -105,7 +105,7 @@ def test_a_film_has_the_sound_that_it_was_made_from(place: Place, tmp_path: Path
     assert heard.size / 48_000 == pytest.approx(1.0, abs=0.05)
 
 
-def test_what_is_around_the_mouth_stays_as_it_is(place: Place, drawing: Storyteller, tmp_path: Path) -> None:
+def test_what_is_around_the_mouth_stays_as_it_is(place: TaskRunner, drawing: Storyteller, tmp_path: Path) -> None:
     """Up to what the encoder makes of it: a frame at rest and one that is open differ in the box alone."""
     face = faces("photograph", place, drawing)
     spoken = [{"symbol": "ɑ", "start": 0.4, "end": 1.0}]
@@ -123,7 +123,7 @@ def test_what_is_around_the_mouth_stays_as_it_is(place: Place, drawing: Storytel
 
 
 def test_without_phonemes_the_loudness_opens_the_mouth_and_the_output_says_so(
-    place: Place, drawing: Storyteller, tmp_path: Path
+    place: TaskRunner, drawing: Storyteller, tmp_path: Path
 ) -> None:
     rate = 16_000
     time = np.arange(2 * rate) / rate
@@ -139,7 +139,9 @@ def test_without_phonemes_the_loudness_opens_the_mouth_and_the_output_says_so(
     assert dark[(middles > 0.1) & (middles < 0.4)].max() < 10
 
 
-def test_mouths_with_transparency_are_laid_over_a_portrait(place: Place, drawing: Storyteller, tmp_path: Path) -> None:
+def test_mouths_with_transparency_are_laid_over_a_portrait(
+    place: TaskRunner, drawing: Storyteller, tmp_path: Path
+) -> None:
     character = {}
     for number, shape in enumerate(SHAPES):
         mouth = np.zeros((40, 60, 4), np.uint8)
@@ -155,7 +157,7 @@ def test_mouths_with_transparency_are_laid_over_a_portrait(place: Place, drawing
 
 
 def test_the_storyteller_blinks_by_the_seed_and_a_photograph_does_not(
-    place: Place, drawing: Storyteller, tmp_path: Path
+    place: TaskRunner, drawing: Storyteller, tmp_path: Path
 ) -> None:
     eyes = drawing.eyes_box
     moved = []
@@ -169,7 +171,7 @@ def test_the_storyteller_blinks_by_the_seed_and_a_photograph_does_not(
     assert moved[3] == []
 
 
-def test_sizes_follow_what_is_asked_for(place: Place, drawing: Storyteller) -> None:
+def test_sizes_follow_what_is_asked_for(place: TaskRunner, drawing: Storyteller) -> None:
     audio, face = sound(place, 0.3), faces("photograph", place, drawing)
     for params, wanted in (
         (face, (320, 256)),
@@ -184,7 +186,7 @@ def test_sizes_follow_what_is_asked_for(place: Place, drawing: Storyteller) -> N
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_portrait_without_a_mouth_is_asked_for_one(place: Place, drawing: Storyteller) -> None:
+def test_a_portrait_without_a_mouth_is_asked_for_one(place: TaskRunner, drawing: Storyteller) -> None:
     face = faces("photograph", place, drawing)
     audio = sound(place, 0.5)
     code, message = place.refusal("lip_sync", {"audio": audio, "portrait": face["portrait"]})
@@ -192,7 +194,7 @@ def test_a_portrait_without_a_mouth_is_asked_for_one(place: Place, drawing: Stor
     assert "no portrait" in place.refused("lip_sync", {"audio": audio, "mouth": face["mouth"]})
 
 
-def test_sounds_that_nobody_could_follow_are_refused(place: Place, tmp_path: Path) -> None:
+def test_sounds_that_nobody_could_follow_are_refused(place: TaskRunner, tmp_path: Path) -> None:
     assert "silent" in place.refused("lip_sync", {"audio": sound(place, 1.0, 0.0)})
     code, message = place.refusal("lip_sync", {"audio": sound(place, 1.0, 3.0)})
     assert (code, "lower level" in message) == ("clipped_audio", True)
@@ -201,7 +203,9 @@ def test_sounds_that_nobody_could_follow_are_refused(place: Place, tmp_path: Pat
     assert "not a recording" in place.refused("lip_sync", {"audio": place.upload(b"RIFF", "no.wav")})
 
 
-def test_pictures_of_one_pixel_and_of_more_than_a_hundred_million_are_refused(place: Place, tmp_path: Path) -> None:
+def test_pictures_of_one_pixel_and_of_more_than_a_hundred_million_are_refused(
+    place: TaskRunner, tmp_path: Path
+) -> None:
     audio, mouth = sound(place, 0.5), {"x": 0.5, "y": 0.5, "width": 0.2}
     Image.new("L", (1, 1)).save(tmp_path / "one.png")
     Image.new("1", (10_001, 10_000)).save(tmp_path / "many.png")
@@ -210,7 +214,7 @@ def test_pictures_of_one_pixel_and_of_more_than_a_hundred_million_are_refused(pl
         assert said in place.refused("lip_sync", {"audio": audio, "portrait": portrait, "mouth": mouth})
 
 
-def test_phonemes_of_another_recording_are_refused(place: Place) -> None:
+def test_phonemes_of_another_recording_are_refused(place: TaskRunner) -> None:
     audio = sound(place, 1.0)
     wrong = [{"symbol": "ɑ", "start": 5.0, "end": 6.0}]
     assert "belong to another" in place.refused("lip_sync", {"audio": audio, "phonemes": wrong})
@@ -218,7 +222,7 @@ def test_phonemes_of_another_recording_are_refused(place: Place) -> None:
     assert "before it starts" in place.refused("lip_sync", {"audio": audio, "phonemes": wrong})
 
 
-def test_characters_that_cannot_be_shown_are_refused(place: Place, drawing: Storyteller) -> None:
+def test_characters_that_cannot_be_shown_are_refused(place: TaskRunner, drawing: Storyteller) -> None:
     audio, faces_of = sound(place, 0.5), faces("character", place, drawing)["character"]
     small = picture(place, np.zeros((64, 64, 3), np.uint8), "small.png")
     message = place.refused("lip_sync", {"audio": audio, "character": faces_of | {"D": small}})
