@@ -1,0 +1,3 @@
+from tests.place import place
+
+__all__ = ["place"]
