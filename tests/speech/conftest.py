@@ -1,3 +1,3 @@
-from tests.place import place
+from tests.support.in_process import place
 
 __all__ = ["place"]

@@ -11,8 +11,8 @@ import soundfile
 
 from dihedral.data_plane.engines.speech import alignment, embedded
 from dihedral.data_plane.tasks import speak
-from tests.place import Place
 from tests.speech import hearing
+from tests.support.in_process import Place
 
 
 def said(place: Place, tmp_path: Path, **params: Any) -> tuple[dict[str, Any], Path]:
