@@ -210,6 +210,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "train_voice",
             "compare_voice",
             "render_video",
+            "speak",
             "simulate",
             "simulate_gpu",
             "get_capabilities",
