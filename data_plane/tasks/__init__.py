@@ -5,6 +5,7 @@ BUILTIN: tuple[str, ...] = (
     "dihedral.data_plane.tasks.train_image_lora",
     "dihedral.data_plane.tasks.train_voice",
     "dihedral.data_plane.tasks.compare_voice",
+    "dihedral.data_plane.tasks.speak",
     "dihedral.data_plane.tasks.render_video",
     "dihedral.data_plane.tasks.lip_sync",
     "dihedral.data_plane.tasks.simulate",
