@@ -201,7 +201,11 @@ def staged(
     face = captions.face_of([], size)
     texts = [captions.broken(scene.lines, face, size) for scene in params.scenes]
     shots = render_video.plan(params, [sum(captions.weights(each)) for each in texts], spans, seconds)
-    return shots, texts, render_video.pages_of(texts, [[] for _ in texts], face, shots, spans if narrated else None, seconds)
+    return (
+        shots,
+        texts,
+        render_video.pages_of(texts, [[] for _ in texts], face, shots, spans if narrated else None, seconds),
+    )
 
 
 def test_previews_are_one_artifact_that_is_written_over(
