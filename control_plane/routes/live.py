@@ -17,8 +17,9 @@ from litestar.response import Stream
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric.connection import LOST
 from dihedral.control_plane.access import Access, Who, who
-from dihedral.control_plane.hub import Chunk, Hub, Subscription, UnknownJob
+from dihedral.control_plane.hub import Hub, UnknownJob
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
+from dihedral.control_plane.watches import Chunk, Subscription
 from dihedral.schemas.structs.websocket import (
     ClientMessage,
     FailureReason,

@@ -167,7 +167,7 @@ def test_no_lua_file_is_left_out():
         for path in (files("dihedral.bridge.fabric") / "lua").iterdir()
         if path.name.endswith(".lua")
     }
-    assert stems - {"_state", "_plain"} == {prepare.__name__ for prepare in SCRIPTS}
+    assert stems - {*functions.SHARED, "_plain"} == {prepare.__name__ for prepare in SCRIPTS}
 
 
 @on_both_servers
