@@ -24,9 +24,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from redis.asyncio.client import PubSub
 
 from dihedral.bridge import metrics
-from dihedral.bridge.fabric.connection import LOST, is_cluster, listener
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, is_cluster, listener
 from dihedral.bridge.fabric.jobs import Jobs, JobView
-from dihedral.control_plane.watches import Head, Subscription, Watch, numbered, understood
+from dihedral.control_plane.watches import EventHeader, Subscription, Watch, numbered, understood
 from dihedral.schemas.structs.job import Job, JobStatus
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.websocket import Snapshot
@@ -39,7 +39,7 @@ CONFIRM_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 FIRST_DELAY = 0.05
 FAILOVER_SECONDS = 1.0
-HOME = "hub"
+HUB_CHANNEL = "hub"
 """A channel that is always subscribed, so that the connection is never without one."""
 
 
@@ -86,7 +86,7 @@ class Hub:
             while True:
                 try:
                     await self._listen()
-                except* (*LOST, redis.RedisError) as broken:
+                except* (*CONNECTION_ERRORS, redis.RedisError) as broken:
                     log.warning("the hub's subscription broke: %s; subscribing again", broken.exceptions[0])
                 await asyncio.sleep(self._delay)
                 self._delay = min(self._delay * 2, 2.0)
@@ -126,7 +126,7 @@ class Hub:
     # Subscriptions --------------------------------------------------------------------------------------------------
 
     async def subscribe(
-        self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], sees: str | None = None
+        self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], visible_owner: str | None = None
     ) -> Subscription:
         """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, also for a job that is not of `sees`; LOST."""
         watch = self._watches.get(job_id)
@@ -140,7 +140,7 @@ class Hub:
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await watch.confirmed.wait()
             await self.fill(subscription, after, epoch)
-            if sees not in (None, watch.owner):
+            if visible_owner not in (None, watch.owner):
                 raise UnknownJob(job_id)
             return subscription
         except BaseException:
@@ -202,10 +202,10 @@ class Hub:
                 self._changes = []
                 for watch in self._watches.values():
                     watch.asked = True
-                await pubsub.subscribe(HOME, *_channels(self._watches.values()))
+                await pubsub.subscribe(HUB_CHANNEL, *_channels(self._watches.values()))
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(pubsub))
-                    await self._hear(pubsub)
+                    await self._receive(pubsub)
         finally:
             for watch in self._watches.values():
                 watch.confirmed.clear()
@@ -231,7 +231,7 @@ class Hub:
             if gone:
                 await pubsub.unsubscribe(*_channels(gone))
 
-    async def _hear(self, pubsub: PubSub) -> None:
+    async def _receive(self, pubsub: PubSub) -> None:
         while True:
             message = await pubsub.get_message(timeout=2 * self._silent)
             if message is None:
@@ -242,7 +242,7 @@ class Hub:
         if message["type"] not in ("subscribe", "message"):
             return
         channel = message["channel"].decode()
-        if channel == HOME:
+        if channel == HUB_CHANNEL:
             self._on_connection()
             return
         watch = self._watches.get(channel.partition(":")[2])
@@ -269,18 +269,18 @@ class Hub:
         assert watch.seq is not None
         head = understood(data)
         if head is None:
-            self._chase(watch, watch.seq + 1)
+            self._schedule_reread(watch, watch.seq + 1)
         elif head.type == "deleted":
             self._end(watch)
         elif head.type == "progress":
             if head.seq > watch.seq:
-                self._chase(watch, head.seq)
+                self._schedule_reread(watch, head.seq)
             else:
                 watch.move(head.seq, head.progress)
         elif head.seq == watch.seq + 1:
             watch.advance(head, data.decode())
         elif head.seq > watch.seq:
-            self._chase(watch, head.seq)
+            self._schedule_reread(watch, head.seq)
 
     def _end(self, watch: Watch) -> None:
         """The job is no more; one of the same id is another job and gets a watch of its own."""
@@ -312,7 +312,7 @@ class Hub:
                         self._replace(watch, view, snapshot)
                     continue  # what was heard meanwhile was taken back
                 else:
-                    self._absorb(watch, view)
+                    self._apply_log(watch, view)
                 return view
         return None
 
@@ -328,10 +328,10 @@ class Hub:
         for data in early:
             self._on_event(watch, data)
 
-    def _absorb(self, watch: Watch, view: JobView) -> None:
+    def _apply_log(self, watch: Watch, view: JobView) -> None:
         for seq, text in numbered(view):
             if watch.seq is not None and seq == watch.seq + 1:
-                watch.advance(understood(text.encode()) or Head(type="", seq=seq), text)
+                watch.advance(understood(text.encode()) or EventHeader(type="", seq=seq), text)
         watch.move(view.seq, view.progress)
 
     def _replace(self, watch: Watch, view: JobView, snapshot: Snapshot) -> None:
@@ -340,7 +340,7 @@ class Hub:
         for subscription in watch.subscriptions:
             subscription.replace(snapshot)
 
-    def _chase(self, watch: Watch, seq: int) -> None:
+    def _schedule_reread(self, watch: Watch, seq: int) -> None:
         """The log is to be read up to `seq`, of which there was a word."""
         idle, watch.wanted = watch.wanted == 0, max(watch.wanted, seq)
         if idle:
@@ -370,7 +370,7 @@ class Hub:
         while True:
             try:
                 return await ask()
-            except (*LOST, redis.RedisError) as error:
+            except (*CONNECTION_ERRORS, redis.RedisError) as error:
                 log.warning("the hub could not read what it missed: %s; asking again", error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
@@ -382,7 +382,7 @@ class Hub:
             watched = {self._jobs.scripts.partition(job_id).number: job_id for job_id in self._watches}
             self._epochs = {number: epoch for number, epoch in self._epochs.items() if number in watched}
             for number, job_id in watched.items():
-                with suppress(*LOST, redis.RedisError):
+                with suppress(*CONNECTION_ERRORS, redis.RedisError):
                     before, epoch = self._epochs.get(number), await self._jobs.epoch(job_id)
                     if before not in (None, epoch):
                         log.warning("another server has partition %d; reading its jobs again", number)
@@ -397,7 +397,7 @@ class Hub:
             for watch in list(self._watches.values()):
                 if time.monotonic() - watch.heard >= self._quiet:
                     watch.heard = time.monotonic()
-                    with suppress(*LOST, redis.RedisError):
+                    with suppress(*CONNECTION_ERRORS, redis.RedisError):
                         await self._read(watch)
 
 

@@ -21,7 +21,7 @@ from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.schemas.structs.websocket import Snapshot
 
 
-class Head(msgspec.Struct):
+class EventHeader(msgspec.Struct):
     """What the hub reads of a message; the rest is passed on as it came."""
 
     type: str
@@ -30,10 +30,10 @@ class Head(msgspec.Struct):
     progress: float = 0.0
 
 
-_head = msgspec.json.Decoder(Head).decode
+_head = msgspec.json.Decoder(EventHeader).decode
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Update(msgspec.Struct, frozen=True):
     """What one subscription is to be sent next. `seq`: the last logged event that it covers."""
 
     kind: str  # update, resync or gone
@@ -127,7 +127,7 @@ class Subscription:
             return max(0.0, self._last_sent + interval - time.monotonic())
         return None
 
-    def collect(self) -> Chunk:
+    def collect(self) -> Update:
         """Takes everything that is pending; that the job is gone comes after all the rest."""
         watch = self.watch
         kind, taken, snapshot = "update", self.events, self.replaced
@@ -146,7 +146,7 @@ class Subscription:
         if taken:
             metrics.hub_lag_seconds.observe(self._last_sent - self.since)
         texts = tuple(text for _, text in taken)
-        return Chunk(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
+        return Update(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
 
 
 class Watch:
@@ -186,7 +186,7 @@ class Watch:
         self.confirmed = asyncio.Event()
         self.reading = asyncio.Lock()
         self.early: list[bytes] = []
-        self.encoded: tuple[Chunk, bytes] | None = None
+        self.encoded: tuple[Update, bytes] | None = None
         self.subscriptions: set[Subscription] = set()
 
     @property
@@ -197,7 +197,7 @@ class Watch:
         self.epoch, self.seq, self.status, self.owner = epoch, view.seq, view.status, view.owner
         self.progress, self.moved_at = view.progress, view.seq
 
-    def advance(self, head: Head, text: str) -> None:
+    def advance(self, head: EventHeader, text: str) -> None:
         """The next logged event."""
         self.seq = head.seq
         if head.type == "status":
@@ -215,7 +215,7 @@ class Watch:
             for subscription in self.subscriptions:
                 subscription.move()
 
-    def encode(self, chunk: Chunk) -> bytes:
+    def encode(self, chunk: Update) -> bytes:
         """Clients that are equally far get the same bytes."""
         if self.encoded is None or self.encoded[0] != chunk:
             self.encoded = (chunk, chunk.encoded())
@@ -226,7 +226,7 @@ def numbered(view: JobView) -> list[tuple[int, str]]:
     return list(enumerate(view.events, view.seq - len(view.events) + 1))
 
 
-def understood(data: bytes) -> Head | None:
+def understood(data: bytes) -> EventHeader | None:
     """None for what is no message of ours; it may still mean that something happened."""
     try:
         return _head(data)

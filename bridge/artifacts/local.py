@@ -26,7 +26,7 @@ from dihedral.bridge.artifacts.store import (
     is_bucket,
     newest,
 )
-from dihedral.bridge.artifacts.transfer import close_anyway, in_thread, pour, told
+from dihedral.bridge.artifacts.transfer import close_anyway, in_thread, os_errors_as_store_errors, pour
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
@@ -77,7 +77,7 @@ class LocalStore:
 
     def _begin(self, stack: ExitStack) -> IO[bytes]:
         """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
             part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)  # noqa: SIM115
             stack.callback(_discard, part)
@@ -86,7 +86,7 @@ class LocalStore:
     def _publish(self, part: IO[bytes], meta: ArtifactMeta) -> None:
         data, about = self._paths(meta.bucket, meta.key)
         draft = Path(f"{part.name}.json")
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             os.fsync(part.fileno())
             part.close()
             try:
@@ -131,7 +131,7 @@ class LocalStore:
         def copy(stopped: threading.Event) -> None:
             with ExitStack() as stack:
                 source = self._open(bucket, key, stack)
-                with told(to.parent), open(to, "wb") as target:
+                with os_errors_as_store_errors(to.parent), open(to, "wb") as target:
                     while not stopped.is_set() and (chunk := source.read(1 << 20)):
                         target.write(chunk)
 
@@ -153,7 +153,7 @@ class LocalStore:
     @contextmanager
     def _found(self, bucket: str, key: str, folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         """Under the lock, where a file that is not there is an artifact that is not there."""
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             try:
                 with _locked(folder, how):
                     yield
@@ -195,7 +195,7 @@ class LocalStore:
 
     async def check(self) -> None:
         def probe() -> None:
-            with told(self._root):
+            with os_errors_as_store_errors(self._root):
                 self._temporary.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self._temporary):
                     pass

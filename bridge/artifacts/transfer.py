@@ -54,7 +54,7 @@ class _Poured:
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge(f"more than {self._limit} bytes")
-        with told(_folder_of(self._part)):
+        with os_errors_as_store_errors(_folder_of(self._part)):
             self._part.write(chunk)
         self.digest.update(chunk)
 
@@ -68,7 +68,7 @@ class _Poured:
         self.flush()
 
     def flush(self) -> None:
-        with told(_folder_of(self._part)):
+        with os_errors_as_store_errors(_folder_of(self._part)):
             self._part.flush()
 
 
@@ -83,7 +83,7 @@ def close_anyway(part: IO[bytes]) -> None:
 
 
 @contextmanager
-def told(where: Path) -> Iterator[None]:
+def os_errors_as_store_errors(where: Path) -> Iterator[None]:
     """Turns what the file system says into what the store says."""
     try:
         yield

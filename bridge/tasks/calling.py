@@ -19,7 +19,7 @@ import msgspec
 
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
-from dihedral.bridge.tasks.context import Kept, TaskCancelled, TaskContext, TaskError, printable
+from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
 from dihedral.bridge.tasks.registry import Registry, Task
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
@@ -44,7 +44,7 @@ async def run_light(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    kept: Kept | None = None,
+    kept: ModelCache | None = None,
 ) -> NodeOutcome:
     """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
     task = registry.get(run.task)
@@ -155,7 +155,7 @@ def run_plain(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    kept: Kept | None = None,
+    kept: ModelCache | None = None,
     finishing: Callable[[], bool] = bool,
 ) -> NodeOutcome:
     """Runs a plain function in this thread; whoever started the process watches its time."""

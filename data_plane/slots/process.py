@@ -49,7 +49,7 @@ from dihedral.data_plane.slots.messages import (
     Stop,
     frame,
 )
-from dihedral.data_plane.slots.output import Budget, Printed
+from dihedral.data_plane.slots.output import Budget, OutputCapture
 
 START_SECONDS = 120  # importing CUDA libraries from a cold disk
 UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the whole grace period
@@ -102,7 +102,7 @@ class Slot:
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, beat: int,
-        beats: Beats, out: Printed, err: Printed,
+        beats: Beats, out: OutputCapture, err: OutputCapture,
     ) -> None:  # fmt: skip
         self.spent = False
         self.warm_key = ""  # of the model that it keeps
@@ -165,7 +165,9 @@ class Slot:
             reader, writer = await asyncio.open_connection(sock=here)
             ours.pop_all()
         beats.add(beat)
-        return cls(process, reader, writer, beat, beats, Printed(out_in, "stdout"), Printed(err_in, "stderr"))
+        return cls(
+            process, reader, writer, beat, beats, OutputCapture(out_in, "stdout"), OutputCapture(err_in, "stderr")
+        )
 
     async def _greet(self, hello: Hello) -> None:
         self._writer.write(frame(hello))

@@ -7,7 +7,7 @@ from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.worker.loop import Worker
 from dihedral.schemas.structs.worker import DeviceInfo
-from tests.planes import RUNS, Planes, gate, node, planes
+from tests.support.planes import RUNS, Planes, gate, node, planes
 
 DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]
 
