@@ -75,6 +75,7 @@ class SlotPool:
             threads=max(1, cpus // max(1, slots)),
             simulation=simulation,
             gpu_directory=gpu_directory,
+            tasks=settings.tasks,
         )
         self._all = [SlotHandle(number, number % gpus if gpus else None) for number in range(slots)]
         self._seats = SlotScheduler(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)
