@@ -194,6 +194,9 @@ def capabilities(registry: Registry) -> list[Capability]:
     return [task.capability for task in registry.values()]
 
 
+# Outcomes -----------------------------------------------------------------------------------------------------------
+
+
 def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
     """Completed, or failed where the result is not what the task declared (`invalid_output`) or too large."""
     try:

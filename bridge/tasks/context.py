@@ -18,7 +18,7 @@ import msgspec
 
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import ArtifactStore
-from dihedral.bridge.errors import DihedralError, StoreError
+from dihedral.bridge.errors import DihedralError, SettingsError, StoreError
 from dihedral.bridge.tasks.runs import Emit, NodeRun
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from dihedral.schemas.structs.capability import Capability

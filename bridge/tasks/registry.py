@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
-from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind

@@ -15,7 +15,8 @@ FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
 class Hello(msgspec.Struct, tag="hello", kw_only=True):
     """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
 
-    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real.
+    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
+    tasks, which may hold secrets and so travel by the socket alone.
     """
 
     lease_seconds: float
@@ -27,6 +28,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     threads: int
     simulation: Simulation | None = None
     gpu_directory: str = ""
+    tasks: dict[str, dict[str, Any]] = {}
 
 
 class Start(msgspec.Struct, tag="start", kw_only=True):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis as redis_sync
 
+from dihedral.bridge.fabric import functions
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 Call = Callable[[], Awaitable[Any]]
