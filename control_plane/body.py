@@ -12,7 +12,7 @@ from dihedral.schemas.structs.problem import ProblemDetail
 
 BODY_SECONDS, LEAST_BYTES_PER_SECOND = 30.0, 64 * 1024
 CLOSE = {"Connection": "close"}
-UNFIT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What a decoder raises about a body; `refusal` says it to the client."""
 
 

@@ -12,7 +12,7 @@ import pytest
 import redis as redis_sync
 import redis.asyncio
 
-from tests.leaks import leaks
+from tests.support.leaks import leaks
 
 # Several test processes share the cores: the threads of a matrix product would spin while they wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

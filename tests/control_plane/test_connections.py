@@ -14,8 +14,8 @@ from dihedral.control_plane.access import Turns
 from dihedral.control_plane.connections import HEAD_BYTES, LINES_PER_MINUTE, PIPELINED, Limits, QuietLog
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.schemas.structs.settings import Settings
-from tests.conftest import start_server
 from tests.control_plane.served import made_settings, serve
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.house import becomes, free_port
+from tests.support.polling import becomes
+from tests.support.stack import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 EXPOSITIONS = Path(__file__).parent / "expositions"

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import skip
-from tests.house import House, becomes, free_port
 from tests.observability.load import BACKLOG, Load
 from tests.observability.prometheus import EXPOSITIONS, Prometheus, served
 from tests.observability.test_prometheus import RULES
+from tests.support.polling import becomes
+from tests.support.servers import skip
+from tests.support.stack import Stack, free_port
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
@@ -88,7 +89,7 @@ def running_stack(directory: Path) -> Iterator[tuple[Prometheus, Load]]:
     """The system with one worker, entries for a pool that has none, and a Prometheus that has seen every target."""
     (directory / "house").mkdir()
     with ExitStack() as stack:
-        house = House(directory / "house")
+        house = Stack(directory / "house")
         stack.callback(house.close)
         load = Load(house)
         port = free_port()

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.conftest import start_server
+from tests.support.servers import start_server
 
 
 def free_port() -> int:
@@ -35,7 +35,7 @@ def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
         time.sleep(0.02)
 
 
-class House:
+class Stack:
     def __init__(self, directory: Path, redis_url: str | None = None, **environment: str) -> None:
         """`redis_url`: a server or cluster that is not the house's own."""
         self.directory = directory
