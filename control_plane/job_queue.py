@@ -201,7 +201,7 @@ class JobQueue:
         digest = _digest(body, owner)
         kept = await self._lookup(owner, key, digest)
         if kept is not None and kept.created:
-            return await self._repeated(kept.job_id), False
+            return await self._repeated(kept.job_id, owner), False
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
@@ -215,17 +215,17 @@ class JobQueue:
             if key is not None:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
-            return await (self.document(new.view()) if word == "ok" else self.document_of(job_id)), word == "ok"
+            return await (self.document(new.view()) if word == "ok" else self._repeated(job_id, owner)), word == "ok"
         if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
 
-    async def _repeated(self, job_id: str) -> Job:
-        try:
-            return await self.document_of(job_id)
-        except ApiProblem as problem:
-            detail = f"this Idempotency-Key made the job {job_id!r}, which is gone"
-            raise ApiProblem(409, "job_gone", detail) from problem
+    async def _repeated(self, job_id: str, owner: str) -> Job:
+        """The job that a key made. One of the same id that another owner has made since is another job."""
+        found = await self.jobs.read(job_id)
+        if found is None or found.owner != owner:
+            raise ApiProblem(409, "job_gone", f"this Idempotency-Key made the job {job_id!r}, which is gone")
+        return await self.document(found)
 
     async def submit_batch(self, items: Sequence[bytes], principal: Principal = ANONYMOUS) -> list[Job | ApiProblem]:
         """Each item on its own: a bad one stops no other."""
@@ -330,11 +330,11 @@ class JobQueue:
 
     # `sees`: the owner whose jobs may be looked at (Principal.visible_owner); to him those of others are not there. None: all of them.
 
-    async def document_of(self, job_id: str, visible_owner: str | None = None) -> Job:
+    async def document_of(self, job_id: str, visible_owner: str | None) -> Job:
         return await self.document(await self.view(job_id, visible_owner=visible_owner))
 
     async def view(
-        self, job_id: str, after: int | None = None, *, graph: bool = False, visible_owner: str | None = None
+        self, job_id: str, after: int | None = None, *, graph: bool = False, visible_owner: str | None
     ) -> JobView:
         found = await self.jobs.read(checked(job_id), after, graph=graph)
         if found is None or visible_owner not in (None, found.owner):
@@ -357,7 +357,7 @@ class JobQueue:
             artifacts=view.artifacts,
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None = None) -> Graph:
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> Graph:
         """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""
         view = await self.view(job_id, graph=True, visible_owner=visible_owner)
         if view.graph is None:
@@ -425,16 +425,16 @@ class JobQueue:
 
     # Changing -------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, job_id: str, visible_owner: str | None = None) -> tuple[Job, bool]:
+    async def cancel(self, job_id: str, visible_owner: str | None) -> tuple[Job, bool]:
         """(job, whether it was alive)."""
         if visible_owner is not None:
             await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
             raise unknown_job(job_id)
-        return await self.document_of(job_id), word != "ended"
+        return await self.document_of(job_id, visible_owner), word != "ended"
 
-    async def finish(self, job_id: str, node_id: str, visible_owner: str | None = None) -> Job:
+    async def finish(self, job_id: str, node_id: str, visible_owner: str | None) -> Job:
         """Asks a running node to end now with the best result that it has. Only the worker that runs it hears it, once."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.record(node_id).status != "running":
@@ -442,7 +442,7 @@ class JobQueue:
         await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
         return await self.document(view)
 
-    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None = None) -> Job:
+    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None) -> Job:
         if visible_owner is not None:
             await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.retry(checked(job_id), from_start=from_start)
@@ -450,9 +450,9 @@ class JobQueue:
             raise unknown_job(job_id)
         if word != "ok":
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
-        return await self.document_of(job_id)
+        return await self.document_of(job_id, visible_owner)
 
-    async def delete(self, job_id: str, visible_owner: str | None = None) -> JobView:
+    async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
         """Forgets an ended job and answers what it was."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":

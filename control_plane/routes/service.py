@@ -109,7 +109,7 @@ async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     if word != "ok":
         detail = f"its job is alive, has completed or is beyond attempt {letter.attempt}; drop the letter instead"
         raise ApiProblem(409, "not_retryable", detail)
-    return await _queue(request).document_of(letter.job_id)
+    return await _queue(request).document_of(letter.job_id, principal(request).visible_owner)
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
