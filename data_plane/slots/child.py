@@ -73,7 +73,7 @@ def main() -> None:
 
 def _prepare(hello: Hello) -> None:
     """Before any task module is imported: where modules are found, which GPU, how many threads a library may start."""
-    sys.path.extend(entry for entry in hello.path if entry not in sys.path)
+    sys.path[:] = hello.path  # in the parent's order, so that both find the same modules
     for name in THREADS:
         os.environ.setdefault(name, str(hello.threads))
     if hello.gpu is not None and hello.simulation is None:
