@@ -80,6 +80,11 @@ websocket_connections_total = Counter("websocket_connections_total", "WebSocket 
 websocket_messages_received_total = Counter("websocket_messages_received_total", "Messages from clients")
 websocket_messages_sent_total = Counter("websocket_messages_sent_total", "Messages to clients")
 websocket_errors_total = Counter("websocket_errors_total", "Messages refused and clients dropped")
+connections_refused_total = Counter(
+    "dihedral_connections_refused_total",
+    "Connections that were refused (limit) or closed: evicted for another while idle, slow to send or to take",
+    ["reason"],
+)
 websocket_client_lifetime_seconds = Histogram(
     "websocket_client_lifetime_seconds", "How long a client stayed", buckets=LONG_SECONDS
 )
