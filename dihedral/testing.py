@@ -89,19 +89,21 @@ def run(
     folder: Path | None = None,
     cancel_at: float | None = None,
     finish_at: float | None = None,
+    settings: Mapping[str, Any] | None = None,
     timeout_seconds: float = 3600,
 ) -> Run:
     """Runs a function marked with @task to its end.
 
     `files`: params whose value is an artifact, or a list of them, from local files. `folder`: where artifacts and checkpoints are kept; given twice,
     the second run finds the checkpoint of the first. `cancel_at`, `finish_at`: the progress at which the job is cancelled, or asked to end
-    with its best result. `timeout_seconds`: of an async task; nothing can stop a plain function here.
+    with its best result. `settings`: the task's table of the settings file. `timeout_seconds`: of an async task; nothing can stop a plain function here.
 
     Raises:
         TaskFailed: the task raised, or returned what it did not declare. A task that ended because of `cancel_at` returns normally.
         InvalidTask: the function cannot be a task.
     """
     made = task_of(task)
+    made.configure(settings or {})
     result = Run()
     if folder is None:
         folder = Path(mkdtemp(prefix="dihedral-test-"))

@@ -65,6 +65,15 @@ def lies(params: Texts, ctx: TaskContext) -> Counted:
     return "none"  # type: ignore[return-value]
 
 
+class Tuning(msgspec.Struct, forbid_unknown_fields=True):
+    factor: int = 1
+
+
+@task(description="Reads its settings.")
+def tuned(params: Texts, ctx: TaskContext) -> Counted:
+    return Counted(words=ctx.settings(Tuning).factor)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, list[Path]]:
     paths = [tmp_path / "one" / "text.txt", tmp_path / "two" / "text.txt"]
@@ -120,6 +129,11 @@ def test_a_cancelled_run_leaves_a_checkpoint_for_the_next_in_the_same_folder(tmp
 def test_a_run_that_is_asked_to_finish_completes_with_what_it_has():
     run = testing.run(step, {}, finish_at=0.75)
     assert (run.status, run.output["words"], run.progress) == ("completed", 3, 0.75)
+
+
+def test_settings_of_a_task_are_given_by_the_test():
+    assert testing.run(tuned, {}, settings={"factor": 3}).output["words"] == 3
+    assert testing.run(tuned, {}).output["words"] == 1
 
 
 def test_files_of_a_run_go_with_it(files):
