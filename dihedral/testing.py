@@ -21,10 +21,12 @@ from weakref import finalize
 
 import msgspec
 
-from dihedral.bridge.artifacts.store import ArtifactStore, LocalStore
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun, run_light, run_plain
+from dihedral.bridge.artifacts.local import LocalStore
+from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache
 from dihedral.bridge.tasks.registry import task_of
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
 File = Path | str
