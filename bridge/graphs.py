@@ -32,7 +32,7 @@ NodeState = tuple[str, str]
 """Status, and the reason of a skip ("broken", "not_taken") or ""."""
 
 
-class Route(msgspec.Struct, array_like=True, frozen=True):
+class Placement(msgspec.Struct, array_like=True, frozen=True):
     """What a plan fixes about a node's place; travels with the graph.
 
     `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's.
@@ -181,7 +181,7 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
     return Resolution(list(ready), list(skipped.items()), [node for node in unknown if node not in known])
 
 
-def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Route]) -> list[Group]:
+def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Placement]) -> list[Group]:
     """Entries for ready nodes: a node for a slot alone, light ones of a place at most 8 together."""
     groups: list[Group] = []
     light: dict[tuple[str, str], list[str]] = {}

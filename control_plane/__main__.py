@@ -93,7 +93,7 @@ def refuse_open_to_all(loaded: Settings) -> None:
     """
     import redis
 
-    from dihedral.bridge.fabric.connection import LOST, connect_blocking
+    from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect_blocking
     from dihedral.control_plane.api_keys import given
     from dihedral.control_plane.loopback import is_loopback
 
@@ -105,7 +105,7 @@ def refuse_open_to_all(loaded: Settings) -> None:
             has_keys = client.exists(keys.API_KEYS)
         finally:
             client.close()
-    except (*LOST, redis.RedisError):
+    except (*CONNECTION_ERRORS, redis.RedisError):
         return
     if not has_keys:
         raise OpenToAll(

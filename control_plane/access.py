@@ -49,7 +49,7 @@ class Session(msgspec.Struct):
 _decode_session = msgspec.json.Decoder(Session).decode
 
 
-class Who(msgspec.Struct, frozen=True):
+class Principal(msgspec.Struct, frozen=True):
     """`key` None: nobody had to say who he is. `until_ms`: the end of a browser's session."""
 
     key: ApiKey | None = None
@@ -61,7 +61,7 @@ class Who(msgspec.Struct, frozen=True):
         return self.key.owner if self.key else ""
 
     @property
-    def sees(self) -> str | None:
+    def visible_owner(self) -> str | None:
         """The owner whose jobs and artifacts he sees; None: everybody's."""
         return None if self.key is None or "admin" in self.key.scopes else self.key.owner
 
@@ -70,7 +70,7 @@ class Who(msgspec.Struct, frozen=True):
         return list(SCOPES) if self.key is None or "admin" in self.key.scopes else self.key.scopes
 
 
-OPEN = Who()
+ANONYMOUS = Principal()
 
 
 def admitted(app: ASGIApp) -> ASGIApp:
@@ -79,7 +79,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP and not PUBLIC.fullmatch(scope["path"]):
             try:
-                scope["state"]["who"] = await _admit(scope)
+                scope["state"]["principal"] = await _admit(scope)
             except Exception as error:
                 await refuse(scope["path"], as_problem(error), send)
                 return
@@ -88,7 +88,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
     return middleware
 
 
-async def _admit(scope: Any) -> Who:
+async def _admit(scope: Any) -> Principal:
     connection: Connection = ASGIConnection(scope)
     method, opt = str(scope["method"]), scope["route_handler"].opt
     access: Access = connection.app.state.access
@@ -100,8 +100,8 @@ async def _admit(scope: Any) -> Who:
     )
 
 
-def who(connection: Connection) -> Who:
-    found: Who = connection.scope["state"]["who"]
+def principal(connection: Connection) -> Principal:
+    found: Principal = connection.scope["state"]["principal"]
     return found
 
 
@@ -114,7 +114,7 @@ class Access:
         self._most_sockets = settings.websocket.max_sockets_per_key
         self._sockets: Counter[str] = Counter()
 
-    async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Who:
+    async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:
         """Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""
         if changes:
             self._check_origin(connection)
@@ -123,16 +123,16 @@ class Access:
             raise ApiProblem(403, "scope_missing", f"this needs a key with the scope {scope}")
         return found
 
-    async def _identify(self, connection: Connection, *, cookie: bool) -> Who:
+    async def _identify(self, connection: Connection, *, cookie: bool) -> Principal:
         if await self.is_open():
             self._check_host(connection)
-            return OPEN
+            return ANONYMOUS
         kind, _, token = connection.headers.get("authorization", "").partition(" ")
         if token:
             key = await self.keyring.find(token.strip()) if kind.lower() == "bearer" else None
             if key is None:
                 raise _refused("bad_api_key", "this is no key, or it was revoked or has expired")
-            return Who(key)
+            return Principal(key)
         value = connection.cookies.get(COOKIE)
         if value is None:
             raise _refused("no_api_key", "an API key is needed: Authorization: Bearer KEY")
@@ -143,7 +143,7 @@ class Access:
     async def is_open(self) -> bool:
         return self._may_be_open and await self.keyring.is_empty()
 
-    async def still(self, found: Who) -> bool:
+    async def still(self, found: Principal) -> bool:
         """Whether he would still be let in, for what goes on for long."""
         if found.key is None:
             return await self.is_open()
@@ -169,7 +169,7 @@ class Access:
         detail = f"without API keys this is asked as localhost, by its address, or as one of control.allowedHosts, not as {host[:200]}"
         raise ApiProblem(421, "host_forbidden", detail)
 
-    async def begin_session(self, found: Who) -> tuple[str, Session]:
+    async def begin_session(self, found: Principal) -> tuple[str, Session]:
         """The cookie's value, which Redis has as a hash only, and the session."""
         assert found.key is not None
         seconds = self._control.session_seconds
@@ -184,24 +184,24 @@ class Access:
         if value:
             await self._client.delete(_session_key(value))
 
-    async def _of_session(self, value: str) -> Who:
+    async def _of_session(self, value: str) -> Principal:
         raw = await self._client.get(_session_key(value))
         session = _decode_session(raw) if raw else None
         key = await self.keyring.by_id(session.key_id) if session else None
         if session is None or key is None or session.expires_ms < time.time() * 1000:
             raise _refused("session_ended", "this session has ended; begin another with POST /api/session")
-        return Who(key, session.expires_ms)
+        return Principal(key, session.expires_ms)
 
     # What goes on for long ------------------------------------------------------------------------------------------
 
-    def check_sockets(self, found: Who) -> None:
+    def check_sockets(self, found: Principal) -> None:
         """Raises 429 where a key has as many sockets and event streams open in this process as it may have."""
         if found.key is not None and self._sockets[found.key.id] >= self._most_sockets:
             detail = f"this key has {self._most_sockets} sockets and event streams open (websocket.maxSocketsPerKey)"
             raise ApiProblem(429, "too_many_sockets", detail, headers={"Retry-After": "5"})
 
     @contextmanager
-    def socket(self, found: Who) -> Iterator[None]:
+    def socket(self, found: Principal) -> Iterator[None]:
         """Counted as open meanwhile."""
         name = found.key.id if found.key else ""
         self._sockets[name] += 1

@@ -18,7 +18,7 @@ import msgspec
 
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import LOST, Client
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, Client
 from dihedral.bridge.times import now_rfc3339
 
 SCOPES = ("submit", "read", "cancel", "admin")
@@ -196,7 +196,7 @@ class Keyring:
             looked = time.monotonic()
             try:
                 await self._read()
-            except LOST:
+            except CONNECTION_ERRORS:
                 if self._looked == float("-inf"):
                     raise
                 # Who was let in before Redis went away finds nothing here that he must not see.

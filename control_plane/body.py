@@ -10,7 +10,7 @@ from dihedral.control_plane.problems import ApiProblem
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.problem import ProblemDetail
 
-UNFIT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What a decoder raises about a body; `refusal` says it to the client."""
 
 

@@ -31,7 +31,7 @@ from redis.asyncio.client import PubSub
 
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import LOST, is_cluster, listener
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, is_cluster, listener
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.schemas.structs.job import Job, JobStatus
@@ -48,11 +48,11 @@ CONFIRM_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 FIRST_DELAY = 0.05
 FAILOVER_SECONDS = 1.0
-HOME = "hub"
+HUB_CHANNEL = "hub"
 """A channel that is always subscribed, so that the connection is never without one."""
 
 
-class Head(msgspec.Struct):
+class EventHeader(msgspec.Struct):
     """What the hub reads of a message; the rest is passed on as it came."""
 
     type: str
@@ -61,10 +61,10 @@ class Head(msgspec.Struct):
     progress: float = 0.0
 
 
-_head = msgspec.json.Decoder(Head).decode
+_head = msgspec.json.Decoder(EventHeader).decode
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Update(msgspec.Struct, frozen=True):
     """What one subscription is to be sent next. `seq`: the last logged event that it covers."""
 
     kind: str  # update, resync or gone
@@ -158,7 +158,7 @@ class Subscription:
             return max(0.0, self._last_sent + interval - time.monotonic())
         return None
 
-    def collect(self) -> Chunk:
+    def collect(self) -> Update:
         """Takes everything that is pending; that the job is gone comes after all the rest."""
         watch = self.watch
         kind, taken, snapshot = "update", self.events, self.replaced
@@ -177,7 +177,7 @@ class Subscription:
         if taken:
             metrics.hub_lag_seconds.observe(self._last_sent - self.since)
         texts = tuple(text for _, text in taken)
-        return Chunk(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
+        return Update(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
 
 
 class Watch:
@@ -217,7 +217,7 @@ class Watch:
         self.confirmed = asyncio.Event()
         self.reading = asyncio.Lock()
         self.early: list[bytes] = []
-        self.encoded: tuple[Chunk, bytes] | None = None
+        self.encoded: tuple[Update, bytes] | None = None
         self.subscriptions: set[Subscription] = set()
 
     @property
@@ -228,7 +228,7 @@ class Watch:
         self.epoch, self.seq, self.status, self.owner = epoch, view.seq, view.status, view.owner
         self.progress, self.moved_at = view.progress, view.seq
 
-    def advance(self, head: Head, text: str) -> None:
+    def advance(self, head: EventHeader, text: str) -> None:
         """The next logged event."""
         self.seq = head.seq
         if head.type == "status":
@@ -246,7 +246,7 @@ class Watch:
             for subscription in self.subscriptions:
                 subscription.move()
 
-    def encode(self, chunk: Chunk) -> bytes:
+    def encode(self, chunk: Update) -> bytes:
         """Clients that are equally far get the same bytes."""
         if self.encoded is None or self.encoded[0] != chunk:
             self.encoded = (chunk, chunk.encoded())
@@ -296,7 +296,7 @@ class Hub:
             while True:
                 try:
                     await self._listen()
-                except* (*LOST, redis.RedisError) as broken:
+                except* (*CONNECTION_ERRORS, redis.RedisError) as broken:
                     log.warning("the hub's subscription broke: %s; subscribing again", broken.exceptions[0])
                 await asyncio.sleep(self._delay)
                 self._delay = min(self._delay * 2, 2.0)
@@ -336,7 +336,7 @@ class Hub:
     # Subscriptions --------------------------------------------------------------------------------------------------
 
     async def subscribe(
-        self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], sees: str | None = None
+        self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], visible_owner: str | None = None
     ) -> Subscription:
         """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, also for a job that is not of `sees`; LOST."""
         watch = self._watches.get(job_id)
@@ -350,7 +350,7 @@ class Hub:
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await watch.confirmed.wait()
             await self.fill(subscription, after, epoch)
-            if sees not in (None, watch.owner):
+            if visible_owner not in (None, watch.owner):
                 raise UnknownJob(job_id)
             return subscription
         except BaseException:
@@ -412,10 +412,10 @@ class Hub:
                 self._changes = []
                 for watch in self._watches.values():
                     watch.asked = True
-                await pubsub.subscribe(HOME, *_channels(self._watches.values()))
+                await pubsub.subscribe(HUB_CHANNEL, *_channels(self._watches.values()))
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(pubsub))
-                    await self._hear(pubsub)
+                    await self._receive(pubsub)
         finally:
             for watch in self._watches.values():
                 watch.confirmed.clear()
@@ -441,7 +441,7 @@ class Hub:
             if gone:
                 await pubsub.unsubscribe(*_channels(gone))
 
-    async def _hear(self, pubsub: PubSub) -> None:
+    async def _receive(self, pubsub: PubSub) -> None:
         while True:
             message = await pubsub.get_message(timeout=2 * self._silent)
             if message is None:
@@ -452,7 +452,7 @@ class Hub:
         if message["type"] not in ("subscribe", "message"):
             return
         channel = message["channel"].decode()
-        if channel == HOME:
+        if channel == HUB_CHANNEL:
             self._on_connection()
             return
         watch = self._watches.get(channel.partition(":")[2])
@@ -479,18 +479,18 @@ class Hub:
         assert watch.seq is not None
         head = _understood(data)
         if head is None:
-            self._chase(watch, watch.seq + 1)
+            self._schedule_reread(watch, watch.seq + 1)
         elif head.type == "deleted":
             self._end(watch)
         elif head.type == "progress":
             if head.seq > watch.seq:
-                self._chase(watch, head.seq)
+                self._schedule_reread(watch, head.seq)
             else:
                 watch.move(head.seq, head.progress)
         elif head.seq == watch.seq + 1:
             watch.advance(head, data.decode())
         elif head.seq > watch.seq:
-            self._chase(watch, head.seq)
+            self._schedule_reread(watch, head.seq)
 
     def _end(self, watch: Watch) -> None:
         """The job is no more; one of the same id is another job and gets a watch of its own."""
@@ -522,7 +522,7 @@ class Hub:
                         self._replace(watch, view, snapshot)
                     continue  # what was heard meanwhile was taken back
                 else:
-                    self._absorb(watch, view)
+                    self._apply_log(watch, view)
                 return view
         return None
 
@@ -538,10 +538,10 @@ class Hub:
         for data in early:
             self._on_event(watch, data)
 
-    def _absorb(self, watch: Watch, view: JobView) -> None:
+    def _apply_log(self, watch: Watch, view: JobView) -> None:
         for seq, text in _numbered(view):
             if watch.seq is not None and seq == watch.seq + 1:
-                watch.advance(_understood(text.encode()) or Head(type="", seq=seq), text)
+                watch.advance(_understood(text.encode()) or EventHeader(type="", seq=seq), text)
         watch.move(view.seq, view.progress)
 
     def _replace(self, watch: Watch, view: JobView, snapshot: Snapshot) -> None:
@@ -550,7 +550,7 @@ class Hub:
         for subscription in watch.subscriptions:
             subscription.replace(snapshot)
 
-    def _chase(self, watch: Watch, seq: int) -> None:
+    def _schedule_reread(self, watch: Watch, seq: int) -> None:
         """The log is to be read up to `seq`, of which there was a word."""
         idle, watch.wanted = watch.wanted == 0, max(watch.wanted, seq)
         if idle:
@@ -580,7 +580,7 @@ class Hub:
         while True:
             try:
                 return await ask()
-            except (*LOST, redis.RedisError) as error:
+            except (*CONNECTION_ERRORS, redis.RedisError) as error:
                 log.warning("the hub could not read what it missed: %s; asking again", error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
@@ -592,7 +592,7 @@ class Hub:
             watched = {self._jobs.scripts.partition(job_id).number: job_id for job_id in self._watches}
             self._epochs = {number: epoch for number, epoch in self._epochs.items() if number in watched}
             for number, job_id in watched.items():
-                with suppress(*LOST, redis.RedisError):
+                with suppress(*CONNECTION_ERRORS, redis.RedisError):
                     before, epoch = self._epochs.get(number), await self._jobs.epoch(job_id)
                     if before not in (None, epoch):
                         log.warning("another server has partition %d; reading its jobs again", number)
@@ -607,7 +607,7 @@ class Hub:
             for watch in list(self._watches.values()):
                 if time.monotonic() - watch.heard >= self._quiet:
                     watch.heard = time.monotonic()
-                    with suppress(*LOST, redis.RedisError):
+                    with suppress(*CONNECTION_ERRORS, redis.RedisError):
                         await self._read(watch)
 
 
@@ -619,7 +619,7 @@ def _numbered(view: JobView) -> list[tuple[int, str]]:
     return list(enumerate(view.events, view.seq - len(view.events) + 1))
 
 
-def _understood(data: bytes) -> Head | None:
+def _understood(data: bytes) -> EventHeader | None:
     """None for what is no message of ours; it may still mean that something happened."""
     try:
         return _head(data)

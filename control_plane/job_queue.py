@@ -25,12 +25,12 @@ from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
-from dihedral.bridge.graphs import Route, Topology
+from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import TRACEPARENT
-from dihedral.control_plane.access import OPEN, Who
-from dihedral.control_plane.body import UNFIT, refusal, too_large
+from dihedral.control_plane.access import ANONYMOUS, Principal
+from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from dihedral.schemas.structs.capability import Capability
@@ -57,7 +57,7 @@ _decode_request = msgspec.json.Decoder(JobRequest).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
-class Kept(msgspec.Struct, frozen=True):
+class IdempotencyRecord(msgspec.Struct, frozen=True):
     """What an Idempotency-Key is tied to. `created`: the job was created; before that it may still have to be."""
 
     job_id: str
@@ -67,7 +67,7 @@ class Kept(msgspec.Struct, frozen=True):
 class Planned(msgspec.Struct):
     graph: Graph
     topology: Topology
-    routes: dict[str, Route]
+    routes: dict[str, Placement]
     pipeline: str | None
 
 
@@ -95,7 +95,7 @@ class JobQueue:
         """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
         try:
             return _decode_request(body)
-        except UNFIT as error:
+        except DECODE_ERRORS as error:
             raise await refusal(body, error, "request", "JobRequest") from error
 
     async def plan(self, request: JobRequest, job_id: str | None = None, owner: str = "") -> Planned:
@@ -193,21 +193,21 @@ class JobQueue:
 
     # Submitting -----------------------------------------------------------------------------------------------------
 
-    async def submit(self, body: bytes, who: Who = OPEN, key: str | None = None) -> tuple[Job, bool]:
+    async def submit(self, body: bytes, principal: Principal = ANONYMOUS, key: str | None = None) -> tuple[Job, bool]:
         """(job, whether it is new). Raises ApiProblem."""
         request = await self.decode(body)
-        owner = who.name
+        owner = principal.name
         digest = _digest(body, owner)
-        kept = await self._kept(owner, key, digest)
+        kept = await self._lookup(owner, key, digest)
         if kept is not None and kept.created:
             return await self._repeated(kept.job_id), False
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
-            kept = await self._keep(owner, key, digest, planned.graph.workflow_id)
+            kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
             if kept is not None:
                 planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
         job_id = planned.graph.workflow_id
-        new = self._new(planned, request, digest, who)
+        new = self._new(planned, request, digest, principal)
         word = await self.jobs.submit(new)
         self._count(planned.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
@@ -226,7 +226,7 @@ class JobQueue:
             detail = f"this Idempotency-Key made the job {job_id!r}, which is gone"
             raise ApiProblem(409, "job_gone", detail) from problem
 
-    async def submit_batch(self, items: Sequence[bytes], who: Who = OPEN) -> list[Job | ApiProblem]:
+    async def submit_batch(self, items: Sequence[bytes], principal: Principal = ANONYMOUS) -> list[Job | ApiProblem]:
         """Each item on its own: a bad one stops no other."""
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
@@ -237,8 +237,8 @@ class JobQueue:
                     if len(item) > self.settings.control.body_limit_bytes:
                         raise too_large(self.settings.control.body_limit_bytes)
                     request = await self.decode(item)
-                    planned = await self.plan(request, owner=who.name)
-                    new.append((index, self._new(planned, request, _digest(item, who.name), who)))
+                    planned = await self.plan(request, owner=principal.name)
+                    new.append((index, self._new(planned, request, _digest(item, principal.name), principal)))
                 except ApiProblem as problem:
                     answers[index] = problem
             if sent is not None:
@@ -263,7 +263,7 @@ class JobQueue:
             self._submitted[pipeline, word] = counter
         counter.inc()
 
-    def _new(self, planned: Planned, request: JobRequest, digest: str, who: Who) -> NewJob:
+    def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
         return NewJob(
             job_id=planned.graph.workflow_id,
@@ -274,21 +274,21 @@ class JobQueue:
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
             pipeline=planned.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
-            owner=who.name,
-            limit=self._limit(who),
+            owner=principal.name,
+            limit=self._limit(principal),
             webhook=b"" if isinstance(webhook, msgspec.UnsetType) else msgspec.json.encode(webhook),
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
             traceparent=TRACEPARENT.get(),
         )
 
-    def _limit(self, who: Who) -> tuple[str, int, int] | tuple[()]:
+    def _limit(self, principal: Principal) -> tuple[str, int, int] | tuple[()]:
         """A key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
-        key, count = who.key, self.settings.redis.partitions
+        key, count = principal.key, self.settings.redis.partitions
         if key is None or not (key.jobs_per_minute or key.max_alive):
             return ()
         return key.id, -(-key.jobs_per_minute // count), -(-key.max_alive // count)
 
-    async def _kept(self, owner: str, key: str | None, digest: str) -> Kept | None:
+    async def _lookup(self, owner: str, key: str | None, digest: str) -> IdempotencyRecord | None:
         """What a key is tied to. Raises 409 where that was another body."""
         if key is None:
             return None
@@ -298,15 +298,15 @@ class JobQueue:
         job_id, before, *created = raw.decode().split(" ")
         if before != digest:
             raise ApiProblem(409, "idempotency_key_reused", "this Idempotency-Key came with another body before")
-        return Kept(job_id, bool(created))
+        return IdempotencyRecord(job_id, bool(created))
 
-    async def _keep(self, owner: str, key: str, digest: str, job_id: str) -> Kept | None:
+    async def _reserve(self, owner: str, key: str, digest: str, job_id: str) -> IdempotencyRecord | None:
         """Ties a key to a job; answers what it is tied to where somebody was first."""
         name = keys.idempotency(owner, key)
         seconds = self.settings.control.idempotency_seconds
         if await self.jobs.client.set(name, f"{job_id} {digest}", nx=True, ex=seconds):
             return None
-        return await self._kept(owner, key, digest)
+        return await self._lookup(owner, key, digest)
 
     def _not_accepted(self, word: str, job_id: str) -> ApiProblem:
         if word == "memory":
@@ -327,16 +327,16 @@ class JobQueue:
 
     # Documents ------------------------------------------------------------------------------------------------------
 
-    # `sees`: the owner whose jobs may be looked at (Who.sees); to him those of others are not there. None: all of them.
+    # `sees`: the owner whose jobs may be looked at (Principal.visible_owner); to him those of others are not there. None: all of them.
 
-    async def document_of(self, job_id: str, sees: str | None = None) -> Job:
-        return await self.document(await self.view(job_id, sees=sees))
+    async def document_of(self, job_id: str, visible_owner: str | None = None) -> Job:
+        return await self.document(await self.view(job_id, visible_owner=visible_owner))
 
     async def view(
-        self, job_id: str, after: int | None = None, *, graph: bool = False, sees: str | None = None
+        self, job_id: str, after: int | None = None, *, graph: bool = False, visible_owner: str | None = None
     ) -> JobView:
         found = await self.jobs.read(checked(job_id), after, graph=graph)
-        if found is None or sees not in (None, found.owner):
+        if found is None or visible_owner not in (None, found.owner):
             raise unknown_job(job_id)
         return found
 
@@ -399,9 +399,9 @@ class JobQueue:
             return None
         return WaitingFor(type=WaitingReason.memory, message=f"{waits[0][0]} {waits[0][1]}")
 
-    async def graph_of(self, job_id: str, sees: str | None = None) -> Graph:
+    async def graph_of(self, job_id: str, visible_owner: str | None = None) -> Graph:
         """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""
-        view = await self.view(job_id, graph=True, sees=sees)
+        view = await self.view(job_id, graph=True, visible_owner=visible_owner)
         if view.graph is None:
             raise unknown_job(job_id)
         graph = decode_graph(view.graph)
@@ -433,7 +433,7 @@ class JobQueue:
         until_ms: int | None,
         limit: int,
         cursor: str | None,
-        sees: str | None = None,
+        visible_owner: str | None = None,
     ) -> tuple[list[Job], str | None]:
         """Newest first; the cursor of the next page, or None at the end.
 
@@ -451,7 +451,7 @@ class JobQueue:
                 before = row
                 if (
                     view is None
-                    or sees not in (None, view.owner)
+                    or visible_owner not in (None, view.owner)
                     or (wanted and view.status not in wanted)
                     or (pipeline and view.pipeline != pipeline)
                 ):
@@ -467,26 +467,26 @@ class JobQueue:
 
     # Changing -------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, job_id: str, sees: str | None = None) -> tuple[Job, bool]:
+    async def cancel(self, job_id: str, visible_owner: str | None = None) -> tuple[Job, bool]:
         """(job, whether it was alive)."""
-        if sees is not None:
-            await self.view(job_id, sees=sees)
+        if visible_owner is not None:
+            await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
             raise unknown_job(job_id)
         return await self.document_of(job_id), word != "ended"
 
-    async def finish(self, job_id: str, node_id: str, sees: str | None = None) -> Job:
+    async def finish(self, job_id: str, node_id: str, visible_owner: str | None = None) -> Job:
         """Asks a running node to end now with the best result that it has. Only the worker that runs it hears it, once."""
-        view = await self.view(job_id, sees=sees)
+        view = await self.view(job_id, visible_owner=visible_owner)
         if view.record(node_id).status != "running":
             raise ApiProblem(409, "node_not_running", f"{node_id!r} does not run, so there is nothing to end early")
         await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
         return await self.document(view)
 
-    async def retry(self, job_id: str, *, from_start: bool, sees: str | None = None) -> Job:
-        if sees is not None:
-            await self.view(job_id, sees=sees)
+    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None = None) -> Job:
+        if visible_owner is not None:
+            await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.retry(checked(job_id), from_start=from_start)
         if word == "unknown":
             raise unknown_job(job_id)
@@ -494,9 +494,9 @@ class JobQueue:
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
         return await self.document_of(job_id)
 
-    async def delete(self, job_id: str, sees: str | None = None) -> JobView:
+    async def delete(self, job_id: str, visible_owner: str | None = None) -> JobView:
         """Forgets an ended job and answers what it was."""
-        view = await self.view(job_id, sees=sees)
+        view = await self.view(job_id, visible_owner=visible_owner)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
         return view

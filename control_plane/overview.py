@@ -13,7 +13,7 @@ import redis
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dihedral.bridge.errors import ServerUnavailable
-from dihedral.bridge.fabric.connection import LOST
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 
@@ -49,7 +49,7 @@ class Overview:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 found = [*await self._of_jobs(), *await self._of_places(), *await self._of_server()]
-        except (*LOST, redis.RedisError, ServerUnavailable, TimeoutError) as error:
+        except (*CONNECTION_ERRORS, redis.RedisError, ServerUnavailable, TimeoutError) as error:
             log.warning("the metrics of the whole cannot be read: %s", error)
             found = []
         return [

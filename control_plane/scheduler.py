@@ -17,12 +17,12 @@ import redis
 from dihedral.bridge import metrics
 from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import LOST, check_layout, connect
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
 from dihedral.bridge.fabric.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.leases import Reclaimer, heal
-from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, passing
+from dihedral.bridge.fabric.leases import Reclaimer, reconcile
+from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, is_transient
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Scheduler:
                 await check_layout(self._client, self.settings.redis.partitions)
                 return
             except Exception as error:
-                if not _is_away(error):
+                if not _is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
 
@@ -74,7 +74,7 @@ class Scheduler:
             try:
                 await work()
             except Exception as error:
-                if not _is_away(error):
+                if not _is_transient(error):
                     raise
                 log.warning("the scheduler cannot reach Redis: %s", error)
             await asyncio.sleep(seconds)
@@ -95,7 +95,7 @@ class Scheduler:
                 for part in self._scripts.partitions:
                     await reclaimer.look(part, await self._streams(part))
             except Exception as error:
-                if not _is_away(error):
+                if not _is_transient(error):
                     raise
                 reclaimer.forget()
 
@@ -150,7 +150,7 @@ class Scheduler:
             node: state for node, state in found.states().items() if state[0] not in ("ready", "running")
         }
         if found.status != "cancelling":
-            await heal(self._write, delivery)
+            await reconcile(self._write, delivery)
         steps: list[Step] = []
         for node, record in found.records.items():
             if record.status in ("ready", "running"):
@@ -195,5 +195,7 @@ class Scheduler:
                     await self._scripts.drop_consumer(part, stream, row["name"].decode())
 
 
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, (*LOST, ServerUnavailable)) or (isinstance(error, redis.ResponseError) and passing(error))
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)) or (
+        isinstance(error, redis.ResponseError) and is_transient(error)
+    )

@@ -22,7 +22,7 @@ import msgspec
 import redis
 
 from dihedral.bridge import metrics
-from dihedral.bridge.fabric.connection import LOST
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport
@@ -71,7 +71,7 @@ class Webhooks:
                 try:
                     for part in self._jobs.scripts.partitions:
                         await self._round(client, part)
-                except (*LOST, redis.RedisError) as error:
+                except (*CONNECTION_ERRORS, redis.RedisError) as error:
                     log.warning("webhooks wait for Redis: %s", error)
                 await asyncio.sleep(LOOK_SECONDS)
 

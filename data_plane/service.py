@@ -29,7 +29,7 @@ from dihedral.bridge import logs, metrics, tracing
 from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.artifacts.store import ArtifactStore, open_store
 from dihedral.bridge.errors import DihedralError
-from dihedral.bridge.fabric.connection import LOST, connect
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
@@ -37,8 +37,8 @@ from dihedral.bridge.worker.loop import Worker
 from dihedral.data_plane.device import Device
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory import simulated
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises, directory_of_user
-from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations, directory_of_user
+from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import Settings, StoreKind
@@ -78,7 +78,7 @@ async def serve(settings: Settings) -> int:
             shared, seen = _shared(device, simulation, gpu_directory) if read is not None else (None, set())
             if device.gpus:
                 await _warn_of_others(Jobs(client, settings), seen)
-            peaks = Peaks(client if read is not None else None)
+            peaks = MemoryUsageHistory(client if read is not None else None)
             await peaks.load()
             pool = SlotPool(
                 slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus),
@@ -129,7 +129,7 @@ def _read(device: Device, simulation: simulated.Simulation | None, gpu_directory
 
 def _shared(
     device: Device, simulation: simulated.Simulation | None, gpu_directory: Path
-) -> tuple[SharedPromises | None, set[int]]:
+) -> tuple[SharedReservations | None, set[int]]:
     """What other workers promise of the same GPUs, and the processes of those that are there; None where no file can be had."""
     try:
         if simulation is not None:
@@ -137,7 +137,7 @@ def _shared(
         else:
             directory = directory_of_user()
             files = [directory / f"{gpu.pci_bus_id}.json" for gpu in device.gpus]
-        shared = SharedPromises(files, os.getpid())
+        shared = SharedReservations(files, os.getpid())
         return shared, shared.join()
     except OSError as error:
         log.warning("promises are not shared with other workers of this machine: %s", error)
@@ -213,7 +213,7 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, ou
 
 async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
     """Two workers that do not see each other's promises may begin what does not fit together. seen: processes of those that do."""
-    with suppress(*LOST, redis.RedisError):
+    with suppress(*CONNECTION_ERRORS, redis.RedisError):
         for other in await jobs.workers():
             if other.devices and other.host == socket.gethostname() and other.pid not in seen:
                 log.warning(

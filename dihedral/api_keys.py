@@ -14,7 +14,7 @@ import redis
 
 from dihedral.bridge import settings
 from dihedral.bridge.errors import ServerUnavailable
-from dihedral.bridge.fabric.connection import LOST, connect
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.times import rfc3339
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.api_keys import ApiKey, KeyRefused
@@ -70,7 +70,7 @@ async def _act(url: str, options: argparse.Namespace, expires_seconds: float | N
             return _document(key), f"{key.id} of {key.owner} is revoked; every control plane knows within a second"
         found = await api_keys.stored(client)
         return {"keys": [_document(key) for key in found]}, "\n".join(map(_line, found)) or "no keys"
-    except LOST as error:
+    except CONNECTION_ERRORS as error:
         raise ServerUnavailable(f"the Redis at {without_password(url)} cannot be reached: {error}") from error
     except redis.ResponseError as error:
         raise KeyRefused(f"the Redis at {without_password(url)} refuses: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 from dihedral import examples
 from dihedral.client import AsyncClient
 from dihedral.render import show
-from dihedral.up import Options, house
+from dihedral.up import Options, stack
 
 LORA = {"steps": 60, "sequenceLength": 96, "learningRate": 0.01, "checkpointEvery": 20}
 PROMPT = "An evening by the sea, told by someone who has all the time in the world"
@@ -31,7 +31,7 @@ def run(data_dir: Path, port: int, *, as_json: bool) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         said(f"starting server, control plane and worker in {data_dir} …")
         async with (
-            house(Options(data_dir=data_dir, port=port), say=said, stop=stop) as up,
+            stack(Options(data_dir=data_dir, port=port), say=said, stop=stop) as up,
             AsyncClient(up.url) as client,
         ):
             job = asyncio.ensure_future(_through(client, data_dir, said, as_json=as_json))

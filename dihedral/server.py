@@ -25,7 +25,7 @@ from typing import IO
 import redis
 
 from dihedral.bridge.errors import DihedralError
-from dihedral.bridge.fabric.connection import LOST, OLDEST_SERVER, connect_blocking
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, OLDEST_SERVER, connect_blocking
 
 SOCKET_PATH_BYTES = 104  # what sockaddr_un holds on macOS; Linux has four more
 START_SECONDS = 60.0  # reading a large append-only file back
@@ -227,7 +227,7 @@ def _ping(url: str) -> bool:
     client = connect_blocking(url, timeout_seconds=2.0)
     try:
         return bool(client.ping())
-    except (*LOST, redis.ResponseError):  # an error such as LOADING: it is there and cannot serve yet
+    except (*CONNECTION_ERRORS, redis.ResponseError):  # an error such as LOADING: it is there and cannot serve yet
         return False
     finally:
         client.close()
@@ -235,6 +235,6 @@ def _ping(url: str) -> bool:
 
 def _shut_down(url: str) -> None:
     client = connect_blocking(url, timeout_seconds=STOP_SECONDS)
-    with suppress(*LOST, redis.ResponseError):
+    with suppress(*CONNECTION_ERRORS, redis.ResponseError):
         client.shutdown(nosave=True)  # the append-only file is flushed all the same
     client.close()

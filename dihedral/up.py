@@ -32,9 +32,9 @@ import redis
 
 from dihedral.bridge import settings as settings_
 from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
-from dihedral.bridge.fabric.connection import LOST, connect
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
-from dihedral.bridge.fabric.leases import bury
+from dihedral.bridge.fabric.leases import reap_worker
 from dihedral.data_plane.process_groups import kill_group, signal_group
 from dihedral.schemas.structs.settings import Settings
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
@@ -101,7 +101,7 @@ def run(options: Options, *, as_json: bool = False) -> int:
 async def _run(options: Options, *, as_json: bool) -> int:
     stop, hard = asyncio.Event(), asyncio.Event()
     with _signals(stop, hard):
-        async with house(options, say=_say, hard=hard, stop=stop) as up:
+        async with stack(options, say=_say, hard=hard, stop=stop) as up:
             if stop.is_set():
                 return 0
             sys.stdout.write(up.as_json() if as_json else up.as_text())
@@ -138,15 +138,15 @@ def _signals(stop: asyncio.Event, hard: asyncio.Event) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def stack(
     options: Options, *, say: Say, hard: asyncio.Event | None = None, stop: asyncio.Event | None = None
-) -> AsyncIterator["House"]:
+) -> AsyncIterator["LocalStack"]:
     """A running installation: ready inside the block, gone after it, whatever happens. `hard` set: it goes at once.
 
     Raises:
         SettingsError, DataDirInUse, CannotStart, ServerNotFound, ServerFailed, ServerUnavailable.
     """
-    up = House(options, say)
+    up = LocalStack(options, say)
     try:
         starting = asyncio.ensure_future(up.start())
         stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
@@ -161,7 +161,7 @@ async def house(
         await up.stop(hard or asyncio.Event())
 
 
-class House:
+class LocalStack:
     """The server, the control plane and the workers of one data directory."""
 
     def __init__(self, options: Options, say: Say) -> None:
@@ -307,7 +307,7 @@ class House:
             while True:
                 if self.broken.done():
                     raise self.broken.result()
-                with contextlib.suppress(httpx.HTTPError, *LOST, redis.RedisError):
+                with contextlib.suppress(httpx.HTTPError, *CONNECTION_ERRORS, redis.RedisError):
                     (await client.get("/health/live")).raise_for_status()
                     pids = {child.pid for child in workers}
                     ours = [each for each in await jobs.workers() if each.plane == "python" and each.pid in pids]
@@ -334,9 +334,9 @@ class House:
 
     async def _on_death(self, pid: int) -> None:
         """Its group is killed, so what it ran goes on elsewhere at once; without a server, when its leases end."""
-        with contextlib.suppress(*LOST, redis.RedisError, TimeoutError):
+        with contextlib.suppress(*CONNECTION_ERRORS, redis.RedisError, TimeoutError):
             async with asyncio.timeout(BURY_SECONDS):
-                await bury(self._settings, pid)
+                await reap_worker(self._settings, pid)
 
     def _on_refusal(self, error: DihedralError) -> None:
         if not self.broken.done():
@@ -457,7 +457,7 @@ async def _check_reachable(url: str) -> None:
         raise SettingsError(f"redis.url: is no Redis URL: {error}") from error
     try:
         await client.ping()
-    except (*LOST, DihedralError) as error:
+    except (*CONNECTION_ERRORS, DihedralError) as error:
         raise ServerUnavailable(f"the Redis at {without_password(url)} cannot be reached: {error}") from error
     finally:
         await client.aclose()

@@ -43,8 +43,8 @@ from dihedral.bridge.artifacts.store import (
     is_bucket,
     is_segment,
     newest,
+    os_errors_as_store_errors,
     pour,
-    told,
 )
 from dihedral.bridge.errors import SettingsError, StoreError
 from dihedral.bridge.times import rfc3339
@@ -67,7 +67,7 @@ ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFound"}
 FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "EntityTooLarge"})
 EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 BEYOND = "InvalidRange"
-LOST = (ClientOSError, ServerDisconnectedError)
+CONNECTION_ERRORS = (ClientOSError, ServerDisconnectedError)
 
 
 class S3Store:
@@ -337,7 +337,7 @@ def _passing(error: Exception) -> bool:
             return int(error._code) >= 500
         case ServerError():
             return True
-    return isinstance(error, LOST)
+    return isinstance(error, CONNECTION_ERRORS)
 
 
 def _of(error: Exception, what: str) -> StoreError:
@@ -375,14 +375,14 @@ def _created(text: str, changed: datetime) -> str:
 
 def _spool(stack: ExitStack) -> IO[bytes]:
     """Entered here: a cancel may drop the answer."""
-    with told(Path(tempfile.gettempdir())):
+    with os_errors_as_store_errors(Path(tempfile.gettempdir())):
         spool = tempfile.TemporaryFile()  # noqa: SIM115
         stack.callback(close_anyway, spool)
         return spool
 
 
 def _create(to: Path, stack: ExitStack) -> IO[bytes]:
-    with told(to.parent):
+    with os_errors_as_store_errors(to.parent):
         file = open(to, "wb")  # noqa: SIM115
         stack.callback(close_anyway, file)
         return file

@@ -199,7 +199,7 @@ class LocalStore:
 
     def _begin(self, stack: ExitStack) -> IO[bytes]:
         """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
             part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)  # noqa: SIM115
             stack.callback(_discard, part)
@@ -208,7 +208,7 @@ class LocalStore:
     def _publish(self, part: IO[bytes], meta: ArtifactMeta) -> None:
         data, about = self._paths(meta.bucket, meta.key)
         draft = Path(f"{part.name}.json")
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             os.fsync(part.fileno())
             part.close()
             try:
@@ -253,7 +253,7 @@ class LocalStore:
         def copy(stopped: threading.Event) -> None:
             with ExitStack() as stack:
                 source = self._open(bucket, key, stack)
-                with told(to.parent), open(to, "wb") as target:
+                with os_errors_as_store_errors(to.parent), open(to, "wb") as target:
                     while not stopped.is_set() and (chunk := source.read(1 << 20)):
                         target.write(chunk)
 
@@ -275,7 +275,7 @@ class LocalStore:
     @contextmanager
     def _found(self, bucket: str, key: str, folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         """Under the lock, where a file that is not there is an artifact that is not there."""
-        with told(self._root):
+        with os_errors_as_store_errors(self._root):
             try:
                 with _locked(folder, how):
                     yield
@@ -317,7 +317,7 @@ class LocalStore:
 
     async def check(self) -> None:
         def probe() -> None:
-            with told(self._root):
+            with os_errors_as_store_errors(self._root):
                 self._temporary.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self._temporary):
                     pass
@@ -446,7 +446,7 @@ class _Poured:
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge(f"more than {self._limit} bytes")
-        with told(_folder_of(self._part)):
+        with os_errors_as_store_errors(_folder_of(self._part)):
             self._part.write(chunk)
         self.digest.update(chunk)
 
@@ -460,7 +460,7 @@ class _Poured:
         self.flush()
 
     def flush(self) -> None:
-        with told(_folder_of(self._part)):
+        with os_errors_as_store_errors(_folder_of(self._part)):
             self._part.flush()
 
 
@@ -470,7 +470,7 @@ def _folder_of(part: IO[bytes]) -> Path:
 
 
 @contextmanager
-def told(where: Path) -> Iterator[None]:
+def os_errors_as_store_errors(where: Path) -> Iterator[None]:
     """Turns what the file system says into what the store says."""
     try:
         yield

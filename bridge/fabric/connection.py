@@ -32,7 +32,7 @@ from dihedral.bridge.metrics import redis_round_trips_total
 Client = Any
 """A redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
 
-LOST = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
+CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
 """What a lost or refused connection raises; the answer to the command in flight is unknown."""
 
 OLDEST_SERVER = (7, 0)
@@ -176,7 +176,7 @@ async def check_layout(client: Client, partitions: int) -> None:
             await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
             known = await client.get(LAYOUT)
         stored = known.decode()
-    except LOST as error:
+    except CONNECTION_ERRORS as error:
         raise ServerUnavailable(f"Redis cannot be reached: {error}") from error
     version, _, count = stored.rpartition(":")
     if version != str(LAYOUT_VERSION):

@@ -26,7 +26,7 @@ from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, Step, parse_record
-from dihedral.bridge.graphs import Route, Topology
+from dihedral.bridge.graphs import Placement, Topology
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Delivery:
     """
 
     def __init__(
-        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Route]
+        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Placement]
     ) -> None:
         self.part = part
         self.claim = claim
@@ -56,7 +56,7 @@ class Delivery:
         self.records: dict[str, NodeRecord] = {}
         self.states: dict[str, tuple[str, str]] = {}
         self.attempts: dict[str, int] = {}
-        self.lost_with: dict[str, int] = {}
+        self.redeliveries: dict[str, int] = {}
         self.open: set[str] = set()
         self.lost = False
         self.ending = False  # the ack is on its way, or was answered
@@ -65,9 +65,9 @@ class Delivery:
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
-        for node, attempt, deliveries in [*claim.started, *claim.suspects]:
+        for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
             self.begin(node, attempt, deliveries)
-        self.suspects = {node for node, _, _ in claim.suspects}
+        self.quarantined = {node for node, _, _ in claim.quarantined}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -95,9 +95,9 @@ class Delivery:
         if record.status in NODE_ENDED:
             self.states[node] = (record.status, record.reason)
 
-    def begin(self, node: str, attempt: int, lost_with: int) -> None:
+    def begin(self, node: str, attempt: int, redeliveries: int) -> None:
         self.attempts[node] = attempt
-        self.lost_with[node] = lost_with
+        self.redeliveries[node] = redeliveries
         self.open.add(node)
 
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
@@ -118,9 +118,9 @@ class Topologies:
     """Decoded graphs by their text, the latest 64: deliveries of one job share one."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Route]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Placement]]] = OrderedDict()
 
-    def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Route]]:
+    def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Placement]]:
         found = self._kept.get((graph, routes))
         if found is None:
             found = Topology(decode_graph(graph)), decode_routes(routes or "{}")
@@ -132,7 +132,7 @@ class Topologies:
         return found
 
 
-class Taker:
+class Consumer:
     """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on."""
 
     def __init__(
@@ -197,12 +197,12 @@ class Taker:
         return seen, deliveries
 
     @property
-    def effort(self) -> float:
+    def idle_cost(self) -> float:
         """How much a take costs that finds nothing, in calls of which four are little."""
         calls = 1 if len(self._streams) == 1 else len(keys.PRIORITIES) * len(self._streams)
         return max(1.0, calls / 4)
 
-    def owe(self, part: Partition) -> None:
+    def prefer_partition(self, part: Partition) -> None:
         """The next take is for an entry of this partition, for which room was made."""
         self._owed = part
 

@@ -24,13 +24,13 @@ from dihedral.bridge.fabric.scripts import (
     MAX_CALL_BYTES,
     MAX_CALL_ITEMS,
     PENDING,
-    Batch,
+    EntrySpec,
     NodeRecord,
     Scripts,
     parse_record,
     parse_state,
 )
-from dihedral.bridge.graphs import Route, Topology
+from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.capability import Capability
@@ -47,7 +47,7 @@ LIVE_SECONDS = 15
 RECENT_SECONDS = 7 * 24 * 3600
 
 decode_graph = msgspec.json.Decoder(Graph).decode
-decode_routes = msgspec.json.Decoder(dict[str, Route]).decode
+decode_routes = msgspec.json.Decoder(dict[str, Placement]).decode
 _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
 _LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20})-([0-9]{1,20})")
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
@@ -90,7 +90,7 @@ class NewJob(msgspec.Struct):
     graph: bytes
     digest: str
     topology: Topology
-    routes: dict[str, Route]
+    routes: dict[str, Placement]
     priority: str = "normal"
     pipeline: str | None = None
     start_at_ms: int | None = None
@@ -146,7 +146,7 @@ class JobView(msgspec.Struct):
     error: str | None = None
     digest: str = ""
     graph: str | None = None
-    routes: dict[str, Route] = {}
+    routes: dict[str, Placement] = {}
     records: dict[str, NodeRecord] = {}
     claims: dict[str, str] = {}
     artifacts: list[ArtifactMeta] = []
@@ -490,7 +490,7 @@ class Jobs:
 def plan_batches(
     part: Partition,
     topology: Topology,
-    routes: dict[str, Route],
+    routes: dict[str, Placement],
     ready: list[str],
     *,
     priority: str,
@@ -500,7 +500,7 @@ def plan_batches(
     reason: str = "-",
     front: bool = False,
     declined: bool = False,
-) -> list[Batch]:
+) -> list[EntrySpec]:
     """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
 
     `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so nobody makes room for them.
@@ -514,7 +514,7 @@ def plan_batches(
         for node in group.nodes:
             needs.update(dict.fromkeys(topology.sources(node)))
         batches.append(
-            Batch(
+            EntrySpec(
                 stream=part.stream(group.plane, group.pool, stands),
                 place=f"{group.plane}/{group.pool}",
                 nodes=group.nodes,

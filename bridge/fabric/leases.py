@@ -21,11 +21,11 @@ import redis
 
 from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
-from dihedral.bridge.fabric.connection import LOST, connect, connect_blocking
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
 from dihedral.bridge.fabric.jobs import Jobs, plan_batches
 from dihedral.bridge.fabric.keys import GROUP, Partition
-from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Step, Writer, passing
+from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Step, Writer, is_transient
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Renewer(threading.Thread):
         while not self._over.wait(self._lease / 3):
             try:
                 self.renew()
-            except LOST as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("leases could not be renewed: %s", error)
             except redis.RedisError as error:
                 log.error("leases could not be renewed: %s", error)
@@ -82,7 +82,7 @@ class Renewer(threading.Thread):
         for rows in by_partition.values():
             try:
                 self._renew_in(rows)
-            except LOST as error:  # one master of a cluster; the others are to hear of what they have
+            except CONNECTION_ERRORS as error:  # one master of a cluster; the others are to hear of what they have
                 lost = error
         if lost is not None:
             raise lost
@@ -160,7 +160,7 @@ class Reclaimer:
             try:
                 (seconds, micros), page = await functions.call(self.jobs.client, "page", stream, GROUP, start)
             except redis.ResponseError as error:
-                if passing(error):
+                if is_transient(error):
                     raise
                 return rows  # there is no such stream or group yet
             now = int(seconds) * 1000 + int(micros) // 1000
@@ -207,13 +207,13 @@ class Reclaimer:
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):
-            if not routes[node].idempotent or delivery.lost_with[node] >= self.jobs.settings.jobs.max_deliveries:
+            if not routes[node].idempotent or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries:
                 steps += worker_lost(delivery, node)
             else:
                 again.append(node)
         if steps:
             await self._write(part, delivery.report(steps))
-        await heal(self._write, delivery)
+        await reconcile(self._write, delivery)
         batches = []
         for node in again:
             batches += plan_batches(
@@ -231,7 +231,7 @@ class Reclaimer:
         )
 
 
-async def bury(settings: Settings, pid: int) -> int:
+async def reap_worker(settings: Settings, pid: int) -> int:
     """What a supervisor does when it has seen a process of this machine die, and killed its group: nobody waits for a lease.
 
     Takes over what every worker of that process held, and takes it out of the list of workers; answers how many entries.
@@ -261,7 +261,7 @@ async def bury(settings: Settings, pid: int) -> int:
 
 def worker_lost(delivery: Delivery, node: str) -> list[Step]:
     """The step that ends a node whose owners died with it, and puts it among the dead letters."""
-    times = delivery.lost_with[node]
+    times = delivery.redeliveries[node]
     why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
     if not delivery.routes[node].idempotent:
         why += ", and its task must not run twice"
@@ -274,7 +274,7 @@ def worker_lost(delivery: Delivery, node: str) -> list[Step]:
     ]  # fmt: skip
 
 
-async def heal(write: Write, delivery: Delivery) -> None:
+async def reconcile(write: Write, delivery: Delivery) -> None:
     """Resolves the whole graph of a delivery whose every record is known; repeats are harmless."""
     topology = delivery.topology
     undecided = [

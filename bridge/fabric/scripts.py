@@ -16,7 +16,7 @@ import redis.asyncio
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
 from dihedral.bridge.fabric import functions
-from dihedral.bridge.fabric.connection import LOST, UNKNOWN_FUNCTION, Client
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, UNKNOWN_FUNCTION, Client
 from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from dihedral.bridge.metrics import redis_script_seconds
 
@@ -35,7 +35,7 @@ def _encode(item: Any) -> bytes:
 Step = tuple[Any, ...]
 
 
-class Batch(msgspec.Struct, array_like=True, frozen=True):
+class EntrySpec(msgspec.Struct, array_like=True, frozen=True):
     """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
 
     `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `priority`: of what stands on the
@@ -69,7 +69,7 @@ class Claim(msgspec.Struct, frozen=True):
     nonce: str = ""
     started: list[tuple[str, int, int]] = []
     waiting: list[str] = []
-    suspects: list[tuple[str, int, int]] = []
+    quarantined: list[tuple[str, int, int]] = []
     graph: str = ""
     routes: str = ""
     traceparent: str = ""
@@ -91,7 +91,7 @@ def _claim(row: list[bytes]) -> Claim:
         nonce,
         started,
         waiting,
-        suspects,
+        quarantined,
         graph,
         routes,
         traceparent,
@@ -101,7 +101,7 @@ def _claim(row: list[bytes]) -> Claim:
         *records,
     ) = words
     return Claim(
-        word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(suspects), graph, routes,
+        word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(quarantined), graph, routes,
         traceparent, created, v, priority, _pairs(records),
     )  # fmt: skip
 
@@ -263,7 +263,7 @@ class Scripts:
         status: str,
         attempt: int,
         reset: list[str],
-        batches: list[Batch],
+        batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
     ) -> str:
         """`skips`: (node, reason, share) of those among `reset` that what is kept has decided already."""
@@ -353,8 +353,8 @@ class Writer:
         while True:
             try:
                 return [_reply(row) for row in await self._scripts.call_encoded("report", self._part, items)]
-            except (*LOST, redis.exceptions.ResponseError) as error:
-                if isinstance(error, redis.exceptions.ResponseError) and not passing(error):
+            except (*CONNECTION_ERRORS, redis.exceptions.ResponseError) as error:
+                if isinstance(error, redis.exceptions.ResponseError) and not is_transient(error):
                     raise
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
@@ -364,7 +364,7 @@ _PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|
 """redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way, a library not yet loaded."""
     if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
         return True

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from dihedral.bridge.errors import StoreError
-from dihedral.bridge.tasks.context import Kept, TaskCancelled, TaskContext, TaskError, printable
+from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.capability import Capability
@@ -145,7 +145,7 @@ async def run_light(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    kept: Kept | None = None,
+    kept: ModelCache | None = None,
 ) -> NodeOutcome:
     """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
     task = registry.get(run.task)
@@ -256,7 +256,7 @@ def run_plain(
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    kept: Kept | None = None,
+    kept: ModelCache | None = None,
     finishing: Callable[[], bool] = bool,
 ) -> NodeOutcome:
     """Runs a plain function in this thread; whoever started the process watches its time."""

@@ -60,7 +60,7 @@ class SimulatedDevice(Protocol):
         """At speed 1. Raises RuntimeError where the context is poisoned."""
 
 
-class Kept:
+class ModelCache:
     """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
 
     def __init__(self, simulated_gpu: SimulatedDevice | None = None) -> None:
@@ -97,7 +97,7 @@ class TaskContext:
         capabilities: Callable[[], list[Capability]] = list,
         directory: Path | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-        kept: Kept | None = None,
+        kept: ModelCache | None = None,
         warm_key: str = "",
         finishing: Callable[[], bool] = bool,
     ) -> None:

@@ -33,20 +33,20 @@ from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import ReferenceNotFound, ServerUnavailable
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import LOST, check_layout, connect, listener
-from dihedral.bridge.fabric.deliveries import Delivery, Taker
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
+from dihedral.bridge.fabric.deliveries import Consumer, Delivery
 from dihedral.bridge.fabric.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
-from dihedral.bridge.fabric.scripts import Reply, Report, Writer, passing
+from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
 from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.version import VERSION
 from dihedral.bridge.worker.branches import Executor
-from dihedral.bridge.worker.preemption import make_room
-from dihedral.bridge.worker.reporting import Reporter, Running
+from dihedral.bridge.worker.preemption import preempt
+from dihedral.bridge.worker.reporting import NodeExecution, Reporter
 from dihedral.schemas.structs.graph import Node, NodeError, Plane
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WorkerInfo
@@ -107,9 +107,9 @@ class Worker:
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._executor = Executor()
         self._held: dict[tuple[str, str], Delivery] = {}
-        self._taker = Taker(self._jobs, self._url, self.worker_id, plane, pool, self._held)
-        self._running: dict[tuple[str, str, str], Running] = {}
-        self._dirty: dict[Running, None] = {}
+        self._taker = Consumer(self._jobs, self._url, self.worker_id, plane, pool, self._held)
+        self._running: dict[tuple[str, str, str], NodeExecution] = {}
+        self._dirty: dict[NodeExecution, None] = {}
         self._said = asyncio.Event()
         self._changed = asyncio.Event()
         self._to_tell = asyncio.Event()
@@ -166,7 +166,7 @@ class Worker:
         finally:
             self.ready = False
             renewer.stop()
-            with suppress(*LOST, redis.RedisError):
+            with suppress(*CONNECTION_ERRORS, redis.RedisError):
                 await self._jobs.depart(self.worker_id)
             await self._client.aclose()
             await self._taker.aclose()
@@ -201,7 +201,7 @@ class Worker:
                 await self._taker.make_groups()
                 return
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 self._trouble = f"Redis cannot be reached: {error}"
                 log.warning("%s; trying again", self._trouble)
@@ -230,11 +230,11 @@ class Worker:
                     continue
                 if self._slots and min(self._capacity()) <= 0:
                     # A blocking read would be handed what cannot start here, and would keep it from others.
-                    await self._wait_for_change(0.1 * self._taker.effort)
+                    await self._wait_for_change(0.1 * self._taker.idle_cost)
                 else:
                     self._accept(await self._taker.wait(self._capacity))
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 self._trouble = f"Redis: {error}"
                 log.warning("the streams cannot be read: %s", error)
@@ -301,7 +301,7 @@ class Worker:
                 await call()
                 return
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 await asyncio.sleep(0.1)
 
@@ -313,7 +313,7 @@ class Worker:
         """One started node: run, commit, and answer with what this delivery goes on with."""
         kind = self._kind(delivery, node_id)
         pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
-        running = Running(delivery, node_id, kind == "light", self._mark, self._to_tell.set, pause_after)
+        running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._to_tell.set, pause_after)
         self._running[*delivery.key, node_id] = running
         if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
             running.cancel.cancel()
@@ -324,7 +324,7 @@ class Worker:
             self._running.pop((*delivery.key, node_id), None)
             self._dirty.pop(running, None)
             if running.room_in is not None:
-                self._taker.owe(running.room_in)
+                self._taker.prefer_partition(running.room_in)
             self._free[kind] += 1
             self._changed.set()
         if outcome is not None:
@@ -348,22 +348,22 @@ class Worker:
             return []
         return await self._reporter.commit(delivery, running, outcome)
 
-    async def _outcome(self, delivery: Delivery, running: Running) -> NodeOutcome | None:
+    async def _outcome(self, delivery: Delivery, running: NodeExecution) -> NodeOutcome | None:
         """None when the node was not run: given back, or no longer wanted."""
         node = delivery.topology.nodes[running.node_id]
-        alone = delivery.lost_with[node.id] > 0
+        alone = delivery.redeliveries[node.id] > 0
         if not (alone or self._solo.locked() or node.task in self._limits):
             return await self._execute(delivery, running, node)
         async with self._turn(running, alone=alone):
-            if node.id in delivery.suspects and not await self._start(delivery, running):
+            if node.id in delivery.quarantined and not await self._start(delivery, running):
                 return None
             return await self._execute(delivery, running, node)
 
-    async def _execute(self, delivery: Delivery, running: Running, node: Node) -> NodeOutcome | None:
+    async def _execute(self, delivery: Delivery, running: NodeExecution, node: Node) -> NodeOutcome | None:
         if node.task not in self.registry:
             await self._no_task(running)
             return None
-        if delivery.lost_with[node.id] > 0 and not delivery.routes[node.id].idempotent:
+        if delivery.redeliveries[node.id] > 0 and not delivery.routes[node.id].idempotent:
             return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
         try:
             params = self._input(delivery, running.node_id)
@@ -377,7 +377,7 @@ class Worker:
             nonce=delivery.claim.nonce.replace(".", "-"),
             params=params,
             timeout_seconds=self._timeout(delivery, node.id),
-            delivery_count=delivery.lost_with[node.id],
+            delivery_count=delivery.redeliveries[node.id],
             owner=delivery.topology.graph.metadata.get(OWNER, ""),
         )
         self._at_work["light" if running.light else "heavy"] += 1
@@ -411,20 +411,20 @@ class Worker:
             return None
         return outcome
 
-    async def _start(self, delivery: Delivery, running: Running) -> bool:
+    async def _start(self, delivery: Delivery, running: NodeExecution) -> bool:
         """Starts a suspect whose turn has come; false when it is no longer ours to start."""
         if running.cancel.cancelled:
             return False
         reply = await self._write(delivery.part, delivery.report([("start", running.node_id, self.worker_id)]))
         if reply.word == "ok" and reply.words[0] in ("ok", "already"):
-            delivery.suspects.discard(running.node_id)
+            delivery.quarantined.discard(running.node_id)
             return True
         delivery.lost = reply.word != "ok"
         delivery.open.discard(running.node_id)
         return False
 
     @asynccontextmanager
-    async def _turn(self, running: Running, *, alone: bool) -> AsyncIterator[None]:
+    async def _turn(self, running: NodeExecution, *, alone: bool) -> AsyncIterator[None]:
         """Waits until the task's own concurrency allows, and for what shares this process until it may run.
 
         A node whose owner died with it runs with no other light node beside it, so that it can only take itself down.
@@ -451,7 +451,7 @@ class Worker:
         asked = node.timeout_seconds
         return min(asked, within) if isinstance(asked, int | float) else within
 
-    async def _no_task(self, running: Running) -> None:
+    async def _no_task(self, running: NodeExecution) -> None:
         """A task that this worker does not know waits for one that does: it goes back, with a delay."""
         task = running.delivery.topology.nodes[running.node_id].task
         where = {"job": running.delivery.job_id, "node": running.node_id}
@@ -459,7 +459,7 @@ class Worker:
         await self._hand_on(running, f"waiting for a worker that knows {task}", code="worker", declined=True)
 
     async def _hand_on(
-        self, running: Running, message: str, *, code: str, declined: bool = False, front: bool = False
+        self, running: NodeExecution, message: str, *, code: str, declined: bool = False, front: bool = False
     ) -> None:
         """A node that is not to run here goes back to its place, as the same attempt; what was declined with a delay, of which `code` is the reason."""
         delivery, node_id = running.delivery, running.node_id
@@ -523,7 +523,7 @@ class Worker:
     def _write(self, part: Partition, report: Report) -> "asyncio.Future[Reply]":
         return self._writers[part.number].put(report)
 
-    def _mark(self, running: Running) -> None:
+    def _mark(self, running: NodeExecution) -> None:
         self._dirty[running] = None
         self._said.set()
 
@@ -587,7 +587,7 @@ class Worker:
                             else:
                                 self._cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
             finally:
@@ -599,7 +599,7 @@ class Worker:
                 await self._jobs.announce(self._info(), [task.capability for task in self.registry.values()])
                 self.ready = True
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 self._trouble = f"Redis: {error}"
             with suppress(TimeoutError):
@@ -650,7 +650,7 @@ class Worker:
                 for part in self._scripts.partitions:
                     await reclaimer.look(part, part.streams(self.plane, self.pool))
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 reclaimer.forget()
 
@@ -660,9 +660,9 @@ class Worker:
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
                 if self._free["heavy"] <= 0:
-                    await make_room(self._scripts, self.plane, self.pool, list(self._running.values()))
+                    await preempt(self._scripts, self.plane, self.pool, list(self._running.values()))
             except Exception as error:
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
 
     # Stop -----------------------------------------------------------------------------------------------------------
@@ -682,7 +682,7 @@ class Worker:
         self._cancel(lambda _: True)
         while any(self._at_work.values()):
             await self._wait_for_change(0.1)
-        with suppress(*LOST, redis.RedisError, TimeoutError):
+        with suppress(*CONNECTION_ERRORS, redis.RedisError, TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
                 while self._held:
                     await self._wait_for_change(0.1)
@@ -699,14 +699,14 @@ class Worker:
                 delivery.handling.cancel()
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the server is away or busy for now, rather than asked something wrong."""
-    if isinstance(error, (*LOST, ServerUnavailable)):
+    if isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)):
         return True
-    return isinstance(error, redis.ResponseError) and passing(error)
+    return isinstance(error, redis.ResponseError) and is_transient(error)
 
 
-def _made_room(running: Running, outcome: NodeOutcome) -> bool:
+def _made_room(running: NodeExecution, outcome: NodeOutcome) -> bool:
     """Whether a run has ended because it was asked to pause; one that could not keep its checkpoint goes on from the one before."""
     stopped = outcome.status == "cancelled" or (outcome.error is not None and outcome.error.code in STORE_TROUBLE)
     return stopped and outcome.began and "pause" in running.cancel.wishes and not running.cancel.cancelled

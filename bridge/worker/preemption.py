@@ -10,12 +10,12 @@ What waits for device memory while one of lower priority has it: data_plane/slot
 from collections.abc import Iterable
 
 from dihedral.bridge.fabric.scripts import Scripts
-from dihedral.bridge.worker.reporting import Running
+from dihedral.bridge.worker.reporting import NodeExecution
 
 PATIENCE_MS = 1000  # what waits for less is about to begin anyway
 
 
-async def make_room(scripts: Scripts, plane: str, pool: str, running: Iterable[Running]) -> None:
+async def preempt(scripts: Scripts, plane: str, pool: str, running: Iterable[NodeExecution]) -> None:
     """Asks those to give way that are to do so now. `running`: here, in that place, whose every slot is taken."""
     may = [each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())]
     for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):

@@ -16,7 +16,7 @@ import msgspec
 from dihedral.bridge import graphs
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import PRIORITIES, Partition
-from dihedral.bridge.fabric.scripts import Batch, NodeRecord, Reply, Report, Step
+from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
 from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
@@ -26,7 +26,7 @@ RETRY_CAP_MS = 60_000
 EVENT_BYTES = 64 * 1024
 
 
-class Running:
+class NodeExecution:
     """One node of a delivery while it runs: its cancel token and what it has said and nobody has written yet."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Running:
         delivery: Delivery,
         node_id: str,
         light: bool,
-        mark: Callable[["Running"], None],
+        mark: Callable[["NodeExecution"], None],
         tell: Callable[[], None] = lambda: None,
         pause_after: float | None = None,
     ) -> None:
@@ -141,7 +141,7 @@ class Reporter:
     def __init__(
         self,
         write: Callable[[Partition, Report], Awaitable[Reply]],
-        plan: Callable[..., list[Batch]],
+        plan: Callable[..., list[EntrySpec]],
         reserve: Callable[[Delivery, str], bool],
         unreserve: Callable[[Delivery, str], None],
         worker_id: str,
@@ -154,7 +154,7 @@ class Reporter:
         self._worker_id = worker_id
         self._output_bytes = settings.jobs.node_output_bytes
 
-    async def commit(self, delivery: Delivery, running: Running, outcome: NodeOutcome) -> list[str]:
+    async def commit(self, delivery: Delivery, running: NodeExecution, outcome: NodeOutcome) -> list[str]:
         """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
         node = running.node_id
         outcome = self._checked(running, outcome)
@@ -241,7 +241,7 @@ class Reporter:
         batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
         return ("again", node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
-    def _checked(self, running: Running, outcome: NodeOutcome) -> NodeOutcome:
+    def _checked(self, running: NodeExecution, outcome: NodeOutcome) -> NodeOutcome:
         """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
         if outcome.output is not None and len(outcome.output) > self._output_bytes:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dihedral.bridge.graphs import Route, references
+from dihedral.bridge.graphs import Placement, references
 from dihedral.bridge.tasks.registry import declared_mib
 from dihedral.control_plane.planning.schema_check import Check, is_wild, pointer
 from dihedral.schemas.structs.capability import Capability
@@ -78,12 +78,12 @@ def _node(node: NodeSubmission) -> Node:
     )
 
 
-def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Route]:
+def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Placement]:
     """Where each node of a graph without problems goes."""
-    known: dict[str, Route] = {}
+    known: dict[str, Placement] = {}
     for task in {node.task for node in graph.nodes}:
         found = capabilities[task]
-        known[task] = Route(
+        known[task] = Placement(
             found.runtime.pool, found.runtime.light is True, found.runtime.timeout_seconds, found.contracts.idempotent
         )
     return {node.id: known[node.task] for node in graph.nodes}

@@ -15,7 +15,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
-from dihedral.control_plane.access import who
+from dihedral.control_plane.access import principal
 from dihedral.control_plane.body import too_large
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
@@ -32,8 +32,8 @@ _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses tho
 
 def _store(request: Req) -> ArtifactStore:
     """What is there for whoever asks."""
-    found = who(request)
-    return OwnedStore(request.app.state.store, found.sees, found.name)
+    found = principal(request)
+    return OwnedStore(request.app.state.store, found.visible_owner, found.name)
 
 
 BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its bytes", generate_examples=False)

@@ -11,7 +11,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body
-from dihedral.control_plane.access import who
+from dihedral.control_plane.access import principal
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
@@ -63,7 +63,7 @@ async def submit(request: Req) -> Response[bytes]:
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable() and " " not in key):
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
-    job, created = await _queue(request).submit(raw, who(request), key)
+    job, created = await _queue(request).submit(raw, principal(request), key)
     return _job(job, 201 if created else 200)
 
 
@@ -80,12 +80,14 @@ async def submit_batch(request: Req) -> Response[bytes]:
     raw = await body.read(request, limits.batch_limit_bytes)
     try:
         items = msgspec.json.decode(raw, type=BatchRequest).jobs
-    except body.UNFIT as error:
+    except body.DECODE_ERRORS as error:
         raise await body.refusal(raw, error) from error
     if len(items) > limits.batch_items:
         raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
     found = []
-    for index, answer in enumerate(await _queue(request).submit_batch([bytes(item) for item in items], who(request))):
+    for index, answer in enumerate(
+        await _queue(request).submit_batch([bytes(item) for item in items], principal(request))
+    ):
         if isinstance(answer, ApiProblem):
             found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
         else:
@@ -104,7 +106,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw), owner=who(request).name)
+    planned = await queue.plan(await queue.decode(raw), owner=principal(request).name)
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
@@ -132,19 +134,19 @@ async def list_jobs(
         until_ms=moment_ms("until", until),
         limit=limit,
         cursor=cursor,
-        sees=who(request).sees,
+        visible_owner=principal(request).visible_owner,
     )
     return JobList(jobs=jobs, next=following)
 
 
 @get("/api/jobs/{job_id:str}", summary="A job", responses=answers(404))
 async def read_job(request: Req, job_id: FromPath[str]) -> Job:
-    return await _queue(request).document_of(job_id, who(request).sees)
+    return await _queue(request).document_of(job_id, principal(request).visible_owner)
 
 
 @get("/api/jobs/{job_id:str}/graph", summary="A job's graph with live status and outputs", responses=answers(404))
 async def read_graph(request: Req, job_id: FromPath[str]) -> Graph:
-    return await _queue(request).graph_of(job_id, who(request).sees)
+    return await _queue(request).graph_of(job_id, principal(request).visible_owner)
 
 
 @get(
@@ -160,7 +162,9 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(queue.view(job_id, after, sees=who(request).sees), queue.jobs.epoch(job_id))
+    view, epoch = await asyncio.gather(
+        queue.view(job_id, after, visible_owner=principal(request).visible_owner), queue.jobs.epoch(job_id)
+    )
     head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
@@ -174,7 +178,7 @@ async def read_events(
     responses=answers(404, _200=Job, _202=Job),
 )
 async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
-    job, alive = await _queue(request).cancel(job_id, who(request).sees)
+    job, alive = await _queue(request).cancel(job_id, principal(request).visible_owner)
     return _job(job, 202 if alive else 200)
 
 
@@ -187,7 +191,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 )
 async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
     """Tasks that train look for it between steps; others go on. A node that moves to another worker must be asked again."""
-    return _job(await _queue(request).finish(job_id, node_id, who(request).sees), 202)
+    return _job(await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
 
 
 @post(
@@ -200,7 +204,12 @@ async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) ->
 )
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
-    return _job(await _queue(request).retry(job_id, from_start=wish.from_ == "start", sees=who(request).sees), 200)
+    return _job(
+        await _queue(request).retry(
+            job_id, from_start=wish.from_ == "start", visible_owner=principal(request).visible_owner
+        ),
+        200,
+    )
 
 
 @delete(
@@ -212,7 +221,7 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 )
 async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:
     """Its artifacts stay unless `artifacts=true`."""
-    view = await _queue(request).delete(job_id, who(request).sees)
+    view = await _queue(request).delete(job_id, principal(request).visible_owner)
     store: ArtifactStore = request.app.state.store
     for meta in view.artifacts if artifacts else []:
         try:
@@ -241,13 +250,13 @@ async def train(request: Req) -> Response[bytes]:
     if isinstance(wish.prompt, str):
         params["prompt"] = wish.prompt
     wanted = msgspec.json.encode({"pipeline": "talking_picture", "params": params})
-    job, _ = await _queue(request).submit(wanted, who(request))
+    job, _ = await _queue(request).submit(wanted, principal(request))
     return _job(job, 201)
 
 
 @get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))
 async def read_status(request: Req, job_id: FromPath[str]) -> JobStatusView:
-    job = await _queue(request).document_of(job_id, who(request).sees)
+    job = await _queue(request).document_of(job_id, principal(request).visible_owner)
     return JobStatusView(job_id=job.job_id, status=job.status, progress=job.progress)
 
 
@@ -258,7 +267,7 @@ async def _optional(request: Req, struct: Any) -> Any:
         return struct()
     try:
         return msgspec.json.decode(raw, type=struct)
-    except body.UNFIT as error:
+    except body.DECODE_ERRORS as error:
         raise await body.refusal(raw, error, "request", struct.__name__) from error
 
 

@@ -15,9 +15,9 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.response import Stream
 
 from dihedral.bridge import metrics
-from dihedral.bridge.fabric.connection import LOST
-from dihedral.control_plane.access import Access, Who, who
-from dihedral.control_plane.hub import Chunk, Hub, Subscription, UnknownJob
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
+from dihedral.control_plane.access import Access, Principal, principal
+from dihedral.control_plane.hub import Hub, Subscription, UnknownJob, Update
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
 from dihedral.schemas.structs.websocket import (
     ClientMessage,
@@ -36,7 +36,7 @@ COMMENT_SECONDS = 15.0
 ADMITTED_SECONDS = 1.0
 """How often it is asked whether the key of an open socket is still valid; only once a second does that ask Redis."""
 MAX_SEQ = 2**53
-STORE_LOST = (*LOST, redis.RedisError)
+STORE_LOST = (*CONNECTION_ERRORS, redis.RedisError)
 
 _decode = msgspec.json.Decoder(ClientMessage).decode
 
@@ -56,11 +56,11 @@ class _Gone(Exception):
 class Client:
     """One WebSocket: reads subscriptions, sends what they collect; a slow one is closed and slows nobody."""
 
-    def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub, access: Access, found: Who) -> None:
+    def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub, access: Access, found: Principal) -> None:
         self._socket = socket
         self._hub = hub
         self._access = access
-        self._who = found
+        self._principal = found
         self._wake = asyncio.Event()
         self._replies: list[bytes] = []
         self._answered = asyncio.Event()
@@ -141,7 +141,9 @@ class Client:
         after = min(message.after, MAX_SEQ) if isinstance(message.after, int) else 0
         epoch = message.epoch if isinstance(message.epoch, str) else None
         try:
-            subscription = await self._hub.subscribe(job_id, after, epoch, self._wake.set, self._who.sees)
+            subscription = await self._hub.subscribe(
+                job_id, after, epoch, self._wake.set, self._principal.visible_owner
+            )
         except UnknownJob:
             self._fail(job_id, FailureReason.unknown_job)
             return
@@ -220,7 +222,7 @@ class Client:
             await asyncio.sleep(look)
             if time.monotonic() - asked > ADMITTED_SECONDS:
                 asked = time.monotonic()
-                if not await _still(self._access, self._who):
+                if not await _still(self._access, self._principal):
                     raise _Dropped(POLICY_VIOLATION, "the API key is no longer valid")
             if self._sending_since is None:
                 continue
@@ -254,7 +256,7 @@ async def _refuse(socket: WebSocket[Any, Any, State], problem: ApiProblem) -> No
     await refuse("/ws", problem, socket.send, "websocket.http.response")
 
 
-async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Who) -> None:
+async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Principal) -> None:
     await socket.accept()
     metrics.websocket_connections_total.inc()
     begun = time.monotonic()
@@ -268,18 +270,18 @@ async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Who
 
 async def sse_response(request: Request[Any, Any, State], job_id: str, after: int) -> Stream:
     """Every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
-    state, found = request.app.state, who(request)
-    await state.queue.view(job_id, sees=found.sees)
+    state, found = request.app.state, principal(request)
+    await state.queue.view(job_id, visible_owner=found.visible_owner)
     state.access.check_sockets(found)
     # The generator subscribes when it is first asked: one that never is, because the client has gone, leaves nothing behind.
     return Stream(
-        _admitted(state.access, found, server_sent(state.hub, job_id, after, found.sees)),
+        _admitted(state.access, found, server_sent(state.hub, job_id, after, found.visible_owner)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _admitted(access: Access, found: Who, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+async def _admitted(access: Access, found: Principal, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """The stream, while its key is valid: a job that says nothing is asked for with each comment."""
     with access.socket(found):
         async with aclosing(pieces):
@@ -292,7 +294,7 @@ async def _admitted(access: Access, found: Who, pieces: AsyncGenerator[bytes, No
                 yield piece
 
 
-async def _still(access: Access, found: Who) -> bool:
+async def _still(access: Access, found: Principal) -> bool:
     """While Redis is away nobody is dropped for it: he was let in, and is told nothing new anyway."""
     try:
         return await access.still(found)
@@ -301,13 +303,13 @@ async def _still(access: Access, found: Who) -> bool:
 
 
 async def server_sent(
-    hub: Hub, job_id: str, after: int, sees: str | None = None, *, comment_seconds: float = COMMENT_SECONDS
+    hub: Hub, job_id: str, after: int, visible_owner: str | None = None, *, comment_seconds: float = COMMENT_SECONDS
 ) -> AsyncGenerator[bytes, None]:
     """Ends with the job, with this process, or when the job store is lost; a client then resumes with Last-Event-ID."""
     interval = hub.settings.update_interval_ms / 1000
     wake = asyncio.Event()
     with hub.attended(wake.set), suppress(UnknownJob, *STORE_LOST):
-        subscription = await hub.subscribe(job_id, after, None, wake.set, sees)
+        subscription = await hub.subscribe(job_id, after, None, wake.set, visible_owner)
         try:
             progress = -1.0
             while not hub.closing.is_set():
@@ -340,14 +342,14 @@ class _Line(msgspec.Struct):
     seq: int
 
 
-def _pieces(chunk: Chunk) -> list[bytes]:
+def _pieces(chunk: Update) -> list[bytes]:
     if chunk.snapshot is not None:
         return [_sse("resync", chunk.seq, chunk.encoded().decode())]
     lines = [msgspec.json.decode(text, type=_Line) for text in chunk.events]
     return [_sse(line.type, line.seq, text) for line, text in zip(lines, chunk.events, strict=True)]
 
 
-def _progress(chunk: Chunk) -> bytes:
+def _progress(chunk: Update) -> bytes:
     body = {"type": "progress", "seq": chunk.seq, "status": chunk.status, "progress": chunk.progress}
     return _sse("progress", None, msgspec.json.encode(body).decode())
 

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from dihedral.bridge.metrics import exposition
 from dihedral.bridge.times import now_rfc3339
-from dihedral.control_plane.access import who
+from dihedral.control_plane.access import principal
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
@@ -59,7 +59,7 @@ async def pipelines(request: Req) -> PipelineList:
 @get("/api/workers", summary="Workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
     found = await _queue(request).jobs.workers()
-    if who(request).sees is not None:
+    if principal(request).visible_owner is not None:
         for worker in found:
             worker.running = []  # whose jobs they are is not known here
     return WorkerList(workers=found)

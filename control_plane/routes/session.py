@@ -7,7 +7,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.datastructures import Cookie, State
 
 from dihedral.bridge.times import rfc3339
-from dihedral.control_plane.access import COOKIE, Access, Who, who
+from dihedral.control_plane.access import COOKIE, Access, Principal, principal
 from dihedral.control_plane.openapi import answers
 
 Req = Request[Any, Any, State]
@@ -21,7 +21,7 @@ class SessionView(msgspec.Struct, rename="camel"):
     expires: str | None
 
 
-def _view(found: Who, expires_ms: int | None) -> SessionView:
+def _view(found: Principal, expires_ms: int | None) -> SessionView:
     return SessionView(
         owner=found.key.owner if found.key else None,
         scopes=found.scopes,
@@ -37,7 +37,7 @@ def _view(found: Who, expires_ms: int | None) -> SessionView:
     responses=answers(401, 403, 503),
 )
 async def begin(request: Req) -> Response[SessionView]:
-    found = who(request)
+    found = principal(request)
     if found.key is None:
         return Response(_view(found, None))
     access: Access = request.app.state.access
@@ -52,7 +52,7 @@ async def begin(request: Req) -> Response[SessionView]:
 
 @get("/api/session", summary="Who asks, and what he may", responses=answers(401, 503))
 async def read(request: Req) -> SessionView:
-    found = who(request)
+    found = principal(request)
     return _view(found, found.until_ms or (found.key.expires_ms if found.key else None))
 
 

@@ -33,7 +33,7 @@ NAMED_HOLDERS = 3
 ALONE_SHARE = 0.9  # of its need, for a node that has a device to itself
 
 
-class Promise(msgspec.Struct, eq=False):
+class Reservation(msgspec.Struct, eq=False):
     """Memory of a device for one node in one process. order: of arrival. peak: the most that its process was seen to hold.
 
     ended: the moment (`time.monotonic`) from which on the node takes no more; None while it may.
@@ -48,32 +48,34 @@ class Promise(msgspec.Struct, eq=False):
 
 
 class Ledger:
-    def __init__(self, cushion: int, readings: Sequence[Reading]) -> None:
+    def __init__(self, headroom: int, readings: Sequence[Reading]) -> None:
         """`cushion`: bytes that nobody is promised, unless a node needs them to fit a device at all."""
-        self._cushion = cushion
+        self._cushion = headroom
         self._readings = list(readings)
         self._most = [_to_be_had(reading) for reading in readings]
         self._begun = 0.0  # the look that the readings are of
-        self._promises: list[Promise] = []
-        self.others: list[list[Promise]] = [[] for _ in readings]
+        self._reservations: list[Reservation] = []
+        self.others: list[list[Reservation]] = [[] for _ in readings]
         """Of each device: what other workers have promised."""
 
     @property
-    def promises(self) -> list[Promise]:
+    def reservations(self) -> list[Reservation]:
         """Those of this worker that count."""
-        return [each for each in self._promises if self._counts(each)]
+        return [each for each in self._reservations if self._counts(each)]
 
-    def all_of(self, device: int) -> list[Promise]:
+    def all_of(self, device: int) -> list[Reservation]:
         """Also those that count only for whoever decides on an older look."""
-        return [each for each in self._promises if each.device == device]
+        return [each for each in self._reservations if each.device == device]
 
-    def look(self, readings: Sequence[Reading], begun: float) -> None:
+    def poll(self, readings: Sequence[Reading], begun: float) -> None:
         """Takes in what the devices said to a look that began at that moment."""
         self._readings, self._begun = list(readings), begun
-        self._promises = [each for each in self._promises if each.ended is None or each.ended >= begun - SILENT_SECONDS]
+        self._reservations = [
+            each for each in self._reservations if each.ended is None or each.ended >= begun - SILENT_SECONDS
+        ]
         self._most = [max(seen, _to_be_had(reading)) for seen, reading in zip(self._most, readings, strict=True)]
-        for promise in (each for each in self._promises if each.ended is None):
-            promise.peak = max(promise.peak, self.held(promise.device, promise.pid))
+        for reservation in (each for each in self._reservations if each.ended is None):
+            reservation.peak = max(reservation.peak, self.held(reservation.device, reservation.pid))
 
     def held(self, device: int, pid: int) -> int:
         return self._readings[device].holders.get(pid, 0)
@@ -111,30 +113,30 @@ class Ledger:
     def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
         """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
         foreign = self.foreign(device, ours) + self._not_taken(device, self.others[device])
-        younger = sum(each.need for each in self.promises if each.device == device and each.order > older_order)
-        cushion = self._cushion_for(device, older_need)
-        return foreign + younger + need + self.need_here(device, older_need) + cushion <= self.capacity(device)
+        younger = sum(each.need for each in self.reservations if each.device == device and each.order > older_order)
+        headroom = self._cushion_for(device, older_need)
+        return foreign + younger + need + self.need_here(device, older_need) + headroom <= self.capacity(device)
 
-    def promise(
-        self, device: int, pid: int, need: int, order: int, *, stuck: int = 0, alone: bool = False
-    ) -> Promise | None:
+    def reservation(
+        self, device: int, pid: int, need: int, order: int, *, unreclaimable: int = 0, alone: bool = False
+    ) -> Reservation | None:
         """None where it has no room. `stuck`: what the process holds and the node cannot use; `alone`: no other process of ours holds any."""
         if not self.could_fit(device, need):
             return None
-        room = self.room(device, pid, need) - stuck
+        room = self.room(device, pid, need) - unreclaimable
         alone = alone and not self.is_promised(device) and self._readings[device].holders.keys() <= {pid}
         need = self.need_here(device, need)
         if room < (need * ALONE_SHARE if alone else need):
             return None
-        need += stuck
-        made = Promise(device, pid, need, order, self.held(device, pid))
-        self._promises.append(made)
+        need += unreclaimable
+        made = Reservation(device, pid, need, order, self.held(device, pid))
+        self._reservations.append(made)
         return made
 
-    def release(self, promise: Promise, now: float) -> None:
+    def release(self, reservation: Reservation, now: float) -> None:
         """May be called twice. The memory can be given to others from the next look on."""
-        if promise.ended is None:
-            promise.ended = now
+        if reservation.ended is None:
+            reservation.ended = now
 
     def why(self, device: int, pid: int, need: int) -> str:
         """`needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
@@ -154,15 +156,15 @@ class Ledger:
         """Of what fits no device here."""
         return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
 
-    def _counts(self, promise: Promise) -> bool:
-        return promise.ended is None or promise.ended >= self._begun
+    def _counts(self, reservation: Reservation) -> bool:
+        return reservation.ended is None or reservation.ended >= self._begun
 
-    def _counted(self, device: int) -> list[Promise]:
+    def _counted(self, device: int) -> list[Reservation]:
         return [each for each in [*self.all_of(device), *self.others[device]] if self._counts(each)]
 
-    def _not_taken(self, device: int, promises: Sequence[Promise]) -> int:
+    def _not_taken(self, device: int, reservations: Sequence[Reservation]) -> int:
         """Bytes of these promises that their processes did not hold at the last look."""
-        return sum(max(0, each.need - self.held(device, each.pid)) for each in promises if self._counts(each))
+        return sum(max(0, each.need - self.held(device, each.pid)) for each in reservations if self._counts(each))
 
     def _cushion_for(self, device: int, need: int) -> int:
         return max(0, min(self._cushion, self._most[device] - need))

@@ -44,7 +44,7 @@ Read = Callable[[], list[Reading]]
 """A look at every device of this worker, in the order of `Device.gpus`."""
 
 
-class Looks(Generic[T]):
+class DeviceProbe(Generic[T]):
     """Asks what may not answer, in a thread of its own for each question, one at a time.
 
     Daemon threads: one that never comes back must not keep the worker from its end, as a thread of `asyncio.to_thread` would.
@@ -60,16 +60,16 @@ class Looks(Generic[T]):
     def under_way(self) -> bool:
         return self._answer is not None and not self._answer.done()
 
-    def look(self) -> asyncio.Future[T]:
+    def poll(self) -> asyncio.Future[T]:
         """The answer of the look under way, or of a new one. It is shared: wait for it with `asyncio.wait`, which cancels nothing."""
         if self._answer is None or self._answer.done():
             loop = asyncio.get_running_loop()
             self._answer = loop.create_future()
             self.begun = time.monotonic()
-            threading.Thread(target=self._look, args=(loop, self._answer), name="device memory", daemon=True).start()
+            threading.Thread(target=self._poll, args=(loop, self._answer), name="device memory", daemon=True).start()
         return self._answer
 
-    def _look(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
         result, failure = None, None
         try:
             result = self._ask()
@@ -113,11 +113,11 @@ def of_handle(nvml: Any, handle: Any) -> Reading:
 async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read | None = None) -> None:
     """Keeps `latest` and the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
     nvml = _nvml() if simulated is None else None
-    looks: Looks[Sample] | None = None
+    looks: DeviceProbe[Sample] | None = None
     if simulated is not None:
-        looks = Looks(lambda: of_simulated(simulated()))
+        looks = DeviceProbe(lambda: of_simulated(simulated()))
     elif nvml is not None:
-        looks = Looks(lambda: of_gpus(nvml))
+        looks = DeviceProbe(lambda: of_gpus(nvml))
     peaks: dict[str, int] = {}
     while True:
         sample = await _answered(looks) if looks is not None else of_processes(pids())
@@ -131,9 +131,9 @@ async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read |
         await asyncio.sleep(EVERY_SECONDS)
 
 
-async def _answered(looks: Looks[Sample]) -> Sample:
+async def _answered(looks: DeviceProbe[Sample]) -> Sample:
     """Empty where no answer came in time, or an error."""
-    answer = looks.look()
+    answer = looks.poll()
     await asyncio.wait({answer}, timeout=SILENT_SECONDS)
     if not answer.done():
         log.warning("device memory cannot be read: no answer for %.0f s", time.monotonic() - looks.begun)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from dihedral.data_plane.gpu_memory.ledger import Ledger, Promise
+from dihedral.data_plane.gpu_memory.ledger import Ledger, Reservation
 from dihedral.data_plane.gpu_memory.locked import Locked, locked
 from dihedral.data_plane.process_groups import began, runs
 
@@ -39,7 +39,7 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
 class _Worker(msgspec.Struct, frozen=True):
     pid: int
     began: int
-    promises: list[_Line]
+    reservations: list[_Line]
 
 
 class _State(msgspec.Struct):
@@ -48,7 +48,7 @@ class _State(msgspec.Struct):
     workers: dict[str, _Worker] = {}
 
 
-class SharedPromises:
+class SharedReservations:
     def __init__(self, files: Sequence[Path], pid: int) -> None:
         """files: of each device, in the order of `Device.gpus`. pid: the worker's process."""
         self._files = list(files)
@@ -69,9 +69,9 @@ class SharedPromises:
             states = {path: self._others(file) for path, file in files.items()}
             ledger.others = [
                 [
-                    Promise(device, line.pid, line.need, order=0, ended=line.ended)
+                    Reservation(device, line.pid, line.need, order=0, ended=line.ended)
                     for other in states[path].workers.values()
-                    for line in other.promises
+                    for line in other.reservations
                 ]
                 if path in states
                 else []

@@ -18,7 +18,7 @@ from typing import Any
 import redis
 
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import LOST, Client
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, Client
 from dihedral.bridge.tasks.registry import Task
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ SHARE = 0.95
 MIB = 2**20
 
 
-class Peaks:
+class MemoryUsageHistory:
     """`client` None: nothing is remembered beyond this process."""
 
     def __init__(self, client: Client | None = None) -> None:
@@ -43,7 +43,7 @@ class Peaks:
         """What was learnt before; where the server does not answer, it is asked again with the next peak."""
         if self._client is None or self._loaded:
             return
-        with suppress(*LOST, redis.RedisError):
+        with suppress(*CONNECTION_ERRORS, redis.RedisError):
             kinds = [kind.decode() for kind in await self._client.zrange(keys.MEMORY_KINDS, 0, -1)]
             pipe = self._client.pipeline(transaction=False)
             pipe.pexpire(keys.OLD_MEMORY_PEAKS, TTL_MS, nx=True)
@@ -72,7 +72,7 @@ class Peaks:
         if self._client is not None:
             try:
                 self._remember(kind, await self._add(self._client, kind, peak))
-            except (*LOST, redis.RedisError) as error:
+            except (*CONNECTION_ERRORS, redis.RedisError) as error:
                 log.info("a peak is remembered here only: %s", error)
 
     def _remember(self, kind: str, seen: list[int]) -> None:

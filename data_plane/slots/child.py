@@ -25,7 +25,7 @@ from dihedral.bridge.artifacts.measured import MeasuredStore, Transfer
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, run_light, run_plain
-from dihedral.bridge.tasks.context import Kept, TaskCancelled, printable
+from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import die_with_parent
@@ -173,7 +173,7 @@ class _Child:
         self._gpu: SimulatedGpu | None = None
         if hello.gpu is not None and hello.simulation is not None:
             self._gpu = SimulatedGpu(Path(hello.gpu_directory), hello.gpu, hello.simulation)
-        self._kept = Kept(self._gpu)
+        self._kept = ModelCache(self._gpu)
         self._inside = False
         self._terminated = False
         self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None

@@ -41,7 +41,7 @@ class Budget:
         return True
 
 
-class Printed:
+class OutputCapture:
     """Reads one end of a pipe, line by line, while the event loop runs; owns the descriptor."""
 
     def __init__(self, descriptor: int, level: str) -> None:

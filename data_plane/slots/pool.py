@@ -38,14 +38,14 @@ from dihedral.bridge.artifacts.measured import Transfer
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, Wished, failed, timed_out
 from dihedral.bridge.tasks.registry import Registry, Task
-from dihedral.data_plane.gpu_memory.ledger import Promise
+from dihedral.data_plane.gpu_memory.ledger import Reservation
 from dihedral.data_plane.gpu_memory.readings import Read, Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from dihedral.data_plane.gpu_memory.simulated import Simulation
-from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.data_plane.process_groups import kill_group, members, signal_group
-from dihedral.data_plane.slots.output import Budget, Printed
-from dihedral.data_plane.slots.seats import DoesNotFit, Seat, Seats, Taken, Wish
+from dihedral.data_plane.slots.output import Budget, OutputCapture
+from dihedral.data_plane.slots.seats import Assignment, DoesNotFit, ResourceRequest, SlotHandle, SlotScheduler
 from dihedral.schemas.structs.settings import ArtifactsSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -175,10 +175,10 @@ class SlotPool:
         gpus: int = 0,
         cpus: int = 1,
         read: Read | None = None,
-        peaks: Peaks | None = None,
+        peaks: MemoryUsageHistory | None = None,
         simulation: Simulation | None = None,
         gpu_directory: str = "",
-        shared: SharedPromises | None = None,
+        shared: SharedReservations | None = None,
     ) -> None:
         """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
 
@@ -198,10 +198,10 @@ class SlotPool:
             simulation=simulation,
             gpu_directory=gpu_directory,
         )
-        self._all = [Seat(number, number % gpus if gpus else None) for number in range(slots)]
-        self._seats = Seats(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)
+        self._all = [SlotHandle(number, number % gpus if gpus else None) for number in range(slots)]
+        self._seats = SlotScheduler(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)
         self._counts_memory = read is not None
-        self._peaks = peaks or Peaks()
+        self._peaks = peaks or MemoryUsageHistory()
         self._background: set[asyncio.Task[None]] = set()
         self._beats = Beats(settings.jobs.lease_ms / 1000 / BEATS_PER_LEASE)
         self._root = Path()
@@ -254,13 +254,13 @@ class SlotPool:
             held = metrics.device_seconds_total.labels(run.task, _device(task, taken.seat))
             held.inc(time.monotonic() - begun)
 
-    def _wish(self, task: Task, run: NodeRun) -> Wish:
+    def _wish(self, task: Task, run: NodeRun) -> ResourceRequest:
         if task.capability.runtime.kind != "gpu":
-            return Wish()
+            return ResourceRequest()
         need = self._peaks.need_bytes(task, run.params) if self._counts_memory else None
-        return Wish(need, task.warm_key(run.params))
+        return ResourceRequest(need, task.warm_key(run.params))
 
-    async def _run(self, taken: Taken, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def _run(self, taken: Assignment, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
         seat = taken.seat
         slot = seat.slot
         if slot is None:
@@ -275,8 +275,8 @@ class SlotPool:
             outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
             if outcome.status == "cancelled" and cancel.cancelled:
                 await stopping.verify(slot, emit)
-            elif outcome.status == "completed" and taken.promise is not None and not slot.ran_smaller:
-                self._remember(task, run, slot.peak, taken.promise)
+            elif outcome.status == "completed" and taken.reservation is not None and not slot.ran_smaller:
+                self._remember(task, run, slot.peak, taken.reservation)
         except BaseException:
             slot.spent = True
             raise
@@ -290,13 +290,13 @@ class SlotPool:
                 self._seats.put(seat)
         return outcome
 
-    def _remember(self, task: Task, run: NodeRun, told: int, promise: Promise) -> None:
+    def _remember(self, task: Task, run: NodeRun, told: int, reservation: Reservation) -> None:
         """What looks alone have seen may have missed the peak, so it does not undercut what was declared."""
         declared = task.memory_mib(run.params) * MIB
-        peak = max(told, promise.peak) if told else max(declared, promise.peak)
+        peak = max(told, reservation.peak) if told else max(declared, reservation.peak)
         self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
 
-    def _restart(self, seat: Seat) -> None:
+    def _restart(self, seat: SlotHandle) -> None:
         self._beside(self._start(seat), f"start slot {seat.number}")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -308,7 +308,7 @@ class SlotPool:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _start(self, seat: Seat) -> None:
+    async def _start(self, seat: SlotHandle) -> None:
         """Puts the seat back with a new process, or without one and the reason after a few attempts."""
         if seat.slot is not None:
             await seat.slot.end()
@@ -326,29 +326,29 @@ class SlotPool:
         self._seats.put(seat)
 
 
-def _device(task: Task, seat: Seat) -> str:
+def _device(task: Task, seat: SlotHandle) -> str:
     return "gpu" if seat.gpu is not None and task.capability.runtime.kind == "gpu" else "cpu"
 
 
 class _Stopping:
     """How a cancelled node ended: how long it took, and whether its device memory came back, as measured; nothing of what was not."""
 
-    def __init__(self, seats: Seats, taken: Taken) -> None:
+    def __init__(self, seats: SlotScheduler, taken: Assignment) -> None:
         self._seats = seats
         self._taken = taken
-        self._before = taken.promise.peak if taken.promise is not None else 0
-        self._look: asyncio.Future[list[Reading]] | None = None
+        self._before = taken.reservation.peak if taken.reservation is not None else 0
+        self._poll: asyncio.Future[list[Reading]] | None = None
         self._begun = 0.0
 
     def begin(self) -> None:
         self._begun = time.monotonic()
-        if self._taken.promise is not None:
-            self._look = self._seats.look()
+        if self._taken.reservation is not None:
+            self._poll = self._seats.poll()
 
     async def verify(self, slot: "Slot", emit: Emit) -> None:
         """Says it as the event `cancelled`; a process that keeps more than it began with, and than libraries do, is spent."""
         rest = 0 if slot.spent else self._before + LIBRARY_BYTES
-        held = await self._seen(self._look, MEMORY_BACK_SECONDS) if self._look is not None else 0
+        held = await self._seen(self._poll, MEMORY_BACK_SECONDS) if self._poll is not None else 0
         left = await self._left(rest) if held is not None else None
         seconds = time.monotonic() - self._begun
         metrics.cancel_seconds.observe(seconds)
@@ -362,24 +362,24 @@ class _Stopping:
 
     async def _left(self, rest: int) -> int | None:
         """Bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS; None: nobody tells."""
-        if self._taken.promise is None:
+        if self._taken.reservation is None:
             return 0
         deadline, left = time.monotonic() + MEMORY_BACK_SECONDS, None
-        await self._seen(self._seats.look(), MEMORY_BACK_SECONDS)  # it may have begun before the end of the node
+        await self._seen(self._seats.poll(), MEMORY_BACK_SECONDS)  # it may have begun before the end of the node
         while time.monotonic() < deadline:
-            left = await self._seen(self._seats.look(), MEMORY_BACK_SECONDS)
+            left = await self._seen(self._seats.poll(), MEMORY_BACK_SECONDS)
             if left is None or left <= rest:
                 break
             await asyncio.sleep(0.02)
         return left
 
-    async def _seen(self, look: "asyncio.Future[list[Reading]]", seconds: float) -> int | None:
+    async def _seen(self, poll: "asyncio.Future[list[Reading]]", seconds: float) -> int | None:
         """Bytes that its process held then, 0 also where the driver does not name it; None where no answer comes in that time."""
-        await asyncio.wait({look}, timeout=max(0.0, seconds))
-        promise = self._taken.promise
-        if promise is None or not look.done() or look.exception() is not None:
+        await asyncio.wait({poll}, timeout=max(0.0, seconds))
+        reservation = self._taken.reservation
+        if reservation is None or not poll.done() or poll.exception() is not None:
             return None
-        return look.result()[promise.device].holders.get(promise.pid, 0)
+        return poll.result()[reservation.device].holders.get(reservation.pid, 0)
 
 
 class Beats:
@@ -427,7 +427,7 @@ class Slot:
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, beat: int,
-        beats: Beats, out: Printed, err: Printed,
+        beats: Beats, out: OutputCapture, err: OutputCapture,
     ) -> None:  # fmt: skip
         self.spent = False
         self.warm_key = ""  # of the model that it keeps
@@ -490,7 +490,9 @@ class Slot:
             reader, writer = await asyncio.open_connection(sock=here)
             ours.pop_all()
         beats.add(beat)
-        return cls(process, reader, writer, beat, beats, Printed(out_in, "stdout"), Printed(err_in, "stderr"))
+        return cls(
+            process, reader, writer, beat, beats, OutputCapture(out_in, "stdout"), OutputCapture(err_in, "stderr")
+        )
 
     async def _greet(self, hello: Hello) -> None:
         self._writer.write(frame(hello))

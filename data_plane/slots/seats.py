@@ -25,9 +25,9 @@ import msgspec
 
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks.calling import CancelToken
-from dihedral.data_plane.gpu_memory.ledger import Ledger, Promise
-from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, Looks, Read, Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.gpu_memory.ledger import Ledger, Reservation
+from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, DeviceProbe, Read, Reading
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 
 if TYPE_CHECKING:
     from dihedral.data_plane.slots.pool import Slot
@@ -39,7 +39,7 @@ PATIENCE_SECONDS, ROOM_SECONDS = 1.0, 30.0  # before nodes are asked to make roo
 BUSY_SECONDS = 0.02  # until another worker has decided, which takes it less than a millisecond
 
 
-class Seat:
+class SlotHandle:
     """A place for a slot process, which comes and goes. gpu: index among the visible ones, None where there is none."""
 
     def __init__(self, number: int, gpu: int | None) -> None:
@@ -62,34 +62,34 @@ class Seat:
         return self.slot is not None and self.slot.used
 
     @property
-    def stuck(self) -> int:
+    def unreclaimable(self) -> int:
         """Bytes that its idle process holds and no model: the next node cannot have them."""
         return self.slot.held if self.slot is not None and not self.slot.warm_key else 0
 
 
-class Wish(msgspec.Struct, frozen=True):
+class ResourceRequest(msgspec.Struct, frozen=True):
     """What a node needs of its place. need: bytes of device memory, None: no device. warm_key: of the model that it would load."""
 
     need: int | None = None
     warm_key: str = ""
 
 
-class Taken(msgspec.Struct, frozen=True):
+class Assignment(msgspec.Struct, frozen=True):
     """A seat, and the memory that goes with it; None where none was asked for."""
 
-    seat: Seat
-    promise: Promise | None
+    seat: SlotHandle
+    reservation: Reservation | None
     cancel: CancelToken
 
 
 class _Waiting(msgspec.Struct, eq=False):
     """since: when it was told for the first time that memory is missing. asked: when nodes were asked to make room for it."""
 
-    wish: Wish
+    wish: ResourceRequest
     order: int
     waits: Callable[[str], None]
     cancel: CancelToken
-    taken: asyncio.Future[Taken | None]
+    taken: asyncio.Future[Assignment | None]
     since: float | None = None
     asked: float = float("-inf")
 
@@ -98,14 +98,14 @@ class DoesNotFit(DihedralError):
     """No device of this worker has as much memory; the text says how much it is."""
 
 
-class Seats:
+class SlotScheduler:
     def __init__(
         self,
-        seats: Sequence[Seat],
-        restart: Callable[[Seat], None],
+        seats: Sequence[SlotHandle],
+        restart: Callable[[SlotHandle], None],
         read: Read | None,
-        cushion: int,
-        shared: SharedPromises | None = None,
+        headroom: int,
+        shared: SharedReservations | None = None,
     ) -> None:
         """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted.
 
@@ -113,14 +113,14 @@ class Seats:
         The first look is made here and now: before it nothing runs that could be kept waiting.
         """
         self._restart = restart
-        self._looks = Looks(read) if read is not None else None
-        self._ledger = Ledger(cushion, read()) if read is not None else None
+        self._probe = DeviceProbe(read) if read is not None else None
+        self._ledger = Ledger(headroom, read()) if read is not None else None
         self._shared = shared
-        self._free: list[Seat] = []
+        self._free: list[SlotHandle] = []
         self._ours = list(seats)
         self._names_ours = False  # whether the driver has named any of our processes
         self._waiting: list[_Waiting] = []
-        self._promised: list[Taken] = []  # to what runs, the latest last
+        self._promised: list[Assignment] = []  # to what runs, the latest last
         self._order = 0
         self._looking: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()  # for a look, sooner than the next one is due
@@ -130,7 +130,7 @@ class Seats:
         self._busy_since: float | None = None  # since when another worker has had the lock of the promises
         self._closed = False
 
-    async def take(self, wish: Wish, cancel: CancelToken, waits: Callable[[str], None]) -> Taken | None:
+    async def take(self, wish: ResourceRequest, cancel: CancelToken, waits: Callable[[str], None]) -> Assignment | None:
         """None when the node was cancelled while it waited. `waits` is told why, while it is for memory.
 
         Raises:
@@ -166,35 +166,35 @@ class Seats:
             waits("")
             self._serve()
 
-    def put(self, seat: Seat) -> None:
+    def put(self, seat: SlotHandle) -> None:
         """A seat is free: with a process that lives, or without one and the reason."""
         self._free.append(seat)
         self._serve()
 
-    def put_back(self, taken: Taken) -> None:
+    def put_back(self, taken: Assignment) -> None:
         self.release(taken)
         self.put(taken.seat)
 
-    def release(self, taken: Taken) -> None:
+    def release(self, taken: Assignment) -> None:
         """The memory can be given to others; the seat goes back with `put`, when it can be used again."""
-        if taken.promise is not None and self._ledger is not None:
+        if taken.reservation is not None and self._ledger is not None:
             self._promised = [each for each in self._promised if each is not taken]
-            self._ledger.release(taken.promise, time.monotonic())
+            self._ledger.release(taken.reservation, time.monotonic())
             self._ask()
 
-    def look(self) -> asyncio.Future[list[Reading]]:
+    def poll(self) -> asyncio.Future[list[Reading]]:
         """The look under way, or a new one; the ledger knows its answer before whoever waits for it goes on.
 
         Only where there are devices (`read`).
         """
-        assert self._looks is not None
-        begins = not self._looks.under_way
-        answer = self._looks.look()
+        assert self._probe is not None
+        begins = not self._probe.under_way
+        answer = self._probe.poll()
         if begins:
             if self._owed_since is None:
-                self._owed_since = self._looks.begun
+                self._owed_since = self._probe.begun
             idle = [(seat.gpu, seat.pid, seat.slot.held) for seat in self._free if seat.slot is not None]
-            answer.add_done_callback(functools.partial(self._take_in, self._looks.begun, idle))
+            answer.add_done_callback(functools.partial(self._take_in, self._probe.begun, idle))
         return answer
 
     def problem(self) -> str:
@@ -247,7 +247,7 @@ class Seats:
             if taken is not None:
                 self._waiting.remove(one)
                 self._free.remove(taken.seat)
-                if taken.promise is not None:
+                if taken.reservation is not None:
                     self._promised.append(taken)
                 one.waits("")
                 one.taken.set_result(taken)
@@ -259,32 +259,34 @@ class Seats:
         """Whether a look could get anybody a seat."""
         return bool(self._free) and any(self._counted(one) for one in self._waiting)
 
-    def _seated(self, one: _Waiting, kept_from: dict[int, _Waiting]) -> Taken | None:
+    def _seated(self, one: _Waiting, kept_from: dict[int, _Waiting]) -> Assignment | None:
         wish, ledger = one.wish, self._ledger
         for seat in self._best_first(one):
             if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
-                return Taken(seat, None, one.cancel)
+                return Assignment(seat, None, one.cancel)
             older = kept_from.get(seat.gpu)
-            need = ledger.need_here(seat.gpu, wish.need) + seat.stuck
+            need = ledger.need_here(seat.gpu, wish.need) + seat.unreclaimable
             if older is not None and not ledger.leaves_room(
                 seat.gpu, need, older.wish.need or 0, older.order, self._pids()
             ):
                 continue
             alone = not any(other.used for other in self._ours if other.gpu == seat.gpu and other is not seat)
-            promise = ledger.promise(seat.gpu, seat.pid, wish.need, one.order, stuck=seat.stuck, alone=alone)
-            if promise is not None:
-                return Taken(seat, promise, one.cancel)
+            reservation = ledger.reservation(
+                seat.gpu, seat.pid, wish.need, one.order, unreclaimable=seat.unreclaimable, alone=alone
+            )
+            if reservation is not None:
+                return Assignment(seat, reservation, one.cancel)
         if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
             self._wait_for_memory(one, wish.need, ledger, kept_from)
         return None
 
-    def _best_first(self, one: _Waiting) -> list[Seat]:
+    def _best_first(self, one: _Waiting) -> list[SlotHandle]:
         key = one.wish.warm_key
 
-        def rank(seat: Seat) -> tuple[bool, bool, int]:
+        def rank(seat: SlotHandle) -> tuple[bool, bool, int]:
             room = 0
             if one.wish.need is not None and self._ledger is not None and seat.gpu is not None:
-                room = self._ledger.room(seat.gpu, seat.pid, one.wish.need) - seat.stuck
+                room = self._ledger.room(seat.gpu, seat.pid, one.wish.need) - seat.unreclaimable
             return not (key and seat.warm_key == key), bool(seat.warm_key), -room
 
         return sorted(reversed(self._free), key=rank)  # among equals the last one used: its caches are warm
@@ -293,7 +295,7 @@ class Seats:
         """Says why, takes memory back that lies idle in its way, and keeps the memory of one device for it."""
         # (room, device, process) of each place it could have; what a busy process holds is nobody else's.
         places = [
-            (ledger.room(seat.gpu, pid, need) - (seat.stuck if pid else 0), seat.gpu, pid)
+            (ledger.room(seat.gpu, pid, need) - (seat.unreclaimable if pid else 0), seat.gpu, pid)
             for seat in self._ours
             if seat.gpu is not None and ledger.could_fit(seat.gpu, need)
             for pid in (seat.pid if seat in self._free else 0,)
@@ -320,7 +322,7 @@ class Seats:
         idle = [
             seat
             for seat in self._free
-            if seat.gpu == gpu and (seat.pid != pid or seat.stuck) and ledger.held(gpu, seat.pid)
+            if seat.gpu == gpu and (seat.pid != pid or seat.unreclaimable) and ledger.held(gpu, seat.pid)
         ]
         found = sum(ledger.held(gpu, seat.pid) for seat in idle)
         if found < missing:
@@ -343,17 +345,17 @@ class Seats:
         if now - (one.since or now) < PATIENCE_SECONDS or now - one.asked < ROOM_SECONDS:
             return
         lower = [each for each in self._promised if each.seat.gpu == gpu and each.cancel.rank > one.cancel.rank]
-        chosen: list[Taken] = []
+        chosen: list[Assignment] = []
         for each in sorted(reversed(lower), key=lambda each: -each.cancel.rank):
-            if missing > 0 and each.cancel.may_pause() and each.promise is not None:
+            if missing > 0 and each.cancel.may_pause() and each.reservation is not None:
                 chosen.append(each)
-                missing -= each.promise.need
+                missing -= each.reservation.need
         if missing <= 0:
             one.asked = now
             for each in chosen:
                 each.cancel.wish("pause")
 
-    def _check(self, wish: Wish) -> None:
+    def _check(self, wish: ResourceRequest) -> None:
         if wish.need is None or self._ledger is None:
             return
         gpus = {seat.gpu for seat in self._ours if seat.gpu is not None}
@@ -370,9 +372,9 @@ class Seats:
 
     async def _keep_looking(self) -> None:
         decided = True
-        while self._ledger is not None and (self._wants_memory() or self._ledger.promises or not decided):
+        while self._ledger is not None and (self._wants_memory() or self._ledger.reservations or not decided):
             self._asked.clear()
-            answer = self.look()
+            answer = self.poll()
             while not answer.done():
                 await asyncio.wait({answer}, timeout=LOOK_SECONDS)
                 if not answer.done():
@@ -409,7 +411,7 @@ class Seats:
         assert self._ledger is not None
         readings = answer.result()
         self._names_ours |= any(pid in reading.holders for pid in self._pids() for reading in readings)
-        self._ledger.look([_with_idle(gpu, reading, idle) for gpu, reading in enumerate(readings)], begun)
+        self._ledger.poll([_with_idle(gpu, reading, idle) for gpu, reading in enumerate(readings)], begun)
         self._error = ""
         self._answers = time.monotonic() - begun <= SILENT_SECONDS
         if self._answers:

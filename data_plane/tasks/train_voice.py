@@ -11,7 +11,7 @@ from dihedral.data_plane.device import Array, ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
 from dihedral.data_plane.kernels.mixture import Mixture
 from dihedral.data_plane.model_files import Voice, voice_bytes
-from dihedral.data_plane.voice.features import LONGEST_SECONDS, Heard, hear
+from dihedral.data_plane.voice.features import LONGEST_SECONDS, SpeakerFeatures, hear
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
 
@@ -99,12 +99,12 @@ def train_voice(params: TrainVoice, ctx: TaskContext) -> TrainVoiceOutput:
     )
 
 
-def listen_to_all(params: TrainVoice, ctx: TaskContext, xp: ArrayModule) -> list[Heard]:
+def listen_to_all(params: TrainVoice, ctx: TaskContext, xp: ArrayModule) -> list[SpeakerFeatures]:
     """In their order until LONGEST_SECONDS are reached: by then a voice is known, and memory is bounded."""
     recordings = [*([params.recording] if params.recording else []), *params.recordings]
     if not recordings:
         raise _invalid("a voice is learnt from a recording, or from several: none was given")
-    heard: list[Heard] = []
+    heard: list[SpeakerFeatures] = []
     left = LONGEST_SECONDS
     for number, recording in enumerate(recordings, start=1):
         if left < 1:

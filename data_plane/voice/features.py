@@ -17,7 +17,7 @@ LEAST_SECONDS = 0.25  # of speech in a recording; less is a click or a word that
 _PIECE_SECONDS = 60.0  # analysed at a time; the frames across its ends are left out
 
 
-class Heard(NamedTuple):
+class SpeakerFeatures(NamedTuple):
     """cepstra: (frames, COEFFICIENTS) float64 of the frames that are no pause. mean_log_mel: (BANDS,) float64, their mean, the level
     taken out. hertz: (voiced frames,) float64 fundamentals of the same frames. seconds: that were read. bandwidth_hz: up to where there
     can be sound, HIGHEST_HZ at most.
@@ -30,7 +30,7 @@ class Heard(NamedTuple):
     bandwidth_hz: float
 
 
-def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: ArrayModule) -> Heard:
+def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: ArrayModule) -> SpeakerFeatures:
     """Fetches a recording and listens to it, looking for a cancel every minute of sound.
 
     Raises: TaskError `invalid_input`, which names the recording.
@@ -41,7 +41,7 @@ def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: A
         raise TaskError(f"{recording.bucket}/{recording.key}: {error}", code=error.code) from error
 
 
-def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: ArrayModule) -> Heard:
+def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: ArrayModule) -> SpeakerFeatures:
     """At most the first `longest_seconds` of a recording; `between` is called after each minute.
 
     Raises: TaskError `invalid_input` where the file is no sound, too short, silent, or has less than LEAST_SECONDS of speech.
@@ -63,7 +63,7 @@ def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: 
         raise TaskError(f"the recording has {told}", code="invalid_input")
     pitches = xp.concatenate(hertz)[is_speech]
     mean = spoken.mean(axis=0, dtype=np.float64)
-    return Heard(
+    return SpeakerFeatures(
         spectra.cepstra(spectra.audible(log_mel, xp)[is_speech], xp).astype(xp.float64),
         mean - mean.mean(),
         pitches[~xp.isnan(pitches)],

@@ -24,7 +24,7 @@ from miniopy_async.api import Minio
 from dihedral.bridge.artifacts.s3 import S3Store
 from dihedral.bridge.artifacts.store import ArtifactStore, ArtifactStoreUnavailable
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
-from tests.conftest import skip
+from tests.support.servers import skip
 
 ACCESS, SECRET = "tester", "secret-of-the-tester"
 ROLES = ("master", "master.grpc", "filer", "filer.grpc", "volume", "volume.grpc", "s3", "s3.grpc")

@@ -461,7 +461,7 @@ async def test_check_is_silent_where_all_is_well(place):
 
 async def test_close_leaves_nothing_open(place):
     gc.collect()  # what others have left
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as os_errors_as_store_errors:
         warnings.simplefilter("always")
         store = place.another()
         place.opened.remove(store)
@@ -472,4 +472,4 @@ async def test_close_leaves_nothing_open(place):
         await store.close()
         del store
         gc.collect()
-    assert [str(each.message) for each in told] == []
+    assert [str(each.message) for each in os_errors_as_store_errors] == []

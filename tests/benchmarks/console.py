@@ -14,7 +14,7 @@ from typing import Any
 from tests.benchmarks.bench import Row, Table
 from tests.console.browser import Tab, chromium
 from tests.console.large import first_draw_ms, frames, large_graph, submit_many
-from tests.house import House
+from tests.support.stack import Stack
 
 JOBS = 10_000
 NODES = 1_000
@@ -26,7 +26,7 @@ VIEWS = {
 
 def run(jobs: int, rounds: int) -> tuple[list[Table], list[Row]]:
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
-    house = House(directory)
+    house = Stack(directory)
     raw: list[Row] = []
     try:
         house.worker("--slots", "1")
@@ -54,7 +54,7 @@ NAMES = ("cold ms", "warm ms", "CPU ms until drawn", "frames/s", "95 % of frames
 SECONDS = 2.0
 
 
-def _measured(browser: Any, house: House, address: str, awaited: str, act: str) -> Row:
+def _measured(browser: Any, house: Stack, address: str, awaited: str, act: str) -> Row:
     tab = Tab(browser, house.url)
     try:
         devtools = tab.context.new_cdp_session(tab.page)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip, start_server
+from tests.support.servers import skip, start_server
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from dihedral.bridge.fabric.connection import connect
-from tests.conftest import start_server
+from tests.support.servers import start_server
 
 
 async def asks_for_ever(client):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.planes import RUNS, edge, gate, node, planes
+from tests.support.planes import RUNS, edge, gate, node, planes
 
 
 @pytest.fixture(params=[1, 4], ids=["one partition", "four partitions"])

@@ -12,8 +12,8 @@ from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import CancelToken, NodeRun, run_light
 from dihedral.bridge.worker.loop import Worker
-from tests.conftest import start_server
-from tests.planes import RUNS, edge, gate, node, planes
+from tests.support.planes import RUNS, edge, gate, node, planes
+from tests.support.servers import start_server
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ class Says:
 
 async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind():
     """`uncancel` does not take back a cancel that was not delivered yet: the commit after it would have been cut off."""
-    registry = tasks.collect(["tests.planes"], plugins=False)
+    registry = tasks.collect(["tests.support.planes"], plugins=False)
     cancel = CancelToken()
     cancel.cancel()
     run = NodeRun(job_id="j", node_id="never", task="act", attempt=1, nonce="n", params={}, timeout_seconds=10.0)
@@ -67,7 +67,7 @@ async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves
 
 async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller():
     """The task ends in the very step in which it is cancelled."""
-    registry = tasks.collect(["tests.planes"], plugins=False)
+    registry = tasks.collect(["tests.support.planes"], plugins=False)
     cancel = CancelToken()
 
     class Cancels(Says):

@@ -13,11 +13,11 @@ from dihedral.bridge.errors import LayoutMismatch
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import check_layout, connect, connect_blocking
 from dihedral.bridge.fabric.jobs import Jobs
-from dihedral.bridge.fabric.scripts import passing
+from dihedral.bridge.fabric.scripts import is_transient
 from dihedral.bridge.times import rfc3339
 from tests.bridge.world import STREAM, World, batch, ended
-from tests.conftest import skip, start_server
-from tests.planes import settings
+from tests.support.planes import settings
+from tests.support.servers import skip, start_server
 
 on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 
@@ -152,7 +152,7 @@ async def test_who_may_not_load_waits_for_who_may(own_server):
     ):
         with pytest.raises(redis_sync.ResponseError, match="control plane of this version") as refusal:
             await call()
-        assert passing(refusal.value)
+        assert is_transient(refusal.value)
     assert await World(admin).submit("other") == "ok"
     assert await World(client).submit() == "ok"
     blocking.close()

@@ -21,10 +21,10 @@ from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
 from dihedral.control_plane.hub import Hub
 from tests.bridge.world import STREAM, World, batch, ended
-from tests.conftest import start_server
-from tests.house import free_port
-from tests.planes import LEASE_MS, RUNS, edge, gate, node, planes, settings
-from tests.proxy import proxy
+from tests.support.planes import LEASE_MS, RUNS, edge, gate, node, planes, settings
+from tests.support.proxy import proxy
+from tests.support.servers import start_server
+from tests.support.stack import free_port
 
 LEASE_SECONDS = LEASE_MS / 1000
 

@@ -8,8 +8,8 @@ import pytest
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.jobs import plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
-from dihedral.bridge.fabric.scripts import Batch
-from dihedral.bridge.graphs import Route, Topology
+from dihedral.bridge.fabric.scripts import EntrySpec
+from dihedral.bridge.graphs import Placement, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
@@ -139,7 +139,7 @@ async def test_what_goes_to_the_front_keeps_its_priority(world, front, stream, p
     submission = msgspec.convert({"schema": "langgraph.v1", "nodes": nodes, "edges": []}, GraphSubmission)
     topology = Topology(planning.normalise(submission, "job"))
     (made,) = plan_batches(
-        world.part, topology, {"a": Route("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
+        world.part, topology, {"a": Placement("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
         front=front,
     )  # fmt: skip
     assert (made.stream, made.priority) == (stream, priority)
@@ -168,7 +168,7 @@ async def test_take_stops_when_the_records_that_inputs_need_are_large(world):
     large = "x" * 600_000
     for claim in await world.take():
         step = ("end", "a", 1, "completed", "", large, 0, False, "", "")
-        needs = Batch(STREAM, "python/default", ["b"], ["a"], True, "n")
+        needs = EntrySpec(STREAM, "python/default", ["b"], ["a"], True, "n")
         assert (await world.report(claim, [step, ("send", needs)], ack=True)).words == ["ok", "ok"]
     taken = [len(await world.take()) for _ in range(3)]
     assert sum(taken) == 4

@@ -6,7 +6,7 @@ from typing import Any
 from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from dihedral.bridge.worker.loop import Worker
 from dihedral.schemas.structs.worker import DeviceInfo
-from tests.planes import RUNS, Planes, gate, node, planes
+from tests.support.planes import RUNS, Planes, gate, node, planes
 
 DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dihedral.bridge.fabric.keys import GROUP
-from dihedral.bridge.fabric.scripts import Batch, Claim, Reply, Report, Scripts, Step, parse_record, parse_state
+from dihedral.bridge.fabric.scripts import Claim, EntrySpec, Reply, Report, Scripts, Step, parse_record, parse_state
 
 STREAM = "stream:process:data"
 
@@ -18,8 +18,8 @@ def batch(
     stream: str = STREAM,
     priority: str = "",
     declined: bool = False,
-) -> Batch:
-    return Batch(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy, priority, declined)
+) -> EntrySpec:
+    return EntrySpec(stream, "python/default", nodes, [], True, nonce, delay_ms, reason, heavy, priority, declined)
 
 
 class World:
@@ -29,7 +29,7 @@ class World:
         self.part = self.scripts.partition("job")
         self.takes = 0
 
-    async def submit(self, job: str = "job", nodes: int = 1, batches: list[Batch] | None = None, **kw: Any) -> str:
+    async def submit(self, job: str = "job", nodes: int = 1, batches: list[EntrySpec] | None = None, **kw: Any) -> str:
         fields = ["graph", '{"nodes":[]}', "routes", "{}", "priority", "normal"]
         item = [job, kw.get("digest", "d"), nodes, batches if batches is not None else [batch(["a"])], kw.get("start_at", 0),
                 kw.get("max_queued", 0), kw.get("limit", ()), kw.get("webhook", False), *fields]  # fmt: skip

@@ -25,7 +25,7 @@ from dihedral.bridge.fabric.scripts import parse_record, parse_state
 from tests.chaos.clock import Clock
 from tests.chaos.load import Entry
 from tests.chaos.watching import Event
-from tests.leaks import leaks
+from tests.support.leaks import leaks
 
 Disturbed = Callable[[int, float], bool]
 
@@ -342,7 +342,7 @@ async def alive(client: Any) -> list[str]:
     return sorted(raw.decode() for raw in await client.smembers(partitions(1)[0].alive))
 
 
-async def stuck(client: Any, jobs: list[str]) -> list[str]:
+async def unreclaimable(client: Any, jobs: list[str]) -> list[str]:
     """What Redis says of jobs that do not go on."""
     found = []
     for job in jobs[:5]:

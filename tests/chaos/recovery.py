@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 
 from tests.front_door.running import up
-from tests.house import House, becomes, simulate
+from tests.support.polling import becomes
+from tests.support.stack import House, simulate
 
 LASTS_SECONDS = 600
 MUST_SECONDS = {"its lease has to end": 12.0, "dihedral up, two workers": 2.0, "dihedral up, one worker": 2.0}

@@ -151,7 +151,7 @@ async def _settle(rig: Rig, made: Round, seconds: float) -> None:
     while left := await invariants.alive(rig.redis):
         if time.monotonic() > until:
             made.broken.append(f"after {seconds:g} s {len(left)} jobs have not ended: {left[:10]}")
-            made.story += await invariants.stuck(rig.redis, left)
+            made.story += await invariants.unreclaimable(rig.redis, left)
             return
         await asyncio.sleep(0.05)
 

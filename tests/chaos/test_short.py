@@ -19,7 +19,7 @@ from tests.chaos.clock import Clock
 from tests.chaos.faults import CLOCKS, REMOTE_STORE, kinds
 from tests.chaos.invariants import of_claims
 from tests.chaos.rounds import MEMORY, Plan, Round, play
-from tests.conftest import skip
+from tests.support.servers import skip
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from dihedral import Client
 from tests.cluster.servers import Cluster
 from tests.fundamentals.conftest import TASKS
-from tests.house import House
+from tests.support.stack import Stack
 
 PARTITIONS = "16"
 
@@ -22,10 +22,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="package")
-def house(cluster: Cluster) -> Iterator[House]:
+def house(cluster: Cluster) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         (Path(folder) / "words.py").write_text(TASKS)
-        made = House(Path(folder), cluster.url, DIHEDRAL_REDIS__PARTITIONS=PARTITIONS, DIHEDRAL_JOBS__LEASE_MS="1500")
+        made = Stack(Path(folder), cluster.url, DIHEDRAL_REDIS__PARTITIONS=PARTITIONS, DIHEDRAL_JOBS__LEASE_MS="1500")
         try:
             made.worker("--slots", "2", "--tasks", "words")
             yield made
@@ -34,6 +34,6 @@ def house(cluster: Cluster) -> Iterator[House]:
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[Client]:
+def client(house: Stack) -> Iterator[Client]:
     with Client(house.url) as made:
         yield made

@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from tests.conftest import start_server
-from tests.house import free_port
+from tests.support.servers import start_server
+from tests.support.stack import free_port
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1500

@@ -10,7 +10,7 @@ from tests.fundamentals.test_1_jobs import *  # noqa: F403
 from tests.fundamentals.test_2_graphs import *  # noqa: F403
 from tests.fundamentals.test_3_failures import *  # noqa: F403
 from tests.fundamentals.test_4_tasks_and_files import *  # noqa: F403
-from tests.leaks import leaks
+from tests.support.leaks import leaks
 
 pytestmark = pytest.mark.cluster
 

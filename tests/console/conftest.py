@@ -17,7 +17,7 @@ from playwright.sync_api import Browser
 from dihedral import examples
 from tests.console import filming
 from tests.console.browser import Tab, chromium
-from tests.house import House
+from tests.support.stack import Stack
 
 WORKER = ("--slots", "2", "--tasks", "filming")
 BESIDE = ThreadPoolExecutor(1, thread_name_prefix="browser")
@@ -44,10 +44,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def house(browser: Browser) -> Iterator[House]:
+def house(browser: Browser) -> Iterator[Stack]:
     """With one worker of two slots, where one death is enough; the browser first: without one nothing is started."""
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
-    made = House(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
+    made = Stack(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
     try:
         shutil.copy(filming.__file__, directory)
         made.worker(*WORKER)
@@ -64,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def open_tab(browser: Browser, house: House) -> Iterator[Callable[..., Tab]]:
+def open_tab(browser: Browser, house: Stack) -> Iterator[Callable[..., Tab]]:
     """Opens tabs; at the end none may have complained, unless the test emptied what it had said."""
     tabs: list[Tab] = []
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from tests.house import House
+from tests.support.stack import Stack
 
 FAR = "2099-01-01T00:00:00Z"
 BATCH = 1000
@@ -49,7 +49,7 @@ COUNT_FRAMES = """
 """
 
 
-def submit_many(house: House, count: int) -> None:
+def submit_many(house: Stack, count: int) -> None:
     """Jobs of the far future: they are there and cost nothing."""
     graph = {"schema": "langgraph.v1", "nodes": [{"id": "a", "task": "simulate", "plane": "python"}], "edges": []}
     for start in range(0, count, BATCH):

@@ -2,31 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.resources import files as resources
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_artifacts import upload, view
-from tests.console.test_jobs import name, submit
-from tests.house import House, becomes, simulate
+from tests.console.steps import findings, name, submit, upload, view
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
-AXE = resources("axe_playwright_python").joinpath("axe.min.js").read_text()
-SERIOUS = ("serious", "critical")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-def findings(page: Page) -> list[str]:
-    """What axe-core calls serious or critical, with the elements."""
-    page.evaluate(AXE + ";0")
-    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']][:4]}"
-        for each in found["violations"]
-        if each["impact"] in SERIOUS
-    ]
 
 
 WIDTHS = (360, 768, 1024, 1440, 3840)
@@ -35,7 +20,7 @@ WIDTHS = (360, 768, 1024, 1440, 3840)
 class Shown:
     """Every view with something in it, and what is shown when there is nothing: address and what is to be seen there."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Stack) -> None:
         job, running = name("judged"), name("runs")
         graph = simulate(
             {"id": "a"}, {"id": "bad", "failAt": 0}, {"id": "b"}, edges=[("a", "bad"), ("bad", "b")], job=job
@@ -62,7 +47,7 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(house: House) -> Iterator[Shown]:
+def shown(house: Stack) -> Iterator[Shown]:
     made = Shown(house)
     yield made
     house.post(f"/api/jobs/{made.running}/cancel", status=202)
@@ -130,7 +115,7 @@ def reach(page: Page, label: str) -> None:
     raise AssertionError(f"{label} cannot be reached by keyboard")
 
 
-def test_names_with_markup_are_names(tab: Tab, house: House) -> None:
+def test_names_with_markup_are_names(tab: Tab, house: Stack) -> None:
     job = name("hostile")
     graph = simulate({"id": "a", "output": {HOSTILE: [HOSTILE]}}, {"id": "bad", "failAt": 0}, job=job)["graph"]
     graph["nodes"][0]["name"] = HOSTILE
@@ -172,7 +157,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(open_tab: Callable[..., Ta
     assert page.evaluate(ground) == light
 
 
-def test_nothing_moves_for_who_wants_no_motion(open_tab: Callable[..., Tab], house: House) -> None:
+def test_nothing_moves_for_who_wants_no_motion(open_tab: Callable[..., Tab], house: Stack) -> None:
     job = submit(house, name("still"), steps=100, stepSeconds=0.1)
     page = open_tab(reduced_motion="reduce").page
     page.goto(f"/console/jobs/{job}")
@@ -181,7 +166,7 @@ def test_nothing_moves_for_who_wants_no_motion(open_tab: Callable[..., Tab], hou
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_an_exact_time_is_behind_every_relative_one(tab: Tab, house: House) -> None:
+def test_an_exact_time_is_behind_every_relative_one(tab: Tab, house: Stack) -> None:
     job = submit(house, name("when"))
     created = house.ended(job)["created"]
     tab.page.goto(f"/console/jobs/{job}")

@@ -8,20 +8,12 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.console.browser import Tab
-from tests.house import House, becomes
+from tests.console.steps import upload, view
+from tests.support.polling import becomes
+from tests.support.stack import Stack
 
 
-def upload(house: House, name: str, content: bytes, kind: str) -> dict[str, str]:
-    answer = house.http.post("/api/artifacts", files={"file": (name, content, kind)})
-    assert answer.status_code == 201
-    return answer.json()  # type: ignore[no-any-return]
-
-
-def view(meta: dict[str, str]) -> str:
-    return f"/console/artifacts/{meta['bucket']}/{meta['key']}"
-
-
-def test_a_recording_is_heard_and_its_waveform_leads_the_player(tab: Tab, house: House, files: dict[str, Path]) -> None:
+def test_a_recording_is_heard_and_its_waveform_leads_the_player(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     meta = upload(house, "voice.wav", files["recording"].read_bytes(), "audio/wav")
     page = tab.page
     page.goto("/console/artifacts?bucket=inputs")
@@ -40,7 +32,7 @@ def test_a_recording_is_heard_and_its_waveform_leads_the_player(tab: Tab, house:
     expect(page.get_by_role("region", name="About it")).to_contain_text("an upload")
 
 
-def test_a_picture_is_seen_and_deleted(tab: Tab, house: House, files: dict[str, Path]) -> None:
+def test_a_picture_is_seen_and_deleted(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     meta = upload(house, "dusk.png", files["picture"].read_bytes(), "image/png")
     page = tab.page
     page.goto(view(meta))
@@ -61,7 +53,7 @@ def safetensors(header: object, announced: int | None = None) -> bytes:
     return struct.pack("<Q", len(text) if announced is None else announced) + text + b"\0" * 64
 
 
-def test_the_header_of_a_safetensors_file_is_read_and_no_more(tab: Tab, house: House) -> None:
+def test_the_header_of_a_safetensors_file_is_read_and_no_more(tab: Tab, house: Stack) -> None:
     tensors = {
         "a<b>": {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]},
         "__metadata__": {"steps": "<i>300</i>"},
@@ -74,7 +66,7 @@ def test_the_header_of_a_safetensors_file_is_read_and_no_more(tab: Tab, house: H
     expect(page.get_by_text("<i>300</i>")).to_be_visible()
 
 
-def test_files_that_lie_are_said_to(tab: Tab, house: House) -> None:
+def test_files_that_lie_are_said_to(tab: Tab, house: Stack) -> None:
     page = tab.page
     for content, said in (
         (safetensors({}, announced=2**62), "it says that its header has"),
@@ -87,7 +79,7 @@ def test_files_that_lie_are_said_to(tab: Tab, house: House) -> None:
     expect(page.get_by_text("This browser cannot show no.png")).to_be_visible()
 
 
-def test_a_page_or_a_drawing_with_a_script_in_it_is_only_text_or_a_picture(tab: Tab, house: House) -> None:
+def test_a_page_or_a_drawing_with_a_script_in_it_is_only_text_or_a_picture(tab: Tab, house: Stack) -> None:
     page = tab.page
     attack = b"<html><script>document.title='owned';top.owned=1</script><h1>hello</h1></html>"
     page.goto(view(upload(house, "evil.html", attack, "text/html")))
@@ -98,7 +90,7 @@ def test_a_page_or_a_drawing_with_a_script_in_it_is_only_text_or_a_picture(tab: 
     assert page.evaluate("[window.owned, document.title]") == [None, "evil.svg · Dihedral"]
 
 
-def test_what_a_job_has_made_says_where_it_came_from(tab: Tab, house: House, files: dict[str, Path]) -> None:
+def test_what_a_job_has_made_says_where_it_came_from(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     recording = house.upload(files["recording"])
     job = house.post("/api/jobs", {"pipeline": "train_voice", "params": {"recording": recording, "iterations": 2}})[
         "jobId"

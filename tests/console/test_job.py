@@ -8,8 +8,9 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from tests.console.browser import Line, Tab
-from tests.console.test_jobs import SLOW, name, submit
-from tests.house import House, becomes, simulate
+from tests.console.steps import SLOW, name, submit
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 STEP = re.compile(r'step \{"step":\d+,')
 
@@ -18,7 +19,7 @@ def graph_node(page: Page, id: str) -> Locator:
     return page.locator(f'[data-node="{id}"]')
 
 
-def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: House, files: dict[str, Path]) -> None:
+def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     params = {
         "picture": house.upload(files["picture"]),
         "voice": house.upload(files["recording"]),
@@ -67,7 +68,7 @@ def shown(page: Page) -> dict[str, Any]:
     )
 
 
-def stopped_in_the_middle(house: House, job: str) -> None:
+def stopped_in_the_middle(house: Stack, job: str) -> None:
     """A job in the middle that says nothing more for a minute: one node done, one failed once, one long step running."""
     graph = simulate(
         {"id": "first", "steps": 4, "output": {"kept": [1, {"deep": "<b>no markup</b>"}]}},
@@ -79,7 +80,7 @@ def stopped_in_the_middle(house: House, job: str) -> None:
     house.post("/api/jobs", graph)
 
 
-def test_a_reload_in_the_middle_shows_exactly_the_same(tab: Tab, house: House) -> None:
+def test_a_reload_in_the_middle_shows_exactly_the_same(tab: Tab, house: Stack) -> None:
     job = name("middle")
     stopped_in_the_middle(house, job)
     page = tab.page
@@ -97,7 +98,7 @@ def test_a_reload_in_the_middle_shows_exactly_the_same(tab: Tab, house: House) -
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_a_cut_is_seen_and_what_was_missed_comes_once_and_in_order(open_tab: Callable[..., Tab], house: House) -> None:
+def test_a_cut_is_seen_and_what_was_missed_comes_once_and_in_order(open_tab: Callable[..., Tab], house: Stack) -> None:
     line = Line(house.port)
     tab = open_tab(line.url)
     page = tab.page
@@ -139,7 +140,7 @@ def test_a_connection_that_opens_before_the_page_listens_is_seen(tab: Tab) -> No
     expect(tab.page.locator(".connection")).to_have_text("Live", timeout=8000)
 
 
-def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: House) -> None:
+def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: Stack) -> None:
     page = tab.page
     job = submit(house, name("restart"), steps=120, stepSeconds=0.1)
     page.goto(f"/console/jobs/{job}")
@@ -152,7 +153,7 @@ def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: House) -> None
     tab.said.clear()
 
 
-def test_a_job_is_cancelled_and_tried_again(tab: Tab, house: House) -> None:
+def test_a_job_is_cancelled_and_tried_again(tab: Tab, house: Stack) -> None:
     page = tab.page
     job = submit(house, name("again"), **SLOW)
     page.goto(f"/console/jobs/{job}")
@@ -171,7 +172,7 @@ def test_a_job_is_cancelled_and_tried_again(tab: Tab, house: House) -> None:
     assert house.http.get(f"/api/jobs/{job}").status_code == 404
 
 
-def test_an_error_says_its_class_and_what_to_do(tab: Tab, house: House) -> None:
+def test_an_error_says_its_class_and_what_to_do(tab: Tab, house: Stack) -> None:
     job = name("broken")
     graph = simulate({"id": "bad", "failAt": 0}, {"id": "after"}, {"id": "other"}, edges=[("bad", "after")], job=job)
     house.post("/api/jobs", graph)
@@ -189,7 +190,7 @@ def test_an_error_says_its_class_and_what_to_do(tab: Tab, house: House) -> None:
     expect(page.get_by_role("region", name="Node after")).to_contain_text("a node before it failed")
 
 
-def test_why_a_job_waits_is_said(tab: Tab, house: House) -> None:
+def test_why_a_job_waits_is_said(tab: Tab, house: Stack) -> None:
     job = name("waits")
     house.post("/api/jobs", simulate({"id": "a"}, job=job) | {"startAt": "2099-01-01T00:00:00Z"})
     tab.page.goto(f"/console/jobs/{job}")
@@ -197,7 +198,7 @@ def test_why_a_job_waits_is_said(tab: Tab, house: House) -> None:
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_the_graph_is_walked_by_keyboard_and_zoomed(tab: Tab, house: House) -> None:
+def test_the_graph_is_walked_by_keyboard_and_zoomed(tab: Tab, house: Stack) -> None:
     job = name("keys")
     house.post("/api/jobs", simulate({"id": "a"}, {"id": "b"}, {"id": "c"}, edges=[("a", "b"), ("b", "c")], job=job))
     house.ended(job)

@@ -1,32 +1,16 @@
 """The list of jobs: it lives, its filters are its address, and many jobs are one press."""
 
 import re
-import uuid
 from collections.abc import Callable
-from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
-from tests.house import House, simulate
-
-SLOW = {"steps": 600, "stepSeconds": 0.1}
-
-
-def name(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+from tests.console.steps import SLOW, name, row, submit
+from tests.support.stack import Stack, simulate
 
 
-def submit(house: House, job: str, **params: Any) -> str:
-    house.post("/api/jobs", simulate({"id": "a", **params}, job=job))
-    return job
-
-
-def row(page: Page, job: str) -> Locator:
-    return page.get_by_role("row").filter(has=page.get_by_role("link", name=job, exact=True))
-
-
-def test_a_job_appears_moves_and_ends_without_a_reload(tab: Tab, house: House) -> None:
+def test_a_job_appears_moves_and_ends_without_a_reload(tab: Tab, house: Stack) -> None:
     tab.page.goto("/")
     expect(tab.page.get_by_role("heading", name="Jobs")).to_be_visible()
     job = submit(house, name("moves"), steps=80, stepSeconds=0.1)
@@ -37,7 +21,7 @@ def test_a_job_appears_moves_and_ends_without_a_reload(tab: Tab, house: House) -
     expect(row(tab.page, job)).to_contain_text("completed")
 
 
-def test_filters_are_the_address_and_the_way_back_works(tab: Tab, house: House) -> None:
+def test_filters_are_the_address_and_the_way_back_works(tab: Tab, house: Stack) -> None:
     good, bad = submit(house, name("good")), submit(house, name("bad"), failAt=0)
     house.ended(good)
     house.ended(bad)
@@ -63,7 +47,7 @@ def test_filters_are_the_address_and_the_way_back_works(tab: Tab, house: House) 
     expect(row(page, good)).to_have_count(0)
 
 
-def test_a_job_is_found_by_a_part_of_its_id_or_by_the_whole(tab: Tab, house: House) -> None:
+def test_a_job_is_found_by_a_part_of_its_id_or_by_the_whole(tab: Tab, house: Stack) -> None:
     one, other = submit(house, name("needle")), submit(house, name("straw"))
     page = tab.page
     page.goto("/")
@@ -81,7 +65,7 @@ def test_a_job_is_found_by_a_part_of_its_id_or_by_the_whole(tab: Tab, house: Hou
     expect(row(page, one)).to_be_visible()
 
 
-def test_many_jobs_are_cancelled_and_run_again_with_one_press(tab: Tab, house: House) -> None:
+def test_many_jobs_are_cancelled_and_run_again_with_one_press(tab: Tab, house: Stack) -> None:
     mark = name("bulk")
     jobs = [submit(house, f"{mark}-{index}", **SLOW) for index in range(5)]
     page = tab.page
@@ -104,7 +88,7 @@ def test_many_jobs_are_cancelled_and_run_again_with_one_press(tab: Tab, house: H
         house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_what_a_row_says_of_a_job_that_waits(tab: Tab, house: House) -> None:
+def test_what_a_row_says_of_a_job_that_waits(tab: Tab, house: Stack) -> None:
     job = name("later")
     house.post("/api/jobs", simulate({"id": "a"}, job=job) | {"startAt": "2099-01-01T00:00:00Z"})
     tab.page.goto(f"/?q={job}")
@@ -113,7 +97,7 @@ def test_what_a_row_says_of_a_job_that_waits(tab: Tab, house: House) -> None:
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_a_phone_shows_the_same_jobs(open_tab: Callable[..., Tab], house: House) -> None:
+def test_a_phone_shows_the_same_jobs(open_tab: Callable[..., Tab], house: Stack) -> None:
     job = submit(house, name("phone"), steps=5)
     page = open_tab(viewport=PHONE).page
     page.goto("/")
@@ -125,7 +109,7 @@ def test_a_phone_shows_the_same_jobs(open_tab: Callable[..., Tab], house: House)
     expect(page.get_by_role("heading", name="Workers and queues")).to_be_visible()
 
 
-def test_whoever_comes_first_is_told_where_to_begin(open_tab: Callable[..., Tab], house: House) -> None:
+def test_whoever_comes_first_is_told_where_to_begin(open_tab: Callable[..., Tab], house: Stack) -> None:
     tab = open_tab()
     tab.page.goto("/?status=cancelling&period=1h")
     expect(tab.page.get_by_role("heading", name="No job fits")).to_be_visible()

@@ -13,15 +13,16 @@ from playwright.sync_api import Browser, expect
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.console.browser import Tab
-from tests.console.test_jobs import name
-from tests.house import House, becomes, simulate
+from tests.console.steps import name
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
 @pytest.fixture(scope="module")
-def locked(browser: Browser) -> Iterator[tuple[House, str]]:
+def locked(browser: Browser) -> Iterator[tuple[Stack, str]]:
     """A house that wants a key, and the one that it knows."""
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
-    made = House(directory)
+    made = Stack(directory)
     try:
         made.worker("--slots", "1")
 
@@ -43,7 +44,7 @@ def locked(browser: Browser) -> Iterator[tuple[House, str]]:
 
 
 def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
-    open_tab: Callable[..., Tab], locked: tuple[House, str]
+    open_tab: Callable[..., Tab], locked: tuple[Stack, str]
 ) -> None:
     house, token = locked
     job = name("locked")

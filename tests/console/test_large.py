@@ -11,8 +11,9 @@ from playwright.sync_api import Browser, expect
 
 from tests.console.browser import Tab
 from tests.console.large import frames, large_graph, submit_many
-from tests.console.test_jobs import row
-from tests.house import House, becomes
+from tests.console.steps import row
+from tests.support.polling import becomes
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -21,9 +22,9 @@ NODES = 1_000
 
 
 @pytest.fixture(scope="module")
-def large(browser: Browser) -> Iterator[House]:
+def large(browser: Browser) -> Iterator[Stack]:
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
-    made = House(directory)
+    made = Stack(directory)
     try:
         made.worker("--slots", "1")
         made.post("/api/jobs", large_graph(NODES, "large"))
@@ -35,7 +36,7 @@ def large(browser: Browser) -> Iterator[House]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_ten_thousand_jobs_are_scrolled_searched_and_chosen(open_tab: Callable[..., Tab], large: House) -> None:
+def test_ten_thousand_jobs_are_scrolled_searched_and_chosen(open_tab: Callable[..., Tab], large: Stack) -> None:
     page = open_tab(large.url).page
     page.goto("/?status=scheduled")
     rows = page.locator(".rows")
@@ -59,13 +60,13 @@ def test_ten_thousand_jobs_are_scrolled_searched_and_chosen(open_tab: Callable[.
     assert large.get("/api/jobs/many-04217")["status"] == "cancelled"
 
 
-def test_a_job_deep_in_the_list_is_found_by_its_id(open_tab: Callable[..., Tab], large: House) -> None:
+def test_a_job_deep_in_the_list_is_found_by_its_id(open_tab: Callable[..., Tab], large: Stack) -> None:
     page = open_tab(large.url).page
     page.goto("/?q=many-00003")
     expect(row(page, "many-00003")).to_be_visible()
 
 
-def test_a_graph_of_a_thousand_nodes_is_drawn_walked_and_followed(open_tab: Callable[..., Tab], large: House) -> None:
+def test_a_graph_of_a_thousand_nodes_is_drawn_walked_and_followed(open_tab: Callable[..., Tab], large: Stack) -> None:
     page = open_tab(large.url).page
     page.goto("/console/jobs/large")
     graph = page.get_by_role("group", name="Graph of 1,000 nodes")

@@ -8,11 +8,12 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_jobs import name
-from tests.house import House, becomes, simulate
+from tests.console.steps import name
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
-def test_files_and_a_press_become_a_finished_video(tab: Tab, house: House, files: dict[str, Path]) -> None:
+def test_files_and_a_press_become_a_finished_video(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     page = tab.page
     page.goto("/")
     page.get_by_role("link", name="New job").click()
@@ -56,7 +57,7 @@ def test_limits_are_shown_and_a_number_beyond_them_is_refused_at_its_field(tab: 
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
 
 
-def test_a_file_is_dropped_seen_and_sent(tab: Tab, house: House) -> None:
+def test_a_file_is_dropped_seen_and_sent(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/new?pipeline=train_image_lora")
     page.locator(".drop").evaluate(
@@ -100,7 +101,7 @@ def line_of(text: list[str], word: str) -> int:
     return next(number for number, line in enumerate(text, start=1) if word in line)
 
 
-def test_a_planned_graph_is_drawn_before_it_runs(tab: Tab, house: House) -> None:
+def test_a_planned_graph_is_drawn_before_it_runs(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/new?graph")
     page.get_by_role("button", name="Put in an example").click()
@@ -110,7 +111,7 @@ def test_a_planned_graph_is_drawn_before_it_runs(tab: Tab, house: House) -> None
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
 
 
-def test_a_job_is_run_again_with_changes(tab: Tab, house: House) -> None:
+def test_a_job_is_run_again_with_changes(tab: Tab, house: Stack) -> None:
     job = name("first")
     house.post("/api/jobs", simulate({"id": "a", "failAt": 0}, job=job))
     house.ended(job)
@@ -125,7 +126,7 @@ def test_a_job_is_run_again_with_changes(tab: Tab, house: House) -> None:
     assert job not in page.url
 
 
-def test_one_press_is_one_job_although_the_answer_is_lost(tab: Tab, house: House) -> None:
+def test_one_press_is_one_job_although_the_answer_is_lost(tab: Tab, house: Stack) -> None:
     """The first answer never arrives; the second press sends the same key."""
     page = tab.page
     mark = name("once")

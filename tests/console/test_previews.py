@@ -9,15 +9,15 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_access import findings
-from tests.console.test_jobs import name
-from tests.house import House, becomes
+from tests.console.steps import findings, name
+from tests.support.polling import becomes
+from tests.support.stack import Stack
 
 
 class Film:
     """A job that shows picture after picture (see filming.py), each when it is told to."""
 
-    def __init__(self, house: House, signals: Path, pictures: int = 3) -> None:
+    def __init__(self, house: Stack, signals: Path, pictures: int = 3) -> None:
         self.job = name("film")
         self._signals = signals
         params = {"signals": str(signals), "pictures": pictures}
@@ -30,7 +30,7 @@ class Film:
 
 
 @pytest.fixture
-def film(house: House, tmp_path: Path) -> Film:
+def film(house: Stack, tmp_path: Path) -> Film:
     return Film(house, tmp_path)
 
 
@@ -42,7 +42,7 @@ def picture(page: Page, frame: int) -> Any:
     return found
 
 
-def test_the_newest_picture_is_shown_until_there_is_a_result(tab: Tab, house: House, film: Film) -> None:
+def test_the_newest_picture_is_shown_until_there_is_a_result(tab: Tab, house: Stack, film: Film) -> None:
     page = tab.page
     page.goto(f"/console/jobs/{film.job}")
     first = picture(page, 1).get_attribute("src")
@@ -80,7 +80,7 @@ def test_a_picture_stays_until_the_next_is_there(tab: Tab, film: Film) -> None:
     film.go_on(3)
 
 
-def test_a_cancelled_node_shows_no_picture(tab: Tab, house: House, film: Film) -> None:
+def test_a_cancelled_node_shows_no_picture(tab: Tab, house: Stack, film: Film) -> None:
     page = tab.page
     page.goto(f"/console/jobs/{film.job}")
     picture(page, 1)
@@ -89,7 +89,7 @@ def test_a_cancelled_node_shows_no_picture(tab: Tab, house: House, film: Film) -
     expect(page.get_by_role("region", name="So far")).to_have_count(0)
 
 
-def test_a_picture_that_is_gone_leaves_no_hole(open_tab: Callable[..., Tab], house: House, film: Film) -> None:
+def test_a_picture_that_is_gone_leaves_no_hole(open_tab: Callable[..., Tab], house: Stack, film: Film) -> None:
     page = open_tab().page
     page.route(re.compile("/checkpoint"), lambda route: route.fulfill(status=404))
     page.goto(f"/console/jobs/{film.job}")
@@ -103,7 +103,7 @@ def test_a_picture_that_is_gone_leaves_no_hole(open_tab: Callable[..., Tab], hou
     film.go_on(3)
 
 
-def test_every_number_has_a_curve_and_every_size_its_own(tab: Tab, house: House, film: Film) -> None:
+def test_every_number_has_a_curve_and_every_size_its_own(tab: Tab, house: Stack, film: Film) -> None:
     for number in (1, 2, 3):
         film.go_on(number)
     house.ended(film.job)

@@ -6,11 +6,12 @@ from playwright.sync_api import expect
 
 from tests.console.browser import Tab
 from tests.console.conftest import WORKER
-from tests.console.test_jobs import name, submit
-from tests.house import House, becomes, simulate
+from tests.console.steps import name, submit
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
-def test_what_runs_is_seen_at_its_worker(tab: Tab, house: House) -> None:
+def test_what_runs_is_seen_at_its_worker(tab: Tab, house: Stack) -> None:
     job = submit(house, name("seen"), steps=600, stepSeconds=0.1)
     page = tab.page
     page.goto("/console/workers")
@@ -22,7 +23,7 @@ def test_what_runs_is_seen_at_its_worker(tab: Tab, house: House) -> None:
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_memory_is_a_number_of_each_device(tab: Tab, house: House) -> None:
+def test_memory_is_a_number_of_each_device(tab: Tab, house: Stack) -> None:
     def told() -> bool:
         workers = house.get("/api/workers")["workers"]
         return any(each["memory"] and each["memory"][0]["usedBytes"] for each in workers)
@@ -43,7 +44,7 @@ def test_queues_name_every_place_with_its_slots(tab: Tab) -> None:
     expect(places.get_by_role("row").filter(has_text="Control plane")).to_contain_text("16")
 
 
-def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: House) -> None:
+def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: Stack) -> None:
     """A node that kills its worker is given up; in this house after one death. The deaths are real."""
     job = name("poison")
     house.post("/api/jobs", simulate({"id": "deadly", "crashAt": 0}, job=job))
@@ -61,7 +62,7 @@ def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: House) -> Non
     assert all(letter["jobId"] != job for letter in house.get("/api/dead-letters")["deadLetters"])
 
 
-def given_up(house: House, job: str) -> None:
+def given_up(house: Stack, job: str) -> None:
     """Starts a worker for each that died, until the job has failed and its letter is there."""
 
     def failed() -> bool:
@@ -75,7 +76,7 @@ def given_up(house: House, job: str) -> None:
     becomes(failed, 60)
 
 
-def test_light_nodes_take_no_slot(tab: Tab, house: House) -> None:
+def test_light_nodes_take_no_slot(tab: Tab, house: Stack) -> None:
     jobs = [submit(house, name("light"), steps=600, stepSeconds=0.1) for _ in range(3)]
     tab.page.goto("/console/workers")
     data = tab.page.get_by_role("article").filter(has_text=re.compile("[3-9] light nodes beside them"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conftest import start_server
 from tests.control_plane.served import Served, made_settings, serve
-from tests.leaks import leaks
-from tests.planes import GATES
+from tests.support.leaks import leaks
+from tests.support.planes import GATES
+from tests.support.servers import start_server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

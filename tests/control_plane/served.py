@@ -22,7 +22,7 @@ from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.graph import Plane
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.worker import WorkerInfo
-from tests.planes import Planes, edge, node, settings
+from tests.support.planes import Planes, edge, node, settings
 
 ENDED = ("completed", "failed", "cancelled")
 PROBLEM = "application/problem+json"
@@ -161,7 +161,7 @@ def worker_info(worker_id: str, *tasks: str) -> WorkerInfo:
 def made_settings(url: str, directory: Path) -> Settings:
     made = settings(url)
     made.artifacts.directory = str(directory / "artifacts")
-    made.worker.tasks = ["tests.planes"]
+    made.worker.tasks = ["tests.support.planes"]
     made.pipelines.dir = str(directory / "pipelines")
     (directory / "pipelines").mkdir(exist_ok=True)
     (directory / "pipelines" / "held.json").write_text(json.dumps(HELD))

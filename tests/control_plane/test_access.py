@@ -20,9 +20,9 @@ from dihedral.control_plane import api_keys
 from dihedral.control_plane.__main__ import OpenToAll, refuse_open_to_all
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.settings import Settings
-from tests.conftest import start_server
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
-from tests.planes import gate
+from tests.support.planes import gate
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

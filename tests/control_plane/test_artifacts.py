@@ -18,8 +18,8 @@ import pytest_asyncio
 from dihedral.schemas.structs.settings import StoreKind
 from tests.artifacts.place import becomes, files_of_at_most
 from tests.artifacts.seaweed import of_session
-from tests.conftest import start_server
 from tests.control_plane.served import PROBLEM, checked, made_settings, new_id, node, serve
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -8,10 +8,10 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from dihedral.control_plane.hub import UnknownJob
-from tests.conftest import start_server
 from tests.control_plane.hubs import is_last, seqs, world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import Story, ended, live, said
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

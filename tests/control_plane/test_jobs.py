@@ -7,7 +7,7 @@ import pytest
 
 from dihedral.bridge.artifacts.store import open_store
 from tests.control_plane.served import edge, new_id, node, submission
-from tests.planes import RUNS, gate
+from tests.support.planes import RUNS, gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,9 +10,9 @@ import time
 import pytest
 import websockets
 
-from tests.conftest import start_server
 from tests.control_plane.served import checked, made_settings, new_id, node, serve, submission
-from tests.planes import gate
+from tests.support.planes import gate
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

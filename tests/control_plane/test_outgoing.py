@@ -16,14 +16,14 @@ PRIVATE = [
     "https://[2002:7f00:1::]/", "https://0.0.0.0/", "https://127.1/", "https://2130706433/", "https://0x7f000001/", "https://100.64.0.1/",
     "https://224.0.0.1/", "https://255.255.255.255/",
 ]  # fmt: skip
-UNFIT = [
+DECODE_ERRORS = [
     "http://hooks.example/", "https://user:pass@hooks.example/", "https://:443/", "https://[::1", "https://hooks.example:99999/",
     "ftp://hooks.example/", "file:///etc/passwd", "https:///x", "",
 ]  # fmt: skip
 PUBLIC = ["https://hooks.example/", "https://8.8.8.8/x", "https://[2606:4700::1]:8443/", "https://[::ffff:8.8.8.8]/"]
 
 
-@pytest.mark.parametrize("url", PRIVATE + UNFIT)
+@pytest.mark.parametrize("url", PRIVATE + DECODE_ERRORS)
 def test_what_can_be_told_from_the_address_is_refused(url):
     with pytest.raises(Forbidden):
         Guard([]).check_url(url)

@@ -12,7 +12,7 @@ import pytest
 from dihedral.bridge.version import VERSION
 from dihedral.control_plane.app import create_app
 from tests.control_plane.served import PROBLEM, checked, new_id, node, worker_info
-from tests.planes import RUNS, gate
+from tests.support.planes import RUNS, gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

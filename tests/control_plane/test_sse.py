@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from dihedral.control_plane.routes.live import server_sent
-from tests.conftest import start_server
 from tests.control_plane.hubs import world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import SECONDS, live
+from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,7 +10,7 @@ import pytest
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.worker import DeviceInfo
 from tests.control_plane.served import edge, new_id, node, pointers, submission, worker_info
-from tests.planes import RUNS, gate
+from tests.support.planes import RUNS, gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

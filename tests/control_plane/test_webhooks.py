@@ -16,10 +16,11 @@ from prometheus_client import REGISTRY
 
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane.webhooks import Webhooks
-from tests.conftest import start_server
 from tests.control_plane.served import made_settings, new_id, node, pointers, serve, submission
-from tests.house import House, becomes, simulate
-from tests.planes import gate
+from tests.support.planes import gate
+from tests.support.polling import becomes
+from tests.support.servers import start_server
+from tests.support.stack import Stack, simulate
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of 24 bytes or so").decode()
 
@@ -212,7 +213,7 @@ async def test_a_name_that_leads_into_the_private_network_is_not_asked(tmp_path,
 
 def test_what_a_killed_control_plane_had_to_tell_the_next_one_tells(tmp_path, listener):
     """Killed between the end of the job and the telling: the job ends while no control plane runs at all."""
-    house = House(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
+    house = Stack(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
     try:
         house.worker()
         job = {
@@ -234,7 +235,7 @@ def test_what_a_killed_control_plane_had_to_tell_the_next_one_tells(tmp_path, li
 def test_what_a_control_plane_was_about_to_tell_when_it_was_killed_is_told(tmp_path, listener):
     """Killed while the listener has the message and has not answered: taken, never settled, due again when its turn is over."""
     held = threading.Event()
-    house = House(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
+    house = Stack(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
     handler = listener.server.RequestHandlerClass
     answer = handler.do_POST
 

@@ -17,7 +17,7 @@ from websockets.uri import parse_uri
 from tests.control_plane.hubs import listening, world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import SECONDS, Story, ended, live, response, said, watching
-from tests.house import House
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -709,7 +709,7 @@ async def test_a_peer_that_answers_no_ping_is_found_dead(served):
 @pytest.fixture(scope="module")
 def house():
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = House(Path(folder), DIHEDRAL_WEBSOCKET__PING_SECONDS="0.2")
+        made = Stack(Path(folder), DIHEDRAL_WEBSOCKET__PING_SECONDS="0.2")
         yield made
         made.close()
 

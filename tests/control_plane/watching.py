@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
 from dihedral.schemas.structs.websocket import ServerMessage
-from tests.conftest import start_server
 from tests.control_plane.served import ENDED, Served, made_settings, new_id, node, serve
+from tests.support.servers import start_server
 
 SECONDS = 40
 """Far above what anything here takes; what would hang ends as a failure."""

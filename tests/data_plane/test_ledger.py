@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Promise
+from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Reservation
 from dihedral.data_plane.gpu_memory.readings import Reading
 
 TOTAL, CUSHION = 24, 1
@@ -17,44 +17,44 @@ def reading(total: int = 24 * GIB, **holders: int) -> Reading:
 
 def test_the_same_memory_is_not_promised_twice_before_it_is_taken() -> None:
     ledger = Ledger(0, [reading()])
-    first = ledger.promise(0, 1, 14 * GIB, 1)
+    first = ledger.reservation(0, 1, 14 * GIB, 1)
     assert first is not None
-    assert ledger.promise(0, 2, 14 * GIB, 2) is None
-    ledger.look([reading(pid1=14 * GIB)], begun=1.0)
-    assert ledger.promise(0, 2, 14 * GIB, 2) is None
-    assert ledger.promise(0, 2, 10 * GIB, 2) is not None
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is None
+    ledger.poll([reading(pid1=14 * GIB)], begun=1.0)
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is None
+    assert ledger.reservation(0, 2, 10 * GIB, 2) is not None
     ledger.release(first, now=2.0)
     ledger.release(first, now=3.0)
-    ledger.look([reading()], begun=4.0)
-    assert ledger.promise(0, 1, 14 * GIB, 3) is not None
+    ledger.poll([reading()], begun=4.0)
+    assert ledger.reservation(0, 1, 14 * GIB, 3) is not None
 
 
 def test_what_a_node_took_since_the_last_look_is_not_given_away_at_its_end() -> None:
     """A look that began before the end shows the memory free that the process took, and keeps."""
     ledger = Ledger(0, [reading()])
-    first = ledger.promise(0, 1, 14 * GIB, 1)
+    first = ledger.reservation(0, 1, 14 * GIB, 1)
     assert first is not None
     ledger.release(first, now=2.0)
-    ledger.look([reading()], begun=1.0)
-    assert ledger.promise(0, 2, 14 * GIB, 2) is None
-    ledger.look([reading(pid1=14 * GIB)], begun=3.0)
-    assert ledger.promise(0, 2, 10 * GIB, 2) is not None
+    ledger.poll([reading()], begun=1.0)
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is None
+    ledger.poll([reading(pid1=14 * GIB)], begun=3.0)
+    assert ledger.reservation(0, 2, 10 * GIB, 2) is not None
 
 
 def test_what_a_process_holds_already_is_its_nodes_to_use() -> None:
     ledger = Ledger(0, [reading(pid1=12 * GIB)])
-    assert ledger.promise(0, 2, 14 * GIB, 1) is None
-    assert ledger.promise(0, 1, 14 * GIB, 1) is not None
-    assert ledger.promise(0, 2, 11 * GIB, 2) is None
-    assert ledger.promise(0, 2, 10 * GIB, 2) is not None
+    assert ledger.reservation(0, 2, 14 * GIB, 1) is None
+    assert ledger.reservation(0, 1, 14 * GIB, 1) is not None
+    assert ledger.reservation(0, 2, 11 * GIB, 2) is None
+    assert ledger.reservation(0, 2, 10 * GIB, 2) is not None
 
 
 def test_the_cushion_is_kept_unless_a_node_would_never_fit() -> None:
     ledger = Ledger(2 * GIB, [reading()])
-    assert ledger.promise(0, 1, 12 * GIB, 1) is not None
-    assert ledger.promise(0, 2, 11 * GIB, 2) is None
+    assert ledger.reservation(0, 1, 12 * GIB, 1) is not None
+    assert ledger.reservation(0, 2, 11 * GIB, 2) is None
     alone = Ledger(2 * GIB, [reading()])
-    assert alone.promise(0, 1, 24 * GIB, 1) is not None
+    assert alone.reservation(0, 1, 24 * GIB, 1) is not None
     assert not alone.could_fit(0, 24 * GIB + 1)
 
 
@@ -63,35 +63,35 @@ def test_what_the_driver_keeps_for_itself_keeps_no_node_waiting_for_ever() -> No
     rest = Reading(total=80 * GIB, free=int(78.9 * GIB), holders={1: GIB // 2})
     for need in (79.0, 79.3, 79.6, 80.0):
         ledger = Ledger(GIB // 2, [rest])
-        assert ledger.promise(0, 1, int(need * GIB), 1) is not None
+        assert ledger.reservation(0, 1, int(need * GIB), 1) is not None
     other = Ledger(GIB // 2, [rest])
-    assert other.promise(0, 2, 79 * GIB, 1) is None  # the idle process goes first
+    assert other.reservation(0, 2, 79 * GIB, 1) is None  # the idle process goes first
     assert not other.could_fit(0, 81 * GIB)
 
 
 def test_a_device_that_is_too_small_is_promised_to_nobody() -> None:
     ledger = Ledger(0, [reading(), reading(80 * GIB)])
-    assert ledger.promise(0, 1, 30 * GIB, 1) is None
-    assert ledger.promise(0, 1, 30 * GIB, 1, alone=True) is None
-    assert ledger.promise(1, 2, 30 * GIB, 1) is not None
+    assert ledger.reservation(0, 1, 30 * GIB, 1) is None
+    assert ledger.reservation(0, 1, 30 * GIB, 1, alone=True) is None
+    assert ledger.reservation(1, 2, 30 * GIB, 1) is not None
 
 
 def test_a_node_that_is_alone_does_not_wait_for_what_nobody_can_give_back() -> None:
     ledger = Ledger(0, [Reading(total=24 * GIB, free=24 * GIB, holders={})])
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=1.0)
-    assert ledger.promise(0, 1, 24 * GIB, 1) is None
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={812: 1})], begun=2.0)
-    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None
-    ledger.look([Reading(total=24 * GIB, free=12 * GIB, holders={})], begun=3.0)
-    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is None  # too much: somebody works there
-    ledger.look([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=4.0)
-    assert ledger.promise(0, 1, 24 * GIB, 1, alone=True) is not None
-    assert ledger.promise(0, 2, 1, 2, alone=True) is None
+    ledger.poll([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=1.0)
+    assert ledger.reservation(0, 1, 24 * GIB, 1) is None
+    ledger.poll([Reading(total=24 * GIB, free=23 * GIB, holders={812: 1})], begun=2.0)
+    assert ledger.reservation(0, 1, 24 * GIB, 1, alone=True) is None
+    ledger.poll([Reading(total=24 * GIB, free=12 * GIB, holders={})], begun=3.0)
+    assert ledger.reservation(0, 1, 24 * GIB, 1, alone=True) is None  # too much: somebody works there
+    ledger.poll([Reading(total=24 * GIB, free=23 * GIB, holders={})], begun=4.0)
+    assert ledger.reservation(0, 1, 24 * GIB, 1, alone=True) is not None
+    assert ledger.reservation(0, 2, 1, 2, alone=True) is None
 
 
 def test_a_node_that_waits_is_told_why() -> None:
     ledger = Ledger(0, [reading(pid812=int(6.1 * GIB))])
-    assert ledger.promise(0, 1, 8 * GIB, 1) is not None
+    assert ledger.reservation(0, 1, 8 * GIB, 1) is not None
     assert (
         ledger.why(0, 2, int(14.2 * GIB))
         == "needs 14.2 GiB, 9.9 free, 6.1 held by pid 812, 8.0 promised to running nodes"
@@ -100,17 +100,17 @@ def test_a_node_that_waits_is_told_why() -> None:
 
 def test_a_younger_node_passes_only_where_the_older_one_keeps_its_room() -> None:
     ledger = Ledger(0, [reading(pid812=2 * GIB)])
-    before = ledger.promise(0, 1, 10 * GIB, 1)
+    before = ledger.reservation(0, 1, 10 * GIB, 1)
     assert before is not None
-    assert ledger.promise(0, 2, 14 * GIB, 2) is None  # the older one waits
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is None  # the older one waits
     assert not ledger.leaves_room(0, 9 * GIB, 14 * GIB, 2, ours=[1, 2, 3])
     assert ledger.leaves_room(0, 8 * GIB, 14 * GIB, 2, ours=[1, 2, 3])
-    assert ledger.promise(0, 3, 8 * GIB, 3) is not None
+    assert ledger.reservation(0, 3, 8 * GIB, 3) is not None
     assert not ledger.leaves_room(0, 1 * GIB, 14 * GIB, 2, ours=[1, 2, 3])
     ledger.release(before, now=1.0)
-    assert ledger.promise(0, 2, 14 * GIB, 2) is None  # it may have taken all of it since the last look
-    ledger.look([reading(pid812=2 * GIB)], begun=2.0)
-    assert ledger.promise(0, 2, 14 * GIB, 2) is not None
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is None  # it may have taken all of it since the last look
+    ledger.poll([reading(pid812=2 * GIB)], begun=2.0)
+    assert ledger.reservation(0, 2, 14 * GIB, 2) is not None
 
 
 class Device(RuleBasedStateMachine):
@@ -142,41 +142,41 @@ class Device(RuleBasedStateMachine):
         return TOTAL - sum(self.held.values())
 
     def promised(self) -> int:
-        return sum(max(0, each.need - self.held.get(each.pid, 0)) for each in self.ledger.promises)
+        return sum(max(0, each.need - self.held.get(each.pid, 0)) for each in self.ledger.reservations)
 
     @rule()
-    def look(self) -> None:
-        self.ledger.look([self.reading()], begun=self.tick())
+    def poll(self) -> None:
+        self.ledger.poll([self.reading()], begun=self.tick())
 
-    @rule(target=nodes, need=st.integers(0, TOTAL), look=st.booleans())
-    def admit(self, need: int, look: bool) -> tuple[Promise, int] | None:
+    @rule(target=nodes, need=st.integers(0, TOTAL), poll=st.booleans())
+    def admit(self, need: int, poll: bool) -> tuple[Reservation, int] | None:
         """Also with an old reading, as long as only our own processes have changed since."""
-        if look or self.stale:
-            self.ledger.look([self.reading()], begun=self.tick())
+        if poll or self.stale:
+            self.ledger.poll([self.reading()], begun=self.tick())
             self.stale = False
         self.pids += 1
-        promise = self.ledger.promise(0, self.pids, need, self.pids)
-        if promise is None:
+        reservation = self.ledger.reservation(0, self.pids, need, self.pids)
+        if reservation is None:
             assert need > self.free() - self.promised() - CUSHION
             return None
-        return promise, self.pids
+        return reservation, self.pids
 
     @rule(node=nodes, size=st.integers(1, TOTAL))
-    def take(self, node: tuple[Promise, int] | None, size: int) -> None:
+    def take(self, node: tuple[Reservation, int] | None, size: int) -> None:
         if node is None or node[0].ended is not None:
             return
-        promise, pid = node
-        size = min(size, promise.need - self.held.get(pid, 0))
+        reservation, pid = node
+        size = min(size, reservation.need - self.held.get(pid, 0))
         assert size <= self.free()  # an admitted node finds what it was promised
         self.held[pid] = self.held.get(pid, 0) + size
 
     @rule(node=nodes, size=st.integers(1, TOTAL))
-    def give(self, node: tuple[Promise, int] | None, size: int) -> None:
+    def give(self, node: tuple[Reservation, int] | None, size: int) -> None:
         if node is not None:
             self.held[node[1]] = max(0, self.held.get(node[1], 0) - size)
 
     @rule(node=consumes(nodes), crashes=st.booleans())
-    def end(self, node: tuple[Promise, int] | None, crashes: bool) -> None:
+    def end(self, node: tuple[Reservation, int] | None, crashes: bool) -> None:
         """A process that lives on may go on holding memory: a model."""
         if node is None:
             return

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.tasks.registry import collect
-from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MIB, Peaks, percentile
+from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MIB, MemoryUsageHistory, percentile
 
 TASKS = collect(["dihedral.data_plane.tasks.simulate_gpu", "dihedral.data_plane.tasks.train_lora"], plugins=False)
 TASK = TASKS["train_lora"]
@@ -30,7 +30,7 @@ def test_at_most_one_in_twenty_has_used_more(peaks: list[int]) -> None:
 
 
 async def test_a_need_is_learnt_for_each_size_from_enough_runs() -> None:
-    peaks = Peaks()
+    peaks = MemoryUsageHistory()
     for number in range(ENOUGH):
         assert peaks.need_bytes(TASK, params(4000)) == DECLARED
         await peaks.note(TASK, params(4000), 1000 + number)
@@ -43,7 +43,7 @@ async def test_a_need_is_learnt_for_each_size_from_enough_runs() -> None:
 
 
 async def test_what_a_parameter_asks_for_is_not_undercut() -> None:
-    peaks, task = Peaks(), TASKS["simulate_gpu"]
+    peaks, task = MemoryUsageHistory(), TASKS["simulate_gpu"]
     for _ in range(ENOUGH):
         await peaks.note(task, {"memoryMiB": 4000}, 3900 * MIB)
     assert peaks.need_bytes(task, {"memoryMiB": 4050}) == 4050 * MIB
@@ -53,10 +53,10 @@ async def test_what_a_parameter_asks_for_is_not_undercut() -> None:
 async def test_a_restart_forgets_nothing(redis_url: str, redis: Any) -> None:
     client = connect(redis_url)
     try:
-        first = Peaks(client)
+        first = MemoryUsageHistory(client)
         for _ in range(KEPT + 10):
             await first.note(TASK, params(4000), 7 * MIB)
-        second = Peaks(client)
+        second = MemoryUsageHistory(client)
         await second.load()
         assert second.need_bytes(TASK, params(4000)) == 7 * MIB
         (kind,) = await redis.zrange(keys.MEMORY_KINDS, 0, -1)
@@ -71,7 +71,7 @@ async def test_a_restart_forgets_nothing(redis_url: str, redis: Any) -> None:
 async def test_workers_do_not_write_over_what_the_others_have_learnt(redis_url: str, redis: Any) -> None:
     client = connect(redis_url)
     try:
-        first, second, third = Peaks(client), Peaks(client), Peaks(client)
+        first, second, third = MemoryUsageHistory(client), MemoryUsageHistory(client), MemoryUsageHistory(client)
         await second.load()
         for _ in range(ENOUGH):
             await first.note(TASK, params(4000), 7 * MIB)
@@ -86,12 +86,12 @@ async def test_peaks_that_workers_note_at_once_are_all_kept(redis_url: str, redi
     """Each read all of them and wrote all of them: one of two was lost."""
     clients = [connect(redis_url) for _ in range(4)]
     try:
-        workers = [Peaks(client) for client in clients]
+        workers = [MemoryUsageHistory(client) for client in clients]
         for round_ in range(5):
             await asyncio.gather(
                 *(each.note(TASK, params(4000), 100 * round_ + number) for number, each in enumerate(workers, 1))
             )
-        again = Peaks(clients[0])
+        again = MemoryUsageHistory(clients[0])
         await again.load()
         assert sorted(again._seen[TASK.size_bucket(params(4000))]) == sorted(
             100 * round_ + number for round_ in range(5) for number in range(1, 5)
@@ -105,7 +105,7 @@ async def test_what_an_earlier_version_has_learnt_does_no_harm_and_goes(redis_ur
     client = connect(redis_url)
     try:
         await redis.hset(keys.OLD_MEMORY_PEAKS, TASK.size_bucket(params(4000)), b"\x91\x07")
-        peaks = Peaks(client)
+        peaks = MemoryUsageHistory(client)
         await peaks.load()
         await peaks.note(TASK, params(4000), 5)
         assert peaks.need_bytes(TASK, params(4000)) == DECLARED
@@ -118,7 +118,7 @@ async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypat
     monkeypatch.setattr("dihedral.data_plane.gpu_memory.usage_history.KINDS", 3)
     client = connect(redis_url)
     try:
-        peaks = Peaks(client)
+        peaks = MemoryUsageHistory(client)
         for mib in (1, 10, 100, 1000, 10_000):
             await peaks.note(TASK, params(mib), mib)
         assert await redis.zcard(keys.MEMORY_KINDS) == 3
@@ -130,7 +130,7 @@ async def test_only_so_many_kinds_are_kept(redis_url: str, redis: Any, monkeypat
 async def test_a_server_that_is_gone_costs_the_memory_alone() -> None:
     client = connect("unix:///nowhere/redis.sock", timeout_seconds=0.2)
     try:
-        peaks = Peaks(client)
+        peaks = MemoryUsageHistory(client)
         async with asyncio.timeout(20):
             await peaks.load()
             for _ in range(ENOUGH):

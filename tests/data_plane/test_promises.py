@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Promise
+from dihedral.data_plane.gpu_memory.ledger import GIB, Ledger, Reservation
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises, directory_of_user
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations, directory_of_user
 
 TOTAL = 4
 WORKERS = 2
@@ -30,21 +30,21 @@ def kill(one: subprocess.Popen[bytes]) -> None:
 
 
 class Worker:
-    """As `Seats` does: what it decides on is a look that may have begun long before."""
+    """As `SlotScheduler` does: what it decides on is a look that may have begun long before."""
 
     def __init__(self, file: Path, pid: int, reading: Reading, now: float = 0.0) -> None:
-        self.shared = SharedPromises([file], pid)
+        self.shared = SharedReservations([file], pid)
         self.ledger = Ledger(0, [reading])
         self.begun = now
-        self.ledger.look([reading], now)
+        self.ledger.poll([reading], now)
 
-    def look(self, reading: Reading, begun: float) -> None:
+    def poll(self, reading: Reading, begun: float) -> None:
         self.begun = begun
-        self.ledger.look([reading], begun)
+        self.ledger.poll([reading], begun)
 
-    def promise(self, pid: int, need: int) -> Promise | None:
+    def reservation(self, pid: int, need: int) -> Reservation | None:
         with self.shared.deciding(self.ledger) as may:
-            return self.ledger.promise(0, pid, need, pid) if may else None
+            return self.ledger.reservation(0, pid, need, pid) if may else None
 
     def decide(self) -> None:
         with self.shared.deciding(self.ledger):
@@ -74,57 +74,57 @@ def held(**holders: int) -> Reading:
 
 def test_what_one_has_promised_another_does_not_give_away(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
-    assert one.promise(11, 14 * GIB) is not None
-    assert two.promise(21, 14 * GIB) is None
+    assert one.reservation(11, 14 * GIB) is not None
+    assert two.reservation(21, 14 * GIB) is None
     assert two.ledger.why(0, 21, 14 * GIB) == "needs 14.0 GiB, 10.0 free, 14.0 promised to running nodes"
-    assert two.promise(21, 10 * GIB) is not None
-    assert one.promise(12, 1) is None
+    assert two.reservation(21, 10 * GIB) is not None
+    assert one.reservation(12, 1) is None
 
 
 def test_a_promise_counts_with_what_its_process_has_not_taken(pair: tuple[Worker, Worker]) -> None:
     """The file is as it was; the second worker's own look says what has become of the promise."""
     one, two = pair
-    assert one.promise(11, 14 * GIB) is not None
-    two.look(held(pid11=9 * GIB), begun=1.0)
-    assert two.promise(21, 11 * GIB) is None
-    assert two.promise(21, 10 * GIB) is not None
+    assert one.reservation(11, 14 * GIB) is not None
+    two.poll(held(pid11=9 * GIB), begun=1.0)
+    assert two.reservation(21, 11 * GIB) is None
+    assert two.reservation(21, 10 * GIB) is not None
 
 
 def test_an_ended_promise_counts_for_whoever_looked_before_its_end(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
-    first = one.promise(11, 14 * GIB)
+    first = one.reservation(11, 14 * GIB)
     assert first is not None
-    two.look(EMPTY, begun=1.0)
+    two.poll(EMPTY, begun=1.0)
     one.ledger.release(first, now=2.0)
-    one.look(held(pid11=14 * GIB), begun=3.9)  # its process keeps what it took: a model
+    one.poll(held(pid11=14 * GIB), begun=3.9)  # its process keeps what it took: a model
     one.decide()
-    assert two.promise(21, 14 * GIB) is None
-    two.look(held(pid11=14 * GIB), begun=4.0)  # so far it may have decided on its first look
-    assert two.promise(21, 14 * GIB) is None
-    two.look(EMPTY, begun=5.0)
-    assert two.promise(21, 24 * GIB) is not None
+    assert two.reservation(21, 14 * GIB) is None
+    two.poll(held(pid11=14 * GIB), begun=4.0)  # so far it may have decided on its first look
+    assert two.reservation(21, 14 * GIB) is None
+    two.poll(EMPTY, begun=5.0)
+    assert two.reservation(21, 24 * GIB) is not None
 
 
 def test_what_the_dead_have_promised_is_dropped(pair: tuple[Worker, Worker], other: subprocess.Popen[bytes]) -> None:
     one, two = pair
-    assert two.promise(21, 14 * GIB) is not None
-    assert one.promise(11, 14 * GIB) is None
+    assert two.reservation(21, 14 * GIB) is not None
+    assert one.reservation(11, 14 * GIB) is None
     kill(other)
-    assert one.promise(11, 14 * GIB) is not None
+    assert one.reservation(11, 14 * GIB) is not None
 
 
 def test_a_process_that_got_the_id_of_a_dead_one_has_promised_nothing(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     two.shared._began -= 1
-    assert two.promise(21, 14 * GIB) is not None
-    assert one.promise(11, 14 * GIB) is not None
+    assert two.reservation(21, 14 * GIB) is not None
+    assert one.reservation(11, 14 * GIB) is not None
 
 
 def test_who_leaves_takes_his_promises_with_him(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
-    assert two.promise(21, 14 * GIB) is not None
+    assert two.reservation(21, 14 * GIB) is not None
     two.shared.leave()
-    assert one.promise(11, 24 * GIB) is not None
+    assert one.reservation(11, 24 * GIB) is not None
 
 
 def test_nobody_waits_for_a_worker_that_decides(pair: tuple[Worker, Worker], tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_nobody_waits_for_a_worker_that_decides(pair: tuple[Worker, Worker], tmp
 def test_one_that_runs_alone_on_a_device_is_not_alone_beside_another_workers_node(pair: tuple[Worker, Worker]) -> None:
     """Alone, a node begins with nine tenths of its need: not where another worker has promised the rest."""
     one, two = pair
-    assert one.promise(11, 2 * GIB) is not None
+    assert one.reservation(11, 2 * GIB) is not None
     with two.shared.deciding(two.ledger):
-        assert two.ledger.promise(0, 21, 24 * GIB, 1, alone=True) is None
+        assert two.ledger.reservation(0, 21, 24 * GIB, 1, alone=True) is None
         assert not two.ledger.leaves_room(0, 1 * GIB, 22 * GIB, 0, ours=[21])
 
 
@@ -155,8 +155,8 @@ def test_those_that_share_files_see_each_other(pair: tuple[Worker, Worker], othe
 def test_a_file_that_cannot_be_read_is_written_anew(pair: tuple[Worker, Worker], tmp_path: Path, text: bytes) -> None:
     one, two = pair
     (tmp_path / "gpu").write_bytes(text)
-    assert one.promise(11, 14 * GIB) is not None
-    assert two.promise(21, 14 * GIB) is None
+    assert one.reservation(11, 14 * GIB) is not None
+    assert two.reservation(21, 14 * GIB) is None
 
 
 def test_without_its_files_a_worker_counts_for_itself_and_says_so_once(
@@ -165,19 +165,19 @@ def test_without_its_files_a_worker_counts_for_itself_and_says_so_once(
     directory = tmp_path / "there"
     directory.mkdir()
     one, two = (Worker(directory / "gpu", pid, EMPTY) for pid in (os.getpid(), other.pid))
-    assert two.promise(21, 14 * GIB) is not None
-    assert one.promise(11, 14 * GIB) is None
+    assert two.reservation(21, 14 * GIB) is not None
+    assert one.reservation(11, 14 * GIB) is None
     (directory / "gpu").unlink()
     directory.rmdir()
-    first = one.promise(11, 14 * GIB)
+    first = one.reservation(11, 14 * GIB)
     assert first is not None
-    assert one.promise(12, 11 * GIB) is None
+    assert one.reservation(12, 11 * GIB) is None
     assert [record.message for record in caplog.records if "not shared" in record.message] == [
         f"promises are not shared with other workers of this machine: [Errno 2] No such file or directory: '{directory}/gpu'"
     ]
     directory.mkdir()
     two.decide()
-    assert two.promise(22, 1 * GIB) is not None
+    assert two.reservation(22, 1 * GIB) is not None
     one.decide()
     assert one.ledger.others[0] != []
 
@@ -213,7 +213,7 @@ class Machine:
         self.processes = [process() for _ in range(WORKERS)]
         self.workers = [Worker(self.file, each.pid, self.reading()) for each in self.processes]
         self.answers: list[tuple[Worker, Reading, float]] = []
-        self.open: dict[int, tuple[Worker, Promise]] = {}  # by the node's process
+        self.open: dict[int, tuple[Worker, Reservation]] = {}  # by the node's process
         self.admitted = 0
 
     def close(self) -> None:
@@ -240,14 +240,14 @@ class Machine:
     def wait(self) -> None:
         self.now += self.random.uniform(0.1, 1.5 * SILENT_SECONDS)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         self.answers.append((self.random.choice(self.workers), self.reading(), self.tick()))
 
     def hear(self) -> None:
         if self.answers:
             worker, reading, begun = self.answers.pop(self.random.randrange(len(self.answers)))
             if begun > worker.begun:  # looks of one worker follow one another
-                worker.look(reading, begun)
+                worker.poll(reading, begun)
 
     def admit(self) -> str | None:
         """A node in a new process. settled: all have looked and decided, as they do when a node has ended."""
@@ -257,24 +257,24 @@ class Machine:
             self.random.random() < 0.3,
         )
         for each in self.workers if settled else []:
-            each.look(self.reading(), self.tick())
+            each.poll(self.reading(), self.tick())
             each.decide()
         if self.tick() - worker.begun > SILENT_SECONDS:
             return None
         self.pids += 1
-        promise = worker.promise(self.pids, need)
-        if promise is None:
+        reservation = worker.reservation(self.pids, need)
+        if reservation is None:
             assert not settled or need > self.free(), "what fits is given"
             return None
         self.admitted += 1
-        self.open[self.pids] = worker, promise
+        self.open[self.pids] = worker, reservation
         return f"{need} to {self.pids} by worker {self.workers.index(worker)}, settled: {settled}"
 
     def take(self) -> str | None:
         if not self.open:
             return None
-        pid, (_, promise) = self.random.choice(list(self.open.items()))
-        size = self.random.randint(0, promise.need - self.held.get(pid, 0))
+        pid, (_, reservation) = self.random.choice(list(self.open.items()))
+        size = self.random.randint(0, reservation.need - self.held.get(pid, 0))
         assert size <= TOTAL - sum(self.held.values()), "an admitted node finds what it was promised"
         self.held[pid] = self.held.get(pid, 0) + size
         return f"{size} by {pid}"
@@ -292,8 +292,8 @@ class Machine:
         if not self.open:
             return None
         pid = self.random.choice(list(self.open))
-        worker, promise = self.open.pop(pid)
-        worker.ledger.release(promise, self.tick())
+        worker, reservation = self.open.pop(pid)
+        worker.ledger.release(reservation, self.tick())
         if crashes := self.random.random() < 0.3:
             self.held.pop(pid, None)
         return f"{pid}, crashed: {crashes}"

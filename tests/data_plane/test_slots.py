@@ -16,7 +16,7 @@ from dihedral.bridge.tasks.registry import CancelToken, NodeOutcome, NodeRun, co
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
-from tests.place import Heard
+from tests.support.in_process import RecordedEvents
 
 MODULE = "tests.data_plane.slot_tasks"
 
@@ -44,8 +44,8 @@ async def pool(tmp_path: Path) -> AsyncIterator[SlotPool]:
         yield pool
 
 
-async def run(pool: SlotPool, task: str, heard: Heard | None = None, **params: Any) -> NodeOutcome:
-    return await pool.run(node(task, **params), heard or Heard(), CancelToken())
+async def run(pool: SlotPool, task: str, heard: RecordedEvents | None = None, **params: Any) -> NodeOutcome:
+    return await pool.run(node(task, **params), heard or RecordedEvents(), CancelToken())
 
 
 def output(outcome: NodeOutcome) -> Any:
@@ -127,7 +127,7 @@ async def test_a_task_says_which_errors_are_worth_another_attempt(pool: SlotPool
 
 
 async def test_what_a_task_prints_and_logs_becomes_log_lines(pool: SlotPool) -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     output(await run(pool, "prints", heard, count=3))
     assert [text for level, text in heard.lines if level == "stdout"] == ["line 0", "line 1", "line 2", "no newline"]
     assert ("stderr", "\ufffd from below") in heard.lines
@@ -136,14 +136,14 @@ async def test_what_a_task_prints_and_logs_becomes_log_lines(pool: SlotPool) -> 
 
 
 async def test_a_flood_of_output_is_cut_and_counted_and_blocks_nothing(pool: SlotPool) -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     output(await run(pool, "prints", heard, count=200_000))
     assert len(heard.lines) < 3_000
     assert any("more lines were printed" in text for level, text in heard.lines if level == "warning")
 
 
 async def test_progress_and_data_arrive_in_order_before_the_end(pool: SlotPool) -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     output(await run(pool, "reports", heard, count=5_000))
     assert heard.fractions == sorted(heard.fractions)
     assert heard.fractions[-1] == 1.0
@@ -171,8 +171,8 @@ async def test_wrong_params_and_wrong_output_are_refused(pool: SlotPool) -> None
     assert codes == ["invalid_params", "invalid_params", "invalid_output"]
 
 
-async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[NodeOutcome, dict[str, Any], Heard]:
-    heard, cancel = Heard(), CancelToken()
+async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[NodeOutcome, dict[str, Any], RecordedEvents]:
+    heard, cancel = RecordedEvents(), CancelToken()
     running = asyncio.ensure_future(pool.run(node(task), heard, cancel))
     began = await heard.began()
     cancel.cancel()
@@ -211,7 +211,7 @@ async def test_children_that_a_cancelled_task_left_behind_are_killed(pool: SlotP
 @pytest.mark.parametrize("task", ["cooperates", "stubborn", "waits"])
 async def test_a_node_whose_time_is_over_fails_with_timeout(pool: SlotPool, task: str) -> None:
     output(await run(pool, "pid"))
-    outcome = await pool.run(node(task, timeout_seconds=0.2), Heard(), CancelToken())
+    outcome = await pool.run(node(task, timeout_seconds=0.2), RecordedEvents(), CancelToken())
     assert outcome.status == "failed"
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
@@ -219,10 +219,10 @@ async def test_a_node_whose_time_is_over_fails_with_timeout(pool: SlotPool, task
 
 
 async def test_a_node_cancelled_while_it_waits_for_a_slot_never_starts(pool: SlotPool) -> None:
-    first, second, heard = CancelToken(), CancelToken(), Heard()
+    first, second, heard = CancelToken(), CancelToken(), RecordedEvents()
     running = asyncio.ensure_future(pool.run(node("cooperates"), heard, first))
     await heard.began()
-    waiting_heard = Heard()
+    waiting_heard = RecordedEvents()
     waiting = asyncio.ensure_future(pool.run(node("reports", count=1), waiting_heard, second))
     await asyncio.sleep(0)
     second.cancel()
@@ -253,7 +253,7 @@ async def test_a_slot_whose_modules_do_not_load_says_why(tmp_path: Path) -> None
 
 
 async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     pool = SlotPool(slots=2, registry=collect([MODULE]), modules=[MODULE], settings=settings(tmp_path))
     async with pool:
         running = asyncio.ensure_future(pool.run(node("stubborn"), heard, CancelToken()))
@@ -270,7 +270,7 @@ from pathlib import Path
 from dihedral.bridge.tasks.registry import CancelToken, collect
 from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
-from tests.place import Heard
+from tests.support.in_process import Heard
 
 class Says(Heard):
     def data(self, name, payload):
@@ -309,7 +309,7 @@ async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) ->
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)
     await store.put("inputs", "given.bin", b"given", content_type="application/octet-stream", job_id=None, node_id=None)
-    heard = Heard()
+    heard = RecordedEvents()
     async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
         outcome = await run(pool, task, heard, source={"bucket": "inputs", "key": "given.bin"})
         output(outcome)
@@ -336,7 +336,7 @@ async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_oth
 
         async def copied(of: str, owner: str) -> NodeOutcome:
             wanted = node(task, source={"bucket": "inputs", "key": f"{of}.bin"})
-            return await pool.run(msgspec.structs.replace(wanted, owner=owner), Heard(), CancelToken())
+            return await pool.run(msgspec.structs.replace(wanted, owner=owner), RecordedEvents(), CancelToken())
 
         assert [meta.owner for meta in (await copied("alice", "alice")).artifacts] == ["alice"]
         refused = await copied("alice", "bob")

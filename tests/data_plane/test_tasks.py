@@ -28,7 +28,7 @@ from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Plane
-from tests.place import Heard
+from tests.support.in_process import RecordedEvents
 
 
 class Inner(Struct):
@@ -225,14 +225,16 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
 # Light runs ----------------------------------------------------------------------------------------------------------
 
 
-async def simulate(cancel: CancelToken | None = None, heard: Heard | None = None, **params: Any) -> NodeOutcome:
+async def simulate(
+    cancel: CancelToken | None = None, heard: RecordedEvents | None = None, **params: Any
+) -> NodeOutcome:
     run = NodeRun(job_id="j", node_id="n", task="simulate", attempt=1, nonce="x", params=params, timeout_seconds=0.5)
     registry = collect(BUILTIN, plugins=False)
-    return await run_light(registry, run, None, heard or Heard(), cancel or CancelToken())
+    return await run_light(registry, run, None, heard or RecordedEvents(), cancel or CancelToken())
 
 
 async def test_simulate_reports_each_step_and_returns_its_steps() -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     outcome = await simulate(heard=heard, steps=4)
     assert outcome.output == b'{"steps":4}'
     assert heard.fractions == [0.25, 0.5, 0.75, 1.0]
@@ -247,7 +249,7 @@ async def test_simulate_returns_any_json(wanted: Any) -> None:
 
 
 async def test_simulate_fails_where_it_was_asked_to() -> None:
-    heard = Heard()
+    heard = RecordedEvents()
     outcome = await simulate(heard=heard, steps=4, failAt=2)
     assert outcome.error is not None
     assert outcome.error.code == "simulated_failure"
@@ -290,7 +292,7 @@ async def test_a_light_task_that_swallows_cancellation_is_told_again(
         raise NotImplementedError
 
     run = NodeRun(job_id="j", node_id="n", task="swallows", attempt=1, nonce="x", params={}, timeout_seconds=0.01)
-    outcome = await run_light(collected(module, swallows=swallows), run, None, Heard(), CancelToken())
+    outcome = await run_light(collected(module, swallows=swallows), run, None, RecordedEvents(), CancelToken())
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
 
@@ -306,7 +308,7 @@ async def test_cancelling_the_caller_goes_through() -> None:
 async def test_get_capabilities_lists_what_this_worker_can_run() -> None:
     registry = collect(BUILTIN, plugins=False)
     run = NodeRun(job_id="j", node_id="n", task="get_capabilities", attempt=1, nonce="x", params={}, timeout_seconds=5)
-    outcome = await run_light(registry, run, None, Heard(), CancelToken())
+    outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
     assert outcome.output is not None
     assert {entry["id"] for entry in msgspec.json.decode(outcome.output)["capabilities"]} == set(registry)
 

@@ -23,8 +23,9 @@ from dihedral.bridge import settings
 from dihedral.bridge.artifacts.store import open_store
 from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
-from tests.conftest import skip
-from tests.house import becomes, free_port
+from tests.support.polling import becomes
+from tests.support.servers import skip
+from tests.support.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

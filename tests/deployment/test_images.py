@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import start_server
-from tests.house import becomes, free_port
+from tests.support.polling import becomes
+from tests.support.servers import start_server
+from tests.support.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 

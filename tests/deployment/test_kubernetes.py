@@ -13,7 +13,7 @@ import yaml
 
 from dihedral.bridge import settings
 from dihedral.bridge.fabric import keys
-from tests.conftest import skip
+from tests.support.servers import skip
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 VERSION = "1.33"

@@ -13,11 +13,11 @@ from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun
 from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises
-from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations
+from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
-from tests.place import Heard
+from tests.support.in_process import RecordedEvents
 
 MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
@@ -33,13 +33,13 @@ class Rig:
         slots: int,
         cushion_mib: int = 0,
         changed: Callable[[Reading], Reading] = lambda reading: reading,
-        shared: SharedPromises | None = None,
+        shared: SharedReservations | None = None,
     ) -> None:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
         self.gpus = simulated.open_gpus(self.simulation, self.directory)
         self.registry = collect(MODULES, plugins=False)
-        self.peaks = Peaks()
+        self.peaks = MemoryUsageHistory()
         settings = msgspec.convert(
             {
                 "artifacts": {"directory": str(tmp_path / "artifacts")},
@@ -54,13 +54,17 @@ class Rig:
         )  # fmt: skip
 
     def start(
-        self, heard: Heard | None = None, cancel: CancelToken | None = None, task: str = "simulate_gpu", **params: Any
+        self,
+        heard: RecordedEvents | None = None,
+        cancel: CancelToken | None = None,
+        task: str = "simulate_gpu",
+        **params: Any,
     ) -> "asyncio.Task[NodeOutcome]":
         """A node that runs, or waits, until it is awaited."""
         run = NodeRun(
             job_id="job", node_id="n", task=task, attempt=1, nonce="x1", params=params, timeout_seconds=60
         )  # fmt: skip
-        return asyncio.ensure_future(self.pool.run(run, heard or Heard(), cancel or CancelToken()))
+        return asyncio.ensure_future(self.pool.run(run, heard or RecordedEvents(), cancel or CancelToken()))
 
     def used(self, index: int = 0) -> int:
         """MiB in use on a device."""
@@ -98,7 +102,7 @@ def output(outcome: NodeOutcome) -> Any:
     return msgspec.json.decode(outcome.output)
 
 
-async def waited(heard: Heard) -> str:
+async def waited(heard: RecordedEvents) -> str:
     """Why a node waits, once it does."""
     async with asyncio.timeout(20):
         while not heard.reasons:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.devices.test_up import GIB, House, graph
+from tests.devices.simulated_stack import GIB, Stack, graph
 from tests.front_door.running import becomes, up
 
 PLAIN = """
@@ -42,7 +42,7 @@ def lingers(params: Gate, ctx: TaskContext) -> Gate:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Of four partitions: who waits and who gives way are as a rule in different ones."""
     directory = tmp_path_factory.mktemp("up")
     (directory / "plain.py").write_text(PLAIN)
@@ -50,11 +50,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         directory, "--simulate-gpus", "1x24GiB", "--slots", "2", "--tasks", "plain", DIHEDRAL_REDIS__PARTITIONS="4",
         DIHEDRAL_WORKER__MEMORY_CUSHION_MIB="0", DIHEDRAL_WORKER__PREEMPT_AFTER_MS="500", DIHEDRAL_JOBS__LEASE_MS="1500",
     ) as running:  # fmt: skip
-        yield House(running)
+        yield Stack(running)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_runs_afterwards(house: House) -> Iterator[None]:
+def _nothing_runs_afterwards(house: Stack) -> Iterator[None]:
     """So that a test that fails takes no other along."""
     yield
     for status in ("queued", "running", "cancelling"):
@@ -66,28 +66,28 @@ def _nothing_runs_afterwards(house: House) -> Iterator[None]:
                 house.ended(job)
 
 
-def submit(house: House, job: str, priority: str, **params: Any) -> str:
+def submit(house: Stack, job: str, priority: str, **params: Any) -> str:
     house.ask("/api/jobs", graph(job, **params) | {"priority": priority}, expect=201)
     return job
 
 
-def begun(house: House, *jobs: str) -> None:
+def begun(house: Stack, *jobs: str) -> None:
     for job in jobs:
         becomes(lambda job=job: house.events(job, "data"))
 
 
-def preemptions(house: House, job: str) -> int:
+def preemptions(house: Stack, job: str) -> int:
     return sum(1 for each in house.events(job, "node") if each["error"] and each["error"]["code"] == "preempted")
 
 
-def ends(house: House, *jobs: str) -> None:
+def ends(house: Stack, *jobs: str) -> None:
     for job in jobs:
         house.ask(f"/api/jobs/{job}/cancel", {}, expect=202)
     for job in jobs:
         house.ended(job)
 
 
-def test_a_job_of_lower_priority_gives_its_slot_and_goes_on_where_it_was(house: House) -> None:
+def test_a_job_of_lower_priority_gives_its_slot_and_goes_on_where_it_was(house: Stack) -> None:
     """The lowest first; it loses no step."""
     submit(house, "normal", "normal", steps=100_000, stepSeconds=0.02, memoryMiB=GIB)
     submit(house, "low", "low", steps=400, stepSeconds=0.02, memoryMiB=GIB)
@@ -109,7 +109,7 @@ def test_a_job_of_lower_priority_gives_its_slot_and_goes_on_where_it_was(house: 
     ends(house, "normal")
 
 
-def test_a_job_of_lower_priority_gives_its_device_memory(house: House) -> None:
+def test_a_job_of_lower_priority_gives_its_device_memory(house: Stack) -> None:
     """There is a slot for the urgent job, but no memory beside what runs."""
     submit(house, "large", "normal", steps=300, stepSeconds=0.02, memoryMiB=20 * GIB)
     begun(house, "large")
@@ -119,7 +119,7 @@ def test_a_job_of_lower_priority_gives_its_device_memory(house: House) -> None:
     assert house.output("large")["resumedAt"] > 0
 
 
-def test_equals_wait_for_each_other(house: House) -> None:
+def test_equals_wait_for_each_other(house: Stack) -> None:
     for job in ("one", "two"):
         submit(house, job, "high", steps=100, stepSeconds=0.02, memoryMiB=GIB)
     begun(house, "one", "two")
@@ -128,7 +128,7 @@ def test_equals_wait_for_each_other(house: House) -> None:
     assert [preemptions(house, job) for job in ("one", "two")] == [0, 0]
 
 
-def test_what_cannot_go_on_is_left_alone(house: House) -> None:
+def test_what_cannot_go_on_is_left_alone(house: Stack) -> None:
     found = {each["id"]: each["contracts"] for each in house.ask("/api/capabilities")["capabilities"]}
     resumable = {id for id, contracts in found.items() if contracts.get("resumable")}
     assert resumable == {"train_lora", "simulate_gpu", "lingers"}
@@ -142,7 +142,7 @@ def test_what_cannot_go_on_is_left_alone(house: House) -> None:
         assert states == ["running", "completed"]
 
 
-def test_a_cancel_of_a_job_that_gives_way_cancels_it(house: House, tmp_path: Path) -> None:
+def test_a_cancel_of_a_job_that_gives_way_cancels_it(house: Stack, tmp_path: Path) -> None:
     """Both were asked to end, the pause first; between the two it keeps its checkpoint."""
     gate = tmp_path / "gate"
     for job in ("lingers-1", "lingers-2"):
@@ -157,7 +157,7 @@ def test_a_cancel_of_a_job_that_gives_way_cancels_it(house: House, tmp_path: Pat
     ends(house, *{"lingers-1", "lingers-2"} - {heard})
 
 
-def test_what_gave_way_lets_the_urgent_pass_that_come_later(house: House) -> None:
+def test_what_gave_way_lets_the_urgent_pass_that_come_later(house: Stack) -> None:
     begun_with(house, "holds", "sleeps", "high", seconds=60)
     submit(house, "gives", "low", steps=400, stepSeconds=0.02, memoryMiB=GIB)
     begun(house, "gives")
@@ -170,16 +170,16 @@ def test_what_gave_way_lets_the_urgent_pass_that_come_later(house: House) -> Non
     ends(house, "holds")
 
 
-def begun_with(house: House, job: str, task: str, priority: str = "low", **params: Any) -> None:
+def begun_with(house: Stack, job: str, task: str, priority: str = "low", **params: Any) -> None:
     document = graph(job, **params)
     document["graph"]["nodes"][0]["task"] = task
     house.ask("/api/jobs", document | {"priority": priority}, expect=201)
     begun(house, job)
 
 
-def told(house: House, job: str, name: str) -> list[Any]:
+def told(house: Stack, job: str, name: str) -> list[Any]:
     return [each for each in house.events(job, "data") if each["name"] == name]
 
 
-def began_at(house: House, job: str) -> list[str]:
+def began_at(house: Stack, job: str) -> list[str]:
     return [each["created"] for each in house.events(job, "node") if each["status"] == "running"]

@@ -18,16 +18,16 @@ from dihedral.bridge import metrics
 from dihedral.bridge.tasks.calling import CancelToken
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from dihedral.data_plane.process_groups import runs
 from tests.devices.rig import GIB, Rig, output, rig, waited
-from tests.place import Heard
+from tests.support.in_process import RecordedEvents
 
 
 async def test_two_nodes_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=2) as made:
         first = made.start(steps=20, stepSeconds=0.02, memoryMiB=14 * GIB)
-        heard = Heard()
+        heard = RecordedEvents()
         second = made.start(heard, steps=1, memoryMiB=14 * GIB)
         reason = await waited(heard)
         assert reason.startswith("needs 14.0 GiB, 10.0 free")
@@ -49,7 +49,7 @@ async def test_many_nodes_on_two_devices_never_take_more_than_there_is(tmp_path:
 
 async def test_a_node_waits_for_memory_that_a_stranger_holds_and_says_so(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         async with made.stranger("12GiB") as pid:
             node = made.start(heard, memoryMiB=14 * GIB)
             assert await waited(heard) == f"needs 14.0 GiB, 12.0 free, 12.0 held by pid {pid}"
@@ -101,7 +101,7 @@ async def test_a_node_goes_to_the_device_with_room(tmp_path: Path) -> None:
 
 async def test_the_cushion_stays_free(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=2, cushion_mib=2 * GIB) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         first = made.start(steps=10, stepSeconds=0.02, memoryMiB=14 * GIB)
         second = made.start(heard, memoryMiB=9 * GIB)
         await waited(heard)
@@ -113,12 +113,12 @@ async def test_a_small_node_passes_a_large_one_only_where_it_keeps_nobody_waitin
     async with rig(tmp_path, "1x24GiB", slots=4) as made:
         ended: list[str] = []
 
-        def start(name: str, heard: Heard | None = None, **params: Any) -> "asyncio.Task[Any]":
+        def start(name: str, heard: RecordedEvents | None = None, **params: Any) -> "asyncio.Task[Any]":
             node = made.start(heard, **params)
             node.add_done_callback(lambda _: ended.append(name))
             return node
 
-        large_heard, blocked_heard = Heard(), Heard()
+        large_heard, blocked_heard = RecordedEvents(), RecordedEvents()
         first = start("first", steps=40, stepSeconds=0.02, memoryMiB=14 * GIB)
         large = start("large", large_heard, memoryMiB=20 * GIB)
         await waited(large_heard)
@@ -140,7 +140,7 @@ async def test_what_fits_no_device_here_is_not_begun(tmp_path: Path) -> None:
 async def test_a_node_cancelled_while_it_waits_for_memory_leaves_no_trace(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=2) as made:
         first = made.start(steps=20, stepSeconds=0.02, memoryMiB=14 * GIB)
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         second = made.start(heard, cancel, memoryMiB=14 * GIB)
         await waited(heard)
         cancel.cancel()
@@ -155,7 +155,7 @@ async def test_a_node_cancelled_while_it_waits_for_memory_leaves_no_trace(tmp_pa
 
 async def test_out_of_memory_is_tried_once_more_with_less(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB,oom@1", slots=1) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         done = output(await made.start(heard, memoryMiB=8 * GIB))
         assert done["memoryMiB"] == 4 * GIB
         assert ("warning", 'out of memory; once more with less: {"memoryMiB":4096}') in heard.lines
@@ -163,14 +163,14 @@ async def test_out_of_memory_is_tried_once_more_with_less(tmp_path: Path) -> Non
 
 async def test_what_is_tried_with_less_is_said_of_defaults_too(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         output(await made.start(heard, task="modest"))
         assert heard.lines == [("warning", 'out of memory; once more with less: {"steps":0}')]
 
 
 async def test_a_smaller_variant_that_cannot_be_made_leaves_it_at_out_of_memory(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         outcome = await made.start(heard, task="greedy")
         assert outcome.error is not None
         assert outcome.error.code == "out_of_memory"
@@ -204,7 +204,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
     async with rig(tmp_path, "1x24GiB,hang@3", slots=1) as made:
         first = output(await made.start(memoryMiB=2 * GIB, model="m", modelMiB=GIB))  # two allocations; the model stays
         assert made.used() == GIB
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, memoryMiB=2 * GIB, model="m", modelMiB=GIB)
         await asyncio.sleep(0.5)
         cancel.cancel()
@@ -224,7 +224,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
 
 async def test_a_cancel_says_how_long_it_took_and_that_the_memory_is_back(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
         await heard.began()
         cancel.cancel()
@@ -242,7 +242,7 @@ async def test_a_cancel_says_how_long_it_took_and_that_the_memory_is_back(tmp_pa
 
 async def test_a_process_that_died_gives_its_memory_back(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard = Heard()
+        heard = RecordedEvents()
         node = made.start(heard, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
         await heard.began()
         (pid,) = made.pool.pids()
@@ -255,7 +255,7 @@ async def test_a_process_that_died_gives_its_memory_back(tmp_path: Path) -> None
 
 async def test_a_node_that_is_asked_for_its_best_ends_early_and_completes(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, steps=10_000, stepSeconds=0.01, memoryMiB=GIB)
         await heard.began()
         cancel.wish("finish")
@@ -313,7 +313,7 @@ async def test_what_an_idle_process_holds_goes_with_it_where_a_node_needs_it(tmp
 async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path) -> None:
     """The task itself ends in time, so nothing but its memory says that the process is spent."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
         cancel.cancel()
@@ -331,7 +331,7 @@ async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path)
 async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path: Path) -> None:
     """A context and the modules of libraries stay in a process: its first cancel passed for a leak."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, task="leak", memoryMiB=600, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
         cancel.cancel()
@@ -370,7 +370,7 @@ async def test_a_process_that_gives_its_model_back_is_not_killed_for_the_next_in
 @pytest.mark.parametrize("steps", [12])
 async def test_a_node_goes_on_from_its_checkpoint_in_another_process(tmp_path: Path, steps: int) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=2)
         while len(heard.events) < 5:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -389,11 +389,11 @@ def urgency(rank: int, may_pause: bool = True) -> CancelToken:
 
 async def test_what_is_less_urgent_gives_its_memory_to_the_urgent_and_to_nobody_else(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=3) as made:
-        low, urgent, first = urgency(2), urgency(0), Heard()
+        low, urgent, first = urgency(2), urgency(0), RecordedEvents()
         runs_now = made.start(first, low, steps=100_000, stepSeconds=0.01, memoryMiB=20 * GIB)
         await first.began()
-        older = made.start(Heard(), urgency(2), steps=1, memoryMiB=20 * GIB)
-        heard = Heard()
+        older = made.start(RecordedEvents(), urgency(2), steps=1, memoryMiB=20 * GIB)
+        heard = RecordedEvents()
         now = made.start(heard, urgent, steps=20, stepSeconds=0.01, memoryMiB=20 * GIB)
         assert (await waited(heard)).startswith("needs 20.0 GiB")
         assert (await runs_now).status == "cancelled"
@@ -408,10 +408,10 @@ async def test_nobody_pauses_for_memory_that_would_not_be_enough(tmp_path: Path)
         equal, low = urgency(0), urgency(2)
         running = []
         for token, size in ((equal, 12), (low, 2)):
-            heard = Heard()
+            heard = RecordedEvents()
             running.append(made.start(heard, token, steps=100_000, stepSeconds=0.01, memoryMiB=size * GIB))
             await heard.began()
-        waits = Heard()
+        waits = RecordedEvents()
         urgent = made.start(waits, urgency(0), memoryMiB=20 * GIB)
         await waited(waits)
         await asyncio.sleep(1.6)  # longer than it waits before others are asked
@@ -477,7 +477,7 @@ async def test_whatever_happens_everything_ends_and_the_devices_are_whole_again(
         ]
         assert [each["memoryMiB"] for each in whole] == [24 * GIB] * 2
         assert made.pool._seats._ledger is not None
-        while made.pool._seats._ledger.promises:  # noqa: ASYNC110 (until the next look)
+        while made.pool._seats._ledger.reservations:  # noqa: ASYNC110 (until the next look)
             await asyncio.sleep(0.01)
 
 
@@ -506,8 +506,8 @@ async def two_workers(tmp_path: Path, slots: int) -> AsyncIterator[list[Rig]]:
     """Of one device of 24 GiB, which see each other's promises."""
     file = tmp_path / "promises0.json"
     async with (
-        rig(tmp_path, "1x24GiB", slots=slots, shared=SharedPromises([file], os.getpid())) as one,
-        rig(tmp_path, "1x24GiB", slots=slots, shared=SharedPromises([file], os.getpid())) as two,
+        rig(tmp_path, "1x24GiB", slots=slots, shared=SharedReservations([file], os.getpid())) as one,
+        rig(tmp_path, "1x24GiB", slots=slots, shared=SharedReservations([file], os.getpid())) as two,
     ):
         yield [one, two]
 
@@ -528,7 +528,7 @@ async def test_a_node_is_told_what_another_worker_has_promised(tmp_path: Path) -
     async with two_workers(tmp_path, slots=1) as (one, two):
         first = one.start(memoryMiB=14 * GIB, model="m", modelMiB=1, loadSeconds=0.5)
         await asyncio.sleep(0.1)
-        heard = Heard()
+        heard = RecordedEvents()
         second = two.start(heard, memoryMiB=14 * GIB)
         assert "promised to running nodes" in await waited(heard)
         output(await first)
@@ -537,12 +537,12 @@ async def test_a_node_is_told_what_another_worker_has_promised(tmp_path: Path) -
 
 async def test_what_a_worker_had_promised_is_free_when_it_has_ended(tmp_path: Path) -> None:
     file = tmp_path / "promises0.json"
-    async with rig(tmp_path, "1x24GiB", slots=1, shared=SharedPromises([file], os.getpid())) as stays:
-        async with rig(tmp_path, "1x24GiB", slots=1, shared=SharedPromises([file], os.getpid())) as goes:
-            heard = Heard()
+    async with rig(tmp_path, "1x24GiB", slots=1, shared=SharedReservations([file], os.getpid())) as stays:
+        async with rig(tmp_path, "1x24GiB", slots=1, shared=SharedReservations([file], os.getpid())) as goes:
+            heard = RecordedEvents()
             running = goes.start(heard, memoryMiB=14 * GIB, steps=1000, stepSeconds=0.1)
             await heard.began()
-            waits = Heard()
+            waits = RecordedEvents()
             node = stays.start(waits, memoryMiB=24 * GIB)
             await waited(waits)
             running.cancel()

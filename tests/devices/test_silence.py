@@ -15,9 +15,9 @@ from dihedral.bridge.tasks.calling import CancelToken
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
-from dihedral.data_plane.gpu_memory.reservations import SharedPromises
+from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from tests.devices.rig import GIB, Rig, output, rig
-from tests.place import Heard
+from tests.support.in_process import RecordedEvents
 
 
 class Driver:
@@ -57,7 +57,7 @@ async def becomes(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-def said_of(heard: Heard, *beginnings: str) -> bool:
+def said_of(heard: RecordedEvents, *beginnings: str) -> bool:
     return any(reason.startswith(beginnings) for reason in heard.reasons)
 
 
@@ -85,7 +85,7 @@ async def test_a_driver_that_hangs_keeps_a_node_waiting_and_nothing_else(tmp_pat
         looking = made.pool._seats._looking
         await becomes(lambda: looking is not None and looking.done())  # its last look could still serve the next node
         driver.answers.clear()
-        heard = Heard()
+        heard = RecordedEvents()
         node = made.start(heard, memoryMiB=GIB)
         before = driver.looks
 
@@ -110,7 +110,7 @@ async def test_a_node_that_waits_is_not_told_otherwise_because_a_look_takes_a_mo
     async with silent(tmp_path) as (made, driver), made.stranger("20GiB"):
         said: list[str] = []
 
-        class Says(Heard):
+        class Says(RecordedEvents):
             def waits(self, reason: str) -> None:
                 said.append(reason)
 
@@ -130,7 +130,7 @@ async def test_a_node_that_waits_is_not_told_otherwise_because_a_look_takes_a_mo
 
 async def test_a_running_node_goes_on_and_ends_while_the_driver_hangs(tmp_path: Path) -> None:
     async with silent(tmp_path) as (made, driver):
-        heard = Heard()
+        heard = RecordedEvents()
         node = made.start(heard, memoryMiB=GIB, steps=30, stepSeconds=0.02)
         await heard.began()
         driver.answers.clear()
@@ -140,9 +140,9 @@ async def test_a_running_node_goes_on_and_ends_while_the_driver_hangs(tmp_path: 
 async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dihedral.data_plane.slots.MEMORY_BACK_SECONDS", 0.3)
+    monkeypatch.setattr("dihedral.data_plane.slots.pool.MEMORY_BACK_SECONDS", 0.3)
     async with silent(tmp_path) as (made, driver):
-        heard, cancel = Heard(), CancelToken()
+        heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)
         await heard.began()
         driver.answers.clear()
@@ -174,13 +174,13 @@ async def test_nothing_is_admitted_on_a_reading_that_is_old(tmp_path: Path, quic
             return old
 
         seats = made.pool._seats
-        assert seats._looks is not None
-        ask, seats._looks._ask = seats._looks._ask, lambda: [late()]
-        heard = Heard()
+        assert seats._probe is not None
+        ask, seats._probe._ask = seats._probe._ask, lambda: [late()]
+        heard = RecordedEvents()
         node = made.start(heard, memoryMiB=20 * GIB)
         await becomes(lambda: said_of(heard, "the device does not answer ("))
         async with made.stranger("12GiB"):
-            seats._looks._ask = ask
+            seats._probe._ask = ask
             driver.answers.set()
             await becomes(lambda: any(reason.startswith("needs 20.0 GiB, 12.0 free") for reason in heard.reasons))
             assert not node.done()
@@ -190,7 +190,7 @@ async def test_nothing_is_admitted_on_a_reading_that_is_old(tmp_path: Path, quic
 async def test_a_driver_that_answers_with_errors_is_said_with_its_error(tmp_path: Path, quickly: None) -> None:
     async with silent(tmp_path) as (made, driver):
         driver.error = OSError("GPU is lost")
-        heard = Heard()
+        heard = RecordedEvents()
         node = made.start(heard, memoryMiB=GIB)
         await becomes(lambda: said_of(heard, "the device does not answer (1 s): OSError: GPU is lost"))
         assert (await made.start(task="plain")).status == "completed"
@@ -225,8 +225,8 @@ async def test_a_worker_that_is_frozen_while_it_decides_keeps_only_those_waiting
     tmp_path: Path, quickly: None
 ) -> None:
     file = tmp_path / "promises0.json"
-    async with rig(tmp_path, "1x24GiB", slots=2, shared=SharedPromises([file], os.getpid())) as made:
-        heard = Heard()
+    async with rig(tmp_path, "1x24GiB", slots=2, shared=SharedReservations([file], os.getpid())) as made:
+        heard = RecordedEvents()
         with locked(file, wait=True):
             node = made.start(heard, memoryMiB=GIB)
             await becomes(lambda: said_of(heard, "another worker keeps the promises of this device locked (1 s)"))

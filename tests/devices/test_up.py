@@ -1,81 +1,28 @@
 """`dihedral up --simulate-gpus` as its users have it: what is said of the devices, of waiting, and of what can never run."""
 
-import json
 import os
 import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.front_door.running import SECONDS, Up, becomes, dihedral, one_line, up
-
-GIB = 1024
-
-
-class House:
-    def __init__(self, running: Up) -> None:
-        self.running = running
-        self._jobs = 0
-
-    def ask(self, path: str, body: Any = None, expect: int = 200, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.running.url + path, data, method=method)
-        if body is not None:
-            request.add_header("content-type", "application/json")
-        try:
-            answer = urllib.request.urlopen(request, timeout=SECONDS)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            text = answer.read().decode()
-        assert answer.status == expect, text
-        return json.loads(text)
-
-    def submit(self, **params: Any) -> str:
-        self._jobs += 1
-        job = f"job-{self._jobs}"
-        self.ask("/api/jobs", graph(job, **params), expect=201)
-        return job
-
-    def job(self, job: str) -> Any:
-        return self.ask(f"/api/jobs/{job}")
-
-    def ended(self, job: str) -> Any:
-        return becomes(lambda: (found := self.job(job))["status"] in ("completed", "failed", "cancelled") and found)
-
-    def output(self, job: str) -> Any:
-        assert self.ended(job)["status"] == "completed"
-        return self.ask(f"/api/jobs/{job}/graph")["nodes"][0]["output"]
-
-    def events(self, job: str, kind: str) -> list[Any]:
-        return [each for each in self.ask(f"/api/jobs/{job}/events")["events"] if each["type"] == kind]
-
-
-def graph(job: str, attempts: int = 1, **params: Any) -> dict[str, Any]:
-    node = {
-        "id": "a",
-        "task": "simulate_gpu",
-        "plane": "python",
-        "params": params,
-        "retries": {"maxAttempts": attempts},
-    }
-    return {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": [node], "edges": []}}
+from tests.devices.simulated_stack import GIB, Stack, graph
+from tests.front_door.running import SECONDS, becomes, dihedral, one_line, up
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("up")
     with up(
         directory, "--simulate-gpus", "1x24GiB", "--slots", "2", DIHEDRAL_WORKER__MEMORY_CUSHION_MIB="0"
     ) as running:
-        yield House(running)
+        yield Stack(running)
 
 
-def test_the_devices_are_shown_as_what_they_are(house: House) -> None:
+def test_the_devices_are_shown_as_what_they_are(house: Stack) -> None:
     (worker,) = [each for each in house.ask("/api/workers")["workers"] if each["plane"] == "python"]
     assert worker["device"] == "simulated GPU, 24 GiB"
     assert worker["devices"] == [{"name": "simulated GPU, 24 GiB", "memoryMiB": 24 * GIB}]
@@ -90,7 +37,7 @@ def test_the_devices_are_shown_as_what_they_are(house: House) -> None:
     assert becomes(metrics)
 
 
-def test_a_job_that_waits_for_memory_says_why_and_then_runs(house: House) -> None:
+def test_a_job_that_waits_for_memory_says_why_and_then_runs(house: Stack) -> None:
     first = house.submit(steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
     becomes(lambda: house.events(first, "data"))
     second = house.submit(memoryMiB=14 * GIB)
@@ -109,7 +56,7 @@ def test_a_job_that_waits_for_memory_says_why_and_then_runs(house: House) -> Non
     assert house.job(second)["waitingFor"] is None
 
 
-def test_what_can_never_fit_is_refused_when_it_is_planned(house: House) -> None:
+def test_what_can_never_fit_is_refused_when_it_is_planned(house: Stack) -> None:
     for path in ("/api/plans", "/api/jobs"):
         problem = house.ask(path, graph("large", memoryMiB=25 * GIB), expect=422)
         (error,) = problem["errors"]
@@ -118,7 +65,7 @@ def test_what_can_never_fit_is_refused_when_it_is_planned(house: House) -> None:
     house.ask("/api/plans", graph("large", memoryMiB=24 * GIB))
 
 
-def test_what_only_the_run_shows_to_be_too_large_goes_back_and_waits(house: House) -> None:
+def test_what_only_the_run_shows_to_be_too_large_goes_back_and_waits(house: Stack) -> None:
     document = graph("grown", memoryMiB={"$from": "size"})
     document["graph"]["nodes"].append(
         {"id": "size", "task": "simulate", "plane": "python", "params": {"steps": 0, "output": 25 * GIB}}
@@ -132,7 +79,7 @@ def test_what_only_the_run_shows_to_be_too_large_goes_back_and_waits(house: Hous
     assert house.ended("grown")["status"] == "cancelled"
 
 
-def test_a_running_node_can_be_asked_for_its_best(house: House, tmp_path: Path) -> None:
+def test_a_running_node_can_be_asked_for_its_best(house: Stack, tmp_path: Path) -> None:
     job = house.submit(steps=100_000, stepSeconds=0.01, memoryMiB=GIB)
     becomes(lambda: house.events(job, "data"))
     assert house.ask(f"/api/jobs/{job}/nodes/b/finish", {}, expect=409)["code"] == "node_not_running"
@@ -144,7 +91,7 @@ def test_a_running_node_can_be_asked_for_its_best(house: House, tmp_path: Path) 
     assert house.ask(f"/api/jobs/{job}/nodes/a/finish", {}, expect=409)["code"] == "node_not_running"
 
 
-def test_a_light_node_can_be_asked_too(house: House) -> None:
+def test_a_light_node_can_be_asked_too(house: Stack) -> None:
     node = {"id": "a", "task": "simulate", "plane": "python", "params": {"steps": 100_000, "stepSeconds": 0.01}}
     document = {"schema": "langgraph.v1", "workflowId": "light", "nodes": [node], "edges": []}
     house.ask("/api/jobs", {"graph": document}, expect=201)
@@ -154,7 +101,7 @@ def test_a_light_node_can_be_asked_too(house: House) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
-def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: House, number: signal.Signals) -> None:
+def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: Stack, number: signal.Signals) -> None:
     """In the worker that follows, as the same attempt."""
     job = house.submit(steps=800, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=5)
     becomes(lambda: len(house.events(job, "data")) > 20)
@@ -175,7 +122,7 @@ def test_a_node_whose_worker_goes_goes_on_from_its_checkpoint(house: House, numb
     assert house.ask(f"/api/jobs/{job}/graph")["nodes"][0]["retries"]["attempt"] == 1
 
 
-def test_a_job_is_paused_by_cancel_and_resumed_by_retry(house: House) -> None:
+def test_a_job_is_paused_by_cancel_and_resumed_by_retry(house: Stack) -> None:
     job = house.submit(steps=300, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=5)
     becomes(lambda: len(house.events(job, "data")) > 20)
     house.ask(f"/api/jobs/{job}/cancel", {}, expect=202)
@@ -187,7 +134,7 @@ def test_a_job_is_paused_by_cancel_and_resumed_by_retry(house: House) -> None:
 
 def test_a_poisoned_device_costs_an_attempt_and_no_more(tmp_path: Path) -> None:
     with up(tmp_path, "--simulate-gpus", "1x24GiB,poison@1") as running:
-        house = House(running)
+        house = Stack(running)
         house.ask("/api/jobs", graph("poison", attempts=2, memoryMiB=GIB), expect=201)
         assert house.output("poison")["memoryMiB"] == GIB
         failures = [each["error"]["code"] for each in house.events("poison", "node") if each["error"]]

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from dihedral.client import Client
-from tests.house import becomes, simulate
+from tests.support.polling import becomes
+from tests.support.stack import simulate
 
 DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
 

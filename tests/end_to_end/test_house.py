@@ -11,13 +11,14 @@ import websockets
 from safetensors.numpy import load_file
 
 from dihedral import examples
-from tests.house import House, becomes, simulate
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
 @pytest.fixture(scope="module")
 def house():
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = House(Path(folder))
+        made = Stack(Path(folder))
         made.worker("--slots", "2")
         yield made
         made.close()
@@ -80,7 +81,7 @@ def test_cancel_ends_a_running_job(house):
 
 def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost():
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        house = House(Path(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="2")
+        house = Stack(Path(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="2")
         try:
             first = house.worker()
             poison = house.post("/api/jobs", simulate({"id": "poison", "steps": 3, "crashAt": 1}))["jobId"]

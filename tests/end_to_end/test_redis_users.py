@@ -20,11 +20,12 @@ from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks.registry import collect
 from dihedral.control_plane.scheduler import Scheduler
-from dihedral.data_plane.gpu_memory.usage_history import Peaks
+from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.schemas.structs.settings import Settings
 from dihedral.server import find_server
-from tests.conftest import skip
-from tests.house import House, becomes, free_port, simulate
+from tests.support.polling import becomes
+from tests.support.servers import skip
+from tests.support.stack import Stack, free_port, simulate
 
 USERS = Path(__file__).parents[2] / "deploy/redis/users.acl"
 PASSWORDS = {name: f"password of {name}" for name in ("operator", "control", "worker", "metrics")}
@@ -64,7 +65,7 @@ def url(directory: Path, user: str) -> str:
     return f"unix://{user}@{directory}/redis.sock?db=0&password={PASSWORDS[user]}"
 
 
-class WithUsers(House):
+class WithUsers(Stack):
     """A house whose control plane is `control` and whose workers are `worker`."""
 
     def __init__(self, directory: Path, binary: str) -> None:
@@ -182,10 +183,10 @@ async def _peaks(house) -> None:
     task = collect(["dihedral.data_plane.tasks.simulate_gpu"], plugins=False)["simulate_gpu"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dihedral.data_plane.gpu_memory.usage_history.KINDS", 1)
-        peaks = Peaks(client)
+        peaks = MemoryUsageHistory(client)
         for mib in (1, 1000):
             await peaks.note(task, {"memoryMiB": mib}, 5)
-    again = Peaks(client)
+    again = MemoryUsageHistory(client)
     await again.load()
     assert again._seen == {task.size_bucket({"memoryMiB": 1000}): [5]}
     await client.aclose()

@@ -17,17 +17,18 @@ from dihedral.data_plane.process_groups import members
 from dihedral.schemas.structs.settings import Settings
 from tests.chaos.invariants import Mark, marks_of, pid_of
 from tests.chaos.rig import WORK, children
-from tests.house import House, becomes
+from tests.support.polling import becomes
+from tests.support.stack import Stack
 
 LEASE_SECONDS = 0.6
 GRACE_SECONDS = Settings().worker.cancel_grace_ms / 1000
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def house() -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         shutil.copy(WORK, folder)
-        made = House(
+        made = Stack(
             Path(folder),
             CHAOS_RUNS=folder,
             DIHEDRAL_WORKER__TASKS="work",
@@ -43,11 +44,11 @@ def graph(job: str, **tasks: dict[str, Any]) -> dict[str, Any]:
     return {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": []}}
 
 
-def marks(house: House, job: str) -> list[Mark]:
+def marks(house: Stack, job: str) -> list[Mark]:
     return marks_of(house.directory / job)
 
 
-def owners(house: House, job: str, node: str) -> list[int | None]:
+def owners(house: Stack, job: str, node: str) -> list[int | None]:
     """The processes that were given the node, in order."""
     events = [event for event in house.events(job) if event["type"] == "node" and event["nodeId"] == node]
     return [pid_of(event["worker"]) for event in events if event["status"] == "running"]
@@ -55,7 +56,7 @@ def owners(house: House, job: str, node: str) -> list[int | None]:
 
 @pytest.mark.parametrize("with_slots", [False, True], ids=["worker", "worker-and-slots"])
 def test_a_frozen_worker_that_wakes_up_stops_its_work_within_a_second_and_takes_new_jobs(
-    house: House, with_slots: bool
+    house: Stack, with_slots: bool
 ) -> None:
     first = house.worker("--slots", "1")
     steps = {"steps": 10_000, "stepSeconds": 0.02}
@@ -87,7 +88,7 @@ def test_a_frozen_worker_that_wakes_up_stops_its_work_within_a_second_and_takes_
 
 
 def test_a_cancel_that_a_slot_ignores_ends_with_its_group_killed_and_then_only_is_the_job_cancelled(
-    house: House,
+    house: Stack,
 ) -> None:
     worker = house.worker("--slots", "1")
     house.post("/api/jobs", graph("job", toil={"steps": 10_000, "stepSeconds": 0.02, "deaf": True}))
@@ -106,7 +107,7 @@ def test_a_cancel_that_a_slot_ignores_ends_with_its_group_killed_and_then_only_i
     assert last >= asked + GRACE_SECONDS * 0.9, "it had been killed before its grace was over"
 
 
-def test_a_request_that_outlasts_a_stop_is_told_to_ask_again(house: House) -> None:
+def test_a_request_that_outlasts_a_stop_is_told_to_ask_again(house: Stack) -> None:
     """Its body does not come. uvicorn would answer it with 500 in plain text."""
     with socket.create_connection(("127.0.0.1", house.port), timeout=20) as asking:
         asking.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")

@@ -7,12 +7,13 @@ import httpx
 import redis
 
 from tests.front_door.running import up
-from tests.house import House, becomes, simulate
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
 def test_a_copy_of_a_live_system_shows_the_jobs_as_they_were_and_what_ran_runs_again(tmp_path: Path) -> None:
     (tmp_path / "house").mkdir()
-    house = House(tmp_path / "house")
+    house = Stack(tmp_path / "house")
     try:
         house.worker()
         (tmp_path / "a.txt").write_bytes(b"a" * 70_000)

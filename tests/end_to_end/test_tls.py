@@ -21,8 +21,9 @@ from dihedral.bridge.errors import SettingsError
 from dihedral.bridge.fabric.connection import connect, connect_blocking
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts import seaweed
-from tests.conftest import skip
-from tests.house import House, becomes, free_port, simulate
+from tests.support.polling import becomes
+from tests.support.servers import skip
+from tests.support.stack import Stack, free_port, simulate
 
 
 class Authority:
@@ -91,7 +92,7 @@ def address(authority: Authority, port: int, *, trusted: bool = True, known: boo
     return f"rediss://localhost:{port}/0?{'&'.join(options)}"
 
 
-class WithTls(House):
+class WithTls(Stack):
     def __init__(self, directory: Path, url: str, server: "subprocess.Popen[bytes]") -> None:
         self.directory, self.port, self.redis_url, self.server = directory, free_port(), url, server
         self.url = f"http://127.0.0.1:{self.port}"

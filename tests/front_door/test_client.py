@@ -16,8 +16,8 @@ import pytest
 
 from dihedral import AsyncClient, Client
 from dihedral.client import TERMINAL, ClientError, Cut, Refused, Unreachable
-from tests.conftest import start_server
-from tests.house import House, simulate
+from tests.support.servers import start_server
+from tests.support.stack import Stack, simulate
 
 NOBODY = "http://127.0.0.1:1"
 SECONDS = 40
@@ -25,9 +25,9 @@ SECONDS = 40
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def house() -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = House(Path(folder))
+        made = Stack(Path(folder))
         try:
             made.worker("--slots", "1")
             yield made
@@ -83,7 +83,7 @@ class Line:
 
 
 @asynccontextmanager
-async def line(house: House, budgets: Iterator[int] = iter(())) -> AsyncIterator[Line]:  # noqa: B008
+async def line(house: Stack, budgets: Iterator[int] = iter(())) -> AsyncIterator[Line]:  # noqa: B008
     made = Line(house.port, budgets)
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -146,7 +146,7 @@ KINDS = pytest.mark.parametrize("kind", ["async", "blocking"])
 
 
 @pytest.fixture(params=["async", "blocking"])
-async def client(house: House, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+async def client(house: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     async with made(request.param, house.url, timeout_seconds=SECONDS) as found:
         yield found
 
@@ -435,7 +435,7 @@ async def test_a_submission_whose_answer_was_lost_runs_once(house):
     assert ids(house) - before == set(submitted)
 
 
-def ids(house: House) -> set[str]:
+def ids(house: Stack) -> set[str]:
     return {job["jobId"] for job in house.get("/api/jobs", limit=500)["jobs"]}
 
 
@@ -449,7 +449,7 @@ async def test_a_submission_is_taken_once_by_a_control_plane_that_dies_over_the_
     assert ids(house) - before == {job["jobId"]}
 
 
-def restart(house: House) -> None:
+def restart(house: Stack) -> None:
     """Kills the control plane and starts the next one, which takes its time."""
     house.kill(house.control)
     house.control = house.start("control_plane", "--port", str(house.port))
@@ -516,7 +516,7 @@ def cuts(seed: int, number: int = 12) -> Iterator[int]:
     return iter([dice.randrange(2000) for _ in range(number)])
 
 
-async def through_cuts(house: House, job: str, kind: str, seed: int) -> tuple[list[dict[str, Any]], int]:
+async def through_cuts(house: Stack, job: str, kind: str, seed: int) -> tuple[list[dict[str, Any]], int]:
     async with line(house, cuts(seed)) as cut, made(kind, cut.url, timeout_seconds=SECONDS) as client:
         events, progress = await watched(client, job)
         assert progress[-1]["status"] == "completed"
@@ -554,17 +554,17 @@ async def test_a_watch_outlives_what_it_watches_through(house, which):
         assert progress[-1]["status"] == "completed"
 
 
-def reached(house: House, job: str, seq: int) -> None:
-    from tests.house import becomes
+def reached(house: Stack, job: str, seq: int) -> None:
+    from tests.support.polling import becomes
 
     becomes(lambda: len(house.events(job)) > seq, SECONDS)
 
 
-def epoch(house: House, job: str) -> str:
+def epoch(house: Stack, job: str) -> str:
     return str(house.get(f"/api/jobs/{job}/events")["epoch"])
 
 
-def restart_redis(house: House) -> None:
+def restart_redis(house: Stack) -> None:
     house.server.kill()
     house.server.wait()
     house.server, _ = start_server(house.directory, "--appendonly", "yes")

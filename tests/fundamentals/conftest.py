@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dihedral import Client
-from tests.house import House
+from tests.support.stack import Stack
 
 TASKS = '''
 from msgspec import Struct
@@ -59,7 +59,7 @@ def count_bytes(params: Word, ctx: TaskContext) -> Shout:
 def house():
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         (Path(folder) / "words.py").write_text(TASKS)
-        made = House(Path(folder))
+        made = Stack(Path(folder))
         made.worker("--slots", "2", "--tasks", "words")
         yield made
         made.close()

@@ -1,7 +1,7 @@
 """What goes wrong: attempts, time-outs, cancels, crashes, killed workers; and how a job is run again."""
 
 from tests.fundamentals.drawing import ended, graph, node, nodes
-from tests.house import becomes
+from tests.support.polling import becomes
 
 
 def test_a_retryable_failure_is_tried_again_as_often_as_the_node_says(client):

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from dihedral.schemas import documents
 from tests.fuzzing.conftest import examples
-from tests.house import House, simulate
+from tests.support.stack import Stack, simulate
 
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance,
@@ -38,7 +38,7 @@ BODIES = {
 @pytest.fixture(scope="module")
 def house():
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = House(Path(folder))
+        made = Stack(Path(folder))
         made.worker("--slots", "1")
         yield made
         made.close()
@@ -69,7 +69,7 @@ def whole(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def known(house: House) -> dict[str, Any]:
+def known(house: Stack) -> dict[str, Any]:
     """Ids of things that there are, for half of the paths."""
     good = house.post("/api/jobs", simulate({"id": "a", "steps": 1}))["jobId"]
     bad = house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"]
@@ -96,7 +96,7 @@ def test_every_operation_answers_as_it_says(house):
     assert house.ended(job)["status"] == "completed"
 
 
-def ask(house: House, operation: Any, mode: Any, ids: dict[str, Any]) -> None:
+def ask(house: Stack, operation: Any, mode: Any, ids: dict[str, Any]) -> None:
     @examples(4)
     @given(case=operation.as_strategy(generation_mode=mode))
     def asks(case):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.control_plane.served import new_id, node
 from tests.fuzzing.conftest import examples
-from tests.planes import gate
+from tests.support.planes import gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

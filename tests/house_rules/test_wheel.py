@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip
+from tests.support.servers import skip
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "bridge", "control_plane", "data_plane")

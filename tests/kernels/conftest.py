@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import skip
 from tests.kernels import emulation
+from tests.support.servers import skip
 
 
 @pytest.fixture(scope="session", params=["forwards", "backwards", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dihedral.data_plane.kernels import cuda
-from tests.conftest import skip
 from tests.kernels import emulation
 from tests.kernels.emulation import Emulation
+from tests.support.servers import skip
 
 SOURCE = r"""
 extern "C" __global__ void shift(const float* x, float* y, long long guarded) {

@@ -10,8 +10,8 @@ import pytest
 
 import dihedral.data_plane.kernels
 from dihedral.data_plane.kernels import cuda
-from tests.conftest import skip
 from tests.kernels import nvrtc
+from tests.support.servers import skip
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 STORED = (("float32", 1), ("float32", 4), ("float16", 8), ("bfloat16", 8))

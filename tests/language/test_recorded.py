@@ -13,10 +13,10 @@ from dihedral.data_plane.kernels import attention, cross_entropy
 from dihedral.data_plane.language import files, training
 from dihedral.data_plane.language.dataset import Rows
 from dihedral.data_plane.language.model import logits, loss, new_adapter
-from tests.conftest import skip
 from tests.kernels import emulation
 from tests.language.making import base, of_kind, off, recorded, with_adapter, zeros
 from tests.language.peer import ALPHA, CLIP, DECAY, KINDS, MODULES, RANK, RATE, RECORDED, STEPS
+from tests.support.servers import skip
 
 LOGITS, GRADIENT = 1e-4, 1e-3  # absolute; relative to the largest value of a tensor
 

@@ -17,8 +17,8 @@ from safetensors.numpy import load, load_file, save_file
 
 from dihedral import example_model
 from dihedral.bridge.artifacts.store import LocalStore
-from dihedral.bridge.tasks.context import Kept
-from tests.place import Place
+from dihedral.bridge.tasks.context import ModelCache
+from tests.support.in_process import TaskRunner
 
 SMALL = {"steps": 6, "batch": 2, "sequenceLength": 24, "rank": 2, "learningRate": 0.02, "checkpointEvery": 2}
 
@@ -32,15 +32,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: Path) -> Iterator[Place]:
+def place(tmp_path: Path, model: Path) -> Iterator[TaskRunner]:
     """The process that refused something trains on."""
-    with Place.opened(tmp_path / "store") as opened:
+    with TaskRunner.opened(tmp_path / "store") as opened:
         yield opened
         if opened.refusals:
             opened.output("train_lora", example(opened, model, steps=1), job="after-refusals")
 
 
-def example(place: Place, model: Path, **changed: Any) -> dict[str, Any]:
+def example(place: TaskRunner, model: Path, **changed: Any) -> dict[str, Any]:
     """The example's files, uploaded, with what a test changes."""
     given = {
         "config": place.upload(model / "config.json"),
@@ -51,7 +51,7 @@ def example(place: Place, model: Path, **changed: Any) -> dict[str, Any]:
     return given | SMALL | changed
 
 
-def test_an_adapter_is_trained_stored_and_its_losses_told(place: Place, model: Path) -> None:
+def test_an_adapter_is_trained_stored_and_its_losses_told(place: TaskRunner, model: Path) -> None:
     params = example(
         place, model, steps=30, gradientAccumulation=2, warmupSteps=3, targetModules=["q_proj", "down_proj"]
     )
@@ -70,7 +70,7 @@ def test_an_adapter_is_trained_stored_and_its_losses_told(place: Place, model: P
     assert {meta.key for meta in kept} == {output["adapter"]["key"], output["adapterConfig"]["key"]}
 
 
-def test_a_run_that_was_stopped_goes_on_from_its_checkpoint_and_ends_bit_equal(place: Place, model: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoint_and_ends_bit_equal(place: TaskRunner, model: Path) -> None:
     params = example(place, model, steps=7, gradientAccumulation=2, targetModules=["v_proj", "gate_proj"])
     whole, heard = place.output("train_lora", params, job="whole")
     looks = count()
@@ -95,7 +95,7 @@ class SlowStore(LocalStore):
 
 
 def test_a_run_that_is_stopped_keeps_its_checkpoint_also_where_the_store_takes_its_time(
-    place: Place, model: Path
+    place: TaskRunner, model: Path
 ) -> None:
     params = example(place, model, steps=7, checkpointEvery=0)
     place.store.__class__ = SlowStore
@@ -111,7 +111,7 @@ def before_step(step: int, looks: Iterator[int]) -> bool:
     return next(looks) >= step
 
 
-def test_a_run_that_is_asked_for_its_best_ends_with_what_it_has(place: Place, model: Path) -> None:
+def test_a_run_that_is_asked_for_its_best_ends_with_what_it_has(place: TaskRunner, model: Path) -> None:
     looks = count()
     output, heard = place.output("train_lora", example(place, model, steps=50), finishing=lambda: next(looks) >= 3)
     assert output["steps"] == 4
@@ -119,8 +119,8 @@ def test_a_run_that_is_asked_for_its_best_ends_with_what_it_has(place: Place, mo
     assert len(load(place.content(output["adapter"]))) > 0
 
 
-def test_a_base_stays_loaded_until_its_file_is_another(place: Place, model: Path, tmp_path: Path) -> None:
-    kept = Kept()
+def test_a_base_stays_loaded_until_its_file_is_another(place: TaskRunner, model: Path, tmp_path: Path) -> None:
+    kept = ModelCache()
     params = example(place, model)
     cold, _ = place.output("train_lora", params, kept=kept, job="cold")
     base = kept._value
@@ -135,7 +135,7 @@ def test_a_base_stays_loaded_until_its_file_is_another(place: Place, model: Path
     assert place.content(after["adapter"]) != place.content(cold["adapter"])
 
 
-def test_the_smaller_variant_learns_from_the_same_sequences(place: Place, model: Path) -> None:
+def test_the_smaller_variant_learns_from_the_same_sequences(place: TaskRunner, model: Path) -> None:
     params = example(place, model, batch=4, steps=5)
     whole, _ = place.output("train_lora", params, job="whole")
     smaller = place.registry["train_lora"].smaller(params)
@@ -147,7 +147,7 @@ def test_the_smaller_variant_learns_from_the_same_sequences(place: Place, model:
     assert place.registry["train_lora"].smaller(params | {"batch": 1}) is None
 
 
-def test_a_run_halved_after_it_ran_out_of_memory_goes_on_from_its_checkpoint(place: Place, model: Path) -> None:
+def test_a_run_halved_after_it_ran_out_of_memory_goes_on_from_its_checkpoint(place: TaskRunner, model: Path) -> None:
     params = example(place, model, batch=4)
     whole, _ = place.output("train_lora", params, job="whole")
     looks = count()
@@ -167,7 +167,7 @@ def whole_accumulation(params: dict[str, Any]) -> int:
 CRASHES = """
     import os, signal, sys
     from pathlib import Path
-    from tests.place import Heard, Place
+    from tests.support.in_process import Heard, Place
     import json
 
     class Dies(Heard):
@@ -179,7 +179,7 @@ CRASHES = """
 """
 
 
-def test_after_a_killed_process_the_next_goes_on_from_the_last_checkpoint(place: Place, model: Path) -> None:
+def test_after_a_killed_process_the_next_goes_on_from_the_last_checkpoint(place: TaskRunner, model: Path) -> None:
     params = example(place, model)
     whole, _ = place.output("train_lora", params, job="whole")
     command = [sys.executable, "-c", textwrap.dedent(CRASHES), str(place.directory), json.dumps(params)]
@@ -191,7 +191,7 @@ def test_after_a_killed_process_the_next_goes_on_from_the_last_checkpoint(place:
 
 
 @pytest.mark.parametrize("damage", ["another run's", "cut"])
-def test_a_checkpoint_that_is_of_no_use_is_not_used(place: Place, model: Path, damage: str) -> None:
+def test_a_checkpoint_that_is_of_no_use_is_not_used(place: TaskRunner, model: Path, damage: str) -> None:
     params = example(place, model)
     looks = count()
     place.run("train_lora", params, cancelled=lambda: before_step(3, looks))
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(place: Place, model: Path, d
     assert (output["resumedAt"], output["steps"]) == (0, 6)
 
 
-def test_text_and_half_accumulated_batches_are_learnt_from(place: Place, model: Path) -> None:
+def test_text_and_half_accumulated_batches_are_learnt_from(place: TaskRunner, model: Path) -> None:
     text = place.upload(("Ein Satz mit Umlauten: äöü. " * 20).encode(), "poem.txt")
     output, _ = place.output(
         "train_lora", example(place, model, dataset=text, steps=20, schedule="cosine", weightDecay=0.01, clip=0)
@@ -209,7 +209,7 @@ def test_text_and_half_accumulated_batches_are_learnt_from(place: Place, model: 
     assert output["lastLoss"] < output["firstLoss"]
 
 
-def test_a_sharded_base_is_put_together(place: Place, model: Path, tmp_path: Path) -> None:
+def test_a_sharded_base_is_put_together(place: TaskRunner, model: Path, tmp_path: Path) -> None:
     whole, _ = place.output("train_lora", example(place, model), job="whole")
     tensors = load_file(model / "model.safetensors")
     names, parts = sorted(tensors), []
@@ -232,7 +232,9 @@ def changed(model: Path, to: Path, change: Callable[[dict[str, Any]], Any]) -> P
     return to
 
 
-def test_weights_that_are_damaged_or_of_another_shape_are_refused(place: Place, model: Path, tmp_path: Path) -> None:
+def test_weights_that_are_damaged_or_of_another_shape_are_refused(
+    place: TaskRunner, model: Path, tmp_path: Path
+) -> None:
     good = (model / "model.safetensors").read_bytes()
     norm, product = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
 
@@ -278,14 +280,14 @@ def test_weights_that_are_damaged_or_of_another_shape_are_refused(place: Place, 
         (None, "malformed"),
     ],
 )
-def test_a_config_of_something_else_is_refused(place: Place, model: Path, change: Any, reason: str) -> None:
+def test_a_config_of_something_else_is_refused(place: TaskRunner, model: Path, change: Any, reason: str) -> None:
     config = b"{" if change is None else json.dumps(example_model.CONFIG | change).encode()
     code, message = place.refusal("train_lora", example(place, model) | {"config": place.upload(config, "other.json")})
     assert code == "invalid_model"
     assert (reason if change else "truncated") in message
 
 
-def test_a_tokenizer_of_another_model_is_refused(place: Place, model: Path) -> None:
+def test_a_tokenizer_of_another_model_is_refused(place: TaskRunner, model: Path) -> None:
     tokenizer: Any = example_model.byte_tokenizer()
     tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 258, "content": "<more>"})
     code, message = place.refusal(
@@ -333,7 +335,7 @@ def test_a_tokenizer_of_another_model_is_refused(place: Place, model: Path) -> N
     ],
 )
 def test_a_data_set_that_teaches_nothing_is_refused(
-    place: Place, model: Path, name: str, content: bytes, reason: str
+    place: TaskRunner, model: Path, name: str, content: bytes, reason: str
 ) -> None:
     params = example(place, model) | {"dataset": place.upload(content, name), "steps": 1}
     if not reason:  # one token, and the end behind it
@@ -344,7 +346,7 @@ def test_a_data_set_that_teaches_nothing_is_refused(
     assert reason in message
 
 
-def test_a_loss_that_is_no_number_ends_the_training(place: Place, model: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_training(place: TaskRunner, model: Path, tmp_path: Path) -> None:
     huge = changed(model, tmp_path / "w", lambda tensors: tensors["model.norm.weight"].fill(3e38))
     with np.errstate(all="ignore"):
         code, message = place.refusal(
@@ -354,14 +356,14 @@ def test_a_loss_that_is_no_number_ends_the_training(place: Place, model: Path, t
     assert "step 1" in message
 
 
-def test_params_that_no_training_could_have_are_refused(place: Place, model: Path) -> None:
+def test_params_that_no_training_could_have_are_refused(place: TaskRunner, model: Path) -> None:
     code, message = place.refusal("train_lora", example(place, model, targetModules=["q_proj", "lm_head"]))
     assert (code, "lm_head" in message) == ("invalid_params", True)
     code, message = place.refusal("train_lora", example(place, model, sequenceLength=513))
     assert (code, "512" in message) == ("invalid_input", True)
 
 
-def test_a_missing_file_is_named(place: Place, model: Path) -> None:
+def test_a_missing_file_is_named(place: TaskRunner, model: Path) -> None:
     code, message = place.refusal(
         "train_lora", example(place, model) | {"config": {"bucket": "inputs", "key": "nowhere.json"}}
     )

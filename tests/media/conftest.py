@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dihedral.examples import make
-from tests.place import place, xp
+from tests.support.in_process import place, xp
 
 __all__ = ["place", "xp"]
 

@@ -24,24 +24,24 @@ from dihedral.data_plane.media.speech_timing import Span
 from dihedral.data_plane.model_files import adapter_bytes
 from dihedral.data_plane.tasks import render_video
 from dihedral.data_plane.tasks.train_image_lora import BASE_SEED, split
-from tests.place import Place
+from tests.support.in_process import TaskRunner
 
 SMALL = {"width": 64, "height": 48, "fps": 10}
 LINES = ["The sun goes down over the lake.", "Nothing moves but the water."]
 
 
 @pytest.fixture
-def picture(place: Place, inputs: dict[str, Path]) -> dict[str, str]:
+def picture(place: TaskRunner, inputs: dict[str, Path]) -> dict[str, str]:
     return place.upload(inputs["picture"])
 
 
-def sound(place: Place, seconds: float, folder: Path, name: str = "tone.wav", gain: float = 0.3) -> dict[str, str]:
+def sound(place: TaskRunner, seconds: float, folder: Path, name: str = "tone.wav", gain: float = 0.3) -> dict[str, str]:
     samples = gain * np.sin(np.arange(round(seconds * 16_000)) * 2 * np.pi * 220 / 16_000)
     soundfile.write(folder / name, samples.astype(np.float32), 16_000, subtype="FLOAT")
     return place.upload(folder / name)
 
 
-def shown(place: Place, video: dict[str, str], folder: Path) -> Any:
+def shown(place: TaskRunner, video: dict[str, str], folder: Path) -> Any:
     """(n, height, width, 3) uint8."""
     with av.open(str(place.download(video, folder / "seen.mp4"))) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -50,7 +50,7 @@ def shown(place: Place, video: dict[str, str], folder: Path) -> Any:
 # What it makes ---------------------------------------------------------------------------------------------------------
 
 
-def test_scenes_with_everything_become_a_video(place: Place, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_scenes_with_everything_become_a_video(place: TaskRunner, inputs: dict[str, Path], tmp_path: Path) -> None:
     pictures = [place.upload(inputs[name]) for name in ("picture", "second_picture")]
     recordings = [place.upload(inputs[name]) for name in ("recording", "second_recording")]
     adapter = place.output("train_image_lora", {"pictures": pictures, "steps": 20})[0]["adapter"]
@@ -85,7 +85,7 @@ def test_scenes_with_everything_become_a_video(place: Place, inputs: dict[str, P
     )  # the frames that are encoded are equal; what x264 makes of them differs now and then on a busy machine
 
 
-def test_one_picture_is_enough(place: Place, picture: dict[str, str], tmp_path: Path) -> None:
+def test_one_picture_is_enough(place: TaskRunner, picture: dict[str, str], tmp_path: Path) -> None:
     made, heard = place.output("render_video", {"scenes": [{"picture": picture}], **SMALL})
     assert (made["frames"], made["seconds"]) == (40, render_video.SCENE_SECONDS)
     assert heard.lines == []
@@ -93,7 +93,7 @@ def test_one_picture_is_enough(place: Place, picture: dict[str, str], tmp_path: 
         assert [stream.type for stream in container.streams] == ["video"]
 
 
-def test_one_frame_is_a_video(place: Place, picture: dict[str, str], tmp_path: Path) -> None:
+def test_one_frame_is_a_video(place: TaskRunner, picture: dict[str, str], tmp_path: Path) -> None:
     made, _ = place.output("render_video", {"scenes": [{"picture": picture, "lines": LINES}], "seconds": 0.1, **SMALL})
     assert len(shown(place, made["video"], tmp_path)) == made["frames"] == 1
 
@@ -114,7 +114,7 @@ def test_one_frame_is_a_video(place: Place, picture: dict[str, str], tmp_path: P
     ],
 )
 def test_a_video_lasts_as_long_as_is_said_most_plainly(
-    place: Place,
+    place: TaskRunner,
     picture: dict[str, str],
     tmp_path: Path,
     scenes: Any,
@@ -137,7 +137,7 @@ def test_a_video_lasts_as_long_as_is_said_most_plainly(
     [([1.03], None, 25), ([0.7, 0.7], None, 34), ([0.7], 0.7, 17), ([0.31, None], 0.5, 12)],
 )
 def test_lengths_need_not_be_whole_frames(
-    place: Place, picture: dict[str, str], lengths: list[float | None], asked: float | None, frames: int
+    place: TaskRunner, picture: dict[str, str], lengths: list[float | None], asked: float | None, frames: int
 ) -> None:
     scenes = [{"picture": picture, "seconds": length} for length in lengths]
     made, _ = place.output("render_video", {"scenes": scenes, "seconds": asked, **SMALL, "fps": 24})
@@ -205,7 +205,7 @@ def staged(
 
 
 def test_previews_are_one_artifact_that_is_written_over(
-    place: Place, picture: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: TaskRunner, picture: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render_video, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(render_video, "PREVIEW_SHARE", 0.0)
@@ -222,7 +222,7 @@ def test_previews_are_one_artifact_that_is_written_over(
 
 
 def test_a_preview_that_cannot_be_stored_does_not_end_the_work(
-    place: Place, picture: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    place: TaskRunner, picture: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render_video, "PREVIEW_SECONDS", 0.0)
     place.wait(place.store.put("videos", "job/render_video/preview.jpg/in-the-way", b"x", "x/y"))
@@ -232,7 +232,7 @@ def test_a_preview_that_cannot_be_stored_does_not_end_the_work(
     assert "no preview" in heard.lines[0][1]
 
 
-def test_a_cancel_is_heard_within_a_frame(place: Place, picture: dict[str, str]) -> None:
+def test_a_cancel_is_heard_within_a_frame(place: TaskRunner, picture: dict[str, str]) -> None:
     looks = 0
 
     def cancelled() -> bool:
@@ -248,7 +248,7 @@ def test_a_cancel_is_heard_within_a_frame(place: Place, picture: dict[str, str])
     assert time.monotonic() - begun < 20
 
 
-def test_characters_that_no_font_has_are_told_of(place: Place, picture: dict[str, str]) -> None:
+def test_characters_that_no_font_has_are_told_of(place: TaskRunner, picture: dict[str, str]) -> None:
     scene = {"picture": picture, "lines": ["A 🦄 in the اليوم של evening " + "x" * 500]}
     outcome, heard = place.run("render_video", {"scenes": [scene], "seconds": 0.5, **SMALL})
     assert outcome.status == "completed"
@@ -323,7 +323,7 @@ def test_memory_is_bounded_by_the_picture_whatever_is_made_of_it(
     assert kept.luma[0].shape == (1, *shape)
 
 
-def test_swapping_the_adapter_changes_every_frame(place: Place, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_swapping_the_adapter_changes_every_frame(place: TaskRunner, inputs: dict[str, Path], tmp_path: Path) -> None:
     picture, seen = place.upload(inputs["picture"]), []
     for name in ("picture", "second_picture"):
         (tmp_path / "adapter").write_bytes(adapter_bytes(adapter_of(inputs[name]), {}))
@@ -337,7 +337,9 @@ def test_swapping_the_adapter_changes_every_frame(place: Place, inputs: dict[str
     assert np.abs(seen[0] - seen[1]).mean(axis=(1, 2, 3)).min() > 8  # of 255: seen at a glance
 
 
-def test_captions_change_the_lower_part_and_nothing_else(place: Place, picture: dict[str, str], tmp_path: Path) -> None:
+def test_captions_change_the_lower_part_and_nothing_else(
+    place: TaskRunner, picture: dict[str, str], tmp_path: Path
+) -> None:
     params = {"seconds": 0.5, "width": 320, "height": 240, "fps": 2, "grain": 0}
     bare, titled = (
         shown(
@@ -353,7 +355,7 @@ def test_captions_change_the_lower_part_and_nothing_else(place: Place, picture: 
 
 
 @pytest.mark.parametrize("size", [(100, 300), (300, 100), (20, 900), (17, 16)])
-def test_a_picture_of_any_shape_fills_the_frame(place: Place, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_picture_of_any_shape_fills_the_frame(place: TaskRunner, tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (200, 150, 100)).save(tmp_path / "p.png")
     params = {"scenes": [{"picture": place.upload(tmp_path / "p.png")}], "seconds": 0.5, "grain": 0, **SMALL}
     frames = shown(place, place.output("render_video", params)[0]["video"], tmp_path)
@@ -374,10 +376,10 @@ def test_large_pictures_take_no_more_memory_than_the_closest_view_needs(tmp_path
 
 # What it refuses -----------------------------------------------------------------------------------------------------------
 
-Params = Callable[[Place, Path, dict[str, str]], dict[str, Any]]
+Params = Callable[[TaskRunner, Path, dict[str, str]], dict[str, Any]]
 
 
-def damaged(place: Place, folder: Path, content: bytes, name: str) -> dict[str, str]:
+def damaged(place: TaskRunner, folder: Path, content: bytes, name: str) -> dict[str, str]:
     (folder / name).write_bytes(content)
     return place.upload(folder / name)
 
@@ -428,7 +430,7 @@ REFUSED: dict[str, tuple[Params, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_told_in_a_sentence_and_the_next_video_is_made(
-    place: Place, picture: dict[str, str], tmp_path: Path, name: str
+    place: TaskRunner, picture: dict[str, str], tmp_path: Path, name: str
 ) -> None:
     params, words = REFUSED[name]
     assert words in place.refused("render_video", params(place, tmp_path, picture) | SMALL)
@@ -448,7 +450,9 @@ def test_bad_input_is_told_in_a_sentence_and_the_next_video_is_made(
         {"encoder": "mpeg2video"},
     ],
 )
-def test_params_that_make_no_sense_are_refused_before_anything_is_read(place: Place, params: dict[str, Any]) -> None:
+def test_params_that_make_no_sense_are_refused_before_anything_is_read(
+    place: TaskRunner, params: dict[str, Any]
+) -> None:
     given = {"scenes": [{"picture": {"bucket": "inputs", "key": "nowhere"}}], **params}
     outcome, _ = place.run("render_video", json.loads(json.dumps(given)))
     assert outcome.status == "failed"
@@ -456,7 +460,7 @@ def test_params_that_make_no_sense_are_refused_before_anything_is_read(place: Pl
     assert outcome.error.code == "invalid_params"
 
 
-def test_a_picture_that_is_not_there_is_told(place: Place) -> None:
+def test_a_picture_that_is_not_there_is_told(place: TaskRunner) -> None:
     outcome, _ = place.run("render_video", {"scenes": [{"picture": {"bucket": "inputs", "key": "nowhere.png"}}]})
     assert outcome.error is not None
     assert outcome.error.code == "artifact_not_found"

@@ -10,12 +10,12 @@ import soundfile
 from PIL import Image
 from safetensors import safe_open
 
-from tests.place import Place
+from tests.support.in_process import TaskRunner
 
 LINES = ["The sun goes down over the lake.", "Nothing moves but the water."]
 
 
-def test_a_picture_and_a_recording_become_a_video(place: Place, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_picture_and_a_recording_become_a_video(place: TaskRunner, inputs: dict[str, Path], tmp_path: Path) -> None:
     picture, audio = place.upload(inputs["picture"]), place.upload(inputs["recording"])
 
     trained, heard = place.output("train_image_lora", {"pictures": [picture]})
@@ -47,13 +47,13 @@ def test_a_picture_and_a_recording_become_a_video(place: Place, inputs: dict[str
         assert sum(1 for _ in container.decode(video=0)) == 36
 
 
-def test_several_pictures_make_one_adapter(place: Place, inputs: dict[str, Path]) -> None:
+def test_several_pictures_make_one_adapter(place: TaskRunner, inputs: dict[str, Path]) -> None:
     pictures = [place.upload(inputs[name]) for name in ("picture", "second_picture")]
     both, _ = place.output("train_image_lora", {"pictures": pictures, "steps": 50})
     assert both["heldOutError"] <= 0.8 * both["baseError"]
 
 
-def test_a_cancel_is_heard_between_steps(place: Place, inputs: dict[str, Path]) -> None:
+def test_a_cancel_is_heard_between_steps(place: TaskRunner, inputs: dict[str, Path]) -> None:
     looks = iter(range(1000))
     params = {"pictures": [place.upload(inputs["picture"])], "steps": 100_000}
     outcome, heard = place.run("train_image_lora", params, cancelled=lambda: next(looks) > 10)
@@ -61,7 +61,7 @@ def test_a_cancel_is_heard_between_steps(place: Place, inputs: dict[str, Path]) 
     assert len(heard.events) < 20
 
 
-def test_media_that_say_too_little_are_refused(place: Place, tmp_path: Path) -> None:
+def test_media_that_say_too_little_are_refused(place: TaskRunner, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     clicks = np.zeros(8_000)
     clicks[4_000] = 0.9
@@ -70,7 +70,7 @@ def test_media_that_say_too_little_are_refused(place: Place, tmp_path: Path) -> 
     assert "of speech" in place.refused("train_voice", {"recording": place.upload(tmp_path / "click.wav")})
 
 
-def test_media_of_the_wrong_kind_are_refused(place: Place, inputs: dict[str, Path]) -> None:
+def test_media_of_the_wrong_kind_are_refused(place: TaskRunner, inputs: dict[str, Path]) -> None:
     picture, audio = place.upload(inputs["picture"]), place.upload(inputs["recording"])
     assert "not a picture" in place.refused("train_image_lora", {"pictures": [picture, audio]})
     assert "not a recording" in place.refused("train_voice", {"recording": picture})

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from dihedral.bridge.graphs import Route
+from dihedral.bridge.graphs import Placement
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.registry import TaskContext
 from dihedral.schemas.structs.graph import Edge, EdgeKind, Graph, Node, NodeStatus, Plane, Retries
@@ -25,8 +25,8 @@ def heavy(params: Nothing, ctx: TaskContext) -> Nothing:
 
 
 ROUTES = {
-    "light": Route(pool="default", light=True, timeout_seconds=60.0, idempotent=True),
-    "heavy": Route(pool="default", light=False, timeout_seconds=60.0, idempotent=True),
+    "light": Placement(pool="default", light=True, timeout_seconds=60.0, idempotent=True),
+    "heavy": Placement(pool="default", light=False, timeout_seconds=60.0, idempotent=True),
 }
 
 

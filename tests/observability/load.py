@@ -9,8 +9,9 @@ from typing import Any
 import redis
 from websockets.sync.client import connect
 
-from tests.house import House, becomes, simulate
 from tests.observability.sound import tone
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 BACKLOG = 7
 POOL_TASK = """
@@ -27,7 +28,7 @@ async def on_a100(params: Nothing, ctx: TaskContext) -> dict[str, str]:
 
 
 class Load:
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Stack) -> None:
         self.house = house
         self.posted: Counter[str] = Counter()  # by HTTP status, of POST /api/jobs
         self.ended: Counter[tuple[str, str]] = Counter()  # by status and pipeline

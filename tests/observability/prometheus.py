@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.house import becomes, free_port
+from tests.support.polling import becomes
+from tests.support.stack import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 EXPOSITIONS = Path(__file__).parent / "expositions"
@@ -114,3 +115,11 @@ def served(name: str):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+RULES = [
+    rule
+    for path in sorted((DEPLOY / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]

@@ -4,7 +4,7 @@ import pytest
 
 from dihedral.control_plane.overview import Overview
 from tests.bridge.world import World, batch, ended
-from tests.planes import gate, node, planes
+from tests.support.planes import gate, node, planes
 
 
 @pytest.fixture(params=[1, 4], ids=["one partition", "four partitions"])

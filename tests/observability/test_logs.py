@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from dihedral.bridge import logs, settings
-from tests.house import House, becomes, simulate
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def test_a_variable_may_name_a_file_that_has_the_value(tmp_path):
 
 
 def test_a_worker_says_which_node_of_which_job_failed(tmp_path):
-    house = House(tmp_path, DIHEDRAL_LOGS__FORMAT="json")
+    house = Stack(tmp_path, DIHEDRAL_LOGS__FORMAT="json")
     try:
         worker = house.worker()
         job = house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"]

@@ -17,8 +17,9 @@ from dihedral.control_plane.scheduler import Scheduler
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.schemas.structs.settings import Settings
 from tests.bridge.world import World, batch
-from tests.house import House, becomes, simulate
 from tests.observability.sound import tone
+from tests.support.polling import becomes
+from tests.support.stack import Stack, simulate
 
 KEPT = {
     "websocket_clients_connected", "websocket_connections_total", "websocket_messages_received_total",
@@ -71,13 +72,13 @@ def scrape(url: str) -> Samples:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    made = House(tmp_path_factory.mktemp("metrics"))
+    made = Stack(tmp_path_factory.mktemp("metrics"))
     made.worker("--slots", "1")
     yield made
     made.close()
 
 
-def of_worker(house: House) -> Samples:
+def of_worker(house: Stack) -> Samples:
     workers = house.get("/api/workers")["workers"]
     return scrape(next(worker["metricsUrl"] for worker in workers if worker["plane"] == "python"))
 
@@ -141,7 +142,7 @@ def test_labels_are_bounded(house):
 
 
 def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
-    house = House(tmp_path)
+    house = Stack(tmp_path)
     try:
         assert scrape(f"{house.url}/metrics").sum("dihedral_redis_up") == 1
         house.server.kill()
@@ -157,7 +158,7 @@ def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
 
 def test_what_alerts_look_at_moves_when_it_happens(tmp_path):
     """A worker that is frozen for three leases: its entry goes to another, and it says itself that it has lost it."""
-    house = House(tmp_path)
+    house = Stack(tmp_path)
     try:
         frozen = house.worker()
         job = house.post("/api/jobs", simulate({"id": "a", "steps": 10_000, "stepSeconds": 0.02}))["jobId"]

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import skip
-from tests.house import House, becomes
-from tests.observability.prometheus import DEPLOY, Prometheus
+from tests.observability.prometheus import DEPLOY, RULES, Prometheus
+from tests.support.polling import becomes
+from tests.support.servers import skip
+from tests.support.stack import Stack
 
-RULES = [
-    rule
-    for path in sorted((DEPLOY / "rules").glob("*.yml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
 ALERTS = [rule for rule in RULES if "alert" in rule]
 
 
@@ -41,7 +36,7 @@ def test_a_control_plane_is_scraped_with_the_key_of_the_secrets_and_not_with_ano
     if shutil.which("prometheus") is None:
         skip("prometheus", "there is no prometheus on this machine")
     key, other = ("dhk_" + word * 16 + "_" + word * 43 for word in "ab")
-    house = House(tmp_path, DIHEDRAL_CONTROL__KEYS=f"admin admin {other}\nprometheus read {key}")
+    house = Stack(tmp_path, DIHEDRAL_CONTROL__KEYS=f"admin admin {other}\nprometheus read {key}")
     try:
         jobs = [job["job_name"] for job in yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]]
         targets = {job: [f"127.0.0.1:{house.port}"] if job == "control-plane" else [] for job in jobs}

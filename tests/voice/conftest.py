@@ -1,3 +1,3 @@
-from tests.place import place, xp
+from tests.support.in_process import place, xp
 
 __all__ = ["place", "xp"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from dihedral.data_plane.voice.verification import equal_error
-from tests.place import Place
+from tests.support.in_process import TaskRunner
 from tests.voice import speakers
 
 PEOPLE, TRIALS = 8, 4
 
 
-class Line(Place):
+class Line(TaskRunner):
     """A store with voices of `PEOPLE` in order, and a background of others."""
 
     def __init__(self, directory: Path) -> None:

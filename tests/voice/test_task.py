@@ -25,7 +25,7 @@ from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.data_plane.tasks import train_voice
 from dihedral.data_plane.voice import features as voices
 from dihedral.schemas.structs.settings import Settings
-from tests.place import Heard, Place
+from tests.support.in_process import SpeakerFeatures, TaskRunner
 from tests.voice import speakers
 
 PERSON, OTHER = speakers.people(8)[2], speakers.people(8)[6]
@@ -38,7 +38,7 @@ def spoken(
     return speakers.write(speakers.say(person, seconds, seed), directory / name)
 
 
-def voice(place: Place, directory: Path, person: Any = PERSON, **params: Any) -> dict[str, Any]:
+def voice(place: TaskRunner, directory: Path, person: Any = PERSON, **params: Any) -> dict[str, Any]:
     recording = place.upload(spoken(directory, f"{person.pitch_hz:.0f}.wav", person=person))
     name = f"{person.pitch_hz:.0f}"
     return place.output("train_voice", {"recording": recording, "components": 4} | params, nonce=name)[0]["voice"]
@@ -47,14 +47,14 @@ def voice(place: Place, directory: Path, person: Any = PERSON, **params: Any) ->
 # train_voice ------------------------------------------------------------------------------------------------------------
 
 
-def likelihoods(heard: Heard) -> list[float]:
+def likelihoods(heard: SpeakerFeatures) -> list[float]:
     """Of the iterations, which have to be counted from 1."""
     said = heard.told("logLikelihood")
     assert [each["iteration"] for each in said] == list(range(1, len(said) + 1))
     return [each["logLikelihood"] for each in said]
 
 
-def test_several_recordings_make_one_voice_as_large_as_bic_wants(place: Place, tmp_path: Path) -> None:
+def test_several_recordings_make_one_voice_as_large_as_bic_wants(place: TaskRunner, tmp_path: Path) -> None:
     takes = [place.upload(spoken(tmp_path, f"{seed}.wav", seed=seed)) for seed in range(3)]
     made, heard = place.output("train_voice", {"recording": takes[0], "recordings": takes[1:]})
     found = {each["components"]: each["bic"] for each in heard.told("bic")}
@@ -75,14 +75,14 @@ def test_several_recordings_make_one_voice_as_large_as_bic_wants(place: Place, t
         assert opened.metadata()["frames"] == str(made["frames"])
 
 
-def test_the_curve_rises_live_where_the_size_is_given(place: Place, tmp_path: Path) -> None:
+def test_the_curve_rises_live_where_the_size_is_given(place: TaskRunner, tmp_path: Path) -> None:
     params = {"recordings": [place.upload(spoken(tmp_path))], "components": 3, "iterations": 7}
     made, heard = place.output("train_voice", params)
     assert [name for name, _ in heard.events] == ["logLikelihood"] * 7
     assert (made["components"], likelihoods(heard)[-1]) == (3, made["logLikelihood"])
 
 
-def test_the_same_seed_makes_the_same_voice(place: Place, tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_voice(place: TaskRunner, tmp_path: Path) -> None:
     params = {"recording": place.upload(spoken(tmp_path)), "components": 6, "iterations": 5}
     files = []
     for nonce, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -93,7 +93,7 @@ def test_the_same_seed_makes_the_same_voice(place: Place, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 96_000])
-def test_stereo_in_any_rate_makes_nearly_the_same_voice(place: Place, tmp_path: Path, rate: int) -> None:
+def test_stereo_in_any_rate_makes_nearly_the_same_voice(place: TaskRunner, tmp_path: Path, rate: int) -> None:
     sound = speakers.say(PERSON, 3.0, 0).astype(np.float32)
     other = np.fft.irfft(np.fft.rfft(sound), n=sound.size * rate // 16_000) * (rate / 16_000)
     soundfile.write(tmp_path / "other.flac", np.stack([other, other], axis=1), rate)
@@ -104,7 +104,7 @@ def test_stereo_in_any_rate_makes_nearly_the_same_voice(place: Place, tmp_path: 
     assert made["other"]["f0Hz"] == pytest.approx(made["mono"]["f0Hz"], rel=0.01)
 
 
-def test_a_telephone_recording_makes_a_voice_that_says_how_far_it_reaches(place: Place, tmp_path: Path) -> None:
+def test_a_telephone_recording_makes_a_voice_that_says_how_far_it_reaches(place: TaskRunner, tmp_path: Path) -> None:
     narrow = place.upload(speakers.write(speakers.say(PERSON, 3.0, 0)[::2], tmp_path / "narrow.wav", 8_000))
     made, _ = place.output("train_voice", {"recording": narrow, "components": 2})
     assert read_voice(place.download(made["voice"], tmp_path / "voice"), np).bandwidth_hz == 4000
@@ -115,7 +115,7 @@ def test_a_telephone_recording_makes_a_voice_that_says_how_far_it_reaches(place:
 
 
 def test_what_lies_beyond_the_longest_time_is_not_read_and_said(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: TaskRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_voice, "LONGEST_SECONDS", 4.0)
     takes = [place.upload(spoken(tmp_path, f"{seed}.wav", seed=seed)) for seed in range(3)]
@@ -151,7 +151,7 @@ def test_reading_in_pieces_holds_one_of_them_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("looks", [0, 1, 12])
 @pytest.mark.parametrize("task", ["train_voice", "compare_voice"])
 def test_a_cancel_is_heard_while_it_listens_and_between_iterations(
-    place: Place, tmp_path: Path, task: str, looks: int
+    place: TaskRunner, tmp_path: Path, task: str, looks: int
 ) -> None:
     recording = place.upload(spoken(tmp_path))
     params: dict[str, Any] = {"recording": recording, "iterations": 1000, "components": 2}
@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, Callable[[Path], bytes], str]] = [
 @pytest.mark.parametrize("task", ["train_voice", "compare_voice"])
 @pytest.mark.parametrize(("make", "words"), [each[1:] for each in REFUSED], ids=[each[0] for each in REFUSED])
 def test_what_is_no_speech_is_refused_by_name_and_the_next_run_is_fine(
-    place: Place, tmp_path: Path, task: str, make: Callable[[Path], bytes], words: str
+    place: TaskRunner, tmp_path: Path, task: str, make: Callable[[Path], bytes], words: str
 ) -> None:
     good, bad = place.upload(spoken(tmp_path, seconds=1.0)), place.upload(make(tmp_path), "bad.wav")
     base: dict[str, Any] = {"components": 1, "iterations": 1}
@@ -209,19 +209,19 @@ def test_what_is_no_speech_is_refused_by_name_and_the_next_run_is_fine(
     place.output(task, base | {"recordings": [good]}, nonce="next")
 
 
-def test_too_little_for_the_components_that_are_wanted_is_refused(place: Place, tmp_path: Path) -> None:
+def test_too_little_for_the_components_that_are_wanted_is_refused(place: TaskRunner, tmp_path: Path) -> None:
     recording = place.upload(spoken(tmp_path, seconds=0.6))
     assert "too little for 64 components" in place.refused("train_voice", {"recording": recording, "components": 64})
     made, heard = place.output("train_voice", {"recording": recording})
     assert max(each["components"] for each in heard.told("bic")) <= made["frames"] / 4
 
 
-def test_a_voice_of_no_recording_is_refused(place: Place) -> None:
+def test_a_voice_of_no_recording_is_refused(place: TaskRunner) -> None:
     assert "none was given" in place.refused("train_voice", {})
 
 
 @pytest.mark.parametrize("sound", ["tone", "noise", "square"])
-def test_sound_that_is_no_speech_makes_a_voice_of_finite_numbers(place: Place, tmp_path: Path, sound: str) -> None:
+def test_sound_that_is_no_speech_makes_a_voice_of_finite_numbers(place: TaskRunner, tmp_path: Path, sound: str) -> None:
     time = np.arange(24_000) / 16_000
     tone = np.sin(2 * np.pi * 220 * time)
     samples = {"tone": tone, "noise": np.random.default_rng(0).standard_normal(24_000) / 5, "square": np.sign(tone)}[
@@ -237,7 +237,9 @@ def test_sound_that_is_no_speech_makes_a_voice_of_finite_numbers(place: Place, t
 # compare_voice ----------------------------------------------------------------------------------------------------------
 
 
-def test_recordings_are_scored_against_voices_and_errors_told_where_speakers_are(place: Place, tmp_path: Path) -> None:
+def test_recordings_are_scored_against_voices_and_errors_told_where_speakers_are(
+    place: TaskRunner, tmp_path: Path
+) -> None:
     people = (PERSON, OTHER)
     models = [voice(place, tmp_path, person) for person in people]
     trials = [place.upload(spoken(tmp_path, f"t{at}.wav", 1.0, 50 + at, people[at % 2])) for at in range(4)]
@@ -256,7 +258,7 @@ def test_recordings_are_scored_against_voices_and_errors_told_where_speakers_are
     assert 0 < partly["equalErrorRate"] < 0.5, "what nobody is said to have spoken counts as somebody else's"
 
 
-def test_one_voice_is_compared_with_a_background(place: Place, tmp_path: Path) -> None:
+def test_one_voice_is_compared_with_a_background(place: TaskRunner, tmp_path: Path) -> None:
     own, everybody = voice(place, tmp_path), voice(place, tmp_path, OTHER)
     params = {"recordings": [place.upload(spoken(tmp_path, "trial.wav", 1.0, 9))], "voices": [own]}
     assert "nothing to be compared with" in place.refused("compare_voice", params)
@@ -271,7 +273,7 @@ def test_one_voice_is_compared_with_a_background(place: Place, tmp_path: Path) -
     [([0], "1 speakers are given for 2"), ([0, 2], "speaker 2 of recording 1"), ([None, None], "error rate needs")],
 )
 def test_speakers_that_do_not_fit_are_refused(
-    place: Place, tmp_path: Path, speakers_given: list[Any], words: str
+    place: TaskRunner, tmp_path: Path, speakers_given: list[Any], words: str
 ) -> None:
     recording = place.upload(spoken(tmp_path, seconds=1.0))
     params = {"recordings": [recording] * 2, "voices": [voice(place, tmp_path, iterations=1)] * 2}
@@ -314,7 +316,9 @@ BENT: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("how", BENT)
-def test_a_file_that_is_no_voice_of_this_version_is_refused_by_name(place: Place, tmp_path: Path, how: str) -> None:
+def test_a_file_that_is_no_voice_of_this_version_is_refused_by_name(
+    place: TaskRunner, tmp_path: Path, how: str
+) -> None:
     bend, words = BENT[how]
     good = voice(place, tmp_path, iterations=1)
     path = place.download(good, tmp_path / "bent.safetensors")
@@ -340,7 +344,7 @@ async def test_a_slot_that_was_given_nonsense_trains_on(tmp_path: Path) -> None:
             node = NodeRun(
                 job_id="job", node_id="n", task=task, attempt=1, nonce="x", params=params, timeout_seconds=60
             )
-            return await pool.run(node, Heard(), CancelToken())
+            return await pool.run(node, SpeakerFeatures(), CancelToken())
 
         before = json.loads((await run("pid")).output)["pid"]
         for name, source in (("nan.wav", of_samples(NAN)(tmp_path)), ("speech.wav", spoken(tmp_path))):

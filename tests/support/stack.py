@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.conftest import start_server
+from tests.support.polling import becomes
+from tests.support.servers import start_server
 
 
 def free_port() -> int:
@@ -25,17 +24,7 @@ def free_port() -> int:
             return int(probe.getsockname()[1])
 
 
-def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-class House:
+class Stack:
     def __init__(self, directory: Path, redis_url: str | None = None, **environment: str) -> None:
         """`redis_url`: a server or cluster that is not the house's own."""
         self.directory = directory

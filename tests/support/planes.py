@@ -108,7 +108,7 @@ class Planes:
         self.settings = made
         self.client = client
         self.jobs = Jobs(client, made)
-        self.registry = tasks.collect(["tests.planes"], plugins=False)
+        self.registry = tasks.collect(["tests.support.planes"], plugins=False)
         self.running: dict[Worker, asyncio.Task[None]] = {}
         self.loops: list[asyncio.Task[None]] = []
         self.tracing: Tracing | None = None

@@ -18,7 +18,7 @@ from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
 
-class Heard:
+class RecordedEvents:
     """An Emit that remembers, and can be waited for."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Heard:
         return [payload for called, payload in self.events if called == name]
 
 
-class Place:
+class TaskRunner:
     """Runs tasks in this thread, the store on the loop of another, as a slot does."""
 
     def __init__(self, directory: Path) -> None:
@@ -104,16 +104,16 @@ class Place:
         *,
         nonce: str = "n1",
         job: str = "job",
-        heard: Heard | None = None,
+        heard: RecordedEvents | None = None,
         **more: Any,
-    ) -> tuple[NodeOutcome, Heard]:
+    ) -> tuple[NodeOutcome, RecordedEvents]:
         """`more`: for run_plain."""
-        heard = heard or Heard()
+        heard = heard or RecordedEvents()
         run = NodeRun(job_id=job, node_id=task, task=task, attempt=1, nonce=nonce, params=params, timeout_seconds=60.0)
         outcome = run_plain(self.registry, run, lambda: self.store, heard, cancelled, loop=lambda: self.loop, **more)
         return outcome, heard
 
-    def output(self, task: str, params: dict[str, Any], **more: Any) -> tuple[dict[str, Any], Heard]:
+    def output(self, task: str, params: dict[str, Any], **more: Any) -> tuple[dict[str, Any], RecordedEvents]:
         """Of a run that ends well, and warns of nothing."""
         outcome, heard = self.run(task, params, **more)
         assert outcome.status == "completed", outcome.error
@@ -146,6 +146,6 @@ def xp(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with Place.opened(tmp_path / "store") as opened:
+def place(tmp_path: Path) -> Iterator[TaskRunner]:
+    with TaskRunner.opened(tmp_path / "store") as opened:
         yield opened
