@@ -25,7 +25,7 @@ from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.data_plane.tasks import train_voice
 from dihedral.data_plane.voice import features as voices
 from dihedral.schemas.structs.settings import Settings
-from tests.support.in_process import SpeakerFeatures, TaskRunner
+from tests.support.in_process import RecordedEvents, TaskRunner
 from tests.voice import speakers
 
 PERSON, OTHER = speakers.people(8)[2], speakers.people(8)[6]
@@ -47,7 +47,7 @@ def voice(place: TaskRunner, directory: Path, person: Any = PERSON, **params: An
 # train_voice ------------------------------------------------------------------------------------------------------------
 
 
-def likelihoods(heard: SpeakerFeatures) -> list[float]:
+def likelihoods(heard: RecordedEvents) -> list[float]:
     """Of the iterations, which have to be counted from 1."""
     said = heard.told("logLikelihood")
     assert [each["iteration"] for each in said] == list(range(1, len(said) + 1))
@@ -344,7 +344,7 @@ async def test_a_slot_that_was_given_nonsense_trains_on(tmp_path: Path) -> None:
             node = NodeRun(
                 job_id="job", node_id="n", task=task, attempt=1, nonce="x", params=params, timeout_seconds=60
             )
-            return await pool.run(node, SpeakerFeatures(), CancelToken())
+            return await pool.run(node, RecordedEvents(), CancelToken())
 
         before = json.loads((await run("pid")).output)["pid"]
         for name, source in (("nan.wav", of_samples(NAN)(tmp_path)), ("speech.wav", spoken(tmp_path))):
