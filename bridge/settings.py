@@ -7,8 +7,9 @@ with the file or variable, the path and the reason.
 
 import math
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
+TASKS = "tasks"
+SECRET_NAME = re.compile(r"key|token|secret|passw", re.IGNORECASE)
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -52,16 +55,16 @@ def given(file: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
         _check(section, key, value, source)
     names = {
         (section, field.encode_name): field.name
-        for section in {row[1] for row in rows}
+        for section in {row[1] for row in rows} - {TASKS}
         for field in _fields(section, "")
     }
-    return frozenset(f"{section}.{names[section, key]}" for _, section, key, _ in rows)
+    return frozenset(f"{section}.{names.get((section, key), key)}" for _, section, key, _ in rows)
 
 
 def secrets(loaded: Settings) -> frozenset[str]:
     """What no log may say: keys, and the password within an address."""
-    found = set()
-    for section in msgspec.structs.fields(Settings):
+    found = set(_secrets_of_tasks(loaded.tasks))
+    for section in _sections():
         for field in msgspec.structs.fields(section.type):
             if field.encode_name in SECRETS:
                 value = getattr(getattr(loaded, section.name), field.name)
@@ -70,6 +73,18 @@ def secrets(loaded: Settings) -> frozenset[str]:
                 else:
                     found.add(urlsplit(value).password or "" if field.encode_name == "url" else value)
     return frozenset(found - {""})
+
+
+def _secrets_of_tasks(value: Any, name: str = "") -> Iterator[str]:
+    """Of the tables below [tasks.ID], whose types only the tasks know, a name says what is secret."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _secrets_of_tasks(item, key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _secrets_of_tasks(item, name)
+    elif isinstance(value, str) and SECRET_NAME.search(name):
+        yield value
 
 
 def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -152,14 +167,27 @@ def _field(section: str, key: str, source: str) -> Any:
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
 
 
+def _sections() -> list[Any]:
+    """Those with settings of their own; what [tasks.ID] may hold is the task's matter."""
+    return [field for field in msgspec.structs.fields(Settings) if field.name != TASKS]
+
+
 def _fields(section: str, source: str) -> tuple[Any, ...]:
-    for field in msgspec.structs.fields(Settings):
+    for field in _sections():
         if field.name == section:
             return msgspec.structs.fields(field.type)
+    if section == TASKS:
+        raise SettingsError(f"{source}: {TASKS}: settings of tasks are read from the file alone")
     raise SettingsError(f"{source}: {section}: there is no such section")
 
 
 def _check(section: str, key: str, value: Any, source: str) -> None:
+    if section == TASKS and isinstance(value, dict):
+        return
+    if section == TASKS:
+        raise SettingsError(
+            f"{source}: {TASKS}.{key}: is no table; settings of a task are in a table such as [tasks.{key}]"
+        )
     for field in _fields(section, source):
         if field.encode_name == key:
             try:

@@ -61,7 +61,8 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
 
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
-    registry = tasks.collect([*TASK_MODULES, *settings.worker.tasks], plane="node", directory=Path.cwd())
+    modules = [*TASK_MODULES, *settings.worker.tasks]
+    registry = tasks.collect(modules, plane="node", directory=Path.cwd(), settings=settings.tasks)
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
     traced = tracing.start(settings, "node") if spans is None else spans

@@ -64,7 +64,9 @@ async def serve(settings: Settings) -> int:
     """
     refuse_local_store_far_away(settings)
     modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(modules, plane="python", directory=Path.cwd())
+    registry = tasks.collect(modules, plane="python", directory=Path.cwd(), settings=settings.tasks)
+    for id in settings.tasks.keys() - registry.keys():
+        log.info("[tasks.%s] is of no task of this worker", id)
     listening = listen(settings.worker.host, settings.worker.port)
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
     device = simulation.device if simulation is not None else await probe()

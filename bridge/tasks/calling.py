@@ -169,6 +169,7 @@ async def run_light(
         kept=kept,
         warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=lambda: "finish" in cancel.wishes,
+        settings=task.settings,
     )
     stop = _Stop(run.timeout_seconds)
     cancel.listen(stop.cancelled)
@@ -278,6 +279,7 @@ def run_plain(
         kept=kept,
         warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=finishing,
+        settings=task.settings,
     )
     try:
         return finished(task, task.function(params, context), context, output_bytes)

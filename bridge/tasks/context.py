@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from dihedral.bridge.artifacts.owned import OwnedStore
-from dihedral.bridge.errors import DihedralError, StoreError
+from dihedral.bridge.errors import DihedralError, SettingsError, StoreError
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from dihedral.schemas.structs.capability import Capability
 
@@ -100,10 +100,12 @@ class TaskContext:
         kept: ModelCache | None = None,
         warm_key: str = "",
         finishing: Callable[[], bool] = bool,
+        settings: "Callable[[type[Any]], Any] | None" = None,
     ) -> None:
         """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here.
 
         `kept`: None where nothing outlives the run. `warm_key`: of what the task may keep. `finishing`: whether somebody wants the best result so far.
+        `settings`: makes a struct of this task's table in the settings file; None: the defaults.
         """
         self.job_id = run.job_id
         self.node_id = run.node_id
@@ -122,7 +124,19 @@ class TaskContext:
         self._kept = kept
         self._warm_key = warm_key
         self._finishing = finishing
+        self._settings = settings
         self._fetched = 0
+
+    def settings(self, kind: type[T]) -> T:
+        """What the operator set for this task, as a msgspec struct of this type: the table [tasks.ID] of the settings file.
+
+        Raises:
+            TaskError: code `invalid_settings`: the table is not of this type; the message names the path and the reason.
+        """
+        try:
+            return msgspec.convert({}, kind) if self._settings is None else self._settings(kind)
+        except (SettingsError, msgspec.ValidationError) as error:
+            raise TaskError(str(error), code="invalid_settings") from None
 
     # Said to whoever watches the job --------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
-from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
@@ -53,6 +53,7 @@ MARK = "__dihedral_task__"
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
+S = TypeVar("S", bound=msgspec.Struct)
 Schema = dict[str, Any]
 
 
@@ -81,6 +82,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     resumable: bool
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
+    settings: type[msgspec.Struct] | None
     examples: tuple[dict[str, Any], ...]
 
 
@@ -98,11 +100,39 @@ class Task:
         self.retry_on = declared.retry_on
         self.resumable = declared.resumable
         self._declared = declared
+        self._table: Mapping[str, Any] = {}
         self._output = msgspec.json.Decoder(output_type)
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """Raises: msgspec.ValidationError: they are not what the task declared."""
         return msgspec.convert(values, self.params_type)
+
+    def configure(self, table: Mapping[str, Any]) -> None:
+        """Takes its table of the settings file.
+
+        Raises:
+            SettingsError: it is not what the task declared.
+        """
+        self._table = table
+        if self._declared.settings is not None:
+            self.settings(self._declared.settings)
+
+    def settings(self, kind: type[S]) -> S:
+        """The task's table as this type; what is not in it has the type's defaults.
+
+        Raises:
+            SettingsError: "tasks.ID.path: reason", without the value, which may be a secret.
+        """
+        where = f"tasks.{self.capability.id}"
+        known = {field.encode_name for field in msgspec.structs.fields(kind)}
+        for name in self._table:
+            if name not in known:
+                raise SettingsError(f"{where}.{name}: there is no such setting")
+        try:
+            return msgspec.convert(self._table, kind)
+        except msgspec.ValidationError as error:
+            reason, _, path = str(error).partition(" - at `$")
+            raise SettingsError(f"{where}{path.rstrip('`')}: {reason}") from None
 
     def memory_mib(self, params: Mapping[str, Any]) -> int:
         """Device memory that a run with these params is declared to need."""
@@ -180,6 +210,7 @@ def task(
     resumable: bool = False,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
+    settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
 ) -> Callable[[F], F]: ...
 
@@ -206,6 +237,7 @@ def task(
     resumable: bool = False,
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
+    settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
@@ -213,7 +245,7 @@ def task(
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt is
-    worth it.
+    worth it. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -238,6 +270,7 @@ def task(
         resumable=resumable,
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
+        settings=settings,
         examples=tuple(examples),
     )
 
@@ -249,13 +282,20 @@ def task(
 
 
 def collect(
-    modules: Iterable[str], *, plane: str | None = None, directory: Path | None = None, plugins: bool = True
+    modules: Iterable[str],
+    *,
+    plane: str | None = None,
+    directory: Path | None = None,
+    plugins: bool = True,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Registry:
     """The tasks of modules and plugins by id; of one plane, where `plane` is given.
 
     `directory` is appended to the module search path, last, so that nothing in it can shadow an installed package.
+    `settings`: the tables of the settings file by task.
 
     Raises:
+        SettingsError: a task's table is not what the task declared.
         InvalidTask: a module cannot be imported, a marked function cannot be a task, or an id is taken twice.
     """
     if directory is not None and str(directory) not in sys.path:
@@ -269,6 +309,9 @@ def collect(
                 raise InvalidTask(
                     f"{_where(function)}: task id {made.capability.id!r} is taken by {_where(known.function)}"
                 )
+    for id, table in (settings or {}).items():
+        if id in registry:
+            registry[id].configure(table)
     return {id: made for id, made in registry.items() if plane is None or made.capability.plane == plane}
 
 

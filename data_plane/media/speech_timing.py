@@ -24,6 +24,14 @@ class Span(NamedTuple):
     end: float
 
 
+class Timed(NamedTuple):
+    """A word or a phoneme (IPA), in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
 def speech(samples: FloatArray, rate: int) -> list[Span]:
     """Where (n,) samples are loud, in order; pauses and sounds that are too short to be one are passed over."""
     hop = max(1, round(HOP_SECONDS * rate))

@@ -68,7 +68,8 @@ UNWIND_SECONDS = 0.5  # for `finally` blocks, when a task has not looked for the
 class Hello(msgspec.Struct, tag="hello", kw_only=True):
     """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
 
-    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real.
+    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
+    tasks, which may hold secrets and so travel by the socket alone.
     """
 
     lease_seconds: float
@@ -80,6 +81,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     threads: int
     simulation: Simulation | None = None
     gpu_directory: str = ""
+    tasks: dict[str, dict[str, Any]] = {}
 
 
 class Start(msgspec.Struct, tag="start", kw_only=True):
@@ -197,6 +199,7 @@ class SlotPool:
             threads=max(1, cpus // max(1, slots)),
             simulation=simulation,
             gpu_directory=gpu_directory,
+            tasks=settings.tasks,
         )
         self._all = [SlotHandle(number, number % gpus if gpus else None) for number in range(slots)]
         self._seats = SlotScheduler(self._all, self._restart, read, settings.worker.memory_cushion_mib * MIB, shared)

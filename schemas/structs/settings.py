@@ -143,3 +143,11 @@ class Settings(Strict, kw_only=True):
     outgoing: control_plane.OutgoingSettings = field(
         default_factory=lambda: convert({}, type=control_plane.OutgoingSettings)
     )
+    tasks: (
+        Annotated[
+            dict[str, dict[str, Any]],
+            Meta(
+                description='Settings of single tasks, [tasks.ID] in the file; the task says which there are and reads them by ctx.settings(Struct).'
+            ),
+        ]
+    ) = field(default_factory=dict)

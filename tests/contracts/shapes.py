@@ -517,6 +517,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             llm=of(LLM_SECTION),
             outgoing=of(OUTGOING),
             worker=of(WORKER_SECTION),
+            tasks=named(OBJECT),
         ),
     },
 }

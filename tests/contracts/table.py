@@ -293,6 +293,7 @@ SAME_GOOD: list[Row] = [
     ("artifact.ArtifactMeta", "an empty file", {**META, "size_bytes": 0}),
     ("settings.Settings", "nothing set", {}),
     ("settings.Settings", "one setting", {"jobs": {"leaseMs": 1000}}),
+    ("settings.Settings", "settings of a task", {"tasks": {"speak": {"voices": ["a"], "deep": {"port": 1}}}}),
     ("settings.Settings", "an S3 store", {"artifacts": {"store": "s3", "endpoint": "s3.example:9000", "secure": True}}),
     (
         "control_plane.LlmSettings",
@@ -413,6 +414,7 @@ SAME_BAD: list[Row] = [
     ("settings.Settings", "an unknown key", {"jobs": {"lease": 5}}),
     ("settings.Settings", "snake case", {"jobs": {"lease_ms": 5000}}),
     ("settings.Settings", "no partitions", {"redis": {"partitions": 0}}),
+    ("settings.Settings", "a task's settings that are no table", {"tasks": {"speak": True}}),
     ("settings.Settings", "a section as text", {"redis": "redis://h"}),
     ("control_plane.ControlSettings", "a port too high", {"port": 65_536}),
     ("control_plane.WebsocketSettings", "a ping without pause", {"pingSeconds": 0}),

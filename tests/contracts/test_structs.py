@@ -72,6 +72,9 @@ def test_fields_that_are_left_out_are_not_written() -> None:
 def test_settings_have_all_their_defaults_and_write_them() -> None:
     written = json.loads(msgspec.json.encode(Settings()))
     for section, reference in sources()["settings"]["$defs"]["Settings"]["properties"].items():
+        if section == "tasks":  # tables whose types the tasks know
+            assert written[section] == {}
+            continue
         file, _, pointer = reference["$ref"].partition("#/$defs/")
         stem = file.removesuffix(".schema.json") or "settings"
         fields = sources()[stem]["$defs"][pointer]["properties"]

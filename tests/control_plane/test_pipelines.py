@@ -30,7 +30,7 @@ def test_the_folder_goes_before_what_comes_with_dihedral(tmp_path):
 
 def test_without_a_folder_there_are_ours():
     ours = {"talking_picture", "render_video", "train_lora", "train_image_lora", "train_voice"}
-    ours |= {"compare_voice", "simulate"}
+    ours |= {"compare_voice", "simulate", "speak"}
     assert set(templates.load("")) == ours
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -46,6 +47,20 @@ def pid(params: Nothing, ctx: TaskContext) -> Pid:
 async def async_pid(params: Nothing, ctx: TaskContext) -> Pid:
     await asyncio.sleep(0)
     return Pid(os.getpid())
+
+
+class Voices(Struct, frozen=True, rename="camel"):
+    folder: str
+    api_key: str = ""
+    most: Annotated[int, Meta(ge=1)] = 4
+
+
+@task(id="speaks")
+def speaks(params: Nothing, ctx: TaskContext) -> Text:
+    """Says what the operator set for it, and whether it stands where others see it."""
+    found = ctx.settings(Voices)
+    shown = Path("/proc/self/cmdline").read_bytes() + Path("/proc/self/environ").read_bytes()
+    return Text(f"{found.folder} {found.most} {bool(found.api_key)} {found.api_key.encode() in shown}")
 
 
 @task

@@ -344,3 +344,30 @@ async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_oth
         assert refused.error.code == "artifact_not_found"
         assert (await copied("alice", "")).status == "completed", "nobody's job: an open control plane"
     await store.close()
+
+
+async def test_settings_of_a_task_reach_it_in_its_slot_and_stand_in_no_argument_or_variable(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    made.tasks["speaks"] = {"folder": "/voices", "apiKey": "the-secret"}
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=made) as pool:
+        assert output(await run(pool, "speaks"))["text"] == "/voices 4 True False"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "tasks.speaks: Object missing required field `folder`"),
+        ({"folder": "x", "most": 0}, "tasks.speaks.most: Expected `int` >= 1"),
+        ({"folder": "x", "apiKey": 5}, "tasks.speaks.apiKey: Expected `str`, got `int`"),
+        ({"folder": "x", "api_key": "the-secret"}, "tasks.speaks.api_key: there is no such setting"),
+    ],
+)
+async def test_wrong_settings_fail_the_node_with_path_and_reason(
+    tmp_path: Path, table: dict[str, Any], said: str
+) -> None:
+    made = settings(tmp_path)
+    made.tasks["speaks"] = table
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=made) as pool:
+        outcome = await run(pool, "speaks")
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.message) == ("invalid_settings", said)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from dihedral.bridge.errors import DihedralError
+from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import (
     CancelToken,
@@ -210,6 +210,8 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "train_voice",
             "compare_voice",
             "render_video",
+            "lip_sync",
+            "speak",
             "simulate",
             "simulate_gpu",
             "get_capabilities",
@@ -315,3 +317,48 @@ async def test_get_capabilities_lists_what_this_worker_can_run() -> None:
 
 def test_an_invalid_task_is_an_error_of_ours() -> None:
     assert issubclass(InvalidTask, DihedralError)
+
+
+class Port(Struct, frozen=True):
+    port: Annotated[int, Meta(ge=1)] = 1
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"port": 0}, "tasks.listens.port: Expected `int` >= 1"),
+        ({"prot": 1}, "tasks.listens.prot: there is no such setting"),
+    ],
+)
+def test_settings_that_a_task_declares_refuse_the_start(
+    module: types.ModuleType, table: dict[str, Any], said: str
+) -> None:
+    @task(settings=Port)
+    async def listens(params: Params, ctx: TaskContext) -> Result:
+        raise NotImplementedError
+
+    module.__dict__["listens"] = listens
+    with pytest.raises(SettingsError) as caught:
+        collect([module.__name__], plugins=False, settings={"listens": table})
+    assert str(caught.value) == said
+
+
+async def test_a_light_task_reads_its_settings_and_has_the_defaults_without_a_table(module: types.ModuleType) -> None:
+    @task
+    async def listens(params: Params, ctx: TaskContext) -> Result:
+        return Result(ctx.settings(Port).port)
+
+    module.__dict__["listens"] = listens
+    for tables, port in (({}, 1), ({"listens": {"port": 8}}, 8)):
+        registry = collect([module.__name__], plugins=False, settings=tables)
+        run = NodeRun(
+            job_id="j",
+            node_id="n",
+            task="listens",
+            attempt=1,
+            nonce="x",
+            params={"picture": {"bucket": "inputs", "key": "a"}},
+            timeout_seconds=5,
+        )
+        outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
+        assert outcome.output == b'{"steps":%d}' % port

@@ -13,6 +13,7 @@ from dihedral.schemas.structs.settings import Settings
 FIELDS = [
     (section.name, field)
     for section in msgspec.structs.fields(Settings)
+    if section.name != "tasks"
     for field in msgspec.structs.fields(section.type)
 ]
 
@@ -152,3 +153,35 @@ def test_variables_of_clients_and_tests_are_no_settings() -> None:
 def test_what_file_and_environment_decide_is_known_by_name() -> None:
     written("[jobs]\nttlSeconds = 60\n")
     assert settings.given(None, {"DIHEDRAL_REDIS__URL": "redis://r"}) == {"jobs.ttl_seconds", "redis.url"}
+
+
+def test_a_tasks_own_table_is_read_and_what_is_secret_by_its_name_is_kept_out_of_logs() -> None:
+    written(
+        '[tasks.speak]\nvoices = ["a"]\napiKey = "tasks-secret"\n[tasks.speak.server]\naccessTokens = ["deep-secret"]\n'
+    )
+    loaded = settings.load(None, {}, {})
+    assert loaded.tasks["speak"]["voices"] == ["a"]
+    assert settings.secrets(loaded) == {"tasks-secret", "deep-secret"}
+    assert settings.given(None, {}) == {"tasks.speak"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        (
+            "[tasks]\nspeak = 5\n",
+            {},
+            "dihedral.toml: tasks.speak: is no table; settings of a task are in a table such as [tasks.speak]",
+        ),
+        (
+            "",
+            {"DIHEDRAL_TASKS__SPEAK": "1"},
+            "DIHEDRAL_TASKS__SPEAK: tasks: settings of tasks are read from the file alone",
+        ),
+    ],
+)
+def test_what_is_no_table_of_a_task_refuses_the_start(text: str, environ: dict[str, str], said: str) -> None:
+    written(text)
+    with pytest.raises(SettingsError) as caught:
+        settings.load(None, environ, {})
+    assert str(caught.value) == said

@@ -22,6 +22,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "train_image_lora": {"pictures": [PICTURE]},
     "train_voice": {"recording": SOUND},
     "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
+    "speak": {"text": "Good evening."},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
     "render_video": {
         "scenes": [{"picture": PICTURE, "lines": ["Here."], "from": {"zoom": 2}}, {"picture": PICTURE, "fade": 1}],
@@ -55,7 +56,7 @@ def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) ->
     assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
 
 
-DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video")
+DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video", "speak")
 
 
 def test_talking_picture_is_a_script_then_two_trainings_side_by_side_then_a_video() -> None:

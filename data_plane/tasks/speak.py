@@ -1,0 +1,207 @@
+"""Task `speak`: text becomes a recording, with the time of every word and phoneme."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.data_plane.engines.speech import alignment, choice, placing, text
+from dihedral.data_plane.engines.speech.engine import Engine, Spoken
+from dihedral.data_plane.media import vtt
+from dihedral.data_plane.media.decode import FloatArray
+from dihedral.data_plane.media.speech_timing import Timed
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
+
+BUCKET = "voices"
+MOST_LETTERS = 12_000  # some 13 minutes: the phonemes of more would not fit into a node's output
+LONGEST_SECONDS = 1_800.0  # figures are spoken as words, so 12,000 of them last longer than letters
+LINE_PAUSE_SECONDS = 0.2  # between two lines, beside the silence that an engine leaves around a sentence
+LOUDEST = 0.95  # peak; a louder recording is made quieter as a whole
+
+Placed = Literal["engine", "alignment", "letters"]
+
+
+class Speak(Strict, kw_only=True, rename="camel"):
+    text: Annotated[str | None, Meta(description="What is spoken")] = None
+    lines: Annotated[list[str] | None, Meta(description="The same in lines, with a pause between two of them")] = None
+    voice: Annotated[
+        str, Meta(max_length=200, description="ENGINE:NAME, such as embedded:heart; empty: the first that is there")
+    ] = ""
+    speed: Annotated[float, Meta(ge=0.5, le=2, description="1: the voice's own pace")] = 1.0
+    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the breath in the sound")] = 0
+
+
+class Word(Strict, kw_only=True):
+    """In seconds of the recording."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Phoneme(Strict, kw_only=True):
+    """symbol: in IPA."""
+
+    symbol: str
+    start: float
+    end: float
+
+
+class SpeakOutput(Strict, kw_only=True, rename="camel"):
+    """placed: how the words were placed: by the engine's own times (within 0.03 s), by forced alignment (0.05 s), or by letters (0.5 s).
+    phonemes: empty where nothing tells them. captions: WebVTT.
+    """
+
+    audio: ArtifactRef
+    seconds: float
+    sample_rate: int
+    words: list[Word]
+    phonemes: list[Phoneme]
+    captions: ArtifactRef
+    engine: str
+    voice: str
+    placed: Placed
+
+
+@task(
+    id="speak",
+    label="Speak",
+    description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
+    warm=("voice",),
+    examples=[
+        {"text": "Good evening. The sun goes down over the lake."},
+        {"lines": ["Guten Abend.", "Die Sonne geht unter."], "voice": "espeak:de", "speed": 0.9},
+    ],
+)
+def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
+    """Raises: TaskError `nothing_to_say`, `text_too_long`, `markup_unsupported`, `script_unsupported`, `voice_unavailable`, `speech_failed`."""
+    lines = lines_of(params)
+    engine = ctx.warm(lambda: choice.opened(params.voice, choice.SpeakSettings()))
+    check_readable(lines, engine)
+    sentences = [list(text.sentences(line, engine.longest)) for line in lines]
+    parts: list[FloatArray] = []
+    words: list[Timed] = []
+    phonemes: list[Timed] = []
+    placed: Placed = "engine"
+    rate, at, done = 0, 0.0, 0
+    whole = sum(len(each) for some in sentences for each in some)
+    for number, sentence, opens_line in in_order(sentences):
+        spoken, how = with_times(
+            engine.speak(sentence, params.speed, params.seed + number, ctx.check_cancelled), sentence, engine
+        )
+        if rate not in (0, spoken.rate):
+            raise TaskError(f"{engine.name} answered sound of {rate} Hz and of {spoken.rate} Hz", code="speech_failed")
+        rate = spoken.rate
+        if opens_line and parts:
+            parts.append(np.zeros(round(LINE_PAUSE_SECONDS * rate), np.float32))
+            at += parts[-1].size / rate
+        words += moved(spoken.words or [], at)
+        phonemes += moved(spoken.phonemes or [], at)
+        placed = max(placed, how, key=("engine", "alignment", "letters").index)
+        parts.append(spoken.samples)
+        at += spoken.samples.size / rate
+        if at > LONGEST_SECONDS:
+            raise too_long(f"the speech is longer than {LONGEST_SECONDS:g} s")
+        done += len(sentence)
+        ctx.progress(0.95 * done / whole)
+        ctx.check_cancelled()
+    samples = np.concatenate(parts)
+    if not np.abs(samples).max(initial=0.0) > 0:
+        raise TaskError(f"{engine.name} answered silence", code="speech_failed")
+    audio = ctx.store(BUCKET, "speech.wav", wav(samples, rate, ctx.workdir / "speech.wav"), "audio/wav")
+    subtitles = ctx.store(BUCKET, "speech.vtt", vtt.of_words(words).encode(), "text/vtt")
+    ctx.progress(1.0)
+    return SpeakOutput(
+        audio=ArtifactRef(bucket=audio.bucket, key=audio.key),
+        seconds=round(samples.size / rate, 3),
+        sample_rate=rate,
+        words=[Word(text=word, start=round(start, 3), end=round(end, 3)) for word, start, end in words],
+        phonemes=[Phoneme(symbol=each, start=round(start, 3), end=round(end, 3)) for each, start, end in phonemes],
+        captions=ArtifactRef(bucket=subtitles.bucket, key=subtitles.key),
+        engine=engine.name,
+        voice=params.voice or engine.voice,
+        placed=placed,
+    )
+
+
+# Text ---------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(params: Speak) -> list[str]:
+    """Cleaned, those with something to say."""
+    if (params.text is None) == (params.lines is None):
+        raise _invalid("give either `text` or `lines`")
+    lines = [params.text] if params.lines is None else params.lines
+    if (letters := sum(len(line or "") for line in lines)) > MOST_LETTERS:
+        raise too_long(f"the text has {letters:,} letters; {MOST_LETTERS:,} are possible")
+    cleaned = [part for line in lines for part in text.cleaned(line or "").split("\n") if text.has_speech(part)]
+    if not cleaned:
+        raise TaskError("the text holds no letter or figure that can be spoken", code="nothing_to_say")
+    return cleaned
+
+
+def check_readable(lines: list[str], engine: Engine) -> None:
+    """Raises: TaskError `script_unsupported`: else the voice would leave those words out, without an error."""
+    if engine.scripts is None:
+        return
+    for line in lines:
+        if found := text.foreign_script(line, engine.scripts):
+            script, letters = found
+            advice = (
+                "choose a voice of that language, such as espeak:LANGUAGE where espeak-ng is installed, or an endpoint"
+            )
+            raise TaskError(
+                f"the voice {engine.voice} cannot read {script} letters ({letters}): {advice}",
+                code="script_unsupported",
+            )
+
+
+def in_order(sentences: list[list[str]]) -> Iterator[tuple[int, str, bool]]:
+    """(number from 0, sentence, whether it begins a line)."""
+    number = 0
+    for line in sentences:
+        for place, sentence in enumerate(line):
+            yield number, sentence, place == 0
+            number += 1
+
+
+# Time ---------------------------------------------------------------------------------------------------------------
+
+
+def with_times(spoken: Spoken, sentence: str, engine: Engine) -> tuple[Spoken, Placed]:
+    """The sentence with times for its words, and where they come from."""
+    if spoken.words is not None:
+        return spoken, "engine"
+    words = sentence.split()
+    if engine.language.startswith("en") and alignment.installed() and (
+        found := alignment.aligned(words, spoken.samples, spoken.rate)
+    ):  # fmt: skip
+        return spoken._replace(words=found[0], phonemes=spoken.phonemes or found[1]), "alignment"
+    return spoken._replace(words=placing.by_letters(words, spoken.samples, spoken.rate)), "letters"
+
+
+def moved(some: list[Timed], by: float) -> Iterator[Timed]:
+    return (Timed(each.text, each.start + by, each.end + by) for each in some)
+
+
+# Sound --------------------------------------------------------------------------------------------------------------
+
+
+def wav(samples: FloatArray, rate: int, path: Path) -> Path:
+    import soundfile
+
+    loudest = float(np.abs(samples).max())
+    soundfile.write(path, samples * min(1.0, LOUDEST / loudest), rate, subtype="PCM_16")
+    return path
+
+
+def too_long(reason: str) -> TaskError:
+    return TaskError(f"{reason}: split it over several nodes", code="text_too_long")
+
+
+def _invalid(message: str) -> TaskError:
+    return TaskError(message, code="invalid_input")

@@ -1,0 +1,1 @@
+"""Speaking: engines, the task, and what is heard."""

@@ -1,0 +1,3 @@
+from tests.support.in_process import place
+
+__all__ = ["place"]
