@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dihedral.bridge.tasks.registry import Registry, Task
 
 OUTPUT_BYTES = 1024 * 1024  # the default of jobs.nodeOutputBytes
+EVENT_BYTES = 64 * 1024
 MESSAGE_CHARS = 2_000
 TRACEBACK_CHARS = 8_000  # the innermost frames say most, so the end is kept
 DETAILS_BYTES = 16 * 1024

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-EVENT_BYTES = 64 * 1024
+from dihedral.bridge.tasks.calling import EVENT_BYTES
+
 BURST_EVENTS, EVENTS_PER_SECOND = 1000, 100.0
 BURST_BYTES, BYTES_PER_SECOND = 1 << 20, 128 * 1024.0
 KEPT_NAMES, KEPT_BYTES = 32, 256 * 1024
