@@ -65,7 +65,7 @@ def watched(stack: Stack) -> Iterator[Bystander]:
         yield bystander
     finally:
         bystander.stop()
-    print(f"slowest {bystander.slowest}, most MiB {bystander.most}")  # noqa: T201 - the figures of this run
+    print(f"slowest {bystander.slowest}, most MiB {bystander.most}")
     assert not bystander.failures
     assert max(bystander.slowest.values()) < ANSWER_SECONDS, bystander.slowest
     assert bystander.most["server"] < SERVER_MIB, bystander.most
