@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dihedral.bridge.tasks.calling import EVENT_BYTES
+from dihedral.bridge.tasks.runs import EVENT_BYTES
 
 BURST_EVENTS, EVENTS_PER_SECOND = 1000, 100.0
 BURST_BYTES, BYTES_PER_SECOND = 1 << 20, 128 * 1024.0

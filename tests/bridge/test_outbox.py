@@ -2,7 +2,7 @@
 
 import msgspec
 
-from dihedral.bridge.tasks.calling import EVENT_BYTES
+from dihedral.bridge.tasks.runs import EVENT_BYTES
 from dihedral.bridge.worker.outbox import BURST_EVENTS, CHUNK_BYTES, CHUNK_EVENTS, EVENTS_PER_SECOND, Outbox
 
 
