@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dihedral.bridge.tasks.registry import CancelToken, NodeOutcome, NodeRun, collect
+from dihedral.bridge.tasks.registry import collect
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
@@ -151,6 +153,20 @@ async def test_progress_and_data_arrive_in_order_before_the_end(pool: SlotPool) 
     assert [payload["number"] for _, payload in heard.events] == list(range(5_000))
 
 
+async def test_an_event_that_no_job_may_keep_does_not_reach_the_worker(pool: SlotPool) -> None:
+    """A frame of hundreds of MB would go through the worker, which shares its event loop with others."""
+    heard = RecordedEvents()
+    output(await run(pool, "emits_large", heard, count=100_000_000))
+    assert [name for name, _ in heard.events] == ["small"]
+    assert [level for level, text in heard.lines if "was dropped" in text] == ["warning"]
+
+
+async def test_a_flood_of_events_is_paced_in_its_own_process(pool: SlotPool) -> None:
+    begun = time.monotonic()
+    output(await run(pool, "reports", count=4_000))
+    assert time.monotonic() - begun > 0.9, "2,000 at once, then 2,000 a second"
+
+
 async def test_large_params_and_output_pass_and_too_large_output_fails(tmp_path: Path) -> None:
     registry = collect([MODULE])
     limits = settings(tmp_path, nodeOutputBytes=30_000_000)
@@ -267,7 +283,8 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from dihedral.bridge.tasks.registry import CancelToken, collect
+from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
 from tests.support.in_process import Heard
@@ -304,7 +321,7 @@ async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) -> None:
-    from dihedral.bridge.artifacts.store import open_store
+    from dihedral.bridge.artifacts import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)
@@ -326,7 +343,7 @@ async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) ->
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_others(tmp_path: Path, task: str) -> None:
-    from dihedral.bridge.artifacts.store import open_store
+    from dihedral.bridge.artifacts import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)

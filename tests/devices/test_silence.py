@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.bridge.tasks.runs import CancelToken
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
