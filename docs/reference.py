@@ -212,9 +212,8 @@ def with_diagrams(text: str) -> str:
         drawn = "\n".join(["```mermaid", *diagram(moves, ended, first), "```"])
         begin, end = f"<!-- {name} states: drawn from bridge/fabric/lifecycle.py -->", f"<!-- end of {name} states -->"
         assert begin in text, f"architecture.md has no {begin}"
-        text = re.sub(
-            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{drawn}\n{end}", text, flags=re.DOTALL
-        )
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{drawn}\n{end}{rest.partition(end)[2]}"
     return text
 
 
