@@ -48,6 +48,8 @@ RESERVED = frozenset({"batch"})
 """Ids that would hide behind routes of the same name."""
 PAGE = 100
 BLOCK = 50
+BLOCK_BYTES = 1 << 20
+BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # beyond, a time zone would need a year of five digits
@@ -88,11 +90,12 @@ class JobQueue:
         self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
     # Planning -------------------------------------------------------------------------------------------------------
 
-    async def decode(self, body: bytes) -> JobRequest:
+    async def decode(self, body: bytes | memoryview) -> JobRequest:
         """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
         try:
             return _decode_request(body)
@@ -202,6 +205,8 @@ class JobQueue:
         kept = await self._lookup(owner, key, digest)
         if kept is not None and kept.created:
             return await self._repeated(kept.job_id, owner), False
+        if kept is None and (key is not None or self._limit(principal)):
+            await self._check_allowance(principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
@@ -220,6 +225,13 @@ class JobQueue:
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
 
+    async def _check_allowance(self, principal: Principal) -> None:
+        """Before anything is planned or kept. Raises 429."""
+        left, word = await self.jobs.allowance(self._limit(principal))
+        if not left:
+            self._count(None, word)
+            raise self._not_accepted(word, "")
+
     async def _repeated(self, job_id: str, owner: str) -> Job:
         """The job that a key made. One of the same id that another owner has made since is another job."""
         found = await self.jobs.read(job_id)
@@ -227,28 +239,58 @@ class JobQueue:
             raise ApiProblem(409, "job_gone", f"this Idempotency-Key made the job {job_id!r}, which is gone")
         return await self.document(found)
 
-    async def submit_batch(self, items: Sequence[bytes], principal: Principal = ANONYMOUS) -> list[Job | ApiProblem]:
-        """Each item on its own: a bad one stops no other."""
+    async def submit_batch(
+        self, items: Sequence[bytes | msgspec.Raw], principal: Principal = ANONYMOUS
+    ) -> list[Job | ApiProblem]:
+        """Each item on its own: a bad one stops no other. What the key's or the queue's limits refuse is not even decoded.
+
+        Items are looked at where they lie, a block at a time, so that a batch costs its own bytes and little more.
+        """
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
-        for start in range(0, len(items), BLOCK):  # one block is planned while the one before is stored
+        left, word = await self.jobs.allowance(self._limit(principal))
+        index = 0
+        while index < len(items):  # one block is planned while the one before is stored
             new: list[tuple[int, NewJob]] = []
-            for index, item in enumerate(items[start : start + BLOCK], start):
+            size = 0
+            while index < len(items) and len(new) < min(BLOCK, left) and size < BLOCK_BYTES:
+                item = memoryview(items[index])
+                size += item.nbytes
                 try:
-                    if len(item) > self.settings.control.body_limit_bytes:
-                        raise too_large(self.settings.control.body_limit_bytes)
-                    request = await self.decode(item)
-                    planned = await self.plan(request, owner=principal.name)
-                    new.append((index, self._new(planned, request, _digest(item, principal.name), principal)))
+                    new.append((index, await self._planned_item(item, principal)))
                 except ApiProblem as problem:
                     answers[index] = problem
+                index += 1
+                await self._breathe()
+            left -= len(new)
             if sent is not None:
                 await sent
             sent = asyncio.create_task(self._submit_block(new, answers))
-            await asyncio.sleep(0)  # planning never waits by itself: let the block out, and other requests in between
+            await asyncio.sleep(0)  # planning never waits by itself: let the block out
+            if left <= 0 and index < len(items):
+                await sent
+                left, word = await self.jobs.allowance(self._limit(principal))
+                if left <= 0:
+                    break
         if sent is not None:
             await sent
+        for each in range(index, len(items)):
+            self._count(None, word)
+            answers[each] = self._not_accepted(word, "")
         return [answer for answer in answers if answer is not None]
+
+    async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
+        if item.nbytes > self.settings.control.body_limit_bytes:
+            raise too_large(self.settings.control.body_limit_bytes)
+        request = await self.decode(item)
+        planned = await self.plan(request, owner=principal.name)
+        return self._new(planned, request, _digest(item, principal.name), principal)
+
+    async def _breathe(self) -> None:
+        """Lets other requests in between, where planning has taken long enough."""
+        if time.monotonic() - self._breathed > BREATH_SECONDS:
+            await asyncio.sleep(0)
+            self._breathed = time.monotonic()
 
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
         words = await self.jobs.submit_many([job for _, job in new])
@@ -460,7 +502,7 @@ class JobQueue:
         return view
 
 
-def _digest(body: bytes, owner: str) -> str:
+def _digest(body: bytes | memoryview, owner: str) -> str:
     """Tells a repeat from another request, which the same bytes of another owner are: 128 bits, since it is kept with every job."""
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 

@@ -85,9 +85,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     if len(items) > limits.batch_items:
         raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
     found = []
-    for index, answer in enumerate(
-        await _queue(request).submit_batch([bytes(item) for item in items], principal(request))
-    ):
+    for index, answer in enumerate(await _queue(request).submit_batch(items, principal(request))):
         if isinstance(answer, ApiProblem):
             found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
         else:
