@@ -105,9 +105,11 @@ def admitted(app: ASGIApp) -> ASGIApp:
 async def _turn(scope: Any, found: "Principal") -> ExitStack:
     """One of the requests of its key that are handled at once. Uploads take none: they last as long as their line wants."""
     stack = ExitStack()
-    if not scope["route_handler"].opt.get("is_long", False):
+    opt = scope["route_handler"].opt
+    if not opt.get("is_long", False):
         access: Access = scope["litestar_app"].state.access
-        stack.callback(await access.turns.take(found.key.id if found.key else ""))
+        turns = access.costly_turns if opt.get("is_costly", False) else access.turns
+        stack.callback(await turns.take(found.key.id if found.key else ""))
     return stack
 
 
@@ -116,7 +118,7 @@ class Turns:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._most_waiting = at_once * 64
+        self._most_waiting = 1000
         self._by_key: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def take(self, key: str) -> Callable[[], None]:
@@ -202,6 +204,7 @@ class Access:
         self._most_sockets = settings.websocket.max_sockets_per_key
         self._sockets: Counter[str] = Counter()
         self.turns = Turns(settings.control.requests_per_key)
+        self.costly_turns = Turns(max(1, settings.control.requests_per_key // 8))
         self.bodies = Bodies(settings.control.bodies_bytes)
 
     async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:

@@ -1,7 +1,7 @@
 """What of users' files a browser may show, and how it is told so.
 
 A content type is what an uploader wrote. Browsers read some spellings otherwise than a check does: of `text/plain;a=, text/html` they take the
-last. So nothing that was written is repeated to a browser that shows it: a file is shown only under a bare type from the list below.
+last. So only what has the form of a bare type, at most with a charset, is repeated, and a file is shown only under a type from the list below.
 """
 
 import re
@@ -38,20 +38,19 @@ INERT = frozenset(
 """None of them can carry a script: no HTML, SVG, XML or PDF."""
 UNKNOWN = "application/octet-stream"
 _TOKEN = "[A-Za-z0-9!#$&^_.+-]+"
-_PARSED = re.compile(rf"({_TOKEN}/{_TOKEN})(?: *; *charset=\"?({_TOKEN})\"?)?")
+_PARSED = re.compile(rf"({_TOKEN}/{_TOKEN})(?: *; *charset={_TOKEN})?")
 
 
 def shown_as(content_type: str) -> tuple[str, str]:
     """("inline" or "attachment", the Content-Type to answer with)."""
     parsed = _PARSED.fullmatch(content_type.strip())
-    kind = parsed[1].lower() if parsed is not None else UNKNOWN
-    charset = f"; charset={parsed[2]}" if parsed is not None and parsed[2] else ""
-    return ("inline" if kind in INERT else "attachment"), kind + charset
+    if parsed is None:
+        return "attachment", UNKNOWN
+    return ("inline" if parsed[1].lower() in INERT else "attachment"), parsed[0]
 
 
-def disposition(how: str, name: str) -> str:
+def disposition(how: str, plain: str, name: str) -> str:
     """A Content-Disposition with a name of plain characters for old clients, and the whole name for the others (RFC 6266)."""
-    plain = plain_name(name)
     whole = f"; filename*=UTF-8''{quote(name, safe='')}" if name != plain else ""
     return f'{how}; filename="{plain}"{whole}'
 
@@ -61,7 +60,7 @@ def plain_name(name: str) -> str:
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     ending = re.search(r"(?<=.)\.[A-Za-z0-9]{1,16}\Z", name)
     suffix = ending[0] if ending else ""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name[: len(name) - len(suffix)]).strip(".-_")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name[: len(name) - len(suffix)]).lstrip(".-_")
     return (stem[-(128 - len(suffix)) :].lstrip(".-_") or "file") + suffix
 
 

@@ -136,7 +136,7 @@ class _Form:
                 yield bytes(part)
 
 
-@get("/api/artifacts", summary="Artifacts, newest first", responses=answers())
+@get("/api/artifacts", is_costly=True, summary="Artifacts, newest first", responses=answers())
 async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
@@ -162,7 +162,7 @@ async def download(
     """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
     meta = await _found(request, bucket, key)
     how, content_type = shown_as(meta.content_type)
-    link = await _store(request).link(meta.bucket, meta.key, disposition(how, _name(meta)), content_type)
+    link = await _store(request).link(meta.bucket, meta.key, _disposition(how, meta), content_type)
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
@@ -216,16 +216,16 @@ def _headers(meta: ArtifactMeta) -> dict[str, str]:
         "Content-Type": content_type,  # as a header: as a media type Litestar would add a charset to text
         "ETag": f'"{meta.sha256}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": disposition(how, _name(meta)),
+        "Content-Disposition": _disposition(how, meta),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, max-age=3600",
     }
 
 
-def _name(meta: ArtifactMeta) -> str:
-    """What a download is called."""
-    return meta.key.rsplit("/", 1)[-1] if isinstance(meta.name, UnsetType) else meta.name
+def _disposition(how: str, meta: ArtifactMeta) -> str:
+    plain = plain_name(meta.key)
+    return disposition(how, plain, plain if isinstance(meta.name, UnsetType) else meta.name)
 
 
 async def nothing() -> AsyncIterator[bytes]:

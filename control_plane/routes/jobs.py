@@ -70,6 +70,7 @@ async def submit(request: Req) -> Response[bytes]:
 @post(
     "/api/jobs/batch",
     scope="submit",
+    is_costly=True,
     status_code=200,
     summary="Submit up to 1,000 jobs; a bad one stops no other",
     operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
@@ -96,6 +97,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 @post(
     "/api/plans",
     scope="submit",
+    is_costly=True,
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
@@ -108,7 +110,7 @@ async def plan(request: Req) -> Response[bytes]:
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
-@get("/api/jobs", summary="Jobs, newest first", responses=answers())
+@get("/api/jobs", is_costly=True, summary="Jobs, newest first", responses=answers())
 async def list_jobs(
     request: Req,
     status: FromQuery[str | None] = None,
@@ -142,13 +144,19 @@ async def read_job(request: Req, job_id: FromPath[str]) -> Job:
     return await _queue(request).document_of(job_id, principal(request).visible_owner)
 
 
-@get("/api/jobs/{job_id:str}/graph", summary="A job's graph with live status and outputs", responses=answers(404))
+@get(
+    "/api/jobs/{job_id:str}/graph",
+    is_costly=True,
+    summary="A job's graph with live status and outputs",
+    responses=answers(404),
+)
 async def read_graph(request: Req, job_id: FromPath[str]) -> Graph:
     return await _queue(request).graph_of(job_id, principal(request).visible_owner)
 
 
 @get(
     "/api/jobs/{job_id:str}/events",
+    is_costly=True,
     summary="A job's events, or its stream of Server-Sent Events",
     responses=answers(404),
 )
