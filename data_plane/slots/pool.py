@@ -43,7 +43,7 @@ from dihedral.data_plane.gpu_memory.readings import Read, Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from dihedral.data_plane.gpu_memory.simulated import Simulation
 from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
-from dihedral.data_plane.process_groups import kill_group, members, signal_group
+from dihedral.data_plane.process_groups import descendants, kill_group, members, signal_group
 from dihedral.data_plane.slots.output import Budget, OutputCapture
 from dihedral.data_plane.slots.seats import Assignment, DoesNotFit, ResourceRequest, SlotHandle, SlotScheduler
 from dihedral.schemas.structs.settings import ArtifactsSettings, Settings
@@ -135,7 +135,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
 
     `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself; `smaller`: whether it was the
-    smaller variant that ended.
+    smaller variant that ended; `replace`: whether the task has left the process in a state that no other node should find.
     """
 
     number: int
@@ -145,6 +145,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     warm_key: str = ""
     held: int = 0
     smaller: bool = False
+    replace: bool = False
 
 
 FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
@@ -641,7 +642,11 @@ class Slot:
 
     async def _end(self) -> None:
         self.spent = True
+        daemons = descendants(self._process.pid)  # also those that have left the group
         signal_group(self._process.pid, signal.SIGKILL)
+        for pid in daemons:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         await asyncio.wait({self._exit})
         await kill_group(self._process.pid)
         await asyncio.wait({self._reading})
@@ -687,6 +692,7 @@ class Slot:
                 metrics.note_transfer(transfer)
             self.peak, self.warm_key, self.held = message.peak, message.warm_key, message.held
             self.ran_smaller = message.smaller
+            self.spent = self.spent or message.replace
             self._done.set_result(message.outcome)
 
 
