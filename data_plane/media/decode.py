@@ -48,6 +48,21 @@ def read_picture(path: Path, longest: int) -> FloatArray:
     return picture
 
 
+def read_cut_out(path: Path, longest: int) -> FloatArray:
+    """(height, width, 4) in 0..1, as `read_picture` reads it, with the opacity last, by which the colours are multiplied."""
+    from PIL import Image, ImageOps
+
+    with _opened(path) as opened:
+        turned = ImageOps.exif_transpose(opened)
+        image = (_colours(turned) if turned.mode.startswith(("I", "F")) else turned).convert("RGBA")
+    if max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    picture = np.array(image, dtype=np.float32)
+    picture /= np.float32(255)
+    picture[:, :, :3] *= picture[:, :, 3:]
+    return picture
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The picture with its size looked at; what goes wrong with it in the block is told as well."""

@@ -27,13 +27,14 @@ import msgspec
 from dihedral.bridge.artifacts.measured import MeasuredStore, Transfer
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, run_light, run_plain
+from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import descendants, die_with_parent
 from dihedral.data_plane.slots.leftovers import ProcessState, end_children, end_tasks, running
-from dihedral.data_plane.slots.pool import (
+from dihedral.data_plane.slots.messages import (
     Data,
     Done,
     Finish,
@@ -78,7 +79,7 @@ def main() -> None:
 
 def _prepare(hello: Hello) -> None:
     """Before any task module is imported: where modules are found, which GPU, how many threads a library may start."""
-    sys.path.extend(entry for entry in hello.path if entry not in sys.path)
+    sys.path[:] = hello.path  # in the parent's order, so that both find the same modules
     for name in THREADS:
         os.environ.setdefault(name, str(hello.threads))
     if hello.gpu is not None and hello.simulation is None:
@@ -382,7 +383,7 @@ class _StoreThread:
     def store(self) -> Any:
         """Called on the loop."""
         if self._store is None:
-            from dihedral.bridge.artifacts.store import open_store
+            from dihedral.bridge.artifacts import open_store
 
             self._store = MeasuredStore(open_store(self._settings), self._transfers.append)
         return self._store

@@ -7,6 +7,7 @@ BUILTIN: tuple[str, ...] = (
     "dihedral.data_plane.tasks.compare_voice",
     "dihedral.data_plane.tasks.speak",
     "dihedral.data_plane.tasks.render_video",
+    "dihedral.data_plane.tasks.lip_sync",
     "dihedral.data_plane.tasks.simulate",
     "dihedral.data_plane.tasks.simulate_gpu",
     "dihedral.data_plane.tasks.capabilities",

@@ -14,21 +14,15 @@ from msgspec import Meta, Struct
 
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.calling import run_light
-from dihedral.bridge.tasks.registry import (
-    CancelToken,
-    InvalidTask,
-    NodeOutcome,
-    NodeRun,
-    Registry,
-    TaskContext,
-    collect,
-    task,
-)
+from dihedral.bridge.tasks.registry import InvalidTask, Registry, TaskContext, collect, task
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Plane
 from tests.support.in_process import RecordedEvents
+
+ROOT = Path(__file__).parents[2]
 
 
 class Inner(Struct):
@@ -196,7 +190,7 @@ def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pyt
     )
     try:
         assert list(collect(["tasks_of_mine"], directory=tmp_path, plugins=False)) == ["mine"]
-        assert sys.path[-1] == str(tmp_path)
+        assert sys.path[-2:] == [str(tmp_path), str(ROOT)], "our checkout is no installed package"
     finally:
         sys.modules.pop("tasks_of_mine", None)
 
@@ -210,6 +204,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "train_voice",
             "compare_voice",
             "render_video",
+            "lip_sync",
             "speak",
             "simulate",
             "simulate_gpu",
