@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +30,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
+from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import descendants, die_with_parent
@@ -133,6 +134,10 @@ class _Link:
         return bytes(data)
 
 
+MESSAGES_PER_SECOND, BURST_MESSAGES = 2000.0, 2000
+"""Beyond these a task waits before it goes on: the worker drops what exceeds its own, lower limit, and must not spend its time on reading it."""
+
+
 class _Said:
     """Emit: what the task says, on its way to the parent."""
 
@@ -140,6 +145,7 @@ class _Said:
         self._link = link
         self._number = number
         self._fraction = 0.0
+        self._allowed, self._at = float(BURST_MESSAGES), time.monotonic()
 
     def progress(self, fraction: float) -> None:
         if fraction - self._fraction >= SMALLEST_PROGRESS or fraction >= 1 > self._fraction:
@@ -147,10 +153,23 @@ class _Said:
             self._link.send(Progress(number=self._number, fraction=fraction))
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
+        size = len(msgspec.json.encode(payload))
+        if size > EVENT_BYTES:
+            self.log("warning", f"an event of {size} bytes was dropped; the limit is {EVENT_BYTES}")
+            return
+        self._pace()
         self._link.send(Data(number=self._number, name=name, payload=payload))
 
     def log(self, level: str, message: str) -> None:
-        self._link.send(Line(number=self._number, level=level, message=message))
+        self._pace()
+        self._link.send(Line(number=self._number, level=level, message=message[:EVENT_BYTES]))
+
+    def _pace(self) -> None:
+        now = time.monotonic()
+        self._allowed = min(BURST_MESSAGES, self._allowed + (now - self._at) * MESSAGES_PER_SECOND) - 1
+        self._at = now
+        if self._allowed < 0:
+            time.sleep(-self._allowed / MESSAGES_PER_SECOND)
 
     def waits(self, reason: str) -> None:
         """Who waits has no process yet."""

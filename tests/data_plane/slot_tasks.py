@@ -320,3 +320,10 @@ async def copies_async(params: Source, ctx: TaskContext) -> Any:
     path = await ctx.fetch_async(params.source)
     meta = await ctx.store_async("inputs", "same.bin", path)
     return {"size": meta.size_bytes}
+
+
+@task
+def emits_large(params: Count, ctx: TaskContext) -> None:
+    """One event of so many bytes, and a small one."""
+    ctx.data("large", {"text": "x" * params.count})
+    ctx.data("small", {})

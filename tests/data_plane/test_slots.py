@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,20 @@ async def test_progress_and_data_arrive_in_order_before_the_end(pool: SlotPool) 
     assert heard.fractions[-1] == 1.0
     assert len(heard.fractions) <= 1_001
     assert [payload["number"] for _, payload in heard.events] == list(range(5_000))
+
+
+async def test_an_event_that_no_job_may_keep_does_not_reach_the_worker(pool: SlotPool) -> None:
+    """A frame of hundreds of MB would go through the worker, which shares its event loop with others."""
+    heard = RecordedEvents()
+    output(await run(pool, "emits_large", heard, count=100_000_000))
+    assert [name for name, _ in heard.events] == ["small"]
+    assert [level for level, text in heard.lines if "was dropped" in text] == ["warning"]
+
+
+async def test_a_flood_of_events_is_paced_in_its_own_process(pool: SlotPool) -> None:
+    begun = time.monotonic()
+    output(await run(pool, "reports", count=4_000))
+    assert time.monotonic() - begun > 0.9, "2,000 at once, then 2,000 a second"
 
 
 async def test_large_params_and_output_pass_and_too_large_output_fails(tmp_path: Path) -> None:
