@@ -8,17 +8,13 @@ more than counting does. What all processes see alike in Redis is not here but i
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dihedral.bridge.artifacts.store import BUCKETS
 from dihedral.bridge.version import VERSION
-
-if TYPE_CHECKING:
-    from dihedral.bridge.artifacts.measured import Transfer
 
 LONG_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 21600)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -80,6 +76,11 @@ websocket_connections_total = Counter("websocket_connections_total", "WebSocket 
 websocket_messages_received_total = Counter("websocket_messages_received_total", "Messages from clients")
 websocket_messages_sent_total = Counter("websocket_messages_sent_total", "Messages to clients")
 websocket_errors_total = Counter("websocket_errors_total", "Messages refused and clients dropped")
+connections_refused_total = Counter(
+    "dihedral_connections_refused_total",
+    "Connections that were refused (limit) or closed: evicted for another while idle, slow to send or to take",
+    ["reason"],
+)
 websocket_client_lifetime_seconds = Histogram(
     "websocket_client_lifetime_seconds", "How long a client stayed", buckets=LONG_SECONDS
 )
@@ -130,22 +131,8 @@ artifact_errors_total = Counter(
 event_loop_lag_seconds = Histogram(
     "dihedral_event_loop_lag_seconds", "How much later than asked the event loop came back", buckets=SHORT_SECONDS
 )
-for _operation in ("put", "read"):  # what comes late is there as nothing, so that its first time is seen as a rise
-    artifact_seconds.labels(_operation)
-    for _bucket in BUCKETS:
-        artifact_bytes_total.labels(_operation, _bucket)
-    for _code in ("artifact_store_unavailable", "artifact_store_full"):
-        artifact_errors_total.labels(_operation, _code)
 build = Info("dihedral_build", "What runs here")
 build.info({"version": VERSION})
-
-
-def note_transfer(transfer: "Transfer") -> None:
-    artifact_seconds.labels(transfer.operation).observe(transfer.seconds)
-    if transfer.size_bytes:
-        artifact_bytes_total.labels(transfer.operation, transfer.bucket).inc(transfer.size_bytes)
-    if transfer.code:
-        artifact_errors_total.labels(transfer.operation, transfer.code).inc()
 
 
 def node_observer(tasks: Iterable[str]) -> Callable[[str, str, float], None]:

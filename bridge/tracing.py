@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from dihedral.bridge.errors import SettingsError
-from dihedral.bridge.tasks.calling import NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
 from dihedral.bridge.version import VERSION
 from dihedral.schemas.structs.settings import Settings
 

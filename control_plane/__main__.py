@@ -3,10 +3,12 @@
 import argparse
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd())):
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import uvicorn
 
+    from dihedral.control_plane import connections
+
     # It calls a refusal with a reason an unfinished handshake, and whoever has no key could fill the log with that.
     unfinished = "without completing handshake"
     logging.getLogger("uvicorn.error").addFilter(lambda record: unfinished not in str(record.msg))
@@ -59,16 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             await app.state.hub.close()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_ping_interval=loaded.websocket.ping_seconds,
-        ws_ping_timeout=loaded.websocket.ping_seconds,
-        ws_max_size=max(1 << 20, loaded.websocket.max_message_bytes * 2),
-        timeout_graceful_shutdown=5,
-        log_config=None,
-        access_log=False,
-    )
+    _raise_descriptors()
+    config = connections.config(app, loaded, timeout_graceful_shutdown=5)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # the default scans the live heap far too often: p99 36 → 8.5 ms
@@ -78,6 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with listening:
         Server(config).run(sockets=[listening])
     return 0
+
+
+MOST_DESCRIPTORS = 65_536
+
+
+def _raise_descriptors() -> None:
+    """A soft limit of 1,024 descriptors is usual, and no limit of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class OpenToAll(DihedralError):

@@ -10,13 +10,14 @@ What a browser asks of an open control plane is not protected by any secret; the
 must be our own, and the Host must be no name that somebody could point at this machine (DNS rebinding).
 """
 
+import asyncio
 import hashlib
 import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
@@ -77,15 +78,99 @@ def admitted(app: ASGIApp) -> ASGIApp:
     """Before every HTTP handler; `/ws` asks by itself, since before its handshake nobody can be told why."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and not PUBLIC.fullmatch(scope["path"]):
-            try:
-                scope["state"]["principal"] = await _admit(scope)
-            except Exception as error:
-                await refuse(scope["path"], as_problem(error), send)
-                return
-        await app(scope, receive, send)
+        if scope["type"] != ScopeType.HTTP or PUBLIC.fullmatch(scope["path"]):
+            await app(scope, receive, send)
+            return
+        try:
+            scope["state"]["principal"] = found = await _admit(scope)
+            turn = await _turn(scope, found)
+        except Exception as error:
+            await refuse(scope["path"], as_problem(error), send)
+            return
+
+        async def answered(message: Message) -> None:
+            turn.close()  # what streams from here on holds up no other request of its key
+            await send(message)
+
+        access: Access = scope["litestar_app"].state.access
+        with turn, access.bodies.hold(found) as scope["state"]["hold_body"]:
+            await app(scope, receive, answered)
 
     return middleware
+
+
+async def _turn(scope: Any, found: "Principal") -> ExitStack:
+    """One of the requests of its key that are handled at once. Uploads take none: they last as long as their line wants."""
+    stack = ExitStack()
+    if not scope["route_handler"].opt.get("is_long", False):
+        access: Access = scope["litestar_app"].state.access
+        stack.callback(await access.turns.take(found.key.id if found.key else ""))
+    return stack
+
+
+class Turns:
+    """So many requests of one key at once, the others in the order in which they came: a burst of one key's reads delays its own."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._most_waiting = at_once * 64
+        self._by_key: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
+
+    async def take(self, key: str) -> Callable[[], None]:
+        """What gives the turn back. Raises 429 where a thousand wait already."""
+        turns, users = self._by_key.setdefault(key, (asyncio.Semaphore(self._at_once), [0]))
+        if users[0] >= self._at_once + self._most_waiting:
+            detail = f"{users[0]} requests of this key wait for their turn (control.requestsPerKey)"
+            raise ApiProblem(429, "too_many_requests", detail, headers={"Retry-After": "2"})
+        users[0] += 1
+
+        def leave() -> None:
+            users[0] -= 1
+            if not users[0]:
+                self._by_key.pop(key, None)
+
+        try:
+            await turns.acquire()
+        except BaseException:
+            leave()
+            raise
+
+        def give_back() -> None:
+            turns.release()
+            leave()
+
+        return give_back
+
+
+class Bodies:
+    """Bytes of JSON bodies that are held now, by key and in all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, found: "Principal") -> Iterator[Callable[[int], None]]:
+        """A function that counts bytes as they come, until the end of the block. It raises 429 or 503 beyond the limit."""
+        key, mine = found.key.id if found.key else "", 0
+
+        def add(size: int) -> None:
+            nonlocal mine
+            if self._held.total() + size > self._most:
+                detail = "other bodies fill the memory for them (control.bodiesBytes)"
+                raise ApiProblem(503, "bodies_in_flight", detail, headers={"Retry-After": "2"})
+            if found.key is not None and self._held[key] + size > self._most // 2:
+                detail = "this key sends as many bytes at once as it may (control.bodiesBytes)"
+                raise ApiProblem(429, "bodies_in_flight", detail, headers={"Retry-After": "2"})
+            self._held[key] += size
+            mine += size
+
+        try:
+            yield add
+        finally:
+            self._held[key] -= mine
+            if not self._held[key]:
+                del self._held[key]
 
 
 async def _admit(scope: Any) -> Principal:
@@ -113,6 +198,8 @@ class Access:
         self._may_be_open = settings.control.insecure or is_loopback(settings.control.host)
         self._most_sockets = settings.websocket.max_sockets_per_key
         self._sockets: Counter[str] = Counter()
+        self.turns = Turns(settings.control.requests_per_key)
+        self.bodies = Bodies(settings.control.bodies_bytes)
 
     async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:
         """Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""

@@ -23,8 +23,9 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
 from dihedral.bridge import metrics, tracing
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
-from dihedral.bridge.artifacts.store import open_store
 from dihedral.bridge.errors import LayoutMismatch
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.fabric.jobs import Jobs
@@ -44,12 +45,12 @@ from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
+from dihedral.control_plane.tasks import BUILTIN
 from dihedral.control_plane.webhooks import Webhooks
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("dihedral.control_plane.tasks",)
 ANSWER_SECONDS = 4.0
 """How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
 SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
@@ -61,12 +62,12 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
 
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
-    modules = [*TASK_MODULES, *settings.worker.tasks]
+    modules = [*BUILTIN, *settings.worker.tasks]
     registry = tasks.collect(modules, plane="node", directory=Path.cwd(), settings=settings.tasks)
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
     traced = tracing.start(settings, "node") if spans is None else spans
-    store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
+    store = MeasuredStore(open_store(settings.artifacts), note_transfer)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -10,22 +10,30 @@ from dihedral.control_plane.problems import ApiProblem
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.problem import ProblemDetail
 
+BODY_SECONDS, LEAST_BYTES_PER_SECOND = 30.0, 64 * 1024
+CLOSE = {"Connection": "close"}
 DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What a decoder raises about a body; `refusal` says it to the client."""
 
 
 async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = False) -> bytes:
-    """The raw body. Raises ApiProblem: 413 beyond `limit` bytes, 415 not JSON; an empty one is b"" where `optional`."""
+    """The raw body. Raises ApiProblem: 413 beyond `limit` bytes, 429 or 503 where too many are held already, 415 not JSON; an empty one is b"" where `optional`."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
+    hold = request.scope["state"]["hold_body"]
     chunks = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_SECONDS + limit / LEAST_BYTES_PER_SECOND):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large(limit)
+                hold(len(chunk))
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise ApiProblem(408, "incomplete_body", "the body did not come in time", headers=CLOSE) from error
     body = b"".join(chunks)
     if not body and optional:
         return body

@@ -1,11 +1,12 @@
 """The control plane's own worker: the light nodes of plane `node`, run in this process."""
 
 from dihedral.bridge.artifacts.store import ArtifactStore
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import Registry
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
-from dihedral.control_plane.tasks import allowed, llm
+from dihedral.control_plane.tasks.llm import allowed, llm
 from dihedral.schemas.structs.settings import Settings
 
 

@@ -33,9 +33,10 @@ from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
+from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Graph, NodeError, NodeStatus
-from dihedral.schemas.structs.job import Job, JobError, JobStatus, WaitingFor, WaitingReason
+from dihedral.schemas.structs.job import Job, JobError, JobStatus
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.request import JobRequest
 from dihedral.schemas.structs.settings import Settings
@@ -351,53 +352,10 @@ class JobQueue:
             started=_stamp(view.started_ms),
             finished=_stamp(view.finished_ms),
             attempt=view.attempt,
-            waiting_for=await self._waiting_for(view),
+            waiting_for=await waiting_for(view, self.workers),
             error=_decode_error(view.error) if view.error else None,
             artifacts=view.artifacts,
         )
-
-    async def _waiting_for(self, view: JobView) -> WaitingFor | None:
-        if view.status == "scheduled":
-            return WaitingFor(type=WaitingReason.start_time, message=f"starts at {_stamp(view.start_at_ms)}")
-        if view.status not in ("queued", "running"):
-            return None
-        if view.running:
-            return await self._waiting_inside(view)
-        ready = [(node, record) for node, record in view.records.items() if record.status == "ready"]
-        if not ready:
-            return None
-        node, record = ready[0]
-        if record.reason == "retry":
-            return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
-        place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
-        if record.reason == "memory":
-            message = (
-                f"{node} needs more memory than the device of the last worker that took it has; another may have more"
-            )
-            return WaitingFor(type=WaitingReason.memory, message=message)
-        if record.reason == "worker":
-            return WaitingFor(type=WaitingReason.worker, message=f"no worker of {place} knows the task of {node}")
-        if not any(f"{worker.plane}/{worker.pool}" == record.place for worker in await self.workers()):
-            return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
-        return WaitingFor(
-            type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue"
-        )
-
-    async def _waiting_inside(self, view: JobView) -> WaitingFor | None:
-        """Of a job whose every running node is with a worker that waits for device memory."""
-        if not any(
-            record.status == "running" and record.place.startswith("python/") for record in view.records.values()
-        ):
-            return None
-        waits = [
-            (run.node_id, run.waiting_for)
-            for worker in await self.workers()
-            for run in worker.running
-            if run.job_id == view.job_id and isinstance(run.waiting_for, str)
-        ]
-        if len(waits) < view.running:
-            return None
-        return WaitingFor(type=WaitingReason.memory, message=f"{waits[0][0]} {waits[0][1]}")
 
     async def graph_of(self, job_id: str, visible_owner: str | None = None) -> Graph:
         """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""

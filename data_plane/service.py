@@ -26,13 +26,16 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dihedral.bridge import logs, metrics, tracing
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
-from dihedral.bridge.artifacts.store import ArtifactStore, open_store
+from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.calling import run_light
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.worker.loop import Worker
 from dihedral.data_plane.device import Device
 from dihedral.data_plane.gpu_memory import readings as memory
@@ -71,7 +74,7 @@ async def serve(settings: Settings) -> int:
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
     device = simulation.device if simulation is not None else await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
-    store = MeasuredStore(open_store(settings.artifacts), metrics.note_transfer)
+    store = MeasuredStore(open_store(settings.artifacts), note_transfer)
     spans = tracing.start(settings, "python")
     client = connect(settings.redis.url, timeout_seconds=CHECK_SECONDS)
     try:

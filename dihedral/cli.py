@@ -288,7 +288,8 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     import asyncio
 
     from dihedral.bridge import settings
-    from dihedral.bridge.artifacts.store import open_store, prune
+    from dihedral.bridge.artifacts import open_store
+    from dihedral.bridge.artifacts.prune import prune
 
     seconds = _duration(options.older_than)
     overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}

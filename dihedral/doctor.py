@@ -54,7 +54,7 @@ def _store() -> str:
     import asyncio
 
     from dihedral.bridge import settings
-    from dihedral.bridge.artifacts.store import open_store
+    from dihedral.bridge.artifacts import open_store
 
     loaded = settings.load(None, os.environ, {})
     if str(loaded.artifacts.store) == "local":

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dihedral import examples
 from dihedral.bridge import settings
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, open_store
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.bridge.errors import DihedralError
 
 PLACES = {"picture": ("examples/picture.png", "image/png"), "recording": ("examples/recording.wav", "audio/wav")}

@@ -38,14 +38,11 @@ from dihedral.bridge.artifacts.store import (
     StoreFull,
     check_key,
     checked_type,
-    close_anyway,
-    in_thread,
     is_bucket,
     is_segment,
     newest,
-    os_errors_as_store_errors,
-    pour,
 )
+from dihedral.bridge.artifacts.transfer import close_anyway, in_thread, os_errors_as_store_errors, pour
 from dihedral.bridge.errors import SettingsError, StoreError
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta

@@ -21,6 +21,8 @@ from dihedral.bridge.fabric.lifecycle import lua_prelude
 
 _FOLDER = files("dihedral.bridge.fabric") / "lua"
 
+SHARED = ("_call", "_jobs", "_nodes", "_entries", "_claims", "_transitions")
+"""What every transition builds on, in the order in which it is defined."""
 NAMES = sorted(file.name[:-4] for file in _FOLDER.iterdir() if file.name[0] not in "_.")
 """Every transition."""
 
@@ -44,9 +46,10 @@ def library() -> Library:
 
 
 def body() -> str:
-    """The tables of lifecycle.py, the shared state code, then each file in a block of its own: a chunk has room for 200 locals."""
+    """The tables of lifecycle.py, the shared code, then each file in a block of its own: a chunk has room for 200 locals."""
+    shared = [(_FOLDER / f"{name}.lua").read_text() for name in SHARED]
     blocks = [f"do\n{(_FOLDER / f'{name}.lua').read_text()}end\n" for name in ("_plain", *NAMES)]
-    return lua_prelude() + (_FOLDER / "_state.lua").read_text() + "".join(blocks)
+    return lua_prelude() + "".join([*shared, *blocks])
 
 
 async def call(client: Client, name: str, key: str, *arguments: Any) -> Any:

@@ -3,7 +3,7 @@
 A job and all that moves with it live in one partition, so that one script can move them together, also on a cluster:
 with P > 1 partitions every such key carries the partition in braces, `{n}`, and with P = 1 no tag at all. Beside a
 stream stand `:delivered`, `:kept` (the group's last-delivered entry) and `:careful` (take.lua), which only the scripts know. The Lua
-scripts build the same names from the tag they are given (`lua/_state.lua`); `tests/bridge/test_keys.py` compares both.
+scripts build the same names from the tag they are given (`lua/_call.lua`); `tests/bridge/test_keys.py` compares both.
 """
 
 from zlib import crc32

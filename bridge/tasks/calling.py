@@ -1,4 +1,4 @@
-"""One run of one node: what goes in, what comes out, and how a task function is called.
+"""How a task function is called.
 
 Both ways to run a task live here, because what they enforce is the same: params and output have the declared types, the
 output has a size limit, every exception becomes one typed error. `run_light` runs an async task in the event loop it is called
@@ -10,23 +10,22 @@ nothing stronger exists inside a process, so a task that must be stoppable by fo
 
 import asyncio
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any
 
 import msgspec
 
+from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
+from dihedral.bridge.tasks.registry import Registry, Task
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import NodeError
-
-if TYPE_CHECKING:
-    from dihedral.bridge.artifacts.store import ArtifactStore
-    from dihedral.bridge.tasks.registry import Registry, Task
 
 OUTPUT_BYTES = 1024 * 1024  # the default of jobs.nodeOutputBytes
 MESSAGE_CHARS = 2_000
@@ -35,110 +34,10 @@ DETAILS_BYTES = 16 * 1024
 REPEAT_CANCEL_SECONDS = 1.0
 
 
-class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
-    """`delivery_count`: workers that this node has lost before. `owner`: whose job it is; empty: nobody's, and then nothing is forbidden."""
-
-    job_id: str
-    node_id: str
-    task: str
-    attempt: int
-    nonce: str
-    params: dict[str, Any]
-    timeout_seconds: float
-    delivery_count: int = 0
-    owner: str = ""
-
-
-class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
-
-    `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
-    """
-
-    status: Literal["completed", "failed", "cancelled"]
-    output: bytes | None = None
-    error: NodeError | None = None
-    retryable: bool = False
-    artifacts: list[ArtifactMeta] = []
-    began: bool = True
-    poisoned: bool = False
-    elsewhere: str = ""
-
-
-class Emit(Protocol):
-    """What a running node says; none of these blocks."""
-
-    def progress(self, fraction: float) -> None: ...
-
-    def data(self, name: str, payload: dict[str, Any]) -> None: ...
-
-    def log(self, level: str, message: str) -> None: ...
-
-    def waits(self, reason: str) -> None:
-        """Why the node does not begin yet, a sentence; empty: it begins."""
-
-
-Wished: TypeAlias = Literal["finish", "pause"]
-"""To end with the best result so far; to stop where another run can go on."""
-
-
-class CancelToken:
-    """Belongs to one event loop; cancel() may be said twice. A wish is gentler: nobody kills a task that does not hear it."""
-
-    rank = 1
-    """0 is the most urgent."""
-    may_pause: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether it may be asked to pause now."""
-    wishes: Sequence[Wished] = ()
-    _wish_listeners: Sequence[Callable[[Wished], None]] = ()  # of few runs: every run makes a token
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._listeners: list[Callable[[], None]] = []
-
-    def wish(self, wish: Wished) -> None:
-        if wish not in self.wishes:
-            self.wishes = [*self.wishes, wish]
-            for listener in list(self._wish_listeners):
-                listener(wish)
-
-    def listen_to_wishes(self, listener: Callable[[Wished], None]) -> None:
-        """Calls it for every wish, at once for those that have been."""
-        self._wish_listeners = [*self._wish_listeners, listener]
-        for wish in self.wishes:
-            listener(wish)
-
-    def forget_wishes(self, listener: Callable[[Wished], None]) -> None:
-        self._wish_listeners = [each for each in self._wish_listeners if each != listener]
-
-    def cancel(self) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            for listener in list(self._listeners):
-                listener()
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Calls it at the cancel, at once when that has been."""
-        self._listeners.append(listener)
-        if self.cancelled:
-            listener()
-
-    def forget(self, listener: Callable[[], None]) -> None:
-        self._listeners.remove(listener)
-
-    async def wait(self) -> None:
-        heard = asyncio.Event()
-        self.listen(heard.set)
-        try:
-            await heard.wait()
-        finally:
-            self.forget(heard.set)
-
-
 async def run_light(
-    registry: "Registry",
+    registry: Registry,
     run: NodeRun,
-    store: "ArtifactStore | Callable[[], ArtifactStore] | None",
+    store: ArtifactStore | Callable[[], ArtifactStore] | None,
     emit: Emit,
     cancel: CancelToken,
     *,
@@ -225,7 +124,7 @@ class _Stop:
         """Whether somebody else cancelled the event-loop task too, which must then go on as a cancellation."""
         return self._task is not None and self._task.cancelling() - self._before > self._said
 
-    def outcome(self, task: "Task") -> NodeOutcome | None:
+    def outcome(self, task: Task) -> NodeOutcome | None:
         if self._reason == "timeout":
             return timed_out(task, self._timeout_seconds)
         return NodeOutcome(status="cancelled") if self._reason else None
@@ -248,9 +147,9 @@ class _Stop:
 
 
 def run_plain(
-    registry: "Registry",
+    registry: Registry,
     run: NodeRun,
-    store: "Callable[[], ArtifactStore] | None",
+    store: Callable[[], ArtifactStore] | None,
     emit: Emit,
     cancelled: Callable[[], bool],
     *,
@@ -291,14 +190,14 @@ def run_plain(
         context.close()
 
 
-def capabilities(registry: "Registry") -> list[Capability]:
+def capabilities(registry: Registry) -> list[Capability]:
     return [task.capability for task in registry.values()]
 
 
 # Outcomes -----------------------------------------------------------------------------------------------------------
 
 
-def finished(task: "Task", result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
+def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
     """Completed, or failed where the result is not what the task declared (`invalid_output`) or too large."""
     try:
         output = task.output(result)
@@ -317,7 +216,7 @@ def finished(task: "Task", result: Any, context: TaskContext, output_bytes: int)
     return NodeOutcome(status="completed", output=output, artifacts=context.artifacts)
 
 
-def failure(error: BaseException, task: "Task", artifacts: list[ArtifactMeta]) -> NodeOutcome:
+def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> NodeOutcome:
     """What a task raised, as one typed error with class and traceback.
 
     A device out of memory is `out_of_memory`; a broken one `device_poisoned`, which another process may survive, where the task may run again.
@@ -345,7 +244,7 @@ def failure(error: BaseException, task: "Task", artifacts: list[ArtifactMeta]) -
     return msgspec.structs.replace(outcome, poisoned=True) if fault == "device_poisoned" else outcome
 
 
-def timed_out(task: "Task", timeout_seconds: float) -> NodeOutcome:
+def timed_out(task: Task, timeout_seconds: float) -> NodeOutcome:
     """Retryable where the task says that a TimeoutError is."""
     retryable = issubclass(TimeoutError, task.retry_on)
     message = f"{task.capability.id} did not end within {timeout_seconds:g} s"

@@ -12,18 +12,16 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import DihedralError, SettingsError, StoreError
+from dihedral.bridge.tasks.runs import Emit, NodeRun
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from dihedral.schemas.structs.capability import Capability
-
-if TYPE_CHECKING:
-    from dihedral.bridge.artifacts.store import ArtifactStore
-    from dihedral.bridge.tasks.calling import Emit, NodeRun
 
 T = TypeVar("T")
 
@@ -89,10 +87,10 @@ class TaskContext:
 
     def __init__(
         self,
-        run: "NodeRun",
-        emit: "Emit",
+        run: NodeRun,
+        emit: Emit,
         cancelled: Callable[[], bool],
-        store: "Callable[[], ArtifactStore] | None",
+        store: Callable[[], ArtifactStore] | None,
         *,
         capabilities: Callable[[], list[Capability]] = list,
         directory: Path | None = None,
@@ -321,7 +319,7 @@ class TaskContext:
         self.artifacts.append(meta)
         return meta
 
-    def _artifacts(self) -> "ArtifactStore":
+    def _artifacts(self) -> ArtifactStore:
         if self._store is None:
             raise TaskError("this worker has no artifact store", code="no_artifact_store")
         store = self._store()

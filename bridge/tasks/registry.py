@@ -26,25 +26,19 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from dihedral.bridge.errors import DihedralError, SettingsError
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
-    "CancelToken",
-    "Emit",
     "InvalidTask",
-    "NodeOutcome",
-    "NodeRun",
     "Registry",
     "Task",
     "TaskCancelled",
     "TaskContext",
     "TaskError",
     "collect",
-    "run_light",
     "task",
 ]
 

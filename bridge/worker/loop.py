@@ -39,8 +39,8 @@ from dihedral.bridge.fabric.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
 from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.tasks.registry import Registry
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.version import VERSION

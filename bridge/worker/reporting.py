@@ -17,7 +17,7 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import PRIORITIES, Partition
 from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
 

@@ -42,6 +42,7 @@ BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its by
 @post(
     "/api/artifacts",
     scope="submit",
+    is_long=True,
     summary="Upload a file (multipart: bucket, then file)",
     responses=answers(413, 415, 507, _201=ArtifactMeta),
 )

@@ -17,8 +17,9 @@ from litestar.response import Stream
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.control_plane.access import Access, Principal, principal
-from dihedral.control_plane.hub import Hub, Subscription, UnknownJob, Update
+from dihedral.control_plane.hub import Hub, UnknownJob
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
+from dihedral.control_plane.watches import Subscription, Update
 from dihedral.schemas.structs.websocket import (
     ClientMessage,
     FailureReason,

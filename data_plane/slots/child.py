@@ -24,12 +24,13 @@ import msgspec
 from dihedral.bridge.artifacts.measured import MeasuredStore, Transfer
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, run_light, run_plain
+from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import die_with_parent
-from dihedral.data_plane.slots.pool import (
+from dihedral.data_plane.slots.messages import (
     Data,
     Done,
     Finish,
@@ -352,7 +353,7 @@ class _StoreThread:
     def store(self) -> Any:
         """Called on the loop."""
         if self._store is None:
-            from dihedral.bridge.artifacts.store import open_store
+            from dihedral.bridge.artifacts import open_store
 
             self._store = MeasuredStore(open_store(self._settings), self._transfers.append)
         return self._store

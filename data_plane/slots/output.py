@@ -7,7 +7,7 @@ import asyncio
 import os
 from contextlib import suppress
 
-from dihedral.bridge.tasks.calling import Emit
+from dihedral.bridge.tasks.runs import Emit
 
 CHUNK_BYTES = 64 * 1024  # a pipe's capacity on Linux
 LINE_CHARS = 4_000

@@ -19,18 +19,15 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from dihedral.bridge.errors import DihedralError
-from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.bridge.tasks.runs import CancelToken
 from dihedral.data_plane.gpu_memory.ledger import Ledger, Reservation
 from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, DeviceProbe, Read, Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
-
-if TYPE_CHECKING:
-    from dihedral.data_plane.slots.pool import Slot
+from dihedral.data_plane.slots.process import Slot
 
 log = logging.getLogger(__name__)
 

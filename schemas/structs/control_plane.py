@@ -14,6 +14,9 @@ AllowedOrigin: TypeAlias = Annotated[
 AllowedHost: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
+Proxy: TypeAlias = Annotated[str, Meta(pattern='^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$(?!\\n)')]
+
+
 class ControlSettings(Strict, kw_only=True):
     host: Annotated[str, Meta(min_length=1)] = '127.0.0.1'
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -63,6 +66,65 @@ class ControlSettings(Strict, kw_only=True):
     session_seconds: Annotated[int, Meta(ge=60, le=2592000)] = field(
         name='sessionSeconds', default=43200
     )
+    max_connections: (
+        Annotated[
+            int,
+            Meta(
+                description='Per process, WebSockets included; at the limit the connection that has been idle longest is closed.',
+                ge=16,
+            ),
+        ]
+    ) = field(name='maxConnections', default=4096)
+    max_connections_per_address: (
+        Annotated[
+            int,
+            Meta(
+                description='Of them; addresses of control.proxies are not counted.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='maxConnectionsPerAddress', default=256)
+    proxies: (
+        Annotated[
+            list[Proxy],
+            Meta(
+                description='Addresses and networks of reverse proxies beside loopback, which connect for many clients.'
+            ),
+        ]
+    ) = field(default_factory=list)
+    head_seconds: (
+        Annotated[
+            float,
+            Meta(description="How long a request's head may take to arrive.", gt=0.0),
+        ]
+    ) = field(name='headSeconds', default=10)
+    stall_seconds: (
+        Annotated[
+            float,
+            Meta(
+                description='How long a body may arrive, or an answer be taken, at less than 1 KiB a second.',
+                gt=0.0,
+            ),
+        ]
+    ) = field(name='stallSeconds', default=30)
+    bodies_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description='Bytes of JSON bodies that a process holds at once; one API key may have half of them.',
+                ge=1048576,
+            ),
+        ]
+    ) = field(name='bodiesBytes', default=134217728)
+    requests_per_key: (
+        Annotated[
+            int,
+            Meta(
+                description='Requests of one API key that a process handles at once; others of it wait for their turn.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='requestsPerKey', default=16)
 
 
 class WebsocketSettings(Strict, kw_only=True):

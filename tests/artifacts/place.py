@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.artifacts.s3 import S3Store
-from dihedral.bridge.artifacts.store import ArtifactStore, LocalStore
+from dihedral.bridge.artifacts.store import ArtifactStore
 from tests.artifacts.seaweed import Seaweed
 
 PART = 5 << 20

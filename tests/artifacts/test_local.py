@@ -12,14 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dihedral.bridge.artifacts.store import (
-    STALE_SECONDS,
-    ArtifactNotFound,
-    ArtifactStoreUnavailable,
-    BadKey,
-    LocalStore,
-    open_store,
-)
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.local import STALE_SECONDS, LocalStore
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey
 from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.place import becomes, read, stream
 
@@ -38,7 +33,7 @@ def files(store: LocalStore) -> list[str]:
 
 def in_another_process(code: str, store: LocalStore, *arguments: str, **more) -> subprocess.Popen[bytes]:
     """Python that finds `store`, `stream` and what it was given."""
-    head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom dihedral.bridge.artifacts.store import *\n"
+    head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom dihedral.bridge.artifacts.local import LocalStore\nfrom dihedral.bridge.artifacts.store import *\n"
     head += "store = LocalStore(Path(sys.argv[1]))\n"
     command = [sys.executable, "-c", head + code, str(store._root), *arguments]
     root = str(Path(__file__).parents[2])

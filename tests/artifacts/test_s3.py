@@ -7,9 +7,11 @@ import time
 import httpx
 import pytest
 
+from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.artifacts import s3 as artifacts_s3
+from dihedral.bridge.artifacts.prune import prune
 from dihedral.bridge.artifacts.s3 import S3Store
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, StoreError, open_store, prune
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, StoreError
 from dihedral.bridge.errors import SettingsError
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web

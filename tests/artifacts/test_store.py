@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dihedral.bridge.artifacts.prune import prune
 from dihedral.bridge.artifacts.store import (
     ArtifactNotFound,
     ArtifactStoreUnavailable,
@@ -19,7 +20,6 @@ from dihedral.bridge.artifacts.store import (
     BadKey,
     StoreFull,
     TooLarge,
-    prune,
 )
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta

@@ -23,6 +23,7 @@ from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.worker.branches import Executor
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
 
@@ -31,7 +32,7 @@ BLOCK = 1000
 ENDED = ("completed", "failed", "cancelled")
 
 REGISTRY = tasks.collect(["dihedral.data_plane.tasks.simulate"], plugins=False)
-REGISTRY |= tasks.collect(["dihedral.control_plane.tasks"], plugins=False, plane="node")
+REGISTRY |= tasks.collect(BUILTIN, plugins=False, plane="node")
 CAPABILITIES = {name: task.capability for name, task in REGISTRY.items()}
 
 

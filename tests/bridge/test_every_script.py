@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis as redis_sync
 
+from dihedral.bridge.fabric import functions
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 Call = Callable[[], Awaitable[Any]]
@@ -167,7 +168,7 @@ def test_no_lua_file_is_left_out():
         for path in (files("dihedral.bridge.fabric") / "lua").iterdir()
         if path.name.endswith(".lua")
     }
-    assert stems - {"_state", "_plain"} == {prepare.__name__ for prepare in SCRIPTS}
+    assert stems - {*functions.SHARED, "_plain"} == {prepare.__name__ for prepare in SCRIPTS}
 
 
 @on_both_servers

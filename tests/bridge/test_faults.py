@@ -10,7 +10,8 @@ import redis as redis_sync
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import CancelToken, NodeRun, run_light
+from dihedral.bridge.tasks.calling import run_light
+from dihedral.bridge.tasks.runs import CancelToken, NodeRun
 from dihedral.bridge.worker.loop import Worker
 from tests.support.planes import RUNS, edge, gate, node, planes
 from tests.support.servers import start_server

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.calling import run_light
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.worker.loop import Worker
 from dihedral.schemas.structs.worker import DeviceInfo
 from tests.support.planes import RUNS, Planes, gate, node, planes

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from dihedral.bridge.artifacts.store import ArtifactStore, open_store
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.seaweed import Seaweed
 from tests.chaos import invariants

@@ -128,6 +128,10 @@ MOMENT = Kind(
 BUCKET = Kind(
     ("loras", "a.b-9", "a" * 63), ("", "ab", "a" * 64, "Loras", "-ab", "ab-", "a_b", "abc\n", 5, None, [], {})
 )
+NETWORK = Kind(
+    ("10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"),
+    ("", "example.com", "10.0.0.0/8/", "10.0.0.0/1000", "::1\n", 1, None),
+)
 ORIGIN = Kind(
     ("https://console.example", "http://[::1]:8000", "http://a"),
     (

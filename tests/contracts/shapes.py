@@ -14,6 +14,7 @@ from tests.contracts.kinds import (
     FLAG,
     ID,
     MOMENT,
+    NETWORK,
     OBJECT,
     ORIGIN,
     POOL,
@@ -339,6 +340,13 @@ CONTROL = section(
     allowedOrigins=many(ORIGIN),
     allowedHosts=many(text(1)),
     sessionSeconds=whole(60, 2_592_000),
+    maxConnections=whole(16),
+    maxConnectionsPerAddress=whole(1),
+    proxies=many(NETWORK),
+    headSeconds=number(above=0),
+    stallSeconds=number(above=0),
+    bodiesBytes=whole(1_048_576),
+    requestsPerKey=whole(1),
 )
 WEBSOCKET = section(
     updateIntervalMs=whole(0, 60_000),

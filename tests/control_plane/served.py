@@ -17,6 +17,7 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.times import now_rfc3339
 from dihedral.bridge.tracing import Tracing
+from dihedral.control_plane import connections
 from dihedral.control_plane.__main__ import listen
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.graph import Plane
@@ -175,9 +176,7 @@ async def serve(made: Settings, spans: Tracing | None = None) -> AsyncIterator[S
     client = connect(made.redis.url)
     planes = Planes(made, client)
     with listen("127.0.0.1", 0) as listening:
-        config = uvicorn.Config(
-            app, ws="websockets-sansio", log_config=None, access_log=False, timeout_graceful_shutdown=1
-        )
+        config = connections.config(app, made, timeout_graceful_shutdown=1)
         server = Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))
         served = Served(made, planes, listening.getsockname()[1])

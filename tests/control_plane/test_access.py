@@ -14,7 +14,7 @@ import websockets
 from litestar.routes import HTTPRoute
 from websockets.asyncio.client import connect as ws_connect
 
-from dihedral.bridge.artifacts.store import LocalStore
+from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.__main__ import OpenToAll, refuse_open_to_all

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dihedral.bridge.artifacts.store import open_store
+from dihedral.bridge.artifacts import open_store
 from tests.control_plane.served import edge, new_id, node, submission
 from tests.support.planes import RUNS, gate
 

@@ -12,16 +12,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from dihedral.bridge.artifacts.store import LocalStore
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.artifacts.local import LocalStore
+from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import collect
-from dihedral.control_plane.tasks import llm
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.control_plane.tasks import BUILTIN
+from dihedral.control_plane.tasks.llm import llm
 from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 from tests.control_plane.served import edge, new_id, node, pointers, submission
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-REGISTRY = collect(["dihedral.control_plane.tasks"], plugins=False)
+REGISTRY = collect(BUILTIN, plugins=False)
 KEY = "sk-a-key-that-nobody-may-read"
 SECONDS = 20
 """Far above what any answer here takes; what would hang ends as a failure."""

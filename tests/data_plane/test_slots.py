@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dihedral.bridge.tasks.registry import CancelToken, NodeOutcome, NodeRun, collect
+from dihedral.bridge.tasks.registry import collect
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
@@ -267,7 +268,8 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from dihedral.bridge.tasks.registry import CancelToken, collect
+from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
 from tests.support.in_process import Heard
@@ -304,7 +306,7 @@ async def test_a_dead_or_frozen_parent_takes_its_slots_along(tmp_path: Path, how
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) -> None:
-    from dihedral.bridge.artifacts.store import open_store
+    from dihedral.bridge.artifacts import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)
@@ -326,7 +328,7 @@ async def test_a_slot_fetches_and_stores_artifacts(tmp_path: Path, task: str) ->
 
 @pytest.mark.parametrize("task", ["copies", "copies_async"])
 async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_others(tmp_path: Path, task: str) -> None:
-    from dihedral.bridge.artifacts.store import open_store
+    from dihedral.bridge.artifacts import open_store
 
     limits = settings(tmp_path)
     store = open_store(limits.artifacts)

@@ -14,16 +14,8 @@ from msgspec import Meta, Struct
 
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.calling import run_light
-from dihedral.bridge.tasks.registry import (
-    CancelToken,
-    InvalidTask,
-    NodeOutcome,
-    NodeRun,
-    Registry,
-    TaskContext,
-    collect,
-    task,
-)
+from dihedral.bridge.tasks.registry import InvalidTask, Registry, TaskContext, collect, task
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability

@@ -20,7 +20,7 @@ import redis
 import yaml
 
 from dihedral.bridge import settings
-from dihedral.bridge.artifacts.store import open_store
+from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
 from tests.support.polling import becomes

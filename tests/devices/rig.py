@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from dihedral.bridge.tasks.calling import CancelToken, NodeOutcome, NodeRun
 from dihedral.bridge.tasks.registry import collect
+from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge import metrics
-from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.bridge.tasks.runs import CancelToken
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations

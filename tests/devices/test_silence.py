@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.tasks.calling import CancelToken
+from dihedral.bridge.tasks.runs import CancelToken
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
@@ -140,7 +140,7 @@ async def test_a_running_node_goes_on_and_ends_while_the_driver_hangs(tmp_path: 
 async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dihedral.data_plane.slots.MEMORY_BACK_SECONDS", 0.3)
+    monkeypatch.setattr("dihedral.data_plane.slots.pool.MEMORY_BACK_SECONDS", 0.3)
     async with silent(tmp_path) as (made, driver):
         heard, cancel = RecordedEvents(), CancelToken()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)

@@ -9,6 +9,7 @@ import pytest
 
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.control_plane.planning.plan import expand, normalise, problems
+from dihedral.control_plane.tasks import BUILTIN
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.submission import GraphSubmission
 from tests.graphs.making import closed
@@ -45,7 +46,7 @@ def make(template: Any, **properties: Any) -> Pipeline:
 
 @pytest.mark.parametrize("name", sorted(GIVEN))
 def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) -> None:
-    control = ["dihedral.control_plane.tasks"] if (files("dihedral.control_plane") / "tasks.py").is_file() else []
+    control = list(BUILTIN)
     registry = tasks.collect(["dihedral.data_plane.tasks." + each for each in DATA_TASKS] + control, plugins=False)
     capabilities = {id: made.capability for id, made in registry.items()}
     submission, wrong = expand(load(name), GIVEN[name])

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load, load_file, save_file
 
 from dihedral import example_model
-from dihedral.bridge.artifacts.store import LocalStore
+from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.tasks.context import ModelCache
 from tests.support.in_process import TaskRunner
 

@@ -33,7 +33,7 @@ from dihedral.bridge.fabric.jobs import Jobs, NewJob
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Scripts, parse_record, parse_state
-from dihedral.bridge.tasks.calling import NodeOutcome
+from dihedral.bridge.tasks.runs import NodeOutcome
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.graph import NodeError

@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from dihedral.bridge import metrics
+from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.artifacts.measured import MeasuredStore
-from dihedral.bridge.artifacts.store import ArtifactNotFound, LocalStore
+from dihedral.bridge.artifacts.store import ArtifactNotFound
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.schemas.structs.settings import Settings

@@ -12,8 +12,9 @@ from typing import Any, Self
 import pytest
 
 from dihedral.bridge.artifacts import store as artifacts
-from dihedral.bridge.tasks.calling import NodeOutcome, NodeRun, run_plain
+from dihedral.bridge.tasks.calling import run_plain
 from dihedral.bridge.tasks.registry import collect
+from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import ArtifactsSettings
 

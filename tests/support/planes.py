@@ -13,8 +13,9 @@ from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import CancelToken, Emit, NodeOutcome, NodeRun, run_light
+from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.planning import plan as planning

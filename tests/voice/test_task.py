@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dihedral.bridge.artifacts import store as artifacts
-from dihedral.bridge.tasks.calling import CancelToken, NodeRun
 from dihedral.bridge.tasks.registry import collect
+from dihedral.bridge.tasks.runs import CancelToken, NodeRun
 from dihedral.data_plane.kernels import spectra
 from dihedral.data_plane.media.decode import recording_pieces
 from dihedral.data_plane.model_files import read_voice

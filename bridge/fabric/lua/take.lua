@@ -1,7 +1,7 @@
 -- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
 -- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} } };
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
--- Replies a list of claims { word, stream, entry, ... } (see claim in _state.lua); the words: ok | gone | stale |
+-- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
 transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed)
   local free = { light = light, heavy = heavy }

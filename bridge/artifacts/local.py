@@ -1,0 +1,280 @@
+"""Artifacts in a local directory, which several processes may share."""
+
+import asyncio
+import fcntl
+import os
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from msgspec import UNSET
+
+from dihedral.bridge.artifacts.store import (
+    CHUNK_BYTES,
+    ArtifactNotFound,
+    ArtifactStoreUnavailable,
+    BadKey,
+    Source,
+    check_key,
+    checked_type,
+    is_bucket,
+    newest,
+)
+from dihedral.bridge.artifacts.transfer import close_anyway, in_thread, os_errors_as_store_errors, pour
+from dihedral.bridge.times import rfc3339
+from dihedral.schemas.structs.artifact import ArtifactMeta
+
+STALE_SECONDS = 24 * 3600
+
+
+class LocalStore:
+    """A directory: `<bucket>/<key>` holds the bytes, `.meta/<bucket>/<key>.json` what is known of them.
+
+    Several processes may share it. An artifact exists when its meta does. Bytes and meta are two files, so whoever changes both or
+    reads one by the other holds a lock on the folder of the meta meanwhile: a process that is frozen then stops nobody elsewhere.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._root = directory
+        self._temporary = directory / ".tmp"
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Source,
+        content_type: str,
+        *,
+        job_id: str | None = None,
+        node_id: str | None = None,
+        limit: int | None = None,
+        owner: str = "",
+    ) -> ArtifactMeta:
+        check_key(bucket, key)
+        content_type = checked_type(content_type)
+        with ExitStack() as stack:
+            part = await in_thread(self._begin, stack)
+            size, digest = await pour(source, part, limit)
+            meta = ArtifactMeta(
+                bucket=bucket,
+                key=key,
+                size_bytes=size,
+                content_type=content_type,
+                sha256=digest,
+                created_at=rfc3339(int(time.time() * 1000)),
+                job_id=job_id,
+                node_id=node_id,
+                owner=owner or UNSET,
+            )
+            await in_thread(self._publish, part, meta)
+            return meta
+
+    def _begin(self, stack: ExitStack) -> IO[bytes]:
+        """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
+        with os_errors_as_store_errors(self._root):
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)  # noqa: SIM115
+            stack.callback(_discard, part)
+            return part
+
+    def _publish(self, part: IO[bytes], meta: ArtifactMeta) -> None:
+        data, about = self._paths(meta.bucket, meta.key)
+        draft = Path(f"{part.name}.json")
+        with os_errors_as_store_errors(self._root):
+            os.fsync(part.fileno())
+            part.close()
+            try:
+                with open(draft, "wb") as file:
+                    file.write(msgspec.json.encode(meta))
+                    file.flush()
+                    os.fsync(file.fileno())
+                with _locked(about.parent, fcntl.LOCK_EX, partial(_make_room, data, about)):
+                    about.unlink(missing_ok=True)  # a crash behind this line leaves no bytes under another's meta
+                    os.replace(part.name, data)
+                    os.replace(draft, about)
+            finally:
+                draft.unlink(missing_ok=True)
+            for folder in (data.parent, about.parent):
+                with suppress(FileNotFoundError):  # deleted since
+                    _sync(folder)
+
+    def _paths(self, bucket: str, key: str) -> tuple[Path, Path]:
+        check_key(bucket, key)
+        return self._root / bucket / key, self._root / ".meta" / bucket / f"{key}.json"
+
+    async def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        with ExitStack() as stack:
+            file = await in_thread(self._open, bucket, key, stack)
+            await in_thread(file.seek, start)
+            left = None if end is None else max(0, end - start)
+            while left is None or left > 0:
+                chunk = await in_thread(file.read, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+                if not chunk:
+                    return
+                if left is not None:
+                    left -= len(chunk)
+                yield chunk
+
+    def _open(self, bucket: str, key: str, stack: ExitStack) -> IO[bytes]:
+        data, about = self._paths(bucket, key)
+        with self._found(bucket, key, about.parent):
+            about.stat()
+            return stack.enter_context(open(data, "rb"))
+
+    async def fetch(self, bucket: str, key: str, to: Path) -> None:
+        def copy(stopped: threading.Event) -> None:
+            with ExitStack() as stack:
+                source = self._open(bucket, key, stack)
+                with os_errors_as_store_errors(to.parent), open(to, "wb") as target:
+                    while not stopped.is_set() and (chunk := source.read(1 << 20)):
+                        target.write(chunk)
+
+        stopped = threading.Event()
+        await in_thread(copy, stopped, stopped=stopped)
+
+    async def meta(self, bucket: str, key: str) -> ArtifactMeta:
+        return await asyncio.to_thread(self._meta, bucket, key)
+
+    def _meta(self, bucket: str, key: str) -> ArtifactMeta:
+        _, about = self._paths(bucket, key)
+        with self._found(bucket, key, about.parent):
+            encoded = about.read_bytes()
+        try:
+            return _decode(encoded)
+        except msgspec.DecodeError as error:
+            raise ArtifactStoreUnavailable(f"what is known of {bucket}/{key} cannot be read: {error}") from error
+
+    @contextmanager
+    def _found(self, bucket: str, key: str, folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+        """Under the lock, where a file that is not there is an artifact that is not there."""
+        with os_errors_as_store_errors(self._root):
+            try:
+                with _locked(folder, how):
+                    yield
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
+
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+    ) -> list[ArtifactMeta]:
+        if bucket is not None and not is_bucket(bucket):
+            return []
+
+        def read() -> list[ArtifactMeta]:
+            found = []
+            for path in (self._root / ".meta" / (bucket or "")).rglob("*.json"):
+                with suppress(OSError, msgspec.DecodeError):
+                    meta = _decode(path.read_bytes())
+                    if job_id in (None, meta.job_id) and owner in (None, meta.owner):
+                        found.append(meta)
+            found.sort(key=newest, reverse=True)
+            return found[:limit]
+
+        return await asyncio.to_thread(read)
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """With the folders that it leaves empty: every upload has one of its own."""
+
+        def remove() -> None:
+            data, about = self._paths(bucket, key)
+            with self._found(bucket, key, about.parent, fcntl.LOCK_EX):
+                about.unlink()
+                data.unlink(missing_ok=True)
+                for path in (data, about):
+                    for folder in list(path.parents)[: key.count("/")]:
+                        with suppress(OSError):  # not empty
+                            folder.rmdir()
+
+        await in_thread(remove)
+
+    async def check(self) -> None:
+        def probe() -> None:
+            with os_errors_as_store_errors(self._root):
+                self._temporary.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self._temporary):
+                    pass
+                for path in self._temporary.iterdir():  # what a killed process left
+                    with suppress(OSError):
+                        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                            path.unlink()
+
+        await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
+
+    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+        check_key(bucket, key)
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+_decode = msgspec.json.Decoder(ArtifactMeta).decode
+
+
+def _discard(part: IO[bytes]) -> None:
+    close_anyway(part)
+    with suppress(FileNotFoundError):
+        os.unlink(part.name)
+
+
+@contextmanager
+def _locked(folder: Path, how: int, make: Callable[[], None] | None = None) -> Iterator[None]:
+    """Under the folder's lock, `how` LOCK_EX or LOCK_SH, against every thread and process.
+
+    `make` makes the folder where there is none. Raises FileNotFoundError without it.
+    """
+    descriptor = _lock(folder, how, make)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, how: int, make: Callable[[], None] | None) -> int:
+    """Begins anew as often as a delete takes the folder away in between."""
+    while True:
+        try:
+            if make is not None:
+                make()
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            if make is None:
+                raise
+            continue
+        with ExitStack() as stack, suppress(FileNotFoundError):
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, how)
+            if os.path.samestat(folder.stat(), os.fstat(descriptor)):
+                if make is not None:
+                    make()  # what it makes stays now
+                stack.pop_all()
+                return descriptor
+
+
+def _make_room(data: Path, about: Path) -> None:
+    """Folders for both. Raises BadKey where one name would have to be a file and a folder; FileNotFoundError: try again."""
+    try:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        about.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        if any(folder.is_file() for path in (data, about) for folder in path.parents):
+            raise BadKey(f"{data}: a part of this key is an artifact itself") from error
+        if any(folder.is_symlink() and not folder.exists() for path in (data, about) for folder in path.parents):
+            raise
+        raise FileNotFoundError(f"{data}: a folder of it was there and has gone") from error
+    if data.is_dir() or about.is_dir():
+        raise BadKey(f"{data}: there are artifacts whose keys go on from this one")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

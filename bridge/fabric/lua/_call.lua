@@ -1,0 +1,79 @@
+-- What every transition shares: a job's header, its node records, its event log, and the entries that carry it.
+--
+-- These six files (functions.SHARED) stand behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
+-- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
+-- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
+-- stored, concatenated and published, never decoded.
+--
+-- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
+-- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
+-- between a node's old and new status.
+--
+-- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
+
+-- Of one call: begin() sets all of it, so that a call that failed leaves nothing to the next.
+local NOW, NOW_TEXT, CREATED
+local loaded, ended, counted, acked, delivered
+local alive -- how many jobs are, for submit.lua
+
+-- Of the header, which few callers change: read again where its bytes are others.
+local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL
+local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
+local COUNTS -- jobs by live status, ended ones by `status pipeline`, and what happened (`redelivered`, `dead reason`)
+local WEBHOOKS -- jobs of which somebody is to be told when they have ended
+
+-- For ever: texts that come again.
+local SECOND, SECOND_TEXT
+local NONE = {}
+
+-- text_of[n]: a number as the store writes it. Spelling one costs as much as a read, so those that come again are kept: counters, the
+-- whole of a progress. Made by the first call: while a library is loaded there is no setmetatable.
+local text_of
+
+local function spell(kept, n)
+  local text = string.format('%d', n)
+  if n >= 0 and n < 1000 then kept[n] = text end
+  return text
+end
+
+-- RFC 3339 without its end; days to civil date after Howard Hinnant's "chrono-compatible low-level date algorithms".
+local function date_and_time(seconds)
+  local days, rest = math.floor(seconds / 86400), seconds % 86400
+  local z = days + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local d = doy - math.floor((153 * mp + 2) / 5) + 1
+  local m = mp < 10 and mp + 3 or mp - 9
+  local y = yoe + era * 400 + (m <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d', y, m, d, math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60)
+end
+
+local function header_read(bytes)
+  HEADER = nil -- of one that cannot be read nothing may count for the next call
+  local tag
+  tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
+  INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
+  DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  text_of = text_of or setmetatable({ [1e9] = '1000000000' }, { __index = spell })
+  HEADER = bytes
+end
+
+local function begin(header)
+  if header ~= HEADER then header_read(header) end
+  local clock = redis.call('TIME')
+  if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
+  local ms = string.sub('00000' .. clock[2], -6, -4)
+  NOW_TEXT = clock[1] .. ms
+  NOW = NOW_TEXT + 0
+  CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
+  loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
+end
+
+local function job_key(id) return JOB .. id end
+
+-- Counts in COUNTS; save() writes what a call has changed of it.
+local function count(name, by) counted[name] = (counted[name] or 0) + by end

@@ -1,0 +1,173 @@
+-- The jobs that a call has loaded: their fields, their event log, their end.
+
+-- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
+-- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
+
+-- What every transition needs of a job is one field, `state`, twelve words (job_new, and when it was last written); the rest stands
+-- beside it, `error` only where a node has failed unhandled.
+local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
+
+-- A table of 16 names, no more: the next would double it. Lists have room for what most jobs put there.
+local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
+  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
+    status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
+    progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created }
+  loaded[id] = J
+  return J
+end
+
+-- A job, or nil where there is none. `wanted`: fields that will be asked for, read in the same call.
+local function job_load(id, wanted)
+  local J = loaded[id]
+  if J ~= nil then return J or nil end
+  wanted = wanted or NONE
+  local row = redis.call('HMGET', job_key(id), 'state', unpack(wanted))
+  if not row[1] then
+    loaded[id] = false
+    return nil
+  end
+  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4] }
+  for i = 4, #wanted do fields[wanted[i]] = row[i + 1] end
+  return job_new(id, fields, string.match(row[1], STATE_WORDS))
+end
+
+-- A field beside the state; nil where the job has none of that name.
+local function field(J, name)
+  local value = J.fields[name]
+  if value == nil then
+    value = redis.call('HGET', job_key(J.id), name)
+    J.fields[name] = value
+  end
+  return value or nil
+end
+
+-- Writes a field, or removes it where `value` is false.
+local function field_put(J, name, value)
+  J.fields[name] = value
+  if value then
+    local put = J.put
+    local last = #put
+    put[last + 1], put[last + 2] = name, value
+  elseif J.drop then
+    J.drop[#J.drop + 1] = name
+  else
+    J.drop = { name, nil }
+  end
+end
+
+-- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
+local function names_of(J, kind)
+  local found = {}
+  for _, name in ipairs(redis.call('HKEYS', job_key(J.id))) do
+    if string.sub(name, 1, 2) == kind and J.fields[name] ~= false then found[#found + 1] = string.sub(name, 3) end
+  end
+  return found
+end
+
+-- Calls a command with a list of any length: unpack() has its limits. The last reply.
+local function call_with(list, name, key, group)
+  if #list <= 1000 then
+    if #list == 0 then return nil end
+    if group then return redis.call(name, key, group, unpack(list)) end
+    return redis.call(name, key, unpack(list))
+  end
+  local reply
+  for first = 1, #list, 1000 do
+    local command = { name, key, group }
+    for i = first, math.min(first + 999, #list) do command[#command + 1] = list[i] end
+    reply = redis.call(unpack(command))
+  end
+  return reply
+end
+
+-- Of a field that was removed and written again, the last word counts.
+local function drop_save(J, key)
+  local drop, last = J.drop, 0
+  for k = 1, #drop do
+    if J.fields[drop[k]] == false then
+      last = last + 1
+      drop[last] = drop[k]
+    end
+  end
+  for k = #drop, last + 1, -1 do drop[k] = nil end
+  call_with(drop, 'HDEL', key)
+end
+
+local function job_save(J)
+  local key = job_key(J.id)
+  local log = key .. ':events'
+  if #J.events > 0 then
+    local over = call_with(J.events, 'RPUSH', log) - LOG
+    if over > 0 then
+      redis.call('LTRIM', log, over, -1)
+      J.trimmed = J.trimmed + over
+    end
+  end
+  J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
+    text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
+    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
+  call_with(J.put, 'HSET', key)
+  if J.drop then drop_save(J, key) end
+  if JOB_ENDED[J.status] then
+    redis.call('PEXPIRE', key, TTL)
+    redis.call('PEXPIRE', log, TTL)
+  end
+end
+
+-- Every change of a job's status or of a node goes with an event or a field.
+local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
+
+-- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
+local function emit(J, channel, rest)
+  J.seq = J.seq + 1
+  local text = '{"seq":' .. text_of[J.seq] .. CREATED .. rest
+  J.events[#J.events + 1] = text
+  redis.call('PUBLISH', channel, text)
+end
+
+local function fraction(share)
+  if share == 0 then return '0' elseif share == 1e9 then return '1' end
+  return string.format('%.9g', share / 1e9)
+end
+
+local function null(text) if text == nil or text == '' then return 'null' end return text end
+
+local function quoted(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
+
+local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
+
+local function status_event(J)
+  emit(J, 'status:' .. J.id, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
+    ',"attempt":' .. text_of[J.attempt] .. ',"error":' .. null(job_error(J)) .. '}')
+end
+
+local function job_move(J, to)
+  if not JOB_MOVES[J.status][to] then return false end
+  if not JOB_ENDED[J.status] then count(J.status, -1) end
+  count(JOB_ENDED[to] and to .. ' ' .. (field(J, 'pipeline') or 'graph') or to, 1)
+  J.status = to
+  return true
+end
+
+local function publish_progress(J, node, node_progress)
+  redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. text_of[J.seq] .. CREATED ..
+    '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
+end
+
+-- Moves a job to its end, if it may go there.
+local function job_end(J, to)
+  if not job_move(J, to) then return end
+  if to == S.completed then J.progress = 1e9 end
+  J.finished = NOW_TEXT
+  ended[#ended + 1] = J.id
+  status_event(J)
+end
+
+-- The end-of-job test; harmless when repeated.
+local function conclude(J)
+  if J.remaining > 0 or JOB_ENDED[J.status] then return end
+  local to = S.completed
+  if J.status == S.cancelling then to = S.cancelled
+  elseif J.broken > 0 then to = S.failed end
+  job_end(J, to)
+end

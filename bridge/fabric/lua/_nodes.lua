@@ -1,0 +1,75 @@
+-- Node records and their moves.
+
+local function record_parse(raw)
+  if not raw then
+    return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
+      place = '-', share = 0, payload = '' }
+  end
+  local status, entry, attempt, deliveries, started, ended_at, reason, place, share, payload =
+    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
+  return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
+    ended = ended_at, reason = reason, place = place, share = share + 0, payload = payload }
+end
+
+local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
+
+local function node_event(J, node, r, worker, failure)
+  emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
+    text_of[r.attempt] .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
+end
+
+-- Writes record `r` over a node that was `before`; false where the table has no such move.
+local function node_put(J, node, before, r)
+  if not NODE_MOVES[before][r.status] then return false end
+  if before == S.running and r.status ~= S.running then J.running = J.running - 1 end
+  if before ~= S.running and r.status == S.running then J.running = J.running + 1 end
+  if NODE_ENDED[r.status] then
+    J.remaining = J.remaining - 1
+    r.ended = NOW_TEXT
+  end
+  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share] .. '\n' .. r.payload)
+  return true
+end
+
+-- Sets the share in a record that is written next; whether it has moved.
+local function share_set(J, r, share)
+  if share == r.share then return false end
+  J.progress = J.progress + share - r.share
+  r.share = share
+  return true
+end
+
+-- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own.
+local function node_start(J, node, r, entry, worker)
+  if not JOB_STARTS[J.status] then return nil end
+  if not (r.status == S.pending or (r.status == S.ready and r.entry == entry)) then return nil end
+  local before = r.status
+  r.status, r.entry, r.reason, r.started, r.ended, r.payload = S.running, entry, '-', NOW_TEXT, '-', ''
+  node_put(J, node, before, r)
+  if J.status == S.queued and job_move(J, S.running) then
+    if J.started == '-' then J.started = NOW_TEXT end
+    status_event(J)
+  end
+  node_event(J, node, r, worker)
+  return r
+end
+
+local function node_skip(J, node, r, reason, share)
+  local before = r.status
+  r.status, r.reason = S.skipped, reason
+  local moved = share_set(J, r, share)
+  node_put(J, node, before, r)
+  node_event(J, node, r)
+  if moved and J.remaining > 0 then publish_progress(J, node, '1') end
+end
+
+local function node_cancel(J, node, r)
+  local before, nonce = r.status, string.match(r.entry, '^delay:(.+)$')
+  if nonce then
+    redis.call('ZREM', DELAYS, nonce)
+    redis.call('HDEL', DELAY_ENTRIES, nonce)
+  end
+  r.status, r.reason = S.cancelled, '-'
+  if node_put(J, node, before, r) then node_event(J, node, r) end
+end

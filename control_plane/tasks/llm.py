@@ -1,0 +1,124 @@
+"""Asks the language model that the settings name, through the guard of outgoing requests."""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import cache
+from typing import Annotated, Any
+
+import httpx
+import msgspec
+from msgspec import Meta, Struct
+
+from dihedral.bridge.outgoing import Forbidden, GuardedTransport, own_guard
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
+
+llm: ContextVar[LlmSettings] = ContextVar("llm")
+"""Set by the executor around every run: the task has no settings of its own."""
+allowed: ContextVar[Sequence[str]] = ContextVar("allowed")
+"""Set likewise: outgoing.allow."""
+MAX_ANSWER_BYTES = 1 << 20
+
+
+async def ask(settings: LlmSettings, prompt: str) -> str:
+    """The text that the model wrote, within `llm.timeoutSeconds` from the first byte sent to the last one read.
+
+    Raises:
+        TaskError: retryable where another attempt may go better. None has a cause: httpx quotes headers, and one is the key.
+    """
+    base = settings.endpoint.rstrip("/")
+    if settings.kind == LlmKind.ollama:
+        url = f"{base}/api/generate"
+        body: dict[str, Any] = {"model": settings.model, "prompt": prompt, "stream": False, "format": "json"}
+    else:
+        url = f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
+        body = {"model": settings.model, "messages": [{"role": "user", "content": prompt}]}
+    headers = _authorization(settings)
+    trust = await asyncio.to_thread(_trust)
+    transport = GuardedTransport(own_guard(settings.endpoint, allowed.get(())), verify=trust)
+    try:
+        async with (
+            asyncio.timeout(settings.timeout_seconds),
+            httpx.AsyncClient(timeout=None, transport=transport) as client,
+            client.stream("POST", url, json=body, headers=headers) as response,
+        ):
+            content = await _beginning(response)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise TaskError("llm.endpoint is no http or https address", code="llm_misconfigured") from None
+    except Forbidden as error:
+        raise TaskError(f"llm.endpoint may not be asked: {error}", code="llm_misconfigured") from None
+    except TimeoutError:
+        message = f"the LLM endpoint did not answer within {settings.timeout_seconds:g} s (llm.timeoutSeconds)"
+        raise TaskError(message, code="llm_unavailable", retryable=True) from None
+    except httpx.HTTPError as error:
+        message = f"the LLM endpoint cannot be reached: {type(error).__name__}"
+        raise TaskError(message, code="llm_unavailable", retryable=True) from None
+    if response.status_code != 200:
+        said = _without(settings.api_key.strip(), content.decode("utf-8", "replace"))
+        raise TaskError(
+            f"the LLM endpoint answered {response.status_code}: {said[:200]}",
+            code="llm_refused",
+            retryable=response.status_code in (408, 429) or response.status_code >= 500,
+        )
+    return _text(settings.kind, content)
+
+
+def _authorization(settings: LlmSettings) -> dict[str, str]:
+    key = settings.api_key.strip()  # a key that was read from a file ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise TaskError("llm.apiKey has characters that no header can carry", code="llm_misconfigured")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Reading all certificates takes 30 ms, which the event loop has not."""
+    return httpx.create_ssl_context()
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """The body; one that is larger than MAX_ANSWER_BYTES is left where it exceeds that."""
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            break
+    return bytes(content)
+
+
+def _without(key: str, text: str) -> str:
+    """Some servers quote the key that they refuse."""
+    return text.replace(key, "***") if key else text
+
+
+class Generated(Struct):
+    """What Ollama answers, as far as it is read here."""
+
+    response: str
+
+
+class Message(Struct):
+    content: str
+
+
+class Choice(Struct):
+    message: Message
+
+
+class Completion(Struct):
+    """What an OpenAI-compatible endpoint answers, as far as it is read here."""
+
+    choices: Annotated[list[Choice], Meta(min_length=1)]
+
+
+def _text(kind: LlmKind, content: bytes) -> str:
+    if len(content) > MAX_ANSWER_BYTES:
+        raise TaskError(f"the LLM endpoint answered more than {MAX_ANSWER_BYTES} bytes", code="llm_bad_answer")
+    try:
+        if kind == LlmKind.ollama:
+            return msgspec.json.decode(content, type=Generated).response
+        return msgspec.json.decode(content, type=Completion).choices[0].message.content
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise TaskError("the LLM endpoint's answer has not the expected form", code="llm_bad_answer") from error

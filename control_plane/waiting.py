@@ -1,0 +1,50 @@
+"""Says in one sentence what a job waits for: its start, a retry, a worker, a slot, or device memory."""
+
+from collections.abc import Awaitable, Callable
+
+from dihedral.bridge.fabric.jobs import JobView
+from dihedral.bridge.times import rfc3339
+from dihedral.schemas.structs.job import WaitingFor, WaitingReason
+from dihedral.schemas.structs.worker import WorkerInfo
+
+Workers = Callable[[], Awaitable[list[WorkerInfo]]]
+
+
+async def waiting_for(view: JobView, workers: Workers) -> WaitingFor | None:
+    """Asks for the workers only where the answer depends on them."""
+    if view.status == "scheduled":
+        return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
+    if view.status not in ("queued", "running"):
+        return None
+    if view.running:
+        return await _waiting_inside(view, workers)
+    ready = [(node, record) for node, record in view.records.items() if record.status == "ready"]
+    if not ready:
+        return None
+    node, record = ready[0]
+    if record.reason == "retry":
+        return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
+    place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+    if record.reason == "memory":
+        message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
+        return WaitingFor(type=WaitingReason.memory, message=message)
+    if record.reason == "worker":
+        return WaitingFor(type=WaitingReason.worker, message=f"no worker of {place} knows the task of {node}")
+    if not any(f"{worker.plane}/{worker.pool}" == record.place for worker in await workers()):
+        return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
+    return WaitingFor(type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue")
+
+
+async def _waiting_inside(view: JobView, workers: Workers) -> WaitingFor | None:
+    """Of a job whose every running node is with a worker that waits for device memory."""
+    if not any(record.status == "running" and record.place.startswith("python/") for record in view.records.values()):
+        return None
+    waits = [
+        (run.node_id, run.waiting_for)
+        for worker in await workers()
+        for run in worker.running
+        if run.job_id == view.job_id and isinstance(run.waiting_for, str)
+    ]
+    if len(waits) < view.running:
+        return None
+    return WaitingFor(type=WaitingReason.memory, message=f"{waits[0][0]} {waits[0][1]}")

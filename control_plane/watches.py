@@ -1,0 +1,234 @@
+"""What this process knows of each watched job, and what each client is still to be sent; pure, without a connection.
+
+A subscription keeps what its client has not been sent yet: event texts (shared between clients) and the fact that progress
+has moved, which is sent at most once per interval. What is more than websocket.queueLength is not kept but read from the log
+again when the client comes for it; nobody waits for a slow one.
+
+Progress is not logged: it carries the last logged seq and passes when (seq, progress) is greater than what was seen, because
+between two events progress only rises.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from dihedral.bridge import metrics
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.jobs import JobView
+from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.schemas.structs.websocket import Snapshot
+
+
+class EventHeader(msgspec.Struct):
+    """What the hub reads of a message; the rest is passed on as it came."""
+
+    type: str
+    seq: int = 0
+    status: str = ""
+    progress: float = 0.0
+
+
+_head = msgspec.json.Decoder(EventHeader).decode
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What one subscription is to be sent next. `seq`: the last logged event that it covers."""
+
+    kind: str  # update, resync or gone
+    job_id: str
+    epoch: str
+    seq: int
+    status: str
+    progress: float
+    events: tuple[str, ...] = ()
+    snapshot: Snapshot | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.kind == "gone" or self.status in JOB_ENDED
+
+    def encoded(self) -> bytes:
+        """The message of product.md; event texts are joined, not decoded."""
+        if self.snapshot is not None:
+            return msgspec.json.encode({"type": "resync", "jobId": self.job_id, "snapshot": self.snapshot})
+        head = {
+            "type": "update", "jobId": self.job_id, "epoch": self.epoch, "seq": self.seq, "status": self.status,
+            "progress": self.progress,
+        }  # fmt: skip
+        return msgspec.json.encode(head)[:-1] + b',"events":[' + ",".join(self.events).encode() + b"]}"
+
+
+class Subscription:
+    """One client's view of one job. `wake` is called when there is something to collect.
+
+    `lost`: more came than is kept; the client must have it filled again (Hub.fill) before it collects.
+    """
+
+    __slots__ = (
+        "_last_sent",
+        "events",
+        "first",
+        "limit",
+        "lost",
+        "moved",
+        "ready",
+        "replaced",
+        "sent",
+        "since",
+        "wake",
+        "watch",
+    )
+
+    def __init__(self, watch: "Watch", limit: int, wake: Callable[[], None]) -> None:
+        self.watch = watch
+        self.limit = limit
+        self.wake = wake
+        self.events: list[tuple[int, str]] = []
+        self.sent = 0
+        self.since = 0.0  # when the oldest of `events` was heard
+        self.ready = False
+        self.first = True
+        self.moved = False
+        self.lost = False
+        self.replaced: Snapshot | None = None
+        self._last_sent = 0.0
+
+    def push(self, seq: int, text: str) -> None:
+        if seq <= self.sent or self.lost:
+            return
+        if not self.events:
+            self.since = time.monotonic()
+        self.events.append((seq, text))
+        if self.ready:
+            if len(self.events) > self.limit:
+                self.events, self.lost = [], True
+                metrics.hub_overflows.inc()
+            self.wake()
+
+    def move(self) -> None:
+        self.moved = True
+        self.wake()
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """What was not sent yet is in the snapshot."""
+        self.events, self.lost = [], False
+        self.replaced, self.sent = snapshot, snapshot.seq
+        self.wake()
+
+    def due(self, interval: float) -> float | None:
+        """Seconds until there is something to send: 0 now, None nothing."""
+        if not self.ready:
+            return None
+        if self.first or self.replaced or self.events or self.lost or self.watch.gone:
+            return 0.0
+        if self.moved:
+            return max(0.0, self._last_sent + interval - time.monotonic())
+        return None
+
+    def collect(self) -> Update:
+        """Takes everything that is pending; that the job is gone comes after all the rest."""
+        watch = self.watch
+        kind, taken, snapshot = "update", self.events, self.replaced
+        status, progress = watch.status, watch.progress
+        if snapshot is not None:
+            # What came after the snapshot was made stays for the next chunk.
+            kind, taken, self.replaced = "resync", [], None
+            status, progress = str(snapshot.status), snapshot.progress
+        elif taken:
+            self.events, self.sent = [], taken[-1][0]
+        elif watch.gone:
+            kind = "gone"
+        self.first = False
+        self.moved = (progress, status) != (watch.progress, watch.status)
+        self._last_sent = time.monotonic()
+        if taken:
+            metrics.hub_lag_seconds.observe(self._last_sent - self.since)
+        texts = tuple(text for _, text in taken)
+        return Update(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
+
+
+class Watch:
+    """What this process knows of a job that somebody watches. `seq`: None until the job was read."""
+
+    __slots__ = (
+        "asked",
+        "confirmed",
+        "early",
+        "encoded",
+        "epoch",
+        "gone",
+        "heard",
+        "job_id",
+        "moved_at",
+        "owner",
+        "progress",
+        "reading",
+        "seq",
+        "status",
+        "subscriptions",
+        "wanted",
+    )
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.epoch = ""
+        self.seq: int | None = None
+        self.status = ""
+        self.owner = ""
+        self.progress = 0.0
+        self.moved_at = 0
+        self.gone = False
+        self.wanted = 0
+        self.heard = time.monotonic()
+        self.asked = False  # its own subscription has been sent
+        self.confirmed = asyncio.Event()
+        self.reading = asyncio.Lock()
+        self.early: list[bytes] = []
+        self.encoded: tuple[Update, bytes] | None = None
+        self.subscriptions: set[Subscription] = set()
+
+    @property
+    def channels(self) -> list[str]:
+        return [keys.status_channel(self.job_id), keys.progress_channel(self.job_id), keys.data_channel(self.job_id)]
+
+    def begin(self, view: JobView, epoch: str) -> None:
+        self.epoch, self.seq, self.status, self.owner = epoch, view.seq, view.status, view.owner
+        self.progress, self.moved_at = view.progress, view.seq
+
+    def advance(self, head: EventHeader, text: str) -> None:
+        """The next logged event."""
+        self.seq = head.seq
+        if head.type == "status":
+            self.status, self.progress, self.moved_at = head.status, head.progress, head.seq
+        for subscription in self.subscriptions:
+            subscription.push(head.seq, text)
+
+    def move(self, seq: int, progress: float) -> None:
+        """Progress as of the logged event `seq`; an older one changes nothing."""
+        if (seq, progress) <= (self.moved_at, self.progress) or self.status in JOB_ENDED:
+            return
+        self.moved_at = seq
+        if progress != self.progress:
+            self.progress = progress
+            for subscription in self.subscriptions:
+                subscription.move()
+
+    def encode(self, chunk: Update) -> bytes:
+        """Clients that are equally far get the same bytes."""
+        if self.encoded is None or self.encoded[0] != chunk:
+            self.encoded = (chunk, chunk.encoded())
+        return self.encoded[1]
+
+
+def numbered(view: JobView) -> list[tuple[int, str]]:
+    return list(enumerate(view.events, view.seq - len(view.events) + 1))
+
+
+def understood(data: bytes) -> EventHeader | None:
+    """None for what is no message of ours; it may still mean that something happened."""
+    try:
+        return _head(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -1,0 +1,106 @@
+"""The messages between a slot process and its parent; each is framed by its length."""
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from dihedral.bridge.artifacts.measured import Transfer
+from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
+from dihedral.data_plane.gpu_memory.simulated import Simulation
+from dihedral.schemas.structs.settings import ArtifactsSettings
+
+FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
+
+
+class Hello(msgspec.Struct, tag="hello", kw_only=True):
+    """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
+
+    `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
+    tasks, which may hold secrets and so travel by the socket alone.
+    """
+
+    lease_seconds: float
+    modules: list[str]
+    path: list[str]
+    artifacts: ArtifactsSettings
+    output_bytes: int
+    gpu: int | None
+    threads: int
+    simulation: Simulation | None = None
+    gpu_directory: str = ""
+    tasks: dict[str, dict[str, Any]] = {}
+
+
+class Start(msgspec.Struct, tag="start", kw_only=True):
+    """`directory` is the run's alone; the child makes and removes it, the parent removes what a crash left."""
+
+    number: int
+    run: NodeRun
+    directory: str
+
+
+class Stop(msgspec.Struct, tag="stop", kw_only=True):
+    """Asks the task of this number to end by itself."""
+
+    number: int
+
+
+class Finish(msgspec.Struct, tag="finish", kw_only=True):
+    """Asks the task of this number for the best result that it has."""
+
+    number: int
+
+
+class Forget(msgspec.Struct, tag="forget", kw_only=True):
+    """Between runs: drops the model that it keeps."""
+
+
+class Ready(msgspec.Struct, tag="ready", kw_only=True):
+    """First from the child, when its modules are loaded."""
+
+    tasks: list[str]
+
+
+class Progress(msgspec.Struct, tag="progress", kw_only=True):
+    number: int
+    fraction: float
+
+
+class Data(msgspec.Struct, tag="data", kw_only=True):
+    number: int
+    name: str
+    payload: dict[str, Any]
+
+
+class Line(msgspec.Struct, tag="line", kw_only=True):
+    number: int
+    level: str
+    message: str
+
+
+class Done(msgspec.Struct, tag="done", kw_only=True):
+    """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
+
+    `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself; `smaller`: whether it was the
+    smaller variant that ended.
+    """
+
+    number: int
+    outcome: NodeOutcome
+    transfers: list[Transfer] = []
+    peak: int = 0
+    warm_key: str = ""
+    held: int = 0
+    smaller: bool = False
+
+
+FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
+
+
+FromChild: TypeAlias = Ready | Progress | Data | Line | Done
+
+
+def frame(message: FromParent | FromChild) -> bytes:
+    """Four bytes of length, big-endian, then MessagePack."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
