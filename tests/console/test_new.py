@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_jobs import name
+from tests.console.steps import name
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 

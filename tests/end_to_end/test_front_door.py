@@ -114,9 +114,11 @@ def test_help_and_version(tmp_path):
     assert run("--version", cwd=tmp_path).stdout.startswith("dihedral ")
 
 
-def test_a_new_task_is_written_with_a_test_that_passes(tmp_path):
-    assert run("new-task", "count_words", cwd=tmp_path).returncode == 0
+@pytest.mark.parametrize("light", [False, True])
+def test_a_new_task_is_written_with_a_test_that_passes(tmp_path, light):
+    assert run("new-task", "count_words", *(["--light"] if light else []), cwd=tmp_path).returncode == 0
     assert run("new-task", "count_words", cwd=tmp_path).returncode == 3
+    assert ("async def" in (tmp_path / "count_words.py").read_text()) is light
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
     )

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -210,6 +213,31 @@ async def test_files_are_uploaded_and_their_params_refer_to_them(client, tmp_pat
         await client.submit(pipeline="train_voice", files={"recording": tmp_path / "absent.wav"})
 
 
+async def test_a_param_that_is_a_list_takes_a_list_of_files(client, tmp_path):
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    for number, path in enumerate(pictures):
+        path.write_bytes(bytes([number]) * 10)
+    job = await client.submit(pipeline="train_image_lora", files={"pictures": pictures}, start_at=LATER)
+    refs = (await client.graph(job["jobId"]))["nodes"][0]["params"]["pictures"]
+    for path, ref in zip(pictures, refs, strict=True):
+        assert (await client.download(ref, tmp_path / "back")).read_bytes() == path.read_bytes()
+    await client.cancel(job["jobId"])
+
+
+async def test_a_large_file_goes_up_without_being_read_into_memory(client, tmp_path):
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(96 << 20)
+    tracemalloc.start()
+    try:
+        meta = await client.upload(large)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert meta["size_bytes"] == 96 << 20
+    assert peak < 24 << 20
+
+
 async def test_a_key_of_ones_own_makes_a_repeat_the_same_job(client):
     wish = {"pipeline": "simulate", "start_at": LATER, "idempotency_key": f"key-{random.random()}"}
     job = await client.submit(**wish)
@@ -403,20 +431,76 @@ async def test_a_closed_client_says_so(house):
         await asyncio.to_thread(lambda: next(client.watch("a")))
 
 
-async def test_the_blocking_client_says_what_to_use_inside_an_event_loop(house):
-    client = Client(house.url)
-    with pytest.raises(RuntimeError, match="AsyncClient"):
-        client.jobs()
-    with pytest.raises(RuntimeError, match="AsyncClient"):
-        next(client.watch("a"))
-    await asyncio.to_thread(client.close)
+async def test_the_blocking_client_works_inside_a_running_event_loop(house):
+    with Client(house.url, timeout_seconds=SECONDS) as client:
+        job = client.submit(pipeline="simulate", params={"steps": 3})["jobId"]
+        events = list(client.watch(job))
+        assert client.job(job)["status"] == "completed"
+    assert events[-1]["status"] == "completed"
 
 
-def test_the_blocking_client_has_what_the_async_one_has_and_nothing_else():
+def test_an_interrupt_ends_a_watch_and_leaves_the_client_usable(house):
+    job = house.post("/api/jobs", FOREVER)["jobId"]
+    with Client(house.url, timeout_seconds=SECONDS) as client:
+        watch = client.watch(job)
+        first = next(watch)
+        assert "type" in first
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                for _ in watch:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        assert client.cancel(job)["jobId"] == job
+
+
+def test_the_blocking_client_has_the_methods_of_the_async_one_with_their_signatures():
+    public = {name for name in dir(AsyncClient) if not name.startswith("_")} - {"aclose", "watch"}
+    assert {name for name in dir(Client) if not name.startswith("_")} == public | {"close", "watch"}
+    for name in public:
+        blocking, method = getattr(Client, name), getattr(AsyncClient, name)
+        assert inspect.signature(blocking) == inspect.signature(method), name
+        assert not inspect.iscoroutinefunction(blocking)
+        assert blocking.__doc__, f"help(Client.{name}) is empty"
+        assert inspect.signature(blocking).return_annotation not in (inspect.Signature.empty, Any), name
     with Client(NOBODY) as client:
         assert client.url == NOBODY
         assert not hasattr(client, "no_such_thing")
-        assert not hasattr(client, "_http")
+
+
+TYPED = """
+from dihedral import ArtifactRef, AsyncClient, Client, TaskCancelled, TaskContext, TaskError, task
+
+def use(client: Client) -> None:
+    job = client.submit(pipeline="train_image_lora", files={"pictures": ["a.png", "b.png"]})
+    reveal_type(job["status"])
+    for event in client.watch(job["jobId"]):
+        if event["type"] == "log":
+            print(event["message"].upper())
+    job["statos"]
+    client.submit(pipelin="x")
+    client.jobs(colour="red")
+
+async def use_async(client: AsyncClient) -> None:
+    reveal_type((await client.graph("a"))["nodes"][0]["plane"])
+"""
+
+
+def test_a_type_checker_knows_the_documents_and_the_arguments(tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", "typed.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if ": error:" in line or ": note: Rev" in line]
+    said = [line.partition(": ")[2].partition(": ")[2] for line in lines]
+    assert said[0].startswith("Revealed type is \"Literal['scheduled'] | "), done.stdout
+    assert said[1].startswith('"statos" is not a valid TypedDict key'), done.stdout
+    assert said[2].startswith('Unexpected keyword argument "pipelin"'), done.stdout
+    assert said[3].startswith('Unexpected keyword argument "colour"'), done.stdout
+    assert said[4].startswith("Revealed type is \"Literal['node'] | Literal['python']"), done.stdout
+    assert len(said) == 5, done.stdout
 
 
 # Answers that are lost ------------------------------------------------------------------------------------------------

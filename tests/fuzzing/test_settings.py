@@ -13,13 +13,12 @@ from dihedral.bridge.errors import SettingsError
 from dihedral.schemas.structs.settings import Settings
 from tests.fuzzing.conftest import examples
 
-SECTIONS = {
-    section.name: [field.encode_name for field in msgspec.structs.fields(section.type)]
-    for section in msgspec.structs.fields(Settings)
-}
+STRUCTS = [section for section in msgspec.structs.fields(Settings) if isinstance(section.type, type)]
+"""All sections but [tasks], whose keys are the tasks' own."""
+SECTIONS = {section.name: [field.encode_name for field in msgspec.structs.fields(section.type)] for section in STRUCTS}
 VARIABLES = [
     f"DIHEDRAL_{section.name}__{field.name}".upper()
-    for section in msgspec.structs.fields(Settings)
+    for section in STRUCTS
     for field in msgspec.structs.fields(section.type)
 ]
 SECRET = "hunter2"

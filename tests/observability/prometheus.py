@@ -115,3 +115,11 @@ def served(name: str):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+RULES = [
+    rule
+    for path in sorted((DEPLOY / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]

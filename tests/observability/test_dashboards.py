@@ -7,24 +7,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.observability.load import BACKLOG, Load
-from tests.observability.prometheus import EXPOSITIONS, Prometheus, served
-from tests.observability.test_prometheus import RULES
+from tests.observability.monitored import EXPORTERS, GRAFANA, running_stack
+from tests.observability.prometheus import EXPOSITIONS, RULES, Prometheus
 from tests.support.polling import becomes
 from tests.support.servers import skip
-from tests.support.stack import Stack, free_port
 
-GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
-EXPORTERS = {"dcgm": "dcgm", "cadvisor": "cadvisor", "traefik": "traefik", "minio": "minio", "s3": "seaweedfs"}
-"""Scrape jobs of exporters that cannot run here, and their exposition."""
 RATE_SECONDS = 60
 """What `$__rate_interval` stands for here."""
 ONLY_WITH_A_GPU = 'device=~"gpu.*"'
@@ -82,41 +75,6 @@ def stack(tmp_path_factory):
         load.run(seconds=5)
         time.sleep(1.5)  # two scrapes and a round of the rules see the end of it
         yield prometheus, load
-
-
-@contextmanager
-def running_stack(directory: Path) -> Iterator[tuple[Prometheus, Load]]:
-    """The system with one worker, entries for a pool that has none, and a Prometheus that has seen every target."""
-    (directory / "house").mkdir()
-    with ExitStack() as stack:
-        house = Stack(directory / "house")
-        stack.callback(house.close)
-        load = Load(house)
-        port = free_port()
-        house.worker("--slots", "1", "--port", str(port))
-        load.pile_up()
-        targets = {job: [stack.enter_context(served(name))] for job, name in EXPORTERS.items()}
-        targets |= {
-            "control-plane": [f"127.0.0.1:{house.port}"],
-            "worker": [f"127.0.0.1:{port}"],
-            "redis": [stack.enter_context(redis_exporter(house.redis_url))],
-        }
-        prometheus = Prometheus(directory, targets)
-        stack.callback(prometheus.close)
-        becomes(lambda: list(prometheus.values("up", "job").values()) == [1.0] * len(targets) + [1.0])
-        yield prometheus, load
-
-
-@contextmanager
-def redis_exporter(url: str) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    command = ["prometheus-redis-exporter", f"-redis.addr={url.partition('?')[0]}", f"-web.listen-address={address}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_every_panel_shows_something_and_what_it_shows_is_true(stack):

@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.observability.prometheus import DEPLOY, Prometheus
+from tests.observability.prometheus import DEPLOY, RULES, Prometheus
 from tests.support.polling import becomes
 from tests.support.servers import skip
 from tests.support.stack import Stack
 
-RULES = [
-    rule
-    for path in sorted((DEPLOY / "rules").glob("*.yml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
 ALERTS = [rule for rule in RULES if "alert" in rule]
 
 
