@@ -15,9 +15,12 @@ from litestar.routes import HTTPRoute
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral.bridge.artifacts.local import LocalStore
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import BadKey
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.__main__ import OpenToAll, refuse_open_to_all
+from dihedral.control_plane.access import MAX_SESSIONS
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.settings import Settings
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
@@ -625,3 +628,100 @@ async def test_a_line_that_is_no_key_is_refused_without_showing_it(line):
     with pytest.raises(api_keys.KeyRefused) as error:
         api_keys.given(line)
     assert "dhk_0" not in str(error.value)
+
+
+# What was found later ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_idempotency_key_shows_no_job_of_another_owner(house):
+    job, key = new_id(), {"Idempotency-Key": new_id()}
+    body = submission(node("a"), job=job)
+    await house.ask("alice", "POST", "/api/jobs", 201, json=body, headers=key)
+    await house.ended("alice", job)
+    await house.ask("alice", "DELETE", f"/api/jobs/{job}", 204)
+    await house.submit("bob", node("secret_of_bob"), job=job)
+    problem = await house.ask("alice", "POST", "/api/jobs", 409, json=body, headers=key)
+    assert problem["code"] == "job_gone"
+    await house.ended("bob", job)
+
+
+async def test_a_refused_submission_leaves_no_idempotency_key_behind(house):
+    await house.key("full", max_alive=1)
+    await house.served.becomes(lambda: _is(house, "full", 200))
+    job = await house.submit("full", node("a", wait=(name := new_id())))
+    for _ in range(5):
+        answer = await house.http.post(
+            "/api/jobs", json=submission(node("a")), headers={**house.of("full"), "Idempotency-Key": new_id()}
+        )
+        assert answer.status_code == 429
+    assert await house.client.keys("idempotency:full:*") == []
+    gate(name).set()
+    await house.ended("full", job)
+
+
+async def test_a_key_keeps_no_more_sessions_than_the_limit(house):
+    await house.key("many")
+    await house.served.becomes(lambda: _is(house, "many", 200))
+    first, _, _ = await cookie_of(house, "many")
+    before = len(await house.client.keys("session:*"))
+    for _ in range(MAX_SESSIONS + 5):
+        last, _, _ = await cookie_of(house, "many")
+    assert len(await house.client.keys("session:*")) <= before + MAX_SESSIONS + 1
+    await house.ask(None, "GET", "/api/jobs", 401, headers=first)
+    await house.ask(None, "GET", "/api/jobs", headers=last)
+
+
+async def test_logging_out_closes_the_sockets_of_the_session_and_no_others(house):
+    job = await house.submit("alice", node("a", wait=(name := new_id())))
+    one, _, _ = await cookie_of(house, "alice")
+    other, _, _ = await cookie_of(house, "alice")
+    async with house.socket(None, **one) as socket, house.socket(None, **other) as stays:
+        assert (await said(socket, job))["message"] == "subscribed"
+        await house.ask(None, "DELETE", "/api/session", 204, headers=one)
+        async with asyncio.timeout(SECONDS):
+            await socket.wait_closed()
+        assert socket.close_code == 1008
+        assert (await said(stays, job))["message"] == "subscribed"
+    gate(name).set()
+    await house.ended("alice", job)
+
+
+async def test_streams_that_are_asked_for_at_once_are_counted_before_they_begin(tmp_path):
+    async with locked_house(tmp_path, max_sockets_per_key=2) as house:
+        await house.key("alice")
+        await house.served.becomes(lambda: _is(house, "alice", 200))
+        job = await house.submit("alice", node("a", wait=(name := new_id())))
+        stream = {**house.of("alice"), "Accept": "text/event-stream"}
+        statuses = []
+
+        async def one():
+            async with house.http.stream("GET", f"/api/jobs/{job}/events", headers=stream) as answer:
+                statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    await asyncio.sleep(1)
+
+        await asyncio.gather(*(one() for _ in range(12)))
+        assert sorted(statuses) == [200] * 2 + [429] * 10
+        gate(name).set()
+
+
+async def test_a_page_over_plain_http_does_not_act_behind_https(house):
+    host = f"127.0.0.1:{house.served.port}"
+    secure = {"X-Forwarded-Proto": "https"}
+    refused = await house.ask(
+        "alice", "POST", "/api/jobs", 403, json={}, headers={"Origin": f"http://{host}", **secure}
+    )
+    assert refused["code"] == "origin_forbidden"
+    for origin, more in ((f"https://{host}", secure), (f"https://{host}", {}), (f"http://{host}", {})):
+        await house.ask("alice", "POST", "/api/jobs", 422, json={}, headers={"Origin": origin, **more})
+
+
+async def test_a_job_of_a_taken_id_writes_over_no_checkpoint_of_another_owner(tmp_path):
+    store = LocalStore(tmp_path)
+    hers, his = OwnedStore(store, "alice", "alice"), OwnedStore(store, "bob", "bob")
+    await hers.put("loras", "job/node/checkpoint", b"hers", "application/octet-stream", job_id="job", node_id="node")
+    with pytest.raises(BadKey):
+        await his.put("loras", "job/node/checkpoint", b"his", "application/octet-stream", job_id="job", node_id="node")
+    assert b"".join([chunk async for chunk in hers.open("loras", "job/node/checkpoint")]) == b"hers"
+    await hers.put("loras", "job/node/checkpoint", b"new", "application/octet-stream", job_id="job", node_id="node")
+    await his.put("loras", "job/node/n-1/out", b"his", "application/octet-stream", job_id="job", node_id="node")

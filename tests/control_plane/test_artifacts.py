@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import pytest
@@ -120,7 +120,7 @@ async def test_an_upload_is_answered_with_its_meta_and_where_it_is(app):
     answer = await app.http.post("/api/artifacts", files={"file": ("Ein Bild.PNG", CONTENT, "image/png")})
     assert answer.status_code == 201
     meta = answer.json()
-    assert set(meta) == FIELDS
+    assert set(meta) == FIELDS | {"name"}
     assert (meta["bucket"], meta["content_type"], meta["size_bytes"]) == ("inputs", "image/png", len(CONTENT))
     assert meta["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert (meta["job_id"], meta["node_id"]) == (None, None)
@@ -692,3 +692,68 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_no_file_o
     await becomes(is_open)
     writer.transport.abort()
     await becomes(lambda: not is_open())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain;a=, text/html",
+        'text/plain; charset="x, text/html',
+        "text/plain; charset=utf-8; x=y",
+        "image/svg+xml;x=image/png",
+        "application/xhtml+xml",
+        "image/png;,text/html",
+    ],
+)
+async def test_a_type_that_browsers_read_otherwise_is_never_shown(served, kind):
+    meta = await upload(served, b"<script>1</script>", "a.txt", kind)
+    answer = await download(served, meta)
+    assert "," not in answer.headers["content-type"]
+    assert answer.headers["content-disposition"].startswith("attachment") or (
+        answer.headers["content-type"] == "text/plain; charset=utf-8"
+    )
+
+
+async def test_a_remote_store_shows_no_type_that_browsers_read_otherwise(remote):
+    meta = await upload(remote, CONTENT, "it.bin", "text/plain;a=, text/html")
+    link = (await remote.http.get(where(meta))).headers["location"]
+    async with httpx.AsyncClient() as anybody:
+        answer = await anybody.get(link)
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("данные.jsonl", "file.jsonl"),
+        ("数据.JSONL", "file.JSONL"),
+        ("Übung.wav", "bung.wav"),
+        ("日本語.wav", "file.wav"),
+        ("Мой голос 2.wav", "2.wav"),
+        ("../../etc/passwd.png", "passwd.png"),
+        (".bashrc", "bashrc"),
+        ("a" * 300 + ".safetensors", "a" * 116 + ".safetensors"),
+    ],
+)
+async def test_a_file_keeps_its_ending_and_its_own_name(served, name, key):
+    meta = await upload(served, b"x", name, "application/octet-stream")
+    assert meta["key"].rsplit("/", 1)[1] == key
+    shown = meta.get("name", key)
+    assert shown == name.rsplit("/", 1)[-1][-200:] or len(name) > 200
+    header = (await download(served, meta)).headers["content-disposition"]
+    assert f'filename="{key}"' in header
+    if not name.isascii():
+        assert header.endswith("filename*=UTF-8''" + quote(name, safe=""))
+
+
+async def test_head_is_answered_where_get_is_without_a_body(served):
+    meta = await upload(served, b"x" * 1_000_000, "a.bin", "application/octet-stream")
+    for path in (where(meta), "/health/live", "/health/ready", "/", "/metrics", "/schema", "/api/jobs"):
+        head = await served.http.head(path)
+        full = await served.http.get(path)
+        assert (head.status_code, head.content) == (full.status_code, b""), path
+        assert head.headers.get("content-type") == full.headers.get("content-type")
+    assert (await served.http.head(where(meta))).headers["content-length"] == "1000000"
+    assert (await served.http.head(f"{where(meta)}x")).status_code == 404
+    assert (await served.http.head("/health/live")).status_code == 200, "the connection goes on"

@@ -272,7 +272,7 @@ async def test_a_burst_of_one_key_waits_in_its_own_line():
     taken[0]()
     (await third)()
     taken[1]()
-    waiting = [asyncio.ensure_future(turns.take("a")) for _ in range(2 + 128)]
+    waiting = [asyncio.ensure_future(turns.take("a")) for _ in range(1002)]
     await asyncio.sleep(0)
     with pytest.raises(ApiProblem) as refused:
         await turns.take("a")

@@ -11,6 +11,7 @@ import trustme
 from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport, own_guard
 
 PRIVATE = [
+    "https://[fec0::1]/", "https://[64:ff9b:1::a00:1]/", "https://[::a00:1]/", "https://[::127.0.0.1]/", "https://[5f00::1]/", "https://[3fff::1]/",
     "http://127.0.0.1/", "http://127.0.0.1:6379/", "https://10.0.0.1/", "https://192.168.1.1/x", "https://169.254.169.254/latest",
     "https://[::1]/", "https://[fd00::1]/", "https://[fe80::1]/", "https://[::ffff:127.0.0.1]/", "https://[64:ff9b::7f00:1]/",
     "https://[2002:7f00:1::]/", "https://0.0.0.0/", "https://127.1/", "https://2130706433/", "https://0x7f000001/", "https://100.64.0.1/",
