@@ -36,7 +36,7 @@ def character(directory: Path, size: tuple[int, int] = (720, 1280)) -> dict[str,
 
     directory.mkdir(parents=True, exist_ok=True)
     drawing = Storyteller(size)
-    paths = {}
+    paths: dict[str, Path] = {}
     for shape in SHAPES:
         face, box = drawing.open_eyed.copy(), drawing.mouth_box
         face[box.top : box.bottom, box.left : box.right] = drawing.mouth(POSES[shape])
