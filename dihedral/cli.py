@@ -577,7 +577,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("letter", metavar="ID")
     one = add("requeue", dead_letters_requeue, "retry the job of a letter", client=True, within=group)
     one.add_argument("letter", metavar="ID")
-    one = add("drop", dead_letters_drop, "forget a letter", client=True, within=group)
+    one = add("drop", dead_letters_drop, "drop a failed delivery", client=True, within=group)
     one.add_argument("letter", metavar="ID")
     group = commands.add_parser("keys", help="create, list or revoke API keys").add_subparsers(
         required=True, metavar="COMMAND"
