@@ -28,9 +28,9 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     dataset: Annotated[ArtifactRef, Meta(description="Text, or (named .jsonl) lines of text or prompt and completion")]
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
-    target_modules: Annotated[
-        list[TargetModule], Meta(min_length=1, max_length=7, description="Modules to adapt")
-    ] = msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: Annotated[list[TargetModule], Meta(min_length=1, max_length=7, description="Modules to adapt")] = (
+        msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
+    )
     steps: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps of AdamW")] = 100
     batch: Annotated[int, Meta(ge=1, le=1024, description="Sequences at a time")] = 4
     gradient_accumulation: Annotated[int, Meta(ge=1, le=1024, description="Gradient accumulation steps")] = 1
