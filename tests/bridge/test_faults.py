@@ -228,11 +228,11 @@ async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_lon
     for wrong in (-3600, -20, 3600):
         with monkeypatch.context() as clock:
             clock.setattr(time, "time", lambda wrong=wrong: exact() + wrong)
-            await worker._jobs.announce(worker._info(), [task.capability for task in worker.registry.values()])
-        assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
+            await worker._jobs.workers.announce(worker._info(), [task.capability for task in worker.registry.values()])
+        assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
     (score,) = [score for _, score in await house.client.zrange("workers", 0, -1, withscores=True)]
     assert score <= exact() * 1000
-    assert (await house.jobs.known_tasks())[0].last_seen_ms <= exact() * 1000
+    assert (await house.jobs.workers.known_tasks())[0].last_seen_ms <= exact() * 1000
 
 
 async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_stands_still(house, monkeypatch):
@@ -242,8 +242,8 @@ async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_sta
     await has_begun(house, "a")
     exact = time.time
     monkeypatch.setattr(time, "time", lambda: exact() + 3600)
-    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
-    assert await house.jobs.capabilities()
+    assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
+    assert await house.jobs.workers.capabilities()
     monkeypatch.setattr(time, "time", lambda: exact() - 3600)
     for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
         await house.client.delete(stream)
@@ -312,8 +312,8 @@ async def test_a_worker_of_a_newer_version_is_left_out_and_ends_no_scheduler(hou
     await house.client.hset(
         "capabilities", "python:newer", capability.replace(b'"id":"act"', b'"id":"newer","mood":"good"')
     )
-    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
-    found = await house.jobs.capabilities()
+    assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
+    found = await house.jobs.workers.capabilities()
     assert "act" in found
     assert "newer" not in found
     assert "contains unknown field `mood`" in caplog.text
