@@ -9,6 +9,7 @@ import redis as redis_sync
 
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import check_layout, connect
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.runs import CancelToken, NodeRun
@@ -275,7 +276,7 @@ async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house, entry)
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
     await house.client.xadd("stream:process:data", entry)
-    await house.becomes(house.jobs.dead_letters)
+    await house.becomes(DeadLetters(house.jobs).page)
     gate("go").set()
     assert (await house.ended()).status == "completed"
     assert not house.running[worker].done()
