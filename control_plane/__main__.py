@@ -11,10 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-if not sys.flags.safe_path and sys.path and sys.path[0] in ("", str(Path.cwd())):
-    # `-m` puts the working directory first, where a user's own `schemas` would shadow ours.
-    sys.path.append(sys.path.pop(0))
-
 from dihedral.bridge import logs, settings
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.fabric import keys

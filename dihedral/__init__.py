@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dihedral.bridge.tasks.context import TaskCancelled
     from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
     from dihedral.client import AsyncClient, Client
+    from dihedral.schemas.structs.artifact import ArtifactRef
 
-__all__ = ["AsyncClient", "Client", "TaskContext", "TaskError", "task"]
+__all__ = ["ArtifactRef", "AsyncClient", "Client", "TaskCancelled", "TaskContext", "TaskError", "task"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,8 +16,16 @@ def __getattr__(name: str) -> Any:
         from dihedral import client
 
         return getattr(client, name)
+    if name == "ArtifactRef":
+        from dihedral.schemas.structs.artifact import ArtifactRef
+
+        return ArtifactRef
     if name in __all__:
         from dihedral.bridge.tasks import registry as tasks
 
         return getattr(tasks, name)
     raise AttributeError(f"module 'dihedral' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -126,12 +126,10 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
     flags = {"priority": options.priority, "start_at": options.start_at}
     flags = {name: value for name, value in flags.items() if value is not None}
     if options.pipeline is not None:
-        texts = _texts(client, options.pipeline)
+        kinds = _kinds(client, options.pipeline)
         pairs = [_pair(text) for text in options.param or []]
-        params = {name: value if name in texts else _parsed(value) for name, value in pairs}
-        return flags | {
-            "pipeline": options.pipeline, "params": params, "files": dict(_pair(text) for text in options.file or [])
-        }  # fmt: skip
+        params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
+        return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
     if options.param or options.file:
         raise _usage("--param and --file fill in a pipeline; give --pipeline NAME instead of a file")
     document = _read_submission(options.file_name)
@@ -153,14 +151,30 @@ def _read_submission(name: str) -> dict[str, Any]:
     return document if "graph" in document or "pipeline" in document else {"graph": document}
 
 
-def _texts(client: Any, pipeline: str) -> set[str]:
-    """The params of a pipeline that are texts: `--param prompt=1984` is no number."""
+def _kinds(client: Any, pipeline: str) -> dict[str, set[str]]:
+    """JSON types by param: `--param prompt=1984` is no number where the param is a text, and one file is a list where it is a list."""
     for each in client.pipelines()["pipelines"]:
         if each["id"] == pipeline:
+            properties = each["params"].get("properties", {})
             return {
-                name for name, schema in each["params"].get("properties", {}).items() if schema.get("type") == "string"
+                name: {str(one["type"]) for one in [schema, *schema.get("anyOf", [])] if "type" in one}
+                for name, schema in properties.items()
             }
-    return set()
+    return {}
+
+
+def _files(texts: list[str], kinds: dict[str, set[str]]) -> dict[str, str | list[str]]:
+    """Paths by param. A param that is given several times, or that is a list, gets a list."""
+    given: dict[str, list[str]] = {}
+    for name, path in map(_pair, texts):
+        given.setdefault(name, []).append(path)
+    for name, paths in given.items():
+        if len(paths) > 1 and "array" not in kinds.get(name, {"array"}):
+            raise _usage(f"{name} is one file, and {len(paths)} were given")
+    return {
+        name: paths if "array" in kinds.get(name, set()) or len(paths) > 1 else paths[0]
+        for name, paths in given.items()
+    }
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -389,7 +403,7 @@ def logs(options: argparse.Namespace) -> int:
 def new_task(options: argparse.Namespace) -> int:
     from dihedral.new_task import write
 
-    for path in write(options.name, Path.cwd()):
+    for path in write(options.name, Path.cwd(), light=options.light):
         print(path)
     return OK
 
@@ -517,7 +531,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--pipeline", metavar="NAME")
     one.add_argument("--param", action="append", metavar="K=V", help="JSON where it parses, else text; repeatable")
     one.add_argument(
-        "--file", action="append", metavar="K=PATH", help="a param that is a file, uploaded first; repeatable"
+        "--file",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a file, uploaded first; repeatable, also for one list",
     )
     one.add_argument("--priority", choices=["high", "normal", "low"])
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")
@@ -592,7 +609,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("-f", "--follow", action="store_true")
     one.add_argument("-n", "--lines", type=int, default=40)
-    add("new-task", new_task, "write a working task and its test").add_argument("name", metavar="NAME")
+    one = add("new-task", new_task, "write a working task and its test")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument(
+        "--light", action="store_true", help="async: runs in the worker itself, for tasks that mostly wait"
+    )
     add("doctor", doctor, "what this machine has").add_argument("--port", type=int, default=8000)
     return parser
 

@@ -1,4 +1,4 @@
-"""The Python client: REST and WebSocket only, documents as dicts, as they are on the wire.
+"""The Python client: REST and WebSocket only. Documents are dicts as they are on the wire, typed by `dihedral.documents`.
 
 ClientError
 ├── Refused      the control plane said no; `.problem` is its problem document
@@ -10,12 +10,15 @@ seconds, which is what a control plane takes to start; the others end as Unreach
 """
 
 import asyncio
+import functools
 import json
+import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -24,8 +27,13 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
+from dihedral import documents as doc
+
 Document = dict[str, Any]
 T = TypeVar("T")
+P = ParamSpec("P")
+
+File: TypeAlias = Path | str
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -33,6 +41,37 @@ RETRIES = 6  # with the pauses between them 8 s
 BUSY = frozenset({429, 502, 503, 504})
 FAILURES = {"forbidden": 403, "limit": 429}
 """Statuses of a subscription's failure; everything else means that there is no such job."""
+
+
+class Progress(TypedDict):
+    """Comes between the events of a watch; it is not in a job's log."""
+
+    type: Literal["progress"]
+    status: doc.JobStatus
+    progress: float
+
+
+class JobFilters(TypedDict, total=False):
+    """`status`: one or several, comma separated. `since`, `until`: RFC 3339, of the creation. `cursor`: `next` of the page before."""
+
+    status: str | None
+    pipeline: str | None
+    since: str | None
+    until: str | None
+    limit: int
+    cursor: str | None
+
+
+class ArtifactFilters(TypedDict, total=False):
+    bucket: str | None
+    jobId: str | None
+
+
+class Page(TypedDict, total=False):
+    """`cursor`: `next` of the page before."""
+
+    limit: int
+    cursor: str | None
 
 
 class ClientError(Exception):
@@ -87,90 +126,116 @@ class AsyncClient:
     async def submit(
         self,
         *,
-        graph: Document | None = None,
+        graph: doc.GraphSubmission | Document | None = None,
         pipeline: str | None = None,
         params: Mapping[str, Any] | None = None,
-        files: Mapping[str, Path | str] | None = None,
-        priority: str | None = None,
+        files: Mapping[str, File | Sequence[File]] | None = None,
+        priority: doc.Priority | str | None = None,
         start_at: str | None = None,
         metadata: Document | None = None,
+        webhook: doc.Webhook | Document | None = None,
         idempotency_key: str | None = None,
-    ) -> Document:
-        """The job document. `files`: params whose value is a local file, uploaded first.
+    ) -> doc.Job:
+        """Submits a graph or a pipeline; returns the job document, before it has run.
 
-        A key is made where none is given, so a submission whose answer was lost is sent again and runs once.
+        `files`: params of the pipeline whose value is a local file, or a list of them; they are uploaded first.
+        `start_at`: RFC 3339 with an offset. A key is made where none is given, so a submission whose answer was lost is sent again and
+        runs once.
+
+        Raises:
+            Refused: every problem of the submission is in `.problem["errors"]`.
+            OSError: a file cannot be read.
+            Unreachable
         """
         filled = dict(params or {})
-        for name, path in (files or {}).items():
-            meta = await self.upload(path)
-            filled[name] = {"bucket": meta["bucket"], "key": meta["key"]}
+        for name, given in (files or {}).items():
+            if isinstance(given, str | Path):
+                filled[name] = await self._uploaded(given)
+            else:
+                filled[name] = [await self._uploaded(path) for path in given]
         body = {
             "graph": graph, "pipeline": pipeline, "params": filled or None, "priority": priority, "startAt": start_at,
-            "metadata": metadata,
+            "metadata": metadata, "webhook": webhook,
         }  # fmt: skip
         content = json.dumps({name: value for name, value in body.items() if value is not None})
         key = idempotency_key or uuid.uuid4().hex
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
-        return await self._ask("POST", "/api/jobs", content=content, headers=headers, repeat=True)
+        return cast(doc.Job, await self._ask("POST", "/api/jobs", content=content, headers=headers, repeat=True))
 
-    async def plan(self, submission: Document) -> Document:
-        return await self._ask("POST", "/api/plans", json=submission, repeat=True)
+    async def plan(self, submission: doc.JobRequest | Document) -> doc.Graph:
+        """Returns the graph that would run; nothing is stored. Raises Refused with every problem."""
+        return cast(doc.Graph, await self._ask("POST", "/api/plans", json=submission, repeat=True))
 
-    async def job(self, job_id: str) -> Document:
-        return await self._ask("GET", _job(job_id))
+    async def job(self, job_id: str) -> doc.Job:
+        """Returns the job document: status, progress, error, artifacts."""
+        return cast(doc.Job, await self._ask("GET", _job(job_id)))
 
-    async def jobs(self, **filters: Any) -> Document:
-        """`status`, `pipeline`, `since`, `until`, `limit`, `cursor`; {"jobs": […], "next": …}."""
-        return await self._ask("GET", "/api/jobs", params={k: v for k, v in filters.items() if v is not None})
+    async def jobs(self, **filters: Unpack[JobFilters]) -> doc.JobList:
+        """Returns a page of jobs, newest first; `next` is the cursor of the page behind it, None at the end."""
+        return cast(doc.JobList, await self._ask("GET", "/api/jobs", params=_set(filters)))
 
-    async def graph(self, job_id: str) -> Document:
-        return await self._ask("GET", _job(job_id, "/graph"))
+    async def graph(self, job_id: str) -> doc.Graph:
+        """Returns the job's graph with the status, params and output of every node."""
+        return cast(doc.Graph, await self._ask("GET", _job(job_id, "/graph")))
 
-    async def events(self, job_id: str, after: int = 0) -> Document:
-        return await self._ask("GET", _job(job_id, "/events"), params={"after": after})
+    async def events(self, job_id: str, after: int = 0) -> doc.EventPage:
+        """Returns the events of the log whose `seq` is above `after`."""
+        return cast(doc.EventPage, await self._ask("GET", _job(job_id, "/events"), params={"after": after}))
 
-    async def cancel(self, job_id: str) -> Document:
-        return await self._ask("POST", _job(job_id, "/cancel"), repeat=True)
+    async def cancel(self, job_id: str) -> doc.Job:
+        """Cancels a job; one that has ended stays as it is."""
+        return cast(doc.Job, await self._ask("POST", _job(job_id, "/cancel"), repeat=True))
 
-    async def finish(self, job_id: str, node_id: str) -> Document:
+    async def finish(self, job_id: str, node_id: str) -> doc.Job:
         """Asks a running node to end now with its best result; a task that does not look for that goes on."""
-        return await self._ask("POST", _job(job_id, f"/nodes/{quote(node_id, safe='')}/finish"), repeat=True)
+        path = _job(job_id, f"/nodes/{quote(node_id, safe='')}/finish")
+        return cast(doc.Job, await self._ask("POST", path, repeat=True))
 
-    async def retry(self, job_id: str, *, from_start: bool = False) -> Document:
-        return await self._ask("POST", _job(job_id, "/retry"), json={"from": "start"} if from_start else {})
+    async def retry(self, job_id: str, *, from_start: bool = False) -> doc.Job:
+        """Runs a failed or cancelled job again; nodes that completed keep their output unless `from_start`."""
+        body = {"from": "start"} if from_start else {}
+        return cast(doc.Job, await self._ask("POST", _job(job_id, "/retry"), json=body))
 
     async def delete(self, job_id: str, *, artifacts: bool = False) -> None:
+        """Deletes a job that has ended, and with `artifacts` what it stored."""
         await self._ask("DELETE", _job(job_id), params={"artifacts": str(artifacts).lower()})
 
     # What serves them -----------------------------------------------------------------------------------------------
 
-    async def capabilities(self) -> Document:
-        return await self._ask("GET", "/api/capabilities")
+    async def capabilities(self) -> doc.CapabilityList:
+        """Returns every task that live workers, or workers of the last minutes, can run."""
+        return cast(doc.CapabilityList, await self._ask("GET", "/api/capabilities"))
 
-    async def pipelines(self) -> Document:
-        return await self._ask("GET", "/api/pipelines")
+    async def pipelines(self) -> doc.PipelineList:
+        """Returns the graph templates with the schemas of their params."""
+        return cast(doc.PipelineList, await self._ask("GET", "/api/pipelines"))
 
-    async def workers(self) -> Document:
-        return await self._ask("GET", "/api/workers")
+    async def workers(self) -> doc.WorkerList:
+        """Returns the workers that are alive, with what they run."""
+        return cast(doc.WorkerList, await self._ask("GET", "/api/workers"))
 
-    async def queues(self) -> Document:
-        return await self._ask("GET", "/api/queues")
+    async def queues(self) -> doc.QueueList:
+        """Returns the depth of every queue, by plane and pool."""
+        return cast(doc.QueueList, await self._ask("GET", "/api/queues"))
 
-    async def dead_letters(self, **filters: Any) -> Document:
-        """`limit`, `cursor`; {"deadLetters": […], "next": …}, newest first."""
-        return await self._ask("GET", "/api/dead-letters", params={k: v for k, v in filters.items() if v is not None})
+    async def dead_letters(self, **page: Unpack[Page]) -> doc.DeadLetterList:
+        """Returns a page of deliveries that were given up, newest first."""
+        return cast(doc.DeadLetterList, await self._ask("GET", "/api/dead-letters", params=_set(page)))
 
-    async def dead_letter(self, letter_id: str) -> Document:
-        return await self._ask("GET", _letter(letter_id))
+    async def dead_letter(self, letter_id: str) -> doc.DeadLetter:
+        """Returns one dead letter."""
+        return cast(doc.DeadLetter, await self._ask("GET", _letter(letter_id)))
 
-    async def requeue_dead_letter(self, letter_id: str) -> Document:
-        """The job that is retried."""
-        return await self._ask("POST", _letter(letter_id, "/requeue"))
+    async def requeue_dead_letter(self, letter_id: str) -> doc.Job:
+        """Retries the job of a dead letter; returns that job."""
+        return cast(doc.Job, await self._ask("POST", _letter(letter_id, "/requeue")))
 
     async def drop_dead_letter(self, letter_id: str) -> None:
+        """Deletes a dead letter."""
         await self._ask("DELETE", _letter(letter_id))
 
     async def ready(self) -> bool:
+        """Whether the control plane can use Redis and the artifact store."""
         try:
             return (await self._http.get("/health/ready")).status_code == 200
         except httpx.HTTPError:
@@ -178,15 +243,22 @@ class AsyncClient:
 
     # Artifacts ------------------------------------------------------------------------------------------------------
 
-    async def upload(self, path: Path | str, bucket: str = "inputs") -> Document:
-        """Its meta document. Raises OSError where the file cannot be read."""
+    async def upload(self, path: File, bucket: str = "inputs") -> doc.ArtifactMeta:
+        """Uploads a file, read as it is sent; returns the meta document. Raises OSError where the file cannot be read."""
         source = Path(path)
-        content = await asyncio.to_thread(source.read_bytes)
-        return await self._ask(
-            "POST", "/api/artifacts", params={"bucket": bucket}, files={"file": (source.name, content)}, repeat=True
-        )
 
-    async def download(self, ref: Mapping[str, Any], to: Path | str) -> Path:
+        async def send() -> httpx.Response:
+            with await asyncio.to_thread(source.open, "rb") as file:  # every attempt begins at its start
+                files = {"file": (source.name, file)}
+                return await self._http.post("/api/artifacts", params={"bucket": bucket}, files=files)
+
+        return cast(doc.ArtifactMeta, self._answered(await self._until_answered(send, repeat=True)))
+
+    async def _uploaded(self, path: File) -> doc.ArtifactRef:
+        meta = await self.upload(path)
+        return {"bucket": meta["bucket"], "key": meta["key"]}
+
+    async def download(self, ref: doc.ArtifactRef | doc.ArtifactMeta | Mapping[str, Any], to: File) -> Path:
         """Writes the artifact to a file, whole or not at all; a directory gets it under its own name."""
         target = Path(to)
         if await asyncio.to_thread(target.is_dir):
@@ -210,15 +282,16 @@ class AsyncClient:
             part.unlink(missing_ok=True)
         return target
 
-    async def artifacts(self, **filters: Any) -> Document:
-        return await self._ask("GET", "/api/artifacts", params={k: v for k, v in filters.items() if v is not None})
+    async def artifacts(self, **filters: Unpack[ArtifactFilters]) -> doc.ArtifactList:
+        """Returns the artifacts of a bucket or a job, newest first."""
+        return cast(doc.ArtifactList, await self._ask("GET", "/api/artifacts", params=_set(filters)))
 
     # Live -----------------------------------------------------------------------------------------------------------
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Document, None]:
-        """Every event after `after`, once and in order, until the job has ended; survives lost connections.
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[doc.Event | Progress, None]:
+        """Yields every event after `after`, once and in order, until the job has ended; survives lost connections.
 
-        Between them {"type": "progress", "status", "progress"} whenever that has moved.
+        Between them comes {"type": "progress", "status", "progress"} whenever that has moved.
 
         Raises:
             Refused: there is no such job (any more).
@@ -248,7 +321,7 @@ class AsyncClient:
                         if message["type"] == "resync":
                             message = message["snapshot"]
                             last = min(last, message["seq"])
-                            events = (await self.events(job_id, last))["events"]
+                            events = list((await self.events(job_id, last))["events"])
                         epoch = message["epoch"]
                         for event in events:
                             if event["seq"] > last:
@@ -256,7 +329,7 @@ class AsyncClient:
                                 yield event
                         if (message["status"], message["progress"]) != told:
                             told = (message["status"], message["progress"])
-                            yield {"type": "progress", "status": told[0], "progress": told[1]}
+                            yield Progress(type="progress", status=message["status"], progress=message["progress"])
                         if message["status"] in TERMINAL:
                             return
                 finally:
@@ -304,7 +377,10 @@ class AsyncClient:
             # A POST that is redirected becomes a GET, and what that answers would pass for the POST's answer.
             return await self._http.request(method, path, follow_redirects=reads, **options)
 
-        response = await self._until_answered(ask, repeat=repeat or reads)
+        return self._answered(await self._until_answered(ask, repeat=repeat or reads))
+
+    def _answered(self, response: httpx.Response) -> Document:
+        """The document of an answer. Raises Refused, or Unreachable where there is none."""
         if not response.is_success:
             raise self._refused(response)
         if not response.content:
@@ -359,6 +435,10 @@ def _authorization(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def _set(filters: Mapping[str, Any]) -> Document:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
 def _problem(body: bytes | bytearray | None) -> Document | None:
     """What a control plane says instead of a handshake; None where it is not one that speaks."""
     try:
@@ -409,13 +489,70 @@ def _pause(failures: int) -> float:
     return min(2.0, 0.1 * 2.0**failures)
 
 
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Client", P], T]:
+    """The same method of Client: signature, documentation and types are those of the async one."""
+
+    @functools.wraps(method)
+    def call(self: "Client", /, *args: P.args, **options: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **options))
+
+    call.__qualname__ = f"Client.{method.__name__}"
+    return call
+
+
 class Client:
-    """The same, blocking: every method of AsyncClient, and watch() as a plain iterator. For one thread at a time."""
+    """The blocking client: every method of AsyncClient, and watch() as a plain iterator.
+
+    Its event loop runs in a thread of its own, so it works inside a running event loop (Jupyter) too, which it blocks while it waits.
+    """
 
     def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+        """Raises Unreachable where `url` can be no address, Refused where no header can carry the key; sends nothing."""
         self._client = AsyncClient(url, api_key=api_key, timeout_seconds=timeout_seconds)
-        self._runner = asyncio.Runner()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self.url = self._client.url
+
+    submit = _blocking(AsyncClient.submit)
+    plan = _blocking(AsyncClient.plan)
+    job = _blocking(AsyncClient.job)
+    jobs = _blocking(AsyncClient.jobs)
+    graph = _blocking(AsyncClient.graph)
+    events = _blocking(AsyncClient.events)
+    cancel = _blocking(AsyncClient.cancel)
+    finish = _blocking(AsyncClient.finish)
+    retry = _blocking(AsyncClient.retry)
+    delete = _blocking(AsyncClient.delete)
+    capabilities = _blocking(AsyncClient.capabilities)
+    pipelines = _blocking(AsyncClient.pipelines)
+    workers = _blocking(AsyncClient.workers)
+    queues = _blocking(AsyncClient.queues)
+    dead_letters = _blocking(AsyncClient.dead_letters)
+    dead_letter = _blocking(AsyncClient.dead_letter)
+    requeue_dead_letter = _blocking(AsyncClient.requeue_dead_letter)
+    drop_dead_letter = _blocking(AsyncClient.drop_dead_letter)
+    ready = _blocking(AsyncClient.ready)
+    upload = _blocking(AsyncClient.upload)
+    download = _blocking(AsyncClient.download)
+    artifacts = _blocking(AsyncClient.artifacts)
+
+    def watch(self, job_id: str, after: int = 0) -> Generator[doc.Event | Progress, None, None]:
+        """Yields what AsyncClient.watch yields, and raises what it raises."""
+        events = self._client.watch(job_id, after)
+
+        async def following() -> doc.Event | Progress | None:
+            return await anext(events, None)
+
+        try:
+            while (event := self._run(following())) is not None:
+                yield event
+        finally:
+            # A closed client has ended its watches; and the loop's own thread, on which a garbage collection may come here, must not wait.
+            if not self._client._closed and threading.current_thread() is not self._thread:
+                self._run(events.aclose())
 
     def __enter__(self) -> "Client":
         return self
@@ -429,42 +566,46 @@ class Client:
             try:
                 self._run(self._client.aclose())
             finally:
-                self._runner.close()
-
-    def watch(self, job_id: str, after: int = 0) -> Generator[Document, None, None]:
-        events = self._client.watch(job_id, after)
-
-        async def following() -> Document | None:
-            return await anext(events, None)
-
-        try:
-            while (event := self._run(following())) is not None:
-                yield event
-        finally:
-            if not self._client._closed:  # or they have been closed with it
-                self._run(events.aclose())
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not hasattr(AsyncClient, name):
-            raise AttributeError(f"a Client has no {name!r}")
-        method = getattr(self._client, name)
-
-        def blocking(*args: Any, **options: Any) -> Any:
-            return self._run(method(*args, **options))
-
-        return blocking
+                if self._loop is not None and self._thread is not None:
+                    self._loop.call_soon_threadsafe(self._loop.stop)
+                    self._thread.join()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs it on the client's loop. An interrupt cancels it, and waits until it has ended."""
         if self._client._closed:
             work.close()
             raise RuntimeError("this client is closed")
+        loop = self._started()
+        task: list[asyncio.Task[T]] = []
+        ended: Future[asyncio.Task[T]] = Future()
+
+        def begin() -> None:
+            task.append(loop.create_task(work))
+            task[0].add_done_callback(ended.set_result)
+
+        loop.call_soon_threadsafe(begin)
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            work.close()
-            raise RuntimeError(
-                "a Client would block this event loop: use AsyncClient, or a Client in asyncio.to_thread"
-            )
-        return self._runner.run(work)  # not within the except: its errors would carry that one
+            done = ended.result()
+        except BaseException:
+            loop.call_soon_threadsafe(lambda: task[0].cancel())
+            ended.result()
+            raise
+        return done.result()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                # A daemon, since a program may end without closing its client.
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="dihedral client", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs a client's loop until it is stopped, then what is left of its watches ends."""
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

@@ -68,7 +68,7 @@ async def _through(client: AsyncClient, data_dir: Path, said: Callable[[str], No
                 shown.close()
         job = await client.job(job["jobId"])
         if job["status"] != "completed":
-            said(f"the job {job['status']}: {(job['error'] or {}).get('message', '')}")
+            said(f"the job {job['status']}: {job['error']['message'] if job['error'] else ''}")
             return 1
         jobs.append(job)
     output = data_dir / "output"

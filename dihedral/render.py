@@ -1,9 +1,10 @@
 """A job while it runs: a table of nodes with bars on a terminal, plain lines when piped."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-Document = dict[str, Any]
+Document = Mapping[str, Any]
 
 SIGNS = {
     "pending": "·", "ready": "·", "running": "▶", "completed": "✔", "failed": "✘", "skipped": "–", "cancelled": "■",
@@ -43,7 +44,7 @@ class Tree:
 
         self._table = Table
         self._job = graph["workflowId"]
-        self._nodes: dict[str, Document] = {
+        self._nodes: dict[str, dict[str, Any]] = {
             node["id"]: {"status": node["status"], "task": node["task"], "note": ""} for node in graph["nodes"]
         }
         self._status, self._progress = "queued", 0.0

@@ -285,19 +285,19 @@ def collect(
 ) -> Registry:
     """The tasks of modules and plugins by id; of one plane, where `plane` is given.
 
-    `directory` is appended to the module search path, last, so that nothing in it can shadow an installed package.
+    `directory` goes on the module search path behind the installed packages, so that nothing in it can shadow one.
     `settings`: the tables of the settings file by task.
 
     Raises:
         SettingsError: a task's table is not what the task declared.
         InvalidTask: a module cannot be imported, a marked function cannot be a task, or an id is taken twice.
     """
-    if directory is not None and str(directory) not in sys.path:
-        sys.path.append(str(directory))
+    if directory is not None:
+        _search(str(directory))
     registry: Registry = {}
     for source in _sources(modules, plugins):
         for function in source:
-            made = _make(function)
+            made = task_of(function)
             known = registry.setdefault(made.capability.id, made)
             if known.function is not function:
                 raise InvalidTask(
@@ -307,6 +307,17 @@ def collect(
         if id in registry:
             registry[id].configure(table)
     return {id: made for id, made in registry.items() if plane is None or made.capability.plane == plane}
+
+
+def _search(directory: str) -> None:
+    """Appends a directory to the module search path. The checkout of an editable installation goes behind it, for that is no installed
+    package: it has folders called `bridge` and `schemas`, as modules of the user may be."""
+    if directory not in sys.path:
+        sys.path.append(directory)
+    checkout = Path(__file__).parents[3]
+    if str(checkout) in sys.path and (checkout / "pyproject.toml").exists():
+        sys.path.remove(str(checkout))
+        sys.path.append(str(checkout))
 
 
 def _sources(modules: Iterable[str], plugins: bool) -> Iterator[list[Function]]:
@@ -336,7 +347,10 @@ def _marked(module: Any, name: str) -> list[Function]:
 # One task ------------------------------------------------------------------------------------------------------------
 
 
-def _make(function: Function) -> Task:
+def task_of(function: Function) -> Task:
+    """What a marked function is as a task. Raises InvalidTask where it cannot be one."""
+    if not isinstance(getattr(function, MARK, None), Declaration):
+        raise InvalidTask(f"{_where(function)} is not marked with @task")
     declared: Declaration = getattr(function, MARK)
     where = _where(function)
     id = declared.id if declared.id is not None else function.__name__

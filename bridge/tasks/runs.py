@@ -9,6 +9,8 @@ import msgspec
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.graph import NodeError
 
+EVENT_BYTES = 64 * 1024
+
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
     """`delivery_count`: workers that this node has lost before. `owner`: whose job it is; empty: nobody's, and then nothing is forbidden."""

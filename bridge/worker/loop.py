@@ -341,7 +341,7 @@ class Worker:
             return []
         if delivery.releasing and outcome.status == "cancelled":
             if delivery.routes[node_id].idempotent or not outcome.began:
-                if steps := running.steps():
+                if steps := await self._reporter.last_steps(delivery, running):
                     await self._write(delivery.part, delivery.report(steps))
                 return []
             outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
@@ -472,7 +472,9 @@ class Worker:
         attempt = delivery.attempts[node_id]
         step = ("again", node_id, attempt, attempt, text, batches[0])
         delivery.open.discard(node_id)
-        await self._write(delivery.part, delivery.report([*running.steps(), step]))
+        steps = await self._reporter.last_steps(delivery, running)
+        if steps is not None:
+            await self._write(delivery.part, delivery.report([*steps, step]))
 
     def _plan(
         self,
@@ -541,6 +543,8 @@ class Worker:
                 if steps and not running.delivery.lost:
                     report = running.delivery.report(steps)
                     pending.append((running.delivery, self._write(running.delivery.part, report)))
+                if running.outbox and not running.delivery.lost:
+                    self._mark(running)  # what it may not emit yet is looked at again with the next tick
             for delivery, future in pending:
                 if (await future).word != "ok":
                     self._lose(delivery)

@@ -17,13 +17,13 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import PRIORITIES, Partition
 from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
+from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
+from dihedral.bridge.worker.outbox import Outbox
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
 
 RETRY_BASE_MS = 500
 RETRY_CAP_MS = 60_000
-EVENT_BYTES = 64 * 1024
 
 
 class NodeExecution:
@@ -60,7 +60,7 @@ class NodeExecution:
         self._under_way: float | None = None  # since its first progress: what comes before would have to be done again
         self.fraction = 0.0
         self.said = 0.0
-        self.bodies: list[str] = []
+        self.outbox = Outbox(node_id)
         self.started_ms = int(time.time() * 1000)
 
     # The Emit that the task speaks through --------------------------------------------------------------------------
@@ -74,11 +74,13 @@ class NodeExecution:
             self._mark(self)
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
-        self._say({"type": "data", "nodeId": self.node_id, "name": name, "data": payload})
+        self.outbox.put({"type": "data", "nodeId": self.node_id, "name": name, "data": payload}, name)
+        self._mark(self)
 
     def log(self, level: str, message: str) -> None:
         text = message.encode("utf-8", "replace").decode()
-        self._say({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+        self.outbox.put({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+        self._mark(self)
 
     def waits(self, reason: str) -> None:
         """Stands in the heartbeat; the first time also in the job's log."""
@@ -107,23 +109,12 @@ class NodeExecution:
             self.given_up = True
             self.cancel.cancel()
 
-    def _say(self, event: dict[str, Any]) -> None:
-        body = msgspec.json.encode(event)
-        if len(body) > EVENT_BYTES:
-            too_large = f"an event of {len(body)} bytes was dropped; the limit is {EVENT_BYTES}"
-            body = msgspec.json.encode(
-                {"type": "log", "nodeId": self.node_id, "level": "warning", "message": too_large}
-            )
-        self.bodies.append(body[1:-1].decode())
-        self._mark(self)
-
-    def steps(self) -> list[Step]:
-        """What is not written yet, in order; progress last, as the sum of all."""
+    def steps(self, *, last: bool = False) -> list[Step]:
+        """What is not written yet, in order, as much as one report may carry; progress last, as the sum of all."""
         steps: list[Step] = []
-        for body in self.bodies:
+        for body in self.outbox.take(last=last):
             self.delivery.event_number += 1
             steps.append(("event", "data", body, self.delivery.event_number))
-        self.bodies = []
         if self.fraction > self.said:
             self.said = self.fraction
             share = int(self.delivery.topology.shares[self.node_id] * self.fraction)
@@ -158,11 +149,21 @@ class Reporter:
         """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
         node = running.node_id
         outcome = self._checked(running, outcome)
-        steps = running.steps()
         try:
-            return await self._commit(delivery, node, steps, outcome)
+            steps = await self.last_steps(delivery, running)
+            return [] if steps is None else await self._commit(delivery, node, steps, outcome)
         finally:
             delivery.open.discard(node)
+
+    async def last_steps(self, delivery: Delivery, running: NodeExecution) -> list[Step] | None:
+        """What a node that has ended still has to say, for the report of its end; what exceeds one report is written before. None: the claim was lost."""
+        running.outbox.close()
+        steps = running.steps(last=True)
+        while running.outbox:
+            if await self._send(delivery, steps, (), ack=False) is None:
+                return None
+            steps = running.steps(last=True)
+        return steps
 
     async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: NodeOutcome) -> list[str]:
         """The node stays among the open ones until its last round is over, so that nobody acknowledges the entry before."""

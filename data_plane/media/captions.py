@@ -19,7 +19,7 @@ from dihedral.data_plane.device import ArrayModule
 from dihedral.data_plane.kernels.colour import sited
 from dihedral.data_plane.kernels.frame import Caption, Masks
 from dihedral.data_plane.media.decode import ByteArray
-from dihedral.data_plane.media.speech_timing import Span, spread, weight
+from dihedral.data_plane.media.speech_timing import Span, Timed, spread, weight
 
 WIDEST = 0.82  # of the picture's width, for the text
 ROWS = 2  # of a page, at most
@@ -30,6 +30,7 @@ ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font s
 JOINERS = "\u200c\u200d"  # say which letters are written together; other control characters would turn the text around
 FADE_SECONDS = 0.18  # of the box
 GLOW_SECONDS = 0.08  # of a word
+PAUSE_SECONDS = 0.7  # between two words: the second begins a page
 LINGER_SECONDS = 0.6  # a page stays as long behind its last word, and through any pause that is shorter
 
 
@@ -98,6 +99,12 @@ def face_of(lines: list[str], size: tuple[int, int]) -> Face:
     return min(found, key=lambda face: len(face.missing(lines)))
 
 
+def rows_of_a_page(size: tuple[int, int]) -> float:
+    """Pixels that a full page takes at the lower rim."""
+    em = max(9, round(min(size) * FONT_SHARE))
+    return em * (MARGIN + 2 * PADDING[0] + ROW_STEP * ROWS + MARGIN / 2)
+
+
 def broken(lines: list[str], face: Face, size: tuple[int, int]) -> list[Text]:
     """The lines as texts of pages that fit size = (height, width)."""
     rows_of = [_broken(face.words(line), face, size[1] * WIDEST) for line in lines]
@@ -109,11 +116,43 @@ def weights(texts: list[Text]) -> list[int]:
     return [weight(word) for text in texts for row in text for word in row]
 
 
+def spread_over(texts: list[Text], spans: list[Span]) -> list[Span]:
+    """A time for each word: its share of the spans; none where there is no time."""
+    return spread(weights(texts), spans) if spans else []
+
+
+def broken_in_time(words: list[Timed], face: Face, size: tuple[int, int]) -> tuple[list[Text], list[Span]]:
+    """Words that are spoken at known times as texts of pages, and the time of each word in them. A page ends with its sentence."""
+    texts: list[Text] = []
+    times: list[Span] = []
+    pieces: list[str] = []
+    for number, word in enumerate(words):
+        shown = list(_cut("".join(filter(face.knows, word.text)), face, size[1] * WIDEST))
+        if shown[0]:
+            pieces += shown
+            times += spread([weight(piece) for piece in shown], [Span(word.start, word.end)])
+        following = words[number + 1] if number + 1 < len(words) else None
+        if following is None or ends_sentence(word.text) or following.start - word.end > PAUSE_SECONDS:
+            rows = _broken(pieces, face, size[1] * WIDEST)
+            texts += [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
+            pieces = []
+    return texts, times
+
+
+def ends_sentence(word: str) -> bool:
+    return word.rstrip("\"”’')]」』")[-1:] in tuple(".!?…。！？")
+
+
 def schedule(parts: list[tuple[list[Text], list[Span]]], face: Face) -> list[Page]:
     """Pages in order of time. parts: texts, and the time over which their words are spread; one without time is left out."""
+    return schedule_words([(texts, spread_over(texts, spans)) for texts, spans in parts], face)
+
+
+def schedule_words(parts: list[tuple[list[Text], list[Span]]], face: Face) -> list[Page]:
+    """As `schedule`, with the time of each word."""
     placed = []
     for texts, spans in parts:
-        times = iter(spread(weights(texts), spans) if spans else [])
+        times = iter(spans)
         placed += [tuple(_placed(row, face, times) for row in text) for text in texts if spans]
     if not placed:
         return []
@@ -180,7 +219,7 @@ class Drawn:
                 edges = (left + start + word.x - space / 2, left + start + word.x + word.width + space / 2)
                 rows = (top + down + number * step, top + down + (number + 1) * step)
                 self.words.append((word.spoken, (_even(rows[0]), _even(edges[0]), _even(rows[1]) + 2, _even(edges[1]))))
-        box = _rounded(box_height, box_width, ROUNDING * em)
+        box = rounded(box_height, box_width, ROUNDING * em)
         pixels = np.asarray(text)
         return Masks(
             top, left, *(xp.asarray(mask) for mask in (box, pixels, sited(box, np), sited(pixels, np)))
@@ -236,7 +275,7 @@ def _runs_left(row: list[str]) -> bool:
     return next((kind for kind in kinds if kind in ("L", "R", "AL")), "L") != "L"
 
 
-def _rounded(height: int, width: int, radius: float) -> ByteArray:
+def rounded(height: int, width: int, radius: float) -> ByteArray:
     """A rectangle with round corners and smooth rims: 255 inside."""
     y = np.abs(np.arange(height) + 0.5 - height / 2)[:, None] - (height / 2 - 1 - radius)
     x = np.abs(np.arange(width) + 0.5 - width / 2)[None, :] - (width / 2 - 1 - radius)

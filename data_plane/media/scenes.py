@@ -14,6 +14,7 @@ from dihedral.data_plane.kernels import grain
 from dihedral.data_plane.kernels.frame import Bars, Frame, Stage
 from dihedral.data_plane.kernels.pyramid import Pyramid, Window, chroma_layers, luma_layers
 from dihedral.data_plane.media.captions import Drawn, Page
+from dihedral.data_plane.media.footage import Footage
 from dihedral.data_plane.media.speech_timing import Span
 
 ZOOM = 1.16  # of the camera's way where nobody gave one: slow enough for a scene of two seconds
@@ -119,6 +120,12 @@ def bars_of(size: tuple[int, int]) -> Bars:
     )
 
 
+def rows_below(size: tuple[int, int], has_spectrum: bool) -> float:
+    """At the frame's lower rim, in pixels: what the spectrum takes."""
+    bars = bars_of(size)
+    return size[0] - bars.base + bars.tallest + 2 * bars.radius if has_spectrum else 0.0
+
+
 def stage_of(look: Look, size: tuple[int, int], xp: ArrayModule) -> Stage:
     strength = look.grain * GRAIN_CODES
     return Stage(size, grain.field(size, look.seed, xp) if strength else None, strength, bars_of(size))
@@ -126,7 +133,7 @@ def stage_of(look: Look, size: tuple[int, int], xp: ArrayModule) -> Stage:
 
 def frames(
     shots: list[Shot],
-    picture: Callable[[int], Pyramid],
+    source: Callable[[int], Pyramid | Footage],
     look: Look,
     count: int,
     fps: int,
@@ -135,26 +142,30 @@ def frames(
 ) -> Iterator[Frame]:
     """`count` frames to be rendered, each as things are in the middle of its time.
 
-    picture: makes the pyramid of a scene; called once for each that is seen, in order.
+    source: makes the pyramid of a scene's picture, or opens its video; called once for each that is seen, in order.
     """
-    size, bars = stage.size, stage.bars
-    below = 0.0 if look.levels is None else size[0] - bars.base + bars.tallest + 2 * bars.radius
-    pyramids: dict[int, Pyramid] = {}
+    size = stage.size
+    below = rows_below(size, look.levels is not None)
+    sources: dict[int, Pyramid | Footage] = {}
     drawn: Drawn | None = None
     for number in range(count):
         seconds = (number + 0.5) / fps
         seen = [at for at, shot in enumerate(shots) if shot.start <= seconds < shot.end] or [len(shots) - 1]
-        for gone in [at for at in pyramids if at not in seen]:
-            del pyramids[gone]
+        for gone in [at for at in sources if at not in seen]:
+            del sources[gone]
         luma, chroma = [], []
         for at in seen:
-            if at not in pyramids:
-                pyramids[at] = picture(at)
-            shot, shape = shots[at], pyramids[at].luma[0].shape[1:]
-            along = min(1.0, (seconds - shot.start) / (shot.end - shot.start))
-            window, share = window_of(along, shot, shape, size), _share(shots, at, seen, seconds)
-            luma += luma_layers(pyramids[at], window, share)
-            chroma += chroma_layers(pyramids[at], window, share)
+            if at not in sources:
+                sources[at] = source(at)
+            shot, seen_of, share = shots[at], sources[at], _share(shots, at, seen, seconds)
+            if isinstance(seen_of, Footage):
+                layers = seen_of.layers(seconds - shot.start, share)
+            else:
+                along = min(1.0, (seconds - shot.start) / (shot.end - shot.start))
+                window = window_of(along, shot, seen_of.luma[0].shape[1:], size)
+                layers = luma_layers(seen_of, window, share), chroma_layers(seen_of, window, share)
+            luma += layers[0]
+            chroma += layers[1]
         begun = bisect_right(look.pages, seconds, key=lambda page: page.start)
         caption = None
         if begun and seconds < (page := look.pages[begun - 1]).end:

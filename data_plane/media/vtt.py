@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from dihedral.data_plane.media.captions import PAUSE_SECONDS, ends_sentence
 from dihedral.data_plane.media.speech_timing import Timed
 
 WIDEST = 42  # letters of a row, as broadcasters have it
 LONGEST_SECONDS = 6.0
-PAUSE_SECONDS = 0.7  # a cue does not go on behind such a pause
 LINGER_SECONDS = 0.3
 
 
@@ -25,14 +25,11 @@ def _cues(words: Sequence[Timed]) -> Iterator[list[Timed]]:
     cue: list[Timed] = []
     for word in words:
         letters = sum(len(each.text) + 1 for each in cue)
-        if (
-            cue
-            and (
-                letters + len(word.text) > 2 * WIDEST - 8  # rows break between words, so two are never quite full
-                or word.end - cue[0].start > LONGEST_SECONDS
-                or word.start - cue[-1].end > PAUSE_SECONDS
-                or cue[-1].text.rstrip("\"”’')]")[-1:] in ".!?…。！？"
-            )
+        if cue and (
+            letters + len(word.text) > 2 * WIDEST - 8  # rows break between words, so two are never quite full
+            or word.end - cue[0].start > LONGEST_SECONDS
+            or word.start - cue[-1].end > PAUSE_SECONDS
+            or ends_sentence(cue[-1].text)
         ):
             yield cue
             cue = []

@@ -15,6 +15,10 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,10 +30,11 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome
+from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
-from dihedral.data_plane.process_groups import die_with_parent
+from dihedral.data_plane.process_groups import descendants, die_with_parent
+from dihedral.data_plane.slots.leftovers import ProcessState, end_children, end_tasks, running
 from dihedral.data_plane.slots.messages import (
     Data,
     Done,
@@ -47,6 +52,7 @@ from dihedral.data_plane.slots.messages import (
 )
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
+STORE_THREAD = "artifact store"
 SMALLEST_PROGRESS = 0.001  # so a run says at most a thousand fractions, however often the task does
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -69,12 +75,12 @@ def main() -> None:
     except DihedralError as error:
         sys.exit(str(error))
     gc.freeze()
-    _Child(link, hello, registry).serve()
+    _Child(link, hello, registry, (descriptor, beats)).serve()
 
 
 def _prepare(hello: Hello) -> None:
     """Before any task module is imported: where modules are found, which GPU, how many threads a library may start."""
-    sys.path.extend(entry for entry in hello.path if entry not in sys.path)
+    sys.path[:] = hello.path  # in the parent's order, so that both find the same modules
     for name in THREADS:
         os.environ.setdefault(name, str(hello.threads))
     if hello.gpu is not None and hello.simulation is None:
@@ -91,6 +97,10 @@ def _watch(beats: int, lease_seconds: float) -> None:
 
 
 def _end_all() -> None:
+    """Also what has left the group."""
+    for pid in descendants(os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -124,6 +134,10 @@ class _Link:
         return bytes(data)
 
 
+MESSAGES_PER_SECOND, BURST_MESSAGES = 2000.0, 2000
+"""Beyond these a task waits before it goes on: the worker drops what exceeds its own, lower limit, and must not spend its time on reading it."""
+
+
 class _Said:
     """Emit: what the task says, on its way to the parent."""
 
@@ -131,6 +145,7 @@ class _Said:
         self._link = link
         self._number = number
         self._fraction = 0.0
+        self._allowed, self._at = float(BURST_MESSAGES), time.monotonic()
 
     def progress(self, fraction: float) -> None:
         if fraction - self._fraction >= SMALLEST_PROGRESS or fraction >= 1 > self._fraction:
@@ -138,10 +153,23 @@ class _Said:
             self._link.send(Progress(number=self._number, fraction=fraction))
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
+        size = len(msgspec.json.encode(payload))
+        if size > EVENT_BYTES:
+            self.log("warning", f"an event of {size} bytes was dropped; the limit is {EVENT_BYTES}")
+            return
+        self._pace()
         self._link.send(Data(number=self._number, name=name, payload=payload))
 
     def log(self, level: str, message: str) -> None:
-        self._link.send(Line(number=self._number, level=level, message=message))
+        self._pace()
+        self._link.send(Line(number=self._number, level=level, message=message[:EVENT_BYTES]))
+
+    def _pace(self) -> None:
+        now = time.monotonic()
+        self._allowed = min(BURST_MESSAGES, self._allowed + (now - self._at) * MESSAGES_PER_SECOND) - 1
+        self._at = now
+        if self._allowed < 0:
+            time.sleep(-self._allowed / MESSAGES_PER_SECOND)
 
     def waits(self, reason: str) -> None:
         """Who waits has no process yet."""
@@ -162,7 +190,9 @@ class _LogLines(logging.Handler):
 
 
 class _Child:
-    def __init__(self, link: _Link, hello: Hello, registry: tasks.Registry) -> None:
+    def __init__(self, link: _Link, hello: Hello, registry: tasks.Registry, descriptors: Sequence[int]) -> None:
+        """`descriptors`: to the parent."""
+        self._descriptors = descriptors
         self.said: _Said | None = None
         self._link = link
         self._hello = hello
@@ -174,7 +204,7 @@ class _Child:
         self._gpu: SimulatedGpu | None = None
         if hello.gpu is not None and hello.simulation is not None:
             self._gpu = SimulatedGpu(Path(hello.gpu_directory), hello.gpu, hello.simulation)
-        self._kept = ModelCache(self._gpu)
+        self._kept = ModelCache(self._gpu, running)
         self._inside = False
         self._terminated = False
         self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None
@@ -187,6 +217,7 @@ class _Child:
         logging.getLogger().addHandler(_LogLines(self))
         logging.getLogger().setLevel(logging.INFO)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        self._state = ProcessState(self._descriptors, self._store_thread.runs)
         self._link.send(Ready(tasks=sorted(self._registry)))
         while not self._terminated:
             start = self._starts.get()
@@ -195,9 +226,10 @@ class _Child:
                 continue
             self.said = _Said(self._link, start.number)
             outcome, peak, smaller = self._run_with_device(start, self.said)
+            left = [*self._end_tasks(), *self._state.put_back(self._kept.running)]
+            if left:
+                self.said.log("info", printable(f"the slot's process is replaced: {'; '.join(left)}"))
             self.said = None
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
             self._link.send(
                 Done(
                     number=start.number,
@@ -207,6 +239,7 @@ class _Child:
                     warm_key=self._kept.key,
                     held=self._gpu.held_bytes if self._gpu is not None else memory_held(),
                     smaller=smaller,
+                    replace=bool(left),
                 )
             )
 
@@ -262,6 +295,9 @@ class _Child:
         return outcome, peak, smaller is not None
 
     def _make_room(self) -> None:
+        if self._kept.running:
+            self._kept.drop()
+            end_children()
         self._kept.drop()
         self._give_memory_back()
 
@@ -297,6 +333,8 @@ class _Child:
     def _run_async(self, start: Start, said: _Said) -> NodeOutcome:
         if self._runner is None:
             self._runner = asyncio.Runner()
+        threads = ThreadPoolExecutor(thread_name_prefix="to_thread")
+        self._runner.get_loop().set_default_executor(threads)
         token = CancelToken()
         self._token = self._runner.get_loop(), token
         if self._stopped:
@@ -319,6 +357,12 @@ class _Child:
             )
         finally:
             self._token = None
+            threads.shutdown(
+                wait=False, cancel_futures=True
+            )  # those that run on are left over, as threads of a plain task are
+
+    def _end_tasks(self) -> list[str]:
+        return self._runner.run(end_tasks()) if self._runner is not None else []
 
 
 def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:
@@ -347,8 +391,13 @@ class _StoreThread:
     def __call__(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="artifact store", daemon=True).start()
+            self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=STORE_THREAD))
+            threading.Thread(target=self._loop.run_forever, name=STORE_THREAD, daemon=True).start()
         return self._loop
+
+    @staticmethod
+    def runs(thread: threading.Thread) -> bool:
+        return thread.name.startswith(STORE_THREAD)
 
     def store(self) -> Any:
         """Called on the loop."""

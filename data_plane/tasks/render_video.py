@@ -27,7 +27,8 @@ from dihedral.data_plane.kernels.pyramid import Pyramid, pyramid
 from dihedral.data_plane.media import captions, scenes, soundtrack
 from dihedral.data_plane.media import speech_timing as timing
 from dihedral.data_plane.media.decode import ByteArray, FloatArray, jpeg, picture_shape, read_picture, read_recording
-from dihedral.data_plane.media.speech_timing import Span
+from dihedral.data_plane.media.footage import Footage, facts
+from dihedral.data_plane.media.speech_timing import Span, Timed
 from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
 from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
 from dihedral.schemas.strict import Strict
@@ -35,6 +36,7 @@ from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0
+MOST_SCENES = 100
 LONGEST_UNASKED_SECONDS = 60.0  # of a video whose length nobody gave
 SCENE_SECONDS = 4.0  # of a scene to which nothing gives a length
 LEAST_SCENE_SECONDS = (
@@ -63,12 +65,24 @@ class View(Strict, kw_only=True, rename="camel"):
     zoom: Annotated[float, Meta(ge=1, le=8, description="1: as much of the picture as fills the frame")] = 1.0
 
 
+class SpokenWord(Strict, kw_only=True):
+    """As `speak` tells it: in seconds of the narration."""
+
+    text: Annotated[str, Meta(max_length=1000)]
+    start: Annotated[float, Meta(ge=0)]
+    end: Annotated[float, Meta(ge=0)]
+
+
 class Scene(Strict, kw_only=True, rename="camel"):
-    picture: ArtifactRef
+    picture: Annotated[ArtifactRef | None, Meta(description="What is seen, or what a video stands before")] = None
+    video: Annotated[ArtifactRef | None, Meta(description="In place of a picture; its sound is not heard")] = None
     seconds: Annotated[Seconds | None, Meta(description="Length; null: its share of the video's, by its lines")] = None
     lines: Annotated[list[Line], Meta(max_length=200, description="Narration, shown as captions")] = msgspec.field(
         default_factory=list
     )
+    words: Annotated[
+        list[SpokenWord], Meta(max_length=20_000, description="Captions at the times when they are spoken")
+    ] = msgspec.field(default_factory=list)
     from_: Annotated[View | None, Meta(description="Where the camera begins; null: chosen")] = msgspec.field(
         default=None, name="from"
     )
@@ -89,7 +103,14 @@ class Grade(Strict, kw_only=True, rename="camel"):
 
 
 class RenderVideo(Strict, kw_only=True, rename="camel"):
-    scenes: Annotated[list[Scene], Meta(min_length=1, max_length=100)]
+    scenes: Annotated[list[Scene], Meta(max_length=100)] = msgspec.field(default_factory=list)
+    pictures: Annotated[list[ArtifactRef], Meta(max_length=100, description="More scenes, a picture each")] = (
+        msgspec.field(default_factory=list)
+    )
+    words: Annotated[
+        list[SpokenWord],
+        Meta(max_length=20_000, description="The narration's words in time, shared out over the scenes"),
+    ] = msgspec.field(default_factory=list)
     narration: Annotated[list[ArtifactRef], Meta(max_length=100, description="Recordings, heard one after another")] = (
         msgspec.field(default_factory=list)
     )
@@ -150,9 +171,12 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
 def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     """Raises: TaskError `invalid_input`, `encoder_unavailable`, `disk_full`."""
     xp, device, _ = array_module()
+    params = msgspec.structs.replace(params, scenes=scenes_of(params))
     encoder = chosen_encoder(params.encoder, device == "cupy", (params.height, params.width), params.fps)
-    pictures = [ctx.fetch(scene.picture) for scene in params.scenes]
-    shapes = [picture_shape(picture) for picture in pictures]
+    pictures = [None if scene.picture is None else ctx.fetch(scene.picture) for scene in params.scenes]
+    videos = [None if scene.video is None else ctx.fetch(scene.video) for scene in params.scenes]
+    shapes = [None if picture is None else picture_shape(picture) for picture in pictures]
+    params = with_lengths(params, videos)
     adapter = None if params.adapter is None else read_adapter(ctx.fetch(params.adapter), xp)
     voice = None if params.voice is None else read_voice(ctx.fetch(params.voice), xp)
     if voice is not None and not params.narration:
@@ -164,25 +188,32 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
         raise _invalid("the video would be shorter than one frame")
     seconds = count / params.fps
     spans = speech(spoken, length)
-    face, texts = captions_of(params, ctx)
-    shots = plan(
-        params, [sum(captions.weights(text)) for text in texts], spans, length
-    )  # not `seconds`: the scenes' lengths need not be whole frames
+    face, texts, times = captions_of(params, ctx)
+    weights = [sum(captions.weights(text)) for text in texts]
+    shots = plan(params, weights, spans, length)  # not `seconds`: the scenes' lengths need not be whole frames
     ctx.progress(0.05)
     ctx.check_cancelled()
     background = None if params.background is None else recording(ctx.fetch(params.background), seconds, None, xp)
     silent = background is None and not params.narration
     sound = None if silent else soundtrack.mixed(spoken, background, params.background_db, seconds)
-    pages = pages_of(texts, face, shots, spans if params.narration else None, length)
+    pages = pages_of(texts, times, face, shots, spans if params.narration else None, length)
     look = scenes.Look(params.grain, params.seed, levels(params, sound, count, xp), pages)
     ctx.progress(0.1)
 
-    def seen(number: int) -> Pyramid:
+    size = params.height, params.width
+    below = ceil(scenes.rows_below(size, look.levels is not None) + captions.rows_of_a_page(size))
+
+    def seen(number: int) -> Pyramid | Footage:
         ctx.check_cancelled()
-        return prepared(pictures[number], shapes[number], shots[number], params, adapter, ctx.check_cancelled, xp)
+        picture, video, shape = pictures[number], videos[number], shapes[number]
+        if video is not None:
+            return Footage(video, size, below, picture, xp)
+        assert picture is not None
+        assert shape is not None
+        return prepared(picture, shape, shots[number], params, adapter, ctx.check_cancelled, xp)
 
     path = ctx.workdir / "video.mp4"
-    stage = scenes.stage_of(look, (params.height, params.width), xp)
+    stage = scenes.stage_of(look, size, xp)
     planned = scenes.frames(shots, seen, look, count, params.fps, stage, xp)
     made = (render(each, stage, xp) for each in planned)
     write_video(path, watched(made, count, ctx), params.fps, sound, soundtrack.RATE, encoder)
@@ -224,13 +255,62 @@ def show(frame: ByteArray, number: int, ctx: TaskContext) -> None:
         ctx.data("preview", {"bucket": kept.bucket, "key": kept.key, "frame": number})
 
 
+# Scenes -------------------------------------------------------------------------------------------------------------
+
+
+def scenes_of(params: RenderVideo) -> list[Scene]:
+    """Those of `scenes` and `pictures`, each with its share of `words`."""
+    found = [*params.scenes, *(Scene(picture=picture) for picture in params.pictures)]
+    if not 1 <= len(found) <= MOST_SCENES:
+        raise _invalid(f"a video has 1 to {MOST_SCENES} scenes; here are {len(found)}: give `scenes` or `pictures`")
+    for number, scene in enumerate(found):
+        if scene.picture is None and scene.video is None:
+            raise _invalid(f"scene {number} has neither a picture nor a video")
+        if scene.lines and (scene.words or params.words):
+            raise _invalid(f"scene {number} has lines, and words in time: give one of them")
+        if scene.words and params.words:
+            raise _invalid(f"scene {number} has words of its own, and there are `words` of all: give one of them")
+        if scene.video is not None and (params.adapter is not None or params.grade != Grade()):
+            raise _invalid(f"scene {number} is a video: a look (`adapter`) and a `grade` can be given to pictures only")
+    if not params.words:
+        return found
+    shares = shared_out(params.words, len(found))
+    return [msgspec.structs.replace(scene, words=words) for scene, words in zip(found, shares, strict=True)]
+
+
+def shared_out(words: list[SpokenWord], count: int) -> list[list[SpokenWord]]:
+    """In `count` parts that last about as long, cut behind sentences where there are enough of them."""
+    ends = [at + 1 for at, word in enumerate(words[:-1]) if captions.ends_sentence(word.text)]
+    if len(ends) < count - 1:
+        ends = list(range(1, len(words)))
+    cuts = [0]
+    for number in range(1, count):
+        later = [at for at in ends if at > cuts[-1]]
+        possible = later[: max(1, len(later) - (count - 1 - number))]  # each scene behind it needs one too
+        wanted = words[-1].end * number / count
+        cuts.append(min(possible, key=lambda at: abs(words[at].start - wanted), default=len(words)))
+    return [words[start:end] for start, end in pairwise([*cuts, len(words)])]
+
+
+def with_lengths(params: RenderVideo, videos: list[Path | None]) -> RenderVideo:
+    """Without a narration a video lasts as long as it does."""
+    if params.narration:
+        return params
+    scenes = [
+        msgspec.structs.replace(scene, seconds=facts(video).seconds) if video and scene.seconds is None else scene
+        for scene, video in zip(params.scenes, videos, strict=True)
+    ]
+    return msgspec.structs.replace(params, scenes=scenes)
+
+
 # Sound and time -----------------------------------------------------------------------------------------------------
 
 
 def narration(params: RenderVideo, voice: Voice | None, ctx: TaskContext, xp: ArrayModule) -> FloatArray:
     """(n,) at soundtrack.RATE: the recordings, as far as the video can last."""
     fixed, free = fixed_and_free(params)
-    left = params.seconds or min(LONGEST_SECONDS, fixed + LONGEST_UNASKED_SECONDS * (free > 0))
+    unasked = LONGEST_SECONDS if any(scene.words for scene in params.scenes) else LONGEST_UNASKED_SECONDS
+    left = params.seconds or min(LONGEST_SECONDS, fixed + unasked * (free > 0))
     parts: list[FloatArray] = []
     cut = False
     for reference in params.narration:
@@ -286,7 +366,12 @@ def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: fl
     """
     lengths = [scene.seconds for scene in params.scenes]
     try:
-        if all(weights) and not any(lengths):
+        if all(scene.words for scene in params.scenes) and not any(lengths):
+            starts = [0.0, *(scene.words[0].start for scene in params.scenes[1:]), seconds]
+            if any(after <= before for before, after in pairwise(starts)):
+                raise _invalid("the scenes' words are not in order of time, or go beyond the end of the video")
+            times = [Span(*each) for each in pairwise(starts)]
+        elif all(weights) and not any(lengths):
             starts = [0.0, *(span.start for span in timing.spread(weights, spans)[1:]), seconds]
             times = [Span(*each) for each in pairwise(starts)]
         else:
@@ -310,9 +395,11 @@ def views_of(scene: Scene, number: int) -> tuple[scenes.View, scenes.View]:
     return begin, finish
 
 
-def captions_of(params: RenderVideo, ctx: TaskContext) -> tuple[captions.Face, list[list[captions.Text]]]:
-    """The font, and each scene's pages. What no font has a picture of is told."""
-    lines = [line for scene in params.scenes for line in scene.lines]
+def captions_of(
+    params: RenderVideo, ctx: TaskContext
+) -> tuple[captions.Face, list[list[captions.Text]], list[list[Span]]]:
+    """The font, each scene's pages, and the times of their words where they are known. What no font has a picture of is logged."""
+    lines = [line for scene in params.scenes for line in [*scene.lines, *(word.text for word in scene.words)]]
     if (letters := sum(map(len, lines))) > MOST_LETTERS:
         raise _invalid(f"the lines have {letters:,} letters together; {MOST_LETTERS:,} are possible")
     size = params.height, params.width
@@ -321,21 +408,38 @@ def captions_of(params: RenderVideo, ctx: TaskContext) -> tuple[captions.Face, l
         ctx.log(
             f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
         )
-    return face, [captions.broken(scene.lines, face, size) for scene in params.scenes]
+    texts, times = [], []
+    for scene in params.scenes:
+        broken, known = captions.broken(scene.lines, face, size), list[Span]()
+        if scene.words:
+            spoken = [Timed(word.text, word.start, max(word.start, word.end)) for word in scene.words]
+            broken, known = captions.broken_in_time(spoken, face, size)
+        texts.append(broken)
+        times.append(known)
+    return face, texts, times
 
 
 def pages_of(
     texts: list[list[captions.Text]],
+    times: list[list[Span]],
     face: captions.Face,
     shots: list[scenes.Shot],
     spans: list[Span] | None,
     seconds: float,
 ) -> list[captions.Page]:
-    """The scenes' texts while somebody speaks; where nobody does (`spans` None), each scene's until the next one begins."""
-    if spans is not None:
-        return captions.schedule([([text for scene in texts for text in scene], spans)], face)
+    """Words at their times; else the scenes' texts while somebody speaks; where nobody does (`spans` None), each scene's until the next begins."""
+    if spans is not None and not any(times):
+        together = [text for scene in texts for text in scene]
+        return captions.schedule([(together, spans)], face)
     starts = [*(shot.start for shot in shots), seconds]
-    return captions.schedule([(scene, [Span(*own)]) for scene, own in zip(texts, pairwise(starts), strict=True)], face)
+    own = [Span(*each) for each in pairwise(starts)]
+    return captions.schedule_words(
+        [
+            (text, known or captions.spread_over(text, [span]))
+            for text, known, span in zip(texts, times, own, strict=True)
+        ],
+        face,
+    )
 
 
 def levels(params: RenderVideo, sound: FloatArray | None, count: int, xp: ArrayModule) -> Array | None:

@@ -23,6 +23,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "schemas", copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(codegen, "ROOT", copy)
     monkeypatch.setattr(codegen, "STRUCTS", copy / "structs")
+    monkeypatch.setattr(codegen, "DOCUMENTS", Path(shutil.copy(REPOSITORY / "dihedral/documents.py", tmp_path)))
     return copy
 
 
@@ -35,13 +36,17 @@ def test_a_stale_struct_and_a_leftover_are_named_and_mended(root: Path, capsys: 
     fresh = (root / "structs/job.py").read_text()
     (root / "structs/job.py").write_text(fresh.replace("ge=1", "ge=0"))
     (root / "structs/old.py").write_text("")
+    typed = codegen.DOCUMENTS.read_text()
+    codegen.DOCUMENTS.write_text(typed.replace("NotRequired[str]", "str"))
     assert codegen.main(["--check"]) == 1
     said = capsys.readouterr().err
     assert "schemas/structs/job.py is stale" in said
     assert "schemas/structs/old.py is stale" in said
+    assert "dihedral/documents.py is stale" in said
     assert codegen.main([]) == 0
     assert (root / "structs/job.py").read_text() == fresh
     assert not (root / "structs/old.py").exists()
+    assert codegen.DOCUMENTS.read_text() == typed
 
 
 def test_two_files_of_one_name_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

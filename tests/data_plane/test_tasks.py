@@ -22,6 +22,8 @@ from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Plane
 from tests.support.in_process import RecordedEvents
 
+ROOT = Path(__file__).parents[2]
+
 
 class Inner(Struct):
     weight: float = 1.0
@@ -104,11 +106,11 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
-def untyped(params, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
+def untyped(params: Any, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
@@ -188,7 +190,7 @@ def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pyt
     )
     try:
         assert list(collect(["tasks_of_mine"], directory=tmp_path, plugins=False)) == ["mine"]
-        assert sys.path[-1] == str(tmp_path)
+        assert sys.path[-2:] == [str(tmp_path), str(ROOT)], "our checkout is no installed package"
     finally:
         sys.modules.pop("tasks_of_mine", None)
 

@@ -181,6 +181,20 @@ def test_a_text_param_stays_a_text_whatever_it_looks_like(shell: Shell) -> None:
     assert shell(*("watch", job), code=1).stderr.startswith("dihedral: train_")
 
 
+def test_files_of_one_param_are_a_list(shell: Shell) -> None:
+    for name in ("a.png", "b.png"):
+        (shell.directory / name).write_bytes(name.encode())
+    later = ("--start-at", "2099-01-01T00:00:00Z")
+    one, two = ("--file", "pictures=a.png"), ("--file", "pictures=b.png")
+    for given in (one, one + two):
+        job = shell.json("submit", "--pipeline", "train_image_lora", *given, *later)["jobId"]
+        refs = shell.json("show", job)["graph"]["nodes"][0]["params"]["pictures"]
+        assert [ref["key"].rsplit("/", 1)[-1] for ref in refs] == ["a.png", "b.png"][: len(given) // 2]
+        shell("cancel", job)
+    twice = ("--file", "recording=a.png", "--file", "recording=b.png")
+    assert "recording is one file" in shell("submit", "--pipeline", "train_voice", *twice, code=2).stderr
+
+
 def test_an_uploaded_file_comes_back_and_old_ones_are_pruned(shell: Shell, house: Up) -> None:
     (shell.directory / "voice.wav").write_bytes(b"no voice at all")
     job = shell.json("submit", "--pipeline", "train_voice", "--file", "recording=voice.wav")["jobId"]

@@ -201,7 +201,11 @@ def staged(
     face = captions.face_of([], size)
     texts = [captions.broken(scene.lines, face, size) for scene in params.scenes]
     shots = render_video.plan(params, [sum(captions.weights(each)) for each in texts], spans, seconds)
-    return shots, texts, render_video.pages_of(texts, face, shots, spans if narrated else None, seconds)
+    return (
+        shots,
+        texts,
+        render_video.pages_of(texts, [[] for _ in texts], face, shots, spans if narrated else None, seconds),
+    )
 
 
 def test_previews_are_one_artifact_that_is_written_over(
@@ -401,6 +405,8 @@ def bad_adapter(folder: Path, **changes: Any) -> bytes:
 
 
 REFUSED: dict[str, tuple[Params, str]] = {
+    "no scene": (lambda place, folder, ref: {"scenes": []}, "give `scenes` or `pictures`"),
+    "a scene without a picture": (lambda place, folder, ref: {"scenes": [{}]}, "neither a picture nor a video"),
     "no picture": (lambda place, folder, ref: {"scenes": [{"picture": damaged(place, folder, b"text", "a.png")}]}, "not a picture"),
     "a picture that is cut off": (lambda place, folder, ref: {"scenes": [{"picture": damaged(place, folder, hollow(folder), "a.png")}]}, "damaged"),
     "the second picture": (lambda place, folder, ref: {"scenes": [{"picture": ref}, {"picture": damaged(place, folder, b"text", "a.png")}]}, "not a picture"),
@@ -440,8 +446,6 @@ def test_bad_input_is_told_in_a_sentence_and_the_next_video_is_made(
 @pytest.mark.parametrize(
     "params",
     [
-        {"scenes": []},
-        {"scenes": [{}]},
         {"width": 63},
         {"scenes": [{"fade": -1}]},
         {"scenes": [{"from": {"zoom": 0.5}}]},
