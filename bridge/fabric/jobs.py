@@ -6,24 +6,16 @@ planning) is the control plane's.
 
 import asyncio
 import logging
-<<<<<<< HEAD
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
-=======
-import math
-import random
-import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import Any, TypeVar
->>>>>>> main
 
 import msgspec
 import redis.asyncio
 
 from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
-from dihedral.bridge.fabric.connection import Client
+from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
@@ -219,7 +211,7 @@ class Jobs:
 
         `limit` as in NewJob. Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
         """
-        left, word, now = 0, "", await self.now_ms() if limit else 0
+        left, word, now = 0, "", await now_ms(self.client) if limit else 0
         for part in self.scripts.partitions:
             rooms: list[tuple[int, str]] = []
             if self._max_queued > 0:
