@@ -164,7 +164,7 @@ class ControlSettings(Strict, kw_only=True):
         Annotated[
             int,
             Meta(
-                description='Requests of one API key that a process handles at once; others of it wait for their turn.',
+                description='Requests of one API key that a process handles at once, an eighth of them lists, graphs, plans and batches; others of it wait for their turn.',
                 ge=1,
             ),
         ]
