@@ -369,6 +369,10 @@ class AsyncClient:
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
+    async def mcp(self, message: Document) -> Document:
+        """Hands on a message of the Model Context Protocol; an empty answer where it wants none."""
+        return await self._ask("POST", "/mcp", json=message)
+
     async def _ask(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> Document:
         """`repeat`: safe to send again when the answer was lost; reads always are."""
         reads = method == "GET"
@@ -538,6 +542,7 @@ class Client:
     upload = _blocking(AsyncClient.upload)
     download = _blocking(AsyncClient.download)
     artifacts = _blocking(AsyncClient.artifacts)
+    mcp = _blocking(AsyncClient.mcp)
 
     def watch(self, job_id: str, after: int = 0) -> Generator[doc.Event | Progress, None, None]:
         """Yields what AsyncClient.watch yields, and raises what it raises."""
