@@ -1,8 +1,9 @@
-"""`python docs/reference.py [--check]`: writes what the source already states: settings.md, http.md, the state diagrams of architecture.md.
+"""`python docs/reference.py [--check]`: writes what the source already states: settings.md, http.md, the drawings of architecture.md.
 
 A setting without a description ends it with 2, a stale page with 1.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -200,21 +201,75 @@ def documented() -> list[str]:
     return found
 
 
-# State diagrams -------------------------------------------------------------------------------------------------------
+# Drawings of architecture.md ------------------------------------------------------------------------------------------
+
+PACKAGES = ("dihedral", "control_plane", "data_plane", "bridge", "schemas")
 
 
 def with_diagrams(text: str) -> str:
-    """The page with its diagrams drawn again, between the marks that stand in it."""
-    for name, moves, ended, first in (
-        ("job", JOB_MOVES, JOB_ENDED, ("scheduled", "queued")),
-        ("node", NODE_MOVES, NODE_ENDED, ("pending",)),
-    ):
-        drawn = "\n".join(["```mermaid", *diagram(moves, ended, first), "```"])
-        begin, end = f"<!-- {name} states: drawn from bridge/fabric/lifecycle.py -->", f"<!-- end of {name} states -->"
+    """The page with its drawings made again, between the marks that stand in it."""
+    drawings = {
+        "rooms: drawn from the imports": rooms(),
+        "job states: drawn from bridge/fabric/lifecycle.py": diagram(JOB_MOVES, JOB_ENDED, ("scheduled", "queued")),
+        "node states: drawn from bridge/fabric/lifecycle.py": diagram(NODE_MOVES, NODE_ENDED, ("pending",)),
+    }
+    for mark, lines in drawings.items():
+        begin, end = f"<!-- {mark} -->", f"<!-- end of {mark.partition(':')[0]} -->"
         assert begin in text, f"architecture.md has no {begin}"
         before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{drawn}\n{end}{rest.partition(end)[2]}"
+        text = "\n".join([f"{before}{begin}", "```mermaid", *lines, "```", f"{end}{rest.partition(end)[2]}"])
     return text
+
+
+def rooms() -> Iterator[str]:
+    """Packages as boxes, the rooms within them, and who imports whom within a package; between packages the arrows of the packages."""
+    arrows = sorted({arrow for folder in PACKAGES for path in modules(folder) for arrow in imported(path)})
+    yield "flowchart TD"
+    for package in PACKAGES:
+        inner = sorted({room for arrow in arrows for room in arrow if room.startswith(f"{package}/")})
+        if not inner:
+            yield f"    {package}"
+            continue
+        yield f"    subgraph {package}"
+        yield from (f"        {room.replace('/', '_')}[{room.partition('/')[2]}]" for room in inner)
+        yield "    end"
+    between = sorted({(a.partition("/")[0], b.partition("/")[0]) for a, b in arrows})
+    yield from (f"    {a} --> {b}" for a, b in between if a != b)
+    for a, b in arrows:
+        if a.partition("/")[0] == b.partition("/")[0] and "/" in a and "/" in b:
+            yield f"    {a.replace('/', '_')} --> {b.replace('/', '_')}"
+
+
+def modules(folder: str) -> Iterator[Path]:
+    for path in sorted((FOLDER.parent / folder).rglob("*.py")):
+        parts = path.relative_to(FOLDER.parent).parts
+        if parts[:2] not in {("dihedral", package) for package in PACKAGES} and "structs" not in parts:
+            yield path
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(room of this module, room that it imports from), where they differ; what is imported for types alone does not count."""
+    own = room(path.relative_to(FOLDER.parent).parts[:-1])
+    tree = ast.parse(path.read_text())
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING"):
+            block.body = []
+    for node in ast.walk(tree):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [f"{node.module}.{each.name}" for each in node.names] if isinstance(node, ast.ImportFrom) else []
+        names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "dihedral" and len(parts) > 1:
+                there = room(tuple(parts[1:] if parts[1] in PACKAGES else parts))
+                if there != own:
+                    yield own, there
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """`bridge/fabric` where there is such a folder, else the package."""
+    inner = len(parts) > 1 and parts[0] != "schemas" and (FOLDER.parent / parts[0] / parts[1] / "__init__.py").exists()
+    return "/".join(parts[:2]) if inner else parts[0]
 
 
 def diagram(moves: Mapping[str, frozenset[str]], ended: frozenset[str], first: tuple[str, ...]) -> Iterator[str]:

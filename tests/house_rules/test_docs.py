@@ -1,8 +1,10 @@
-"""The docs: generated pages are fresh, and every setting is described."""
+"""The docs: generated pages are fresh, links lead somewhere, every setting is described, and every example runs."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ from dihedral.bridge import settings
 from dihedral.schemas.documents import sources
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,27 @@ def test_a_move_of_a_job_that_is_added_is_drawn(reference: ModuleType, monkeypat
     assert reference.with_diagrams(page) == page
     monkeypatch.setitem(reference.JOB_MOVES, "scheduled", frozenset({"failed"}))
     assert "scheduled --> failed" in reference.with_diagrams(page)
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not target.startswith("mailto:"):
+                yield page, target
+
+
+def test_every_link_leads_to_a_file() -> None:
+    found = list(links())
+    assert found
+    assert [f"{page.name}: {target}" for page, target in found if not (page.parent / target).exists()] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in names if f"({name})" not in index} == set()
+
+
+def test_the_glossary_is_short() -> None:
+    terms = re.findall(r"^\*\*", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    assert 15 <= len(terms) <= 30
