@@ -56,7 +56,12 @@ async def test_a_delete_leaves_no_empty_folder(store: Any) -> None:
     assert "videos/job/node" not in files(store)
     assert await read(store, "videos", "job/other/two") == b"x"
     await store.delete("videos", "job/other/two")
-    assert [each for each in files(store) if not each.startswith(".index")] == [".meta", ".meta/videos", ".tmp", "videos"]
+    assert [each for each in files(store) if not each.startswith(".index")] == [
+        ".meta",
+        ".meta/videos",
+        ".tmp",
+        "videos",
+    ]
     assert not any("~" in each for each in files(store)), "no entry of the index"
     await store.put("videos", "job/node/one", b"x", BINARY)
 
