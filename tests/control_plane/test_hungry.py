@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +28,7 @@ MIB = 1 << 20
 
 
 @asynccontextmanager
-async def apart(directory):
+async def apart(directory: Any) -> AsyncIterator[Any]:
     """(client of alice, client of bob, process id)."""
     server, url = start_server(directory)
     with socket.socket() as probe:
@@ -72,11 +74,11 @@ async def apart(directory):
         log.close()
 
 
-def mib(pid, name):
+def mib(pid: Any, name: Any) -> Any:
     return int(re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)[1]) / 1024
 
 
-async def bystander(client, stop):
+async def bystander(client: Any, stop: Any) -> Any:
     """The longest time that a request of another key took."""
     worst = 0.0
     while not stop.is_set():
@@ -87,7 +89,7 @@ async def bystander(client, stop):
     return worst
 
 
-def wide(nodes):
+def wide(nodes: Any) -> Any:
     names = [f"n{number}" for number in range(nodes)]
     return graph(
         *(node(name, task="merge_capabilities", plane="node") for name in names),
@@ -95,7 +97,7 @@ def wide(nodes):
     )
 
 
-def batch(items, megabytes):
+def batch(items: Any, megabytes: Any) -> Any:
     """`items` submissions of together so many MiB: many nodes, as a graph is costly, and padding."""
     one = {"graph": wide(40), "metadata": {"text": ""}}
     one["metadata"]["text"] = "x" * max(0, megabytes * MIB // items - len(json.dumps(one)))
@@ -103,7 +105,9 @@ def batch(items, megabytes):
 
 
 @pytest.mark.parametrize(("who", "items", "accepted"), [("few", 1000, 2), ("few", 16, 2), ("alice", 1000, 1000)])
-async def test_a_batch_of_62_mib_costs_little_more_and_holds_up_nobody(tmp_path, who, items, accepted):
+async def test_a_batch_of_62_mib_costs_little_more_and_holds_up_nobody(
+    tmp_path: Path, who: Any, items: Any, accepted: Any
+) -> None:
     body = batch(items, 61)
     async with apart(tmp_path) as (clients, pid):
         before = mib(pid, "VmRSS")
@@ -120,7 +124,7 @@ async def test_a_batch_of_62_mib_costs_little_more_and_holds_up_nobody(tmp_path,
     assert worst < 1.0
 
 
-async def test_a_burst_of_reads_by_one_key_is_answered_and_holds_up_nobody(tmp_path):
+async def test_a_burst_of_reads_by_one_key_is_answered_and_holds_up_nobody(tmp_path: Path) -> None:
     async with apart(tmp_path) as (clients, _):
         headers = {"content-type": "application/json"}
         await clients["alice"].post("/api/jobs/batch", content=batch(1000, 1), headers=headers)

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,12 +33,12 @@ def expressions(panel: dict[str, Any]) -> list[str]:
     return [target["expr"].replace("$__rate_interval", f"{RATE_SECONDS}s") for target in panel["targets"]]
 
 
-def test_the_dashboards_are_what_the_description_says():
+def test_the_dashboards_are_what_the_description_says() -> None:
     done = subprocess.run([sys.executable, str(GRAFANA / "dashboards.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
+def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path: Path) -> None:
     shutil.copytree(GRAFANA, tmp_path / "grafana")
     path = tmp_path / "grafana" / "dashboards" / "jobs.json"
     path.write_text(path.read_text().replace("Nodes", "Knots"))
@@ -46,13 +48,13 @@ def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
     assert (done.returncode, "jobs.json" in done.stderr) == (1, True)
 
 
-def test_every_exposition_says_whether_it_was_recorded_or_written_and_from_what():
+def test_every_exposition_says_whether_it_was_recorded_or_written_and_from_what() -> None:
     readme = (EXPOSITIONS / "README.md").read_text()
     files = set(re.findall(r"^\| `(\w+)\.prom` \| (?:recorded|written by hand) \| \S", readme, re.M))
     assert files == {path.stem for path in EXPOSITIONS.glob("*.prom")} == set(EXPORTERS.values())
 
 
-def test_panels_fit_and_hide_nothing():
+def test_panels_fit_and_hide_nothing() -> None:
     assert set(DASHBOARDS) == {"overview", "jobs", "workers", "queues", "websockets", "artifacts", "http"}
     for name, board in DASHBOARDS.items():
         taken: set[tuple[int, int]] = set()
@@ -67,7 +69,7 @@ def test_panels_fit_and_hide_nothing():
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for binary in ("prometheus", "prometheus-redis-exporter"):
         if shutil.which(binary) is None:
             skip("prometheus", f"there is no {binary} on this machine")
@@ -77,7 +79,7 @@ def stack(tmp_path_factory):
         yield prometheus, load
 
 
-def test_every_panel_shows_something_and_what_it_shows_is_true(stack):
+def test_every_panel_shows_something_and_what_it_shows_is_true(stack: Any) -> None:
     prometheus, load = stack
     wrong = [problem for name, panel in panels() for problem in problems(prometheus, name, panel)]
     assert not wrong, "\n".join(wrong)
@@ -104,7 +106,7 @@ def named(expression: str) -> set[str]:
     return {word for word in words if word not in {"by", "and", "or", "unless"}}
 
 
-def test_metrics_are_found_in_queries():
+def test_metrics_are_found_in_queries() -> None:
     query = 'histogram_quantile(0.9, sum by (le, a) (rate(b_bucket{c="d"}[5m]))) / (max(e:f) > 0)'
     assert named(query) == {"b_bucket", "e:f"}
 
@@ -144,7 +146,7 @@ def shows(prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_looks_at_series_that_are_there(stack, rule):
+def test_a_rule_looks_at_series_that_are_there(stack: Any, rule: Any) -> None:
     """promtool's series are made up: an alert on a metric or label value that nobody exports would pass there and never come."""
     prometheus, _ = stack
     exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
@@ -155,7 +157,7 @@ def test_a_rule_looks_at_series_that_are_there(stack, rule):
         assert prometheus.query(rule["record"])
 
 
-def test_what_is_wrong_is_about_to_wake_somebody(stack):
+def test_what_is_wrong_is_about_to_wake_somebody(stack: Any) -> None:
     """Entries wait for a pool whose worker has gone: the alert counts its two minutes."""
     prometheus, _ = stack
     becomes(
