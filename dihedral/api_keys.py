@@ -19,7 +19,7 @@ from dihedral.bridge.times import rfc3339
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.api_keys import ApiKey, KeyRefused
 from dihedral.server import EmbeddedServer
-from dihedral.up import DataDirInUse, without_password
+from dihedral.up import DataDirInUse, make_private, without_password
 
 
 def act(options: argparse.Namespace, expires_seconds: float | None) -> tuple[Any, str]:
@@ -35,7 +35,8 @@ def act(options: argparse.Namespace, expires_seconds: float | None) -> tuple[Any
 @contextlib.contextmanager
 def _server(data_dir: Path) -> Iterator[str]:
     """The address of the data directory's server: that of a running `dihedral up`, else one of our own for the moment."""
-    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    make_private(data_dir)
+    (data_dir / "logs").mkdir(exist_ok=True)
     server = EmbeddedServer(data_dir / "redis", data_dir / "logs" / "server.log")
     with (data_dir / "lock").open("a+") as lock:
         try:
