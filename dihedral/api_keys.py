@@ -24,12 +24,20 @@ from dihedral.up import DataDirInUse, make_private, without_password
 
 def act(options: argparse.Namespace, expires_seconds: float | None) -> tuple[Any, str]:
     """(JSON document, text). Raises KeyRefused, SettingsError, ServerUnavailable, DataDirInUse, ServerFailed."""
-    given = settings.given(options.config, os.environ)
-    if options.redis_url or "redis.url" in given:
-        flags = {"redis.url": options.redis_url} if options.redis_url else {}
-        return asyncio.run(_act(settings.load(options.config, os.environ, flags).redis.url, options, expires_seconds))
-    with _server(options.data_dir) as url:
+    with redis_of(options) as url:
         return asyncio.run(_act(url, options, expires_seconds))
+
+
+@contextlib.contextmanager
+def redis_of(options: argparse.Namespace) -> Iterator[str]:
+    """The address of Redis: that of a flag or the settings, else of the data directory. Raises ServerUnavailable."""
+    named = getattr(options, "redis_url", None)
+    if named or "redis.url" in settings.given(options.config, os.environ):
+        flags = {"redis.url": named} if named else {}
+        yield settings.load(options.config, os.environ, flags).redis.url
+        return
+    with _server(options.data_dir or Path("dihedral-data")) as url:
+        yield url
 
 
 @contextlib.contextmanager

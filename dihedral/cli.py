@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dihedral.bridge.plain import plain
-
 OK, FAILED, USAGE, REFUSED, UNREACHABLE, CANCELLED, DETACHED = 0, 1, 2, 3, 4, 5, 130
 
 Command = Callable[[argparse.Namespace], int]
@@ -72,7 +70,14 @@ def _told(error: Exception) -> int:
 
 
 def _say(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)
+    print(_plain(line), file=sys.stderr, flush=True)
+
+
+def _plain(text: str) -> str:
+    """What users wrote must not reach the terminal as control sequences."""
+    from dihedral.bridge.plain import plain
+
+    return plain(text)
 
 
 # Commands that start something -----------------------------------------------------------------------------------------
@@ -235,7 +240,7 @@ def _told_end(options: argparse.Namespace, job: dict[str, Any]) -> None:
         print(json.dumps(job))
         return
     for meta in job["artifacts"]:
-        print(plain(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes"))
+        print(_plain(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes"))
     if job["error"]:
         where = f"{job['error']['nodeId']}: " if job["error"]["nodeId"] else ""
         _say(f"dihedral: {where}{job['error']['message']} ({job['error']['code']})")
@@ -312,25 +317,34 @@ def artifacts_list(options: argparse.Namespace) -> int:
 
 
 def artifacts_prune(options: argparse.Namespace) -> int:
-    """Works on the store itself, so it wants the settings of the control plane."""
+    """Works on the store and on Redis, which knows what jobs name, so it wants the settings of the control plane."""
     import asyncio
 
+    from dihedral.api_keys import redis_of
     from dihedral.bridge import settings
     from dihedral.bridge.artifacts import open_store
     from dihedral.bridge.artifacts.prune import prune
+    from dihedral.bridge.fabric.connection import connect
+    from dihedral.bridge.fabric.jobs import Jobs
 
     seconds = _duration(options.older_than)
     overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
     loaded = settings.load(options.config, os.environ, overrides)
+    if loaded.artifacts.store == "local" and not Path(loaded.artifacts.directory).is_dir():
+        raise _usage(
+            f"there are no artifacts in {loaded.artifacts.directory}; where the store is S3, give its settings (--config or variables)"
+        )
 
-    async def go() -> list[Any]:
-        store = open_store(loaded.artifacts)
+    async def go(url: str) -> list[Any]:
+        store, client = open_store(loaded.artifacts), connect(url, timeout_seconds=30)
         try:
-            return await prune(store, seconds, dry_run=options.dry_run)
+            return await prune(store, seconds, dry_run=options.dry_run, jobs=Jobs(client, loaded))
         finally:
             await store.close()
+            await client.aclose()
 
-    found = asyncio.run(go())
+    with redis_of(options) as url:
+        found = asyncio.run(go(url))
     verb = "would delete" if options.dry_run else "deleted"
     total = sum(meta.size_bytes for meta in found)
     _print(
@@ -462,7 +476,7 @@ def _url_hint(options: argparse.Namespace) -> str:
 
 
 def _print(options: argparse.Namespace, document: Any, text: str) -> None:
-    print(json.dumps(document, indent=2) if options.json else plain(text))
+    print(json.dumps(document, indent=2) if options.json else _plain(text))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ seconds, which is what a control plane takes to start; the others end as Unreach
 import asyncio
 import functools
 import json
-import os
 import ssl
 import threading
 import time
@@ -479,7 +478,7 @@ def _trust(url: str, ca: str | Path | None) -> ssl.SSLContext | None:
     try:
         return ssl.create_default_context(cafile=ca) if ca is not None else httpx.create_ssl_context()
     except (OSError, ssl.SSLError) as error:
-        named = ca or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        named = ca or "SSL_CERT_FILE or SSL_CERT_DIR"
         raise Unreachable(f"the certificates in {named} cannot be used: {error}") from error
 
 
