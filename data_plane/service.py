@@ -99,7 +99,6 @@ async def serve(settings: Settings) -> int:
                     run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes),
                     slots=slots,
                     light=settings.worker.light_concurrency,
-                    store=store,
                     device=device.name,
                     devices=[DeviceInfo(name=gpu.name, memory_mib=gpu.memory_mib) for gpu in device.gpus],
                     metrics_url=f"http://{address(listening)}/metrics",
