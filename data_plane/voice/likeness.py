@@ -2,7 +2,7 @@
 
 1. Pitch: log F0 gets the speaker's mean and spread (Chappell & Hansen 1998), by overlapping periods at new distances (TD-PSOLA, Moulines &
    Charpentier 1990), which leaves the spectral envelope and every word's time as they are.
-2. Throat: the frequency axis is stretched by the factor in FACTORS whose cepstra are most likely under the speaker's mixture (Lee & Rose
+2. Throat: the frequency axis is stretched by the one of FACTORS whose cepstra are most likely under the speaker's mixture (Lee & Rose
    1996, there the other way round). The envelope alone moves: each frame's is its liftered cepstrum.
 3. Mean spectrum: an equaliser between the two means, bounded (`soundtrack.gains_db`).
 """
@@ -16,9 +16,10 @@ from dihedral.data_plane.media import soundtrack
 from dihedral.data_plane.media.decode import FloatArray
 from dihedral.data_plane.model_files import Voice
 
-FACTORS = tuple(1.025**step for step in range(-6, 7))  # 0.86 to 1.16: what vowels are understood at; adults differ a little more
+FACTORS = tuple(1.025**step for step in range(-6, 4))
+"""0.86 to 1.08, as far as words stay clear: at 1.16 a recogniser heard 61 % of the installed voice, at 1.1 85 %, at 0.9 97 %."""
 USUAL_SPREAD = 0.18  # of log F0 in read speech, for voices that do not say theirs
-STRONGEST_SHIFT = 2.2  # times the pitch, either way: beyond it periods no longer overlap
+STRONGEST_SHIFT = 1.8  # times the pitch, either way: beyond it periods hardly overlap
 ANALYSED_SECONDS = 60
 UNVOICED_SECONDS = 0.005  # between marks where there is no period
 _FRAME, _HOP = 1024, 256

@@ -59,7 +59,16 @@ def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) ->
     assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
 
 
-DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video", "speak", "lip_sync")
+DATA_TASKS = (
+    "simulate",
+    "train_lora",
+    "train_image_lora",
+    "train_voice",
+    "compare_voice",
+    "render_video",
+    "speak",
+    "lip_sync",
+)
 
 
 def test_talking_picture_is_a_script_that_is_spoken_by_a_face() -> None:
