@@ -7,7 +7,7 @@
 3. Mean spectrum: an equaliser between the two means, bounded (`soundtrack.gains_db`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,11 +65,11 @@ def _with_pitch(samples: FloatArray, rate: int, heard: FloatArray, voice: Voice)
     shift = float(np.clip(voice.f0_hz / centre, 1 / STRONGEST_SHIFT, STRONGEST_SHIFT))
     wanted = centre * shift * np.exp(logs * wider)
     own = centre * np.exp(logs)
-    times = (np.arange(hertz.size) * pitch.HOP + pitch.FRAME / 2) / pitch.RATE
+    times = (np.arange(hertz.size) * spectra.HOP + pitch.FRAME / 2) / spectra.RATE
     return _overlapped(samples, rate, times, own, wanted), float(12 * np.log2(shift))
 
 
-def _overlapped(samples: FloatArray, rate: int, times: FloatArray, own: FloatArray, wanted: FloatArray) -> FloatArray:
+def _overlapped(samples: FloatArray, rate: int, times: Any, own: Any, wanted: Any) -> FloatArray:
     """times: (frames,) seconds, at which the pitch is `own` and shall be `wanted`, NaN where there is none."""
     step = times[1] - times[0] if times.size > 1 else 0.01
     frame_of = np.clip(np.round((np.arange(samples.size) / rate - times[0]) / step).astype(int), 0, times.size - 1)
@@ -92,10 +92,10 @@ def _overlapped(samples: FloatArray, rate: int, times: FloatArray, own: FloatArr
         out[middle + start : middle + end] += samples[mark + start : mark + end] * window
         weight[middle + start : middle + end] += window
         at += float(target[min(middle, samples.size - 1)])
-    return out / np.maximum(weight, np.float32(0.6))
+    return np.asarray(out / np.maximum(weight, np.float32(0.6)), dtype=np.float32)
 
 
-def _marks(samples: FloatArray, period: FloatArray, voiced: FloatArray) -> FloatArray:
+def _marks(samples: FloatArray, period: Any, voiced: Any) -> Any:
     """Where a period begins: the loudest sample near where the last one and its length say."""
     found: list[int] = []
     at = 0
@@ -149,5 +149,4 @@ def _with_envelope(samples: FloatArray, rate: int, factor: float) -> FloatArray:
         gain = np.exp(np.clip(envelope[low] * (1 - share) + envelope[high] * share - envelope, -4, 4))
         out[start : start + _FRAME] += np.fft.irfft(spectrum * gain).astype(np.float32) * window
         weight[start : start + _FRAME] += window * window
-    shaped: FloatArray = (out / np.maximum(weight, 1e-3))[_FRAME : _FRAME + samples.size]
-    return shaped
+    return np.asarray((out / np.maximum(weight, 1e-3))[_FRAME : _FRAME + samples.size], dtype=np.float32)
