@@ -15,14 +15,15 @@ import msgspec
 import redis
 
 from dihedral.bridge import metrics
-from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect
+from dihedral.bridge.fabric.connection import check_layout, connect, now_ms
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
-from dihedral.bridge.fabric.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
 from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Scheduler:
                 await check_layout(self._client, self.settings.redis.partitions)
                 return
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
 
@@ -74,7 +75,7 @@ class Scheduler:
             try:
                 await work()
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 log.warning("the scheduler cannot reach Redis: %s", error)
             await asyncio.sleep(seconds)
@@ -95,13 +96,13 @@ class Scheduler:
                 for part in self._scripts.partitions:
                     await reclaimer.look(part, await self._streams(part))
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 reclaimer.forget()
 
     async def _streams(self, part: Partition) -> list[str]:
         places = {("node", "default"), ("python", "default")}
-        for known in await self._jobs.known_tasks():
+        for known in await self._jobs.workers.known_tasks():
             places.add((str(known.capability.plane), known.capability.runtime.pool))
         return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
 
@@ -111,10 +112,10 @@ class Scheduler:
             await self._heal_still(part)
             await self._prune(part)
             await self._forget_consumers(part)
-        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await self._jobs.now_ms() - RECENT_SECONDS * 1000)
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await now_ms(self._client) - RECENT_SECONDS * 1000)
 
     async def _heal_still(self, part: Partition) -> None:
-        horizon = await self._jobs.now_ms() - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
+        horizon = await now_ms(self._client) - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
         cancelling: set[str] = set()
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
@@ -184,7 +185,7 @@ class Scheduler:
 
     async def _forget_consumers(self, part: Partition) -> None:
         """Drops the consumers that hold nothing and belong to no live worker; one that still reads is made anew by that."""
-        alive = {worker.worker_id for worker in await self._jobs.workers()}
+        alive = {worker.worker_id for worker in await self._jobs.workers.alive()}
         for stream in await self._streams(part):
             try:
                 consumers = await self._client.xinfo_consumers(stream, keys.GROUP)
@@ -193,9 +194,3 @@ class Scheduler:
             for row in consumers:
                 if row["pending"] == 0 and row["name"].decode() not in alive:
                     await self._scripts.drop_consumer(part, stream, row["name"].decode())
-
-
-def _is_transient(error: Exception) -> bool:
-    return isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)) or (
-        isinstance(error, redis.ResponseError) and is_transient(error)
-    )

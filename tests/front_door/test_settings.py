@@ -196,3 +196,16 @@ def test_servers_and_tools_have_tables_of_their_own(tmp_path: Path) -> None:
     assert loaded.tasks["run_comfyui"]["servers"]["main"]["url"] == "http://localhost:8188"
     assert loaded.tasks["run_tool"]["tools"] == {"mine": {"argv": ["x"]}}
     assert "Bearer abc" in settings.secrets(loaded)
+
+
+def test_what_only_the_control_plane_needs_is_taken_out_of_a_workers_environment():
+    environ = {
+        "DIHEDRAL_CONTROL__KEYS": "alice admin dhk_x",
+        "DIHEDRAL_CONTROL__KEYS_FILE": "/run/secrets/api_keys",
+        "DIHEDRAL_LLM__API_KEY": "x",
+        "DIHEDRAL_API_KEY": "x",
+        "DIHEDRAL_REDIS__URL": "redis://a",
+        "PATH": "/bin",
+    }
+    settings.forget_foreign(environ)
+    assert set(environ) == {"DIHEDRAL_REDIS__URL", "PATH"}
