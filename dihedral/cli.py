@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dihedral import workflows
-
 OK, FAILED, USAGE, REFUSED, UNREACHABLE, CANCELLED, DETACHED = 0, 1, 2, 3, 4, 5, 130
 
 Command = Callable[[argparse.Namespace], int]
@@ -132,6 +130,8 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         pairs = [_pair(text) for text in options.param or []]
         params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
         return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
+    from dihedral import workflows
+
     document = _read_submission(options.file_name)
     workflow = document.get("graph")
     if isinstance(workflow, dict) and workflows.is_workflow(workflow):
