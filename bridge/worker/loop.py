@@ -31,7 +31,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.artifacts.store import ArtifactStore
-from dihedral.bridge.errors import ReferenceNotFound, ServerUnavailable
+from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound, ServerUnavailable
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
@@ -367,8 +367,8 @@ class Worker:
             return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
         try:
             params = self._input(delivery, running.node_id)
-        except ReferenceNotFound as error:
-            return _failed("reference_not_found", str(error))
+        except (ReferenceNotFound, InputTooLarge) as error:
+            return _failed(error.code, str(error))
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,
@@ -443,7 +443,9 @@ class Worker:
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
         task = self.registry[delivery.topology.nodes[node_id].task]
         fields = task.capability.io.input.get("properties", {}).keys()
-        return graphs.node_input(delivery.topology, node_id, delivery.outputs(node_id), fields)
+        return graphs.node_input(
+            delivery.topology, node_id, delivery.outputs(node_id), fields, self.settings.jobs.node_input_bytes
+        )
 
     def _timeout(self, delivery: Delivery, node_id: str) -> float:
         node = delivery.topology.nodes[node_id]
