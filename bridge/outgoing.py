@@ -18,6 +18,17 @@ import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+COMPATIBLE = ipaddress.IPv6Network("::/96")
+SPECIAL = [
+    ipaddress.IPv6Network(each)
+    for each in (
+        "fec0::/10",  # site-local, deprecated (RFC 3879), and still routed where somebody has it
+        "64:ff9b:1::/48",  # NAT64 of one's own network (RFC 8215)
+        "5f00::/16",  # segment routing (RFC 9602)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+]
+"""What `is_global` of some Python versions takes for public."""
 
 
 class Forbidden(Exception):
@@ -57,7 +68,7 @@ class Guard:
         """Raises Forbidden where `host` leads to a private `address`."""
         if self._is_named(host) or self._is_listed(address):
             return
-        if not all(each.is_global and not each.is_multicast for each in _within(address)):
+        if not all(_is_public(each) for each in _within(address)):
             raise Forbidden(f"{host} leads to {address}, which is no public address (outgoing.allow)")
 
     async def resolve(self, host: str, port: int) -> str:
@@ -108,6 +119,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
+def _is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast and not any(address in network for network in SPECIAL)
+
+
 def _address(host: str) -> Address | None:
     """The address that a host is written as, also as `127.1` or `2130706433`, which the C library reads too."""
     try:
@@ -126,7 +141,7 @@ def _within(address: Address) -> list[Address]:
     if isinstance(address, ipaddress.IPv6Address):
         teredo = address.teredo or ()
         found += [each for each in (address.ipv4_mapped, address.sixtofour, *teredo) if each is not None]
-        if address in NAT64:
+        if address in NAT64 or address in COMPATIBLE:
             found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address.ipv4_mapped is not None:
             found.remove(address)  # is_global says no of every mapped address

@@ -42,11 +42,11 @@ def _define(name: str, named: dict[str, Schema], done: dict[str, str]) -> None:
         if other != name:
             _define(other, named, done)
     if "properties" not in schema:
-        done[name] = f"{name}: TypeAlias = {_type(schema)}"
+        done[name] = f"{name}: TypeAlias = {type_of(schema)}"
         return
     required = schema.get("required", [])
     fields = {
-        field: _type(about) if field in required else f"NotRequired[{_type(about)}]"
+        field: type_of(about) if field in required else f"NotRequired[{type_of(about)}]"
         for field, about in schema["properties"].items()
     }
     if any(keyword.iskeyword(field) for field in fields):
@@ -58,7 +58,8 @@ def _define(name: str, named: dict[str, Schema], done: dict[str, str]) -> None:
     done[name] = f"class {name}(TypedDict):\n" + (f'    """{text}"""\n\n' if text else "") + rows
 
 
-def _type(schema: Schema) -> str:
+def type_of(schema: Schema) -> str:
+    """The Python type of a value, in the names of `dihedral/documents.py`."""
     if "$ref" in schema:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
     if "const" in schema:
@@ -67,13 +68,13 @@ def _type(schema: Schema) -> str:
         return f"Literal[{', '.join(json.dumps(value) for value in schema['enum'])}]"
     for union in ("anyOf", "oneOf"):
         if union in schema:
-            return " | ".join(dict.fromkeys(_type(branch) for branch in schema[union]))
+            return " | ".join(dict.fromkeys(type_of(branch) for branch in schema[union]))
     kind = schema.get("type")
     if isinstance(kind, list):
         return " | ".join(WORDS.get(word, "Any") for word in kind)
     if kind == "array":
-        return f"list[{_type(schema.get('items', {}))}]"
+        return f"list[{type_of(schema.get('items', {}))}]"
     if kind == "object":
         values = schema.get("additionalProperties", True)
-        return f"dict[str, {_type(values) if isinstance(values, dict) else 'Any'}]"
+        return f"dict[str, {type_of(values) if isinstance(values, dict) else 'Any'}]"
     return WORDS.get(str(kind), "Any")

@@ -35,6 +35,7 @@ from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
 from dihedral.schemas.structs.settings import Settings
 
 COOKIE = "dihedral_session"
+MAX_SESSIONS = 50
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC = re.compile(r"/(?:health(?:/.*)?|schema(?:/.*)?|schemas/.*|console(?:/.*)?)?")
 """What anybody may read: whether it runs, how it is asked, and pages without data."""
@@ -51,10 +52,11 @@ _decode_session = msgspec.json.Decoder(Session).decode
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """`key` None: nobody had to say who he is. `until_ms`: the end of a browser's session."""
+    """`key` None: nobody had to say who he is. `until_ms`: the end of a browser's session; `session`: its key in Redis."""
 
     key: ApiKey | None = None
     until_ms: int | None = None
+    session: str = ""
 
     @property
     def name(self) -> str:
@@ -93,7 +95,8 @@ def admitted(app: ASGIApp) -> ASGIApp:
             await send(message)
 
         access: Access = scope["litestar_app"].state.access
-        with turn, access.bodies.hold(found) as scope["state"]["hold_body"]:
+        with turn, access.bodies.hold(found) as hold_body, ExitStack() as until_end:
+            scope["state"]["hold_body"], scope["state"]["until_end"] = hold_body, until_end
             await app(scope, receive, answered)
 
     return middleware
@@ -102,9 +105,11 @@ def admitted(app: ASGIApp) -> ASGIApp:
 async def _turn(scope: Any, found: "Principal") -> ExitStack:
     """One of the requests of its key that are handled at once. Uploads take none: they last as long as their line wants."""
     stack = ExitStack()
-    if not scope["route_handler"].opt.get("is_long", False):
+    opt = scope["route_handler"].opt
+    if not opt.get("is_long", False):
         access: Access = scope["litestar_app"].state.access
-        stack.callback(await access.turns.take(found.key.id if found.key else ""))
+        turns = access.costly_turns if opt.get("is_costly", False) else access.turns
+        stack.callback(await turns.take(found.key.id if found.key else ""))
     return stack
 
 
@@ -113,7 +118,7 @@ class Turns:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._most_waiting = at_once * 64
+        self._most_waiting = 1000
         self._by_key: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def take(self, key: str) -> Callable[[], None]:
@@ -199,6 +204,7 @@ class Access:
         self._most_sockets = settings.websocket.max_sockets_per_key
         self._sockets: Counter[str] = Counter()
         self.turns = Turns(settings.control.requests_per_key)
+        self.costly_turns = Turns(max(1, settings.control.requests_per_key // 8))
         self.bodies = Bodies(settings.control.bodies_bytes)
 
     async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:
@@ -236,6 +242,8 @@ class Access:
             return await self.is_open()
         if found.until_ms is not None and found.until_ms < time.time() * 1000:
             return False
+        if found.session and not await self._client.exists(found.session):  # it was logged out
+            return False
         return await self.keyring.by_id(found.key.id) is not None
 
     # Browsers -------------------------------------------------------------------------------------------------------
@@ -245,7 +253,10 @@ class Access:
         origin = connection.headers.get("origin")
         if origin is None or origin in self._control.allowed_origins:
             return
-        if origin.partition("://")[2].lower() != connection.headers.get("host", "").lower():
+        scheme, _, host = origin.lower().partition("://")
+        ours = connection.headers.get("x-forwarded-proto", str(connection.scope["scheme"])).lower()
+        is_downgrade = scheme != "https" and ours in ("https", "wss")  # whoever is on the line writes such a page
+        if host != connection.headers.get("host", "").lower() or is_downgrade:
             detail = f"pages of {origin[:200]} may not ask here (control.allowedOrigins)"
             raise ApiProblem(403, "origin_forbidden", detail)
 
@@ -264,7 +275,17 @@ class Access:
         session = Session(found.key.id, min(ends, found.key.expires_ms or ends))
         value = secrets.token_urlsafe(32)
         await self._client.set(_session_key(value), msgspec.json.encode(session), ex=seconds)
+        await self._end_oldest(found.key.id, _session_key(value))
         return value, session
+
+    async def _end_oldest(self, key_id: str, new: str) -> None:
+        """A key has MAX_SESSIONS at most: who asks for one without end takes them from himself."""
+        mine = keys.sessions_of(key_id)
+        await self._client.zadd(mine, {new: time.time()})
+        await self._client.pexpire(mine, self._control.session_seconds * 1000)
+        for oldest in await self._client.zrange(mine, 0, -MAX_SESSIONS - 1):
+            await self._client.delete(oldest)
+            await self._client.zrem(mine, oldest)
 
     async def end_session(self, connection: Connection) -> None:
         value = connection.cookies.get(COOKIE)
@@ -277,19 +298,16 @@ class Access:
         key = await self.keyring.by_id(session.key_id) if session else None
         if session is None or key is None or session.expires_ms < time.time() * 1000:
             raise _refused("session_ended", "this session has ended; begin another with POST /api/session")
-        return Principal(key, session.expires_ms)
+        return Principal(key, session.expires_ms, _session_key(value))
 
     # What goes on for long ------------------------------------------------------------------------------------------
 
-    def check_sockets(self, found: Principal) -> None:
-        """Raises 429 where a key has as many sockets and event streams open in this process as it may have."""
+    @contextmanager
+    def socket(self, found: Principal) -> Iterator[None]:
+        """Counted as open meanwhile. Raises 429 where a key has as many sockets and event streams in this process as it may have."""
         if found.key is not None and self._sockets[found.key.id] >= self._most_sockets:
             detail = f"this key has {self._most_sockets} sockets and event streams open (websocket.maxSocketsPerKey)"
             raise ApiProblem(429, "too_many_sockets", detail, headers={"Retry-After": "5"})
-
-    @contextmanager
-    def socket(self, found: Principal) -> Iterator[None]:
-        """Counted as open meanwhile."""
         name = found.key.id if found.key else ""
         self._sockets[name] += 1
         try:

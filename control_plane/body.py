@@ -51,12 +51,12 @@ def too_large(limit: int) -> ApiProblem:
     return ApiProblem(413, "body_too_large", f"the body has more than {limit} bytes")
 
 
-async def refusal(raw: bytes, error: Exception, stem: str = "", name: str = "") -> ApiProblem:
+async def refusal(raw: bytes | memoryview, error: Exception, stem: str = "", name: str = "") -> ApiProblem:
     """Why a body was not taken: 400 not JSON, else 422 with every problem by the schema `name` of `stem`, if there is one."""
     return await asyncio.to_thread(_refusal, raw, error, stem, name)
 
 
-def _refusal(raw: bytes, error: Exception, stem: str, name: str) -> ApiProblem:
+def _refusal(raw: bytes | memoryview, error: Exception, stem: str, name: str) -> ApiProblem:
     try:
         # A decoder for a type stops at the first wrong field, before what is no JSON at all.
         document = msgspec.json.decode(raw)

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from dihedral.bridge import metrics
+from dihedral.control_plane.head import answers_head
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -313,7 +314,7 @@ def protocols(settings: Settings) -> dict[str, Any]:
 def config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """uvicorn's configuration for this application, with the limits of its settings."""
     return uvicorn.Config(
-        app,
+        answers_head(app),
         **protocols(settings),
         ws_ping_interval=settings.websocket.ping_seconds,
         ws_ping_timeout=settings.websocket.ping_seconds,

@@ -48,6 +48,8 @@ RESERVED = frozenset({"batch"})
 """Ids that would hide behind routes of the same name."""
 PAGE = 100
 BLOCK = 50
+BLOCK_BYTES = 1 << 20
+BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
 AT_ONCE = 16  # nodes whose outputs are in memory together while a graph is sent
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,11 +92,12 @@ class JobQueue:
         self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
     # Planning -------------------------------------------------------------------------------------------------------
 
-    async def decode(self, body: bytes) -> JobRequest:
+    async def decode(self, body: bytes | memoryview) -> JobRequest:
         """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
         try:
             return _decode_request(body)
@@ -203,7 +206,9 @@ class JobQueue:
         digest = _digest(body, owner)
         kept = await self._lookup(owner, key, digest)
         if kept is not None and kept.created:
-            return await self._repeated(kept.job_id), False
+            return await self._repeated(kept.job_id, owner), False
+        if kept is None and (key is not None or self._limit(principal)):
+            await self._check_allowance(principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
@@ -217,40 +222,77 @@ class JobQueue:
             if key is not None:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
-            return await (self.document(new.view()) if word == "ok" else self.document_of(job_id)), word == "ok"
+            return await (self.document(new.view()) if word == "ok" else self._repeated(job_id, owner)), word == "ok"
         if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self._not_accepted(word, job_id)
 
-    async def _repeated(self, job_id: str) -> Job:
-        try:
-            return await self.document_of(job_id)
-        except ApiProblem as problem:
-            detail = f"this Idempotency-Key made the job {job_id!r}, which is gone"
-            raise ApiProblem(409, "job_gone", detail) from problem
+    async def _check_allowance(self, principal: Principal) -> None:
+        """Before anything is planned or kept. Raises 429."""
+        left, word = await self.jobs.allowance(self._limit(principal))
+        if not left:
+            self._count(None, word)
+            raise self._not_accepted(word, "")
 
-    async def submit_batch(self, items: Sequence[bytes], principal: Principal = ANONYMOUS) -> list[Job | ApiProblem]:
-        """Each item on its own: a bad one stops no other."""
+    async def _repeated(self, job_id: str, owner: str) -> Job:
+        """The job that a key made. One of the same id that another owner has made since is another job."""
+        found = await self.jobs.read(job_id)
+        if found is None or found.owner != owner:
+            raise ApiProblem(409, "job_gone", f"this Idempotency-Key made the job {job_id!r}, which is gone")
+        return await self.document(found)
+
+    async def submit_batch(
+        self, items: Sequence[bytes | msgspec.Raw], principal: Principal = ANONYMOUS
+    ) -> list[Job | ApiProblem]:
+        """Each item on its own: a bad one stops no other. What the key's or the queue's limits refuse is not even decoded.
+
+        Items are looked at where they lie, a block at a time, so that a batch costs its own bytes and little more.
+        """
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
-        for start in range(0, len(items), BLOCK):  # one block is planned while the one before is stored
+        left, word = await self.jobs.allowance(self._limit(principal))
+        index = 0
+        while index < len(items):  # one block is planned while the one before is stored
             new: list[tuple[int, NewJob]] = []
-            for index, item in enumerate(items[start : start + BLOCK], start):
+            size = 0
+            while index < len(items) and len(new) < min(BLOCK, left) and size < BLOCK_BYTES:
+                item = memoryview(items[index])
+                size += item.nbytes
                 try:
-                    if len(item) > self.settings.control.body_limit_bytes:
-                        raise too_large(self.settings.control.body_limit_bytes)
-                    request = await self.decode(item)
-                    planned = await self.plan(request, owner=principal.name)
-                    new.append((index, self._new(planned, request, _digest(item, principal.name), principal)))
+                    new.append((index, await self._planned_item(item, principal)))
                 except ApiProblem as problem:
                     answers[index] = problem
+                index += 1
+                await self._breathe()
+            left -= len(new)
             if sent is not None:
                 await sent
             sent = asyncio.create_task(self._submit_block(new, answers))
-            await asyncio.sleep(0)  # planning never waits by itself: let the block out, and other requests in between
+            await asyncio.sleep(0)  # planning never waits by itself: let the block out
+            if left <= 0 and index < len(items):
+                await sent
+                left, word = await self.jobs.allowance(self._limit(principal))
+                if left <= 0:
+                    break
         if sent is not None:
             await sent
+        for each in range(index, len(items)):
+            self._count(None, word)
+            answers[each] = self._not_accepted(word, "")
         return [answer for answer in answers if answer is not None]
+
+    async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
+        if item.nbytes > self.settings.control.body_limit_bytes:
+            raise too_large(self.settings.control.body_limit_bytes)
+        request = await self.decode(item)
+        planned = await self.plan(request, owner=principal.name)
+        return self._new(planned, request, _digest(item, principal.name), principal)
+
+    async def _breathe(self) -> None:
+        """Lets other requests in between, where planning has taken long enough."""
+        if time.monotonic() - self._breathed > BREATH_SECONDS:
+            await asyncio.sleep(0)
+            self._breathed = time.monotonic()
 
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
         words = await self.jobs.submit_many([job for _, job in new])
@@ -332,7 +374,7 @@ class JobQueue:
 
     # `sees`: the owner whose jobs may be looked at (Principal.visible_owner); to him those of others are not there. None: all of them.
 
-    async def document_of(self, job_id: str, visible_owner: str | None = None) -> Job:
+    async def document_of(self, job_id: str, visible_owner: str | None) -> Job:
         return await self.document(await self.view(job_id, visible_owner=visible_owner))
 
     async def view(
@@ -341,7 +383,7 @@ class JobQueue:
         after: int | None = None,
         *,
         depth: Depth = Depth.document,
-        visible_owner: str | None = None,
+        visible_owner: str | None,
     ) -> JobView:
         found = await self.jobs.read(checked(job_id), after, depth)
         if found is None or visible_owner not in (None, found.owner):
@@ -364,7 +406,7 @@ class JobQueue:
             artifacts=view.artifacts,
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None = None) -> AsyncIterator[bytes]:
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
         """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
 
         As JSON, piece by piece: what all nodes have left may be many times as large as what a request may cost.
@@ -434,16 +476,16 @@ class JobQueue:
 
     # Changing -------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, job_id: str, visible_owner: str | None = None) -> tuple[Job, bool]:
+    async def cancel(self, job_id: str, visible_owner: str | None) -> tuple[Job, bool]:
         """(job, whether it was alive)."""
         if visible_owner is not None:
             await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
             raise unknown_job(job_id)
-        return await self.document_of(job_id), word != "ended"
+        return await self.document_of(job_id, visible_owner), word != "ended"
 
-    async def finish(self, job_id: str, node_id: str, visible_owner: str | None = None) -> Job:
+    async def finish(self, job_id: str, node_id: str, visible_owner: str | None) -> Job:
         """Asks a running node to end now with the best result that it has. Only the worker that runs it hears it, once."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.record(node_id).status != "running":
@@ -451,7 +493,7 @@ class JobQueue:
         await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
         return await self.document(view)
 
-    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None = None) -> Job:
+    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None) -> Job:
         if visible_owner is not None:
             await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.retry(checked(job_id), from_start=from_start)
@@ -459,9 +501,9 @@ class JobQueue:
             raise unknown_job(job_id)
         if word != "ok":
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
-        return await self.document_of(job_id)
+        return await self.document_of(job_id, visible_owner)
 
-    async def delete(self, job_id: str, visible_owner: str | None = None) -> JobView:
+    async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
         """Forgets an ended job and answers what it was."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
@@ -469,7 +511,7 @@ class JobQueue:
         return view
 
 
-def _digest(body: bytes, owner: str) -> str:
+def _digest(body: bytes | memoryview, owner: str) -> str:
     """Tells a repeat from another request, which the same bytes of another owner are: 128 bits, since it is kept with every job."""
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 

@@ -117,6 +117,7 @@ class ArtifactMeta(TypedDict):
     created_at: str
     job_id: str | None
     node_id: str | None
+    name: NotRequired[str]
     owner: NotRequired[str]
 
 

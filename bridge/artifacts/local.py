@@ -55,6 +55,7 @@ class LocalStore:
         node_id: str | None = None,
         limit: int | None = None,
         owner: str = "",
+        name: str = "",
     ) -> ArtifactMeta:
         check_key(bucket, key)
         content_type = checked_type(content_type)
@@ -71,6 +72,7 @@ class LocalStore:
                 job_id=job_id,
                 node_id=node_id,
                 owner=owner or UNSET,
+                name=name if name and name != key.rsplit("/", 1)[-1] else UNSET,
             )
             await in_thread(self._publish, part, meta)
             return meta
@@ -206,7 +208,9 @@ class LocalStore:
 
         await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
 
-    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+    async def link(
+        self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
+    ) -> str | None:
         check_key(bucket, key)
         return None
 

@@ -88,9 +88,11 @@ class MeasuredStore:
         with self._told("check"):
             await self._store.check()
 
-    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+    async def link(
+        self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
+    ) -> str | None:
         with self._told("link"):
-            return await self._store.link(bucket, key, disposition)
+            return await self._store.link(bucket, key, disposition, content_type)
 
     async def close(self) -> None:
         await self._store.close()

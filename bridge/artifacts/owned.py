@@ -6,14 +6,17 @@ was open) only admins see.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, Source
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, BadKey, Source
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
+KEPT_SLASHES = 2
+"""In `<job>/<node>/<name>`, the keys of checkpoints and previews, which are written over; others have a nonce before the name."""
 OWNER = "dihedral.owner"
 """Where a job's graph names its owner, in its metadata: so the workers know."""
 
@@ -35,6 +38,13 @@ class OwnedStore:
         self._seen: set[tuple[str, str]] = set()
 
     async def put(self, bucket: str, key: str, source: Source, content_type: str, **more: Any) -> ArtifactMeta:
+        """Raises BadKey where another owner's artifact is there: ids of deleted jobs can be taken anew, and checkpoints and previews
+        have no nonce in their keys.
+        """
+        if more.get("job_id") and key.count("/") == KEPT_SLASHES:
+            with suppress(ArtifactNotFound):
+                if (await self._store.meta(bucket, key)).owner not in (UNSET, self._name):
+                    raise BadKey(f"{bucket}/{key} is of another owner's job of the same id; submit under another id")
         return await self._store.put(bucket, key, source, content_type, **{**more, "owner": self._name})
 
     async def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -68,9 +78,11 @@ class OwnedStore:
     async def check(self) -> None:
         await self._store.check()
 
-    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+    async def link(
+        self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
+    ) -> str | None:
         await self._check(bucket, key)
-        return await self._store.link(bucket, key, disposition)
+        return await self._store.link(bucket, key, disposition, content_type)
 
     async def close(self) -> None:
         await self._store.close()

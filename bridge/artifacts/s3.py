@@ -19,6 +19,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import quote, unquote
 from xml.etree.ElementTree import ParseError
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
@@ -126,6 +127,7 @@ class S3Store:
         node_id: str | None = None,
         limit: int | None = None,
         owner: str = "",
+        name: str = "",
     ) -> ArtifactMeta:
         check_key(bucket, key)
         content_type = checked_type(content_type)
@@ -142,6 +144,7 @@ class S3Store:
                 job_id=job_id,
                 node_id=node_id,
                 owner=owner or UNSET,
+                name=name if name and name != key.rsplit("/", 1)[-1] else UNSET,
             )
             await self._ensure(bucket)
             try:
@@ -171,6 +174,7 @@ class S3Store:
             "job": meta.job_id or "",
             "node": meta.node_id or "",
             "owner": "" if isinstance(meta.owner, UnsetType) else meta.owner,
+            "name": "" if isinstance(meta.name, UnsetType) else quote(meta.name),  # headers are ASCII
         }
         headers = {f"x-amz-meta-{name}": value for name, value in known.items() if value}
         headers["Content-Type"] = meta.content_type
@@ -241,6 +245,7 @@ class S3Store:
             job_id=known.get("job") or None,
             node_id=known.get("node") or None,
             owner=known.get("owner") or UNSET,
+            name=unquote(known.get("name", ""))[:200] or UNSET,
         )
 
     async def list(
@@ -289,10 +294,14 @@ class S3Store:
     async def check(self) -> None:
         await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
 
-    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+    async def link(
+        self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
+    ) -> str | None:
         check_key(bucket, key)
         expires = timedelta(seconds=self._settings.presign_seconds)
         answer = {"response-content-disposition": disposition}
+        if content_type is not None:
+            answer["response-content-type"] = content_type
         link: str = await self._client(public=True).presigned_get_object(
             bucket, key, expires=expires, response_headers=answer
         )

@@ -67,8 +67,9 @@ class ArtifactStore(Protocol):
         node_id: str | None = None,
         limit: int | None = None,
         owner: str = "",
+        name: str = "",
     ) -> ArtifactMeta:
-        """Stores it whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing. `owner`: empty, nobody."""
+        """Stores it whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing. `owner`: empty, nobody. `name`: the file's own."""
         ...
 
     def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -91,10 +92,12 @@ class ArtifactStore(Protocol):
         """Raises where the store could not be used now."""
         ...
 
-    async def link(self, bucket: str, key: str, disposition: str = "inline") -> str | None:
+    async def link(
+        self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
+    ) -> str | None:
         """A presigned address for clients, for a while; None where the control plane serves the bytes itself.
 
-        `disposition`: the Content-Disposition with which the store is to answer.
+        `disposition`, `content_type`: the headers with which the store is to answer; without, the type is that of the object.
         """
         ...
 

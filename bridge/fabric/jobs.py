@@ -6,6 +6,7 @@ the tasks they know. Policy (limits, idempotency, planning) is the control plane
 
 import asyncio
 import logging
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -246,6 +247,38 @@ class Jobs:
             job.job_id, job.digest, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
             bool(job.webhook), *fields,
         )  # fmt: skip
+
+    async def allowance(self, limit: tuple[str, int, int] | tuple[()]) -> tuple[int, str]:
+        """(how many more jobs would be accepted now, the word that refuses the next one), so that what cannot be accepted is not planned.
+
+        `limit` as in NewJob. Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
+        """
+        left, word, now = 0, "", await self.now_ms() if limit else 0
+        for part in self.scripts.partitions:
+            rooms: list[tuple[int, str]] = []
+            if self._max_queued > 0:
+                rooms.append((self._max_queued - await self.client.scard(part.alive), "full"))
+            if limit:
+                rooms += await self._room_of_key(part, limit, now)
+            room, refuses = min(rooms, default=(MAX_CALL_ITEMS, ""))
+            left, word = left + max(0, room), refuses
+        return left, word
+
+    async def _room_of_key(self, part: Partition, limit: tuple[str, int, int], now: int) -> list[tuple[int, str]]:
+        """What `over` in submit.lua would answer."""
+        name, per_minute, most = limit
+        rooms = []
+        if most > 0:
+            mine = f"alive:{name}{part.suffix}"
+            count = await self.client.scard(mine)
+            if count >= most:  # some of them may have ended
+                count = await self.client.sinterstore(mine, [mine, part.alive])
+            rooms.append((most - count, "quota"))
+        if per_minute > 0:
+            step = 60_000 / per_minute
+            waits = max(0.0, float(await self.client.get(f"rate:{name}{part.suffix}") or 0) - now)
+            rooms.append((int((60_000.5 - waits) / step), f"rate {math.ceil(max(0.0, waits + step - 60_000))}"))
+        return rooms
 
     @property
     def _max_queued(self) -> int:

@@ -102,3 +102,8 @@ def idempotency(owner: str, key: str) -> str:
 def session(digest: str) -> str:
     """A browser's session; `digest` is that of its cookie."""
     return f"session:{digest}"
+
+
+def sessions_of(key_id: str) -> str:
+    """The sessions that an API key has begun, by time."""
+    return f"session:of:{key_id}"

@@ -61,9 +61,14 @@ class SimulatedDevice(Protocol):
 class ModelCache:
     """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
 
-    def __init__(self, simulated_gpu: SimulatedDevice | None = None) -> None:
+    def __init__(
+        self, simulated_gpu: SimulatedDevice | None = None, running: Callable[[], frozenset[Any]] = frozenset
+    ) -> None:
+        """`running`: the threads and processes that this process has now; those that a model starts while it is loaded stay with it."""
         self.simulated_gpu = simulated_gpu
         self.key = ""
+        self.running: frozenset[Any] = frozenset()
+        self._running = running
         self._version = ""
         self._value: Any = None
 
@@ -71,15 +76,17 @@ class ModelCache:
         """What `load` made for this key and version, now or in an earlier run; anything else that was kept goes before."""
         if not key or (self.key, self._version) != (key, version):
             self.drop()
+            before = self._running()
             loaded = load()
             if not key:
                 return loaded
+            self.running = self._running() - before
             self._value, self.key, self._version = loaded, key, version
         found: T = self._value
         return found
 
     def drop(self) -> None:
-        self.key, self._value = "", None
+        self.key, self._value, self.running = "", None, frozenset()
 
 
 class TaskContext:

@@ -11,12 +11,15 @@ from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
+from msgspec import UnsetType
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.body import too_large
+from dihedral.control_plane.head import is_head
+from dihedral.control_plane.inert import display_name, disposition, plain_name, shown_as
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once
@@ -25,8 +28,6 @@ from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
-SHOWN = re.compile(r"image/(?!svg)[a-z0-9.+-]+|(audio|video)/[a-z0-9.+-]+|text/plain|application/json")
-"""What a browser may show; HTML, SVG, XML, PDF and whatever else could carry a script is saved."""
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
@@ -62,13 +63,14 @@ async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[by
             raise ApiProblem(
                 422, "unknown_bucket", f"there is no bucket {form.bucket[:100]!r}; there are {', '.join(BUCKETS)}"
             )
-        name = _safe(file.filename or "file")
+        name = plain_name(file.filename or "file")
         meta = await _store(request).put(
             form.bucket,
             f"{uuid.uuid4().hex}/{name}",
             form.data(),
             dict(file.headerlist).get("Content-Type", "").strip(),
             limit=limit,
+            name=display_name(file.filename or "file"),
         )
     except MultipartError as error:
         raise ApiProblem(400, "bad_multipart", f"the body is not well-formed multipart: {error}") from error
@@ -134,7 +136,7 @@ class _Form:
                 yield bytes(part)
 
 
-@get("/api/artifacts", summary="Artifacts, newest first", responses=answers())
+@get("/api/artifacts", is_costly=True, summary="Artifacts, newest first", responses=answers())
 async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
@@ -159,7 +161,8 @@ async def download(
 ) -> Response[Any]:
     """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
     meta = await _found(request, bucket, key)
-    link = await _store(request).link(meta.bucket, meta.key, _disposition(meta))
+    how, content_type = shown_as(meta.content_type)
+    link = await _store(request).link(meta.bucket, meta.key, _disposition(how, meta), content_type)
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
@@ -181,7 +184,7 @@ async def download(
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{meta.size_bytes}"
         status = 206
     headers["Content-Length"] = str(end - start)
-    bytes_ = _store(request).open(meta.bucket, meta.key, start, end)
+    bytes_ = nothing() if is_head(request.scope) else _store(request).open(meta.bucket, meta.key, start, end)
     return Stream(bytes_, status_code=status, headers=headers)
 
 
@@ -208,22 +211,26 @@ async def _found(request: Req, bucket: str, key: str) -> ArtifactMeta:
 
 def _headers(meta: ArtifactMeta) -> dict[str, str]:
     """Files are users' files: never sniffed, never run in our origin."""
+    how, content_type = shown_as(meta.content_type)
     return {
-        "Content-Type": meta.content_type,  # as a header: as a media type Litestar would add a charset to text
+        "Content-Type": content_type,  # as a header: as a media type Litestar would add a charset to text
         "ETag": f'"{meta.sha256}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": _disposition(meta),
+        "Content-Disposition": _disposition(how, meta),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, max-age=3600",
     }
 
 
-def _disposition(meta: ArtifactMeta) -> str:
-    """Shown in the browser only where nothing in it could run, also when it comes from a store that sends no policy."""
-    kind = meta.content_type.partition(";")[0].strip().lower()
-    how = "inline" if SHOWN.fullmatch(kind) else "attachment"
-    return f'{how}; filename="{_safe(meta.key.rsplit("/", 1)[-1])}"'
+def _disposition(how: str, meta: ArtifactMeta) -> str:
+    plain = plain_name(meta.key)
+    return disposition(how, plain, plain if isinstance(meta.name, UnsetType) else meta.name)
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _is_known(if_none_match: str, etag: str) -> bool:
@@ -236,12 +243,6 @@ def _span(wanted: "re.Match[str]", size: int) -> tuple[int, int]:
     if not first:
         return max(0, size - int(last)), size
     return int(first), min(size, int(last) + 1) if last else size
-
-
-def _safe(name: str) -> str:
-    """A file name of plain characters, never empty, never starting with a dot."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".-_")
-    return plain[-128:].lstrip(".-_") or "file"
 
 
 artifact_routes = [

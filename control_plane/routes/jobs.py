@@ -71,6 +71,7 @@ async def submit(request: Req) -> Response[bytes]:
 @post(
     "/api/jobs/batch",
     scope="submit",
+    is_costly=True,
     status_code=200,
     summary="Submit up to 1,000 jobs; a bad one stops no other",
     operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
@@ -86,9 +87,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     if len(items) > limits.batch_items:
         raise ApiProblem(422, "too_many_jobs", f"a batch has at most {limits.batch_items} jobs, this one {len(items)}")
     found = []
-    for index, answer in enumerate(
-        await _queue(request).submit_batch([bytes(item) for item in items], principal(request))
-    ):
+    for index, answer in enumerate(await _queue(request).submit_batch(items, principal(request))):
         if isinstance(answer, ApiProblem):
             found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
         else:
@@ -99,6 +98,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 @post(
     "/api/plans",
     scope="submit",
+    is_costly=True,
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
@@ -111,7 +111,7 @@ async def plan(request: Req) -> Response[bytes]:
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
-@get("/api/jobs", summary="Jobs, newest first", responses=answers())
+@get("/api/jobs", is_costly=True, summary="Jobs, newest first", responses=answers())
 async def list_jobs(
     request: Req,
     status: FromQuery[str | None] = None,
@@ -147,6 +147,7 @@ async def read_job(request: Req, job_id: FromPath[str]) -> Job:
 
 @get(
     "/api/jobs/{job_id:str}/graph",
+    is_costly=True,
     summary="A job's graph with live status and outputs",
     responses=answers(404, _200=Graph),
 )
@@ -157,6 +158,7 @@ async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
 
 @get(
     "/api/jobs/{job_id:str}/events",
+    is_costly=True,
     summary="A job's events, or its stream of Server-Sent Events",
     responses=answers(404),
 )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -241,11 +241,12 @@ async def ws(socket: WebSocket[Any, Any, State]) -> None:
     access: Access = socket.app.state.access
     try:
         found = await access.admit(socket, "read", changes=True, cookie=True)
-        access.check_sockets(found)
+        counted = ExitStack()
+        counted.enter_context(access.socket(found))
     except Exception as error:
         await _refuse(socket, as_problem(error))
         return
-    with access.socket(found):
+    with counted:
         await _attend(socket, access, found)
 
 
@@ -273,7 +274,8 @@ async def sse_response(request: Request[Any, Any, State], job_id: str, after: in
     """Every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
     state, found = request.app.state, principal(request)
     await state.queue.view(job_id, visible_owner=found.visible_owner)
-    state.access.check_sockets(found)
+    # Counted where it is looked at, and until the end of the request: a hundred that come at once are a hundred.
+    request.scope["state"]["until_end"].enter_context(state.access.socket(found))
     # The generator subscribes when it is first asked: one that never is, because the client has gone, leaves nothing behind.
     return Stream(
         _admitted(state.access, found, server_sent(state.hub, job_id, after, found.visible_owner)),
@@ -284,15 +286,14 @@ async def sse_response(request: Request[Any, Any, State], job_id: str, after: in
 
 async def _admitted(access: Access, found: Principal, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """The stream, while its key is valid: a job that says nothing is asked for with each comment."""
-    with access.socket(found):
-        async with aclosing(pieces):
-            asked = time.monotonic()
-            async for piece in pieces:
-                if time.monotonic() - asked > ADMITTED_SECONDS:
-                    asked = time.monotonic()
-                    if not await _still(access, found):
-                        return
-                yield piece
+    async with aclosing(pieces):
+        asked = time.monotonic()
+        async for piece in pieces:
+            if time.monotonic() - asked > ADMITTED_SECONDS:
+                asked = time.monotonic()
+                if not await _still(access, found):
+                    return
+            yield piece
 
 
 async def _still(access: Access, found: Principal) -> bool:

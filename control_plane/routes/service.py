@@ -12,9 +12,12 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from dihedral.bridge.artifacts.store import StoreFull
+from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.metrics import exposition
 from dihedral.bridge.times import now_rfc3339
 from dihedral.control_plane.access import principal
+from dihedral.control_plane.connections import QuietLog
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
@@ -27,6 +30,7 @@ from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueLis
 
 Req = Request[Any, Any, State]
 CHECK_SECONDS = 3.0
+quiet = QuietLog()
 
 
 def _queue(request: Req) -> JobQueue:
@@ -109,7 +113,7 @@ async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     if word != "ok":
         detail = f"its job is alive, has completed or is beyond attempt {letter.attempt}; drop the letter instead"
         raise ApiProblem(409, "not_retryable", detail)
-    return await _queue(request).document_of(letter.job_id)
+    return await _queue(request).document_of(letter.job_id, principal(request).visible_owner)
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
@@ -141,15 +145,24 @@ async def ready(request: Req) -> dict[str, Any]:
         "store": request.app.state.store.check(),
     }
     found = await asyncio.gather(*map(_within, checks.values()), return_exceptions=True)
-    wrong = {
-        name: f"{type(result).__name__}: {result}"
-        for name, result in zip(checks, found, strict=True)
-        if isinstance(result, BaseException)
-    }
+    wrong = {name: result for name, result in zip(checks, found, strict=True) if isinstance(result, BaseException)}
     if wrong:
-        sentences = "; ".join(f"{name}: {what}" for name, what in wrong.items())
-        raise ApiProblem(503, "not_ready", sentences, headers={"Retry-After": "2"})
+        for name, error in wrong.items():  # to the log alone: it names paths and addresses, and this route wants no key
+            quiet.warn(name, f"not ready: {name}: {type(error).__name__}: {error}")
+        sentences = "; ".join(f"{name}: {_public(error)}" for name, error in wrong.items())
+        raise ApiProblem(503, "not_ready", f"{sentences}; the log says more", headers={"Retry-After": "2"})
     return {"status": "ok", "checks": dict.fromkeys(checks, "ok")}
+
+
+def _public(error: BaseException) -> str:
+    match error:
+        case StoreFull():
+            return "full"
+        case TimeoutError():
+            return "no answer"
+        case ServerUnavailable():
+            return "unfit"
+    return "cannot be used"
 
 
 async def _within(check: Awaitable[object]) -> None:

@@ -4,7 +4,8 @@ Places are in widths of the mouth from its middle, u to the right and v downward
 s(t) = t²(3 − 2t), t cut to 0..1, a place of the frame shows this place of the picture:
 
     W  = s((1 − |u|)/0.5) · s((v + 0.75)/0.35) · s((1.2 − v)/0.45)           1 at the mouth, 0 at the rim of the box and beyond
-    u' = u · (1 − 0.25 w W)                                                  narrower or wider, by a quarter at most
+    L  = s((1 − |u|)/0.5) · s((v + 0.5)/0.35) · s((0.75 − v)/0.45)           the same about the lips: neither nose nor jaw get narrower
+    u' = u · (1 − 0.25 w L)                                                  narrower or wider, by a quarter at most
     p  = max(0, 1 − (u'/0.46)²)                                              the gap, a lens
     a  = −0.2 o p,  b = 0.8 o p                                              its upper and its lower edge
     v' = v + 0.2 o p W s(1 − (a − v)/0.45)                                   above the gap
@@ -12,7 +13,8 @@ s(t) = t²(3 − 2t), t cut to 0..1, a place of the frame shows this place of th
     v' = 0                                                                   inside
 
 The picture is sampled bilinearly, so where nothing moves, nothing changes. Into the gap come, one over the other, the dark, the tongue (an
-ellipse that stands on the lower edge) and the upper teeth (a band below the upper edge); all edges are a sample wide.
+ellipse that stands on the lower edge) and the upper teeth (a band below the upper edge), under the shadow of the upper lip; all edges are
+a sample wide.
 
 `paint` runs NumPy's body, which is the reference, or the CUDA kernel of SOURCE, one thread to 2×2 pixels with their chroma; both in float32.
 Expected difference: at most 1 of 255. Frames are planar 4:2:0, chroma sited as in `kernels.frame`.
@@ -26,7 +28,7 @@ from dihedral.data_plane.kernels import cuda
 from dihedral.data_plane.kernels.colour import CHROMA_OFFSET, LUMA_OFFSET, code_of
 
 UP, DOWN, SIDE = 0.75, 1.2, 1.0  # how far the box goes from the mouth's middle, in its widths
-WIDEST = 0.42  # height of a gap that is fully open, in widths
+WIDEST = 0.36  # height of a gap that is fully open, in widths
 INSIDE = (
     (0.16, 0.05, 0.06),
     (0.60, 0.27, 0.27),
@@ -99,10 +101,10 @@ def _plane(planes: list[Array], outs: list[Array], shown: Shown, mouth: Mouth, w
     x = xp.arange(left, right, dtype=f) * f(wide) + f(0.5)
     y = xp.arange(top, bottom, dtype=f)[:, None] * f(wide) + f(wide / 2)
     u, v = (x - f(mouth.x)) * f(1 / mouth.width), (y - f(mouth.y)) * f(1 / mouth.width)
-    window = _smooth((f(1) - abs(u)) * f(2), xp) * (
-        _smooth((v + f(UP)) * f(1 / 0.35), xp) * _smooth((f(DOWN) - v) * f(1 / 0.45), xp)
-    )
-    source_u = u * (f(1) - f(0.25 * shown.wide) * window)
+    beside = _smooth((f(1) - abs(u)) * f(2), xp)
+    window = beside * (_smooth((v + f(UP)) * f(1 / 0.35), xp) * _smooth((f(DOWN) - v) * f(1 / 0.45), xp))
+    lips = beside * (_smooth((v + f(0.5)) * f(1 / 0.35), xp) * _smooth((f(0.75) - v) * f(1 / 0.45), xp))
+    source_u = u * (f(1) - f(0.25 * shown.wide) * lips)
     lens = xp.maximum(f(0), f(1) - (source_u * f(1 / 0.46)) ** 2)
     upper, lower = lens * f(-0.2 * shown.opening), lens * f(0.8 * shown.opening)
     above, below = upper - v, v - lower
@@ -122,6 +124,8 @@ def _plane(planes: list[Array], outs: list[Array], shown: Shown, mouth: Mouth, w
     band = xp.minimum(f(0.13), f(0.45) * (lower - upper)) * f(shown.teeth)
     teeth = xp.clip((band - (v - upper)) * step + f(0.5), 0, 1) * xp.clip((lens - f(0.25)) * f(3), 0, 1)
 
+    lit = f(0.6) + f(0.4) * _smooth((v - upper) * f(12), xp)
+
     columns = xp.clip((source_u * f(mouth.width) + f(mouth.x) - f(0.5)) * f(1 / wide), 0, planes[0].shape[1] - 1)
     rows = xp.clip((source_v * f(mouth.width) + f(mouth.y) - f(wide / 2)) * f(1 / wide), 0, planes[0].shape[0] - 1)
     column, row = xp.floor(columns), xp.floor(rows)
@@ -130,8 +134,8 @@ def _plane(planes: list[Array], outs: list[Array], shown: Shown, mouth: Mouth, w
     width = planes[0].shape[1]
     first = row * width
     second = first + xp.where(row + 1 < planes[0].shape[0], width, 0).astype(xp.int32)
-    beside = xp.minimum(column + 1, width - 1)
-    places = (first + column, first + beside, second + column, second + beside)
+    following = xp.minimum(column + 1, width - 1)
+    places = (first + column, first + following, second + column, second + following)
     for number, (plane, out) in enumerate(zip(planes, outs, strict=True)):
         component = number + wide - 1
         flat = plane.reshape(-1)
@@ -139,6 +143,8 @@ def _plane(planes: list[Array], outs: list[Array], shown: Shown, mouth: Mouth, w
         upper_row, lower_row = a + (b - a) * across, c + (d - c) * across
         value = upper_row + (lower_row - upper_row) * down
         inside = _mixed(mouth.colours[component::3], tongue, teeth, xp)
+        black = f(LUMA_OFFSET if component == 0 else CHROMA_OFFSET)
+        inside = black + (inside - black) * lit
         value += (inside - value) * cover
         out[top:bottom, left:right] = (value + f(0.5)).astype(xp.uint8)  # of codes: in range
 
@@ -165,13 +171,15 @@ __device__ inline float smooth(float t) { t = cut(t); return t * t * (3.0f - 2.0
 struct Mouth { float x, y, width, opening, wide, teeth, tongue; };
 
 // What a place shows: which place of the picture, and how much of what is inside lies over it.
-struct Place { float u, v, cover, tongue, teeth; };
+struct Place { float u, v, cover, tongue, teeth, lit; };
 
 __device__ inline Place place(const Mouth& mouth, float x, float y, int wide) {
     float u = (x - mouth.x) * (1.0f / mouth.width), v = (y - mouth.y) * (1.0f / mouth.width), o = mouth.opening;
-    float window = smooth((1.0f - fabsf(u)) * 2.0f) * (smooth((v + 0.75f) * (1.0f / 0.35f)) * smooth((1.2f - v) * (1.0f / 0.45f)));
+    float beside = smooth((1.0f - fabsf(u)) * 2.0f);
+    float window = beside * (smooth((v + 0.75f) * (1.0f / 0.35f)) * smooth((1.2f - v) * (1.0f / 0.45f)));
+    float lips = beside * (smooth((v + 0.5f) * (1.0f / 0.35f)) * smooth((0.75f - v) * (1.0f / 0.45f)));
     Place found;
-    found.u = u * (1.0f - 0.25f * mouth.wide * window);
+    found.u = u * (1.0f - 0.25f * mouth.wide * lips);
     float lens = fmaxf(0.0f, 1.0f - (found.u * (1.0f / 0.46f)) * (found.u * (1.0f / 0.46f)));
     float upper = lens * (-0.2f * o), lower = lens * (0.8f * o), above = upper - v, below = v - lower;
     float lifted = lens * (0.2f * o) * window * smooth(1.0f - above * (1.0f / 0.45f));
@@ -185,6 +193,7 @@ __device__ inline Place place(const Mouth& mouth, float x, float y, int wide) {
     found.tongue = cut((1.0f - sqrtf(across * across + down * down)) * (high * step) + 0.5f) * fminf(1.0f, 8.0f * height);
     float band = fminf(0.13f, 0.45f * (lower - upper)) * mouth.teeth;
     found.teeth = cut((band - (v - upper)) * step + 0.5f) * cut((lens - 0.25f) * 3.0f);
+    found.lit = 0.6f + 0.4f * smooth((v - upper) * 12.0f);
     return found;
 }
 
@@ -202,6 +211,8 @@ __device__ inline unsigned char shown(const unsigned char* plane, long long heig
     float value = upper + (lower - upper) * down;
     float inside = dark + (red - dark) * at.tongue;
     inside = inside + (white - inside) * at.teeth;
+    float black = wide == 1 ? 16.0f : 128.0f;
+    inside = black + (inside - black) * at.lit;
     value += (inside - value) * at.cover;
     return (unsigned char)(value + 0.5f);
 }

@@ -16,6 +16,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +33,8 @@ from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
-from dihedral.data_plane.process_groups import die_with_parent
+from dihedral.data_plane.process_groups import descendants, die_with_parent
+from dihedral.data_plane.slots.leftovers import ProcessState, end_children, end_tasks, running
 from dihedral.data_plane.slots.messages import (
     Data,
     Done,
@@ -48,6 +52,7 @@ from dihedral.data_plane.slots.messages import (
 )
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
+STORE_THREAD = "artifact store"
 SMALLEST_PROGRESS = 0.001  # so a run says at most a thousand fractions, however often the task does
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -70,7 +75,7 @@ def main() -> None:
     except DihedralError as error:
         sys.exit(str(error))
     gc.freeze()
-    _Child(link, hello, registry).serve()
+    _Child(link, hello, registry, (descriptor, beats)).serve()
 
 
 def _prepare(hello: Hello) -> None:
@@ -92,6 +97,10 @@ def _watch(beats: int, lease_seconds: float) -> None:
 
 
 def _end_all() -> None:
+    """Also what has left the group."""
+    for pid in descendants(os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -181,7 +190,9 @@ class _LogLines(logging.Handler):
 
 
 class _Child:
-    def __init__(self, link: _Link, hello: Hello, registry: tasks.Registry) -> None:
+    def __init__(self, link: _Link, hello: Hello, registry: tasks.Registry, descriptors: Sequence[int]) -> None:
+        """`descriptors`: to the parent."""
+        self._descriptors = descriptors
         self.said: _Said | None = None
         self._link = link
         self._hello = hello
@@ -193,7 +204,7 @@ class _Child:
         self._gpu: SimulatedGpu | None = None
         if hello.gpu is not None and hello.simulation is not None:
             self._gpu = SimulatedGpu(Path(hello.gpu_directory), hello.gpu, hello.simulation)
-        self._kept = ModelCache(self._gpu)
+        self._kept = ModelCache(self._gpu, running)
         self._inside = False
         self._terminated = False
         self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None
@@ -206,6 +217,7 @@ class _Child:
         logging.getLogger().addHandler(_LogLines(self))
         logging.getLogger().setLevel(logging.INFO)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        self._state = ProcessState(self._descriptors, self._store_thread.runs)
         self._link.send(Ready(tasks=sorted(self._registry)))
         while not self._terminated:
             start = self._starts.get()
@@ -214,9 +226,10 @@ class _Child:
                 continue
             self.said = _Said(self._link, start.number)
             outcome, peak, smaller = self._run_with_device(start, self.said)
+            left = [*self._end_tasks(), *self._state.put_back(self._kept.running)]
+            if left:
+                self.said.log("info", printable(f"the slot's process is replaced: {'; '.join(left)}"))
             self.said = None
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
             self._link.send(
                 Done(
                     number=start.number,
@@ -226,6 +239,7 @@ class _Child:
                     warm_key=self._kept.key,
                     held=self._gpu.held_bytes if self._gpu is not None else memory_held(),
                     smaller=smaller,
+                    replace=bool(left),
                 )
             )
 
@@ -281,6 +295,9 @@ class _Child:
         return outcome, peak, smaller is not None
 
     def _make_room(self) -> None:
+        if self._kept.running:
+            self._kept.drop()
+            end_children()
         self._kept.drop()
         self._give_memory_back()
 
@@ -316,6 +333,8 @@ class _Child:
     def _run_async(self, start: Start, said: _Said) -> NodeOutcome:
         if self._runner is None:
             self._runner = asyncio.Runner()
+        threads = ThreadPoolExecutor(thread_name_prefix="to_thread")
+        self._runner.get_loop().set_default_executor(threads)
         token = CancelToken()
         self._token = self._runner.get_loop(), token
         if self._stopped:
@@ -338,6 +357,12 @@ class _Child:
             )
         finally:
             self._token = None
+            threads.shutdown(
+                wait=False, cancel_futures=True
+            )  # those that run on are left over, as threads of a plain task are
+
+    def _end_tasks(self) -> list[str]:
+        return self._runner.run(end_tasks()) if self._runner is not None else []
 
 
 def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:
@@ -366,8 +391,13 @@ class _StoreThread:
     def __call__(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="artifact store", daemon=True).start()
+            self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=STORE_THREAD))
+            threading.Thread(target=self._loop.run_forever, name=STORE_THREAD, daemon=True).start()
         return self._loop
+
+    @staticmethod
+    def runs(thread: threading.Thread) -> bool:
+        return thread.name.startswith(STORE_THREAD)
 
     def store(self) -> Any:
         """Called on the loop."""

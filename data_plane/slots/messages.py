@@ -82,7 +82,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     """`transfers`: what the store did for this run, for the parent's metrics. `peak`: bytes of device memory, 0 where not known.
 
     `warm_key`: of the model that the process keeps; `held`: bytes of the device that it still holds for itself; `smaller`: whether it was the
-    smaller variant that ended.
+    smaller variant that ended; `replace`: whether the task has left the process in a state that no other node should find.
     """
 
     number: int
@@ -92,6 +92,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     warm_key: str = ""
     held: int = 0
     smaller: bool = False
+    replace: bool = False
 
 
 FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget

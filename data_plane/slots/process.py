@@ -33,7 +33,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks.calling import failed, timed_out
 from dihedral.bridge.tasks.registry import Task
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun, Wished
-from dihedral.data_plane.process_groups import kill_group, members, signal_group
+from dihedral.data_plane.process_groups import descendants, kill_group, members, signal_group
 from dihedral.data_plane.slots.messages import (
     FRAME_BYTES,
     Data,
@@ -313,7 +313,11 @@ class Slot:
 
     async def _end(self) -> None:
         self.spent = True
+        daemons = descendants(self._process.pid)  # also those that have left the group
         signal_group(self._process.pid, signal.SIGKILL)
+        for pid in daemons:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         await asyncio.wait({self._exit})
         await kill_group(self._process.pid)
         await asyncio.wait({self._reading})
@@ -359,6 +363,7 @@ class Slot:
                 note_transfer(transfer)
             self.peak, self.warm_key, self.held = message.peak, message.warm_key, message.held
             self.ran_smaller = message.smaller
+            self.spent = self.spent or message.replace
             self._done.set_result(message.outcome)
 
 

@@ -25,6 +25,26 @@ def make(directory: Path) -> dict[str, Path]:
     return paths
 
 
+def character(directory: Path, size: tuple[int, int] = (720, 1280)) -> dict[str, Path]:
+    """Writes the storyteller's nine faces, `A.png` … `X.png`, and returns their paths by shape: what `lip_sync` takes as a character.
+
+    They are templates as well: whoever draws a mouth of their own over each has a character of their own. size: (height, width).
+    """
+    from dihedral.data_plane.media.storyteller import Storyteller
+    from dihedral.data_plane.media.visemes import POSES, SHAPES
+    from dihedral.examples import scenes
+
+    directory.mkdir(parents=True, exist_ok=True)
+    drawing = Storyteller(size)
+    paths: dict[str, Path] = {}
+    for shape in SHAPES:
+        face, box = drawing.open_eyed.copy(), drawing.mouth_box
+        face[box.top : box.bottom, box.left : box.right] = drawing.mouth(POSES[shape])
+        paths[shape] = directory / f"{shape}.png"
+        scenes.write(face.clip(0, 1), paths[shape])
+    return paths
+
+
 def base() -> dict[str, Path]:
     """What `train_lora` asks for, by its params' names: `config`, `weights`, `tokenizer`, `dataset`.
 

@@ -25,6 +25,17 @@ class ArtifactMeta(Strict, kw_only=True):
     ]
     job_id: str | None
     node_id: str | None
+    name: (
+        Annotated[
+            str,
+            Meta(
+                description="The file's own name, where the key could not have it: what is shown, and what a download is called.",
+                max_length=200,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     owner: (
         Annotated[
             str,

@@ -18,23 +18,60 @@ Proxy: TypeAlias = Annotated[str, Meta(pattern='^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$(?
 
 
 class ControlSettings(Strict, kw_only=True):
-    host: Annotated[str, Meta(min_length=1)] = '127.0.0.1'
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    body_limit_bytes: Annotated[int, Meta(ge=1024)] = field(
-        name='bodyLimitBytes', default=4194304
-    )
-    batch_limit_bytes: Annotated[int, Meta(ge=1024)] = field(
-        name='batchLimitBytes', default=67108864
-    )
-    batch_items: Annotated[int, Meta(ge=1, le=100000)] = field(
-        name='batchItems', default=1000
-    )
-    light_concurrency: Annotated[int, Meta(ge=1, le=100000)] = field(
-        name='lightConcurrency', default=16
-    )
-    idempotency_seconds: Annotated[int, Meta(ge=1)] = field(
-        name='idempotencySeconds', default=86400
-    )
+    host: (
+        Annotated[
+            str,
+            Meta(description='Address to listen on. Beyond loopback the start needs an API key, or control.insecure.', min_length=1),
+        ]
+    ) = '127.0.0.1'
+    port: (
+        Annotated[
+            int,
+            Meta(
+                description='Port of REST, WebSocket and console; 0: any free one.',
+                ge=0,
+                le=65535,
+            ),
+        ]
+    ) = 8000
+    body_limit_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description='Largest body of a request that is no upload and no batch.',
+                ge=1024,
+            ),
+        ]
+    ) = field(name='bodyLimitBytes', default=4194304)
+    batch_limit_bytes: (
+        Annotated[
+            int, Meta(description='Largest body of POST /api/jobs/batch.', ge=1024)
+        ]
+    ) = field(name='batchLimitBytes', default=67108864)
+    batch_items: (
+        Annotated[
+            int, Meta(description='Most submissions in one batch.', ge=1, le=100000)
+        ]
+    ) = field(name='batchItems', default=1000)
+    light_concurrency: (
+        Annotated[
+            int,
+            Meta(
+                description='Light nodes that run at once in a control plane.',
+                ge=1,
+                le=100000,
+            ),
+        ]
+    ) = field(name='lightConcurrency', default=16)
+    idempotency_seconds: (
+        Annotated[
+            int,
+            Meta(
+                description="How long a submission's Idempotency-Key is remembered.",
+                ge=1,
+            ),
+        ]
+    ) = field(name='idempotencySeconds', default=86400)
     keys: (
         Annotated[
             str,
@@ -63,9 +100,16 @@ class ControlSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='allowedHosts', default_factory=list)
-    session_seconds: Annotated[int, Meta(ge=60, le=2592000)] = field(
-        name='sessionSeconds', default=43200
-    )
+    session_seconds: (
+        Annotated[
+            int,
+            Meta(
+                description='How long a session of the console lasts.',
+                ge=60,
+                le=2592000,
+            ),
+        ]
+    ) = field(name='sessionSeconds', default=43200)
     max_connections: (
         Annotated[
             int,
@@ -120,7 +164,7 @@ class ControlSettings(Strict, kw_only=True):
         Annotated[
             int,
             Meta(
-                description='Requests of one API key that a process handles at once; others of it wait for their turn.',
+                description='Requests of one API key that a process handles at once, an eighth of them lists, graphs, plans and batches; others of it wait for their turn.',
                 ge=1,
             ),
         ]
@@ -128,24 +172,51 @@ class ControlSettings(Strict, kw_only=True):
 
 
 class WebsocketSettings(Strict, kw_only=True):
-    update_interval_ms: Annotated[int, Meta(ge=0, le=60000)] = field(
-        name='updateIntervalMs', default=750
-    )
-    queue_length: Annotated[int, Meta(ge=1)] = field(
-        name='queueLength', default=256
-    )
-    max_subscriptions: Annotated[int, Meta(ge=1)] = field(
-        name='maxSubscriptions', default=1000
-    )
-    max_message_bytes: Annotated[int, Meta(ge=256)] = field(
-        name='maxMessageBytes', default=65536
-    )
-    ping_seconds: Annotated[float, Meta(gt=0.0)] = field(
-        name='pingSeconds', default=20
-    )
-    send_timeout_seconds: Annotated[float, Meta(gt=0.0)] = field(
-        name='sendTimeoutSeconds', default=10
-    )
+    update_interval_ms: (
+        Annotated[
+            int,
+            Meta(
+                description='Shortest time between two updates of one subscription, WebSocket or Server-Sent Events; what happens meanwhile is sent together.',
+                ge=0,
+                le=60000,
+            ),
+        ]
+    ) = field(name='updateIntervalMs', default=750)
+    queue_length: (
+        Annotated[
+            int,
+            Meta(
+                description='Events that may wait for one subscription, which then gets a resync; and answers that may wait for one client, which is then read no further.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='queueLength', default=256)
+    max_subscriptions: (
+        Annotated[int, Meta(description='Most subscriptions of one WebSocket.', ge=1)]
+    ) = field(name='maxSubscriptions', default=1000)
+    max_message_bytes: (
+        Annotated[
+            int, Meta(description='Largest message that a client may send.', ge=256)
+        ]
+    ) = field(name='maxMessageBytes', default=65536)
+    ping_seconds: (
+        Annotated[
+            float,
+            Meta(
+                description='Time between pings, and how long the answer to one may take.',
+                gt=0.0,
+            ),
+        ]
+    ) = field(name='pingSeconds', default=20)
+    send_timeout_seconds: (
+        Annotated[
+            float,
+            Meta(
+                description='How long a client may take nothing of what is sent before it is disconnected.',
+                gt=0.0,
+            ),
+        ]
+    ) = field(name='sendTimeoutSeconds', default=10)
     max_sockets_per_key: (
         Annotated[
             int,
@@ -175,12 +246,26 @@ class LlmSettings(Strict, kw_only=True):
             Meta(description='Base URL; empty: the template writes the script.'),
         ]
     ) = ''
-    kind: LlmKind = LlmKind.ollama
-    model: Annotated[str, Meta(min_length=1)] = 'llama3.2'
-    api_key: str = field(name='apiKey', default='')
-    timeout_seconds: Annotated[float, Meta(gt=0.0)] = field(
-        name='timeoutSeconds', default=60
-    )
+    kind: (
+        Annotated[
+            LlmKind,
+            Meta(
+                description='Which API the endpoint has: ollama (/api/generate) or openai (/chat/completions).'
+            ),
+        ]
+    ) = LlmKind.ollama
+    model: (
+        Annotated[str, Meta(description='Model that writes the script.', min_length=1)]
+    ) = 'llama3.2'
+    api_key: (
+        Annotated[str, Meta(description='Sent as a bearer token; empty: none.')]
+    ) = field(name='apiKey', default='')
+    timeout_seconds: (
+        Annotated[
+            float,
+            Meta(description='How long an answer of the endpoint may take.', gt=0.0),
+        ]
+    ) = field(name='timeoutSeconds', default=60)
 
 
 AllowItem: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -195,9 +280,23 @@ class OutgoingSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(default_factory=list)
-    webhook_timeout_seconds: Annotated[float, Meta(gt=0.0, le=60.0)] = (
-        field(name='webhookTimeoutSeconds', default=10)
-    )
-    webhook_attempts: Annotated[int, Meta(ge=1, le=100)] = field(
-        name='webhookAttempts', default=12
-    )
+    webhook_timeout_seconds: (
+        Annotated[
+            float,
+            Meta(
+                description="How long a webhook's receiver may take to answer.",
+                gt=0.0,
+                le=60.0,
+            ),
+        ]
+    ) = field(name='webhookTimeoutSeconds', default=10)
+    webhook_attempts: (
+        Annotated[
+            int,
+            Meta(
+                description='Deliveries of one webhook before it is given up.',
+                ge=1,
+                le=100,
+            ),
+        ]
+    ) = field(name='webhookAttempts', default=12)

@@ -10,7 +10,10 @@ Task: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 class WorkerSettings(Strict, kw_only=True):
     pool: (
-        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)')]
+        Annotated[
+            str,
+            Meta(description='The worker takes the deliveries of this pool.', pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
+        ]
     ) = 'default'
     slots: (
         Annotated[
@@ -22,17 +25,31 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = 0
-    light_concurrency: Annotated[int, Meta(ge=1, le=100000)] = field(
-        name='lightConcurrency', default=256
-    )
-    host: Annotated[str, Meta(min_length=1)] = '127.0.0.1'
+    light_concurrency: (
+        Annotated[
+            int,
+            Meta(
+                description='Light nodes that run at once in a worker.', ge=1, le=100000
+            ),
+        ]
+    ) = field(name='lightConcurrency', default=256)
+    host: (
+        Annotated[str, Meta(description='Address of health and metrics.', min_length=1)]
+    ) = '127.0.0.1'
     port: (
         Annotated[
             int,
             Meta(description='Health and metrics; 0: any free port.', ge=0, le=65535),
         ]
     ) = 0
-    tasks: list[Task] = field(default_factory=list)
+    tasks: (
+        Annotated[
+            list[Task],
+            Meta(
+                description='Modules with tasks of your own, found in the working directory or installed.'
+            ),
+        ]
+    ) = field(default_factory=list)
     cancel_grace_ms: (
         Annotated[
             int,

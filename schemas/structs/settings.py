@@ -9,8 +9,22 @@ from msgspec import Meta, UnsetType, convert, field
 from . import control_plane, data_plane
 
 class RedisSettings(Strict, kw_only=True):
-    url: Annotated[str, Meta(min_length=1)] = 'redis://127.0.0.1:6379/0'
-    partitions: Annotated[int, Meta(ge=1, le=256)] = 1
+    url: (
+        Annotated[
+            str,
+            Meta(description='redis://, rediss://, unix:// or, of a cluster, redis+cluster://one:6379,two:6379.', min_length=1),
+        ]
+    ) = 'redis://127.0.0.1:6379/0'
+    partitions: (
+        Annotated[
+            int,
+            Meta(
+                description='Over how many hash slots jobs are spread; above 1 for a cluster only, and fixed once there are jobs.',
+                ge=1,
+                le=256,
+            ),
+        ]
+    ) = 1
 
 
 class StoreKind(StrEnum):
@@ -19,22 +33,49 @@ class StoreKind(StrEnum):
 
 
 class ArtifactsSettings(Strict, kw_only=True):
-    store: StoreKind = StoreKind.local
-    directory: Annotated[str, Meta(min_length=1)] = (
-        'dihedral-data/artifacts'
+    store: (
+        Annotated[
+            StoreKind,
+            Meta(
+                description='local: a directory, for planes of one machine; s3: an S3-compatible store.'
+            ),
+        ]
+    ) = StoreKind.local
+    directory: (
+        Annotated[str, Meta(description='Of the local store.', min_length=1)]
+    ) = 'dihedral-data/artifacts'
+    endpoint: (
+        Annotated[str, Meta(description='Of the S3 store, with http:// or https://.')]
+    ) = ''
+    public_endpoint: (
+        Annotated[
+            str,
+            Meta(
+                description='The same store as clients reach it, for presigned addresses; empty: endpoint.'
+            ),
+        ]
+    ) = field(name='publicEndpoint', default='')
+    access_key: Annotated[str, Meta(description='Of the S3 store.')] = (
+        field(name='accessKey', default='')
     )
-    endpoint: str = ''
-    public_endpoint: str = field(name='publicEndpoint', default='')
-    access_key: str = field(name='accessKey', default='')
-    secret_key: str = field(name='secretKey', default='')
-    region: Annotated[str, Meta(min_length=1)] = 'us-east-1'
-    secure: bool = False
-    max_upload_bytes: Annotated[int, Meta(ge=1)] = field(
-        name='maxUploadBytes', default=2147483648
+    secret_key: Annotated[str, Meta(description='Of the S3 store.')] = (
+        field(name='secretKey', default='')
     )
-    presign_seconds: Annotated[int, Meta(ge=1, le=604800)] = field(
-        name='presignSeconds', default=3600
-    )
+    region: (
+        Annotated[str, Meta(description='Of the S3 store.', min_length=1)]
+    ) = 'us-east-1'
+    secure: (
+        Annotated[bool, Meta(description='TLS where the endpoint names no scheme.')]
+    ) = False
+    max_upload_bytes: (
+        Annotated[int, Meta(description='Largest file that a client may upload.', ge=1)]
+    ) = field(name='maxUploadBytes', default=2147483648)
+    presign_seconds: (
+        Annotated[
+            int,
+            Meta(description='How long a presigned address is valid.', ge=1, le=604800),
+        ]
+    ) = field(name='presignSeconds', default=3600)
     ca_file: (
         Annotated[
             str,
@@ -46,20 +87,34 @@ class ArtifactsSettings(Strict, kw_only=True):
 
 
 class JobsSettings(Strict, kw_only=True):
-    ttl_seconds: Annotated[int, Meta(ge=1)] = field(
-        name='ttlSeconds', default=43200
-    )
-    lease_ms: Annotated[int, Meta(ge=100, le=3600000)] = field(
-        name='leaseMs', default=5000
-    )
-    max_deliveries: Annotated[int, Meta(ge=1, le=100)] = field(
-        name='maxDeliveries', default=3
-    )
+    ttl_seconds: (
+        Annotated[int, Meta(description='How long a job is kept after its end.', ge=1)]
+    ) = field(name='ttlSeconds', default=43200)
+    lease_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="A worker that has not renewed a node's lease for two looks of this length has lost it; it renews every third of it.",
+                ge=100,
+                le=3600000,
+            ),
+        ]
+    ) = field(name='leaseMs', default=5000)
+    max_deliveries: (
+        Annotated[
+            int,
+            Meta(
+                description='How often a node may lose its worker before it is given up as a dead letter.',
+                ge=1,
+                le=100,
+            ),
+        ]
+    ) = field(name='maxDeliveries', default=3)
     node_output_bytes: (
         Annotated[
             int,
             Meta(
-                description='Most bytes that one node may return; more belongs into an artifact.',
+                description='Largest output of a node, as JSON; larger results are artifacts.',
                 ge=1,
             ),
         ]
@@ -91,15 +146,29 @@ class JobsSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='eventLogBytes', default=4194304)
-    inline_graph_bytes: Annotated[int, Meta(ge=0)] = field(
-        name='inlineGraphBytes', default=16384
-    )
-    event_log_length: Annotated[int, Meta(ge=10)] = field(
-        name='eventLogLength', default=10000
-    )
-    drain_seconds: Annotated[float, Meta(ge=0.0)] = field(
-        name='drainSeconds', default=30
-    )
+    inline_graph_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description='Graphs up to this size travel in the stream entry; larger ones are read from the job.',
+                ge=0,
+            ),
+        ]
+    ) = field(name='inlineGraphBytes', default=16384)
+    event_log_length: (
+        Annotated[
+            int, Meta(description='Events that are kept of a job, the newest.', ge=10)
+        ]
+    ) = field(name='eventLogLength', default=10000)
+    drain_seconds: (
+        Annotated[
+            float,
+            Meta(
+                description='How long running nodes may go on when a plane stops; what still runs is requeued.',
+                ge=0.0,
+            ),
+        ]
+    ) = field(name='drainSeconds', default=30)
     max_queued: Annotated[int, Meta(description='0: no limit.', ge=0)] = (
         field(name='maxQueued', default=0)
     )
@@ -119,8 +188,17 @@ class LogFormat(StrEnum):
 
 
 class LogsSettings(Strict, kw_only=True):
-    level: LogLevelName = LogLevelName.info
-    format: LogFormat = LogFormat.auto
+    level: (
+        Annotated[LogLevelName, Meta(description='Lines below it are left out.')]
+    ) = LogLevelName.info
+    format: (
+        Annotated[
+            LogFormat,
+            Meta(
+                description='json, console, or auto: console on a terminal, else json.'
+            ),
+        ]
+    ) = LogFormat.auto
 
 
 class TracingSettings(Strict, kw_only=True):
@@ -143,39 +221,61 @@ class TracingSettings(Strict, kw_only=True):
 
 
 class Settings(Strict, kw_only=True):
-    redis: RedisSettings = field(
-        default_factory=lambda: convert({}, type=RedisSettings)
+    redis: (
+        Annotated[
+            RedisSettings,
+            Meta(description='The server that holds jobs, events and queues.'),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=RedisSettings))
+    artifacts: (
+        Annotated[ArtifactsSettings, Meta(description='Where files are stored.')]
+    ) = field(default_factory=lambda: convert({},  type=ArtifactsSettings))
+    jobs: (
+        Annotated[JobsSettings, Meta(description='Limits and times of jobs.')]
+    ) = field(default_factory=lambda: convert({},  type=JobsSettings))
+    logs: (
+        Annotated[LogsSettings, Meta(description='Logs of both planes.')]
+    ) = field(default_factory=lambda: convert({},  type=LogsSettings))
+    tracing: (
+        Annotated[TracingSettings, Meta(description='OpenTelemetry.')]
+    ) = field(default_factory=lambda: convert({},  type=TracingSettings))
+    control: (
+        Annotated[control_plane.ControlSettings, Meta(description='The control plane.')]
+    ) = field(default_factory=lambda: convert({},  type=control_plane.ControlSettings))
+    websocket: (
+        Annotated[
+            control_plane.WebsocketSettings,
+            Meta(description='Live updates of the control plane.'),
+        ]
+    ) = (
+        field(default_factory=lambda: convert({},  type=control_plane.WebsocketSettings))
     )
-    artifacts: ArtifactsSettings = field(
-        default_factory=lambda: convert({}, type=ArtifactsSettings)
+    pipelines: (
+        Annotated[
+            control_plane.PipelinesSettings, Meta(description='Pipelines of your own.')
+        ]
+    ) = (
+        field(default_factory=lambda: convert({},  type=control_plane.PipelinesSettings))
     )
-    jobs: JobsSettings = field(
-        default_factory=lambda: convert({}, type=JobsSettings)
-    )
-    logs: LogsSettings = field(
-        default_factory=lambda: convert({}, type=LogsSettings)
-    )
-    tracing: TracingSettings = field(
-        default_factory=lambda: convert({}, type=TracingSettings)
-    )
-    control: control_plane.ControlSettings = field(
-        default_factory=lambda: convert({}, type=control_plane.ControlSettings)
-    )
-    websocket: control_plane.WebsocketSettings = field(
-        default_factory=lambda: convert({}, type=control_plane.WebsocketSettings)
-    )
-    pipelines: control_plane.PipelinesSettings = field(
-        default_factory=lambda: convert({}, type=control_plane.PipelinesSettings)
-    )
-    llm: control_plane.LlmSettings = field(
-        default_factory=lambda: convert({}, type=control_plane.LlmSettings)
-    )
-    worker: data_plane.WorkerSettings = field(
-        default_factory=lambda: convert({}, type=data_plane.WorkerSettings)
-    )
-    outgoing: control_plane.OutgoingSettings = field(
-        default_factory=lambda: convert({}, type=control_plane.OutgoingSettings)
-    )
+    llm: (
+        Annotated[
+            control_plane.LlmSettings,
+            Meta(description='The language model that writes scripts.'),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=control_plane.LlmSettings))
+    worker: (
+        Annotated[
+            data_plane.WorkerSettings, Meta(description='Workers of the data plane.')
+        ]
+    ) = field(default_factory=lambda: convert({},  type=data_plane.WorkerSettings))
+    outgoing: (
+        Annotated[
+            control_plane.OutgoingSettings,
+            Meta(
+                description='Requests that the planes make: webhooks, language models.'
+            ),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=control_plane.OutgoingSettings))
     tasks: (
         Annotated[
             dict[str, dict[str, Any]],

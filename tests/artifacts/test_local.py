@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ BINARY = "application/octet-stream"
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Any:
     return LocalStore(tmp_path / "artifacts")
 
 
@@ -31,7 +32,7 @@ def files(store: LocalStore) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def in_another_process(code: str, store: LocalStore, *arguments: str, **more) -> subprocess.Popen[bytes]:
+def in_another_process(code: str, store: LocalStore, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
     """Python that finds `store`, `stream` and what it was given."""
     head = "import asyncio, resource, sys\nfrom pathlib import Path\nfrom dihedral.bridge.artifacts.local import LocalStore\nfrom dihedral.bridge.artifacts.store import *\n"
     head += "store = LocalStore(Path(sys.argv[1]))\n"
@@ -40,14 +41,14 @@ def in_another_process(code: str, store: LocalStore, *arguments: str, **more) ->
     return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, **more)
 
 
-async def test_a_user_finds_the_bytes_under_bucket_and_key(store, tmp_path):
+async def test_a_user_finds_the_bytes_under_bucket_and_key(store: Any, tmp_path: Path) -> None:
     await store.put("videos", "job/node/it.mp4", b"bytes", "video/mp4")
     path = tmp_path / "artifacts" / "videos" / "job" / "node" / "it.mp4"
     assert path.read_bytes() == b"bytes"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_a_delete_leaves_no_empty_folder(store):
+async def test_a_delete_leaves_no_empty_folder(store: Any) -> None:
     await store.put("videos", "job/node/one", b"x", BINARY)
     await store.put("videos", "job/other/two", b"x", BINARY)
     await store.delete("videos", "job/node/one")
@@ -58,7 +59,7 @@ async def test_a_delete_leaves_no_empty_folder(store):
     await store.put("videos", "job/node/one", b"x", BINARY)
 
 
-async def test_a_process_that_is_frozen_in_the_middle_of_one_artifact_stops_no_other(store):
+async def test_a_process_that_is_frozen_in_the_middle_of_one_artifact_stops_no_other(store: Any) -> None:
     await store.put("videos", "job/node/held", b"x", BINARY)
     await store.put("videos", "job/other/it", b"x", BINARY)
     folder = os.open(store._root / ".meta" / "videos" / "job" / "node", os.O_RDONLY)
@@ -77,10 +78,10 @@ async def test_a_process_that_is_frozen_in_the_middle_of_one_artifact_stops_no_o
     assert (await waiting).size_bytes == 1
 
 
-async def test_puts_and_deletes_of_one_key_at_once_never_leave_half_of_one(store):
+async def test_puts_and_deletes_of_one_key_at_once_never_leave_half_of_one(store: Any) -> None:
     """A delete that removed the bytes of a put behind it left an artifact without any."""
 
-    async def remove():
+    async def remove() -> None:
         try:
             await store.delete("videos", "job/node/it")
         except ArtifactNotFound:
@@ -104,7 +105,7 @@ async def test_puts_and_deletes_of_one_key_at_once_never_leave_half_of_one(store
     ("first", "second"),
     [("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/b/c", "a"), ("a", "a.json/b"), ("a.json/b", "a")],
 )
-async def test_a_name_is_not_a_file_and_a_folder(store, first, second):
+async def test_a_name_is_not_a_file_and_a_folder(store: Any, first: Any, second: Any) -> None:
     await store.put("inputs", first, b"first", BINARY)
     with pytest.raises(BadKey, match="artifact"):
         await store.put("inputs", second, b"second", BINARY)
@@ -119,7 +120,7 @@ async def test_a_name_is_not_a_file_and_a_folder(store, first, second):
         await store.delete("inputs", second)
 
 
-async def test_a_put_that_was_killed_leaves_nothing_that_is_seen_and_check_removes_the_rest(store):
+async def test_a_put_that_was_killed_leaves_nothing_that_is_seen_and_check_removes_the_rest(store: Any) -> None:
     code = """
 async def endless():
     yield b"x" * 1_000_000
@@ -144,7 +145,7 @@ asyncio.run(store.put("videos", "job/node/it", endless(), "video/mp4"))
     assert not left.exists()
 
 
-async def test_a_process_that_is_killed_while_it_replaces_leaves_only_whole_artifacts(store):
+async def test_a_process_that_is_killed_while_it_replaces_leaves_only_whole_artifacts(store: Any) -> None:
     code = """
 async def go():
     await asyncio.gather(*(one(name) for name in "abcd"))
@@ -167,7 +168,7 @@ asyncio.run(go())
         assert len(await read(store, meta.bucket, meta.key)) == meta.size_bytes
 
 
-async def test_two_processes_that_put_one_key_leave_one_whole_artifact(store):
+async def test_two_processes_that_put_one_key_leave_one_whole_artifact(store: Any) -> None:
     code = """
 async def go():
     for number in range(60):
@@ -189,7 +190,7 @@ asyncio.run(go())
     assert len(await read(store, "videos", "job/node/it")) == meta.size_bytes
 
 
-async def test_another_process_on_a_full_disk_says_so_and_leaves_nothing(store):
+async def test_another_process_on_a_full_disk_says_so_and_leaves_nothing(store: Any) -> None:
     code = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 async def source():
@@ -206,7 +207,7 @@ except StoreFull as error:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"bucket": "inputs"}', b"\xff", b"[]"])
-async def test_a_broken_meta_is_said_and_hides_no_other_artifact(store, content):
+async def test_a_broken_meta_is_said_and_hides_no_other_artifact(store: Any, content: Any) -> None:
     meta = await store.put("inputs", "whole", b"x", BINARY)
     await store.put("inputs", "broken", b"x", BINARY)
     (store._root / ".meta" / "inputs" / "broken.json").write_bytes(content)
@@ -215,7 +216,7 @@ async def test_a_broken_meta_is_said_and_hides_no_other_artifact(store, content)
     assert await store.list() == [meta]
 
 
-async def test_a_directory_that_cannot_be_used_is_said(tmp_path):
+async def test_a_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = LocalStore(tmp_path / "file")
     with pytest.raises(ArtifactStoreUnavailable, match="cannot be used"):
@@ -225,7 +226,7 @@ async def test_a_directory_that_cannot_be_used_is_said(tmp_path):
             await store.put("inputs", "it", source, BINARY)
 
 
-async def test_the_directory_need_not_be_there_before(tmp_path):
+async def test_the_directory_need_not_be_there_before(tmp_path: Path) -> None:
     store = open_store(ArtifactsSettings(directory=str(tmp_path / "not" / "yet")))
     assert await store.list() == []
     with pytest.raises(ArtifactNotFound):
@@ -235,7 +236,7 @@ async def test_the_directory_need_not_be_there_before(tmp_path):
     assert await store.link("inputs", "it") is None
 
 
-async def test_a_cancel_stops_the_copying_of_a_large_file(store, tmp_path):
+async def test_a_cancel_stops_the_copying_of_a_large_file(store: Any, tmp_path: Path) -> None:
     source = tmp_path / "source"
     with source.open("wb") as file:
         file.truncate(2 << 30)  # a hole: it costs nothing to have and seconds to copy
@@ -249,7 +250,7 @@ async def test_a_cancel_stops_the_copying_of_a_large_file(store, tmp_path):
     assert files(store) == [".tmp"]
 
 
-async def test_a_full_disk_stops_a_put_whose_meta_does_not_fit(store, tmp_path):
+async def test_a_full_disk_stops_a_put_whose_meta_does_not_fit(store: Any, tmp_path: Path) -> None:
     """The bytes were there; what was to be known of them was not."""
     code = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -263,7 +264,7 @@ except StoreFull as error:
     assert files(store) == [".tmp"]
 
 
-async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_path):
+async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_path: Path) -> None:
     """A disk that is not mounted: a link that dangles."""
     (tmp_path / "videos").symlink_to(tmp_path / "unmounted")
     async with asyncio.timeout(10):

@@ -3,6 +3,9 @@
 import asyncio
 import io
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,18 +25,18 @@ BINARY = "application/octet-stream"
 
 
 @pytest.fixture
-async def place(seaweed, tmp_path):
+async def place(seaweed: Any, tmp_path: Path) -> AsyncIterator[Any]:
     made = Place("s3", tmp_path, seaweed)
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def opened(seaweed):
+async def opened(seaweed: Any) -> AsyncIterator[Any]:
     """Stores with other settings, closed at the end."""
     stores = []
 
-    def made(**more):
+    def made(**more: Any) -> Any:
         stores.append(S3Store(seaweed.settings(**more)))
         return stores[-1]
 
@@ -42,7 +45,7 @@ async def opened(seaweed):
         await store.close()
 
 
-def every_call(store, key, to):
+def every_call(store: Any, key: Any, to: Any) -> Any:
     return {
         "put": lambda: store.put("inputs", key, b"x", BINARY),
         "meta": lambda: store.meta("inputs", key),
@@ -55,7 +58,7 @@ def every_call(store, key, to):
     }
 
 
-async def test_a_server_that_is_down_is_said_at_once_and_used_again_when_it_is_back(place, tmp_path):
+async def test_a_server_that_is_down_is_said_at_once_and_used_again_when_it_is_back(place: Any, tmp_path: Path) -> None:
     key = place.key("it")
     await place.store.put("inputs", key, b"before", BINARY)
     async with place.seaweed.down():
@@ -70,7 +73,9 @@ async def test_a_server_that_is_down_is_said_at_once_and_used_again_when_it_is_b
     await place.store.put("inputs", place.key("other"), b"after", BINARY)
 
 
-async def test_a_server_that_is_frozen_is_said_after_a_while(place, monkeypatch, tmp_path):
+async def test_a_server_that_is_frozen_is_said_after_a_while(
+    place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     await place.store.put("inputs", place.key("kept"), b"before", BINARY)
     for name in ("ANSWER_SECONDS", "LONG_SECONDS", "ABORT_SECONDS"):
         monkeypatch.setattr(artifacts_s3, name, 0.15)
@@ -87,7 +92,7 @@ async def test_a_server_that_is_frozen_is_said_after_a_while(place, monkeypatch,
     assert await read(place.store, "inputs", place.key("kept")) == b"before"
 
 
-async def test_a_check_that_is_given_up_leaves_the_store_usable(place):
+async def test_a_check_that_is_given_up_leaves_the_store_usable(place: Any) -> None:
     with place.seaweed.frozen(), pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await place.store.check()
@@ -98,7 +103,9 @@ async def test_a_check_that_is_given_up_leaves_the_store_usable(place):
     ("wrong", "word"),
     [({"secret_key": "not-the-secret"}, "SignatureDoesNotMatch"), ({"access_key": "nobody"}, "InvalidAccessKeyId")],
 )
-async def test_wrong_credentials_are_said_without_saying_them(opened, place, wrong, word, tmp_path):
+async def test_wrong_credentials_are_said_without_saying_them(
+    opened: Any, place: Any, wrong: Any, word: Any, tmp_path: Path
+) -> None:
     await place.store.put("inputs", place.key("it"), b"x", BINARY)
     store = opened(**wrong)
     for name, call in every_call(store, place.key("it"), tmp_path / "fetched").items():
@@ -110,7 +117,7 @@ async def test_wrong_credentials_are_said_without_saying_them(opened, place, wro
 
 
 @pytest.mark.parametrize("lost", [b"PUT /inputs/", b"HEAD /inputs/", b"GET /inputs", b"DELETE /inputs/"])
-async def test_an_answer_that_is_lost_is_asked_for_again(place, opened, lost):
+async def test_an_answer_that_is_lost_is_asked_for_again(place: Any, opened: Any, lost: Any) -> None:
     async with line(place.seaweed.endpoint, loses=lost) as (endpoint, between):
         store = opened(endpoint=endpoint)
         meta = await store.put("inputs", place.key("it"), b"x" * 100_000, BINARY, job_id=place.job)
@@ -122,7 +129,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again(place, opened, lost):
 
 
 @pytest.mark.parametrize("lost", [b"uploads=", b"partNumber=1", b"partNumber=2"])
-async def test_a_part_whose_answer_is_lost_is_sent_again_from_its_beginning(place, opened, lost):
+async def test_a_part_whose_answer_is_lost_is_sent_again_from_its_beginning(place: Any, opened: Any, lost: Any) -> None:
     content = bytes(range(256)) * (PART // 256) + b"and more"
     async with line(place.seaweed.endpoint, loses=lost) as (endpoint, between):
         store = opened(endpoint=endpoint)
@@ -132,7 +139,7 @@ async def test_a_part_whose_answer_is_lost_is_sent_again_from_its_beginning(plac
     assert await read(place.store, "videos", place.key("it")) == content
 
 
-async def test_a_connection_that_is_lost_again_and_again_is_an_error(place, opened):
+async def test_a_connection_that_is_lost_again_and_again_is_an_error(place: Any, opened: Any) -> None:
     async with line(place.seaweed.endpoint, loses=b"HEAD", times=10_000) as (endpoint, between):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable, match="ServerDisconnectedError"):
@@ -141,7 +148,7 @@ async def test_a_connection_that_is_lost_again_and_again_is_an_error(place, open
         await store.close()
 
 
-async def test_a_download_that_breaks_off_is_no_whole_artifact(place, opened, tmp_path):
+async def test_a_download_that_breaks_off_is_no_whole_artifact(place: Any, opened: Any, tmp_path: Path) -> None:
     await place.store.put("inputs", place.key("it"), b"x" * 3_000_000, BINARY)
     async with line(place.seaweed.endpoint, breaks=1_000_000) as (endpoint, _):
         store = opened(endpoint=endpoint)
@@ -152,7 +159,7 @@ async def test_a_download_that_breaks_off_is_no_whole_artifact(place, opened, tm
         await store.close()
 
 
-async def test_a_large_put_that_is_cancelled_leaves_no_parts_on_the_server(place, opened):
+async def test_a_large_put_that_is_cancelled_leaves_no_parts_on_the_server(place: Any, opened: Any) -> None:
     """They are invisible, cost money, and are removed by nobody unless the server has a rule for it."""
     async with line(place.seaweed.endpoint, holds=b"partNumber=2") as (endpoint, between):
         store = opened(endpoint=endpoint)
@@ -171,7 +178,7 @@ async def test_a_large_put_that_is_cancelled_leaves_no_parts_on_the_server(place
         await place.store.meta("videos", place.key("it"))
 
 
-async def test_a_large_put_whose_part_fails_leaves_no_parts_on_the_server(place, opened):
+async def test_a_large_put_whose_part_fails_leaves_no_parts_on_the_server(place: Any, opened: Any) -> None:
     async with line(place.seaweed.endpoint, loses=b"partNumber=2", times=99) as (endpoint, _):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable):
@@ -180,7 +187,7 @@ async def test_a_large_put_whose_part_fails_leaves_no_parts_on_the_server(place,
     assert await place.leftovers() == []
 
 
-async def test_a_bucket_that_was_removed_is_made_again(place):
+async def test_a_bucket_that_was_removed_is_made_again(place: Any) -> None:
     bucket = "loras"
     await place.store.put(bucket, place.key("it"), b"x", BINARY)
     async with place.seaweed.client() as client:
@@ -191,7 +198,7 @@ async def test_a_bucket_that_was_removed_is_made_again(place):
     assert await read(place.store, bucket, place.key("again")) == b"x" * 100
 
 
-async def test_stores_that_make_a_bucket_at_once_all_have_it(place):
+async def test_stores_that_make_a_bucket_at_once_all_have_it(place: Any) -> None:
     stores = [place.another() for _ in range(8)]
     bucket = f"b-{place.job}"
     await asyncio.gather(
@@ -200,7 +207,7 @@ async def test_stores_that_make_a_bucket_at_once_all_have_it(place):
     assert len(await place.store.list(bucket, None)) == 8
 
 
-async def test_a_link_downloads_for_whoever_has_it_and_only_that(place):
+async def test_a_link_downloads_for_whoever_has_it_and_only_that(place: Any) -> None:
     content = bytes(range(256)) * 1000
     await place.store.put("videos", place.key("it.mp4"), content, "video/mp4")
     link = await place.store.link("videos", place.key("it.mp4"))
@@ -218,7 +225,7 @@ async def test_a_link_downloads_for_whoever_has_it_and_only_that(place):
         assert (await http.put(link, content=b"x")).status_code == 403
 
 
-async def test_a_link_names_the_public_endpoint_and_needs_no_server(place, opened):
+async def test_a_link_names_the_public_endpoint_and_needs_no_server(place: Any, opened: Any) -> None:
     store = opened(public_endpoint="https://media.example.org", presign_seconds=60)
     async with place.seaweed.down():
         link = await store.link("videos", place.key("it"))
@@ -226,7 +233,7 @@ async def test_a_link_names_the_public_endpoint_and_needs_no_server(place, opene
     assert "X-Amz-Expires=60&" in link
 
 
-async def test_a_link_expires(place, opened):
+async def test_a_link_expires(place: Any, opened: Any) -> None:
     await place.store.put("videos", place.key("it"), b"content", BINARY)
     store = opened(presign_seconds=2)
     link = await store.link("videos", place.key("it"))
@@ -239,7 +246,7 @@ async def test_a_link_expires(place, opened):
         assert (await http.get(link)).status_code == 403
 
 
-async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(place):
+async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(place: Any) -> None:
     """A bucket may be shared: names that no artifact can have are nobody's to delete."""
     bucket = f"b-{place.job}"
     await place.store.put(bucket, place.key("ours"), b"x", BINARY)
@@ -257,11 +264,11 @@ async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(
     assert {meta.key for meta in await place.store.list(bucket, limit=1)} <= set(found)
 
 
-async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place, opened):
+async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place: Any, opened: Any) -> None:
     """A prune or a client that took it for the whole would be wrong."""
     await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)
 
-    async def listed():
+    async def listed() -> Any:
         return await place.store.list("inputs", place.job)
 
     await becomes(listed)
@@ -279,12 +286,12 @@ async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place,
     [{"endpoint": ""}, {"endpoint": "http://"}, {"endpoint": "http://host/path"}, {"public_endpoint": "https://host?x=1"},
      {"endpoint": "a b"}, {"endpoint": "host:port"}, {"secret_key": ""}],
 )  # fmt: skip
-async def test_settings_that_name_no_server_are_refused_when_the_store_is_opened(seaweed, wrong):
+async def test_settings_that_name_no_server_are_refused_when_the_store_is_opened(seaweed: Any, wrong: Any) -> None:
     with pytest.raises(SettingsError, match=r"artifacts\."):
         open_store(seaweed.settings(**wrong))
 
 
-async def test_a_server_that_is_no_s3_is_said(opened):
+async def test_a_server_that_is_no_s3_is_said(opened: Any) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\nConnection: close\r\n\r\n<br>"
     async with web(answer) as endpoint:
         store = opened(endpoint=endpoint)
@@ -294,12 +301,12 @@ async def test_a_server_that_is_no_s3_is_said(opened):
         await store.close()
 
 
-async def test_an_endpoint_may_be_host_and_port(opened, place):
+async def test_an_endpoint_may_be_host_and_port(opened: Any, place: Any) -> None:
     store = opened(endpoint=place.seaweed.endpoint.removeprefix("http://"))
     await store.put("inputs", place.key("it"), b"x", BINARY)
     await becomes(lambda: read(store, "inputs", place.key("it")))
 
 
-def test_a_store_without_keys_is_opened_too():
+def test_a_store_without_keys_is_opened_too() -> None:
     """Some servers in a private network ask for none."""
     open_store(ArtifactsSettings(store=StoreKind.s3, endpoint="host:9000"))

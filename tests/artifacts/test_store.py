@@ -7,8 +7,10 @@ import os
 import random
 import time
 import warnings
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,17 +32,17 @@ BLOCK = random.Random(0).randbytes(65_521)  # a prime: no two parts of what is m
 BINARY = "application/octet-stream"
 
 
-def as_bytes(content, tmp_path):
+def as_bytes(content: Any, tmp_path: Path) -> Any:
     return content
 
 
-def as_file(content, tmp_path):
+def as_file(content: Any, tmp_path: Path) -> Any:
     path = tmp_path / "source"
     path.write_bytes(content)
     return path
 
 
-def as_stream(content, tmp_path):
+def as_stream(content: Any, tmp_path: Path) -> Any:
     return stream(*(content[at : at + 100_003] for at in range(0, len(content), 100_003)))
 
 
@@ -49,7 +51,7 @@ def as_stream(content, tmp_path):
     [(as_stream, size) for size in (0, 1, 10_240, PART - 1, PART, PART + 1, 2 * PART)]
     + [(source, size) for source in (as_bytes, as_file) for size in (0, 10_240, PART + 1)],
 )
-async def test_what_is_put_comes_back_whole(place, tmp_path, source, size):
+async def test_what_is_put_comes_back_whole(place: Any, tmp_path: Path, source: Any, size: Any) -> None:
     content = (BLOCK * (size // len(BLOCK) + 1))[:size]
     meta = await place.store.put("videos", place.key("it.mp4"), source(content, tmp_path), "video/mp4")
     assert (meta.size_bytes, meta.sha256) == (size, hashlib.sha256(content).hexdigest())
@@ -60,12 +62,12 @@ async def test_what_is_put_comes_back_whole(place, tmp_path, source, size):
     assert await place.leftovers() == []
 
 
-async def test_an_empty_chunk_in_a_stream_ends_nothing(place):
+async def test_an_empty_chunk_in_a_stream_ends_nothing(place: Any) -> None:
     source = stream(b"a", b"", b"b")
     assert (await place.store.put("inputs", place.key("it"), source, BINARY)).size_bytes == 2
 
 
-async def test_meta_says_all_that_is_known(place):
+async def test_meta_says_all_that_is_known(place: Any) -> None:
     before = rfc3339(int(time.time() * 1000))
     meta = await place.store.put(
         "voices", place.key("it.wav"), WHOLE, "audio/wav; codecs=1", job_id=place.job, node_id="node"
@@ -81,7 +83,7 @@ async def test_meta_says_all_that_is_known(place):
     assert await place.store.list("voices", place.job) == [meta]
 
 
-async def test_what_belongs_to_no_job_says_so(place):
+async def test_what_belongs_to_no_job_says_so(place: Any) -> None:
     meta = await place.store.put("inputs", place.key("it"), b"x", "")
     assert (meta.job_id, meta.node_id, meta.content_type) == (None, None, BINARY)
     assert await place.store.meta("inputs", place.key("it")) == meta
@@ -93,20 +95,20 @@ async def test_what_belongs_to_no_job_says_so(place):
      (10, 10), (0, 0), (len(WHOLE) - 1, len(WHOLE) + 500), (len(WHOLE), None), (len(WHOLE), len(WHOLE) + 1),
      (len(WHOLE) + 9, None), (700, 300)],
 )  # fmt: skip
-async def test_a_range_is_the_bytes_from_start_up_to_end(place, start, end):
+async def test_a_range_is_the_bytes_from_start_up_to_end(place: Any, start: Any, end: Any) -> None:
     await place.store.put("inputs", place.key("it"), WHOLE, BINARY)
     assert await read(place.store, "inputs", place.key("it"), start, end) == (
         b"" if end is not None and end <= start else WHOLE[start:end]
     )
 
 
-async def test_an_empty_artifact_has_only_empty_ranges(place):
+async def test_an_empty_artifact_has_only_empty_ranges(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"", BINARY)
     for span in ((0, None), (0, 0), (0, 5), (3, None)):
         assert await read(place.store, "inputs", place.key("it"), *span) == b""
 
 
-async def test_a_reader_that_stops_early_leaves_nothing_open(place):
+async def test_a_reader_that_stops_early_leaves_nothing_open(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"x" * (3 << 20), BINARY)
     before = open_files()
     for _ in range(10):
@@ -121,7 +123,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_a_put_leaves_no_file_open(place):
+async def test_a_put_leaves_no_file_open(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"x", BINARY)
     before = open_files()
     for number in range(20):
@@ -129,7 +131,7 @@ async def test_a_put_leaves_no_file_open(place):
     await becomes(lambda: open_files() <= before + 1)
 
 
-async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for(place):
+async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for(place: Any) -> None:
     other = Place(place.kind, place.directory, place.seaweed)
     metas = []
     for bucket, where in (("inputs", place), ("loras", place), ("inputs", other), ("inputs", place)):
@@ -146,7 +148,7 @@ async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for
     assert {meta.key for meta in metas} <= {meta.key for meta in await place.store.list()}
 
 
-async def test_a_list_by_job_has_nothing_of_a_job_whose_id_begins_alike(place):
+async def test_a_list_by_job_has_nothing_of_a_job_whose_id_begins_alike(place: Any) -> None:
     await place.store.put("inputs", f"{place.job}-2/node/nonce/it", b"x", BINARY, job_id=f"{place.job}-2")
     await place.store.put("inputs", f"{place.job}/it", b"x", BINARY)
     assert await place.store.list(job_id=place.job) == []
@@ -154,17 +156,17 @@ async def test_a_list_by_job_has_nothing_of_a_job_whose_id_begins_alike(place):
 
 
 @pytest.mark.parametrize("bucket", ["", "x", "..", "../inputs", "in puts", "absent", "INPUTS", "a/b", "\0", "x" * 64])
-async def test_a_list_of_a_bucket_that_is_not_there_is_empty(place, bucket):
+async def test_a_list_of_a_bucket_that_is_not_there_is_empty(place: Any, bucket: Any) -> None:
     assert await place.store.list(bucket) == []
 
 
 @pytest.mark.parametrize("job", ["", "..", "../..", "a/b", "\0", "*", "é", "x" * 2000])
-async def test_a_list_of_a_job_that_cannot_be_is_empty(place, job):
+async def test_a_list_of_a_job_that_cannot_be_is_empty(place: Any, job: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)
     assert await place.store.list(job_id=job) == []
 
 
-async def test_prune_deletes_what_is_old_and_in_a_dry_run_only_says_it(place):
+async def test_prune_deletes_what_is_old_and_in_a_dry_run_only_says_it(place: Any) -> None:
     old = [await place.store.put(bucket, place.key("old"), b"x", BINARY) for bucket in ("inputs", "videos")]
     later = rfc3339(int(time.time() * 1000) + 50)
     await becomes(lambda: rfc3339(int(time.time() * 1000)) > later)
@@ -182,7 +184,7 @@ async def test_prune_deletes_what_is_old_and_in_a_dry_run_only_says_it(place):
     assert await prune(place.store, 3600, dry_run=False) == []
 
 
-async def test_what_is_deleted_is_gone(place):
+async def test_what_is_deleted_is_gone(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)
     await place.store.put("inputs", place.key("other"), b"x", BINARY, job_id=place.job)
     await place.store.delete("inputs", place.key("it"))
@@ -196,7 +198,7 @@ async def test_what_is_deleted_is_gone(place):
 
 
 @pytest.mark.parametrize("bucket", ["inputs", "nobody-made-it"])
-async def test_what_is_not_there_is_not_found(place, tmp_path, bucket):
+async def test_what_is_not_there_is_not_found(place: Any, tmp_path: Path, bucket: Any) -> None:
     store, key = place.store, place.key("it")
     if bucket == "inputs":
         await store.put(bucket, f"{key}.other", b"x", BINARY)
@@ -207,7 +209,7 @@ async def test_what_is_not_there_is_not_found(place, tmp_path, bucket):
     assert not (tmp_path / "fetched").exists()
 
 
-async def test_the_folders_of_a_key_are_no_artifacts(place):
+async def test_the_folders_of_a_key_are_no_artifacts(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"x", BINARY)
     for key in (place.job, f"{place.job}/node"):
         for call in (
@@ -220,7 +222,7 @@ async def test_the_folders_of_a_key_are_no_artifacts(place):
     assert await read(place.store, "inputs", place.key("it")) == b"x"
 
 
-async def test_what_is_put_again_is_replaced_whole(place):
+async def test_what_is_put_again_is_replaced_whole(place: Any) -> None:
     await place.store.put("inputs", place.key("it"), b"the first, which is longer", "text/plain", job_id=place.job)
     meta = await place.store.put("inputs", place.key("it"), b"the second", "text/html")
     assert await place.store.meta("inputs", place.key("it")) == meta
@@ -258,7 +260,7 @@ BAD_BUCKETS = [
 BAD_PLACES = [("inputs", key) for key in BAD_KEYS] + [(bucket, "a") for bucket in BAD_BUCKETS]
 
 
-async def test_a_key_that_could_mean_anything_else_is_refused_and_writes_nothing(place, tmp_path):
+async def test_a_key_that_could_mean_anything_else_is_refused_and_writes_nothing(place: Any, tmp_path: Path) -> None:
     store = place.store
     before = tree(tmp_path)
     for bucket, key in BAD_PLACES:
@@ -283,7 +285,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("key", ["a", "0/1/2", "a.b_c-d", "x" * 128, "a..b/c..", "/".join(["x" * 98] * 9)])
-async def test_plain_keys_are_taken(place, key):
+async def test_plain_keys_are_taken(place: Any, key: Any) -> None:
     key = f"{place.job}/{key}"[-890:].lstrip("/")
     meta = await place.store.put("inputs", key, b"x", BINARY)
     assert await place.store.meta("inputs", key) == meta
@@ -292,7 +294,7 @@ async def test_plain_keys_are_taken(place, key):
 
 
 @pytest.mark.parametrize("kind_", ["text", "text/html\r\nSet-Cookie: a=b", "text/плейн", "text/html\n", "a/b\0", "/", " a/b", "a/b" + "x" * 300])  # fmt: skip
-async def test_a_content_type_that_is_none_is_refused(place, kind_):
+async def test_a_content_type_that_is_none_is_refused(place: Any, kind_: Any) -> None:
     """It becomes a header of an answer, or of a request to the server."""
     with pytest.raises(BadContentType):
         await place.store.put("inputs", place.key("it"), b"x", kind_)
@@ -300,7 +302,7 @@ async def test_a_content_type_that_is_none_is_refused(place, kind_):
         await place.store.meta("inputs", place.key("it"))
 
 
-async def test_more_than_the_limit_is_refused_and_leaves_nothing(place, tmp_path):
+async def test_more_than_the_limit_is_refused_and_leaves_nothing(place: Any, tmp_path: Path) -> None:
     for source in (b"x" * 1001, as_file(b"x" * 1001, tmp_path), stream(b"x" * 1000, b"x")):
         with pytest.raises(TooLarge, match="1000"):
             await place.store.put("videos", place.key("it"), source, BINARY, limit=1000)
@@ -310,10 +312,10 @@ async def test_more_than_the_limit_is_refused_and_leaves_nothing(place, tmp_path
     assert (await place.store.put("videos", place.key("it"), b"x" * 1000, BINARY, limit=1000)).size_bytes == 1000
 
 
-async def test_nobody_sees_an_artifact_before_it_is_whole(place):
+async def test_nobody_sees_an_artifact_before_it_is_whole(place: Any) -> None:
     half, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow():
+    async def slow() -> AsyncIterator[Any]:
         yield b"x" * 100_000
         half.set()
         await go_on.wait()
@@ -332,12 +334,12 @@ async def test_nobody_sees_an_artifact_before_it_is_whole(place):
     assert len(await read(reader, "videos", place.key("it"))) == 200_000
 
 
-async def test_whoever_reads_while_it_is_replaced_sees_the_old_one_or_the_new_one(place):
+async def test_whoever_reads_while_it_is_replaced_sees_the_old_one_or_the_new_one(place: Any) -> None:
     contents = [bytes([65 + number]) * (1000 + number) for number in range(20)]
     await place.store.put("videos", place.key("it"), contents[0], BINARY)
     reader = place.another()
 
-    async def replace():
+    async def replace() -> None:
         for content in contents:
             await place.store.put("videos", place.key("it"), content, BINARY)
 
@@ -350,10 +352,10 @@ async def test_whoever_reads_while_it_is_replaced_sees_the_old_one_or_the_new_on
     await putting
 
 
-async def test_a_put_that_is_cancelled_leaves_nothing(place):
+async def test_a_put_that_is_cancelled_leaves_nothing(place: Any) -> None:
     half = asyncio.Event()
 
-    async def endless():
+    async def endless() -> AsyncIterator[Any]:
         yield b"x" * 100_000
         half.set()
         await asyncio.Event().wait()
@@ -368,7 +370,7 @@ async def test_a_put_that_is_cancelled_leaves_nothing(place):
     assert await place.leftovers() == []
 
 
-async def test_a_put_that_is_cancelled_at_any_moment_leaves_all_or_nothing(place, tmp_path):
+async def test_a_put_that_is_cancelled_at_any_moment_leaves_all_or_nothing(place: Any, tmp_path: Path) -> None:
     path = as_file(WHOLE, tmp_path)
     await place.store.put("videos", place.key("first"), b"x", BINARY)
     for turns in range(30):
@@ -380,7 +382,7 @@ async def test_a_put_that_is_cancelled_at_any_moment_leaves_all_or_nothing(place
         putting.cancel()
         await asyncio.gather(putting, return_exceptions=True)
 
-        async def settled():
+        async def settled() -> Any:
             return await place.leftovers() == []
 
         await becomes(settled)
@@ -392,8 +394,8 @@ async def test_a_put_that_is_cancelled_at_any_moment_leaves_all_or_nothing(place
     gc.collect()
 
 
-async def test_a_source_that_raises_leaves_nothing_and_its_error_goes_through(place, tmp_path):
-    async def broken():
+async def test_a_source_that_raises_leaves_nothing_and_its_error_goes_through(place: Any, tmp_path: Path) -> None:
+    async def broken() -> AsyncIterator[Any]:
         yield b"x" * 100_000
         raise RuntimeError("the camera is gone")
 
@@ -407,7 +409,7 @@ async def test_a_source_that_raises_leaves_nothing_and_its_error_goes_through(pl
     assert await place.leftovers() == []
 
 
-async def test_many_puts_of_one_key_at_once_leave_one_whole_artifact(place):
+async def test_many_puts_of_one_key_at_once_leave_one_whole_artifact(place: Any) -> None:
     stores = [place.store, place.another()]
     for turn in range(5):
         contents = [bytes([65 + number]) * (100 * number + turn) for number in range(20)]
@@ -423,7 +425,7 @@ async def test_many_puts_of_one_key_at_once_leave_one_whole_artifact(place):
         assert (meta.size_bytes, meta.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-async def test_two_hundred_puts_at_once_are_all_there(place):
+async def test_two_hundred_puts_at_once_are_all_there(place: Any) -> None:
     contents = {place.key(f"it-{number}"): f"number {number}".encode() * number for number in range(200)}
     metas = await asyncio.gather(
         *(place.store.put("videos", key, content, BINARY, job_id=place.job) for key, content in contents.items())
@@ -436,7 +438,7 @@ async def test_two_hundred_puts_at_once_are_all_there(place):
 
 @pytest.mark.parametrize("size", [2_000, 300_000])  # within the file's buffer, and beyond it
 @pytest.mark.parametrize("source", [as_bytes, as_file, as_stream])
-async def test_what_does_not_fit_says_so_and_leaves_nothing(place, tmp_path, source, size):
+async def test_what_does_not_fit_says_so_and_leaves_nothing(place: Any, tmp_path: Path, source: Any, size: Any) -> None:
     made = source(b"x" * size, tmp_path)
     await place.store.put("videos", place.key("before"), b"x", BINARY)
     with files_of_at_most(1_000), pytest.raises(StoreFull):
@@ -447,7 +449,7 @@ async def test_what_does_not_fit_says_so_and_leaves_nothing(place, tmp_path, sou
     await place.store.put("videos", place.key("it"), b"x", BINARY)
 
 
-async def test_a_fetch_that_does_not_fit_says_so(place, tmp_path):
+async def test_a_fetch_that_does_not_fit_says_so(place: Any, tmp_path: Path) -> None:
     await place.store.put("videos", place.key("it"), b"x" * 300_000, BINARY)
     with files_of_at_most(1_000), pytest.raises(StoreFull, match=str(tmp_path)):
         await place.store.fetch("videos", place.key("it"), tmp_path / "fetched")
@@ -455,11 +457,11 @@ async def test_a_fetch_that_does_not_fit_says_so(place, tmp_path):
         await place.store.fetch("videos", place.key("it"), tmp_path / "absent" / "fetched")
 
 
-async def test_check_is_silent_where_all_is_well(place):
+async def test_check_is_silent_where_all_is_well(place: Any) -> None:
     await place.store.check()
 
 
-async def test_close_leaves_nothing_open(place):
+async def test_close_leaves_nothing_open(place: Any) -> None:
     gc.collect()  # what others have left
     with warnings.catch_warnings(record=True) as os_errors_as_store_errors:
         warnings.simplefilter("always")

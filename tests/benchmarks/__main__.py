@@ -19,6 +19,7 @@ NAMES = (
     "kernels",
     "voice",
     "video",
+    "films",
 )
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -11,13 +13,13 @@ from dihedral.bridge.fabric.connection import connect
 from tests.support.servers import start_server
 
 
-async def asks_for_ever(client):
+async def asks_for_ever(client: Any) -> None:
     while True:
         await client.get("x")
 
 
 @pytest.mark.parametrize("steps", range(30))
-async def test_a_cancel_is_heard_at_every_step_of_a_command(redis_url, steps):
+async def test_a_cancel_is_heard_at_every_step_of_a_command(redis_url: Any, steps: Any) -> None:
     """redis-py sends within wait_for, which before Python 3.12 loses a cancel that comes with the result."""
     client = connect(redis_url)
     await client.ping()
@@ -33,7 +35,7 @@ async def test_a_cancel_is_heard_at_every_step_of_a_command(redis_url, steps):
 
 
 @pytest.mark.parametrize("size", [1, 16 << 20], ids=["while it answers", "while it reads"])
-async def test_a_server_that_stands_still_is_given_up_after_the_time_out(tmp_path, size):
+async def test_a_server_that_stands_still_is_given_up_after_the_time_out(tmp_path: Path, size: Any) -> None:
     process, url = start_server(tmp_path)
     client = connect(url, timeout_seconds=0.2)
     try:

@@ -16,11 +16,11 @@ on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"
 
 
 @pytest.fixture
-def world(redis):
+def world(redis: Any) -> Any:
     return World(redis)
 
 
-async def everything(redis) -> dict[str, Any]:
+async def everything(redis: Any) -> dict[str, Any]:
     """All that is stored, and who has what pending; without idle times and delivery counts."""
     state: dict[str, Any] = {}
     for key in sorted(await redis.keys("*")):
@@ -162,7 +162,7 @@ SILENT = {"read", "renew", "drop_consumer"}
 every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: prepare.__name__)
 
 
-def test_no_lua_file_is_left_out():
+def test_no_lua_file_is_left_out() -> None:
     stems = {
         path.name.removesuffix(".lua")
         for path in (files("dihedral.bridge.fabric") / "lua").iterdir()
@@ -173,7 +173,7 @@ def test_no_lua_file_is_left_out():
 
 @on_both_servers
 @every_script
-async def test_asked_twice_it_commits_once(world, prepare):
+async def test_asked_twice_it_commits_once(world: Any, prepare: Any) -> None:
     call = await prepare(world, "fresh")
     before = await everything(world.redis)
     await call()
@@ -185,7 +185,7 @@ async def test_asked_twice_it_commits_once(world, prepare):
 
 @on_both_servers
 @every_script
-async def test_a_stale_token_changes_nothing(world, prepare):
+async def test_a_stale_token_changes_nothing(world: Any, prepare: Any) -> None:
     if prepare is submit:
         pytest.skip("carries no token: its digest is tested in test_scripts.py")
     call = await prepare(world, "stale")
@@ -196,7 +196,7 @@ async def test_a_stale_token_changes_nothing(world, prepare):
 
 @on_both_servers
 @every_script
-async def test_at_the_memory_limit_only_submit_is_refused_and_nothing_is_half_written(world, prepare):
+async def test_at_the_memory_limit_only_submit_is_refused_and_nothing_is_half_written(world: Any, prepare: Any) -> None:
     call = await prepare(world, "fresh")
     before = await everything(world.redis)
     await world.redis.config_set("maxmemory", "1")

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -9,12 +11,12 @@ from tests.support.planes import RUNS, edge, gate, node, planes
 
 
 @pytest.fixture(params=[1, 4], ids=["one partition", "four partitions"])
-async def house(redis_url, redis, request):
+async def house(redis_url: Any, redis: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     async with planes(redis_url, redis, partitions=request.param) as made:
         yield made
 
 
-async def test_a_node_starts_when_its_own_parents_are_done(house):
+async def test_a_node_starts_when_its_own_parents_are_done(house: Any) -> None:
     """Two chains, long then short and short then long: nobody waits for the other chain."""
     await house.start()
     await house.submit(
@@ -28,7 +30,7 @@ async def test_a_node_starts_when_its_own_parents_are_done(house):
     assert (await house.ended()).status == "completed"
 
 
-async def test_a_join_fires_exactly_once_after_all_its_parents(house):
+async def test_a_join_fires_exactly_once_after_all_its_parents(house: Any) -> None:
     await house.start()
     parents = [node(f"p{n}") for n in range(6)]
     await house.submit([*parents, node("join")], [edge(f"p{n}", "join") for n in range(6)])
@@ -37,7 +39,7 @@ async def test_a_join_fires_exactly_once_after_all_its_parents(house):
     assert RUNS.index(("begin", "join")) > max(RUNS.index(("end", f"p{n}")) for n in range(6))
 
 
-async def test_a_join_fires_once_also_after_skipped_parents(house):
+async def test_a_join_fires_once_also_after_skipped_parents(house: Any) -> None:
     await house.start()
     await house.submit(
         [node("a"), node("never"), node("join")],
@@ -48,7 +50,7 @@ async def test_a_join_fires_once_also_after_skipped_parents(house):
     assert RUNS.count(("begin", "join")) == 1
 
 
-async def test_on_failure_runs_the_other_way(house):
+async def test_on_failure_runs_the_other_way(house: Any) -> None:
     await house.start()
     await house.submit(
         [node("a", fail=True), node("mend"), node("usual")], [edge("a", "mend", "on_failure"), edge("a", "usual")]
@@ -58,7 +60,7 @@ async def test_on_failure_runs_the_other_way(house):
     assert await house.statuses() == {"a": "failed", "mend": "completed", "usual": "skipped"}
 
 
-async def test_a_failing_node_cancels_no_unrelated_sibling(house):
+async def test_a_failing_node_cancels_no_unrelated_sibling(house: Any) -> None:
     await house.start()
     await house.submit(
         [node("bad", fail=True), node("after"), node("good", wait="good"), node("then")],
@@ -73,11 +75,11 @@ async def test_a_failing_node_cancels_no_unrelated_sibling(house):
     assert await house.statuses() == {"bad": "failed", "after": "skipped", "good": "completed", "then": "completed"}
 
 
-async def _has(house, name, status):
+async def _has(house: Any, name: Any, status: Any) -> Any:
     return (await house.statuses()).get(name) == status
 
 
-async def test_gpu_nodes_of_one_job_run_on_several_workers(house):
+async def test_gpu_nodes_of_one_job_run_on_several_workers(house: Any) -> None:
     for _ in range(3):
         await house.start(slots=1)
     await house.submit([node(f"g{n}", task="heavy", wait="all") for n in range(3)])
@@ -89,7 +91,7 @@ async def test_gpu_nodes_of_one_job_run_on_several_workers(house):
     assert (await house.ended()).status == "completed"
 
 
-async def test_both_planes_run_nodes_of_one_job_at_the_same_time(house):
+async def test_both_planes_run_nodes_of_one_job_at_the_same_time(house: Any) -> None:
     await house.start("python")
     await house.start("node")
     await house.submit([node("here", task="light_node", wait="both"), node("there", task="heavy", wait="both")])
@@ -98,7 +100,7 @@ async def test_both_planes_run_nodes_of_one_job_at_the_same_time(house):
     assert (await house.ended()).status == "completed"
 
 
-async def test_outputs_reach_their_children_by_name_and_by_reference(house):
+async def test_outputs_reach_their_children_by_name_and_by_reference(house: Any) -> None:
     await house.start()
     await house.submit(
         [
@@ -114,7 +116,7 @@ async def test_outputs_reach_their_children_by_name_and_by_reference(house):
     assert json.loads(view.records["c"].payload) == {"output": {"x": [1, 2]}}
 
 
-async def test_a_retryable_failure_is_tried_again_until_attempts_are_spent(house):
+async def test_a_retryable_failure_is_tried_again_until_attempts_are_spent(house: Any) -> None:
     await house.start()
     await house.schedule()
     await house.submit([node("flaky", flaky=True, attempts=2), node("never", flaky=False, fail=True, attempts=3)])
@@ -124,7 +126,7 @@ async def test_a_retryable_failure_is_tried_again_until_attempts_are_spent(house
     assert view.records["never"].attempt == 1, "an error that is not retryable ends the node"
 
 
-async def test_cancel_stops_what_runs_and_what_waits(house):
+async def test_cancel_stops_what_runs_and_what_waits(house: Any) -> None:
     await house.start()
     await house.submit([node("a", wait="never"), node("b")], [edge("a", "b")])
     await house.becomes(lambda: ("begin", "a") in RUNS)
@@ -134,7 +136,7 @@ async def test_cancel_stops_what_runs_and_what_waits(house):
     assert await house.statuses() == {"a": "cancelled", "b": "cancelled"}
 
 
-async def test_a_retry_keeps_what_completed(house):
+async def test_a_retry_keeps_what_completed(house: Any) -> None:
     await house.start()
     await house.submit([node("a"), node("b", flaky=True), node("c")], [edge("a", "b"), edge("b", "c")])
     assert (await house.ended()).status == "failed"
@@ -146,7 +148,7 @@ async def test_a_retry_keeps_what_completed(house):
     assert [json.loads(event)["seq"] for event in view.events] == list(range(1, view.seq + 1))
 
 
-async def test_sixty_four_parallel_nodes_over_four_workers(house):
+async def test_sixty_four_parallel_nodes_over_four_workers(house: Any) -> None:
     for _ in range(4):
         await house.start()
     await house.submit([node("first"), *[node(f"n{n}") for n in range(64)], node("last")],
@@ -157,7 +159,7 @@ async def test_sixty_four_parallel_nodes_over_four_workers(house):
     assert all(RUNS.count(("begin", f"n{n}")) == 1 for n in range(64))
 
 
-async def test_progress_is_one_at_the_end_and_nothing_is_left_behind(house):
+async def test_progress_is_one_at_the_end_and_nothing_is_left_behind(house: Any) -> None:
     worker = await house.start()
     await house.submit([node("a", log=5), node("b")], [edge("a", "b")])
     await house.ended()

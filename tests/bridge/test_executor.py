@@ -49,7 +49,7 @@ def held(*names: str) -> dict[str, asyncio.Event]:
     return {name: asyncio.Event() for name in names}
 
 
-async def test_a_straight_run_needs_no_langgraph():
+async def test_a_straight_run_needs_no_langgraph() -> None:
     executor = Executor()
     nodes = Nodes({"a": ["b"], "b": ["c"]})
     await executor.execute(["a"], nodes.run)
@@ -57,7 +57,7 @@ async def test_a_straight_run_needs_no_langgraph():
     assert executor._forks is None
 
 
-async def test_branches_run_beside_each_other_and_a_join_once():
+async def test_branches_run_beside_each_other_and_a_join_once() -> None:
     nodes = Nodes({"a": ["b", "c", "d"], "b": ["e"], "c": ["e"], "d": ["e"]}, {"e": 3})
     nodes.hold = held("b", "c", "d")
     running = asyncio.create_task(Executor().execute(["a"], nodes.run))
@@ -70,7 +70,7 @@ async def test_branches_run_beside_each_other_and_a_join_once():
     assert nodes.ended[-1] == "e"
 
 
-async def test_a_short_branch_does_not_wait_for_a_long_one():
+async def test_a_short_branch_does_not_wait_for_a_long_one() -> None:
     nodes = Nodes({"a": ["long", "s1"], "s1": ["s2"], "s2": ["s3", "s4"]})
     nodes.hold = held("long")
     running = asyncio.create_task(Executor().execute(["a"], nodes.run))
@@ -81,7 +81,7 @@ async def test_a_short_branch_does_not_wait_for_a_long_one():
     assert set(nodes.ended) == {"a", "long", "s1", "s2", "s3", "s4"}
 
 
-async def test_branches_that_come_in_one_turn_share_a_task_of_one_run():
+async def test_branches_that_come_in_one_turn_share_a_task_of_one_run() -> None:
     executor = Executor()
     before = Nodes({})
     before.hold = held("x", "y")
@@ -98,7 +98,7 @@ async def test_branches_that_come_in_one_turn_share_a_task_of_one_run():
     await beside
 
 
-async def test_after_so_many_turns_a_new_run_begins_beside_what_the_old_one_still_carries():
+async def test_after_so_many_turns_a_new_run_begins_beside_what_the_old_one_still_carries() -> None:
     executor = Executor()
     long = Nodes({})
     long.hold = held("x", "y")
@@ -116,7 +116,7 @@ async def test_after_so_many_turns_a_new_run_begins_beside_what_the_old_one_stil
     assert sorted(long.ended) == ["x", "y"]
 
 
-async def test_a_bug_ends_its_own_delivery_and_cancels_its_branches():
+async def test_a_bug_ends_its_own_delivery_and_cancels_its_branches() -> None:
     executor = Executor()
     other = Nodes({})
     other.hold = held("x", "y")
@@ -135,7 +135,7 @@ async def test_a_bug_ends_its_own_delivery_and_cancels_its_branches():
     assert nodes.ended == []
 
 
-async def test_a_cancelled_delivery_leaves_those_that_share_its_run():
+async def test_a_cancelled_delivery_leaves_those_that_share_its_run() -> None:
     executor = Executor()
     one, two = Nodes({}), Nodes({})
     one.hold, two.hold = held("a", "b", "c"), held("x", "y")

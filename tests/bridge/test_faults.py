@@ -3,6 +3,9 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_sync
@@ -18,7 +21,7 @@ from tests.support.servers import start_server
 
 
 @pytest.fixture
-async def house(redis_url, redis):
+async def house(redis_url: Any, redis: Any) -> AsyncIterator[Any]:
     async with planes(redis_url, redis) as made:
         yield made
 
@@ -27,11 +30,11 @@ def begun(name: str) -> int:
     return RUNS.count(("begin", name))
 
 
-async def has_begun(house, *names: str) -> None:
+async def has_begun(house: Any, *names: str) -> None:
     await house.becomes(lambda: all(begun(name) for name in names))
 
 
-async def test_a_connection_that_closes_while_two_use_it_is_a_lost_connection(redis_url, redis):
+async def test_a_connection_that_closes_while_two_use_it_is_a_lost_connection(redis_url: Any, redis: Any) -> None:
     """uvloop raises RuntimeError for a write on a closed transport, StreamReader for a second reader; the hub died of it."""
     client = connect(redis_url)
     async with client.pubsub() as pubsub:
@@ -48,12 +51,12 @@ async def test_a_connection_that_closes_while_two_use_it_is_a_lost_connection(re
 
 
 class Says:
-    def progress(self, fraction): ...
-    def data(self, name, payload): ...
-    def log(self, level, message): ...
+    def progress(self, fraction: Any) -> None: ...
+    def data(self, name: Any, payload: Any) -> None: ...
+    def log(self, level: Any, message: Any) -> None: ...
 
 
-async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind():
+async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind() -> None:
     """`uncancel` does not take back a cancel that was not delivered yet: the commit after it would have been cut off."""
     registry = tasks.collect(["tests.support.planes"], plugins=False)
     cancel = CancelToken()
@@ -66,13 +69,13 @@ async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves
     await asyncio.sleep(0)
 
 
-async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller():
+async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller() -> None:
     """The task ends in the very step in which it is cancelled."""
     registry = tasks.collect(["tests.support.planes"], plugins=False)
     cancel = CancelToken()
 
     class Cancels(Says):
-        def data(self, name, payload):
+        def data(self, name: Any, payload: Any) -> None:
             cancel.cancel()
 
     params = {"log": 1}
@@ -82,7 +85,7 @@ async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller():
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_drain_puts_no_begun_node_back_that_must_not_run_twice(house):
+async def test_a_drain_puts_no_begun_node_back_that_must_not_run_twice(house: Any) -> None:
     worker = await house.start()
     await house.submit([node("pay", task="once", wait="never"), node("fine", wait="never")], job="job")
     await has_begun(house, "pay", "fine")
@@ -97,7 +100,7 @@ async def test_a_drain_puts_no_begun_node_back_that_must_not_run_twice(house):
     assert (begun("pay"), begun("fine")) == (1, 2)
 
 
-async def test_an_entry_whose_successors_run_is_taken_back_whole(house):
+async def test_an_entry_whose_successors_run_is_taken_back_whole(house: Any) -> None:
     """Its own node has ended, so a look at that alone said `stale` and acknowledged what still ran."""
     worker = await house.start()
     nodes = [node("root"), node("a", wait="go"), node("b", wait="go")]
@@ -115,7 +118,7 @@ async def test_an_entry_whose_successors_run_is_taken_back_whole(house):
     assert (await house.ended()).status == "completed"
 
 
-async def test_what_was_taken_over_while_the_answer_waited_is_not_started(house):
+async def test_what_was_taken_over_while_the_answer_waited_is_not_started(house: Any) -> None:
     """The loop stood still for longer than a lease, with claims in the socket that nobody renewed."""
     worker = await house.start(slots=0, light=1)
     await house.submit([node("hold", wait="hold")], job="hold")
@@ -135,7 +138,7 @@ async def test_what_was_taken_over_while_the_answer_waited_is_not_started(house)
     assert (await house.ended("taken")).status == (await house.ended("mine")).status == "completed"
 
 
-async def test_a_retry_decides_what_a_handled_failure_skips(house):
+async def test_a_retry_decides_what_a_handled_failure_skips(house: Any) -> None:
     """The failure ended while the job was cancelling, so its branches were cancelled undecided; nobody decided them again."""
     await house.start()
     await house.submit(
@@ -165,7 +168,7 @@ async def test_a_retry_decides_what_a_handled_failure_skips(house):
     assert await house.client.exists(name)
 
 
-async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house):
+async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house: Any) -> None:
     """What is sent anew was running: a task that must not run twice fails instead."""
     worker = await house.start()
     await house.submit([node("pay", task="once", wait="never"), node("idle", wait="idle")])
@@ -181,7 +184,7 @@ async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house):
     assert (begun("pay"), begun("idle")) == (1, 2)
 
 
-async def test_a_cancelled_node_whose_stream_was_deleted_under_it_ends(house):
+async def test_a_cancelled_node_whose_stream_was_deleted_under_it_ends(house: Any) -> None:
     """A server that lost its last second had forgotten an end, whose worker then acknowledged the entry: nobody was left to end the job."""
     worker = await house.start()
     await house.submit([node("a", wait="never"), node("b", wait="never"), node("c")], [edge("a", "c")])
@@ -197,7 +200,7 @@ async def test_a_cancelled_node_whose_stream_was_deleted_under_it_ends(house):
     assert {name: record.status for name, record in found.records.items()} == dict.fromkeys("abc", "cancelled")
 
 
-async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_one_left(tmp_path):
+async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_one_left(tmp_path: Path) -> None:
     process, url = start_server(tmp_path)
     client = connect(url)
     try:
@@ -219,7 +222,9 @@ async def test_at_the_memory_limit_a_worker_that_starts_takes_over_what_a_dead_o
         process.wait()
 
 
-async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_longer(house, monkeypatch):
+async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_longer(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Heartbeats carried the worker's own time: 20 s behind it passed for dead, and an hour ahead it outlived itself by an hour."""
     worker = await house.start()
     await house.submit([node("quick")])
@@ -235,7 +240,9 @@ async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_lon
     assert (await house.jobs.known_tasks())[0].last_seen_ms <= exact() * 1000
 
 
-async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_stands_still(house, monkeypatch):
+async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_stands_still(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An hour behind, its scheduler never healed a job, for none had been still for long by that clock."""
     worker = await house.start()
     await house.submit([node("a", wait="a")])
@@ -270,7 +277,7 @@ async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_sta
     ],
     ids=["many nodes", "many needs", "another key", "no id"],
 )
-async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house, entry):
+async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house: Any, entry: Any) -> None:
     worker = await house.start()
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
@@ -281,7 +288,7 @@ async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house, entry)
     assert not house.running[worker].done()
 
 
-async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house):
+async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house: Any) -> None:
     worker = await house.start()
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
@@ -292,7 +299,9 @@ async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house):
 
 
 @pytest.mark.forges_state
-async def test_a_job_that_nobody_can_read_does_not_end_the_scheduler(house, caplog):
+async def test_a_job_that_nobody_can_read_does_not_end_the_scheduler(
+    house: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     await house.submit([node("a", wait="a")])
     await house.client.hset("job:job", "graph", '{"nodes":[]}')
     await house.schedule(sweep_seconds=0.05)
@@ -301,7 +310,9 @@ async def test_a_job_that_nobody_can_read_does_not_end_the_scheduler(house, capl
 
 
 @pytest.mark.forges_state
-async def test_a_worker_of_a_newer_version_is_left_out_and_ends_no_scheduler(house, caplog):
+async def test_a_worker_of_a_newer_version_is_left_out_and_ends_no_scheduler(
+    house: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     worker = await house.start()
     await house.becomes(lambda: worker.ready)
     told = json.loads(await house.client.get(f"worker:{worker.worker_id}"))

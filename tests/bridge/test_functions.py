@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,13 +24,13 @@ from tests.support.servers import skip, start_server
 on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 
 
-async def libraries(client) -> list[str]:
+async def libraries(client: Any) -> list[str]:
     rows = await client.function_list("dihedral_*")
     return sorted(dict(zip(row[::2], row[1::2], strict=True))[b"library_name"].decode() for row in rows)
 
 
 @on_both_servers
-async def test_a_flush_in_flight_stops_nothing(redis, redis_url):
+async def test_a_flush_in_flight_stops_nothing(redis: Any, redis_url: Any) -> None:
     world = World(redis)
     blocking = connect_blocking(redis_url, timeout_seconds=5)
     await world.submit()
@@ -45,7 +47,7 @@ async def test_a_flush_in_flight_stops_nothing(redis, redis_url):
     blocking.close()
 
 
-async def test_a_server_that_comes_back_empty_is_given_the_library(own_server, tmp_path):
+async def test_a_server_that_comes_back_empty_is_given_the_library(own_server: Any, tmp_path: Path) -> None:
     process, url = own_server
     client = connect(url)
     world = World(client)
@@ -65,7 +67,7 @@ async def test_a_server_that_comes_back_empty_is_given_the_library(own_server, t
 
 
 @on_both_servers
-async def test_two_versions_work_side_by_side(redis, monkeypatch):
+async def test_two_versions_work_side_by_side(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(redis)
     await redis.function_flush()
     ours, other = functions.library(), functions.make(functions.body() + "-- another version\n")
@@ -83,7 +85,7 @@ async def test_two_versions_work_side_by_side(redis, monkeypatch):
 
 
 @on_both_servers
-async def test_a_call_that_failed_leaves_nothing_to_the_next(redis):
+async def test_a_call_that_failed_leaves_nothing_to_the_next(redis: Any) -> None:
     """What a call has in memory is set anew by the next: jobs, counts, acks, and whose partition it is."""
     world = World(redis)
     await world.submit("there", nodes=2)
@@ -107,7 +109,7 @@ async def test_a_call_that_failed_leaves_nothing_to_the_next(redis):
 @pytest.mark.parametrize(
     "header", [[[], ":evil", "1", 1, "others", 1], ["", [], 1, 1, "workers", 1], [None], [], "text"], ids=str
 )
-async def test_a_header_that_cannot_be_read_leaves_nothing_to_the_next(redis, header):
+async def test_a_header_that_cannot_be_read_leaves_nothing_to_the_next(redis: Any, header: Any) -> None:
     """A worker's user can send any: of it nothing may count for the control plane, whose header is the one before."""
     world = World(redis, ttl_seconds=1000)
     await world.submit()
@@ -123,7 +125,7 @@ async def test_a_header_that_cannot_be_read_leaves_nothing_to_the_next(redis, he
 
 
 @on_both_servers
-async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a_second(redis):
+async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a_second(redis: Any) -> None:
     world = World(redis)
     for number in range(3):
         await world.submit(f"job{number}")
@@ -138,7 +140,7 @@ async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a
 # Who may load -------------------------------------------------------------------------------------------------------
 
 
-async def test_who_may_not_load_waits_for_who_may(own_server):
+async def test_who_may_not_load_waits_for_who_may(own_server: Any) -> None:
     """A worker's user: what it could load would run with the rights of the control plane."""
     _, url = own_server
     admin = connect(url)
@@ -160,7 +162,7 @@ async def test_who_may_not_load_waits_for_who_may(own_server):
     await admin.aclose()
 
 
-async def test_a_user_that_may_call_no_function_is_refused_in_one_line(own_server):
+async def test_a_user_that_may_call_no_function_is_refused_in_one_line(own_server: Any) -> None:
     _, url = own_server
     admin = connect(url)
     await admin.execute_command("ACL", "SETUSER", "old", "on", "nopass", "~*", "&*", "+@all", "-fcall")
@@ -171,7 +173,7 @@ async def test_a_user_that_may_call_no_function_is_refused_in_one_line(own_serve
     await admin.aclose()
 
 
-async def test_a_server_without_functions_is_refused_in_one_line(tmp_path):
+async def test_a_server_without_functions_is_refused_in_one_line(tmp_path: Path) -> None:
     binary = shutil.which("redis-server")
     if binary is None:
         skip("redis", "there is no redis-server on this machine")

@@ -1,5 +1,7 @@
 """Python and Lua spell the same names: what the scripts create is what keys.py says, with one partition and with four."""
 
+from typing import Any
+
 import pytest
 
 from dihedral.bridge.fabric import keys
@@ -8,7 +10,7 @@ from tests.bridge.world import World, batch, ended
 
 
 @pytest.mark.parametrize("count", [1, 4])
-async def test_the_scripts_create_the_keys_that_python_looks_for(redis, count):
+async def test_the_scripts_create_the_keys_that_python_looks_for(redis: Any, count: Any) -> None:
     world = World(redis, partition_count=count)
     part = world.part
     stream = part.stream("python", "default")
@@ -25,7 +27,7 @@ async def test_the_scripts_create_the_keys_that_python_looks_for(redis, count):
     }  # fmt: skip
 
 
-def test_a_partition_is_named_in_braces_only_where_there_are_several():
+def test_a_partition_is_named_in_braces_only_where_there_are_several() -> None:
     (only,) = keys.partitions(1)
     assert (only.job("j"), only.stream("node", "default")) == ("job:j", "stream:process:control")
     assert only.stream("python", "a100", "high") == "stream:process:data:a100:high"
@@ -33,7 +35,7 @@ def test_a_partition_is_named_in_braces_only_where_there_are_several():
     assert keys.partitions(4)[2].stream("python", "default") == "stream:process:data:{2}"
 
 
-def test_jobs_spread_over_all_partitions():
+def test_jobs_spread_over_all_partitions() -> None:
     scripts = Scripts(None, partition_count=4)
     numbers = [scripts.partition(f"job-{n}").number for n in range(400)]
     assert all(60 < numbers.count(number) < 140 for number in range(4))

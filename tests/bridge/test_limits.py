@@ -1,6 +1,7 @@
 """What submit.lua counts for a key, and what webhooks.lua hands out: exact, whoever asks at the same time."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,17 +12,17 @@ both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect
 
 
 @pytest.fixture
-def world(redis):
+def world(redis: Any) -> Any:
     return World(redis)
 
 
-async def now_ms(redis) -> int:
+async def now_ms(redis: Any) -> int:
     seconds, micros = await redis.time()
     return int(seconds * 1000 + micros // 1000)
 
 
 @both
-async def test_a_rate_lets_exactly_so_many_through_whoever_asks_at_once(redis, redis_url):
+async def test_a_rate_lets_exactly_so_many_through_whoever_asks_at_once(redis: Any, redis_url: Any) -> None:
     """Four connections, as of four processes, submit 25 jobs each at once; 40 a minute are allowed."""
     clients = [connect(redis_url) for _ in range(4)]
     worlds = [World(client) for client in clients]
@@ -38,7 +39,7 @@ async def test_a_rate_lets_exactly_so_many_through_whoever_asks_at_once(redis, r
 
 
 @both
-async def test_a_rate_gives_way_as_time_passes_and_others_are_not_touched(world, redis):
+async def test_a_rate_gives_way_as_time_passes_and_others_are_not_touched(world: Any, redis: Any) -> None:
     assert await world.submit("j1", limit=("key", 1, 0)) == "ok"
     word = await world.submit("j2", limit=("key", 1, 0))
     assert 59_000 < int(word.removeprefix("rate ")) <= 60_000
@@ -49,7 +50,7 @@ async def test_a_rate_gives_way_as_time_passes_and_others_are_not_touched(world,
 
 
 @both
-async def test_a_quota_counts_what_is_alive(world, redis):
+async def test_a_quota_counts_what_is_alive(world: Any, redis: Any) -> None:
     limit = ("key", 0, 2)
     assert [await world.submit(f"j{n}", limit=limit) for n in range(3)] == ["ok", "ok", "quota"]
     assert await world.submit("j9", limit=("other", 0, 1)) == "ok"
@@ -59,7 +60,7 @@ async def test_a_quota_counts_what_is_alive(world, redis):
 
 
 @both
-async def test_a_repeat_and_a_refusal_cost_nothing(world, redis):
+async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> None:
     limit = ("key", 2, 1)
     assert await world.submit("j1", limit=limit) == "ok"
     assert [await world.submit("j1", limit=limit) for _ in range(5)] == ["same"] * 5
@@ -145,13 +146,13 @@ async def test_a_look_at_a_job_costs_what_it_asks_for(redis):
 # Webhooks ---------------------------------------------------------------------------------------------------------------
 
 
-async def act(world, *item):
+async def act(world: Any, *item: Any) -> Any:
     words = [each.decode() if isinstance(each, bytes) else each for each in item]
     return (await world.scripts.call("webhooks", world.part, [words]))[0]
 
 
 @both
-async def test_who_is_to_be_told_is_due_when_the_job_has_ended_and_not_before(world):
+async def test_who_is_to_be_told_is_due_when_the_job_has_ended_and_not_before(world: Any) -> None:
     await world.submit(webhook=True)
     await world.submit("silent")
     (claim, _) = sorted(await world.take(), key=lambda each: each.job_id)
@@ -166,7 +167,7 @@ async def test_who_is_to_be_told_is_due_when_the_job_has_ended_and_not_before(wo
 
 
 @both
-async def test_what_was_taken_and_never_settled_is_due_again(world):
+async def test_what_was_taken_and_never_settled_is_due_again(world: Any) -> None:
     await world.submit(webhook=True)
     await world.scripts.cancel(world.part, "job", ["a"])
     ((_, _, lost),) = await act(world, "take", 10, 0)
@@ -178,7 +179,7 @@ async def test_what_was_taken_and_never_settled_is_due_again(world):
 
 
 @both
-async def test_a_retry_that_comes_between_taking_and_settling_is_told_again(world, redis):
+async def test_a_retry_that_comes_between_taking_and_settling_is_told_again(world: Any, redis: Any) -> None:
     await world.submit(webhook=True)
     await world.scripts.cancel(world.part, "job", ["a"])
     ((_, _, due),) = await act(world, "take", 10, 60_000)

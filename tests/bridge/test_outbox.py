@@ -29,14 +29,14 @@ def numbers(events: list[dict], name: str = "step") -> list[int]:
     return [each["data"]["number"] for each in events if each.get("name") == name]
 
 
-def test_what_a_task_usually_emits_passes_as_it_is():
+def test_what_a_task_usually_emits_passes_as_it_is() -> None:
     outbox = Outbox("a", Clock())
     for number in range(BURST_EVENTS):
         outbox.put(data(number), "step")
     assert numbers(all_of(outbox)) == list(range(BURST_EVENTS))
 
 
-def test_of_a_million_events_the_last_one_is_kept_and_the_others_are_counted():
+def test_of_a_million_events_the_last_one_is_kept_and_the_others_are_counted() -> None:
     outbox = Outbox("a", Clock())
     for number in range(1_000_000):
         outbox.put(data(number), "step")
@@ -47,7 +47,7 @@ def test_of_a_million_events_the_last_one_is_kept_and_the_others_are_counted():
     ]
 
 
-def test_the_rate_is_given_back_with_time_and_the_latest_value_is_written_without_another_word():
+def test_the_rate_is_given_back_with_time_and_the_latest_value_is_written_without_another_word() -> None:
     clock = Clock()
     outbox = Outbox("a", clock)
     for number in range(BURST_EVENTS + 5):
@@ -65,7 +65,7 @@ def test_the_rate_is_given_back_with_time_and_the_latest_value_is_written_withou
     assert EVENTS_PER_SECOND <= len(all_of(outbox)) <= 2 * EVENTS_PER_SECOND + 2
 
 
-def test_large_events_and_many_names_are_bounded_by_their_bytes():
+def test_large_events_and_many_names_are_bounded_by_their_bytes() -> None:
     outbox = Outbox("a", Clock())
     for number in range(10_000):
         outbox.put(data(number, f"name {number}", EVENT_BYTES - 200), f"name {number}")
@@ -76,7 +76,7 @@ def test_large_events_and_many_names_are_bounded_by_their_bytes():
     assert sum(sizes) < 2 << 20
 
 
-def test_logs_are_dropped_with_a_count_and_nothing_comes_after_the_end():
+def test_logs_are_dropped_with_a_count_and_nothing_comes_after_the_end() -> None:
     outbox = Outbox("a", Clock())
     for _ in range(BURST_EVENTS + 7):
         outbox.put({"type": "log", "message": "hello"})

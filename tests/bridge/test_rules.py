@@ -8,7 +8,9 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_sync
@@ -30,13 +32,13 @@ LEASE_SECONDS = LEASE_MS / 1000
 
 
 @pytest.fixture
-async def house(redis_url, redis):
+async def house(redis_url: Any, redis: Any) -> AsyncIterator[Any]:
     async with planes(redis_url, redis) as made:
         yield made
 
 
 @pytest.fixture
-def world(redis):
+def world(redis: Any) -> Any:
     return World(redis)
 
 
@@ -44,14 +46,14 @@ def begun(name: str) -> int:
     return RUNS.count(("begin", name))
 
 
-async def has_begun(house, name: str, times: int = 1) -> None:
+async def has_begun(house: Any, name: str, times: int = 1) -> None:
     await house.becomes(lambda: begun(name) == times)
 
 
 # 1. Fencing ---------------------------------------------------------------------------------------------------------
 
 
-async def test_rule_1_a_worker_that_was_presumed_dead_cannot_write_over_its_successor(house):
+async def test_rule_1_a_worker_that_was_presumed_dead_cannot_write_over_its_successor(house: Any) -> None:
     first = await house.start()
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
@@ -74,7 +76,7 @@ async def test_rule_1_a_worker_that_was_presumed_dead_cannot_write_over_its_succ
     await house.becomes(lambda: not first._held and not second._held)
 
 
-async def test_rule_1_nothing_that_names_an_old_claim_is_written(world):
+async def test_rule_1_nothing_that_names_an_old_claim_is_written(world: Any) -> None:
     await world.submit(nodes=3)
     (old,) = await world.take()
     (new,) = await world.take(handed=[(STREAM, old.entry)])
@@ -92,7 +94,7 @@ async def test_rule_1_nothing_that_names_an_old_claim_is_written(world):
 # 2. Lease by two looks ----------------------------------------------------------------------------------------------
 
 
-async def test_rule_2_a_server_that_stood_still_for_three_leases_takes_no_running_job_away(own_server):
+async def test_rule_2_a_server_that_stood_still_for_three_leases_takes_no_running_job_away(own_server: Any) -> None:
     """An idle time is server wall time: with one look by XAUTOCLAIM everything that runs would be taken over here."""
     process, url = own_server
     client = connect(url)
@@ -112,7 +114,9 @@ async def test_rule_2_a_server_that_stood_still_for_three_leases_takes_no_runnin
     await client.aclose()
 
 
-async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_no_running_job_away(tmp_path):
+async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_no_running_job_away(
+    tmp_path: Path,
+) -> None:
     kept = "--appendonly", "yes", "--appendfsync", "always"
     process, url = start_server(tmp_path, *kept)
     client = connect(url)
@@ -138,7 +142,7 @@ async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_n
         process.wait()
 
 
-async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world):
+async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world: Any) -> None:
     """The entry looks abandoned for an hour, but the owner renews between the looks."""
     await world.submit()
     (claim,) = await world.take()
@@ -151,7 +155,7 @@ async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world):
     assert await reclaimer.look(world.part, [STREAM]) == 0, "the renewal moved the stamp, so this is a first look again"
 
 
-async def test_rule_2_a_task_that_blocks_its_process_keeps_its_lease(house):
+async def test_rule_2_a_task_that_blocks_its_process_keeps_its_lease(house: Any) -> None:
     """Renewal has a thread and a connection of its own; the others look on from a loop that is not blocked."""
     await house.start()
     taken: list[int] = []
@@ -180,7 +184,7 @@ async def test_rule_2_a_task_that_blocks_its_process_keeps_its_lease(house):
     assert sum(taken) == 0
 
 
-async def test_rule_2_a_dead_worker_is_taken_over(house):
+async def test_rule_2_a_dead_worker_is_taken_over(house: Any) -> None:
     first = await house.start()
     await house.submit([node("a", wait="go"), node("b")], [edge("a", "b")])
     await has_begun(house, "a")
@@ -195,7 +199,7 @@ async def test_rule_2_a_dead_worker_is_taken_over(house):
 # 3. Never a bare XCLAIM ---------------------------------------------------------------------------------------------
 
 
-async def test_rule_3_a_renewal_that_comes_late_steals_nothing_from_the_new_owner(world):
+async def test_rule_3_a_renewal_that_comes_late_steals_nothing_from_the_new_owner(world: Any) -> None:
     await world.submit()
     (old,) = await world.take()
     stamp = await world.stamp(old.entry)
@@ -212,7 +216,9 @@ async def test_rule_3_a_renewal_that_comes_late_steals_nothing_from_the_new_owne
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_rule_4_lost_answers_run_nothing_twice_and_lose_nothing(redis_url, redis, tmp_path, seed):
+async def test_rule_4_lost_answers_run_nothing_twice_and_lose_nothing(
+    redis_url: Any, redis: Any, tmp_path: Path, seed: Any
+) -> None:
     """Every script's answer is lost now and then, take and report among them; what was committed is found again."""
     chance = random.Random(seed)
 
@@ -250,7 +256,7 @@ async def test_rule_4_lost_answers_run_nothing_twice_and_lose_nothing(redis_url,
             await house.stop(worker)
 
 
-async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house):
+async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house: Any) -> None:
     """Its nodes are running in Redis; run here now they would be cut off, and one that must not run twice would be lost."""
     worker = await house.start(slots=0, light=1)
     house.settings.jobs.drain_seconds = 30
@@ -271,7 +277,9 @@ async def test_rule_4_a_take_that_is_lost_in_a_drain_is_given_back_unrun(house):
     assert begun("once") == 1
 
 
-async def test_rule_4_a_give_back_whose_answer_is_lost_is_asked_again(redis_url, redis, tmp_path, caplog):
+async def test_rule_4_a_give_back_whose_answer_is_lost_is_asked_again(
+    redis_url: Any, redis: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     release = functions.library().function("release").encode()
     losses = iter((True, True))
 
@@ -292,7 +300,7 @@ async def test_rule_4_a_give_back_whose_answer_is_lost_is_asked_again(redis_url,
 # 5. The memory limit ------------------------------------------------------------------------------------------------
 
 
-async def test_rule_5_at_the_memory_limit_nothing_new_is_taken_in_and_what_runs_ends(own_server):
+async def test_rule_5_at_the_memory_limit_nothing_new_is_taken_in_and_what_runs_ends(own_server: Any) -> None:
     _, url = own_server
     client = connect(url)
     async with planes(url, client) as house:
@@ -315,12 +323,12 @@ async def test_rule_5_at_the_memory_limit_nothing_new_is_taken_in_and_what_runs_
 # 6. Acks keep the lag known -----------------------------------------------------------------------------------------
 
 
-async def lag(world):
+async def lag(world: Any) -> Any:
     (group,) = await world.redis.xinfo_groups(STREAM)
     return group["lag"]
 
 
-async def test_rule_6_autoscalers_see_the_lag_whatever_order_entries_end_in(world):
+async def test_rule_6_autoscalers_see_the_lag_whatever_order_entries_end_in(world: Any) -> None:
     for number in range(4):
         await world.submit(f"job{number}")
     claims = {claim.job_id: claim for claim in await world.take()}
@@ -332,7 +340,7 @@ async def test_rule_6_autoscalers_see_the_lag_whatever_order_entries_end_in(worl
     assert await world.redis.xlen(STREAM) <= 6
 
 
-async def test_rule_6_an_older_entry_that_is_handed_over_late_does_not_blind_autoscalers(world):
+async def test_rule_6_an_older_entry_that_is_handed_over_late_does_not_blind_autoscalers(world: Any) -> None:
     """One worker's blocking read brought an entry; before it claims that, another has taken and ended the next one."""
     await world.redis.xgroup_create(STREAM, keys.GROUP, id="0", mkstream=True)
     await world.submit("slow")
@@ -349,7 +357,7 @@ async def test_rule_6_an_older_entry_that_is_handed_over_late_does_not_blind_aut
 # 7. Consumers -------------------------------------------------------------------------------------------------------
 
 
-async def test_rule_7_dropping_the_consumer_of_a_dead_worker_loses_no_entry(house):
+async def test_rule_7_dropping_the_consumer_of_a_dead_worker_loses_no_entry(house: Any) -> None:
     first = await house.start()
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
@@ -361,7 +369,7 @@ async def test_rule_7_dropping_the_consumer_of_a_dead_worker_loses_no_entry(hous
     assert (await house.ended()).status == "completed"
 
 
-async def test_rule_7_consumers_do_not_pile_up(house):
+async def test_rule_7_consumers_do_not_pile_up(house: Any) -> None:
     """Names are unique per start, so each restart would leave one behind."""
     first, second = await house.start(), await house.start()
     assert first.worker_id != second.worker_id
@@ -375,14 +383,14 @@ async def test_rule_7_consumers_do_not_pile_up(house):
         await house.becomes(lambda stream=stream: _no_consumers(house, stream))
 
 
-async def _no_consumers(house, stream) -> bool:
+async def _no_consumers(house: Any, stream: Any) -> bool:
     return await house.client.xinfo_consumers(stream, keys.GROUP) == []
 
 
 # 8. Claimed is not started ------------------------------------------------------------------------------------------
 
 
-async def test_rule_8_a_node_that_only_waited_when_its_owner_died_counts_no_death(world):
+async def test_rule_8_a_node_that_only_waited_when_its_owner_died_counts_no_death(world: Any) -> None:
     await world.submit(nodes=3, batches=[batch(["a", "b", "c"])])
     (claim,) = await world.take(light=1)
     stamp = await world.stamp(claim.entry)
@@ -392,7 +400,7 @@ async def test_rule_8_a_node_that_only_waited_when_its_owner_died_counts_no_deat
     assert [(await world.record(name)).deliveries for name in "bc"] == [0, 0]
 
 
-async def test_rule_8_a_node_that_kills_its_workers_takes_no_neighbour_with_it(house):
+async def test_rule_8_a_node_that_kills_its_workers_takes_no_neighbour_with_it(house: Any) -> None:
     """All of them ran when the first worker died; from then on each runs alone, and those that wait for it count no death."""
     names = ["a_poison", *(f"neighbour{n}" for n in range(5))]
     await house.submit([node(name, wait=name) for name in names])
@@ -426,7 +434,7 @@ async def test_rule_8_a_node_that_kills_its_workers_takes_no_neighbour_with_it(h
     assert (letter.job_id, letter.node_id, letter.reason) == ("job", "a_poison", "worker_lost")
 
 
-async def test_rule_8_after_a_death_a_node_runs_with_no_other_beside_it(house):
+async def test_rule_8_after_a_death_a_node_runs_with_no_other_beside_it(house: Any) -> None:
     first = await house.start()
     await house.submit([node("suspect", wait="go")])
     await has_begun(house, "suspect")
@@ -446,7 +454,7 @@ async def test_rule_8_after_a_death_a_node_runs_with_no_other_beside_it(house):
     assert RUNS.index(("end", "suspect")) < RUNS.index(("begin", "third"))
 
 
-async def test_rule_8_a_task_that_must_not_run_twice_does_not(house):
+async def test_rule_8_a_task_that_must_not_run_twice_does_not(house: Any) -> None:
     first = await house.start()
     await house.submit([node("pay", task="once", wait="never")])
     await has_begun(house, "pay")
@@ -461,7 +469,7 @@ async def test_rule_8_a_task_that_must_not_run_twice_does_not(house):
 # 9. One writer ------------------------------------------------------------------------------------------------------
 
 
-async def test_rule_9_reports_of_a_process_never_overtake_each_other(house):
+async def test_rule_9_reports_of_a_process_never_overtake_each_other(house: Any) -> None:
     await house.start()
     await house.submit([node("a", log=300), node("b", log=300)])
     view = await house.ended()
@@ -472,7 +480,7 @@ async def test_rule_9_reports_of_a_process_never_overtake_each_other(house):
         assert mine[-1]["status"] == "completed"
 
 
-async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world):
+async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     writer = Writer(world.scripts, world.part)
@@ -494,7 +502,7 @@ async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world):
 # 10. Retry and cancel -----------------------------------------------------------------------------------------------
 
 
-async def test_rule_10_a_retry_runs_again_what_was_built_on_a_failure(house):
+async def test_rule_10_a_retry_runs_again_what_was_built_on_a_failure(house: Any) -> None:
     """`both` completed after `mend` did, which ran because `bad` was handled; only what failed unhandled starts anew."""
     await house.start()
     await house.submit(
@@ -512,7 +520,7 @@ async def test_rule_10_a_retry_runs_again_what_was_built_on_a_failure(house):
     assert begun("fine") == 1
 
 
-async def test_rule_10_two_retries_at_once_are_one(house):
+async def test_rule_10_two_retries_at_once_are_one(house: Any) -> None:
     worker = await house.start()
     await house.submit([node("a", fail=True)])
     await house.ended()
@@ -523,7 +531,7 @@ async def test_rule_10_two_retries_at_once_are_one(house):
     assert (await house.ended()).attempt == 2
 
 
-async def test_rule_10_the_owner_of_an_earlier_attempt_writes_nothing_into_the_next(world):
+async def test_rule_10_the_owner_of_an_earlier_attempt_writes_nothing_into_the_next(world: Any) -> None:
     await world.submit(nodes=2)
     (old,) = await world.take()
     await world.report(
@@ -534,7 +542,7 @@ async def test_rule_10_the_owner_of_an_earlier_attempt_writes_nothing_into_the_n
     assert (await world.job())["remaining"] == "2"
 
 
-async def test_rule_10_a_cancel_is_confirmed_only_when_nothing_runs_any_more(house):
+async def test_rule_10_a_cancel_is_confirmed_only_when_nothing_runs_any_more(house: Any) -> None:
     worker = await house.start()
     house.settings.jobs.drain_seconds = 0
     await house.submit([node("a", wait="go"), node("b", task="heavy", wait="go")])
@@ -548,7 +556,7 @@ async def test_rule_10_a_cancel_is_confirmed_only_when_nothing_runs_any_more(hou
 
 
 @pytest.mark.forges_state
-async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house):
+async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house: Any) -> None:
     await house.start()
     await house.submit([node("a", wait="never")])
     await has_begun(house, "a")
@@ -561,10 +569,10 @@ async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house):
 # 11. Live events ----------------------------------------------------------------------------------------------------
 
 
-async def test_rule_11_a_message_that_pubsub_lost_is_read_from_the_log(house):
+async def test_rule_11_a_message_that_pubsub_lost_is_read_from_the_log(house: Any) -> None:
     await house.start()
 
-    async def no_resync(view):
+    async def no_resync(view: Any) -> None:
         raise AssertionError("nothing was lost, so nobody gets a new snapshot")
 
     hub = Hub(house.settings, house.jobs, no_resync)
@@ -597,7 +605,7 @@ async def test_rule_11_a_message_that_pubsub_lost_is_read_from_the_log(house):
 # 12. No more than fits ----------------------------------------------------------------------------------------------
 
 
-async def test_rule_12_a_busy_worker_keeps_no_work_from_an_idle_one(house):
+async def test_rule_12_a_busy_worker_keeps_no_work_from_an_idle_one(house: Any) -> None:
     await house.start(slots=1)
     for number in range(3):
         await house.submit([node(f"n{number}", task="heavy", wait="go")], job=f"job{number}")
@@ -610,7 +618,7 @@ async def test_rule_12_a_busy_worker_keeps_no_work_from_an_idle_one(house):
         assert (await house.ended(f"job{number}")).status == "completed"
 
 
-async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house):
+async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house: Any) -> None:
     await house.submit([node("hold", task="heavy", wait="go")], job="hold")
     await house.start(slots=1)
     await has_begun(house, "hold")
@@ -626,7 +634,9 @@ async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house):
     assert order.index("low") < 20, "one take in ten goes the other way round"
 
 
-async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(redis_url, redis):
+async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(
+    redis_url: Any, redis: Any
+) -> None:
     jobs = {number: [] for number in range(4)}
     for number in range(200):
         jobs[keys.partition_number(f"job{number}", 4)].append(f"job{number}")
@@ -653,7 +663,7 @@ async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_th
     )
 
 
-async def test_rule_12_a_graph_of_two_thousand_nodes_goes_through_every_script(house):
+async def test_rule_12_a_graph_of_two_thousand_nodes_goes_through_every_script(house: Any) -> None:
     """Lua's unpack fails at 8,000 values; calls are cut, and lists travel as one value."""
     await house.start(light=64)
     count = 1000
@@ -665,7 +675,7 @@ async def test_rule_12_a_graph_of_two_thousand_nodes_goes_through_every_script(h
     assert sum(record.status == "completed" for record in view.records.values()) == count + 1
 
 
-async def test_rule_12_a_failure_that_skips_two_thousand_nodes_is_written_whole(house):
+async def test_rule_12_a_failure_that_skips_two_thousand_nodes_is_written_whole(house: Any) -> None:
     await house.start()
     names = [f"n{n}" for n in range(1999)]
     await house.submit([node("first", fail=True), *map(node, names)], [edge("first", name) for name in names])
@@ -678,7 +688,7 @@ async def test_rule_12_a_failure_that_skips_two_thousand_nodes_is_written_whole(
 # 13. A task that nobody knows ---------------------------------------------------------------------------------------
 
 
-async def test_rule_13_a_task_that_no_worker_knows_yet_waits_and_does_not_fail_or_spin(house):
+async def test_rule_13_a_task_that_no_worker_knows_yet_waits_and_does_not_fail_or_spin(house: Any) -> None:
     await house.start(without=("act",))
     await house.schedule()
     await house.submit([node("a")])
@@ -695,7 +705,7 @@ async def test_rule_13_a_task_that_no_worker_knows_yet_waits_and_does_not_fail_o
     assert (await house.ended()).status == "completed"
 
 
-async def test_rule_13_an_output_too_large_fails_its_node_and_says_so(redis_url, redis):
+async def test_rule_13_an_output_too_large_fails_its_node_and_says_so(redis_url: Any, redis: Any) -> None:
     async with planes(redis_url, redis, node_output_bytes=1000) as house:
         await house.start()
         await house.submit([node("a", output={"text": "x" * 2000}), node("b")])
@@ -707,20 +717,20 @@ async def test_rule_13_an_output_too_large_fails_its_node_and_says_so(redis_url,
 # 14. Partitions and idempotency -------------------------------------------------------------------------------------
 
 
-async def test_rule_14_another_number_of_partitions_refuses_to_start(redis):
+async def test_rule_14_another_number_of_partitions_refuses_to_start(redis: Any) -> None:
     await check_layout(redis, 4)
     with pytest.raises(LayoutMismatch, match=r"4 partitions.*says 1"):
         await check_layout(redis, 1)
 
 
 @pytest.mark.forges_state
-async def test_rule_14_jobs_that_another_version_has_laid_out_refuse_to_start(redis):
+async def test_rule_14_jobs_that_another_version_has_laid_out_refuse_to_start(redis: Any) -> None:
     await redis.set(keys.LAYOUT, "4")  # as before the layout had a version
     with pytest.raises(LayoutMismatch, match="another version"):
         await check_layout(redis, 4)
 
 
-async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url, redis):
+async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url: Any, redis: Any) -> None:
     from redis.crc import key_slot
 
     async with planes(redis_url, redis, partitions=4) as house:
@@ -746,7 +756,7 @@ async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url,
 
 
 @pytest.mark.forges_state
-async def test_rule_15_the_index_forgets_expired_jobs_and_a_retry_keeps_its_job(house):
+async def test_rule_15_the_index_forgets_expired_jobs_and_a_retry_keeps_its_job(house: Any) -> None:
     await house.start()
     await house.submit([node("a")], job="old")
     await house.submit([node("a", fail=True)], job="again")
@@ -766,7 +776,7 @@ async def test_rule_15_the_index_forgets_expired_jobs_and_a_retry_keeps_its_job(
     assert await house.client.pttl(part.job("again")) > 0
 
 
-async def test_rule_15_a_live_job_never_expires(house):
+async def test_rule_15_a_live_job_never_expires(house: Any) -> None:
     await house.submit([node("a", fail=True)])
     part = house.jobs.scripts.partitions[0]
     assert await house.client.pttl(part.job("job")) == -1
@@ -781,7 +791,7 @@ async def test_rule_15_a_live_job_never_expires(house):
 # 16. What vanishes comes back ---------------------------------------------------------------------------------------
 
 
-async def test_rule_16_a_stream_that_somebody_deleted_loses_no_job(house):
+async def test_rule_16_a_stream_that_somebody_deleted_loses_no_job(house: Any) -> None:
     await house.schedule()
     await house.submit([node("a"), node("b", task="heavy")])
     for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
@@ -790,7 +800,7 @@ async def test_rule_16_a_stream_that_somebody_deleted_loses_no_job(house):
     assert (await house.ended()).status == "completed"
 
 
-async def test_rule_16_a_group_that_vanishes_in_flight_is_made_anew(house):
+async def test_rule_16_a_group_that_vanishes_in_flight_is_made_anew(house: Any) -> None:
     await house.start()
     await house.submit([node("a")])
     await house.ended()
@@ -803,7 +813,7 @@ async def test_rule_16_a_group_that_vanishes_in_flight_is_made_anew(house):
 # 17. Failover -------------------------------------------------------------------------------------------------------
 
 
-async def test_rule_17_after_a_failover_clients_do_not_trust_a_seq_that_went_back(own_server):
+async def test_rule_17_after_a_failover_clients_do_not_trust_a_seq_that_went_back(own_server: Any) -> None:
     """A replica that has not seen the last events becomes the master: its epoch is another one."""
     _, url = own_server
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
@@ -829,7 +839,7 @@ async def test_rule_17_after_a_failover_clients_do_not_trust_a_seq_that_went_bac
         shutil.rmtree(directory)
 
 
-async def _same_seq(client, replica) -> bool:
+async def _same_seq(client: Any, replica: Any) -> bool:
     with contextlib.suppress(redis_sync.ResponseError):
         copied = await replica.hget("job:job", "state")
         return bool(copied) and copied == await client.hget("job:job", "state")

@@ -1,6 +1,7 @@
 """Every transition by itself, on a real server: what it commits, what it refuses, what a second call changes (nothing)."""
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,15 +19,15 @@ pytestmark = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], in
 
 
 @pytest.fixture
-def world(redis):
+def world(redis: Any) -> Any:
     return World(redis)
 
 
-async def events(world, job="job"):
+async def events(world: Any, job: Any = "job") -> Any:
     return [json.loads(row) for row in await world.redis.lrange(f"{world.part.job(job)}:events", 0, -1)]
 
 
-async def test_submit_creates_a_job_with_its_first_entry_and_event(world):
+async def test_submit_creates_a_job_with_its_first_entry_and_event(world: Any) -> None:
     assert await world.submit() == "ok"
     job = await world.job()
     assert (job["status"], job["remaining"], job["running"]) == ("queued", "1", "0")
@@ -35,19 +36,19 @@ async def test_submit_creates_a_job_with_its_first_entry_and_event(world):
     assert [(e["seq"], e["type"], e["status"]) for e in await events(world)] == [(1, "status", "queued")]
 
 
-async def test_submit_twice_answers_same_and_another_submission_exists(world):
+async def test_submit_twice_answers_same_and_another_submission_exists(world: Any) -> None:
     await world.submit()
     assert await world.submit() == "same"
     assert await world.submit(digest="other") == "exists"
     assert await world.redis.xlen(STREAM) == 1
 
 
-async def test_submit_beyond_the_queue_limit_is_full(world):
+async def test_submit_beyond_the_queue_limit_is_full(world: Any) -> None:
     assert await world.submit("j1", max_queued=1) == "ok"
     assert await world.submit("j2", max_queued=1) == "full"
 
 
-async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(world):
+async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(world: Any) -> None:
     import redis
 
     await world.submit()
@@ -63,7 +64,7 @@ async def test_submit_at_the_memory_limit_writes_nothing_and_running_jobs_go_on(
     assert not await world.redis.exists("job:other")
 
 
-async def test_take_claims_and_starts(world):
+async def test_take_claims_and_starts(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     assert (claim.word, claim.job_id, claim.started, claim.waiting) == ("ok", "job", [("a", 1, 0)], [])
@@ -71,20 +72,20 @@ async def test_take_claims_and_starts(world):
     assert (job["status"], job["running"], job[f"c:{claim.entry}@{STREAM}"]) == ("running", "1", f"w1 {claim.nonce}")
 
 
-async def test_take_starts_no_more_than_is_free(world):
+async def test_take_starts_no_more_than_is_free(world: Any) -> None:
     await world.submit(nodes=3, batches=[batch(["a", "b", "c"])])
     (claim,) = await world.take(light=2)
     assert [node for node, *_ in claim.started] == ["a", "b"]
     assert claim.waiting == ["c"]
 
 
-async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world):
+async def test_take_leaves_a_slot_node_to_others_while_no_slot_is_free(world: Any) -> None:
     await world.submit("job", batches=[batch(["a"], heavy=True)])
     assert await world.take(light=5, heavy=0) == []
     assert [claim.word for claim in await world.take("w2", light=0, heavy=1)] == ["ok"]
 
 
-async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
+async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world: Any) -> None:
     high = f"{STREAM}:high"
     for job, more in (
         ("one", {"heavy": True}), ("two", {"heavy": True}), ("light", {}), ("back", {"heavy": True, "priority": "normal"}),
@@ -92,7 +93,7 @@ async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
     ):  # fmt: skip
         await world.submit(job, batches=[batch(["a"], stream=high, **more)])
 
-    async def room(patience_ms=0, rank=1):
+    async def room(patience_ms: Any = 0, rank: Any = 1) -> Any:
         return await world.scripts.room(world.part, [high, STREAM, f"{STREAM}:low"], rank, patience_ms)
 
     assert not await room(patience_ms=60_000), "they have not waited for so long"
@@ -108,7 +109,7 @@ async def test_room_is_made_once_for_each_entry_that_waits_for_a_slot(world):
     assert found == [True, True, True, False], "one was taken, and what was given back is more urgent than low"
 
 
-async def test_what_goes_on_elsewhere_keeps_its_progress_which_does_not_fall_then(world):
+async def test_what_goes_on_elsewhere_keeps_its_progress_which_does_not_fall_then(world: Any) -> None:
     await world.submit(nodes=1)
     (claim,) = await world.take()
     again = ("again", "a", 1, 1, ERROR, batch(["a"], nonce="x"))
@@ -123,7 +124,7 @@ async def test_what_goes_on_elsewhere_keeps_its_progress_which_does_not_fall_the
     assert (await world.job())["progress"] == "0"
 
 
-async def test_an_urgent_entry_is_seen_behind_many_that_are_not(world):
+async def test_an_urgent_entry_is_seen_behind_many_that_are_not(world: Any) -> None:
     high = f"{STREAM}:high"
     for number in range(40):
         await world.submit(f"job{number}", batches=[batch(["a"], stream=high, heavy=True, priority="low")])
@@ -134,7 +135,7 @@ async def test_an_urgent_entry_is_seen_behind_many_that_are_not(world):
 @pytest.mark.parametrize(
     ("front", "stream", "priority"), [(True, f"{STREAM}:high", "low"), (False, f"{STREAM}:low", "")]
 )
-async def test_what_goes_to_the_front_keeps_its_priority(world, front, stream, priority):
+async def test_what_goes_to_the_front_keeps_its_priority(world: Any, front: Any, stream: Any, priority: Any) -> None:
     nodes = [{"id": "a", "task": "t", "plane": "python"}]
     submission = msgspec.convert({"schema": "langgraph.v1", "nodes": nodes, "edges": []}, GraphSubmission)
     topology = Topology(planning.normalise(submission, "job"))
@@ -145,7 +146,7 @@ async def test_what_goes_to_the_front_keeps_its_priority(world, front, stream, p
     assert (made.stream, made.priority) == (stream, priority)
 
 
-async def test_what_is_given_back_keeps_its_priority(world):
+async def test_what_is_given_back_keeps_its_priority(world: Any) -> None:
     """Also behind a delay, and to its next owner."""
     back = batch(["a"], stream=f"{STREAM}:high", priority="low", declined=True, delay_ms=1)
     await world.submit(batches=[back])
@@ -161,7 +162,7 @@ async def test_what_is_given_back_keeps_its_priority(world):
     assert Delivery(world.part, later, "w1", None, {}).priority == "high", "that of its stream"
 
 
-async def test_take_stops_when_the_records_that_inputs_need_are_large(world):
+async def test_take_stops_when_the_records_that_inputs_need_are_large(world: Any) -> None:
     for number in range(4):
         job = f"job{number}"
         await world.submit(job, nodes=2, batches=[batch(["a"])])
@@ -175,7 +176,7 @@ async def test_take_stops_when_the_records_that_inputs_need_are_large(world):
     assert max(taken) == 2, "a reply may exceed 1 MiB by one entry"
 
 
-async def test_take_twice_of_the_same_entry_answers_the_same_nodes(world):
+async def test_take_twice_of_the_same_entry_answers_the_same_nodes(world: Any) -> None:
     await world.submit()
     (first,) = await world.take()
     (second,) = await world.take(handed=[(STREAM, first.entry)])
@@ -184,14 +185,14 @@ async def test_take_twice_of_the_same_entry_answers_the_same_nodes(world):
     assert (await world.report(second, [ended("a")], ack=True)).word == "ok"
 
 
-async def test_take_refuses_an_entry_that_another_consumer_holds(world):
+async def test_take_refuses_an_entry_that_another_consumer_holds(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     (other,) = await world.take("w2", handed=[(STREAM, claim.entry)])
     assert other.word == "not_yours"
 
 
-async def test_take_puts_garbage_among_the_dead_letters(world):
+async def test_take_puts_garbage_among_the_dead_letters(world: Any) -> None:
     await world.redis.xadd(STREAM, {"hello": "world", b"\xff\xfe": b"\x00"})
     await world.submit()
     words = [claim.word for claim in await world.take()]
@@ -202,14 +203,14 @@ async def test_take_puts_garbage_among_the_dead_letters(world):
 
 
 @pytest.mark.forges_state
-async def test_take_acks_the_entry_of_a_job_that_is_gone(world):
+async def test_take_acks_the_entry_of_a_job_that_is_gone(world: Any) -> None:
     await world.submit()
     await world.redis.delete("job:job")
     assert [claim.word for claim in await world.take()] == ["gone"]
     assert await world.pending() == []
 
 
-async def test_an_outcome_ends_the_job_and_counts_once(world):
+async def test_an_outcome_ends_the_job_and_counts_once(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     assert (await world.report(claim, [ended("a")], ack=True)).words == ["ok"]
@@ -222,7 +223,7 @@ async def test_an_outcome_ends_the_job_and_counts_once(world):
     assert await world.redis.scard("jobs:alive") == 0
 
 
-async def test_an_outcome_sent_twice_is_already_there(world):
+async def test_an_outcome_sent_twice_is_already_there(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     assert (await world.report(claim, [ended("a")])).words == ["ok"]
@@ -230,7 +231,7 @@ async def test_an_outcome_sent_twice_is_already_there(world):
     assert (await world.job())["remaining"] == "1"
 
 
-async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_see(world):
+async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_see(world: Any) -> None:
     await world.submit(nodes=3)
     (claim,) = await world.take()
     async with world.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -245,7 +246,7 @@ async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_se
     assert said[-1]["seq"] == int((await world.job())["seq"]), "it comes after the events that it belongs to"
 
 
-async def test_a_stale_token_writes_nothing(world):
+async def test_a_stale_token_writes_nothing(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     before = await world.job()
@@ -255,7 +256,7 @@ async def test_a_stale_token_writes_nothing(world):
     assert await world.pending() == [claim.entry]
 
 
-async def test_an_event_sent_twice_is_logged_once(world):
+async def test_an_event_sent_twice_is_logged_once(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     step = ("event", "data", '"type":"log","message":"x"', 1)
@@ -264,7 +265,7 @@ async def test_an_event_sent_twice_is_logged_once(world):
     assert len([e for e in await events(world) if e["type"] == "log"]) == 1
 
 
-async def test_start_skip_and_send_pass_only_for_a_pending_node(world):
+async def test_start_skip_and_send_pass_only_for_a_pending_node(world: Any) -> None:
     await world.submit(nodes=4)
     (claim,) = await world.take()
     steps = [("start", "b", "w1"), ("skip", "c", "broken", 0), ("send", batch(["d"], nonce="x"))]
@@ -278,7 +279,7 @@ async def test_start_skip_and_send_pass_only_for_a_pending_node(world):
     ]
 
 
-async def test_reads_see_the_writes_of_their_own_report(world):
+async def test_reads_see_the_writes_of_their_own_report(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     reply = await world.report(claim, [ended("a")], reads=["a", "zzz"])
@@ -286,7 +287,7 @@ async def test_reads_see_the_writes_of_their_own_report(world):
     assert reply.records[1] == ("zzz", "")
 
 
-async def test_a_retryable_failure_goes_back_later_as_the_next_attempt(world):
+async def test_a_retryable_failure_goes_back_later_as_the_next_attempt(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     step = ("again", "a", 1, 2, ERROR, batch(["a"], nonce="later", delay_ms=1, reason="retry"))
@@ -299,7 +300,7 @@ async def test_a_retryable_failure_goes_back_later_as_the_next_attempt(world):
     assert claim.started == [("a", 2, 0)]
 
 
-async def test_a_failure_without_a_handler_fails_the_job_with_its_error(world):
+async def test_a_failure_without_a_handler_fails_the_job_with_its_error(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     await world.report(claim, [ended("a", "failed", error=ERROR)], ack=True)
@@ -308,14 +309,14 @@ async def test_a_failure_without_a_handler_fails_the_job_with_its_error(world):
     assert json.loads(job["error"]) == {"code": "boom", "message": "it broke", "details": {}, "nodeId": "a"}
 
 
-async def test_a_handled_failure_does_not_fail_the_job(world):
+async def test_a_handled_failure_does_not_fail_the_job(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     await world.report(claim, [ended("a", "failed", error=ERROR, handled=True)], ack=True)
     assert (await world.job())["status"] == "completed"
 
 
-async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world):
+async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     token = f"w1 {claim.nonce}"
@@ -327,7 +328,7 @@ async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world):
     assert await world.scripts.renew(world.part, [item]) == ["cancelling"]
 
 
-async def test_reclaim_takes_over_only_what_did_not_move(world):
+async def test_reclaim_takes_over_only_what_did_not_move(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     seen = await world.stamp(claim.entry)
@@ -340,7 +341,7 @@ async def test_reclaim_takes_over_only_what_did_not_move(world):
     assert (await world.job())["running"] == "0"
 
 
-async def test_reclaim_ends_the_nodes_of_a_cancelling_job(world):
+async def test_reclaim_ends_the_nodes_of_a_cancelling_job(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     assert await world.scripts.cancel(world.part, "job", ["a"]) == "cancelling"
@@ -349,7 +350,7 @@ async def test_reclaim_ends_the_nodes_of_a_cancelling_job(world):
     assert await world.pending() == []
 
 
-async def test_release_gives_the_nodes_back_under_a_new_entry(world):
+async def test_release_gives_the_nodes_back_under_a_new_entry(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     high = f"{STREAM}:high"
@@ -362,7 +363,7 @@ async def test_release_gives_the_nodes_back_under_a_new_entry(world):
     assert await world.pending() == []
 
 
-async def test_cancel_ends_a_queued_job_at_once(world):
+async def test_cancel_ends_a_queued_job_at_once(world: Any) -> None:
     await world.submit(nodes=2)
     assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelled"
     assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "ended"
@@ -371,7 +372,7 @@ async def test_cancel_ends_a_queued_job_at_once(world):
     assert await world.pending() == []
 
 
-async def test_cancel_waits_for_the_owner_and_keeps_a_late_output(world):
+async def test_cancel_waits_for_the_owner_and_keeps_a_late_output(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelling"
@@ -381,7 +382,7 @@ async def test_cancel_waits_for_the_owner_and_keeps_a_late_output(world):
     assert (await world.record("a")).status == "completed"
 
 
-async def test_retry_resets_what_it_is_told_and_clears_every_claim(world):
+async def test_retry_resets_what_it_is_told_and_clears_every_claim(world: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     await world.report(claim, [ended("a", share=5 * 10**8), ("start", "b", "w1")])
@@ -401,7 +402,7 @@ async def test_retry_resets_what_it_is_told_and_clears_every_claim(world):
     assert (await world.job())["status"] == "completed"
 
 
-async def test_delete_forgets_only_what_has_ended(world):
+async def test_delete_forgets_only_what_has_ended(world: Any) -> None:
     await world.submit()
     assert (await world.scripts.delete(world.part, "job")) == "alive"
     await world.scripts.cancel(world.part, "job", ["a"])
@@ -410,7 +411,7 @@ async def test_delete_forgets_only_what_has_ended(world):
     assert await world.redis.zcard("jobs") == 0
 
 
-async def test_a_scheduled_job_starts_when_it_is_due(world):
+async def test_a_scheduled_job_starts_when_it_is_due(world: Any) -> None:
     seconds, _ = await world.redis.time()
     assert await world.submit(start_at=(seconds + 3600) * 1000) == "ok"
     assert (await world.job())["status"] == "scheduled"
@@ -423,14 +424,14 @@ async def test_a_scheduled_job_starts_when_it_is_due(world):
     assert [claim.word for claim in await world.take()] == ["ok"]
 
 
-async def test_a_cancel_takes_back_what_was_to_start_later(world):
+async def test_a_cancel_takes_back_what_was_to_start_later(world: Any) -> None:
     seconds, _ = await world.redis.time()
     await world.submit(start_at=(seconds + 3600) * 1000)
     await world.scripts.cancel(world.part, "job", ["a"])
     assert await world.redis.exists("delays", "delays:entries") == 0
 
 
-async def test_due_drops_what_no_record_names(world):
+async def test_due_drops_what_no_record_names(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     step = ("again", "a", 1, 2, ERROR, batch(["a"], nonce="later", delay_ms=1, reason="retry"))
@@ -442,7 +443,7 @@ async def test_due_drops_what_no_record_names(world):
     assert await world.redis.xlen(STREAM) == 1, "the acked one, which keeps the lag known"
 
 
-async def test_the_last_delivered_entry_stays_so_that_lag_is_known(world):
+async def test_the_last_delivered_entry_stays_so_that_lag_is_known(world: Any) -> None:
     for number in range(3):
         await world.submit(f"job{number}")
     for claim in await world.take():
@@ -455,7 +456,7 @@ async def test_the_last_delivered_entry_stays_so_that_lag_is_known(world):
     assert group["lag"] == 1
 
 
-async def test_drop_consumer_keeps_one_that_holds_entries(world):
+async def test_drop_consumer_keeps_one_that_holds_entries(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     assert await world.scripts.drop_consumer(world.part, STREAM, "w1") == "holds"
@@ -463,7 +464,7 @@ async def test_drop_consumer_keeps_one_that_holds_entries(world):
     assert await world.scripts.drop_consumer(world.part, STREAM, "w1") == "ok"
 
 
-async def test_read_gives_header_and_log_in_one_look(world):
+async def test_read_gives_header_and_log_in_one_look(world: Any) -> None:
     await world.submit()
     ((flat, found),) = await world.scripts.read(world.part, [("job", 0, 0)])
     assert "graph" not in flat[::2]
@@ -473,7 +474,7 @@ async def test_read_gives_header_and_log_in_one_look(world):
     assert await world.scripts.read(world.part, [("nope", 0, 2)]) == [[]]
 
 
-async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
+async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
     world = World(redis, log_length=3)
     await world.submit(nodes=2)
     (claim,) = await world.take()
@@ -487,7 +488,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis):
 
 @pytest.mark.forges_state
 @pytest.mark.parametrize("status", sorted(JOB_ENDED))
-async def test_nothing_moves_a_job_that_has_ended(world, status):
+async def test_nothing_moves_a_job_that_has_ended(world: Any, status: Any) -> None:
     await world.submit(nodes=2)
     (claim,) = await world.take()
     state = (await world.redis.hget("job:job", "state")).decode()
@@ -500,7 +501,7 @@ async def test_nothing_moves_a_job_that_has_ended(world, status):
     assert await world.scripts.retry(world.part, "job", status, 1, ["b"], []) == expected
 
 
-async def test_user_text_goes_through_untouched(world):
+async def test_user_text_goes_through_untouched(world: Any) -> None:
     text = '{"empty":[],"big":12345678901234567890,"é":"\\u0000","nested":{}}'
     await world.submit(nodes=2)
     (claim,) = await world.take()

@@ -22,7 +22,7 @@ import httpx
 
 from tests.front_door.running import up
 from tests.support.polling import becomes
-from tests.support.stack import House, simulate
+from tests.support.stack import Stack, simulate
 
 LASTS_SECONDS = 600
 MUST_SECONDS = {"its lease has to end": 12.0, "dihedral up, two workers": 2.0, "dihedral up, one worker": 2.0}
@@ -83,7 +83,7 @@ def _runs(http: httpx.Client, job: str) -> list[dict[str, Any]]:
 @contextmanager
 def unsupervised() -> Iterator[tuple[str, Replace]]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        house = House(Path(folder), DIHEDRAL_JOBS__LEASE_MS="5000")
+        house = Stack(Path(folder), DIHEDRAL_JOBS__LEASE_MS="5000")
         try:
             for _ in range(2):
                 house.worker("--slots", "1")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -45,7 +46,7 @@ class Bystander(threading.Thread):
                 for name, process in (("server", self.stack.server), ("control", self.stack.control)):
                     self.most[name] = max(self.most.get(name, 0), resident_mib(process.pid))
 
-    def _ask(self, what, request) -> None:
+    def _ask(self, what: Any, request: pytest.FixtureRequest) -> None:
         begun = time.monotonic()
         answer = request()
         self.slowest[what] = max(self.slowest.get(what, 0), time.monotonic() - begun)
@@ -72,7 +73,7 @@ def watched(stack: Stack) -> Iterator[Bystander]:
 
 
 @pytest.fixture(scope="module")
-def stack():
+def stack() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         made = Stack(Path(folder))
         made.worker("--slots", "1")
@@ -80,7 +81,7 @@ def stack():
         made.close()
 
 
-def test_a_task_that_emits_a_million_events_holds_up_nobody(stack):
+def test_a_task_that_emits_a_million_events_holds_up_nobody(stack: Any) -> None:
     """178 bytes; before, the server answered BUSY for minutes and took 12 GB."""
     with watched(stack):
         job = stack.post("/api/jobs", simulate({"id": "a", "steps": 1_000_000, "stepSeconds": 0}))["jobId"]

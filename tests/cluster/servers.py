@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from tests.support.servers import start_server
 
+from tests.support.servers import start_server
 from tests.support.stack import free_port
 
 SLOTS = 16384

@@ -119,7 +119,9 @@ async def judged(client: AsyncClient, load: Load, killed: float) -> int:
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_master_is_replaced_and_nothing_that_was_acknowledged_is_lost(cluster, house, capsys):
+async def test_a_killed_master_is_replaced_and_nothing_that_was_acknowledged_is_lost(
+    cluster: Any, house: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = await fails_over(cluster, house, 0, seconds=8)
     assert made["jobs"] > 20
     with capsys.disabled():
@@ -128,7 +130,7 @@ async def test_a_killed_master_is_replaced_and_nothing_that_was_acknowledged_is_
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_every_master_is_killed_in_turn(cluster, house, capsys):
+async def test_every_master_is_killed_in_turn(cluster: Any, house: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for turn in range(9):
         made = await fails_over(cluster, house, turn % 3, seconds=12)
         with capsys.disabled():

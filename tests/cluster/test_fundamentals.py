@@ -1,5 +1,7 @@
 """The whole manual, on a Redis Cluster of three masters with 16 partitions."""
 
+from typing import Any
+
 import pytest
 
 from dihedral.bridge.errors import LayoutMismatch
@@ -15,20 +17,22 @@ from tests.support.leaks import leaks
 pytestmark = pytest.mark.cluster
 
 
-def test_jobs_are_spread_over_all_masters(cluster, client):
+def test_jobs_are_spread_over_all_masters(cluster: Any, client: Any) -> None:
     assert client.jobs(limit=500)["jobs"]
     for master in cluster.masters:
         assert any(key.startswith(b"job:{") for key in master.client.keys("*"))
 
 
-def test_a_function_is_called_at_the_master_of_its_key(cluster, client):
+def test_a_function_is_called_at_the_master_of_its_key(cluster: Any, client: Any) -> None:
     assert client.jobs(limit=500)["jobs"]
     for server in cluster.servers:
         assert ("cmdstat_fcall" in server.client.info("commandstats")) == (server in cluster.masters)
         assert len(server.client.function_list("dihedral_*")) == 1, "a replica has its master's"
 
 
-async def test_a_call_is_one_round_trip_and_loads_at_one_master(cluster, house, monkeypatch):
+async def test_a_call_is_one_round_trip_and_loads_at_one_master(
+    cluster: Any, house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """redis-py would ask a server where the keys of an FCALL are, and load into every master."""
     new = functions.make(functions.body() + "-- another version\n")
     monkeypatch.setattr(functions, "library", lambda: new)
@@ -50,7 +54,7 @@ async def test_a_call_is_one_round_trip_and_loads_at_one_master(cluster, house, 
     await client.aclose()
 
 
-async def test_nothing_leaks(cluster, house):
+async def test_nothing_leaks(cluster: Any, house: Any) -> None:
     client = connect(cluster.url)
     try:
         assert await leaks(client) == []
@@ -58,7 +62,7 @@ async def test_nothing_leaks(cluster, house):
         await client.aclose()
 
 
-async def test_a_cluster_is_named_as_one_and_has_partitions(cluster, house):
+async def test_a_cluster_is_named_as_one_and_has_partitions(cluster: Any, house: Any) -> None:
     """Each mistake is one sentence at the start, and not a refusal of some command later."""
     one = f"redis://127.0.0.1:{cluster.masters[0].port}"
     for url, partitions, said in [(cluster.url, 1, "needs redis.partitions"), (one, 16, "is a node of a cluster")]:

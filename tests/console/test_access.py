@@ -2,32 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.resources import files as resources
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_artifacts import upload, view
-from tests.console.test_jobs import name, submit
+from tests.console.steps import findings, name, submit, upload, view
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
-AXE = resources("axe_playwright_python").joinpath("axe.min.js").read_text()
-SERIOUS = ("serious", "critical")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-def findings(page: Page) -> list[str]:
-    """What axe-core calls serious or critical, with the elements."""
-    page.evaluate(AXE + ";0")
-    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']][:4]}"
-        for each in found["violations"]
-        if each["impact"] in SERIOUS
-    ]
 
 
 WIDTHS = (360, 768, 1024, 1440, 3840)

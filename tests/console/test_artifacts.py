@@ -8,18 +8,9 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.console.browser import Tab
+from tests.console.steps import upload, view
 from tests.support.polling import becomes
 from tests.support.stack import Stack
-
-
-def upload(house: Stack, name: str, content: bytes, kind: str) -> dict[str, str]:
-    answer = house.http.post("/api/artifacts", files={"file": (name, content, kind)})
-    assert answer.status_code == 201
-    return answer.json()  # type: ignore[no-any-return]
-
-
-def view(meta: dict[str, str]) -> str:
-    return f"/console/artifacts/{meta['bucket']}/{meta['key']}"
 
 
 def test_a_recording_is_heard_and_its_waveform_leads_the_player(tab: Tab, house: Stack, files: dict[str, Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from tests.console.browser import Line, Tab
-from tests.console.test_jobs import SLOW, name, submit
+from tests.console.steps import SLOW, name, submit
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 

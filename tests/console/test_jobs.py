@@ -1,29 +1,13 @@
 """The list of jobs: it lives, its filters are its address, and many jobs are one press."""
 
 import re
-import uuid
 from collections.abc import Callable
-from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
+from tests.console.steps import SLOW, name, row, submit
 from tests.support.stack import Stack, simulate
-
-SLOW = {"steps": 600, "stepSeconds": 0.1}
-
-
-def name(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:8]}"
-
-
-def submit(house: Stack, job: str, **params: Any) -> str:
-    house.post("/api/jobs", simulate({"id": "a", **params}, job=job))
-    return job
-
-
-def row(page: Page, job: str) -> Locator:
-    return page.get_by_role("row").filter(has=page.get_by_role("link", name=job, exact=True))
 
 
 def test_a_job_appears_moves_and_ends_without_a_reload(tab: Tab, house: Stack) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.console.browser import Tab
-from tests.console.test_jobs import name
+from tests.console.steps import name
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.console.browser import Tab
 from tests.console.large import frames, large_graph, submit_many
-from tests.console.test_jobs import row
+from tests.console.steps import row
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 

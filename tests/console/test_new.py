@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_jobs import name
+from tests.console.steps import name
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
@@ -135,7 +136,7 @@ def test_one_press_is_one_job_although_the_answer_is_lost(tab: Tab, house: Stack
     expect(page.get_by_text("It can run.")).to_be_visible()
     lost = []
 
-    def lose(route) -> None:  # type: ignore[no-untyped-def]
+    def lose(route: Any) -> None:  # type: ignore[no-untyped-def]
         route.fetch()
         lost.append(route)
         route.abort()

@@ -9,8 +9,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.test_access import findings
-from tests.console.test_jobs import name
+from tests.console.steps import findings, name
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 

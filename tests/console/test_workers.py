@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 from tests.console.browser import Tab
 from tests.console.conftest import WORKER
-from tests.console.test_jobs import name, submit
+from tests.console.steps import name, submit
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 

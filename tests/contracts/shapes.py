@@ -142,6 +142,7 @@ ARTIFACT_META: Shape = {
     "created_at": STAMP,
     "job_id": nullable(text()),
     "node_id": nullable(text()),
+    "name": optional(text(1, 200)),
     "owner": optional(text()),
 }
 

@@ -5,7 +5,9 @@ import contextlib
 import copy
 import re
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -25,7 +27,7 @@ from tests.control_plane.watching import SECONDS
 class Line:
     """A connection to Redis whose answers a test can hold back, thin out, or cut."""
 
-    def __init__(self, target, path):
+    def __init__(self, target: Any, path: Any) -> None:
         self.url = f"unix://{path}?db=0"
         self.held = []
         self.connections = 0
@@ -37,7 +39,7 @@ class Line:
         self._cut = set()
         self._refuses = False
 
-    async def serve(self, reader, writer):
+    async def serve(self, reader: Any, writer: Any) -> None:
         self.connections += 1
         if self._refuses:
             writer.close()
@@ -58,12 +60,12 @@ class Line:
             with contextlib.suppress(OSError):
                 await end.wait_closed()
 
-    async def _forward(self, reader, writer):
+    async def _forward(self, reader: Any, writer: Any) -> None:
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()
 
-    async def _back(self, reader, writer):
+    async def _back(self, reader: Any, writer: Any) -> None:
         while data := await reader.read(1 << 16):
             if not self._open.is_set():
                 self.held.append(data)
@@ -74,29 +76,29 @@ class Line:
             writer.write(kept)
             await writer.drain()
 
-    def hold(self):
+    def hold(self) -> None:
         self._open.clear()
 
-    def let_go(self):
+    def let_go(self) -> None:
         self._open.set()
 
-    def refuse(self):
+    def refuse(self) -> None:
         """Nobody gets through any more."""
         self._refuses = True
         self.cut()
 
-    def cut(self):
+    def cut(self) -> None:
         for side in self._cut:
             side.cancel()
 
-    def lose(self, what):
+    def lose(self, what: Any) -> None:
         """From now on no published message that has `what` in it comes through."""
         message = rb"[*>]3\r\n\$7\r\nmessage\r\n\$[0-9]+\r\n[^\r]*\r\n\$[0-9]+\r\n[^\r]*" + what + rb"[^\r]*\r\n"
         self._loses = re.compile(message)
 
 
 @contextlib.asynccontextmanager
-async def line(url):
+async def line(url: Any) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         path = Path(folder) / "line.sock"
         made = Line(urlsplit(url).path, path)
@@ -109,16 +111,16 @@ async def line(url):
 class View:
     """A client of a hub, without a socket: collects what there is."""
 
-    def __init__(self, hub, job):
+    def __init__(self, hub: Any, job: Any) -> None:
         self.hub = hub
         self.job = job
         self.wake = asyncio.Event()
 
-    async def open(self, after=0, epoch=None):
+    async def open(self, after: Any = 0, epoch: Any = None) -> Any:
         self.subscription = await self.hub.subscribe(self.job, after, epoch, self.wake.set)
         return self
 
-    async def next(self):
+    async def next(self) -> Any:
         async with asyncio.timeout(SECONDS):
             while True:
                 self.wake.clear()
@@ -128,40 +130,40 @@ class View:
                     return self.subscription.collect()
                 await self.wake.wait()
 
-    async def until(self, what):
+    async def until(self, what: Any) -> Any:
         chunks = [await self.next()]
         while not what(chunks[-1]):
             chunks.append(await self.next())
         return chunks
 
     @property
-    def silent(self):
+    def silent(self) -> Any:
         return self.subscription.due(0) is None
 
 
-def seqs(*chunks):
+def seqs(*chunks: Any) -> Any:
     return [int(re.search(r'"seq":([0-9]+)', text)[1]) for chunk in chunks for text in chunk.events]
 
 
-def is_last(chunk):
+def is_last(chunk: Any) -> Any:
     return chunk.last
 
 
 class World:
     """A hub beside the application's own; `pubsub` and `reads` are its two lines to Redis."""
 
-    def __init__(self, served, hub, pubsub, reads):
+    def __init__(self, served: Any, hub: Any, pubsub: Any, reads: Any) -> None:
         self.served = served
         self.hub = hub
         self.pubsub = pubsub
         self.reads = reads
 
-    async def view(self, job, **more):
+    async def view(self, job: Any, **more: Any) -> Any:
         return await View(self.hub, job).open(**more)
 
 
 @contextlib.asynccontextmanager
-async def world(served, **options):
+async def world(served: Any, **options: Any) -> AsyncIterator[Any]:
     async with line(served.settings.redis.url) as pubsub, line(served.settings.redis.url) as reads:
         client = connect(reads.url)
         jobs = Jobs(client, served.settings)
@@ -179,7 +181,7 @@ async def world(served, **options):
 
 
 @contextlib.asynccontextmanager
-async def listening(world, **options):
+async def listening(world: Any, **options: Any) -> AsyncIterator[Any]:
     """Only `/ws`, of this world's hub: its port."""
     app = Litestar(route_handlers=live_routes, openapi_config=None, logging_config=None)
     app.state.hub = world.hub

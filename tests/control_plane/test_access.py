@@ -4,8 +4,10 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,9 +17,12 @@ from litestar.routes import HTTPRoute
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral.bridge.artifacts.local import LocalStore
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import BadKey
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.__main__ import OpenToAll, refuse_open_to_all
+from dihedral.control_plane.access import MAX_SESSIONS
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.settings import Settings
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
@@ -33,45 +38,45 @@ SECONDS = 20
 class Locked:
     """A served application with keys; `of(name)` the headers of a key's holder."""
 
-    def __init__(self, served, client):
+    def __init__(self, served: Any, client: Any) -> None:
         self.served = served
         self.client = client
         self.http = served.http
         self.tokens = {}
         self.ids = {}
 
-    async def key(self, name, scopes="submit,read,cancel", **more):
+    async def key(self, name: Any, scopes: Any = "submit,read,cancel", **more: Any) -> Any:
         key, token = await api_keys.create(self.client, more.pop("owner", name), scopes.split(","), **more)
         self.tokens[name], self.ids[name] = token, key.id
         return token
 
-    def of(self, name):
+    def of(self, name: Any) -> Any:
         return {"Authorization": f"Bearer {self.tokens[name]}"} if name else {}
 
-    async def ask(self, name, method, path, status=200, **more):
+    async def ask(self, name: Any, method: Any, path: Any, status: Any = 200, **more: Any) -> Any:
         headers = {**self.of(name), **more.pop("headers", {})}
         answer = await self.http.request(method, path, headers=headers, **more)
         assert answer.status_code == status, (answer.status_code, answer.text)
         return checked(answer) if answer.content and "json" in answer.headers.get("content-type", "") else answer
 
-    async def submit(self, name, *nodes, **more):
+    async def submit(self, name: Any, *nodes: Any, **more: Any) -> Any:
         return (await self.ask(name, "POST", "/api/jobs", 201, json=submission(*nodes, **more)))["jobId"]
 
-    async def ended(self, name, job):
-        async def found():
+    async def ended(self, name: Any, job: Any) -> Any:
+        async def found() -> Any:
             document = await self.ask(name, "GET", f"/api/jobs/{job}")
             return document if document["status"] in ("completed", "failed", "cancelled") else None
 
         return await self.served.becomes(found)
 
-    async def upload(self, name, content=b"of hers", file="a.txt", kind="text/plain"):
+    async def upload(self, name: Any, content: Any = b"of hers", file: Any = "a.txt", kind: Any = "text/plain") -> Any:
         return await self.ask(name, "POST", "/api/artifacts", 201, files={"file": (file, content, kind)})
 
-    def socket(self, name=None, **headers):
+    def socket(self, name: Any = None, **headers: Any) -> Any:
         headers = {**self.of(name), **{key.replace("_", "-"): value for key, value in headers.items()}}
         return ws_connect(f"ws://127.0.0.1:{self.served.port}/ws", additional_headers=headers, proxy=None)
 
-    async def refused(self, name=None, **headers):
+    async def refused(self, name: Any = None, **headers: Any) -> Any:
         """The problem with which a WebSocket is refused."""
         with pytest.raises(websockets.InvalidStatus) as error:
             async with self.socket(name, **headers):
@@ -80,7 +85,7 @@ class Locked:
 
 
 @asynccontextmanager
-async def locked_house(directory, first_key=True, **control):
+async def locked_house(directory: Any, first_key: Any = True, **control: Any) -> AsyncIterator[Any]:
     process, url = start_server(directory)
     client = connect(url)
     made = made_settings(url, directory)
@@ -100,7 +105,7 @@ async def locked_house(directory, first_key=True, **control):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(tmp_path_factory):
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     async with locked_house(tmp_path_factory.mktemp("locked"), allowed_origins=["https://console.example"]) as house:
         for name in ("alice", "bob"):
             await house.key(name)
@@ -109,14 +114,14 @@ async def house(tmp_path_factory):
             await house.key(scope, scope, owner="alice")
         await house.served.becomes(lambda: house.http.get("/api/session", headers=house.of("cancel")))
 
-        async def known():
+        async def known() -> Any:
             return (await house.http.get("/api/session", headers=house.of("read"))).status_code == 200
 
         await house.served.becomes(known)
         yield house
 
 
-async def said(socket, job):
+async def said(socket: Any, job: Any) -> Any:
     await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
     async with asyncio.timeout(SECONDS):
         return json.loads(await socket.recv())
@@ -125,7 +130,7 @@ async def said(socket, job):
 # Keys -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_every_route_but_the_public_ones_wants_a_key(house, tmp_path):
+async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path: Path) -> None:
     """Read from the application's own routes, so that a new one is closed without anybody thinking of it."""
     seen = set()
     for route in create_app(made_settings("redis://127.0.0.1:1", tmp_path)).routes:
@@ -154,21 +159,21 @@ async def test_every_route_but_the_public_ones_wants_a_key(house, tmp_path):
 @pytest.mark.parametrize(
     "header", ["", "Bearer", f"Bearer {UNKNOWN}", "Bearer x", "Basic YTpi", "Bearer dhk_é", "alice"]
 )
-async def test_what_is_no_key_is_refused(house, header):
+async def test_what_is_no_key_is_refused(house: Any, header: Any) -> None:
     answer = await house.http.get("/api/jobs", headers=[(b"authorization", header.encode())] if header else [])
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert checked(answer)["code"] in ("no_api_key", "bad_api_key")
 
 
-async def test_another_secret_with_the_right_id_is_refused(house):
+async def test_another_secret_with_the_right_id_is_refused(house: Any) -> None:
     token = house.tokens["alice"]
     wrong = token[:-1] + ("A" if token[-1] != "A" else "B")
     answer = await house.http.get("/api/jobs", headers={"Authorization": f"Bearer {wrong}"})
     assert checked(answer)["code"] == "bad_api_key"
 
 
-async def test_a_key_is_stored_as_a_hash_only_and_each_is_another(house):
+async def test_a_key_is_stored_as_a_hash_only_and_each_is_another(house: Any) -> None:
     token = await house.key("stored")
     secret = token.rpartition("_")[2]
     dump = {name: await house.client.dump(name) for name in await house.client.keys("*")}
@@ -179,7 +184,7 @@ async def test_a_key_is_stored_as_a_hash_only_and_each_is_another(house):
     assert len({(await house.key("stored")) for _ in range(20)}) == 20
 
 
-async def test_a_revoked_key_is_refused_within_a_second_or_two(house):
+async def test_a_revoked_key_is_refused_within_a_second_or_two(house: Any) -> None:
     await house.key("gone")
     await house.served.becomes(lambda: _is(house, "gone", 200))
     await api_keys.revoke(house.client, house.ids["gone"])
@@ -188,13 +193,13 @@ async def test_a_revoked_key_is_refused_within_a_second_or_two(house):
     assert time.monotonic() - began < 5
 
 
-async def test_an_expired_key_is_refused(house):
+async def test_an_expired_key_is_refused(house: Any) -> None:
     await house.key("short", expires_seconds=3)
     await house.served.becomes(lambda: _is(house, "short", 200))
     await house.served.becomes(lambda: _is(house, "short", 401))
 
 
-async def _is(house, name, status):
+async def _is(house: Any, name: Any, status: Any) -> Any:
     return (await house.http.get("/api/jobs", headers=house.of(name))).status_code == status
 
 
@@ -230,7 +235,9 @@ SCOPED = [
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), SCOPED, ids=lambda value: value)
-async def test_a_route_is_there_for_its_scope_and_for_admins_alone(house, method, path, scope):
+async def test_a_route_is_there_for_its_scope_and_for_admins_alone(
+    house: Any, method: Any, path: Any, scope: Any
+) -> None:
     for name in ("submit", "read", "cancel", "admin"):
         answer = await house.http.request(method, path, headers=house.of(name))
         refused = answer.status_code == 403 and checked(answer)["code"] == "scope_missing"
@@ -240,7 +247,7 @@ async def test_a_route_is_there_for_its_scope_and_for_admins_alone(house, method
 # Owners -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_job_of_somebody_else_is_not_there(house):
+async def test_a_job_of_somebody_else_is_not_there(house: Any) -> None:
     name = new_id()
     job = await house.submit("alice", node("a", wait=name), job=new_id())
     asks = [
@@ -269,7 +276,7 @@ async def test_a_job_of_somebody_else_is_not_there(house):
     await house.ask("alice", "DELETE", f"/api/jobs/{job}", 204)
 
 
-async def test_a_list_has_ones_own_jobs_only_on_every_page(house):
+async def test_a_list_has_ones_own_jobs_only_on_every_page(house: Any) -> None:
     mine = [await house.submit(name, node("a")) for name in ("alice", "bob", "alice", "bob", "alice")]
     seen, cursor = [], None
     while True:
@@ -284,7 +291,7 @@ async def test_a_list_has_ones_own_jobs_only_on_every_page(house):
     assert set(mine) <= set(everybody)
 
 
-async def test_the_same_bytes_and_key_of_another_owner_are_another_request(house):
+async def test_the_same_bytes_and_key_of_another_owner_are_another_request(house: Any) -> None:
     """Else whoever guesses a submission is handed the job that it made."""
     job, headers = new_id(), {"Idempotency-Key": "one"}
     body = submission(node("a"), job=job)
@@ -297,7 +304,7 @@ async def test_the_same_bytes_and_key_of_another_owner_are_another_request(house
     assert hers["jobId"] != his["jobId"]
 
 
-async def test_an_upload_is_there_for_its_owner_alone(house):
+async def test_an_upload_is_there_for_its_owner_alone(house: Any) -> None:
     meta = await house.upload("alice")
     assert meta["owner"] == "alice"
     place = f"{meta['bucket']}/{meta['key']}"
@@ -315,7 +322,7 @@ async def test_an_upload_is_there_for_its_owner_alone(house):
     await house.ask("alice", "DELETE", f"/api/artifacts/{place}", 204)
 
 
-async def test_what_a_job_stores_belongs_to_its_owner(house):
+async def test_what_a_job_stores_belongs_to_its_owner(house: Any) -> None:
     task = {"id": "a", "task": "upload_artifact", "plane": "node", "params": {"name": "x.txt", "text": "hers"}}
     job = await house.submit("alice", task)
     (meta,) = (await house.ended("alice", job))["artifacts"]
@@ -324,7 +331,7 @@ async def test_what_a_job_stores_belongs_to_its_owner(house):
     assert await house.ask("bob", "GET", f"/api/artifacts/{meta['bucket']}/{meta['key']}", 404)
 
 
-async def test_a_job_cannot_read_the_artifacts_of_another_owner(house):
+async def test_a_job_cannot_read_the_artifacts_of_another_owner(house: Any) -> None:
     """Whoever writes the params can put any reference there, also hand it on by $from."""
     meta = await house.upload("alice")
     reference = {"bucket": meta["bucket"], "key": meta["key"]}
@@ -342,7 +349,7 @@ async def test_a_job_cannot_read_the_artifacts_of_another_owner(house):
             assert found["error"]["code"] == "artifact_not_found"
 
 
-async def test_nobody_can_say_in_his_graph_that_he_is_somebody_else(house):
+async def test_nobody_can_say_in_his_graph_that_he_is_somebody_else(house: Any) -> None:
     meta = await house.upload("alice")
     task = {
         "id": "a", "task": "prepare_assets", "plane": "node",
@@ -356,7 +363,7 @@ async def test_nobody_can_say_in_his_graph_that_he_is_somebody_else(house):
     assert graph["metadata"]["dihedral.owner"] == "bob"
 
 
-async def test_examples_are_everybodys_to_read_and_nobodys_to_delete(house):
+async def test_examples_are_everybodys_to_read_and_nobodys_to_delete(house: Any) -> None:
     store = LocalStore(Path(house.served.settings.artifacts.directory))
     await store.put("inputs", "examples/x.txt", b"for all", "text/plain")
     await store.put("inputs", "older/x.txt", b"of nobody", "text/plain")
@@ -366,11 +373,11 @@ async def test_examples_are_everybodys_to_read_and_nobodys_to_delete(house):
     assert (await house.ask("admin", "GET", "/api/artifacts/inputs/older/x.txt")).text == "of nobody"
 
 
-async def test_workers_do_not_tell_whose_jobs_they_run(house):
+async def test_workers_do_not_tell_whose_jobs_they_run(house: Any) -> None:
     name = new_id()
     job = await house.submit("alice", node("a", wait=name))
 
-    async def told():
+    async def told() -> Any:
         workers = (await house.ask("admin", "GET", "/api/workers"))["workers"]
         return any(each["jobId"] == job for worker in workers for each in worker["running"])
 
@@ -385,7 +392,7 @@ async def test_workers_do_not_tell_whose_jobs_they_run(house):
 # Limits of a key --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_key_submits_no_more_than_its_rate(house):
+async def test_a_key_submits_no_more_than_its_rate(house: Any) -> None:
     await house.key("slow", jobs_per_minute=2)
     await house.served.becomes(lambda: _is(house, "slow", 200))
     body = submission(node("a"))
@@ -396,7 +403,7 @@ async def test_a_key_submits_no_more_than_its_rate(house):
     assert 1 <= int(answer.headers["retry-after"]) <= 30
 
 
-async def test_a_key_has_no_more_jobs_alive_than_its_quota(house):
+async def test_a_key_has_no_more_jobs_alive_than_its_quota(house: Any) -> None:
     await house.key("few", max_alive=1)
     await house.served.becomes(lambda: _is(house, "few", 200))
     name = new_id()
@@ -407,7 +414,7 @@ async def test_a_key_has_no_more_jobs_alive_than_its_quota(house):
     await house.ended("few", await house.submit("few", node("a")))
 
 
-async def test_a_key_has_no_more_sockets_and_streams_than_it_may(tmp_path):
+async def test_a_key_has_no_more_sockets_and_streams_than_it_may(tmp_path: Path) -> None:
     async with locked_house(tmp_path, max_sockets_per_key=2) as house:
         await house.key("alice")
         await house.served.becomes(lambda: _is(house, "alice", 200))
@@ -423,7 +430,7 @@ async def test_a_key_has_no_more_sockets_and_streams_than_it_may(tmp_path):
             answer = await house.http.get(f"/api/jobs/{job}/events", headers=stream)
             assert (answer.status_code, checked(answer)["code"]) == (429, "too_many_sockets")
 
-        async def free():
+        async def free() -> Any:
             try:
                 async with house.socket("alice"):
                     return True
@@ -437,7 +444,7 @@ async def test_a_key_has_no_more_sockets_and_streams_than_it_may(tmp_path):
 # What goes on for long --------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_socket_and_stream_end_when_their_key_is_revoked(house):
+async def test_an_open_socket_and_stream_end_when_their_key_is_revoked(house: Any) -> None:
     await house.key("leaver")
     await house.served.becomes(lambda: _is(house, "leaver", 200))
     name = new_id()
@@ -455,7 +462,7 @@ async def test_an_open_socket_and_stream_end_when_their_key_is_revoked(house):
 # Browsers ---------------------------------------------------------------------------------------------------------------
 
 
-async def cookie_of(house, name, **headers):
+async def cookie_of(house: Any, name: Any, **headers: Any) -> Any:
     answer = await house.http.post("/api/session", headers={**house.of(name), **headers})
     assert answer.status_code == 200, answer.text
     house.http.cookies.clear()
@@ -463,7 +470,7 @@ async def cookie_of(house, name, **headers):
     return {"Cookie": f"dihedral_session={value}"}, answer.headers["set-cookie"], answer.json()
 
 
-async def test_a_session_cookie_is_for_this_site_and_no_script(house):
+async def test_a_session_cookie_is_for_this_site_and_no_script(house: Any) -> None:
     cookie, attributes, document = await cookie_of(house, "alice")
     assert (document["owner"], document["scopes"]) == ("alice", ["submit", "read", "cancel"])
     for attribute in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age="):
@@ -475,7 +482,7 @@ async def test_a_session_cookie_is_for_this_site_and_no_script(house):
     assert not any(value.encode() in name for name in await house.client.keys("session:*")), "kept as a hash"
 
 
-async def test_a_session_reads_and_watches_but_changes_nothing(house):
+async def test_a_session_reads_and_watches_but_changes_nothing(house: Any) -> None:
     cookie, _, _ = await cookie_of(house, "alice")
     meta = await house.upload("alice")
     job = await house.submit("alice", node("a"))
@@ -493,7 +500,7 @@ async def test_a_session_reads_and_watches_but_changes_nothing(house):
         assert (await house.ask(None, method, path, 401, headers=cookie))["code"] == "no_api_key", path
 
 
-async def test_a_session_ends_when_it_is_told_to_and_with_its_key(house):
+async def test_a_session_ends_when_it_is_told_to_and_with_its_key(house: Any) -> None:
     await house.key("brief")
     await house.served.becomes(lambda: _is(house, "brief", 200))
     first, _, _ = await cookie_of(house, "brief")
@@ -503,7 +510,7 @@ async def test_a_session_ends_when_it_is_told_to_and_with_its_key(house):
     await house.ask(None, "GET", "/api/jobs", headers=second)
     await api_keys.revoke(house.client, house.ids["brief"])
 
-    async def ended():
+    async def ended() -> Any:
         return (await house.http.get("/api/jobs", headers=second)).status_code == 401
 
     await house.served.becomes(ended)
@@ -511,7 +518,7 @@ async def test_a_session_ends_when_it_is_told_to_and_with_its_key(house):
     assert (await house.ask(None, "GET", "/api/jobs", 401, headers=forged))["code"] == "session_ended"
 
 
-async def test_pages_of_other_sites_neither_act_nor_watch_nor_read(house):
+async def test_pages_of_other_sites_neither_act_nor_watch_nor_read(house: Any) -> None:
     evil = {"Origin": "https://evil.example"}
     cookie, _, _ = await cookie_of(house, "alice")
     assert (await house.ask("alice", "POST", "/api/train", 403, headers=evil))["code"] == "origin_forbidden"
@@ -523,7 +530,7 @@ async def test_pages_of_other_sites_neither_act_nor_watch_nor_read(house):
     assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_our_own_pages_and_the_allowed_ones_may(house):
+async def test_our_own_pages_and_the_allowed_ones_may(house: Any) -> None:
     own = {"Origin": f"http://127.0.0.1:{house.served.port}"}
     friend = {"Origin": "https://console.example"}
     for origin in (own, friend):
@@ -541,7 +548,7 @@ async def test_our_own_pages_and_the_allowed_ones_may(house):
 # Without keys -----------------------------------------------------------------------------------------------------------
 
 
-async def test_without_a_key_everything_is_open_until_the_first_is_made(tmp_path):
+async def test_without_a_key_everything_is_open_until_the_first_is_made(tmp_path: Path) -> None:
     async with locked_house(tmp_path, first_key=False) as house:
         job = await house.submit(None, node("a"))
         before = await house.ended(None, job)
@@ -570,7 +577,7 @@ async def test_without_a_key_everything_is_open_until_the_first_is_made(tmp_path
         gate(name).set()
 
 
-async def test_an_open_control_plane_is_not_for_pages_of_other_sites(tmp_path):
+async def test_an_open_control_plane_is_not_for_pages_of_other_sites(tmp_path: Path) -> None:
     """No secret protects it, so the browser's word must: a foreign Origin, or a name that leads here by DNS rebinding."""
     async with locked_house(tmp_path, first_key=False, allowed_hosts=["box.example"]) as house:
         evil = {"Origin": "http://evil.example"}
@@ -591,7 +598,7 @@ async def test_an_open_control_plane_is_not_for_pages_of_other_sites(tmp_path):
             await house.ask(None, "GET", "/api/jobs", headers={"Host": host})
 
 
-async def test_beyond_loopback_nobody_gets_in_without_a_key_unless_told_so(tmp_path):
+async def test_beyond_loopback_nobody_gets_in_without_a_key_unless_told_so(tmp_path: Path) -> None:
     """Also where there is none: a control plane that started while Redis was away must not be open."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -603,7 +610,7 @@ async def test_beyond_loopback_nobody_gets_in_without_a_key_unless_told_so(tmp_p
         await house.ask(None, "GET", "/api/jobs")
 
 
-async def test_keys_of_the_settings_are_there_from_the_start(tmp_path):
+async def test_keys_of_the_settings_are_there_from_the_start(tmp_path: Path) -> None:
     keys = f"# ours\nadmin admin {UNKNOWN}\n\n"
     async with locked_house(tmp_path, first_key=False, keys=keys) as house:
         house.tokens["admin"] = UNKNOWN
@@ -621,7 +628,104 @@ async def test_keys_of_the_settings_are_there_from_the_start(tmp_path):
 @pytest.mark.parametrize(
     "line", [f"admin {UNKNOWN}", "admin admin dhk_short", f"admin everything {UNKNOWN}", f"no/body read {UNKNOWN}"]
 )
-async def test_a_line_that_is_no_key_is_refused_without_showing_it(line):
+async def test_a_line_that_is_no_key_is_refused_without_showing_it(line: Any) -> None:
     with pytest.raises(api_keys.KeyRefused) as error:
         api_keys.given(line)
     assert "dhk_0" not in str(error.value)
+
+
+# What was found later ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_idempotency_key_shows_no_job_of_another_owner(house: Any) -> None:
+    job, key = new_id(), {"Idempotency-Key": new_id()}
+    body = submission(node("a"), job=job)
+    await house.ask("alice", "POST", "/api/jobs", 201, json=body, headers=key)
+    await house.ended("alice", job)
+    await house.ask("alice", "DELETE", f"/api/jobs/{job}", 204)
+    await house.submit("bob", node("secret_of_bob"), job=job)
+    problem = await house.ask("alice", "POST", "/api/jobs", 409, json=body, headers=key)
+    assert problem["code"] == "job_gone"
+    await house.ended("bob", job)
+
+
+async def test_a_refused_submission_leaves_no_idempotency_key_behind(house: Any) -> None:
+    await house.key("full", max_alive=1)
+    await house.served.becomes(lambda: _is(house, "full", 200))
+    job = await house.submit("full", node("a", wait=(name := new_id())))
+    for _ in range(5):
+        answer = await house.http.post(
+            "/api/jobs", json=submission(node("a")), headers={**house.of("full"), "Idempotency-Key": new_id()}
+        )
+        assert answer.status_code == 429
+    assert await house.client.keys("idempotency:full:*") == []
+    gate(name).set()
+    await house.ended("full", job)
+
+
+async def test_a_key_keeps_no_more_sessions_than_the_limit(house: Any) -> None:
+    await house.key("many")
+    await house.served.becomes(lambda: _is(house, "many", 200))
+    first, _, _ = await cookie_of(house, "many")
+    before = len(await house.client.keys("session:*"))
+    for _ in range(MAX_SESSIONS + 5):
+        last, _, _ = await cookie_of(house, "many")
+    assert len(await house.client.keys("session:*")) <= before + MAX_SESSIONS + 1
+    await house.ask(None, "GET", "/api/jobs", 401, headers=first)
+    await house.ask(None, "GET", "/api/jobs", headers=last)
+
+
+async def test_logging_out_closes_the_sockets_of_the_session_and_no_others(house: Any) -> None:
+    job = await house.submit("alice", node("a", wait=(name := new_id())))
+    one, _, _ = await cookie_of(house, "alice")
+    other, _, _ = await cookie_of(house, "alice")
+    async with house.socket(None, **one) as socket, house.socket(None, **other) as stays:
+        assert (await said(socket, job))["message"] == "subscribed"
+        await house.ask(None, "DELETE", "/api/session", 204, headers=one)
+        async with asyncio.timeout(SECONDS):
+            await socket.wait_closed()
+        assert socket.close_code == 1008
+        assert (await said(stays, job))["message"] == "subscribed"
+    gate(name).set()
+    await house.ended("alice", job)
+
+
+async def test_streams_that_are_asked_for_at_once_are_counted_before_they_begin(tmp_path: Path) -> None:
+    async with locked_house(tmp_path, max_sockets_per_key=2) as house:
+        await house.key("alice")
+        await house.served.becomes(lambda: _is(house, "alice", 200))
+        job = await house.submit("alice", node("a", wait=(name := new_id())))
+        stream = {**house.of("alice"), "Accept": "text/event-stream"}
+        statuses = []
+
+        async def one() -> None:
+            async with house.http.stream("GET", f"/api/jobs/{job}/events", headers=stream) as answer:
+                statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    await asyncio.sleep(1)
+
+        await asyncio.gather(*(one() for _ in range(12)))
+        assert sorted(statuses) == [200] * 2 + [429] * 10
+        gate(name).set()
+
+
+async def test_a_page_over_plain_http_does_not_act_behind_https(house: Any) -> None:
+    host = f"127.0.0.1:{house.served.port}"
+    secure = {"X-Forwarded-Proto": "https"}
+    refused = await house.ask(
+        "alice", "POST", "/api/jobs", 403, json={}, headers={"Origin": f"http://{host}", **secure}
+    )
+    assert refused["code"] == "origin_forbidden"
+    for origin, more in ((f"https://{host}", secure), (f"https://{host}", {}), (f"http://{host}", {})):
+        await house.ask("alice", "POST", "/api/jobs", 422, json={}, headers={"Origin": origin, **more})
+
+
+async def test_a_job_of_a_taken_id_writes_over_no_checkpoint_of_another_owner(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    hers, his = OwnedStore(store, "alice", "alice"), OwnedStore(store, "bob", "bob")
+    await hers.put("loras", "job/node/checkpoint", b"hers", "application/octet-stream", job_id="job", node_id="node")
+    with pytest.raises(BadKey):
+        await his.put("loras", "job/node/checkpoint", b"his", "application/octet-stream", job_id="job", node_id="node")
+    assert b"".join([chunk async for chunk in hers.open("loras", "job/node/checkpoint")]) == b"hers"
+    await hers.put("loras", "job/node/checkpoint", b"new", "application/octet-stream", job_id="job", node_id="node")
+    await his.put("loras", "job/node/n-1/out", b"his", "application/octet-stream", job_id="job", node_id="node")

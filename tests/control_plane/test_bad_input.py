@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -40,7 +41,7 @@ def deep(levels: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     ],
     ids=repr,
 )
-async def test_what_is_not_json_is_400(served, path, body):
+async def test_what_is_not_json_is_400(served: Any, path: Any, body: Any) -> None:
     answer = await served.raw(path, body)
     assert answer.status_code == 400
     assert answer.json()["code"] == "not_json"
@@ -48,7 +49,7 @@ async def test_what_is_not_json_is_400(served, path, body):
 
 @pytest.mark.parametrize("path", [*ROUTES, "/api/jobs/batch"])
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"1", b'"graph"', b'{"grpah":{}}'])
-async def test_json_of_another_shape_is_refused(served, path, body):
+async def test_json_of_another_shape_is_refused(served: Any, path: Any, body: Any) -> None:
     answer = await served.raw(path, body)
     assert answer.status_code == (400 if body == b"" else 422)
 
@@ -57,7 +58,7 @@ async def test_json_of_another_shape_is_refused(served, path, body):
     "kind", [None, "text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "json"]
 )
 @pytest.mark.parametrize("path", [*ROUTES, "/api/jobs/batch", "/api/train"])
-async def test_a_body_that_says_it_is_something_else_is_415(served, path, kind):
+async def test_a_body_that_says_it_is_something_else_is_415(served: Any, path: Any, kind: Any) -> None:
     answer = await served.raw(path, json.dumps(submission(node("a"))).encode(), kind)
     assert answer.status_code == 415
     assert answer.json()["code"] == "unsupported_media_type"
@@ -66,12 +67,12 @@ async def test_a_body_that_says_it_is_something_else_is_415(served, path, kind):
 @pytest.mark.parametrize(
     "kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.dihedral+json"]
 )
-async def test_json_by_any_of_its_names_is_taken(served, kind):
+async def test_json_by_any_of_its_names_is_taken(served: Any, kind: Any) -> None:
     answer = await served.raw("/api/plans", json.dumps(submission(node("a"))).encode(), kind)
     assert answer.status_code == 200
 
 
-async def test_every_wrong_field_is_named_at_once(served):
+async def test_every_wrong_field_is_named_at_once(served: Any) -> None:
     body = submission(
         {"id": "a b", "task": "act", "plane": "gpu", "params": [], "colour": "red"}, priority="urgent", extra=1
     )
@@ -89,7 +90,7 @@ async def test_every_wrong_field_is_named_at_once(served):
     assert problem["code"] == "invalid_request"
 
 
-async def test_every_problem_of_the_plan_is_named_at_once(served):
+async def test_every_problem_of_the_plan_is_named_at_once(served: Any) -> None:
     nodes = [node("a", task="acct"), node("a"), node("b", task="light_node", plane="python"), node("c", wait=5, nope=1)]
     body = submission(*nodes, edges=[edge("b", "c"), edge("c", "b"), edge("c", "x")])
     for path in ROUTES:
@@ -109,7 +110,7 @@ async def test_every_problem_of_the_plan_is_named_at_once(served):
         )
 
 
-async def test_a_pipeline_and_its_params_are_checked(served):
+async def test_a_pipeline_and_its_params_are_checked(served: Any) -> None:
     problem = await served.post("/api/jobs", {"pipeline": "simulat"}, expect=422)
     assert pointers(problem) == {"/pipeline": "unknown_pipeline"}
     problem = await served.post("/api/jobs", {"pipeline": "simulate", "params": {"steps": -1, "stepz": 1}}, expect=422)
@@ -125,7 +126,7 @@ async def test_a_pipeline_and_its_params_are_checked(served):
 @pytest.mark.parametrize(
     "id", ["", "a/b", "../a", "a\x00b", "\x00", "ä", "a\n", "-a", ".a", "a" * 129, 5, None, "\ud800"]
 )
-async def test_an_id_of_other_characters_is_refused(served, id):
+async def test_an_id_of_other_characters_is_refused(served: Any, id: Any) -> None:
     body = json.dumps(
         submission(node("a"), job=id) if id is not None else {"graph": {**graph(node("a")), "workflowId": None}}
     )
@@ -137,14 +138,14 @@ async def test_an_id_of_other_characters_is_refused(served, id):
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b'"\\ud800"', b"01", b"'a'", b'"\x01"'])
-async def test_a_value_that_json_has_not_is_400(served, value):
+async def test_a_value_that_json_has_not_is_400(served: Any, value: Any) -> None:
     for path in ROUTES:
         answer = await served.raw(path, HEAD + value + TAIL)
         assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
 
 
 @pytest.mark.parametrize("digits", [19, 20, 30, 300, 5000])
-async def test_a_number_of_any_length_is_taken_or_refused(served, digits):
+async def test_a_number_of_any_length_is_taken_or_refused(served: Any, digits: Any) -> None:
     answer = await served.raw("/api/plans", HEAD + b"1" * digits + TAIL)
     if digits == 19:
         assert answer.json()["nodes"][0]["params"]["output"] == 1111111111111111111
@@ -152,12 +153,12 @@ async def test_a_number_of_any_length_is_taken_or_refused(served, digits):
         assert answer.status_code in (200, 400, 422), answer.text
 
 
-async def test_a_number_beyond_every_float_is_refused(served):
+async def test_a_number_beyond_every_float_is_refused(served: Any) -> None:
     for path in ROUTES:
         assert (await served.raw(path, HEAD + b"1e400" + TAIL)).status_code == 422
 
 
-async def test_of_a_repeated_key_the_last_counts(served):
+async def test_of_a_repeated_key_the_last_counts(served: Any) -> None:
     answer = await served.raw("/api/plans", HEAD + b'1,"output":2' + TAIL)
     assert answer.json()["nodes"][0]["params"]["output"] == 2
 
@@ -168,7 +169,7 @@ async def test_of_a_repeated_key_the_last_counts(served):
 @pytest.mark.parametrize("levels", [66, 900, 5000, 100_000])
 @pytest.mark.parametrize("shape", [(b"[", b"]"), (b'{"a":', b"}")], ids=["arrays", "objects"])
 @pytest.mark.parametrize("path", [*ROUTES, "/api/jobs/batch"])
-async def test_deep_nesting_is_refused(served, path, shape, levels):
+async def test_deep_nesting_is_refused(served: Any, path: Any, shape: Any, levels: Any) -> None:
     body = HEAD + deep(levels, *shape) + TAIL
     if path == "/api/jobs/batch":
         body = b'{"jobs":[' + body + b"]}"
@@ -193,7 +194,7 @@ async def test_deep_nesting_is_refused(served, path, shape, levels):
         "graph/nodes/0/output",
     ],
 )
-async def test_deep_nesting_is_refused_wherever_it_stands(served, where):
+async def test_deep_nesting_is_refused_wherever_it_stands(served: Any, where: Any) -> None:
     body = submission(node("a")) if where != "params" else {"pipeline": "simulate"}
     *path, name = where.split("/")
     at = body
@@ -206,12 +207,12 @@ async def test_deep_nesting_is_refused_wherever_it_stands(served, where):
     assert set(pointers(answer.json()).values()) == {"too_deep"}
 
 
-async def test_64_levels_are_not_too_deep(served):
+async def test_64_levels_are_not_too_deep(served: Any) -> None:
     answer = await served.raw("/api/plans", HEAD + deep(60) + TAIL)
     assert answer.status_code == 200
 
 
-async def test_twenty_thousand_nodes_are_refused_quickly_while_others_are_served(served):
+async def test_twenty_thousand_nodes_are_refused_quickly_while_others_are_served(served: Any) -> None:
     body = json.dumps(submission(*({"id": f"n{i}", "task": "act", "plane": "python"} for i in range(20_000)))).encode()
     assert len(body) < served.settings.control.body_limit_bytes
     begun = time.monotonic()
@@ -227,12 +228,12 @@ async def test_twenty_thousand_nodes_are_refused_quickly_while_others_are_served
     assert answered > 2, "the loop goes on while a thread looks for the problems"
 
 
-async def test_a_hundred_problems_are_enough(served):
+async def test_a_hundred_problems_are_enough(served: Any) -> None:
     problem = await served.post("/api/jobs", submission(*(node(f"n{i}", task="none") for i in range(500))), expect=422)
     assert len(problem["errors"]) == 100
 
 
-async def _talk(served, head: str, body: list[bytes]) -> tuple[bytes, bytes]:
+async def _talk(served: Any, head: str, body: list[bytes]) -> tuple[bytes, bytes]:
     """Sends a request as it is; (the answer, and that of a second request on the same connection)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     try:
@@ -256,7 +257,7 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/api/train", "/api/jobs/x/retry"])
-async def test_a_body_that_announces_60_mb_is_413_and_the_connection_goes_on(served, path):
+async def test_a_body_that_announces_60_mb_is_413_and_the_connection_goes_on(served: Any, path: Any) -> None:
     head = f"POST {path} HTTP/1.1\nhost: x\ncontent-type: application/json\ncontent-length: {60 * MIB}\n\n"
     answer, second = await _talk(served, head, [b" " * MIB] * 60)
     assert answer.startswith(b"HTTP/1.1 413")
@@ -264,7 +265,7 @@ async def test_a_body_that_announces_60_mb_is_413_and_the_connection_goes_on(ser
     assert second.startswith(b"HTTP/1.1 200")
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_comes(served):
+async def test_a_body_that_is_too_large_is_refused_before_it_comes(served: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(
         b"POST /api/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 62914560\r\n\r\n"
@@ -274,7 +275,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_comes(served):
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-async def test_a_chunked_body_of_60_mb_is_413_and_the_connection_goes_on(served):
+async def test_a_chunked_body_of_60_mb_is_413_and_the_connection_goes_on(served: Any) -> None:
     head = "POST /api/jobs HTTP/1.1\nhost: x\ncontent-type: application/json\ntransfer-encoding: chunked\n\n"
     chunk = f"{MIB:x}\r\n".encode() + b" " * MIB + b"\r\n"
     answer, second = await _talk(served, head, [chunk] * 60 + [b"0\r\n\r\n"])
@@ -283,7 +284,9 @@ async def test_a_chunked_body_of_60_mb_is_413_and_the_connection_goes_on(served)
     assert second.startswith(b"HTTP/1.1 200")
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_ours(served, caplog):
+async def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_ours(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(
         b"POST /api/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
@@ -291,7 +294,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_
     await writer.drain()
     writer.close()
 
-    async def counted():
+    async def counted() -> Any:
         text = (await served.http.get("/metrics")).text
         assert 'route="/api/jobs",status="500"' not in text
         return 'route="/api/jobs",status="400"' in text
@@ -304,7 +307,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_
 
 
 @pytest.mark.parametrize("job", ["none", "a%00b", "..%2f..%2fetc", "%ff", "a b", "a*", "x" * 5000, "%F0%9F%98%80", "-"])
-async def test_an_unknown_job_is_404_whatever_its_id(served, job):
+async def test_an_unknown_job_is_404_whatever_its_id(served: Any, job: Any) -> None:
     for method, path in [
         ("GET", ""), ("GET", "/graph"), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/retry"), ("DELETE", ""),
         ("POST", "/nodes/a/finish"),
@@ -316,7 +319,7 @@ async def test_an_unknown_job_is_404_whatever_its_id(served, job):
     assert answer.status_code == 404
 
 
-def checked_at(answer):
+def checked_at(answer: Any) -> Any:
     document = answer.json()
     assert answer.headers["content-type"] == PROBLEM
     return document
@@ -325,7 +328,7 @@ def checked_at(answer):
 @pytest.mark.parametrize(
     "path", ["/nothing", "/api", "/api/", "/api/jobs/a/b/c", "/api/graphs/x", "/schemas/none.json"]
 )
-async def test_an_address_that_is_none_is_404(served, path):
+async def test_an_address_that_is_none_is_404(served: Any, path: Any) -> None:
     answer = await served.http.get(path)
     assert answer.status_code == 404
     assert checked_at(answer)["status"] == 404
@@ -342,7 +345,7 @@ async def test_an_address_that_is_none_is_404(served, path):
         ("POST", "/health/live"),
     ],
 )
-async def test_a_method_that_is_none_is_405_and_says_which_are(served, method, path):
+async def test_a_method_that_is_none_is_405_and_says_which_are(served: Any, method: Any, path: Any) -> None:
     answer = await served.http.request(method, path)
     assert answer.status_code == 405
     assert checked(answer)["code"] == "method_not_allowed"
@@ -359,7 +362,7 @@ async def test_a_method_that_is_none_is_405_and_says_which_are(served, method, p
         "pipeline=a&pipeline=b", "limit=1&limit=2", "pipeline=", "cursor=" + "QTpi", "since=1700000000",
     ],
 )  # fmt: skip
-async def test_a_filter_that_cannot_be_obeyed_is_refused(served, query):
+async def test_a_filter_that_cannot_be_obeyed_is_refused(served: Any, query: Any) -> None:
     answer = await served.http.get(f"/api/jobs?{query}")
     assert answer.status_code == 422, answer.text
     problem = checked(answer)
@@ -373,7 +376,7 @@ async def test_a_filter_that_cannot_be_obeyed_is_refused(served, query):
      ("DELETE", "?artifacts=maybe"), ("DELETE", "?artefacts=true"), ("POST", "/cancel?force=1"), ("GET", "?full=1"),
      ("POST", "/retry?from=start")],
 )  # fmt: skip
-async def test_a_parameter_that_cannot_be_obeyed_is_refused(served, method, path):
+async def test_a_parameter_that_cannot_be_obeyed_is_refused(served: Any, method: Any, path: Any) -> None:
     answer = await served.http.request(method, f"/api/jobs/none{path}")
     assert answer.status_code == 422
     assert checked(answer)["code"] == "invalid_parameter"
@@ -417,7 +420,7 @@ SUBMISSIONS = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(document=st.one_of(JSON, GRAPHS.map(lambda made: {"graph": made}), SUBMISSIONS))
-async def test_no_document_at_all_makes_a_500(served, document):
+async def test_no_document_at_all_makes_a_500(served: Any, document: Any) -> None:
     body = json.dumps(document, allow_nan=False).encode("utf-8", "surrogatepass")
     planned = await served.raw("/api/plans", body)
     submitted = await served.raw("/api/jobs", body)
@@ -427,11 +430,11 @@ async def test_no_document_at_all_makes_a_500(served, document):
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(body=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
-async def test_no_bytes_at_all_make_a_500(served, body):
+async def test_no_bytes_at_all_make_a_500(served: Any, body: Any) -> None:
     for path in (*ROUTES, "/api/jobs/batch"):
         assert (await served.raw(path, body)).status_code in (400, 422)
 
 
-async def test_the_service_is_well_after_all_this(served):
+async def test_the_service_is_well_after_all_this(served: Any) -> None:
     job = await served.submit(node("a"), job=new_id())
     assert (await served.ended(job))["status"] == "completed"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,11 @@ from tests.control_plane.served import new_id, node, pointers, submission
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def batch(served, *items, expect=200):
+async def batch(served: Any, *items: Any, expect: Any = 200) -> Any:
     return await served.post("/api/jobs/batch", {"jobs": list(items)}, expect=expect)
 
 
-async def test_the_answers_stand_in_the_order_of_the_items(served):
+async def test_the_answers_stand_in_the_order_of_the_items(served: Any) -> None:
     ids = [new_id() for _ in range(50)]
     found = await batch(served, *(submission(node("a"), job=job) for job in ids))
     assert [job["jobId"] for job in found["jobs"]] == ids
@@ -22,7 +23,7 @@ async def test_the_answers_stand_in_the_order_of_the_items(served):
         assert (await served.ended(job))["status"] == "completed"
 
 
-async def test_a_bad_item_stops_no_other(served):
+async def test_a_bad_item_stops_no_other(served: Any) -> None:
     taken = await served.submit(node("a"), job=new_id())
     one, two = new_id(), new_id()
     found = await batch(
@@ -45,7 +46,7 @@ async def test_a_bad_item_stops_no_other(served):
     assert (await served.ended(two))["status"] == "completed"
 
 
-async def test_one_id_twice_in_a_batch_is_one_job(served):
+async def test_one_id_twice_in_a_batch_is_one_job(served: Any) -> None:
     job = new_id()
     found = await batch(
         served, submission(node("a"), job=job), submission(node("a"), job=job), submission(node("b"), job=job)
@@ -54,24 +55,24 @@ async def test_one_id_twice_in_a_batch_is_one_job(served):
     assert [each["code"] for each in found["jobs"][1:]] == ["job_exists", "job_exists"]
 
 
-async def test_an_empty_batch_is_answered_with_nothing(served):
+async def test_an_empty_batch_is_answered_with_nothing(served: Any) -> None:
     assert await batch(served) == {"jobs": []}
 
 
-async def test_a_batch_has_at_most_a_thousand_items(served):
+async def test_a_batch_has_at_most_a_thousand_items(served: Any) -> None:
     problem = await batch(served, *([{}] * 1001), expect=422)
     assert problem["code"] == "too_many_jobs"
     found = await batch(served, *([{}] * 1000))
     assert len(found["jobs"]) == 1000
 
 
-async def test_a_batch_of_another_shape_is_refused(served):
+async def test_a_batch_of_another_shape_is_refused(served: Any) -> None:
     for document in ({}, [], {"jobs": {}}, {"jobs": None}, {"jobs": [], "more": 1}):
         problem = await served.post("/api/jobs/batch", document, expect=422)
         assert problem["code"] == "invalid_request"
 
 
-async def test_a_batch_may_be_larger_than_a_submission_but_its_items_may_not(served):
+async def test_a_batch_may_be_larger_than_a_submission_but_its_items_may_not(served: Any) -> None:
     limit = served.settings.control.body_limit_bytes
     blank = " " * (limit // 2)
     small = [json.dumps(submission(node(f"n{index}"))) + blank for index in range(3)]
@@ -82,13 +83,13 @@ async def test_a_batch_may_be_larger_than_a_submission_but_its_items_may_not(ser
     assert answers[3]["status"] == 413
 
 
-async def test_a_batch_beyond_its_limit_is_413(served):
+async def test_a_batch_beyond_its_limit_is_413(served: Any) -> None:
     limit = served.settings.control.batch_limit_bytes
     answer = await served.raw("/api/jobs/batch", b" " * (limit + 1))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-async def test_a_batch_of_a_thousand_lets_others_in_between(served):
+async def test_a_batch_of_a_thousand_lets_others_in_between(served: Any) -> None:
     items = [submission(node("a", task="light_node")) for _ in range(1000)]
     answered = 0
     async with asyncio.TaskGroup() as group:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import resource
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +25,7 @@ MOST, HEAD_SECONDS, STALL_SECONDS = 40, 1.0, 2.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def small(tmp_path_factory):
+async def small(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     directory = tmp_path_factory.mktemp("small")
     process, url = start_server(directory)
     made = made_settings(url, directory)
@@ -43,7 +45,7 @@ async def small(tmp_path_factory):
 
 
 @asynccontextmanager
-async def raw(served, address="127.0.0.1"):
+async def raw(served: Any, address: Any = "127.0.0.1") -> AsyncIterator[Any]:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port, local_addr=(address, 0))
     try:
         yield reader, writer
@@ -51,14 +53,14 @@ async def raw(served, address="127.0.0.1"):
         writer.transport.abort()
 
 
-async def until_closed(reader, seconds=10):
+async def until_closed(reader: Any, seconds: Any = 10) -> Any:
     async with asyncio.timeout(seconds):
         with suppress(ConnectionError):
             return await reader.read()
         return b""
 
 
-async def alive(served):
+async def alive(served: Any) -> None:
     """Another client's request is answered within a second."""
     begun = time.monotonic()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=5) as other:
@@ -77,7 +79,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_a_head_without_end_is_cut_off_after_some_kilobytes(small, what):
+async def test_a_head_without_end_is_cut_off_after_some_kilobytes(small: Any, what: Any) -> None:
     start, more = ENDLESS[what]
     piece = more * (4096 // len(more))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -97,12 +99,12 @@ async def test_a_head_without_end_is_cut_off_after_some_kilobytes(small, what):
     await alive(small)
 
 
-async def test_a_head_of_ordinary_size_with_a_long_token_is_taken(small):
+async def test_a_head_of_ordinary_size_with_a_long_token_is_taken(small: Any) -> None:
     answer = await small.http.get("/health/live", headers={"x-a": "a" * (HEAD_BYTES - 4096)})
     assert answer.status_code == 200
 
 
-async def test_half_a_head_is_waited_for_no_longer_than_the_limit(small):
+async def test_half_a_head_is_waited_for_no_longer_than_the_limit(small: Any) -> None:
     for start in (b"", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHost: a\r\n"):
         begun = time.monotonic()
         async with raw(small) as (reader, writer):
@@ -112,7 +114,7 @@ async def test_half_a_head_is_waited_for_no_longer_than_the_limit(small):
         assert time.monotonic() - begun < 3 * HEAD_SECONDS
 
 
-async def test_a_head_that_drips_is_no_sooner_done(small):
+async def test_a_head_that_drips_is_no_sooner_done(small: Any) -> None:
     begun = time.monotonic()
     async with raw(small) as (reader, writer):
         closing = asyncio.ensure_future(until_closed(reader))
@@ -124,7 +126,7 @@ async def test_a_head_that_drips_is_no_sooner_done(small):
     assert time.monotonic() - begun < 3 * HEAD_SECONDS
 
 
-async def test_a_body_that_stands_still_or_drips_ends_its_connection(small):
+async def test_a_body_that_stands_still_or_drips_ends_its_connection(small: Any) -> None:
     for drip in (b"", b"a"):
         begun = time.monotonic()
         async with raw(small) as (reader, writer):
@@ -138,7 +140,7 @@ async def test_a_body_that_stands_still_or_drips_ends_its_connection(small):
         assert time.monotonic() - begun < 3 * STALL_SECONDS
 
 
-async def test_a_slow_body_that_moves_is_taken(small):
+async def test_a_slow_body_that_moves_is_taken(small: Any) -> None:
     body = json.dumps({"graph": {"schema": "langgraph.v1", "nodes": [], "edges": [], "metadata": {"a": "b" * 20_000}}})
     async with raw(small) as (reader, writer):
         head = "POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -151,14 +153,14 @@ async def test_a_slow_body_that_moves_is_taken(small):
         assert (await reader.readline()).startswith(b"HTTP/1.1 422")
 
 
-async def test_connections_that_say_nothing_give_way_to_those_that_ask(small):
+async def test_connections_that_say_nothing_give_way_to_those_that_ask(small: Any) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(3 * MOST):
             await stack.enter_async_context(raw(small))
         await alive(small)
 
 
-async def test_busy_connections_are_not_ended_for_others_which_are_refused(small):
+async def test_busy_connections_are_not_ended_for_others_which_are_refused(small: Any) -> None:
     head = b"POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     async with AsyncExitStack() as stack:
         busy = [await stack.enter_async_context(raw(small)) for _ in range(MOST)]
@@ -171,7 +173,7 @@ async def test_busy_connections_are_not_ended_for_others_which_are_refused(small
         assert (await busy[0][0].readline()).startswith(b"HTTP/1.1 422")
 
 
-async def test_a_websocket_counts_until_it_ends(small):
+async def test_a_websocket_counts_until_it_ends(small: Any) -> None:
     head = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     for _ in range(3):  # if they were not given back, the third time would find no room
         async with AsyncExitStack() as stack:
@@ -183,7 +185,7 @@ async def test_a_websocket_counts_until_it_ends(small):
         await small.becomes(lambda: small.http.get("/health/live"))
 
 
-async def test_requests_behind_an_unanswered_one_are_few(small):
+async def test_requests_behind_an_unanswered_one_are_few(small: Any) -> None:
     async with raw(small) as (reader, writer):
         first = b"POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
         writer.write(first + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
@@ -191,7 +193,7 @@ async def test_requests_behind_an_unanswered_one_are_few(small):
     assert said.count(b"HTTP/1.1 200") <= PIPELINED + 1
 
 
-async def test_a_download_that_is_not_taken_ends(small):
+async def test_a_download_that_is_not_taken_ends(small: Any) -> None:
     content = b"a" * (48 << 20)
     made = await small.http.post("/api/artifacts", files={"file": ("a.bin", content)}, timeout=60)
     meta = made.json()
@@ -206,7 +208,7 @@ async def test_a_download_that_is_not_taken_ends(small):
     await small.http.delete(f"/api/artifacts/{meta['bucket']}/{meta['key']}")
 
 
-async def test_unfinished_bodies_hold_no_more_than_the_limit_together(small):
+async def test_unfinished_bodies_hold_no_more_than_the_limit_together(small: Any) -> None:
     size = 3 << 20
     head = f"POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
     async with AsyncExitStack() as stack:
@@ -227,7 +229,7 @@ async def test_unfinished_bodies_hold_no_more_than_the_limit_together(small):
     assert problem["code"] == "invalid_request", "what was held is given back"
 
 
-async def test_what_is_no_http_writes_few_lines_into_the_log(small, caplog):
+async def test_what_is_no_http_writes_few_lines_into_the_log(small: Any, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(5 * LINES_PER_MINUTE):
         async with raw(small, "127.0.0.9") as (reader, writer):
             writer.write(b"\x16\x03\x01 no http\r\n\r\n")
@@ -236,7 +238,7 @@ async def test_what_is_no_http_writes_few_lines_into_the_log(small, caplog):
     assert 1 <= len(lines) <= LINES_PER_MINUTE
 
 
-async def test_an_address_has_no_more_connections_than_it_may_and_a_proxy_as_many_as_there_are():
+async def test_an_address_has_no_more_connections_than_it_may_and_a_proxy_as_many_as_there_are() -> None:
     made = Settings()
     made.control.max_connections_per_address, made.control.proxies = 2, ["192.0.2.0/24"]
     limits = Limits(made)
@@ -250,7 +252,9 @@ async def test_an_address_has_no_more_connections_than_it_may_and_a_proxy_as_man
     assert all(limits.admit(object(), "192.0.2.7") for _ in range(10))
 
 
-async def test_the_log_says_how_much_it_has_left_out(caplog, monkeypatch):
+async def test_the_log_says_how_much_it_has_left_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quiet, clock = QuietLog(), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     for _ in range(100):
@@ -262,7 +266,7 @@ async def test_the_log_says_how_much_it_has_left_out(caplog, monkeypatch):
     assert caplog.records[-1].omitted == 100 - LINES_PER_MINUTE
 
 
-async def test_a_burst_of_one_key_waits_in_its_own_line():
+async def test_a_burst_of_one_key_waits_in_its_own_line() -> None:
     turns = Turns(2)
     taken = [await turns.take("a") for _ in range(2)]
     third = asyncio.ensure_future(turns.take("a"))
@@ -272,7 +276,7 @@ async def test_a_burst_of_one_key_waits_in_its_own_line():
     taken[0]()
     (await third)()
     taken[1]()
-    waiting = [asyncio.ensure_future(turns.take("a")) for _ in range(2 + 128)]
+    waiting = [asyncio.ensure_future(turns.take("a")) for _ in range(1002)]
     await asyncio.sleep(0)
     with pytest.raises(ApiProblem) as refused:
         await turns.take("a")

@@ -2,6 +2,9 @@
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,7 +22,7 @@ KEPT = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def served(tmp_path_factory):
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     async with live(tmp_path_factory.mktemp("hub")) as made:
         yield made
 
@@ -27,7 +30,7 @@ async def served(tmp_path_factory):
 # Messages get lost ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_that_was_lost_is_read_from_the_log(served):
+async def test_a_message_that_was_lost_is_read_from_the_log(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -44,7 +47,7 @@ async def test_a_message_that_was_lost_is_read_from_the_log(served):
         assert REGISTRY.get_sample_value("dihedral_hub_rereads_total") > rereads
 
 
-async def test_a_last_message_that_was_lost_is_read_after_some_quiet(served):
+async def test_a_last_message_that_was_lost_is_read_after_some_quiet(served: Any) -> None:
     job = await served.puppet()
     async with world(served, quiet_seconds=0.3) as made:
         view = await made.view(job.job)
@@ -56,7 +59,7 @@ async def test_a_last_message_that_was_lost_is_read_after_some_quiet(served):
         assert seqs(*chunks) == [first.seq + 1, first.seq + 2]
 
 
-async def test_progress_that_knows_of_an_event_that_was_lost_brings_it(served):
+async def test_progress_that_knows_of_an_event_that_was_lost_brings_it(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -69,7 +72,7 @@ async def test_progress_that_knows_of_an_event_that_was_lost_brings_it(served):
         assert seqs(*chunks) == [first.seq + 1]
 
 
-async def test_after_a_lost_connection_what_was_missed_comes_once_and_in_order(served):
+async def test_after_a_lost_connection_what_was_missed_comes_once_and_in_order(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -86,7 +89,7 @@ async def test_after_a_lost_connection_what_was_missed_comes_once_and_in_order(s
         assert made.pubsub.connections > 1
 
 
-async def test_what_was_missed_is_read_when_the_reading_connection_broke_too(served):
+async def test_what_was_missed_is_read_when_the_reading_connection_broke_too(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -107,7 +110,7 @@ async def test_what_was_missed_is_read_when_the_reading_connection_broke_too(ser
 # Answers come late --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_answer_that_is_older_than_what_was_heard_takes_nothing_back(served):
+async def test_an_answer_that_is_older_than_what_was_heard_takes_nothing_back(served: Any) -> None:
     """The job was read; before the answer came, an event was heard."""
     job = await served.puppet()
     async with world(served, quiet_seconds=0.1) as made:
@@ -124,7 +127,7 @@ async def test_an_answer_that_is_older_than_what_was_heard_takes_nothing_back(se
         assert {chunk.kind for chunk in chunks} == {"update"}
 
 
-async def test_an_older_answer_after_a_restart_takes_nothing_back(served):
+async def test_an_older_answer_after_a_restart_takes_nothing_back(served: Any) -> None:
     """The epoch was another one by then, so the answer, older than what had been heard and sent, was sent as the new truth."""
     job = await served.puppet()
     epoch = await served.planes.jobs.epoch()
@@ -145,7 +148,9 @@ async def test_an_older_answer_after_a_restart_takes_nothing_back(served):
         assert seqs(*chunks) in ([first.seq + 2, first.seq + 3], [first.seq + 3], []), "some may be in the new snapshot"
 
 
-async def test_a_second_client_that_reads_ahead_of_the_messages_gets_the_end_and_takes_nothing_from_the_first(served):
+async def test_a_second_client_that_reads_ahead_of_the_messages_gets_the_end_and_takes_nothing_from_the_first(
+    served: Any,
+) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -162,7 +167,7 @@ async def test_a_second_client_that_reads_ahead_of_the_messages_gets_the_end_and
         assert second.silent
 
 
-async def test_a_client_that_is_further_than_the_hub_brings_it_forward(served):
+async def test_a_client_that_is_further_than_the_hub_brings_it_forward(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -177,7 +182,7 @@ async def test_a_client_that_is_further_than_the_hub_brings_it_forward(served):
         assert seqs(*await view.until(is_last)) == [first.seq + 1, first.seq + 2, first.seq + 3]
 
 
-async def test_progress_that_arrives_late_does_not_fall(served):
+async def test_progress_that_arrives_late_does_not_fall(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -197,11 +202,11 @@ async def test_progress_that_arrives_late_does_not_fall(served):
         assert told == [0.5]
 
 
-async def has_progress(served, job, progress):
+async def has_progress(served: Any, job: Any, progress: Any) -> Any:
     return (await served.job(job))["progress"] == progress
 
 
-async def test_progress_falls_with_a_new_attempt_of_a_node(served):
+async def test_progress_falls_with_a_new_attempt_of_a_node(served: Any) -> None:
     job = await served.puppet(attempts=2)
     async with world(served) as made:
         view = await made.view(job.job)
@@ -212,7 +217,7 @@ async def test_progress_falls_with_a_new_attempt_of_a_node(served):
         await view.until(lambda chunk: chunk.progress == 0.25)
 
 
-async def test_progress_falls_with_a_new_attempt_of_a_job(served):
+async def test_progress_falls_with_a_new_attempt_of_a_job(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -226,7 +231,7 @@ async def test_progress_falls_with_a_new_attempt_of_a_job(served):
         await view.until(lambda chunk: chunk.progress == 0.25)
 
 
-async def test_a_connection_that_answers_nothing_is_made_anew(served):
+async def test_a_connection_that_answers_nothing_is_made_anew(served: Any) -> None:
     """As when a machine between here and Redis has forgotten it: no error, no messages."""
     job = await served.puppet()
     async with world(served, silent_seconds=0.2) as made:
@@ -243,7 +248,7 @@ async def test_a_connection_that_answers_nothing_is_made_anew(served):
 # What a client has not collected -----------------------------------------------------------------------------------------
 
 
-async def test_what_a_client_did_not_take_is_read_again_from_the_log_and_not_kept(served):
+async def test_what_a_client_did_not_take_is_read_again_from_the_log_and_not_kept(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view, witness = await made.view(job.job), await made.view(job.job)
@@ -260,7 +265,7 @@ async def test_what_a_client_did_not_take_is_read_again_from_the_log_and_not_kep
         assert seqs(*chunks) == list(range(first.seq + 1, first.seq + 3 * kept + 3))
 
 
-async def test_a_job_that_ends_and_is_deleted_at_once_is_told_to_its_end(served):
+async def test_a_job_that_ends_and_is_deleted_at_once_is_told_to_its_end(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -274,7 +279,7 @@ async def test_a_job_that_ends_and_is_deleted_at_once_is_told_to_its_end(served)
         assert (seqs(*chunks), chunks[0].status) == ([first.seq + 1, first.seq + 2], "completed")
 
 
-async def test_a_job_that_was_made_anew_is_not_taken_for_the_deleted_one(served):
+async def test_a_job_that_was_made_anew_is_not_taken_for_the_deleted_one(served: Any) -> None:
     """While one client has not yet heard that the job it watches is gone, another may watch the new one."""
     job = await served.puppet()
     async with world(served) as made:
@@ -294,7 +299,7 @@ async def test_a_job_that_was_made_anew_is_not_taken_for_the_deleted_one(served)
         assert seqs(*await new.until(is_last)) == [first.seq + 1, first.seq + 2]
 
 
-async def test_a_client_that_leaves_while_another_comes_takes_nothing_from_it(served):
+async def test_a_client_that_leaves_while_another_comes_takes_nothing_from_it(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         for _ in range(20):
@@ -315,7 +320,7 @@ async def test_a_client_that_leaves_while_another_comes_takes_nothing_from_it(se
     await served.becomes(lambda: nobody_listens(served, job.job))
 
 
-async def nobody_listens(served, job):
+async def nobody_listens(served: Any, job: Any) -> Any:
     return await served.listeners(job) == 0
 
 
@@ -323,7 +328,7 @@ async def nobody_listens(served, job):
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"[]", b'{"type":1}', b'{"type":"data","seq":"x"}', b"\xff\xfe"])
-async def test_a_message_that_is_none_ends_nothing(served, nonsense):
+async def test_a_message_that_is_none_ends_nothing(served: Any, nonsense: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -334,7 +339,7 @@ async def test_a_message_that_is_none_ends_nothing(served, nonsense):
         assert seqs(*await view.until(is_last)) == [first.seq + 1, first.seq + 2]
 
 
-async def test_a_number_that_the_log_does_not_have_changes_nothing(served):
+async def test_a_number_that_the_log_does_not_have_changes_nothing(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         view = await made.view(job.job)
@@ -344,7 +349,7 @@ async def test_a_number_that_the_log_does_not_have_changes_nothing(served):
         assert seqs(*await view.until(is_last)) == [first.seq + 1, first.seq + 2]
 
 
-async def test_an_unknown_job_leaves_nothing_behind(served):
+async def test_an_unknown_job_leaves_nothing_behind(served: Any) -> None:
     async with world(served) as made:
         nobody = new_id("nobody")
         with pytest.raises(UnknownJob):
@@ -355,7 +360,7 @@ async def test_an_unknown_job_leaves_nothing_behind(served):
 # Redis restarts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_redis_that_is_killed_and_comes_back_costs_no_event(tmp_path):
+async def test_a_redis_that_is_killed_and_comes_back_costs_no_event(tmp_path: Path) -> None:
     """The epoch is another one then, so clients may be told to look again; the picture is complete and in order."""
     async with live(tmp_path, *KEPT) as served:
         job, quiet = await served.puppet(), await served.puppet()
@@ -386,7 +391,7 @@ async def test_a_redis_that_is_killed_and_comes_back_costs_no_event(tmp_path):
             assert ended(await client.subscribe(job.job, after=stories[0].seq, epoch=stories[0].epoch))
 
 
-async def test_a_redis_that_comes_back_with_older_data_is_followed_from_there(tmp_path):
+async def test_a_redis_that_comes_back_with_older_data_is_followed_from_there(tmp_path: Path) -> None:
     """As a replica that was promoted too early: the number of the last event goes back, and no client is left behind it."""
     async with live(tmp_path, *KEPT) as served:
         job = await served.puppet()

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.planes import RUNS, gate
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def held(served, *, job=None):
+async def held(served: Any, *, job: Any = None) -> Any:
     """(a job whose first node stands before a gate and whose second comes after, the gate's name)."""
     name = new_id("gate")
     made = await served.submit(
@@ -22,7 +23,7 @@ async def held(served, *, job=None):
     return made, name
 
 
-async def failed(served, **first):
+async def failed(served: Any, **first: Any) -> Any:
     job = await served.submit(
         node("first"),
         node("second", fail=True),
@@ -33,7 +34,7 @@ async def failed(served, **first):
     return job
 
 
-async def pages(served, between=None, **filters):
+async def pages(served: Any, between: Any = None, **filters: Any) -> Any:
     """Every job id of the list, page by page; `between` is awaited after each page."""
     found, cursor = [], None
     while True:
@@ -50,7 +51,7 @@ async def pages(served, between=None, **filters):
 # The list -------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_list_has_the_newest_first_and_whole_documents(served):
+async def test_the_list_has_the_newest_first_and_whole_documents(served: Any) -> None:
     ids = [await served.submit(node("a")) for _ in range(3)]
     ended = [await served.ended(job) for job in ids]
     listed = (await served.get("/api/jobs", limit=3))["jobs"]
@@ -59,14 +60,14 @@ async def test_the_list_has_the_newest_first_and_whole_documents(served):
     assert created == sorted(created, reverse=True)
 
 
-async def test_all_pages_together_have_each_job_once_while_jobs_are_added(served):
+async def test_all_pages_together_have_each_job_once_while_jobs_are_added(served: Any) -> None:
     since = datetime.now(UTC).isoformat()
     ids = (await served.post("/api/jobs/batch", {"jobs": [submission(node("a")) for _ in range(23)]}, expect=200))[
         "jobs"
     ]
     before = {job["jobId"] for job in ids}
 
-    async def another():
+    async def another() -> None:
         await served.submit(node("a"))
 
     found = await pages(served, another, limit=5, since=since)
@@ -74,7 +75,7 @@ async def test_all_pages_together_have_each_job_once_while_jobs_are_added(served
     assert before == set(found)
 
 
-async def test_fifty_jobs_are_a_page_unless_another_number_is_asked_for(served):
+async def test_fifty_jobs_are_a_page_unless_another_number_is_asked_for(served: Any) -> None:
     answers = await served.post("/api/jobs/batch", {"jobs": [submission(node("a")) for _ in range(60)]}, expect=200)
     assert len((await served.get("/api/jobs"))["jobs"]) == 50
     assert len((await served.get("/api/jobs", limit=55))["jobs"]) == 55
@@ -82,7 +83,7 @@ async def test_fifty_jobs_are_a_page_unless_another_number_is_asked_for(served):
         await served.ended(job["jobId"])
 
 
-async def test_the_list_is_filtered_by_status(served):
+async def test_the_list_is_filtered_by_status(served: Any) -> None:
     bad = await failed(served)
     running, name = await held(served)
     good = await served.submit(node("a"))
@@ -97,7 +98,7 @@ async def test_the_list_is_filtered_by_status(served):
     assert running not in await pages(served, status="running", limit=500)
 
 
-async def test_the_list_is_filtered_by_pipeline(served):
+async def test_the_list_is_filtered_by_pipeline(served: Any) -> None:
     plain = await served.submit(node("a"))
     made = (await served.post("/api/jobs", {"pipeline": "held", "params": {}}))["jobId"]
     assert (await served.job(made))["pipeline"] == "held"
@@ -107,7 +108,7 @@ async def test_the_list_is_filtered_by_pipeline(served):
     assert await pages(served, pipeline="talking_picture") == []
 
 
-async def test_the_list_is_filtered_by_time(served):
+async def test_the_list_is_filtered_by_time(served: Any) -> None:
     job = await served.submit(node("a"))
     created = datetime.fromisoformat((await served.job(job))["created"])
     moment, later = created.isoformat(), (created + timedelta(milliseconds=1)).isoformat()
@@ -119,7 +120,7 @@ async def test_the_list_is_filtered_by_time(served):
     assert await pages(served, since="2999-01-01T00:00:00+02:00") == []
 
 
-async def test_a_rare_status_is_found_behind_thousands_of_others(served):
+async def test_a_rare_status_is_found_behind_thousands_of_others(served: Any) -> None:
     rare = await failed(served)
     since = (await served.job(rare))["created"]
     for _ in range(3):
@@ -137,7 +138,7 @@ async def test_a_rare_status_is_found_behind_thousands_of_others(served):
 # One job --------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_graph_says_what_each_node_does_and_made(served):
+async def test_the_graph_says_what_each_node_does_and_made(served: Any) -> None:
     job, name = await held(served)
     document = await served.get(f"/api/jobs/{job}/graph")
     assert {"schema", "workflowId", "nodes", "edges", "context", "metadata"} == set(document)
@@ -153,7 +154,7 @@ async def test_the_graph_says_what_each_node_does_and_made(served):
     assert nodes["first"]["output"] == {"from": "first"}
 
 
-async def test_the_graph_of_a_failed_job_has_the_error_of_its_node(served):
+async def test_the_graph_of_a_failed_job_has_the_error_of_its_node(served: Any) -> None:
     nodes = await served.nodes(await failed(served))
     assert {id: each["status"] for id, each in nodes.items()} == {
         "first": "completed",
@@ -164,13 +165,13 @@ async def test_the_graph_of_a_failed_job_has_the_error_of_its_node(served):
     assert nodes["second"]["error"]["message"] == "it broke"
 
 
-async def test_a_failed_job_says_which_node_and_why(served):
+async def test_a_failed_job_says_which_node_and_why(served: Any) -> None:
     job = await served.job(await failed(served))
     assert (job["error"]["code"], job["error"]["nodeId"]) == ("boom", "second")
     assert "it broke" in job["error"]["message"]
 
 
-async def test_events_are_numbered_and_read_from_any_point(served):
+async def test_events_are_numbered_and_read_from_any_point(served: Any) -> None:
     job = await served.submit(node("a", log=5))
     await served.ended(job)
     page = await served.get(f"/api/jobs/{job}/events")
@@ -189,7 +190,7 @@ async def test_events_are_numbered_and_read_from_any_point(served):
 # Cancel, retry, delete ------------------------------------------------------------------------------------------------
 
 
-async def test_a_running_job_is_cancelled(served):
+async def test_a_running_job_is_cancelled(served: Any) -> None:
     job, _ = await held(served)
     answer = await served.http.post(f"/api/jobs/{job}/cancel")
     assert answer.status_code == 202
@@ -199,7 +200,7 @@ async def test_a_running_job_is_cancelled(served):
     assert {each["status"] for each in nodes.values()} == {"cancelled"}
 
 
-async def test_cancelling_what_has_ended_changes_nothing(served):
+async def test_cancelling_what_has_ended_changes_nothing(served: Any) -> None:
     job = await served.submit(node("a"))
     ended = await served.ended(job)
     assert await served.post(f"/api/jobs/{job}/cancel", expect=200) == ended
@@ -209,14 +210,14 @@ async def test_cancelling_what_has_ended_changes_nothing(served):
     assert (await served.post(f"/api/jobs/{cancelled}/cancel", expect=200))["status"] == "cancelled"
 
 
-async def test_a_scheduled_job_is_cancelled_at_once(served):
+async def test_a_scheduled_job_is_cancelled_at_once(served: Any) -> None:
     job = await served.submit(node("a"), startAt="2999-01-01T00:00:00Z")
     found = await served.post(f"/api/jobs/{job}/cancel", expect=202)
     assert found["status"] == "cancelled"
     assert found["finished"]
 
 
-async def test_a_retry_runs_what_failed_and_keeps_what_completed(served):
+async def test_a_retry_runs_what_failed_and_keeps_what_completed(served: Any) -> None:
     job = await served.submit(node("first"), node("second", fail=True), edges=[edge("first", "second")])
     await served.in_status(job, "failed")
     RUNS.clear()
@@ -230,7 +231,7 @@ async def test_a_retry_runs_what_failed_and_keeps_what_completed(served):
     assert seqs == list(range(1, len(seqs) + 1))
 
 
-async def test_a_retry_from_the_start_runs_everything(served):
+async def test_a_retry_from_the_start_runs_everything(served: Any) -> None:
     job = await failed(served)
     RUNS.clear()
     await served.post(f"/api/jobs/{job}/retry", {"from": "start"}, expect=200)
@@ -238,7 +239,7 @@ async def test_a_retry_from_the_start_runs_everything(served):
     assert ("begin", "first") in RUNS
 
 
-async def test_a_cancelled_job_is_retried(served):
+async def test_a_cancelled_job_is_retried(served: Any) -> None:
     job, name = await held(served)
     await served.post(f"/api/jobs/{job}/cancel", expect=202)
     await served.in_status(job, "cancelled")
@@ -247,7 +248,7 @@ async def test_a_cancelled_job_is_retried(served):
     assert (await served.ended(job))["status"] == "completed"
 
 
-async def test_what_is_alive_or_complete_cannot_be_retried(served):
+async def test_what_is_alive_or_complete_cannot_be_retried(served: Any) -> None:
     job, name = await held(served)
     assert (await served.post(f"/api/jobs/{job}/retry", expect=409))["code"] == "not_retryable"
     gate(name).set()
@@ -256,13 +257,13 @@ async def test_what_is_alive_or_complete_cannot_be_retried(served):
 
 
 @pytest.mark.parametrize("body", [{"from": "end"}, {"from": 1}, {"begin": "start"}, [], "start"])
-async def test_a_retry_from_elsewhere_is_refused(served, body):
+async def test_a_retry_from_elsewhere_is_refused(served: Any, body: Any) -> None:
     job = await failed(served)
     await served.post(f"/api/jobs/{job}/retry", body, expect=422)
     assert (await served.job(job))["attempt"] == 1
 
 
-async def test_two_retries_at_once_are_one(served):
+async def test_two_retries_at_once_are_one(served: Any) -> None:
     job = await failed(served)
     answers = await asyncio.gather(*(served.http.post(f"/api/jobs/{job}/retry") for _ in range(5)))
     assert (await served.job(job))["attempt"] <= 1 + sum(answer.status_code == 200 for answer in answers)
@@ -270,7 +271,7 @@ async def test_two_retries_at_once_are_one(served):
     await served.in_status(job, "failed")
 
 
-async def test_only_an_ended_job_is_forgotten(served):
+async def test_only_an_ended_job_is_forgotten(served: Any) -> None:
     job, name = await held(served)
     assert (await served.delete(f"/api/jobs/{job}", expect=409))["code"] == "job_alive"
     gate(name).set()
@@ -283,7 +284,7 @@ async def test_only_an_ended_job_is_forgotten(served):
     assert (await served.submit(node("a"), job=job)) == job, "its id is free again"
 
 
-async def test_a_forgotten_job_leaves_its_artifacts_unless_told_otherwise(served):
+async def test_a_forgotten_job_leaves_its_artifacts_unless_told_otherwise(served: Any) -> None:
     store = open_store(served.settings.artifacts)
     for asked, left in (({}, 2), ({"artifacts": "false"}, 2), ({"artifacts": "true"}, 0)):
         files = [node(name, task="upload_artifact", name=f"{name}.txt", text="hello") for name in ("a", "b")]
@@ -303,7 +304,7 @@ async def test_a_forgotten_job_leaves_its_artifacts_unless_told_otherwise(served
 # Plans and old clients ------------------------------------------------------------------------------------------------
 
 
-async def test_a_plan_is_the_graph_that_would_run_and_leaves_nothing(served):
+async def test_a_plan_is_the_graph_that_would_run_and_leaves_nothing(served: Any) -> None:
     before = await served.planes.client.dbsize()
     job = new_id()
     planned = await served.post(
@@ -319,25 +320,25 @@ async def test_a_plan_is_the_graph_that_would_run_and_leaves_nothing(served):
     assert await served.planes.client.dbsize() == before
 
 
-async def test_a_plan_of_a_pipeline_has_its_params_filled_in(served):
+async def test_a_plan_of_a_pipeline_has_its_params_filled_in(served: Any) -> None:
     planned = await served.post("/api/plans", {"pipeline": "held", "params": {"wait": "x"}}, expect=200)
     assert planned["nodes"][0]["params"] == {"wait": "x"}
 
 
-async def test_a_plan_that_was_read_can_be_submitted(served):
+async def test_a_plan_that_was_read_can_be_submitted(served: Any) -> None:
     planned = await served.post("/api/plans", submission(node("a", log=1), metadata={"n": 1}), expect=200)
     job = (await served.post("/api/jobs", {"graph": planned}))["jobId"]
     assert job == planned["workflowId"]
     assert (await served.ended(job))["status"] == "completed"
 
 
-async def test_old_clients_read_status_and_progress(served):
+async def test_old_clients_read_status_and_progress(served: Any) -> None:
     job = await served.submit(node("a"))
     await served.ended(job)
     assert await served.get(f"/api/status/{job}") == {"jobId": job, "status": "completed", "progress": 1.0}
 
 
-async def test_train_without_example_inputs_says_what_is_missing(served):
+async def test_train_without_example_inputs_says_what_is_missing(served: Any) -> None:
     problem = await served.post("/api/train", {"prompt": "hello"}, expect=422)
     assert problem["code"] == "no_example_inputs"
     for body in ({"prompt": ""}, {"prompt": 5}, {"promt": "x"}, []):

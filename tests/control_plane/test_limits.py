@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
@@ -21,7 +24,7 @@ KEPT = ("--appendonly", "yes")
 
 
 @contextlib.asynccontextmanager
-async def alone(directory, **jobs):
+async def alone(directory: Any, **jobs: Any) -> AsyncIterator[Any]:
     """An application on a server of its own; (it, the server's process)."""
     process, url = start_server(directory, *KEPT)
     made = made_settings(url, directory)
@@ -37,12 +40,12 @@ async def alone(directory, **jobs):
         process.wait(10)
 
 
-async def accepted(served, path="/api/jobs"):
+async def accepted(served: Any, path: Any = "/api/jobs") -> Any:
     answer = await served.http.post(path, json=submission(node("a")))
     return answer.json() if answer.status_code in (200, 201) else None
 
 
-async def test_a_full_queue_refuses_and_takes_again_when_there_is_room(tmp_path):
+async def test_a_full_queue_refuses_and_takes_again_when_there_is_room(tmp_path: Path) -> None:
     async with alone(tmp_path, max_queued=2) as (served, _):
         held = [await served.submit(node("a", wait=(name := new_id())), job=new_id()) for _ in range(2)]
         key, body = new_id("key"), submission(node("a"))
@@ -61,7 +64,7 @@ async def test_a_full_queue_refuses_and_takes_again_when_there_is_room(tmp_path)
         assert (await served.ended(again["jobId"]))["status"] == "completed"
 
 
-async def test_with_partitions_no_more_jobs_are_alive_than_the_limit(tmp_path):
+async def test_with_partitions_no_more_jobs_are_alive_than_the_limit(tmp_path: Path) -> None:
     """Each partition has its share, so the queue may be full a little earlier, and never later."""
     process, url = start_server(tmp_path, *KEPT)
     made = made_settings(url, tmp_path)
@@ -88,7 +91,7 @@ async def test_with_partitions_no_more_jobs_are_alive_than_the_limit(tmp_path):
         process.wait()
 
 
-async def test_a_repeat_with_its_key_is_answered_also_when_the_queue_is_full(tmp_path):
+async def test_a_repeat_with_its_key_is_answered_also_when_the_queue_is_full(tmp_path: Path) -> None:
     async with alone(tmp_path, max_queued=1) as (served, _):
         body, name = submission(node("a", wait=(gated := new_id()))), new_id("key")
         first = await served.post("/api/jobs", body, idempotency_key=name)
@@ -109,7 +112,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tmp_path, state):
+async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tmp_path: Path, state: Any) -> None:
     """At the memory limit all else goes on: what runs, who watches, a worker that starts."""
     bad, good, code = STATES[state]
     async with alone(tmp_path) as (served, _):
@@ -153,7 +156,7 @@ async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tm
         assert worker.ready
 
 
-async def test_without_redis_every_request_is_503_at_once_until_it_is_back(tmp_path):
+async def test_without_redis_every_request_is_503_at_once_until_it_is_back(tmp_path: Path) -> None:
     async with alone(tmp_path) as (served, process):
         process.kill()
         process.wait()
@@ -182,7 +185,7 @@ async def test_without_redis_every_request_is_503_at_once_until_it_is_back(tmp_p
             back.wait()
 
 
-async def test_a_control_plane_starts_without_redis_and_serves_when_it_comes(tmp_path):
+async def test_a_control_plane_starts_without_redis_and_serves_when_it_comes(tmp_path: Path) -> None:
     made = made_settings(f"unix://{tmp_path}/redis.sock?db=0", tmp_path)
     async with serve(made) as served:
         await served.get("/health/ready", expect=503)
@@ -205,11 +208,11 @@ async def test_a_control_plane_starts_without_redis_and_serves_when_it_comes(tmp
             process.wait()
 
 
-async def ready(served):
+async def ready(served: Any) -> Any:
     return (await served.http.get("/health/ready")).status_code == 200
 
 
-async def test_a_server_that_hangs_holds_no_request_for_long(tmp_path):
+async def test_a_server_that_hangs_holds_no_request_for_long(tmp_path: Path) -> None:
     async with alone(tmp_path) as (served, process):
         os.kill(process.pid, signal.SIGSTOP)
         try:

@@ -3,6 +3,8 @@
 import copy
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +13,11 @@ from dihedral.control_plane.planning import pipelines as templates
 from tests.control_plane.served import HELD
 
 
-def changed(**fields):
+def changed(**fields: Any) -> Any:
     return {**copy.deepcopy(HELD), **fields}
 
 
-def test_a_document_of_the_folder_is_a_pipeline(tmp_path):
+def test_a_document_of_the_folder_is_a_pipeline(tmp_path: Path) -> None:
     (tmp_path / "held.json").write_text(json.dumps(HELD))
     (tmp_path / "README.md").write_text("no pipeline")
     found = templates.load(str(tmp_path))
@@ -23,18 +25,18 @@ def test_a_document_of_the_folder_is_a_pipeline(tmp_path):
     assert {"talking_picture", "train_image_lora", "train_voice", "simulate"} < set(found)
 
 
-def test_the_folder_goes_before_what_comes_with_dihedral(tmp_path):
+def test_the_folder_goes_before_what_comes_with_dihedral(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(changed(id="simulate", label="Mine")))
     assert templates.load(str(tmp_path))["simulate"].label == "Mine"
 
 
-def test_without_a_folder_there_are_ours():
+def test_without_a_folder_there_are_ours() -> None:
     ours = {"talking_picture", "render_video", "train_lora", "train_image_lora", "train_voice"}
     ours |= {"compare_voice", "simulate", "speak"}
     assert set(templates.load("")) == ours
 
 
-def deep(levels):
+def deep(levels: Any) -> Any:
     return {"a": deep(levels - 1)} if levels else {}
 
 
@@ -68,7 +70,9 @@ NODE = TEMPLATE["nodes"][0]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_document_that_is_none_stops_the_start_with_one_line_that_names_it(tmp_path, text, says):
+def test_a_document_that_is_none_stops_the_start_with_one_line_that_names_it(
+    tmp_path: Path, text: Any, says: Any
+) -> None:
     (tmp_path / "bad.json").write_bytes(text)
     with pytest.raises(SettingsError) as caught:
         templates.load(str(tmp_path))
@@ -79,7 +83,7 @@ def test_a_document_that_is_none_stops_the_start_with_one_line_that_names_it(tmp
     assert len(line) < 1000
 
 
-def test_a_parameter_may_stand_for_any_value(tmp_path):
+def test_a_parameter_may_stand_for_any_value(tmp_path: Path) -> None:
     node = {**NODE, "timeoutSeconds": {"$param": "seconds"}, "tags": {"$param": "tags"}}
     params = {
         "type": "object",
@@ -89,7 +93,7 @@ def test_a_parameter_may_stand_for_any_value(tmp_path):
     assert "held" in templates.load(str(tmp_path))
 
 
-def plugin(folder, code):
+def plugin(folder: Any, code: Any) -> None:
     """Installs a distribution with one pipeline, as pip would."""
     (folder / "plug.py").write_text(code)
     information = folder / "plug-1.0.dist-info"
@@ -98,7 +102,7 @@ def plugin(folder, code):
     (information / "entry_points.txt").write_text("[dihedral.pipelines]\nmine = plug:PIPELINE\n")
 
 
-def test_a_plugin_brings_a_pipeline(tmp_path, monkeypatch):
+def test_a_plugin_brings_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(tmp_path, f"PIPELINE = {HELD!r}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "plug", raising=False)
@@ -106,7 +110,7 @@ def test_a_plugin_brings_a_pipeline(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "PIPELINE = object()", "PIPELINE = {'id': 'x'}", ""])
-def test_a_plugin_that_brings_none_is_named(tmp_path, monkeypatch, code):
+def test_a_plugin_that_brings_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any) -> None:
     plugin(tmp_path, code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "plug", raising=False)
@@ -114,19 +118,19 @@ def test_a_plugin_that_brings_none_is_named(tmp_path, monkeypatch, code):
         templates.load("")
 
 
-def test_two_documents_with_one_id_are_refused(tmp_path):
+def test_two_documents_with_one_id_are_refused(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(json.dumps(HELD))
     with pytest.raises(SettingsError, match=r"b\.json: .*'held'.*a\.json"):
         templates.load(str(tmp_path))
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"pipelines\.dir: .*none"):
         templates.load(str(tmp_path / "none"))
 
 
-def test_a_document_that_cannot_be_read_is_refused(tmp_path):
+def test_a_document_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").mkdir()
     with pytest.raises(SettingsError, match=r"bad\.json: "):
         templates.load(str(tmp_path))

@@ -6,6 +6,7 @@ import shutil
 import socket
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 # What there is --------------------------------------------------------------------------------------------------------
 
 
-async def test_capabilities_are_those_of_both_planes(served):
+async def test_capabilities_are_those_of_both_planes(served: Any) -> None:
     found = await served.get("/api/capabilities")
     assert set(found) == {"capabilities", "sources", "generatedAt"}
     planes = {each["id"]: each["plane"] for each in found["capabilities"]}
@@ -35,7 +36,7 @@ async def test_capabilities_are_those_of_both_planes(served):
     }  # fmt: skip
 
 
-async def test_sources_are_the_workers_that_announced_capabilities(served):
+async def test_sources_are_the_workers_that_announced_capabilities(served: Any) -> None:
     alive = {worker["workerId"]: worker["plane"] for worker in (await served.get("/api/workers"))["workers"]}
     sources = (await served.get("/api/capabilities"))["sources"]
     assert set(sources) == {"node", "python"}
@@ -43,14 +44,14 @@ async def test_sources_are_the_workers_that_announced_capabilities(served):
         assert worker in sources[plane]
 
 
-async def test_a_capability_outlives_its_worker(served):
+async def test_a_capability_outlives_its_worker(served: Any) -> None:
     async with served.no_worker():
         found = await served.get("/api/capabilities")
         assert "act" in {each["id"] for each in found["capabilities"]}
         assert found["sources"]["python"]
 
 
-async def test_pipelines_are_whole_documents_in_order(served):
+async def test_pipelines_are_whole_documents_in_order(served: Any) -> None:
     found = (await served.get("/api/pipelines"))["pipelines"]
     assert [each["id"] for each in found] == sorted(each["id"] for each in found)
     assert {"talking_picture", "simulate", "held"} <= {each["id"] for each in found}
@@ -59,7 +60,7 @@ async def test_pipelines_are_whole_documents_in_order(served):
         assert each["params"]["type"] == "object"
 
 
-async def test_workers_are_those_that_live(served):
+async def test_workers_are_those_that_live(served: Any) -> None:
     other = worker_info(new_id("worker"), "act")
     await served.planes.jobs.announce(other, [])
     found = {each["workerId"]: each for each in (await served.get("/api/workers"))["workers"]}
@@ -75,8 +76,8 @@ async def test_workers_are_those_that_live(served):
     assert other.worker_id not in {each["workerId"] for each in (await served.get("/api/workers"))["workers"]}
 
 
-async def test_queues_say_what_waits_and_for_how_long(served):
-    async def data_plane():
+async def test_queues_say_what_waits_and_for_how_long(served: Any) -> None:
+    async def data_plane() -> Any:
         found = {(each["plane"], each["pool"]): each for each in (await served.get("/api/queues"))["queues"]}
         assert ("node", "default") in found
         return found["python", "default"]
@@ -96,7 +97,7 @@ async def test_queues_say_what_waits_and_for_how_long(served):
     gate(name).set()
     await served.ended(held)
 
-    async def idle():
+    async def idle() -> Any:
         queue = await data_plane()
         return (queue["depth"], queue["pending"], queue["oldestSeconds"]) == (0, 0, None)
 
@@ -106,11 +107,11 @@ async def test_queues_say_what_waits_and_for_how_long(served):
 # Dead letters ---------------------------------------------------------------------------------------------------------
 
 
-async def letters(served):
+async def letters(served: Any) -> Any:
     return {each["jobId"]: each for each in (await served.get("/api/dead-letters"))["deadLetters"]}
 
 
-async def test_a_dead_letter_is_requeued_or_dropped(served):
+async def test_a_dead_letter_is_requeued_or_dropped(served: Any) -> None:
     async with served.no_worker():
         worker = await served.planes.start("python")
         jobs = [await served.submit(node("a", task="once", wait=new_id())) for _ in range(2)]
@@ -140,11 +141,11 @@ async def test_a_dead_letter_is_requeued_or_dropped(served):
     await served.post(f"/api/jobs/{jobs[0]}/cancel", expect=202)
 
 
-async def test_garbage_on_a_stream_is_a_letter_that_can_only_be_dropped(served):
+async def test_garbage_on_a_stream_is_a_letter_that_can_only_be_dropped(served: Any) -> None:
     client = served.planes.client
     await client.xadd("stream:process:data", {"nonsense": b"\xff\x00"})
 
-    async def letter():
+    async def letter() -> Any:
         return (await letters(served)).get("")
 
     found = await served.becomes(letter)
@@ -155,7 +156,7 @@ async def test_garbage_on_a_stream_is_a_letter_that_can_only_be_dropped(served):
     assert (await served.ended(job))["status"] == "completed"
 
 
-async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served):
+async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served: Any) -> None:
     async with served.no_worker():
         worker = await served.planes.start("python")
         job = await served.submit(node("a", task="once", wait=(name := new_id())))
@@ -170,7 +171,7 @@ async def test_the_letter_of_a_job_that_runs_again_cannot_be_requeued(served):
     await served.delete(f"/api/dead-letters/{letter}")
 
 
-async def given_up(served, *nodes, **more):
+async def given_up(served: Any, *nodes: Any, **more: Any) -> Any:
     """A job whose nodes have died with their worker; its id."""
     async with served.no_worker():
         worker = await served.planes.start("python")
@@ -181,11 +182,11 @@ async def given_up(served, *nodes, **more):
     return job
 
 
-async def all_run(served, job):
+async def all_run(served: Any, job: Any) -> Any:
     return {each["status"] for each in (await served.nodes(job)).values()} == {"running"}
 
 
-async def test_a_requeue_drops_every_letter_of_its_job(served):
+async def test_a_requeue_drops_every_letter_of_its_job(served: Any) -> None:
     name = new_id()
     job = await given_up(served, *(node(each, task="once", wait=name) for each in ("a", "b")))
     both = [each for each in (await served.get("/api/dead-letters"))["deadLetters"] if each["jobId"] == job]
@@ -198,7 +199,7 @@ async def test_a_requeue_drops_every_letter_of_its_job(served):
     assert (await served.ended(job))["status"] == "completed"
 
 
-async def test_the_letter_of_an_earlier_attempt_retries_no_later_one(served):
+async def test_the_letter_of_an_earlier_attempt_retries_no_later_one(served: Any) -> None:
     """Whoever looks at an old list must not begin the third attempt of a job whose second failed for another reason."""
     job = await given_up(served, node("a", task="once", wait=(name := new_id()), fail=True))
     letter = (await letters(served))[job]["id"]
@@ -212,7 +213,7 @@ async def test_the_letter_of_an_earlier_attempt_retries_no_later_one(served):
     await served.delete(f"/api/dead-letters/{letter}")
 
 
-async def test_two_requeues_at_once_retry_once(served):
+async def test_two_requeues_at_once_retry_once(served: Any) -> None:
     job = await given_up(served, node("a", task="once", wait=(name := new_id())))
     letter = (await letters(served))[job]["id"]
     path = f"/api/dead-letters/{letter}/requeue"
@@ -223,7 +224,7 @@ async def test_two_requeues_at_once_retry_once(served):
     assert (await served.ended(job))["attempt"] == 2
 
 
-async def test_the_letter_of_a_job_that_is_gone_can_only_be_dropped(served):
+async def test_the_letter_of_a_job_that_is_gone_can_only_be_dropped(served: Any) -> None:
     job = await given_up(served, node("a", task="once", wait=new_id()))
     letter = (await letters(served))[job]["id"]
     await served.delete(f"/api/jobs/{job}")
@@ -233,7 +234,7 @@ async def test_the_letter_of_a_job_that_is_gone_can_only_be_dropped(served):
     await served.get(f"/api/dead-letters/{letter}", expect=404)
 
 
-async def test_what_a_drain_gives_up_is_a_letter_too(served):
+async def test_what_a_drain_gives_up_is_a_letter_too(served: Any) -> None:
     async with served.no_worker():
         worker = await served.planes.start("python")
         job = await served.submit(node("drained", task="once", wait=new_id()))
@@ -245,7 +246,7 @@ async def test_what_a_drain_gives_up_is_a_letter_too(served):
     await served.delete(f"/api/dead-letters/{letter['id']}")
 
 
-async def test_letters_come_in_pages_newest_first(served):
+async def test_letters_come_in_pages_newest_first(served: Any) -> None:
     await drop_all(served)
     assert await served.get("/api/dead-letters") == {"deadLetters": [], "next": None}
     for number in range(5):
@@ -262,13 +263,13 @@ async def test_letters_come_in_pages_newest_first(served):
     await drop_all(served)
 
 
-async def drop_all(served):
+async def drop_all(served: Any) -> None:
     while found := (await served.get("/api/dead-letters"))["deadLetters"]:
         for each in found:
             await served.delete(f"/api/dead-letters/{each['id']}")
 
 
-async def all_there(served, count):
+async def all_there(served: Any, count: Any) -> Any:
     return len((await served.get("/api/dead-letters"))["deadLetters"]) == count
 
 
@@ -276,7 +277,7 @@ async def all_there(served, count):
     "query", ["limit=0", "limit=501", "limit=x", "cursor=", "cursor=x", "cursor=0-0-0", "cursor=1-1-1", "page=2", "limit=1&limit=2",
               "cursor=0-" + "9" * 20 + "-0"],
 )  # fmt: skip
-async def test_a_page_of_letters_that_cannot_be_is_refused(served, query):
+async def test_a_page_of_letters_that_cannot_be_is_refused(served: Any, query: Any) -> None:
     answer = await served.http.get(f"/api/dead-letters?{query}")
     assert (answer.status_code, checked(answer)["code"]) == (422, "invalid_parameter")
 
@@ -300,7 +301,7 @@ async def test_a_page_of_letters_that_cannot_be_is_refused(served, query):
         "0-(1-1",
     ],
 )
-async def test_an_unknown_letter_is_404(served, letter):
+async def test_an_unknown_letter_is_404(served: Any, letter: Any) -> None:
     await served.post(f"/api/dead-letters/{letter}/requeue", expect=404)
     await served.get(f"/api/dead-letters/{letter}", expect=404)
     answer = await served.http.delete(f"/api/dead-letters/{letter}")
@@ -310,13 +311,13 @@ async def test_an_unknown_letter_is_404(served, letter):
 # Health and metrics ---------------------------------------------------------------------------------------------------
 
 
-async def test_health_says_that_all_is_well(served):
+async def test_health_says_that_all_is_well(served: Any) -> None:
     assert await served.get("/health/live") == {"status": "ok"}
     for path in ("/health/ready", "/health"):
         assert await served.get(path) == {"status": "ok", "checks": {"redis": "ok", "store": "ok"}}
 
 
-async def test_health_says_that_the_store_cannot_be_used(served):
+async def test_health_says_that_the_store_cannot_be_used(served: Any) -> None:
     directory = served.settings.artifacts.directory
     shutil.move(directory, directory + ".away")
     try:
@@ -332,7 +333,7 @@ async def test_health_says_that_the_store_cannot_be_used(served):
     await served.get("/health/ready")
 
 
-async def test_metrics_have_the_names_that_dashboards_know(served):
+async def test_metrics_have_the_names_that_dashboards_know(served: Any) -> None:
     await served.ended(await served.submit(node("light", task="light_node")))
     answer = await served.http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
@@ -348,7 +349,7 @@ async def test_metrics_have_the_names_that_dashboards_know(served):
     assert f'dihedral_build_info{{version="{VERSION}"}} 1.0' in text
 
 
-async def test_no_job_id_becomes_a_label(served):
+async def test_no_job_id_becomes_a_label(served: Any) -> None:
     job = await served.submit(node("a"))
     for path in ("", "/graph", "/events"):
         await served.get(f"/api/jobs/{job}{path}")
@@ -360,14 +361,14 @@ async def test_no_job_id_becomes_a_label(served):
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_root_is_the_console_and_says_where_the_api_is_described(served):
+async def test_the_root_is_the_console_and_says_where_the_api_is_described(served: Any) -> None:
     answer = await served.http.get("/")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert 'href="/schema"' in answer.text
 
 
-async def test_openapi_lists_every_route(served):
+async def test_openapi_lists_every_route(served: Any) -> None:
     document = await served.get("/schema")
     assert document["openapi"].startswith("3.1")
     assert document["info"] == {"title": "Dihedral", "version": VERSION, "description": document["info"]["description"]}
@@ -381,7 +382,7 @@ async def test_openapi_lists_every_route(served):
     assert len(routes) > 25
 
 
-async def test_openapi_describes_bodies_answers_and_problems(served):
+async def test_openapi_describes_bodies_answers_and_problems(served: Any) -> None:
     document = await served.get("/schema")
     submit = document["paths"]["/api/jobs"]["post"]
     assert "/schemas/request.json#/$defs/JobRequest" in str(submit["requestBody"])
@@ -392,7 +393,7 @@ async def test_openapi_describes_bodies_answers_and_problems(served):
     assert "date-time" in str(names["since"])
 
 
-async def test_every_source_schema_is_published(served):
+async def test_every_source_schema_is_published(served: Any) -> None:
     for name in (
         "graph",
         "submission",

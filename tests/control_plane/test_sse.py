@@ -5,6 +5,9 @@ import contextlib
 import json
 import random
 import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,7 +27,7 @@ MESSAGE = re.compile(r"event: ([a-z]+)\n(?:id: ([0-9]+)\n)?data: ([^\n]*)\n\n")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def served(tmp_path_factory):
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     limits = {"update_interval_ms": 0, "queue_length": 20}
     async with live(
         tmp_path_factory.mktemp("sse"), websocket=limits, event_log_length=200, event_log_bytes=1 << 30
@@ -35,13 +38,13 @@ async def served(tmp_path_factory):
 class Stream:
     """Messages as (event, id, data), each of which must look as this server writes them."""
 
-    def __init__(self, answer):
+    def __init__(self, answer: Any) -> None:
         self.answer = answer
         self.status = answer.status_code
         self.text = ""
         self._pieces = answer.aiter_text()
 
-    async def next(self):
+    async def next(self) -> Any:
         async with asyncio.timeout(SECONDS):
             while "\n\n" not in self.text:
                 self.text += await anext(self._pieces)
@@ -53,13 +56,13 @@ class Stream:
         assert (event, number) == (document["type"], None if event in ("progress", "resync") and not number else number)
         return event, number and int(number), document
 
-    async def until(self, what):
+    async def until(self, what: Any) -> Any:
         messages = [await self.next()]
         while not what(*messages[-1]):
             messages.append(await self.next())
         return messages
 
-    async def rest(self):
+    async def rest(self) -> Any:
         """Up to the end of the stream."""
         messages = []
         with contextlib.suppress(StopAsyncIteration):
@@ -70,7 +73,7 @@ class Stream:
 
 
 @contextlib.asynccontextmanager
-async def streaming(served, job, after=None, **headers):
+async def streaming(served: Any, job: Any, after: Any = None, **headers: Any) -> AsyncIterator[Any]:
     params = {} if after is None else {"after": after}
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     async with served.http.stream(
@@ -82,15 +85,15 @@ async def streaming(served, job, after=None, **headers):
         yield Stream(answer)
 
 
-def logged(messages):
+def logged(messages: Any) -> Any:
     return [document for event, number, document in messages if number is not None and event != "resync"]
 
 
-def is_said(number):
+def is_said(number: Any) -> Any:
     return lambda event, _, document: event == "data" and document["data"] == {"n": number}
 
 
-async def test_every_event_comes_once_and_in_order_and_the_stream_ends_with_the_job(served):
+async def test_every_event_comes_once_and_in_order_and_the_stream_ends_with_the_job(served: Any) -> None:
     job = await served.puppet()
     async with streaming(served, job.job) as stream:
         messages = [await stream.next()]
@@ -103,7 +106,7 @@ async def test_every_event_comes_once_and_in_order_and_the_stream_ends_with_the_
     assert [number for _, number, _ in messages if number is not None] == [event["seq"] for event in log]
 
 
-async def test_the_data_are_the_bytes_of_the_log(served):
+async def test_the_data_are_the_bytes_of_the_log(served: Any) -> None:
     job = await served.puppet()
     job.data(text="Zoë", number=1e300, empty=[], nothing=None)
     job.end()
@@ -113,7 +116,7 @@ async def test_the_data_are_the_bytes_of_the_log(served):
     assert [data for _, _, data in MESSAGE.findall(text)] == [event.decode() for event in kept]
 
 
-async def test_progress_comes_without_an_id_so_that_a_client_resumes_at_an_event(served):
+async def test_progress_comes_without_an_id_so_that_a_client_resumes_at_an_event(served: Any) -> None:
     job = await served.puppet()
     async with streaming(served, job.job) as stream:
         job.progress(0.25)
@@ -128,7 +131,7 @@ async def test_progress_comes_without_an_id_so_that_a_client_resumes_at_an_event
         assert rest[-1][2]["status"] == "completed", "the end is an event, and the last word"
 
 
-async def test_an_ended_job_gives_all_its_events_and_closes(served):
+async def test_an_ended_job_gives_all_its_events_and_closes(served: Any) -> None:
     job = await served.puppet()
     job.data(n=1)
     job.fail()
@@ -141,7 +144,7 @@ async def test_an_ended_job_gives_all_its_events_and_closes(served):
         assert logged(await stream.rest()) == []
 
 
-async def test_last_event_id_goes_before_after(served):
+async def test_last_event_id_goes_before_after(served: Any) -> None:
     job = await served.puppet()
     job.end()
     await served.ended(job.job)
@@ -159,12 +162,12 @@ async def test_last_event_id_goes_before_after(served):
 
 
 @pytest.mark.parametrize("why", ["trimmed", "beyond"])
-async def test_a_last_event_id_that_the_log_does_not_have_is_a_resync(served, why):
+async def test_a_last_event_id_that_the_log_does_not_have_is_a_resync(served: Any, why: Any) -> None:
     job = await served.puppet()
     for number in range(250):
         job.data(n=number)
 
-    async def all_are_said():
+    async def all_are_said() -> Any:
         return (await served.log(job.job))[-1].get("data") == {"n": 249}
 
     await served.becomes(all_are_said)
@@ -177,7 +180,7 @@ async def test_a_last_event_id_that_the_log_does_not_have_is_a_resync(served, wh
         assert [number for _, number, _ in await stream.rest() if number] == [seq + 1, seq + 2]
 
 
-async def test_an_unknown_job_is_a_problem_and_no_stream(served):
+async def test_an_unknown_job_is_a_problem_and_no_stream(served: Any) -> None:
     nobody = new_id("nobody")
     answer = await served.http.get(f"/api/jobs/{nobody}/events", headers=ACCEPT)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
@@ -185,13 +188,13 @@ async def test_an_unknown_job_is_a_problem_and_no_stream(served):
     assert await served.listeners(nobody) == 0
 
 
-async def test_without_that_accept_the_events_are_a_page(served):
+async def test_without_that_accept_the_events_are_a_page(served: Any) -> None:
     job = await served.puppet()
     answer = await served.http.get(f"/api/jobs/{job.job}/events", headers={"accept": "application/json"})
     assert answer.json()["jobId"] == job.job
 
 
-async def test_a_comment_keeps_a_quiet_stream_open(served):
+async def test_a_comment_keeps_a_quiet_stream_open(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         stream = server_sent(made.hub, job.job, 0, comment_seconds=0.02)
@@ -205,7 +208,7 @@ async def test_a_comment_keeps_a_quiet_stream_open(served):
         assert b'"completed"' in rest[-1]
 
 
-async def test_a_job_that_is_deleted_ends_the_stream(served):
+async def test_a_job_that_is_deleted_ends_the_stream(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         stream = server_sent(made.hub, job.job, 0)
@@ -218,7 +221,7 @@ async def test_a_job_that_is_deleted_ends_the_stream(served):
         assert [piece async for piece in server_sent(made.hub, job.job, 0)] == []
 
 
-async def test_a_control_plane_that_goes_away_ends_its_streams(served):
+async def test_a_control_plane_that_goes_away_ends_its_streams(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         stream = server_sent(made.hub, job.job, 0)
@@ -229,11 +232,11 @@ async def test_a_control_plane_that_goes_away_ends_its_streams(served):
         assert not reading.result()[-1].startswith(b"event: status\nid")
 
 
-async def read(stream):
+async def read(stream: Any) -> Any:
     return [piece async for piece in stream]
 
 
-async def test_a_client_that_vanishes_leaves_nothing_behind(served):
+async def test_a_client_that_vanishes_leaves_nothing_behind(served: Any) -> None:
     job = await served.puppet()
     for _ in range(5):
         async with streaming(served, job.job) as stream:
@@ -245,13 +248,15 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(served):
         writer.write(head.encode())
         writer.transport.abort()
 
-    async def nobody_listens():
+    async def nobody_listens() -> Any:
         return await served.listeners(job.job) == 0
 
     await served.becomes(nobody_listens)
 
 
-async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_when_it_does(served, monkeypatch):
+async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_when_it_does(
+    served: Any, monkeypatch: Any
+) -> None:
     """What it has not taken is not kept for it, but read from the log when it comes back."""
     monkeypatch.setattr(outbox, "BURST_BYTES", 1 << 30)
     job = await served.puppet()
@@ -275,12 +280,12 @@ async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_whe
     ]
 
 
-def is_the_end(event):
+def is_the_end(event: Any) -> Any:
     return event["type"] == "status" and event["status"] == "completed"
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(served, seed):
+async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(served: Any, seed: Any) -> None:
     dice = random.Random(seed)
     job = await served.puppet()
     last, events, number = 0, [], 0
@@ -302,7 +307,7 @@ async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(
     assert events == await served.log(job.job)
 
 
-async def test_a_redis_that_is_killed_and_comes_back_costs_no_event(tmp_path):
+async def test_a_redis_that_is_killed_and_comes_back_costs_no_event(tmp_path: Path) -> None:
     async with live(tmp_path, *KEPT) as served:
         job = await served.puppet()
         async with streaming(served, job.job) as stream:

@@ -173,7 +173,7 @@ WRITTEN = {"title": "The sea", "lines": ["It comes.", "It goes."]}
 # generate_script: what is asked ---------------------------------------------------------------------------------------
 
 
-async def test_ollama_is_asked_for_the_prompt_and_its_answer_is_the_script():
+async def test_ollama_is_asked_for_the_prompt_and_its_answer_is_the_script() -> None:
     prompt = 'Zoë\'s "sea" {in the evening}\n\U0001f30a'
     async with endpoint(says(SCRIPT)) as ollama:
         written = output(await write(ollama.url, model="llama-of-ours", prompt=prompt))
@@ -190,7 +190,7 @@ async def test_ollama_is_asked_for_the_prompt_and_its_answer_is_the_script():
 
 
 @pytest.mark.parametrize("base", ["", "/", "/v1", "/v1/"])
-async def test_an_openai_compatible_endpoint_is_asked_with_the_key(base):
+async def test_an_openai_compatible_endpoint_is_asked_with_the_key(base: Any) -> None:
     async with endpoint(says(SCRIPT, "openai")) as openai:
         written = output(await write(openai.url + base, "openai", api_key=KEY, model="gpt-of-theirs"))
     assert written == {"script": WRITTEN, "source": "openai", "model": "gpt-of-theirs"}
@@ -202,13 +202,13 @@ async def test_an_openai_compatible_endpoint_is_asked_with_the_key(base):
     assert "the sea" in asked.document["messages"][0]["content"]
 
 
-async def test_a_key_from_a_file_with_a_last_newline_is_a_key():
+async def test_a_key_from_a_file_with_a_last_newline_is_a_key() -> None:
     async with endpoint(says(SCRIPT, "openai")) as openai:
         output(await write(openai.url, "openai", api_key=f"{KEY}\n"))
     assert openai.asked[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-async def test_without_an_endpoint_a_template_writes_and_the_output_says_so(served):
+async def test_without_an_endpoint_a_template_writes_and_the_output_says_so(served: Any) -> None:
     first, again = [
         await served.submit(node("a", task="generate_script", plane="node", prompt="A walk by the sea.", lines=7))
         for _ in range(2)
@@ -224,7 +224,7 @@ async def test_without_an_endpoint_a_template_writes_and_the_output_says_so(serv
 
 
 @pytest.mark.parametrize("prompt", [" ", "...", "\n\n", "x" * 10_000, "\u2028", "{}"])
-async def test_the_template_has_a_script_for_every_prompt(prompt):
+async def test_the_template_has_a_script_for_every_prompt(prompt: Any) -> None:
     script = output(await run("generate_script", prompt=prompt, lines=50))["script"]
     assert script["title"]
     assert len(script["lines"]) == 50
@@ -235,7 +235,7 @@ async def test_the_template_has_a_script_for_every_prompt(prompt):
     ("params", "pointer"),
     [({"prompt": ""}, "/prompt"), ({"prompt": "a", "lines": 0}, "/lines"), ({"prompt": "a", "lines": 51}, "/lines"), ({}, "")],
 )  # fmt: skip
-async def test_params_that_are_none_are_refused_before_anything_runs(served, params, pointer):
+async def test_params_that_are_none_are_refused_before_anything_runs(served: Any, params: Any, pointer: Any) -> None:
     problem = await served.post(
         "/api/plans", submission(node("a", task="generate_script", plane="node", **params)), expect=422
     )
@@ -260,7 +260,7 @@ async def test_params_that_are_none_are_refused_before_anything_runs(served, par
         ('{"lines": ["\\ud83d\\ude00 smile", "caf\\u00e9"]}', ["\U0001f600 smile", "café"]),
     ],
 )
-async def test_the_forms_in_which_models_answer_are_all_a_script(text, lines):
+async def test_the_forms_in_which_models_answer_are_all_a_script(text: Any, lines: Any) -> None:
     async with endpoint(says(text)) as ollama:
         script = output(await write(ollama.url))["script"]
     assert [line.rstrip() for line in script["lines"]] == lines
@@ -274,7 +274,7 @@ async def test_the_forms_in_which_models_answer_are_all_a_script(text, lines):
         '{"title": "cut off", "lines": ["It comes.", "It go', '{"lines": ["lone \\ud800"]}', "[" * 100_000, '{"lines":' * 50_000 + "1" + "}" * 50_000,
     ],
 )  # fmt: skip
-async def test_a_model_that_writes_no_script_may_be_asked_again(text):
+async def test_a_model_that_writes_no_script_may_be_asked_again(text: Any) -> None:
     async with endpoint(says(text)) as ollama:
         assert refusal(await write(ollama.url)) == ("llm_bad_answer", True)
 
@@ -288,12 +288,12 @@ async def test_a_model_that_writes_no_script_may_be_asked_again(text):
         b'{"choices": [{"message": {"content": 5}}]}', b'{"choices": {"0": 1}}', b'{"choices": [null]}', b'{"response": "cut', b"[" * 100_000,
     ],
 )  # fmt: skip
-async def test_an_answer_that_is_not_the_apis_is_a_refusal_that_no_repeat_mends(kind, body):
+async def test_an_answer_that_is_not_the_apis_is_a_refusal_that_no_repeat_mends(kind: Any, body: Any) -> None:
     async with endpoint(answers(body)) as other:
         assert refusal(await write(other.url, kind)) == ("llm_bad_answer", False)
 
 
-async def test_a_huge_answer_is_left_unread():
+async def test_a_huge_answer_is_left_unread() -> None:
     """What does not fit is not kept: the endpoint is not ours, the memory is."""
     sent = 0
 
@@ -319,7 +319,7 @@ async def test_a_huge_answer_is_left_unread():
     ("status", "retryable"),
     [(500, True), (502, True), (503, True), (408, True), (429, True), (400, False), (401, False), (404, False), (302, False), (204, False)],
 )  # fmt: skip
-async def test_a_refusal_is_worth_another_attempt_where_it_may_pass(status, retryable):
+async def test_a_refusal_is_worth_another_attempt_where_it_may_pass(status: Any, retryable: Any) -> None:
     body = "" if status == 204 else json.dumps({"error": f"the key {KEY} is wrong"})
     async with endpoint(answers(body, status)) as other:
         outcome = await write(other.url, "openai", api_key=KEY)
@@ -328,19 +328,21 @@ async def test_a_refusal_is_worth_another_attempt_where_it_may_pass(status, retr
     assert status == 204 or "is wrong" in outcome.error.message
 
 
-async def test_a_key_at_the_cut_of_a_long_refusal_is_not_told_by_half():
+async def test_a_key_at_the_cut_of_a_long_refusal_is_not_told_by_half() -> None:
     async with endpoint(answers("x" * 185 + KEY, 401)) as other:
         assert refusal(await write(other.url, "openai", api_key=KEY)) == ("llm_refused", False)
 
 
-async def test_nobody_at_the_endpoint_is_worth_another_attempt():
+async def test_nobody_at_the_endpoint_is_worth_another_attempt() -> None:
     assert refusal(await write("http://127.0.0.1:1", api_key=KEY)) == ("llm_unavailable", True)
 
 
-async def test_an_endpoint_whose_name_leads_into_the_private_network_is_not_asked(monkeypatch):
+async def test_an_endpoint_whose_name_leads_into_the_private_network_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The operator named a host, not this machine; with it would go the key."""
 
-    async def getaddrinfo(loop, host, port, **_):
+    async def getaddrinfo(loop: Any, host: Any, port: Any, **_: Any) -> Any:
         assert host == "llm.example"
         return [(2, 1, 6, "", ("127.0.0.1", port))]
 
@@ -354,7 +356,7 @@ async def test_an_endpoint_whose_name_leads_into_the_private_network_is_not_aske
 
 
 @pytest.mark.parametrize("silence", [never, drips])
-async def test_an_answer_takes_no_longer_than_the_timeout(silence):
+async def test_an_answer_takes_no_longer_than_the_timeout(silence: Any) -> None:
     async with endpoint(silence) as slow:
         outcome = await write(slow.url, api_key=KEY, timeout_seconds=0.3)
         assert refusal(outcome) == ("llm_unavailable", True)
@@ -362,7 +364,7 @@ async def test_an_answer_takes_no_longer_than_the_timeout(silence):
             await slow.gone.wait()
 
 
-async def test_a_connection_that_is_cut_is_worth_another_attempt():
+async def test_a_connection_that_is_cut_is_worth_another_attempt() -> None:
     async def cuts(_: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"respon')
         await writer.drain()
@@ -372,14 +374,14 @@ async def test_a_connection_that_is_cut_is_worth_another_attempt():
 
 
 @pytest.mark.parametrize("url", ["localhost:11434", "ftp://127.0.0.1", "http://127.0.0.1:port", "nonsense"])
-async def test_an_endpoint_that_is_no_address_is_worth_no_other_attempt(url):
+async def test_an_endpoint_that_is_no_address_is_worth_no_other_attempt(url: Any) -> None:
     outcome = await write(url, api_key=KEY)
     assert refusal(outcome) == ("llm_misconfigured", False)
     assert "llm.endpoint" in outcome.error.message
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\nX-Other: 1", f"{KEY}\u00e9\u4e00", f"{KEY}\x00"])
-async def test_a_key_that_no_header_can_carry_is_not_told_either(key):
+async def test_a_key_that_no_header_can_carry_is_not_told_either(key: Any) -> None:
     async with endpoint(says(SCRIPT)) as other:
         outcome = await write(other.url, api_key=key)
     assert refusal(outcome) == ("llm_misconfigured", False)
@@ -401,7 +403,7 @@ async def asking(served: Any, url: str, **more: Any) -> AsyncIterator[None]:
         served.settings.llm = before
 
 
-async def test_a_busy_endpoint_is_asked_again_and_the_job_completes(served):
+async def test_a_busy_endpoint_is_asked_again_and_the_job_completes(served: Any) -> None:
     turns = iter([answers("busy", 429), says(SCRIPT)])
 
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -419,7 +421,7 @@ async def test_a_busy_endpoint_is_asked_again_and_the_job_completes(served):
     assert len(ollama.asked) == 2
 
 
-async def test_a_job_that_is_cancelled_waits_for_no_answer(served):
+async def test_a_job_that_is_cancelled_waits_for_no_answer(served: Any) -> None:
     async with endpoint(never) as ollama, asking(served, ollama.url):
         job = await served.submit(node("a", task="generate_script", plane="node", prompt="the sea"))
         await served.becomes(lambda: ollama.asked)
@@ -430,7 +432,9 @@ async def test_a_job_that_is_cancelled_waits_for_no_answer(served):
 
 
 @pytest.mark.parametrize("key", [KEY, f"{KEY}\nX-Other: 1"])
-async def test_the_key_is_in_nothing_that_can_be_read_of_a_failed_job(served, caplog, key):
+async def test_the_key_is_in_nothing_that_can_be_read_of_a_failed_job(
+    served: Any, caplog: pytest.LogCaptureFixture, key: Any
+) -> None:
     caplog.set_level("DEBUG")
     refuses = answers(json.dumps({"error": f"Incorrect API key provided: {KEY}"}), 401)
     async with endpoint(refuses) as openai, asking(served, openai.url, kind=LlmKind.openai, api_key=key):
@@ -461,7 +465,7 @@ def ref(key: str, bucket: str = "inputs") -> dict[str, str]:
     return {"bucket": bucket, "key": key}
 
 
-async def test_assets_are_described_in_order_and_counted(store):
+async def test_assets_are_described_in_order_and_counted(store: Any) -> None:
     for key, content in (("a/one.txt", b"one"), ("b/two.txt", b"three")):
         await store.put("inputs", key, content, "text/plain")
     said = Said()
@@ -482,19 +486,21 @@ async def test_assets_are_described_in_order_and_counted(store):
         (ref("../there.txt"), "bad_artifact_key"), (ref(".tmp"), "bad_artifact_key"), (ref("there.txt/"), "bad_artifact_key"),
     ],
 )  # fmt: skip
-async def test_one_asset_that_is_not_there_fails_all_before_anything_expensive(store, asset, code):
+async def test_one_asset_that_is_not_there_fails_all_before_anything_expensive(
+    store: Any, asset: Any, code: Any
+) -> None:
     await store.put("inputs", "there.txt", b"x", "text/plain")
     outcome = await run("prepare_assets", store, assets=[ref("there.txt"), asset])
     assert refusal(outcome) == (code, False)
     assert asset["key"] in outcome.error.message
 
 
-async def test_assets_need_a_store():
+async def test_assets_need_a_store() -> None:
     assert refusal(await run("prepare_assets", None, assets=[ref("a")])) == ("no_artifact_store", False)
 
 
 @pytest.mark.parametrize("assets", [[], [{"bucket": "inputs"}], ["inputs/a"], {}, [{"bucket": "B", "key": "a"}]])
-async def test_what_is_no_list_of_assets_is_refused_at_once(served, assets):
+async def test_what_is_no_list_of_assets_is_refused_at_once(served: Any, assets: Any) -> None:
     wish = submission(node("a", task="prepare_assets", plane="node", assets=assets))
     problem = await served.post("/api/plans", wish, expect=422)
     assert all(pointer.startswith("/graph/nodes/0/params/assets") for pointer in pointers(problem))
@@ -516,7 +522,9 @@ async def test_what_is_no_list_of_assets_is_refused_at_once(served, assets):
         ({"text": "a,b", "contentType": "text/csv; charset=utf-8", "bucket": "videos"}, b"a,b", "text/csv; charset=utf-8"),
     ],
 )  # fmt: skip
-async def test_an_uploaded_artifact_is_the_jobs_and_comes_back_as_it_went_in(served, given, content, kind):
+async def test_an_uploaded_artifact_is_the_jobs_and_comes_back_as_it_went_in(
+    served: Any, given: Any, content: Any, kind: Any
+) -> None:
     job = await served.submit(node("a", task="upload_artifact", plane="node", name="it.bin", **given))
     ended = await served.ended(job)
     assert ended["status"] == "completed", ended["error"]
@@ -538,7 +546,7 @@ async def test_an_uploaded_artifact_is_the_jobs_and_comes_back_as_it_went_in(ser
         {"base64": "YQ==\n"}, {"base64": "Y Q="}, {"base64": "café"}, {"base64": "_-8="},
     ],
 )  # fmt: skip
-async def test_content_that_is_none_is_refused_and_nothing_is_stored(store, given):
+async def test_content_that_is_none_is_refused_and_nothing_is_stored(store: Any, given: Any) -> None:
     assert refusal(await run("upload_artifact", store, name="it.bin", **given)) == ("invalid_input", False)
     assert await store.list() == []
 
@@ -552,7 +560,7 @@ async def test_content_that_is_none_is_refused_and_nothing_is_stored(store, give
         ({"contentType": "text"}, "contentType"), ({"contentType": "text/\u4e00"}, "contentType"), ({"contentType": "a/" + "b" * 300}, "contentType"),
     ],
 )  # fmt: skip
-async def test_a_name_a_bucket_or_a_type_that_is_none_is_refused_at_once(served, wrong, field):
+async def test_a_name_a_bucket_or_a_type_that_is_none_is_refused_at_once(served: Any, wrong: Any, field: Any) -> None:
     """A type goes into a header of whoever downloads it."""
     params = {"name": "it.txt", "text": "x", **wrong}
     problem = await served.post(
@@ -561,7 +569,7 @@ async def test_a_name_a_bucket_or_a_type_that_is_none_is_refused_at_once(served,
     assert set(pointers(problem)) == {f"/graph/nodes/0/params/{field}"}
 
 
-async def test_a_store_that_cannot_be_written_is_worth_another_attempt(tmp_path):
+async def test_a_store_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("a file where the directory should be")
     outcome = await run("upload_artifact", LocalStore(tmp_path / "artifacts"), name="it.txt", text="x")
     assert refusal(outcome) == ("artifact_store_unavailable", True)
@@ -574,7 +582,7 @@ def entry(id: str, plane: str = "python", **more: Any) -> dict[str, Any]:
     return {"id": id, "plane": plane, **more}
 
 
-async def test_capabilities_are_merged_by_id_and_plane_and_the_later_wins():
+async def test_capabilities_are_merged_by_id_and_plane_and_the_later_wins() -> None:
     merged = output(
         await run(
             "merge_capabilities",
@@ -587,7 +595,7 @@ async def test_capabilities_are_merged_by_id_and_plane_and_the_later_wins():
     }
 
 
-async def test_nothing_merged_is_nothing():
+async def test_nothing_merged_is_nothing() -> None:
     assert output(await run("merge_capabilities")) == {"capabilities": []}
     assert output(await run("merge_capabilities", lists=[[], []])) == {"capabilities": []}
 
@@ -595,14 +603,14 @@ async def test_nothing_merged_is_nothing():
 @pytest.mark.parametrize(
     "wrong", [{}, {"id": "a"}, {"plane": "node"}, {"id": "", "plane": "node"}, {"id": 1, "plane": "node"}, {"id": "a", "plane": None}]
 )  # fmt: skip
-async def test_an_entry_that_names_nothing_is_refused_with_its_place(wrong):
+async def test_an_entry_that_names_nothing_is_refused_with_its_place(wrong: Any) -> None:
     for given in ({"lists": [[], [entry("a"), wrong]]}, {"capabilities": [entry("a"), wrong]}):
         outcome = await run("merge_capabilities", **given)
         assert refusal(outcome) == ("invalid_input", False)
         assert ("/lists/1/1" if "lists" in given else "/capabilities/1") in outcome.error.message
 
 
-async def test_a_parents_capabilities_are_merged_with_what_params_name(served):
+async def test_a_parents_capabilities_are_merged_with_what_params_name(served: Any) -> None:
     """The one by name, from the parent's output, the other by `$from`; over both planes."""
     found = [entry("a", version="2"), entry("c")]
     job = await served.submit(

@@ -8,8 +8,11 @@ import json
 import signal
 import socket
 import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -28,13 +31,13 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of 24 bytes or so").decode()
 class Listener:
     """An HTTP server that notes what it is told and answers as it is told to: a status, or a path's own (`/500`)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.told = []
         self.answers = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.told.append((self.path, dict(self.headers.items()), body))
                 status = outer.answers.pop(0) if outer.answers else 204
@@ -44,27 +47,29 @@ class Listener:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
-            def log_message(self, *_):
+            def log_message(self, *_: Any) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def close(self):
+    def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
 
 
 @pytest.fixture
-def listener():
+def listener() -> Iterator[Any]:
     made = Listener()
     yield made
     made.close()
 
 
 @asynccontextmanager
-async def house(directory, monkeypatch, allow=("127.0.0.0/8",), **outgoing):
+async def house(
+    directory: Any, monkeypatch: pytest.MonkeyPatch, allow: Any = ("127.0.0.0/8",), **outgoing: Any
+) -> AsyncIterator[Any]:
     monkeypatch.setattr(Webhooks.__init__, "__kwdefaults__", {"first_pause_seconds": 0.05, "turn_ms": 3000})
     process, url = start_server(directory)
     made = made_settings(url, directory)
@@ -80,15 +85,15 @@ async def house(directory, monkeypatch, allow=("127.0.0.0/8",), **outgoing):
         process.wait(10)
 
 
-def counted(outcome):
+def counted(outcome: Any) -> Any:
     return REGISTRY.get_sample_value("dihedral_webhooks_total", {"outcome": outcome}) or 0
 
 
-def hooked(url, *nodes, **more):
+def hooked(url: Any, *nodes: Any, **more: Any) -> Any:
     return submission(*nodes, webhook={"url": url, "secret": SECRET}, **more)
 
 
-def verified(told):
+def verified(told: Any) -> Any:
     """The event, if its signature is right as Standard Webhooks has it."""
     _, headers, body = told
     headers = {name.lower(): value for name, value in headers.items()}
@@ -98,7 +103,9 @@ def verified(told):
     return headers["webhook-id"], json.loads(body)
 
 
-async def test_the_end_of_a_job_is_told_once_signed_and_with_its_document(tmp_path, monkeypatch, listener):
+async def test_the_end_of_a_job_is_told_once_signed_and_with_its_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
     async with house(tmp_path, monkeypatch) as served:
         name = new_id()
         job = (await served.post("/api/jobs", hooked(listener.url, node("a", wait=name))))["jobId"]
@@ -111,7 +118,7 @@ async def test_the_end_of_a_job_is_told_once_signed_and_with_its_document(tmp_pa
         assert id == f"{job}.1"
         assert (event["type"], event["data"]) == ("job.ended", document)
 
-        async def settled():
+        async def settled() -> Any:
             return not await served.planes.client.exists("webhooks", "webhooks:tries")
 
         await served.becomes(settled)
@@ -125,7 +132,9 @@ async def test_the_end_of_a_job_is_told_once_signed_and_with_its_document(tmp_pa
         assert len({verified(each)[0] for each in listener.told}) == 3
 
 
-async def test_whoever_retries_a_job_its_end_is_told_again(tmp_path, monkeypatch, listener):
+async def test_whoever_retries_a_job_its_end_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
     """A dead letter's requeue went past the queue, which noted that somebody was to be told."""
     async with house(tmp_path, monkeypatch) as served:
         job = (await served.post("/api/jobs", hooked(listener.url, node("a", fail=True))))["jobId"]
@@ -134,7 +143,7 @@ async def test_whoever_retries_a_job_its_end_is_told_again(tmp_path, monkeypatch
         await served.becomes(lambda: any(verified(each)[0] == f"{job}.2" for each in listener.told))
 
 
-async def test_a_secret_is_in_no_answer(tmp_path, monkeypatch, listener):
+async def test_a_secret_is_in_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any) -> None:
     async with house(tmp_path, monkeypatch) as served:
         job = (await served.post("/api/jobs", hooked(listener.url, node("a"))))["jobId"]
         await served.ended(job)
@@ -143,7 +152,9 @@ async def test_a_secret_is_in_no_answer(tmp_path, monkeypatch, listener):
         assert "whsec" not in (await served.http.get("/api/jobs")).text
 
 
-async def test_a_listener_that_fails_is_told_again_until_it_takes_it(tmp_path, monkeypatch, listener):
+async def test_a_listener_that_fails_is_told_again_until_it_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
     listener.answers = [500, 302, 404]
     failed, told = counted("failed"), counted("told")
     async with house(tmp_path, monkeypatch) as served:
@@ -156,13 +167,15 @@ async def test_a_listener_that_fails_is_told_again_until_it_takes_it(tmp_path, m
 
 
 @pytest.mark.parametrize(("answers", "times"), [([410], 1), ([500] * 9, 3)])
-async def test_a_listener_that_is_gone_or_never_takes_it_is_given_up(tmp_path, monkeypatch, listener, answers, times):
+async def test_a_listener_that_is_gone_or_never_takes_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any, answers: Any, times: Any
+) -> None:
     listener.answers = list(answers)
     before = counted("given_up")
     async with house(tmp_path, monkeypatch, webhook_attempts=3) as served:
         await served.post("/api/jobs", hooked(listener.url, node("a")))
 
-        async def given_up():
+        async def given_up() -> Any:
             return listener.told and not await served.planes.client.exists("webhooks")
 
         await served.becomes(given_up)
@@ -170,7 +183,9 @@ async def test_a_listener_that_is_gone_or_never_takes_it_is_given_up(tmp_path, m
         await served.becomes(lambda: counted("given_up") == before + 1)
 
 
-async def test_a_listener_that_does_not_answer_is_not_waited_for_and_holds_up_no_other(tmp_path, monkeypatch, listener):
+async def test_a_listener_that_does_not_answer_is_not_waited_for_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
     silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and answers nothing
     port = silent.getsockname()[1]
     async with house(tmp_path, monkeypatch, webhook_timeout_seconds=0.3, webhook_attempts=2) as served:
@@ -178,19 +193,21 @@ async def test_a_listener_that_does_not_answer_is_not_waited_for_and_holds_up_no
         await served.post("/api/jobs", hooked(listener.url, node("a")))
         await served.becomes(lambda: listener.told)
 
-        async def given_up():
+        async def given_up() -> Any:
             return not await served.planes.client.exists("webhooks")
 
         await served.becomes(given_up)
     silent.close()
 
 
-async def test_an_address_that_may_not_be_asked_is_refused_at_once(tmp_path, monkeypatch):
+async def test_an_address_that_may_not_be_asked_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with house(tmp_path, monkeypatch, allow=()) as served:
         hosts = ("a" * 64 + ".example", "xn--a.example")  # neither can be looked up, each in a way of its own
         odd = [(await served.post("/api/jobs", hooked(f"https://{host}/", node("a"))))["jobId"] for host in hosts]
 
-        async def tried():
+        async def tried() -> Any:
             return await served.planes.client.hlen("webhooks:tries") == len(odd)
 
         await served.becomes(tried)
@@ -201,7 +218,9 @@ async def test_an_address_that_may_not_be_asked_is_refused_at_once(tmp_path, mon
             assert pointers(found["jobs"][0]) == {"/webhook/url": "forbidden_url"}
 
 
-async def test_a_name_that_leads_into_the_private_network_is_not_asked(tmp_path, monkeypatch, listener, caplog):
+async def test_a_name_that_leads_into_the_private_network_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """The name looks harmless when the job is submitted; what counts is the address that is connected to."""
     port = listener.server.server_address[1]
     async with house(tmp_path, monkeypatch, allow=(), webhook_attempts=2) as served:
@@ -211,7 +230,7 @@ async def test_a_name_that_leads_into_the_private_network_is_not_asked(tmp_path,
         )
 
 
-def test_what_a_killed_control_plane_had_to_tell_the_next_one_tells(tmp_path, listener):
+def test_what_a_killed_control_plane_had_to_tell_the_next_one_tells(tmp_path: Path, listener: Any) -> None:
     """Killed between the end of the job and the telling: the job ends while no control plane runs at all."""
     house = Stack(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
     try:
@@ -232,14 +251,14 @@ def test_what_a_killed_control_plane_had_to_tell_the_next_one_tells(tmp_path, li
         house.close()
 
 
-def test_what_a_control_plane_was_about_to_tell_when_it_was_killed_is_told(tmp_path, listener):
+def test_what_a_control_plane_was_about_to_tell_when_it_was_killed_is_told(tmp_path: Path, listener: Any) -> None:
     """Killed while the listener has the message and has not answered: taken, never settled, due again when its turn is over."""
     held = threading.Event()
     house = Stack(tmp_path, DIHEDRAL_OUTGOING__ALLOW="127.0.0.0/8", DIHEDRAL_JOBS__LEASE_MS="5000")
     handler = listener.server.RequestHandlerClass
     answer = handler.do_POST
 
-    def hold(self):
+    def hold(self) -> None:
         answer(self) if held.is_set() else held.wait(60)
 
     handler.do_POST = hold
@@ -261,8 +280,8 @@ def test_what_a_control_plane_was_about_to_tell_when_it_was_killed_is_told(tmp_p
         house.close()
 
 
-def _ask(url, work):
-    async def go():
+def _ask(url: Any, work: Any) -> Any:
+    async def go() -> Any:
         client = connect(url)
         try:
             return await work(client)
@@ -272,17 +291,17 @@ def _ask(url, work):
     return asyncio.run(go())
 
 
-def _ended(url, job):
+def _ended(url: Any, job: Any) -> Any:
     state = _ask(url, lambda client: client.hget(f"job:{job}", "state"))
     return state.startswith(b"completed")
 
 
-def _taken(url):
+def _taken(url: Any) -> Any:
     return _ask(url, lambda client: client.hlen("webhooks:tries"))
 
 
-def _turn_is_over(url):
-    async def work(client):
+def _turn_is_over(url: Any) -> None:
+    async def work(client: Any) -> None:
         for job in await client.zrange("webhooks", 0, -1):
             await client.zadd("webhooks", {job: 1})
 

@@ -6,7 +6,9 @@ import json
 import random
 import socket
 import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -26,7 +28,7 @@ BAD = response("failed", None, "bad_message")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def served(tmp_path_factory):
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     """Progress comes at once; a log of 40 events; few subscriptions and short messages."""
     limits = {"update_interval_ms": 0, "max_subscriptions": 4, "max_message_bytes": 4000}
     async with live(tmp_path_factory.mktemp("ws"), websocket=limits, event_log_length=40) as made:
@@ -36,7 +38,7 @@ async def served(tmp_path_factory):
 # What is told -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_subscription_is_answered_then_comes_a_snapshot_then_every_event_once_and_in_order(served):
+async def test_a_subscription_is_answered_then_comes_a_snapshot_then_every_event_once_and_in_order(served: Any) -> None:
     job = await served.puppet()
     job.data(n=0)
     async with served.watcher() as client:
@@ -56,7 +58,7 @@ async def test_a_subscription_is_answered_then_comes_a_snapshot_then_every_event
         assert await client.silent()
 
 
-async def test_progress_is_told_without_events_and_the_end_is_exactly_one(served):
+async def test_progress_is_told_without_events_and_the_end_is_exactly_one(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         seq = (await client.subscribe(job.job))["seq"]
@@ -70,7 +72,7 @@ async def test_progress_is_told_without_events_and_the_end_is_exactly_one(served
         assert (last["status"], last["progress"]) == ("completed", 1)
 
 
-async def test_a_failed_job_is_told_with_its_error(served):
+async def test_a_failed_job_is_told_with_its_error(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         await client.subscribe(job.job)
@@ -80,7 +82,7 @@ async def test_a_failed_job_is_told_with_its_error(served):
         assert last["events"][-1]["error"]["code"] == "boom"
 
 
-async def test_an_ended_job_is_told_whole_in_one_update(served):
+async def test_an_ended_job_is_told_whole_in_one_update(served: Any) -> None:
     job = await served.puppet()
     job.end()
     await served.ended(job.job)
@@ -92,7 +94,7 @@ async def test_an_ended_job_is_told_whole_in_one_update(served):
         assert await client.silent()
 
 
-async def test_a_retry_of_an_ended_job_goes_on_in_the_same_subscription(served):
+async def test_a_retry_of_an_ended_job_goes_on_in_the_same_subscription(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         story = Story(served, job.job)
@@ -108,7 +110,7 @@ async def test_a_retry_of_an_ended_job_goes_on_in_the_same_subscription(served):
         await story.whole()
 
 
-async def test_after_goes_on_where_it_was_left(served):
+async def test_after_goes_on_where_it_was_left(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         for number in range(3):
@@ -128,7 +130,7 @@ async def test_after_goes_on_where_it_was_left(served):
 
 
 @pytest.mark.parametrize("why", ["beyond what is stored", "no longer in the log", "of another epoch"])
-async def test_after_is_a_resync_when_it_is(served, why):
+async def test_after_is_a_resync_when_it_is(served: Any, why: Any) -> None:
     """...and from the snapshot on every event comes once and in order."""
     job = await served.puppet()
     for number in range(45):
@@ -157,7 +159,7 @@ async def test_after_is_a_resync_when_it_is(served, why):
         assert snapshot["epoch"] == (await served.get(f"/api/jobs/{job.job}/events"))["epoch"]
 
 
-async def test_the_oldest_after_that_is_still_in_the_log_is_no_resync(served):
+async def test_the_oldest_after_that_is_still_in_the_log_is_no_resync(served: Any) -> None:
     job = await served.puppet()
     for number in range(60):
         job.data(n=number)
@@ -172,7 +174,7 @@ async def test_the_oldest_after_that_is_still_in_the_log_is_no_resync(served):
         assert (await client.subscribe(job.job))["events"] == log, "without after: whatever is kept"
 
 
-async def test_an_unknown_job_disturbs_no_other_subscription(served):
+async def test_an_unknown_job_disturbs_no_other_subscription(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         story = Story(served, job.job)
@@ -189,11 +191,11 @@ async def test_an_unknown_job_disturbs_no_other_subscription(served):
     await served.becomes(lambda: nobody_listens(served, nobody))
 
 
-async def nobody_listens(served, job):
+async def nobody_listens(served: Any, job: Any) -> Any:
     return await served.listeners(job) == 0
 
 
-async def test_after_unsubscribed_there_is_silence(served):
+async def test_after_unsubscribed_there_is_silence(served: Any) -> None:
     job, other = await served.puppet(), await served.puppet()
     async with served.watcher() as client, served.watcher() as witness:
         await client.subscribe(job.job)
@@ -211,7 +213,7 @@ async def test_after_unsubscribed_there_is_silence(served):
     await served.becomes(lambda: nobody_listens(served, job.job))
 
 
-async def test_subscribing_again_begins_again_and_nothing_comes_twice(served):
+async def test_subscribing_again_begins_again_and_nothing_comes_twice(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         await client.subscribe(job.job)
@@ -229,7 +231,7 @@ async def test_subscribing_again_begins_again_and_nothing_comes_twice(served):
         assert await client.silent()
 
 
-async def test_a_job_that_is_deleted_while_watched_becomes_unknown_and_leaves_the_rest_alone(served):
+async def test_a_job_that_is_deleted_while_watched_becomes_unknown_and_leaves_the_rest_alone(served: Any) -> None:
     job, other = await served.puppet(), await served.puppet()
     async with served.watcher() as client:
         await client.subscribe(job.job)
@@ -243,7 +245,7 @@ async def test_a_job_that_is_deleted_while_watched_becomes_unknown_and_leaves_th
     await served.becomes(lambda: nobody_listens(served, job.job))
 
 
-async def test_a_job_that_is_made_anew_under_its_id_is_another_job(served):
+async def test_a_job_that_is_made_anew_under_its_id_is_another_job(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         await client.subscribe(job.job)
@@ -262,7 +264,7 @@ async def test_a_job_that_is_made_anew_under_its_id_is_another_job(served):
         assert [event for event in story.events if event["type"] == "data"] == []
 
 
-async def test_more_subscriptions_than_the_limit_are_refused_and_one_less_makes_room(served):
+async def test_more_subscriptions_than_the_limit_are_refused_and_one_less_makes_room(served: Any) -> None:
     jobs = [await served.puppet() for _ in range(5)]
     async with served.watcher() as client:
         for job in jobs[:4]:
@@ -320,25 +322,25 @@ GARBAGE = {
 
 
 @pytest.fixture(scope="module", params=GARBAGE)
-def garbage(request):
+def garbage(request: pytest.FixtureRequest) -> Any:
     return GARBAGE[request.param]
 
 
-async def test_a_bad_message_is_refused_and_the_socket_lives_on(served, garbage):
+async def test_a_bad_message_is_refused_and_the_socket_lives_on(served: Any, garbage: Any) -> None:
     async with served.watcher() as client:
         await client.say(garbage)
         assert await client.response() == BAD
         assert await client.silent()
 
 
-async def test_an_after_beyond_any_number_is_beyond_what_is_stored(served):
+async def test_an_after_beyond_any_number_is_beyond_what_is_stored(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client:
         for after in (2**53, 2**64 - 1, 2**64, 10**40):
             assert (await client.subscribe(job.job, after=after))["type"] == "resync"
 
 
-async def test_thousands_of_bad_messages_are_each_refused_and_subscriptions_live_on(served):
+async def test_thousands_of_bad_messages_are_each_refused_and_subscriptions_live_on(served: Any) -> None:
     """They come in one piece, so that the server has them all before it has answered one."""
     job = await served.puppet()
     errors = await served.metric("websocket_errors_total")
@@ -360,7 +362,7 @@ async def test_thousands_of_bad_messages_are_each_refused_and_subscriptions_live
     assert await served.metric("websocket_errors_total") == errors + 3001
 
 
-async def test_what_is_no_websocket_message_ends_one_socket_only(served):
+async def test_what_is_no_websocket_message_ends_one_socket_only(served: Any) -> None:
     job = await served.puppet()
     async with served.watcher() as client, served.watcher() as other:
         await client.subscribe(job.job)
@@ -376,7 +378,7 @@ async def test_what_is_no_websocket_message_ends_one_socket_only(served):
 # Progress ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_progress_waits_for_its_interval_and_events_never_do(tmp_path):
+async def test_progress_waits_for_its_interval_and_events_never_do(tmp_path: Path) -> None:
     async with live(tmp_path, websocket={"update_interval_ms": 60_000}) as served:
         job = await served.puppet()
         async with served.watcher() as client:
@@ -396,11 +398,11 @@ async def test_progress_waits_for_its_interval_and_events_never_do(tmp_path):
             assert last["progress"] == 1
 
 
-async def has_progress(served, job, progress):
+async def has_progress(served: Any, job: Any, progress: Any) -> Any:
     return (await served.job(job))["progress"] == progress
 
 
-async def test_progress_is_told_once_per_interval(tmp_path):
+async def test_progress_is_told_once_per_interval(tmp_path: Path) -> None:
     async with live(tmp_path, websocket={"update_interval_ms": 200}) as served:
         job = await served.puppet()
         clock = asyncio.get_running_loop().time
@@ -409,7 +411,7 @@ async def test_progress_is_told_once_per_interval(tmp_path):
             begun = clock()
             await client.subscribe(job.job)
 
-            async def moves():
+            async def moves() -> None:
                 for step in range(1, 51):
                     job.progress(step / 100)
                     while (await published.get_message(timeout=SECONDS))["type"] != "message":
@@ -424,7 +426,7 @@ async def test_progress_is_told_once_per_interval(tmp_path):
         assert len(told) < 45
 
 
-async def test_nothing_is_sent_when_nothing_changes(tmp_path):
+async def test_nothing_is_sent_when_nothing_changes(tmp_path: Path) -> None:
     async with live(tmp_path, websocket={"update_interval_ms": 20}) as served:
         still, moves = await served.puppet(), await served.puppet()
         async with served.watcher() as client, served.watcher() as clock:
@@ -443,13 +445,13 @@ async def test_nothing_is_sent_when_nothing_changes(tmp_path):
 # Many, slow and lost clients --------------------------------------------------------------------------------------------
 
 
-async def test_all_clients_of_a_job_get_the_bytes_of_its_log(served):
+async def test_all_clients_of_a_job_get_the_bytes_of_its_log(served: Any) -> None:
     job = await served.puppet()
     clients = 200
     async with asyncio.TaskGroup() as group:
         ready = asyncio.Barrier(clients + 1)
 
-        async def watch():
+        async def watch() -> Any:
             async with served.watcher() as client:
                 await client.subscribe(job.job)
                 await ready.wait()
@@ -480,13 +482,13 @@ async def test_all_clients_of_a_job_get_the_bytes_of_its_log(served):
 class Mute:
     """A client that reads nothing and answers no ping until it is told to."""
 
-    def __init__(self, reader, writer, protocol):
+    def __init__(self, reader: Any, writer: Any, protocol: Any) -> None:
         self.reader = reader
         self.writer = writer
         self.protocol = protocol
 
     @classmethod
-    async def connect(cls, port):
+    async def connect(cls, port: Any) -> Any:
         protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/ws"), max_size=None)
         end = socket.socket()
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -499,14 +501,14 @@ class Mute:
             protocol.receive_data(await reader.read(1024))
         return made
 
-    def flush(self):
+    def flush(self) -> None:
         self.writer.write(b"".join(self.protocol.data_to_send()))
 
-    def say(self, document):
+    def say(self, document: Any) -> None:
         self.protocol.send_text(json.dumps(document).encode())
         self.flush()
 
-    async def read_to_the_end(self):
+    async def read_to_the_end(self) -> Any:
         """(close code, reason); still no ping is answered."""
         with contextlib.suppress(ConnectionResetError):  # it hung up before it had our goodbye
             async with asyncio.timeout(SECONDS):
@@ -523,10 +525,11 @@ class Mute:
     "limits",
     [{"queue_length": 100_000, "send_timeout_seconds": 0.5}, {"queue_length": 20, "send_timeout_seconds": 600}],
 )
-async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nobody(tmp_path, limits, monkeypatch):
-    monkeypatch.setattr(
-        outbox, "BURST_BYTES", 1 << 30
-    )  # one job is to fill sockets that a hundred would fill otherwise
+async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nobody(
+    tmp_path: Path, limits: Any, monkeypatch: Any
+) -> None:
+    # One job is to fill sockets that a hundred would fill otherwise.
+    monkeypatch.setattr(outbox, "BURST_BYTES", 1 << 30)
     async with live(tmp_path, websocket=limits, event_log_bytes=1 << 30) as served:
         job = await served.puppet()
         errors = await served.metric("websocket_errors_total")
@@ -553,7 +556,7 @@ async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nob
         await served.becomes(lambda: nobody_is_connected(served))
 
 
-async def test_a_client_that_asks_and_takes_no_answer_is_listened_to_no_longer(served):
+async def test_a_client_that_asks_and_takes_no_answer_is_listened_to_no_longer(served: Any) -> None:
     """What it asks stays in its own buffers, however much that is."""
     before = await served.metric("websocket_messages_received_total")
     mute = await Mute.connect(served.port)
@@ -563,7 +566,7 @@ async def test_a_client_that_asks_and_takes_no_answer_is_listened_to_no_longer(s
     mute.writer.write(b"".join(messages))
     received = [-1.0]
 
-    async def stands_still():
+    async def stands_still() -> Any:
         received.append(await served.metric("websocket_messages_received_total") - before)
         return received[-1] > 0 and received[-10:] == [received[-1]] * 10
 
@@ -572,12 +575,12 @@ async def test_a_client_that_asks_and_takes_no_answer_is_listened_to_no_longer(s
     assert received[-1] < len(messages)
 
 
-async def nobody_is_connected(served):
+async def nobody_is_connected(served: Any) -> Any:
     return await served.metric("websocket_clients_connected") == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(served, seed):
+async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(served: Any, seed: Any) -> None:
     """Several jobs on one socket, each of which says something at any time."""
     dice = random.Random(seed)
     jobs = [await served.puppet() for _ in range(4)]
@@ -586,7 +589,7 @@ async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(
     number = 0
     connections = 0
 
-    def act():
+    def act() -> None:
         nonlocal number
         if acting:
             number += 1
@@ -621,7 +624,7 @@ async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(
     assert connections > 3
 
 
-async def test_a_client_that_vanishes_leaves_nothing_behind(served):
+async def test_a_client_that_vanishes_leaves_nothing_behind(served: Any) -> None:
     jobs = [await served.puppet() for _ in range(3)]
     await served.becomes(lambda: nobody_is_connected(served))
     lifetimes = await served.metric("websocket_client_lifetime_seconds_count")
@@ -631,7 +634,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(served):
                 await client.say({"action": "subscribe", "jobId": job.job})
             client.socket.transport.abort()
 
-    async def all_gone():
+    async def all_gone() -> Any:
         return await served.metric("websocket_client_lifetime_seconds_count") == lifetimes + 10
 
     await served.becomes(all_gone)
@@ -640,7 +643,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(served):
         await served.becomes(lambda: nobody_listens(served, job.job))  # noqa: B023
 
 
-async def test_the_metrics_of_sockets_move(served):
+async def test_the_metrics_of_sockets_move(served: Any) -> None:
     names = ["connections_total", "messages_received_total", "messages_sent_total", "clients_connected"]
     job = await served.puppet()
     await served.becomes(lambda: nobody_is_connected(served))
@@ -655,13 +658,13 @@ async def test_the_metrics_of_sockets_move(served):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def own(served):
+async def own(served: Any) -> AsyncIterator[Any]:
     """(a hub of its own, the port of its `/ws`)"""
     async with world(served) as made, listening(made) as port:
         yield made, port
 
 
-async def test_a_hub_that_closes_says_goodbye_to_every_client(served, own):
+async def test_a_hub_that_closes_says_goodbye_to_every_client(served: Any, own: Any) -> None:
     """1001 and a reason; also to one that has subscribed to nothing, and to one that comes too late."""
     made, port = own
     job = await served.puppet()
@@ -676,7 +679,7 @@ async def test_a_hub_that_closes_says_goodbye_to_every_client(served, own):
                 assert each.socket.close_reason == "the control plane goes away; connect again"
 
 
-async def test_a_job_store_that_is_lost_closes_who_asks_of_it_and_not_who_watches(served, own):
+async def test_a_job_store_that_is_lost_closes_who_asks_of_it_and_not_who_watches(served: Any, own: Any) -> None:
     made, port = own
     job, other = await served.puppet(), await served.puppet()
     async with watching(served, port) as client, watching(served, port) as asking:
@@ -690,7 +693,7 @@ async def test_a_job_store_that_is_lost_closes_who_asks_of_it_and_not_who_watche
         await client.until(job.job, ended)
 
 
-async def test_a_peer_that_answers_no_ping_is_found_dead(served):
+async def test_a_peer_that_answers_no_ping_is_found_dead(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made, listening(made, ws_ping_interval=0.1, ws_ping_timeout=0.1) as port:
         await served.becomes(lambda: nobody_is_connected(served))
@@ -699,7 +702,7 @@ async def test_a_peer_that_answers_no_ping_is_found_dead(served):
             dead[0].say({"action": "subscribe", "jobId": job.job})
             await client.subscribe(job.job)
 
-            async def only_one_is_left():
+            async def only_one_is_left() -> Any:
                 return await served.metric("websocket_clients_connected") == 1
 
             await served.becomes(only_one_is_left)
@@ -711,14 +714,14 @@ async def test_a_peer_that_answers_no_ping_is_found_dead(served):
 
 
 @pytest.fixture(scope="module")
-def house():
+def house() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         made = Stack(Path(folder), DIHEDRAL_WEBSOCKET__PING_SECONDS="0.2")
         yield made
         made.close()
 
 
-async def test_the_real_control_plane_pings_and_tells_its_clients_when_it_is_stopped(house):
+async def test_the_real_control_plane_pings_and_tells_its_clients_when_it_is_stopped(house: Any) -> None:
     dead = await Mute.connect(house.port)
     async with connect(f"ws://127.0.0.1:{house.port}/ws", proxy=None) as client:
         assert (await dead.read_to_the_end())[0] == 1011

@@ -2,12 +2,17 @@
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +58,123 @@ class Voices(Struct, frozen=True, rename="camel"):
     folder: str
     api_key: str = ""
     most: Annotated[int, Meta(ge=1)] = 4
+
+
+class Tee:
+    """Copies what is printed; like many of its kind it has no flush()."""
+
+    def write(self, text: str) -> None:
+        assert sys.__stdout__ is not None
+        sys.__stdout__.write(text)
+
+
+def talks_later(what: str) -> None:
+    time.sleep(0.3)
+    print("late words of", what)
+    logging.getLogger("late").warning("late words of %s", what)
+
+
+def goes_nowhere() -> None:
+    os.chdir(tempfile.mkdtemp())
+    Path.cwd().rmdir()
+
+
+async def talks_later_too() -> None:
+    await asyncio.sleep(0.3)
+    print("late words of an event loop")
+
+
+LATE = "import sys, time; time.sleep(0.3); print('late words of a process', flush=True); time.sleep(600)"
+CHILD = [sys.executable, "-c", LATE]
+LEAVES: dict[str, Any] = {
+    "tee": lambda: setattr(sys, "stdout", Tee()),
+    "no stdout": lambda: setattr(sys, "stdout", None),
+    "no stderr": lambda: vars(sys).update(stderr=None, __stderr__=None),
+    "detached stdout": lambda: sys.stdout.detach(),  # type: ignore[union-attr]
+    "closed stdout": sys.stdout.close,
+    "closed descriptors": lambda: (os.close(1), os.close(2)),
+    "stdout into a file": lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1),
+    "thread": lambda: threading.Thread(target=talks_later, args=("a thread",), daemon=True).start(),
+    "executor": lambda: ThreadPoolExecutor().submit(talks_later, "an executor"),
+    "process": lambda: subprocess.Popen(CHILD),
+    "daemon": lambda: subprocess.run(["setsid", "-f", *CHILD], check=True),
+    "working directory": lambda: os.chdir("/"),
+    "no working directory": goes_nowhere,
+    "environment": lambda: os.environ.update(HOME="/nowhere", NEW="1"),
+    "umask": lambda: os.umask(0o777),
+    "ignored signal": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "blocked signal": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]),
+    "alarm": lambda: signal.setitimer(signal.ITIMER_REAL, 0.2),
+    "logging": lambda: logging.basicConfig(force=True, level=logging.CRITICAL, stream=sys.stderr),
+    "disabled logging": lambda: logging.disable(),
+    "file limit": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1])),
+    "low priority": lambda: os.nice(5),
+    "module path": lambda: sys.path.clear(),
+    "no collector": gc.disable,
+    "descriptors": lambda: [os.dup(0) for _ in range(200)],
+}
+
+
+@task
+def leaves(params: Text, ctx: TaskContext) -> Pid:
+    """Ends well, and leaves its process in an odd state."""
+    LEAVES[params.text]()
+    return Pid(os.getpid())
+
+
+@task(id="leaves_async", kind="gpu")
+async def leaves_async(params: Text, ctx: TaskContext) -> Pid:
+    if params.text == "event loop":
+        LEFT.append(asyncio.create_task(talks_later_too()))
+    else:
+        LEFT.append(asyncio.get_running_loop().run_in_executor(None, talks_later, "to_thread"))
+    await asyncio.sleep(0)
+    return Pid(os.getpid())
+
+
+LEFT: list[Any] = []
+
+
+class State(Struct):
+    pid: int
+    seen: dict[str, str]
+
+
+@task
+def state(params: Nothing, ctx: TaskContext) -> State:
+    """What the task before may have left; it waits for what that still has to say."""
+    print("printed")
+    print("printed to stderr", file=sys.stderr)
+    logging.getLogger("a.library").info("logged")
+    (ctx.workdir / "file").write_text("written")
+    time.sleep(0.6)
+    seen: dict[str, Any] = {
+        "directory": os.getcwd(),
+        "environment": sorted(os.environ.items()),
+        "umask": oct(os.umask(0o22)),
+        "handlers": [str(signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGALRM, signal.SIGCHLD)],
+        "term": callable(signal.getsignal(signal.SIGTERM)),
+        "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        "path": sys.path,
+        "collector": gc.isenabled(),
+        "priority": os.nice(0),
+        "mode": oct((ctx.workdir / "file").stat().st_mode),
+        "descriptors": len(os.listdir("/proc/self/fd")) < 60,
+        "children": Path("/proc/self/task", str(os.getpid()), "children").read_text(),
+    }
+    return State(os.getpid(), {name: str(value) for name, value in seen.items()})
+
+
+class Served(Struct):
+    child: subprocess.Popen[bytes]
+
+
+@task(id="serves", kind="gpu", warm=["text"])
+def serves(params: Text, ctx: TaskContext) -> Pid:
+    """Keeps a process of its own beside the model, as an engine does."""
+    kept = ctx.warm(lambda: Served(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])))
+    assert kept.child.poll() is None
+    return Pid(kept.child.pid)
 
 
 @task(id="speaks")
@@ -152,6 +274,14 @@ def stubborn(params: Nothing, ctx: TaskContext) -> Nothing:
     ctx.data("began", {"pid": os.getpid(), "child": child.pid})
     while True:
         time.sleep(600)
+
+
+@task
+def daemonises(params: Nothing, ctx: TaskContext) -> Nothing:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    ctx.data("began", {"pid": os.getpid(), "child": child.pid})
+    time.sleep(600)
+    return Nothing()
 
 
 @task

@@ -194,7 +194,7 @@ def test_the_directory_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.M
         directory_of_user()
 
 
-STEPS = {"look": 4, "hear": 5, "admit": 6, "take": 6, "give": 6, "end": 4, "decide": 2, "die": 0.1, "wait": 0.3}
+STEPS = {"poll": 4, "hear": 5, "admit": 6, "take": 6, "give": 6, "end": 4, "decide": 2, "die": 0.1, "wait": 0.3}
 """Of the walk, with their weights."""
 
 

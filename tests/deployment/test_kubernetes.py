@@ -110,11 +110,11 @@ def check(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda document: f"{document['kind']} {document['metadata']['name']}"
 )
-def test_a_manifest_fits_its_schema(document):
+def test_a_manifest_fits_its_schema(document: Any) -> None:
     check(document)
 
 
-def test_a_misspelt_field_is_found():
+def test_a_misspelt_field_is_found() -> None:
     broken = yaml.safe_load(
         (FOLDER / "control-plane.yaml").read_text().split("---")[0].replace("readinessProbe", "readynessProbe")
     )
@@ -122,7 +122,7 @@ def test_a_misspelt_field_is_found():
         check(broken)
 
 
-def test_the_kustomization_names_every_file_and_builds():
+def test_the_kustomization_names_every_file_and_builds() -> None:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
     assert set(kustomization["resources"]) == {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     if shutil.which("kubectl") is None:
@@ -139,7 +139,7 @@ def test_the_kustomization_names_every_file_and_builds():
 
 
 @pytest.mark.parametrize("name", of("Deployment"))
-def test_a_deployment_is_probed_bounded_spared_and_locked_down(name):
+def test_a_deployment_is_probed_bounded_spared_and_locked_down(name: Any) -> None:
     deployment = of("Deployment")[name]
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
@@ -171,7 +171,7 @@ def test_a_deployment_is_probed_bounded_spared_and_locked_down(name):
 
 
 @pytest.mark.parametrize("name", of("Deployment"))
-def test_the_planes_understand_what_they_are_given(name, tmp_path):
+def test_the_planes_understand_what_they_are_given(name: Any, tmp_path: Path) -> None:
     container = of("Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
     given = {
         **of("ConfigMap")["dihedral"]["data"],
@@ -198,7 +198,7 @@ def test_the_planes_understand_what_they_are_given(name, tmp_path):
     assert loaded.jobs.drain_seconds + 20 <= grace
 
 
-def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group():
+def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group() -> None:
     (part,) = keys.partitions(1)
     for name, scaled in of("ScaledObject").items():
         pool = of("Deployment")[name]["spec"]["template"]["metadata"]["labels"]["dihedral/pool"]
@@ -219,13 +219,13 @@ def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group():
             assert each["key"] in SECRETS[each["name"]]
 
 
-def test_the_secrets_are_those_that_the_documentation_makes():
+def test_the_secrets_are_those_that_the_documentation_makes() -> None:
     text = (FOLDER.parents[1] / "docs" / "operation.md").read_text()
     made = re.findall(r"create secret generic (\S+)((?: --from-\S+)+)", text)
     assert {name: set(re.findall(r"--from-(?:file|literal)=([a-z0-9-]+)", keys)) for name, keys in made} == SECRETS
 
 
-def test_autoscalers_scale_what_is_there():
+def test_autoscalers_scale_what_is_there() -> None:
     for autoscaler in of("HorizontalPodAutoscaler").values():
         assert autoscaler["spec"]["scaleTargetRef"]["name"] in of("Deployment")
     assert (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.devices.test_up import GIB, Stack, graph
+from tests.devices.simulated_stack import GIB, Stack, graph
 from tests.front_door.running import becomes, up
 
 PLAIN = """

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -18,11 +19,11 @@ from tests.support.stack import simulate
 DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
 
 
-def run(*arguments, cwd, **options):
+def run(*arguments: Any, cwd: Any, **options: Any) -> Any:
     return subprocess.run([DIHEDRAL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=90, **options)
 
 
-def mine(directory):
+def mine(directory: Any) -> Any:
     """Processes that were started for this directory."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -37,7 +38,7 @@ def mine(directory):
     return found
 
 
-def test_the_demo_runs_to_its_end_and_leaves_nothing_behind(tmp_path):
+def test_the_demo_runs_to_its_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run("demo", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     paths = {Path(path).suffix: Path(path) for path in json.loads(done.stdout)["paths"]}
@@ -51,7 +52,7 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_behind(tmp_path):
 
 
 class Up:
-    def __init__(self, directory, *arguments, **environ):
+    def __init__(self, directory: Any, *arguments: Any, **environ: Any) -> None:
         self.process = subprocess.Popen(
             [DIHEDRAL, "up", "--port", "0", "--data-dir", str(directory), "--json", *arguments],
             stdout=subprocess.PIPE,
@@ -61,13 +62,13 @@ class Up:
         )
         self.url = json.loads(self.process.stdout.readline())["url"]
 
-    def stop(self, number=signal.SIGINT):
+    def stop(self, number: Any = signal.SIGINT) -> Any:
         self.process.send_signal(number)
         _, self.stderr = self.process.communicate(timeout=40)
         return self.process.returncode
 
 
-def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path):
+def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path: Path) -> None:
     first = Up(tmp_path, DIHEDRAL_JOBS__DRAIN_SECONDS="0")
     taken = run("up", "--port", "0", "--data-dir", str(tmp_path), cwd=tmp_path)
     assert taken.returncode == 3
@@ -102,20 +103,20 @@ def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path):
         (["submit", "nope.json", "--url", "http://127.0.0.1:1"], 2, "nope.json"),
     ],
 )
-def test_a_refusal_is_one_line_with_its_own_exit_code(tmp_path, arguments, code, words):
+def test_a_refusal_is_one_line_with_its_own_exit_code(tmp_path: Path, arguments: Any, code: Any, words: Any) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_help_and_version(tmp_path):
+def test_help_and_version(tmp_path: Path) -> None:
     assert "demo" in run("--help", cwd=tmp_path).stdout
     assert run("--version", cwd=tmp_path).stdout.startswith("dihedral ")
 
 
 @pytest.mark.parametrize("light", [False, True])
-def test_a_new_task_is_written_with_a_test_that_passes(tmp_path, light):
+def test_a_new_task_is_written_with_a_test_that_passes(tmp_path: Path, light: Any) -> None:
     assert run("new-task", "count_words", *(["--light"] if light else []), cwd=tmp_path).returncode == 0
     assert run("new-task", "count_words", cwd=tmp_path).returncode == 3
     assert ("async def" in (tmp_path / "count_words.py").read_text()) is light
@@ -125,7 +126,7 @@ def test_a_new_task_is_written_with_a_test_that_passes(tmp_path, light):
     assert done.returncode == 0, done.stdout
 
 
-def test_a_task_of_ones_own_runs_by_name(tmp_path):
+def test_a_task_of_ones_own_runs_by_name(tmp_path: Path) -> None:
     run("new-task", "count_words", cwd=tmp_path)
     up = subprocess.Popen(
         [DIHEDRAL, "up", "--port", "0", "--json", "--tasks", "count_words"],

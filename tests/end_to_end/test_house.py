@@ -3,7 +3,9 @@
 import json
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -16,7 +18,7 @@ from tests.support.stack import Stack, simulate
 
 
 @pytest.fixture(scope="module")
-def house():
+def house() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         made = Stack(Path(folder))
         made.worker("--slots", "2")
@@ -24,13 +26,13 @@ def house():
         made.close()
 
 
-def picture_job(house, **params):
+def picture_job(house: Any, **params: Any) -> Any:
     made = examples.make(house.directory / "inputs")
     files = {"picture": house.upload(made["picture"]), "voice": house.upload(made["recording"])}
     return house.post("/api/jobs", {"pipeline": "talking_picture", "params": {**files, **params}})["jobId"]
 
 
-def test_a_talking_picture_travels_over_both_planes(house, tmp_path):
+def test_a_talking_picture_travels_over_both_planes(house: Any, tmp_path: Path) -> None:
     job = house.ended(picture_job(house, seconds=2.0))
     assert job["status"] == "completed", job
     assert job["progress"] == 1
@@ -48,7 +50,7 @@ def test_a_talking_picture_travels_over_both_planes(house, tmp_path):
     assert len(planes) == 2, "one worker of each plane"
 
 
-def test_a_killed_worker_loses_nothing_and_finished_nodes_do_not_run_again(house):
+def test_a_killed_worker_loses_nothing_and_finished_nodes_do_not_run_again(house: Any) -> None:
     """kill -9 of the worker in the middle of the demo's pipeline; another one finishes it."""
     job = picture_job(house, seconds=20.0)
     becomes(lambda: house.nodes(job)["render_video"] == "running")
@@ -61,7 +63,7 @@ def test_a_killed_worker_loses_nothing_and_finished_nodes_do_not_run_again(house
     assert begun.count("render_video") == 2
 
 
-def test_a_killed_control_plane_comes_back_and_the_job_goes_on(house):
+def test_a_killed_control_plane_comes_back_and_the_job_goes_on(house: Any) -> None:
     job = house.post(
         "/api/jobs", simulate({"id": "a", "steps": 10, "stepSeconds": 0.05}, {"id": "b"}, edges=[("a", "b")])
     )["jobId"]
@@ -71,7 +73,7 @@ def test_a_killed_control_plane_comes_back_and_the_job_goes_on(house):
     assert house.ended(job)["status"] == "completed"
 
 
-def test_cancel_ends_a_running_job(house):
+def test_cancel_ends_a_running_job(house: Any) -> None:
     job = house.post("/api/jobs", simulate({"id": "a", "steps": 1000, "stepSeconds": 0.1}))["jobId"]
     becomes(lambda: house.nodes(job)["a"] == "running")
     house.post(f"/api/jobs/{job}/cancel", status=202)
@@ -79,7 +81,7 @@ def test_cancel_ends_a_running_job(house):
     house.post(f"/api/jobs/{job}/cancel", status=200)
 
 
-def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost():
+def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost() -> None:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         house = Stack(Path(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="2")
         try:
@@ -99,7 +101,7 @@ def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost():
             house.close()
 
 
-async def test_a_client_cut_off_at_random_points_sees_every_event_once_and_in_order(house):
+async def test_a_client_cut_off_at_random_points_sees_every_event_once_and_in_order(house: Any) -> None:
     nodes = [{"id": f"n{n}", "steps": 20, "stepSeconds": 0.01} for n in range(6)]
     job = house.post("/api/jobs", simulate(*nodes, edges=[(f"n{n}", f"n{n + 1}") for n in range(5)]))["jobId"]
     dice = random.Random(7)
@@ -119,7 +121,7 @@ async def test_a_client_cut_off_at_random_points_sees_every_event_once_and_in_or
     assert seen == [event["seq"] for event in house.events(job)]
 
 
-def test_two_jobs_are_listed_newest_first_and_paged(house):
+def test_two_jobs_are_listed_newest_first_and_paged(house: Any) -> None:
     ids = [house.post("/api/jobs", simulate({"id": "a"}))["jobId"] for _ in range(3)]
     for job in ids:
         house.ended(job)

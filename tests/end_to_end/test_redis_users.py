@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -90,7 +92,7 @@ class WithUsers(Stack):
 
 
 @pytest.fixture(params=["valkey", "redis-server"])
-def house(request, tmp_path_factory):
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     binary = str(find_server()) if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
         skip("redis", "there is no redis-server on this machine")
@@ -99,7 +101,7 @@ def house(request, tmp_path_factory):
     made.close()
 
 
-def test_each_plane_does_all_its_work_with_its_own_user(house):
+def test_each_plane_does_all_its_work_with_its_own_user(house: Any) -> None:
     """The server notes whatever it denies: at the end of everything that the planes do, it has noted nothing."""
     first = house.worker()
     (house.directory / "a.txt").write_text("a")
@@ -154,12 +156,12 @@ def granted() -> set[str]:
     return {word[1:] for line in lines for word in line.split() if word.startswith("+")}
 
 
-def used(house) -> set[str]:
+def used(house: Any) -> set[str]:
     stats = redis.Redis.from_url(url(house.directory, "operator")).info("commandstats")
     return {name.removeprefix("cmdstat_") for name in stats}
 
 
-async def _rest_of_the_control_plane(house) -> None:
+async def _rest_of_the_control_plane(house: Any) -> None:
     """What comes once a minute, or after a fault that is hard to bring about."""
     settings = msgspec.convert({"redis": {"url": url(house.directory, "control")}}, Settings)
     scheduler = Scheduler(settings, sweep_seconds=0.0)
@@ -177,7 +179,7 @@ async def _rest_of_the_control_plane(house) -> None:
     await client.aclose()
 
 
-async def _peaks(house) -> None:
+async def _peaks(house: Any) -> None:
     """What a worker with a GPU learns, when there is no room for more."""
     client = connect(url(house.directory, "worker"))
     task = collect(["dihedral.data_plane.tasks.simulate_gpu"], plugins=False)["simulate_gpu"]
@@ -192,7 +194,7 @@ async def _peaks(house) -> None:
     await client.aclose()
 
 
-def _keys(house) -> None:
+def _keys(house: Any) -> None:
     """With a key there are sessions and limits too."""
     environ = {**house.environ, "DIHEDRAL_REDIS__URL": url(house.directory, "control")}
     command = [
@@ -220,7 +222,7 @@ def _keys(house) -> None:
     house.http.delete("/api/session", headers=headers).raise_for_status()
 
 
-def denied(house) -> list[tuple[str, str, str]]:
+def denied(house: Any) -> list[tuple[str, str, str]]:
     rows = redis.Redis.from_url(url(house.directory, "operator")).acl_log()
     return [(row["username"], row["reason"], row["object"]) for row in rows]
 
@@ -248,7 +250,7 @@ NO_METRICS = [
 ]  # fmt: skip
 
 
-def test_keda_asks_as_the_user_for_metrics_what_it_asks(house):
+def test_keda_asks_as_the_user_for_metrics_what_it_asks(house: Any) -> None:
     """What its scaler `redis-streams` reads for `lagCount` and `pendingEntriesCount`, of the streams in deploy/kubernetes."""
     house.worker()
     house.ended(house.post("/api/jobs", simulate({"id": "a", "steps": 0}))["jobId"])
@@ -260,7 +262,7 @@ def test_keda_asks_as_the_user_for_metrics_what_it_asks(house):
         assert client.xlen("stream:process:data") <= 1
 
 
-def test_a_worker_goes_on_when_the_control_plane_has_loaded_what_was_lost(house):
+def test_a_worker_goes_on_when_the_control_plane_has_loaded_what_was_lost(house: Any) -> None:
     house.worker()
     operator = redis.Redis.from_url(url(house.directory, "operator"))
     for _ in range(3):
@@ -270,7 +272,7 @@ def test_a_worker_goes_on_when_the_control_plane_has_loaded_what_was_lost(house)
     operator.close()
 
 
-def test_no_plane_can_do_what_is_not_its_work(house):
+def test_no_plane_can_do_what_is_not_its_work(house: Any) -> None:
     for user, commands in (
         ("control", NOBODY),
         ("worker", NOBODY + NO_WORKER),

@@ -176,7 +176,7 @@ LATER = "2099-01-01T00:00:00Z"
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_job_is_submitted_read_listed_and_deleted(client):
+async def test_a_job_is_submitted_read_listed_and_deleted(client: Any) -> None:
     job = await client.submit(**simulate({"id": "a", "steps": 2}), metadata={"ticket": 7}, priority="high")
     done = await ended(client, job["jobId"])
     assert (done["status"], done["progress"]) == ("completed", 1)
@@ -195,13 +195,13 @@ async def test_a_job_is_submitted_read_listed_and_deleted(client):
     assert (refused.value.status, refused.value.code) == (404, "unknown_job")
 
 
-async def test_a_pipeline_is_submitted_with_its_params(client):
+async def test_a_pipeline_is_submitted_with_its_params(client: Any) -> None:
     job = await client.submit(pipeline="simulate", params={"steps": 3})
     assert (await ended(client, job["jobId"]))["pipeline"] == "simulate"
     assert (await client.graph(job["jobId"]))["nodes"][0]["params"]["steps"] == 3
 
 
-async def test_files_are_uploaded_and_their_params_refer_to_them(client, tmp_path):
+async def test_files_are_uploaded_and_their_params_refer_to_them(client: Any, tmp_path: Path) -> None:
     recording = tmp_path / "Zoë's voice.wav"
     recording.write_bytes(b"RIFF" + bytes(1000))
     job = await client.submit(pipeline="train_voice", files={"recording": recording}, start_at=LATER)
@@ -213,7 +213,7 @@ async def test_files_are_uploaded_and_their_params_refer_to_them(client, tmp_pat
         await client.submit(pipeline="train_voice", files={"recording": tmp_path / "absent.wav"})
 
 
-async def test_a_param_that_is_a_list_takes_a_list_of_files(client, tmp_path):
+async def test_a_param_that_is_a_list_takes_a_list_of_files(client: Any, tmp_path: Path) -> None:
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for number, path in enumerate(pictures):
         path.write_bytes(bytes([number]) * 10)
@@ -224,7 +224,7 @@ async def test_a_param_that_is_a_list_takes_a_list_of_files(client, tmp_path):
     await client.cancel(job["jobId"])
 
 
-async def test_a_large_file_goes_up_without_being_read_into_memory(client, tmp_path):
+async def test_a_large_file_goes_up_without_being_read_into_memory(client: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with large.open("wb") as file:
         file.truncate(96 << 20)
@@ -238,7 +238,7 @@ async def test_a_large_file_goes_up_without_being_read_into_memory(client, tmp_p
     assert peak < 24 << 20
 
 
-async def test_a_key_of_ones_own_makes_a_repeat_the_same_job(client):
+async def test_a_key_of_ones_own_makes_a_repeat_the_same_job(client: Any) -> None:
     wish = {"pipeline": "simulate", "start_at": LATER, "idempotency_key": f"key-{random.random()}"}
     job = await client.submit(**wish)
     assert (await client.submit(**wish))["jobId"] == job["jobId"]
@@ -248,7 +248,7 @@ async def test_a_key_of_ones_own_makes_a_repeat_the_same_job(client):
     await client.cancel(job["jobId"])
 
 
-async def test_a_failed_job_is_retried_and_watched_on(client):
+async def test_a_failed_job_is_retried_and_watched_on(client: Any) -> None:
     job = (await client.submit(**simulate({"id": "a"}, {"id": "b", "failAt": 0}, edges=[("a", "b")])))["jobId"]
     events, _ = await watched(client, job)
     assert (await client.retry(job))["attempt"] == 2
@@ -263,7 +263,7 @@ async def test_a_failed_job_is_retried_and_watched_on(client):
     assert done["status"] == "failed", "what has ended is left as it is"
 
 
-async def test_what_serves_is_listed(client):
+async def test_what_serves_is_listed(client: Any) -> None:
     assert await client.ready() is True
     assert "simulate" in {each["id"] for each in (await client.capabilities())["capabilities"]}
     assert {"simulate", "talking_picture"} <= {each["id"] for each in (await client.pipelines())["pipelines"]}
@@ -273,7 +273,7 @@ async def test_what_serves_is_listed(client):
     assert [node["status"] for node in plan["nodes"]] == ["pending"]
 
 
-async def test_an_artifact_goes_up_and_comes_back(client, tmp_path):
+async def test_an_artifact_goes_up_and_comes_back(client: Any, tmp_path: Path) -> None:
     (tmp_path / "up.bin").write_bytes(bytes(range(256)) * 5000)
     meta = await client.upload(tmp_path / "up.bin", bucket="voices")
     assert (meta["bucket"], meta["size_bytes"]) == ("voices", 1_280_000)
@@ -291,7 +291,7 @@ async def test_an_artifact_goes_up_and_comes_back(client, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["up.bin"]
 
 
-async def test_the_artifacts_of_a_job_are_found(client, tmp_path):
+async def test_the_artifacts_of_a_job_are_found(client: Any, tmp_path: Path) -> None:
     node = {"id": "a", "task": "upload_artifact", "plane": "node", "params": {"name": "a.txt", "text": "hello"}}
     job = (await client.submit(graph={"schema": "langgraph.v1", "nodes": [node], "edges": []}))["jobId"]
     (meta,) = (await ended(client, job))["artifacts"]
@@ -302,7 +302,7 @@ async def test_the_artifacts_of_a_job_are_found(client, tmp_path):
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_refusal_has_every_problem(client):
+async def test_a_refusal_has_every_problem(client: Any) -> None:
     wish = simulate({"id": "a", "steps": -1, "stepSeconds": "long"}, {"id": "b", "stepz": 1})
     for refuse in (client.submit(**wish), client.plan(wish)):
         with pytest.raises(Refused) as refused:
@@ -321,7 +321,7 @@ async def test_a_refusal_has_every_problem(client):
 @pytest.mark.parametrize(
     "job", ["no-such-job", "", ".", "..", "../artifacts", "a/b", "é ?#%", "x" * 500, "%2e%2e", "batch\n"]
 )
-async def test_what_is_no_job_is_not_found_by_any_method(client, job):
+async def test_what_is_no_job_is_not_found_by_any_method(client: Any, job: Any) -> None:
     for ask in (client.job, client.graph, client.events, client.cancel, client.retry, client.delete):
         with pytest.raises(Refused) as refused:
             await ask(job)
@@ -331,7 +331,7 @@ async def test_what_is_no_job_is_not_found_by_any_method(client, job):
     assert (refused.value.status, refused.value.code) == (404, "unknown_job")
 
 
-async def test_an_artifact_that_is_not_there_is_refused_and_leaves_no_file(client, tmp_path):
+async def test_an_artifact_that_is_not_there_is_refused_and_leaves_no_file(client: Any, tmp_path: Path) -> None:
     for ref in ({"bucket": "inputs", "key": "no/such.bin"}, {"bucket": "inputs", "key": "a b?c#d"}):
         with pytest.raises(Refused) as refused:
             await client.download(ref, tmp_path / "it.bin")
@@ -343,7 +343,7 @@ async def test_an_artifact_that_is_not_there_is_refused_and_leaves_no_file(clien
 
 
 @KINDS
-async def test_nobody_at_the_address_is_said_at_once(kind, tmp_path):
+async def test_nobody_at_the_address_is_said_at_once(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "it.bin").write_bytes(b"")
     async with made(kind, NOBODY) as client, asyncio.timeout(10):
         assert await client.ready() is False
@@ -359,7 +359,7 @@ async def test_nobody_at_the_address_is_said_at_once(kind, tmp_path):
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "", "http://", "http://localhost:port"])
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
-def test_an_address_that_is_none_is_refused_at_once(kind, url):
+def test_an_address_that_is_none_is_refused_at_once(kind: Any, url: Any) -> None:
     with pytest.raises(ClientError):
         kind(url)
 
@@ -396,7 +396,7 @@ async def saying(answer: bytes) -> AsyncIterator[str]:
 
 @KINDS
 @pytest.mark.parametrize("what", ODD)
-async def test_another_server_at_the_address_is_a_typed_error(kind, what):
+async def test_another_server_at_the_address_is_a_typed_error(kind: Any, what: Any) -> None:
     status, body = ODD[what]
     head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body))
     async with saying(head + body) as url, made(kind, url, timeout_seconds=0.5) as client, asyncio.timeout(SECONDS):
@@ -413,7 +413,7 @@ async def test_another_server_at_the_address_is_a_typed_error(kind, what):
 
 
 @KINDS
-async def test_a_redirected_submission_is_no_submission(kind):
+async def test_a_redirected_submission_is_no_submission(kind: Any) -> None:
     """A proxy that leads http to https would turn the POST into a GET, and its list of jobs would pass for a job."""
     answer = b"HTTP/1.1 301 Moved\r\nLocation: /api/jobs2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     async with saying(answer) as url, made(kind, url) as client:
@@ -421,7 +421,7 @@ async def test_a_redirected_submission_is_no_submission(kind):
             await client.submit(pipeline="simulate")
 
 
-async def test_a_closed_client_says_so(house):
+async def test_a_closed_client_says_so(house: Any) -> None:
     client = await asyncio.to_thread(Client, house.url)
     await asyncio.to_thread(client.close)
     await asyncio.to_thread(client.close)
@@ -431,7 +431,7 @@ async def test_a_closed_client_says_so(house):
         await asyncio.to_thread(lambda: next(client.watch("a")))
 
 
-async def test_the_blocking_client_works_inside_a_running_event_loop(house):
+async def test_the_blocking_client_works_inside_a_running_event_loop(house: Any) -> None:
     with Client(house.url, timeout_seconds=SECONDS) as client:
         job = client.submit(pipeline="simulate", params={"steps": 3})["jobId"]
         events = list(client.watch(job))
@@ -439,7 +439,7 @@ async def test_the_blocking_client_works_inside_a_running_event_loop(house):
     assert events[-1]["status"] == "completed"
 
 
-def test_an_interrupt_ends_a_watch_and_leaves_the_client_usable(house):
+def test_an_interrupt_ends_a_watch_and_leaves_the_client_usable(house: Any) -> None:
     job = house.post("/api/jobs", FOREVER)["jobId"]
     with Client(house.url, timeout_seconds=SECONDS) as client:
         watch = client.watch(job)
@@ -457,7 +457,7 @@ def test_an_interrupt_ends_a_watch_and_leaves_the_client_usable(house):
         assert client.cancel(job)["jobId"] == job
 
 
-def test_the_blocking_client_has_the_methods_of_the_async_one_with_their_signatures():
+def test_the_blocking_client_has_the_methods_of_the_async_one_with_their_signatures() -> None:
     public = {name for name in dir(AsyncClient) if not name.startswith("_")} - {"aclose", "watch"}
     assert {name for name in dir(Client) if not name.startswith("_")} == public | {"close", "watch"}
     for name in public:
@@ -489,7 +489,7 @@ async def use_async(client: AsyncClient) -> None:
 """
 
 
-def test_a_type_checker_knows_the_documents_and_the_arguments(tmp_path):
+def test_a_type_checker_knows_the_documents_and_the_arguments(tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text(TYPED)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", "typed.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -506,7 +506,7 @@ def test_a_type_checker_knows_the_documents_and_the_arguments(tmp_path):
 # Answers that are lost ------------------------------------------------------------------------------------------------
 
 
-async def test_a_submission_whose_answer_was_lost_runs_once(house):
+async def test_a_submission_whose_answer_was_lost_runs_once(house: Any) -> None:
     before = ids(house)
 
     async def submit(kind: str) -> str:
@@ -523,7 +523,7 @@ def ids(house: Stack) -> set[str]:
     return {job["jobId"] for job in house.get("/api/jobs", limit=500)["jobs"]}
 
 
-async def test_a_submission_is_taken_once_by_a_control_plane_that_dies_over_the_answer(house):
+async def test_a_submission_is_taken_once_by_a_control_plane_that_dies_over_the_answer(house: Any) -> None:
     before = ids(house)
     async with line(house, iter([0])) as cut, AsyncClient(cut.url) as client:
         cut.on_cut = lambda: restart(house)
@@ -540,7 +540,7 @@ def restart(house: Stack) -> None:
 
 
 @KINDS
-async def test_a_question_whose_answer_was_lost_is_asked_again_and_an_order_is_not(house, kind):
+async def test_a_question_whose_answer_was_lost_is_asked_again_and_an_order_is_not(house: Any, kind: Any) -> None:
     async with line(house, iter([10, 10])) as cut, made(kind, cut.url) as client:
         assert (await client.workers())["workers"]
         assert cut.cuts == 2
@@ -555,7 +555,7 @@ async def test_a_question_whose_answer_was_lost_is_asked_again_and_an_order_is_n
     house.ended(job)
 
 
-async def test_an_artifact_whose_download_was_cut_is_whole_or_not_there(house, tmp_path):
+async def test_an_artifact_whose_download_was_cut_is_whole_or_not_there(house: Any, tmp_path: Path) -> None:
     content = random.Random(3).randbytes(1_000_000)
     (tmp_path / "up.bin").write_bytes(content)
     meta = house.upload(tmp_path / "up.bin")
@@ -580,7 +580,7 @@ async def test_an_artifact_whose_download_was_cut_is_whole_or_not_there(house, t
 # Watching -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_watch_is_every_event_and_the_progress_and_ends_with_the_job(client, house):
+async def test_a_watch_is_every_event_and_the_progress_and_ends_with_the_job(client: Any, house: Any) -> None:
     job = (await client.submit(**talkative(20)))["jobId"]
     events, progress = await watched(client, job)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -607,7 +607,7 @@ async def through_cuts(house: Stack, job: str, kind: str, seed: int) -> tuple[li
         return events, cut.cuts
 
 
-async def test_a_watch_over_a_line_that_is_cut_again_and_again_has_every_event_once(house):
+async def test_a_watch_over_a_line_that_is_cut_again_and_again_has_every_event_once(house: Any) -> None:
     job = house.post("/api/jobs", talkative(120))["jobId"]
     found = await asyncio.gather(
         *(through_cuts(house, job, *each) for each in (("async", 1), ("async", 2), ("blocking", 3)))
@@ -621,7 +621,7 @@ async def test_a_watch_over_a_line_that_is_cut_again_and_again_has_every_event_o
 
 
 @pytest.mark.parametrize("which", ["control plane", "redis"])
-async def test_a_watch_outlives_what_it_watches_through(house, which):
+async def test_a_watch_outlives_what_it_watches_through(house: Any, which: Any) -> None:
     """The control plane is killed and started; or Redis is, after which nothing kept is trusted without a look."""
     job = house.post("/api/jobs", talkative(80, step_seconds=0.02))["jobId"]
     async with line(house) as cut, made("async", cut.url) as client, made("blocking", cut.url) as other:
@@ -654,7 +654,7 @@ def restart_redis(house: Stack) -> None:
     house.server, _ = start_server(house.directory, "--appendonly", "yes")
 
 
-async def test_a_control_plane_that_does_not_come_back_ends_the_watch(house):
+async def test_a_control_plane_that_does_not_come_back_ends_the_watch(house: Any) -> None:
     job = house.post("/api/jobs", FOREVER)["jobId"]
 
     async def watch(kind: str) -> None:
@@ -670,7 +670,7 @@ async def test_a_control_plane_that_does_not_come_back_ends_the_watch(house):
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-async def test_a_reader_that_takes_its_time_misses_nothing(house):
+async def test_a_reader_that_takes_its_time_misses_nothing(house: Any) -> None:
     """While it does something else the connection is cut, for longer than a lost control plane is waited for."""
     job = house.post("/api/jobs", talkative(30))["jobId"]
 
@@ -688,7 +688,7 @@ async def test_a_reader_that_takes_its_time_misses_nothing(house):
     assert seen == house.events(job)
 
 
-async def test_leaving_a_watch_early_closes_its_connection(house):
+async def test_leaving_a_watch_early_closes_its_connection(house: Any) -> None:
     job = house.post("/api/jobs", FOREVER)["jobId"]
     async with line(house) as cut:
         async with AsyncClient(cut.url) as client:
@@ -721,7 +721,7 @@ async def test_leaving_a_watch_early_closes_its_connection(house):
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-async def test_closing_the_client_ends_its_watches(house):
+async def test_closing_the_client_ends_its_watches(house: Any) -> None:
     job = house.post("/api/jobs", FOREVER)["jobId"]
     async with line(house) as cut:
         async with AsyncClient(cut.url) as client:
@@ -776,7 +776,7 @@ print("done")
 """
 
 
-def test_a_client_leaves_nothing_open(house):
+def test_a_client_leaves_nothing_open(house: Any) -> None:
     ended, forever = (house.post("/api/jobs", wish)["jobId"] for wish in (simulate({"id": "a"}), FOREVER))
     house.ended(ended)
     strict = [arg for kind in ("ResourceWarning", "RuntimeWarning") for arg in ("-W", f"error::{kind}")]

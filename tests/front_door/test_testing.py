@@ -1,6 +1,7 @@
 """`dihedral.testing.run`: a task by itself behaves as it does in a worker."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -84,7 +85,7 @@ def files(tmp_path: Path) -> dict[str, list[Path]]:
 
 
 @pytest.mark.parametrize("counting", [count, count_light])
-def test_output_events_and_artifacts_come_back(counting, files):
+def test_output_events_and_artifacts_come_back(counting: Any, files: Any) -> None:
     run = testing.run(counting, {}, files=files)
     assert (run.status, run.output) == ("completed", {"words": 4, "begun_at": 0})
     assert run.log() == ["counted"]
@@ -95,12 +96,12 @@ def test_output_events_and_artifacts_come_back(counting, files):
 
 
 @pytest.mark.parametrize("counting", [count, count_light])
-async def test_it_works_inside_an_event_loop_and_takes_a_struct(counting):
+async def test_it_works_inside_an_event_loop_and_takes_a_struct(counting: Any) -> None:
     assert testing.run(counting, Texts()).output["words"] == 0
 
 
 @pytest.mark.parametrize("counting", [count, count_light])
-def test_a_failure_carries_the_code_the_details_and_the_traceback(counting):
+def test_a_failure_carries_the_code_the_details_and_the_traceback(counting: Any) -> None:
     with pytest.raises(testing.TaskFailed, match="no words") as failed:
         testing.run(counting, {"fail": True})
     assert failed.value.code == "no_words"
@@ -109,7 +110,7 @@ def test_a_failure_carries_the_code_the_details_and_the_traceback(counting):
     assert failed.value.run.status == "failed"
 
 
-def test_params_and_output_are_checked_as_in_a_worker():
+def test_params_and_output_are_checked_as_in_a_worker() -> None:
     with pytest.raises(testing.TaskFailed) as failed:
         testing.run(count, {"textz": []})
     assert failed.value.code == "invalid_params"
@@ -120,23 +121,23 @@ def test_params_and_output_are_checked_as_in_a_worker():
         testing.run(lambda params, ctx: None, {})
 
 
-def test_a_cancelled_run_leaves_a_checkpoint_for_the_next_in_the_same_folder(tmp_path):
+def test_a_cancelled_run_leaves_a_checkpoint_for_the_next_in_the_same_folder(tmp_path: Path) -> None:
     assert testing.run(step, {}, folder=tmp_path, cancel_at=0.5).status == "cancelled"
     assert testing.run(step, {}, folder=tmp_path).output == {"words": 4, "begun_at": 2}
     assert testing.run(step, {}, folder=tmp_path).output["begun_at"] == 0, "it was dropped"
 
 
-def test_a_run_that_is_asked_to_finish_completes_with_what_it_has():
+def test_a_run_that_is_asked_to_finish_completes_with_what_it_has() -> None:
     run = testing.run(step, {}, finish_at=0.75)
     assert (run.status, run.output["words"], run.progress) == ("completed", 3, 0.75)
 
 
-def test_settings_of_a_task_are_given_by_the_test():
+def test_settings_of_a_task_are_given_by_the_test() -> None:
     assert testing.run(tuned, {}, settings={"factor": 3}).output["words"] == 3
     assert testing.run(tuned, {}).output["words"] == 1
 
 
-def test_files_of_a_run_go_with_it(files):
+def test_files_of_a_run_go_with_it(files: Any) -> None:
     run = testing.run(count, {}, files=files)
     path = run.artifact("count.txt").path
     assert path.exists()

@@ -1,7 +1,9 @@
 """One running house for the whole manual: a control plane and a worker as real processes, on a real server."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +58,7 @@ def count_bytes(params: Word, ctx: TaskContext) -> Shout:
 
 
 @pytest.fixture(scope="package")
-def house():
+def house() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         (Path(folder) / "words.py").write_text(TASKS)
         made = Stack(Path(folder))
@@ -66,6 +68,6 @@ def house():
 
 
 @pytest.fixture
-def client(house):
+def client(house: Any) -> Iterator[Any]:
     with Client(house.url) as made:
         yield made

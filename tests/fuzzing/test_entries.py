@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -39,12 +41,12 @@ def of_job(fields: dict[bytes, bytes], job: str) -> dict[bytes, bytes]:
     return {name: value.replace(HELD, job.encode()) for name, value in fields.items()}
 
 
-async def all_is_well(served):
+async def all_is_well(served: Any) -> None:
     """A job goes through both planes, nothing is left on a stream, nobody has died."""
     job = await served.submit(node("a"), node("b", task="light_node"), edges=[{"from": "a", "to": "b"}])
     assert (await served.ended(job))["status"] == "completed"
 
-    async def drained():
+    async def drained() -> Any:
         return all((each["depth"], each["pending"]) == (0, 0) for each in (await served.get("/api/queues"))["queues"])
 
     await served.becomes(drained)
@@ -54,7 +56,7 @@ async def all_is_well(served):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def held(served):
+async def held(served: Any) -> AsyncIterator[Any]:
     """A job that runs as long as the test does, and completes after it."""
     job = await served.submit(node("a", wait=(name := new_id())), node("b"), edges=[{"from": "a", "to": "b"}])
     await served.in_status(job, "running")
@@ -66,7 +68,7 @@ async def held(served):
 
 @examples(60)
 @given(entry=ENTRIES, stream=st.sampled_from(STREAMS))
-async def test_no_entry_ends_a_worker_or_stands_in_the_way(served, held, entry, stream):
+async def test_no_entry_ends_a_worker_or_stands_in_the_way(served: Any, held: Any, entry: Any, stream: Any) -> None:
     await served.planes.client.xadd(stream, of_job(entry, held))
     job = await served.submit(node("a", task="light_node" if "control" in stream else "act"))
     assert (await served.ended(job))["status"] == "completed"
@@ -83,7 +85,7 @@ MESSAGES = st.one_of(
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def watched(served, held):
+async def watched(served: Any, held: Any) -> AsyncIterator[Any]:
     """The held job, which a client watches; the hub then still knows what to tell of it."""
     async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
         await subscribed(socket, held)
@@ -91,7 +93,7 @@ async def watched(served, held):
         await subscribed(socket, held)
 
 
-async def subscribed(socket, job):
+async def subscribed(socket: Any, job: Any) -> None:
     """Asks for a job; returns with its snapshot."""
     await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
     async with asyncio.timeout(30):
@@ -103,6 +105,6 @@ async def subscribed(socket, job):
 
 @examples(100)
 @given(message=MESSAGES, channel=st.sampled_from(["status", "progress", "data", "cancel", "hub"]))
-async def test_no_message_ends_the_hub_or_a_worker(served, watched, message, channel):
+async def test_no_message_ends_the_hub_or_a_worker(served: Any, watched: Any, message: Any, channel: Any) -> None:
     name = channel if channel in ("cancel", "hub") else f"{channel}:{watched}"
     await served.planes.client.publish(name, message)

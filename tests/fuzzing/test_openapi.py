@@ -1,6 +1,7 @@
 """Whatever fits the OpenAPI document, or just does not, is answered as the document says, and never with a 500."""
 
 import tempfile
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def house():
+def house() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         made = Stack(Path(folder))
         made.worker("--slots", "1")
@@ -81,7 +82,7 @@ def known(house: Stack) -> dict[str, Any]:
             "bucket": cycle([meta["bucket"], None]), "name": cycle(["graph.json", None])}  # fmt: skip
 
 
-def test_every_operation_answers_as_it_says(house):
+def test_every_operation_answers_as_it_says(house: Any) -> None:
     document = whole(house.get("/schema"))
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     assert len(operations) >= 30
@@ -99,7 +100,7 @@ def test_every_operation_answers_as_it_says(house):
 def ask(house: Stack, operation: Any, mode: Any, ids: dict[str, Any]) -> None:
     @examples(4)
     @given(case=operation.as_strategy(generation_mode=mode))
-    def asks(case):
+    def asks(case: Any) -> None:
         for name in case.path_parameters.keys() & ids.keys():
             case.path_parameters[name] = next(ids[name]) or case.path_parameters[name]
         case.call_and_validate(base_url=house.url, timeout=20, checks=CHECKS)

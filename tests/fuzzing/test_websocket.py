@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 import websockets
@@ -37,13 +38,13 @@ REASONS = {"unknown_job", "forbidden", "limit", "bad_message"}
 
 
 @pytest.fixture(scope="module")
-def gates():
+def gates() -> Any:
     return new_id()
 
 
 @examples(120)
 @given(messages=MESSAGES)
-async def test_each_message_is_answered_and_nobody_else_is_disturbed(served, gates, messages):
+async def test_each_message_is_answered_and_nobody_else_is_disturbed(served: Any, gates: Any, messages: Any) -> None:
     job = await held(served, gates)
     async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
         for message in messages:
@@ -65,7 +66,7 @@ async def test_each_message_is_answered_and_nobody_else_is_disturbed(served, gat
 JOBS: list[str] = []
 
 
-async def held(served, name: str) -> str:
+async def held(served: Any, name: str) -> str:
     """One job that runs for the whole module."""
     if not JOBS:
         JOBS.append(await served.submit(node("a", wait=name)))
@@ -73,12 +74,12 @@ async def held(served, name: str) -> str:
     return JOBS[0]
 
 
-async def test_the_service_is_well_after_all_this(served, gates):
+async def test_the_service_is_well_after_all_this(served: Any, gates: Any) -> None:
     job = await held(served, gates)
     gate(gates).set()
     assert (await served.ended(job))["status"] == "completed"
     await served.becomes(lambda: clients(served, 0))
 
 
-async def clients(served, count: int) -> bool:
+async def clients(served: Any, count: int) -> bool:
     return f"websocket_clients_connected {count}.0" in (await served.http.get("/metrics")).text

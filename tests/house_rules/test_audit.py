@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def audit():
+def audit() -> Any:
     loader = importlib.machinery.SourceFileLoader("audit", str(ROOT / ".ci/audit"))
     made = importlib.util.module_from_spec(importlib.util.spec_from_loader("audit", loader))
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
@@ -40,19 +41,21 @@ FLAWED = {
         (None, 0, "NOTHING WAS AUDITED"),
     ],
 )
-def test_what_was_found_and_what_was_not_looked_at_are_told_apart(audit, packages, code, said):
+def test_what_was_found_and_what_was_not_looked_at_are_told_apart(
+    audit: Any, packages: Any, code: Any, said: Any
+) -> None:
     output = "Traceback: no route" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
     found, lines = audit.verdict(output)
     assert found == code
     assert said in "\n".join(lines)
 
 
-def test_a_finding_that_does_not_concern_us_is_let_by_with_its_reason(audit):
+def test_a_finding_that_does_not_concern_us_is_let_by_with_its_reason(audit: Any) -> None:
     audit.IGNORED["CVE-2019-10906"] = "we render no templates of strangers"
     assert audit.verdict(json.dumps({"dependencies": [FLAWED]}))[0] == 0
 
 
-def test_ci_goes_on_where_nobody_can_be_asked(tmp_path):
+def test_ci_goes_on_where_nobody_can_be_asked(tmp_path: Path) -> None:
     """Through the program itself, which here has no pip-audit to run."""
     environ = {**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
     program = [sys.executable, "-S", "-E", str(ROOT / ".ci/audit")]

@@ -32,6 +32,7 @@ NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph", "opentelemetry", "pynvml"}
 READS_ENVIRONMENT = {
     "bridge/settings.py": "where all settings come from",
     "data_plane/slots/child.py": "prepares the process for CUDA and BLAS, which read nothing else",
+    "data_plane/slots/leftovers.py": "puts back what a task has changed of it",
 }
 HANDS_ENVIRONMENT_ON = ("dihedral/", "control_plane/__main__.py", "data_plane/__main__.py")
 LIGHT = {"dihedral/__init__.py", "dihedral/cli.py"}

@@ -167,15 +167,15 @@ def whole_accumulation(params: dict[str, Any]) -> int:
 CRASHES = """
     import os, signal, sys
     from pathlib import Path
-    from tests.support.in_process import Heard, Place
+    from tests.support.in_process import RecordedEvents, TaskRunner
     import json
 
-    class Dies(Heard):
+    class Dies(RecordedEvents):
         def data(self, name, payload):
             if payload["step"] == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    Place(Path(sys.argv[1])).run("train_lora", json.loads(sys.argv[2]), heard=Dies())
+    TaskRunner(Path(sys.argv[1])).run("train_lora", json.loads(sys.argv[2]), heard=Dies())
 """
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.servers import skip
 
 from dihedral.data_plane.kernels.frame import Caption
 from dihedral.data_plane.media import captions
@@ -16,6 +15,7 @@ from dihedral.data_plane.media import speech_timing as timing
 from dihedral.data_plane.media.captions import Drawn, Page
 from dihedral.data_plane.media.decode import read_recording
 from dihedral.data_plane.media.speech_timing import Span
+from tests.support.servers import skip
 
 SIZE = (120, 160)
 WHOLE = [Span(0.0, 10.0)]

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from dihedral import examples
 from dihedral.data_plane.media.storyteller import MOUTH_AT, MOUTH_HALF, Storyteller
 from dihedral.data_plane.media.visemes import POSES, SHAPES, Phoneme, is_vowel
 from tests.media.test_visemes import words
@@ -71,7 +72,8 @@ def faces(kind: str, place: TaskRunner, drawing: Storyteller) -> dict[str, Any]:
         return {}
     if kind == "photograph":
         return {"portrait": picture(place, whole(drawing, "X"), "face.png"), "mouth": place_of(drawing)}
-    return {"character": {shape: picture(place, whole(drawing, shape), f"{shape}.png") for shape in SHAPES}}
+    paths = examples.character(place.directory.with_name("character"), drawing.size)
+    return {"character": {shape: place.upload(path) for shape, path in paths.items()}}
 
 
 @pytest.mark.parametrize("kind", ["drawn", "photograph", "character"])

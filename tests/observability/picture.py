@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
+from tests.observability.monitored import GRAFANA, running_stack
 from tests.observability.prometheus import Prometheus
-from tests.observability.test_dashboards import GRAFANA, running_stack
 
 BACK, PANEL, TEXT, DIM = "#111217", "#181b1f", "#ccccdc", "#8e8ea0"
 COLOURS = ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#ffa6b0"]

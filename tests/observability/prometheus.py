@@ -3,6 +3,7 @@
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,7 +78,7 @@ class Prometheus:
 
 
 @contextmanager
-def served(name: str):
+def served(name: str) -> Iterator[Any]:
     """The address of an exporter that serves expositions/`name`.prom; its counters grow from scrape to scrape."""
     lines = (EXPOSITIONS / f"{name}.prom").read_text().splitlines()
     begun = time.monotonic()
@@ -115,3 +116,11 @@ def served(name: str):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+RULES = [
+    rule
+    for path in sorted((DEPLOY / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]

@@ -1,5 +1,8 @@
 """What the scripts count of all jobs: exact, whoever did it and however often it was said. `tests/leaks.py` compares it after every test."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import pytest
 
 from dihedral.control_plane.overview import Overview
@@ -8,12 +11,12 @@ from tests.support.planes import gate, node, planes
 
 
 @pytest.fixture(params=[1, 4], ids=["one partition", "four partitions"])
-async def house(redis_url, redis, request):
+async def house(redis_url: Any, redis: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     async with planes(redis_url, redis, partitions=request.param) as made:
         yield made
 
 
-async def test_jobs_are_counted_by_status_and_by_end_and_pipeline(house):
+async def test_jobs_are_counted_by_status_and_by_end_and_pipeline(house: Any) -> None:
     await house.start()
     await house.submit([node("a")], job="plain")
     await house.submit([node("a", fail=True)], job="fails", pipeline="voices")
@@ -35,12 +38,12 @@ async def test_jobs_are_counted_by_status_and_by_end_and_pipeline(house):
     assert (await house.jobs.counts())["completed graph"] == 2
 
 
-async def _is(house, expected):
+async def _is(house: Any, expected: Any) -> Any:
     counts = await house.jobs.counts()
     return all(counts.get(name, 0) == number for name, number in expected.items())
 
 
-async def test_what_is_said_twice_is_counted_once(redis):
+async def test_what_is_said_twice_is_counted_once(redis: Any) -> None:
     world = World(redis)
     await world.submit(batches=[batch(["a"])])
     await world.submit(batches=[batch(["a"])])
@@ -52,7 +55,7 @@ async def test_what_is_said_twice_is_counted_once(redis):
     }  # fmt: skip
 
 
-async def test_takeovers_and_dead_letters_are_counted(house):
+async def test_takeovers_and_dead_letters_are_counted(house: Any) -> None:
     dies = await house.start()
     await house.submit([node("a", task="once", wait="go")])
     await house.becomes(lambda: _is(house, {"running": 1}))

@@ -8,23 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.observability.load import BACKLOG, Load
-from tests.observability.prometheus import EXPOSITIONS, Prometheus, served
-from tests.observability.test_prometheus import RULES
+from tests.observability.monitored import EXPORTERS, GRAFANA, running_stack
+from tests.observability.prometheus import EXPOSITIONS, RULES, Prometheus
 from tests.support.polling import becomes
 from tests.support.servers import skip
-from tests.support.stack import Stack, free_port
 
-GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
-EXPORTERS = {"dcgm": "dcgm", "cadvisor": "cadvisor", "traefik": "traefik", "minio": "minio", "s3": "seaweedfs"}
-"""Scrape jobs of exporters that cannot run here, and their exposition."""
 RATE_SECONDS = 60
 """What `$__rate_interval` stands for here."""
 ONLY_WITH_A_GPU = 'device=~"gpu.*"'
@@ -38,12 +33,12 @@ def expressions(panel: dict[str, Any]) -> list[str]:
     return [target["expr"].replace("$__rate_interval", f"{RATE_SECONDS}s") for target in panel["targets"]]
 
 
-def test_the_dashboards_are_what_the_description_says():
+def test_the_dashboards_are_what_the_description_says() -> None:
     done = subprocess.run([sys.executable, str(GRAFANA / "dashboards.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
+def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path: Path) -> None:
     shutil.copytree(GRAFANA, tmp_path / "grafana")
     path = tmp_path / "grafana" / "dashboards" / "jobs.json"
     path.write_text(path.read_text().replace("Nodes", "Knots"))
@@ -53,13 +48,13 @@ def test_a_dashboard_that_was_edited_by_hand_is_found(tmp_path):
     assert (done.returncode, "jobs.json" in done.stderr) == (1, True)
 
 
-def test_every_exposition_says_whether_it_was_recorded_or_written_and_from_what():
+def test_every_exposition_says_whether_it_was_recorded_or_written_and_from_what() -> None:
     readme = (EXPOSITIONS / "README.md").read_text()
     files = set(re.findall(r"^\| `(\w+)\.prom` \| (?:recorded|written by hand) \| \S", readme, re.M))
     assert files == {path.stem for path in EXPOSITIONS.glob("*.prom")} == set(EXPORTERS.values())
 
 
-def test_panels_fit_and_hide_nothing():
+def test_panels_fit_and_hide_nothing() -> None:
     assert set(DASHBOARDS) == {"overview", "jobs", "workers", "queues", "websockets", "artifacts", "http"}
     for name, board in DASHBOARDS.items():
         taken: set[tuple[int, int]] = set()
@@ -74,7 +69,7 @@ def test_panels_fit_and_hide_nothing():
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for binary in ("prometheus", "prometheus-redis-exporter"):
         if shutil.which(binary) is None:
             skip("prometheus", f"there is no {binary} on this machine")
@@ -84,42 +79,7 @@ def stack(tmp_path_factory):
         yield prometheus, load
 
 
-@contextmanager
-def running_stack(directory: Path) -> Iterator[tuple[Prometheus, Load]]:
-    """The system with one worker, entries for a pool that has none, and a Prometheus that has seen every target."""
-    (directory / "house").mkdir()
-    with ExitStack() as stack:
-        house = Stack(directory / "house")
-        stack.callback(house.close)
-        load = Load(house)
-        port = free_port()
-        house.worker("--slots", "1", "--port", str(port))
-        load.pile_up()
-        targets = {job: [stack.enter_context(served(name))] for job, name in EXPORTERS.items()}
-        targets |= {
-            "control-plane": [f"127.0.0.1:{house.port}"],
-            "worker": [f"127.0.0.1:{port}"],
-            "redis": [stack.enter_context(redis_exporter(house.redis_url))],
-        }
-        prometheus = Prometheus(directory, targets)
-        stack.callback(prometheus.close)
-        becomes(lambda: list(prometheus.values("up", "job").values()) == [1.0] * len(targets) + [1.0])
-        yield prometheus, load
-
-
-@contextmanager
-def redis_exporter(url: str) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    command = ["prometheus-redis-exporter", f"-redis.addr={url.partition('?')[0]}", f"-web.listen-address={address}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def test_every_panel_shows_something_and_what_it_shows_is_true(stack):
+def test_every_panel_shows_something_and_what_it_shows_is_true(stack: Any) -> None:
     prometheus, load = stack
     wrong = [problem for name, panel in panels() for problem in problems(prometheus, name, panel)]
     assert not wrong, "\n".join(wrong)
@@ -146,7 +106,7 @@ def named(expression: str) -> set[str]:
     return {word for word in words if word not in {"by", "and", "or", "unless"}}
 
 
-def test_metrics_are_found_in_queries():
+def test_metrics_are_found_in_queries() -> None:
     query = 'histogram_quantile(0.9, sum by (le, a) (rate(b_bucket{c="d"}[5m]))) / (max(e:f) > 0)'
     assert named(query) == {"b_bucket", "e:f"}
 
@@ -186,7 +146,7 @@ def shows(prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_looks_at_series_that_are_there(stack, rule):
+def test_a_rule_looks_at_series_that_are_there(stack: Any, rule: Any) -> None:
     """promtool's series are made up: an alert on a metric or label value that nobody exports would pass there and never come."""
     prometheus, _ = stack
     exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
@@ -197,7 +157,7 @@ def test_a_rule_looks_at_series_that_are_there(stack, rule):
         assert prometheus.query(rule["record"])
 
 
-def test_what_is_wrong_is_about_to_wake_somebody(stack):
+def test_what_is_wrong_is_about_to_wake_somebody(stack: Any) -> None:
     """Entries wait for a pool whose worker has gone: the alert counts its two minutes."""
     prometheus, _ = stack
     becomes(

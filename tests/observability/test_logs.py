@@ -2,6 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from tests.support.stack import Stack, simulate
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
+def _as_before() -> Iterator[Any]:
     root = logging.getLogger()
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
     yield
@@ -21,7 +24,7 @@ def _as_before():
     logging.captureWarnings(False)
 
 
-def test_a_line_is_json_with_its_fields(capsys):
+def test_a_line_is_json_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json", "python")
     logs.bind(worker="w-1")
     logging.getLogger("it").warning("took %s", "over", extra={"job": "j", "node": "n", "attempt": 2})
@@ -34,7 +37,7 @@ def test_a_line_is_json_with_its_fields(capsys):
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_secrets_never_leave(capsys, form):
+def test_secrets_never_leave(capsys: pytest.CaptureFixture[str], form: Any) -> None:
     variables = {
         "DIHEDRAL_REDIS__URL": "redis://:hunter2@host:6379/0",
         "DIHEDRAL_ARTIFACTS__SECRET_KEY": 'quo"ted\\key',
@@ -53,13 +56,13 @@ def test_secrets_never_leave(capsys, form):
     assert "host:6379" in text
 
 
-def test_without_secrets_nothing_is_blackened(capsys):
+def test_without_secrets_nothing_is_blackened(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json", "node", settings.secrets(settings.load(None, {}, {})))
     logging.getLogger("it").info("as it is")
     assert json.loads(capsys.readouterr().err)["message"] == "as it is"
 
 
-def test_a_variable_may_name_a_file_that_has_the_value(tmp_path):
+def test_a_variable_may_name_a_file_that_has_the_value(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
     loaded = settings.load(None, {"DIHEDRAL_ARTIFACTS__SECRET_KEY_FILE": str(tmp_path / "key")}, {})
     assert loaded.artifacts.secret_key == "s3cret"
@@ -69,14 +72,14 @@ def test_a_variable_may_name_a_file_that_has_the_value(tmp_path):
         settings.load(None, {"DIHEDRAL_ARTIFACTS__NOTHING_FILE": str(tmp_path / "key")}, {})
 
 
-def test_a_worker_says_which_node_of_which_job_failed(tmp_path):
+def test_a_worker_says_which_node_of_which_job_failed(tmp_path: Path) -> None:
     house = Stack(tmp_path, DIHEDRAL_LOGS__FORMAT="json")
     try:
         worker = house.worker()
         job = house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"]
         house.ended(job)
 
-        def said():
+        def said() -> Any:
             lines = [
                 json.loads(line) for path in tmp_path.glob("data_plane-*.log") for line in path.read_text().splitlines()
             ]
@@ -90,6 +93,6 @@ def test_a_worker_says_which_node_of_which_job_failed(tmp_path):
         house.close()
 
 
-def test_of_the_keys_in_the_settings_only_the_keys_are_secret():
+def test_of_the_keys_in_the_settings_only_the_keys_are_secret() -> None:
     given = settings.load(None, {"DIHEDRAL_CONTROL__KEYS": "admin admin dhk_1\n\nprometheus read dhk_2"}, {})
     assert settings.secrets(given) == {"dhk_1", "dhk_2"}

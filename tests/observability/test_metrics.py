@@ -3,7 +3,10 @@
 import asyncio
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -72,7 +75,7 @@ def scrape(url: str) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = Stack(tmp_path_factory.mktemp("metrics"))
     made.worker("--slots", "1")
     yield made
@@ -84,7 +87,7 @@ def of_worker(house: Stack) -> Samples:
     return scrape(next(worker["metricsUrl"] for worker in workers if worker["plane"] == "python"))
 
 
-def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
+def test_both_planes_expose_every_name_with_numbers_that_agree(house: Any, tmp_path: Path) -> None:
     jobs = [house.post("/api/jobs", simulate({"id": "a", "steps": 2}))["jobId"] for _ in range(5)]
     jobs.append(house.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"])
     (tmp_path / "voice.wav").write_bytes(tone())
@@ -129,7 +132,7 @@ def test_both_planes_expose_every_name_with_numbers_that_agree(house, tmp_path):
     assert used <= peak < there
 
 
-def test_labels_are_bounded(house):
+def test_labels_are_bounded(house: Any) -> None:
     job = house.post("/api/jobs", simulate({"id": "node-of-mine"}, job="job-of-mine"))["jobId"]
     house.ended(job)
     house.http.request("BREW", "/api/jobs")
@@ -142,7 +145,7 @@ def test_labels_are_bounded(house):
         assert [value for value in values if "of-mine" in value or value == "BREW"] == []
 
 
-def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
+def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path: Path) -> None:
     house = Stack(tmp_path)
     try:
         assert scrape(f"{house.url}/metrics").sum("dihedral_redis_up") == 1
@@ -157,7 +160,7 @@ def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path):
         house.close()
 
 
-def test_what_alerts_look_at_moves_when_it_happens(tmp_path):
+def test_what_alerts_look_at_moves_when_it_happens(tmp_path: Path) -> None:
     """A worker that is frozen for three leases: its entry goes to another, and it says itself that it has lost it."""
     house = Stack(tmp_path)
     try:
@@ -182,7 +185,7 @@ def test_what_alerts_look_at_moves_when_it_happens(tmp_path):
         house.close()
 
 
-async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url, redis):
+async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url: Any, redis: Any) -> None:
     """A worker took the entry and has said nothing since."""
     settings = Settings()
     settings.redis.url = redis_url
@@ -202,7 +205,7 @@ async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url, redis):
         await scheduler._client.aclose()
 
 
-async def test_a_store_tells_what_moved_and_what_failed(tmp_path):
+async def test_a_store_tells_what_moved_and_what_failed(tmp_path: Path) -> None:
     told: list = []
     store = MeasuredStore(LocalStore(tmp_path), told.append)
     await store.put("videos", "a/b", b"12345", "text/plain")
@@ -218,7 +221,7 @@ async def test_a_store_tells_what_moved_and_what_failed(tmp_path):
     ]  # fmt: skip
 
 
-async def test_a_reader_that_goes_away_closes_the_file(tmp_path):
+async def test_a_reader_that_goes_away_closes_the_file(tmp_path: Path) -> None:
     told: list = []
     store = MeasuredStore(LocalStore(tmp_path), told.append)
     await store.put("videos", "a", b"x" * (1 << 20), "text/plain")
@@ -228,7 +231,7 @@ async def test_a_reader_that_goes_away_closes_the_file(tmp_path):
     assert told[-1].size_bytes == len(first)
 
 
-async def test_the_lag_of_the_loop_is_seen():
+async def test_the_lag_of_the_loop_is_seen() -> None:
     watching = asyncio.create_task(metrics.watch_loop())
     before = _lags_over(0.25)
     await asyncio.sleep(0)
@@ -243,7 +246,7 @@ def _lags_over(seconds: float) -> float:
     return buckets["+Inf"] - buckets[str(seconds)]
 
 
-def test_gpus_are_asked_for_their_memory():
+def test_gpus_are_asked_for_their_memory() -> None:
     """The driver's library is not ours, and no GPU is here: this fake answers as NVML does."""
     nvml = SimpleNamespace(
         nvmlDeviceGetCount=lambda: 2,

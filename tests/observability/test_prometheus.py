@@ -4,21 +4,16 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.observability.prometheus import DEPLOY, Prometheus
+from tests.observability.prometheus import DEPLOY, RULES, Prometheus
 from tests.support.polling import becomes
 from tests.support.servers import skip
 from tests.support.stack import Stack
 
-RULES = [
-    rule
-    for path in sorted((DEPLOY / "rules").glob("*.yml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
 ALERTS = [rule for rule in RULES if "alert" in rule]
 
 
@@ -29,7 +24,7 @@ def promtool(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_is_valid(tmp_path):
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "prometheus")
     (tmp_path / "metrics_key").touch()
     config = tmp_path / "prometheus" / "prometheus.yml"
@@ -38,7 +33,9 @@ def test_the_configuration_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize(("known", "up"), [(True, 1.0), (False, 0.0)])
-def test_a_control_plane_is_scraped_with_the_key_of_the_secrets_and_not_with_another(tmp_path, known, up):
+def test_a_control_plane_is_scraped_with_the_key_of_the_secrets_and_not_with_another(
+    tmp_path: Path, known: Any, up: Any
+) -> None:
     if shutil.which("prometheus") is None:
         skip("prometheus", "there is no prometheus on this machine")
     key, other = ("dhk_" + word * 16 + "_" + word * 43 for word in "ab")
@@ -56,12 +53,12 @@ def test_a_control_plane_is_scraped_with_the_key_of_the_secrets_and_not_with_ano
         house.close()
 
 
-def test_every_alert_comes_where_it_must_and_only_there():
+def test_every_alert_comes_where_it_must_and_only_there() -> None:
     promtool("test", "rules", *(str(path) for path in sorted((DEPLOY / "tests").glob("*.yml"))))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_is_tested_and_explained(alert):
+def test_an_alert_is_tested_and_explained(alert: Any) -> None:
     tests = "".join(path.read_text() for path in (DEPLOY / "tests").glob("*.yml"))
     assert re.search(rf"\b{alert['alert']}\b", tests)
     assert alert["labels"]["severity"] in ("critical", "warning")
@@ -72,11 +69,11 @@ def test_an_alert_is_tested_and_explained(alert):
     )
 
 
-def test_every_alert_that_is_explained_is_there():
+def test_every_alert_that_is_explained_is_there() -> None:
     runbook = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
     assert set(re.findall(r"^#### (.*)$", runbook, re.M)) == {rule["alert"] for rule in ALERTS}
 
 
-def test_no_query_hides_that_there_is_nothing():
+def test_no_query_hides_that_there_is_nothing() -> None:
     for rule in RULES:
         assert not re.search(r"vector\s*\(|\bor\s+on\b|absent_over_time", rule["expr"]), rule

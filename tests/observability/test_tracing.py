@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,7 +21,7 @@ CLIENTS_TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture
-async def traced(redis_url, redis, tmp_path):
+async def traced(redis_url: Any, redis: Any, tmp_path: Path) -> AsyncIterator[Any]:
     """A control plane and a worker, each with a provider of its own, whose spans come together."""
     spans = InMemorySpanExporter()
 
@@ -33,7 +36,7 @@ async def traced(redis_url, redis, tmp_path):
         yield served, spans
 
 
-async def test_a_job_is_one_trace_across_both_planes(traced):
+async def test_a_job_is_one_trace_across_both_planes(traced: Any) -> None:
     served, exporter = traced
     graph = submission(
         node("a"), node("b", task="light_node"), node("c", fail=True), edges=[edge("a", "b"), edge("b", "c")]
@@ -56,7 +59,7 @@ async def test_a_job_is_one_trace_across_both_planes(traced):
     assert sent.startswith(f"00-{root.context.trace_id:032x}-{root.context.span_id:016x}-")
 
 
-async def test_a_client_that_traces_finds_the_job_in_its_own_trace(traced):
+async def test_a_client_that_traces_finds_the_job_in_its_own_trace(traced: Any) -> None:
     served, exporter = traced
     traceparent = f"00-{CLIENTS_TRACE}-b7ad6b7169203331-01"
     job = (await served.post("/api/jobs", submission(node("a")), traceparent=traceparent))["jobId"]
@@ -64,7 +67,7 @@ async def test_a_client_that_traces_finds_the_job_in_its_own_trace(traced):
     assert {f"{span.context.trace_id:032x}" for span in exporter.get_finished_spans()} == {CLIENTS_TRACE}
 
 
-async def test_jobs_of_one_request_are_told_apart_and_jobs_of_two_are_two_traces(traced):
+async def test_jobs_of_one_request_are_told_apart_and_jobs_of_two_are_two_traces(traced: Any) -> None:
     served, exporter = traced
     for _ in range(2):
         await served.ended(await served.submit(node("a")))
@@ -79,7 +82,7 @@ async def test_jobs_of_one_request_are_told_apart_and_jobs_of_two_are_two_traces
     assert len({span.context.trace_id for span in runs}) == 1
 
 
-async def test_a_traceparent_that_is_none_does_no_harm(traced):
+async def test_a_traceparent_that_is_none_does_no_harm(traced: Any) -> None:
     served, _ = traced
     headers = [("content-type", "application/json"), ("traceparent", b"\xff what")]
     answer = await served.http.post("/api/jobs", json=submission(node("a")), headers=headers)
@@ -87,7 +90,7 @@ async def test_a_traceparent_that_is_none_does_no_harm(traced):
     assert (await served.ended(answer.json()["jobId"]))["status"] == "completed"
 
 
-def test_nothing_is_imported_where_it_is_off():
+def test_nothing_is_imported_where_it_is_off() -> None:
     """redis-py looks for OpenTelemetry's API by itself, so here it cannot be found; ours would fail if it were asked for."""
     code = "import sys\nsys.modules['opentelemetry'] = sys.modules['pynvml'] = None\n"
     code += "import dihedral.control_plane.app, dihedral.data_plane.service\nfrom dihedral.bridge import tracing\nfrom dihedral.schemas.structs.settings import Settings\n"
@@ -95,7 +98,7 @@ def test_nothing_is_imported_where_it_is_off():
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 
 
-def test_an_endpoint_without_the_extra_stops_the_start(monkeypatch):
+def test_an_endpoint_without_the_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter", None)
     settings = Settings()
     settings.tracing.endpoint = "http://127.0.0.1:4318/v1/traces"

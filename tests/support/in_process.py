@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from dihedral.bridge.artifacts import store as artifacts
+from dihedral.bridge import artifacts
 from dihedral.bridge.tasks.calling import run_plain
 from dihedral.bridge.tasks.registry import collect
 from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
@@ -63,7 +63,7 @@ class TaskRunner:
         self.registry = collect(BUILTIN, plugins=False)
         self.refusals = 0
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.store = self.wait(self._open())
 

@@ -15,7 +15,7 @@ import soundfile
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from dihedral.bridge.artifacts import store as artifacts
+from dihedral.bridge import artifacts
 from dihedral.bridge.tasks.registry import collect
 from dihedral.bridge.tasks.runs import CancelToken, NodeRun
 from dihedral.data_plane.kernels import spectra

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from typing import Any
 
 import uvloop
 from arq import create_pool
@@ -13,7 +14,7 @@ asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 REDIS = RedisSettings.from_dsn(os.environ.get("REDIS_URL") or sys.argv[1])
 
 
-async def noop(ctx):
+async def noop(ctx: Any) -> Any:
     return {"steps": 0}
 
 
@@ -24,7 +25,7 @@ class Settings:
     poll_delay = 0.01
 
 
-async def main():
+async def main() -> None:
     pool = await create_pool(REDIS)
     await submit_async(lambda size: one_by_one(size, lambda: pool.enqueue_job("noop")))
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from celery import Celery
 from submitting import submit
@@ -12,7 +13,7 @@ app.conf.worker_prefetch_multiplier = 64
 
 
 @app.task(name="noop")
-def noop():
+def noop() -> Any:
     return {"steps": 0}
 
 

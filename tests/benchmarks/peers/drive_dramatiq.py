@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -16,7 +17,7 @@ dramatiq.set_broker(broker)
 
 
 @dramatiq.actor(store_results=True)
-def noop():
+def noop() -> Any:
     return {"steps": 0}
 
 

@@ -1,13 +1,14 @@
 """RQ: enqueue_many, `rq worker` as it comes (a fork for each job)."""
 
 import sys
+from typing import Any
 
 from redis import Redis
 from rq import Queue
 from submitting import submit
 
 
-def noop():
+def noop() -> Any:
     return {"steps": 0}
 
 

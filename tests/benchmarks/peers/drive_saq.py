@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from typing import Any
 
 import uvloop
 from saq import Queue
@@ -11,7 +12,7 @@ from submitting import one_by_one, submit_async
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-async def noop(ctx):
+async def noop(ctx: Any) -> Any:
     return {"steps": 0}
 
 
@@ -19,7 +20,7 @@ queue = Queue.from_url(os.environ.get("REDIS_URL") or sys.argv[1])
 settings = {"queue": queue, "functions": [noop], "concurrency": 50}
 
 
-async def main():
+async def main() -> None:
     await queue.connect()
     await submit_async(lambda size: one_by_one(size, lambda: queue.enqueue("noop")))
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import uvloop
 from streaq import Worker
@@ -11,11 +12,11 @@ worker = Worker(redis_url=os.environ.get("REDIS_URL") or sys.argv[1], concurrenc
 
 
 @worker.task()
-async def noop():
+async def noop() -> Any:
     return {"steps": 0}
 
 
-async def main():
+async def main() -> None:
     async with worker:
         await submit_async(lambda size: worker.enqueue_many([noop.enqueue() for _ in range(size)]))
 

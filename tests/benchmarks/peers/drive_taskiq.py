@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import uvloop
 from submitting import one_by_one, submit_async
@@ -12,11 +13,11 @@ broker = RedisStreamBroker(url=URL).with_result_backend(RedisAsyncResultBackend(
 
 
 @broker.task(task_name="noop")
-async def noop():
+async def noop() -> Any:
     return {"steps": 0}
 
 
-async def main():
+async def main() -> None:
     await broker.startup()
     await submit_async(lambda size: one_by_one(size, noop.kiq))
     await broker.shutdown()

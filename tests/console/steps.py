@@ -1,0 +1,47 @@
+"""What several tests of the console do: submit, upload, find a row, ask axe-core."""
+
+import uuid
+from importlib.resources import files as resources
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+from tests.support.stack import Stack, simulate
+
+SLOW = {"steps": 600, "stepSeconds": 0.1}
+AXE = resources("axe_playwright_python").joinpath("axe.min.js").read_text()
+SERIOUS = ("serious", "critical")
+
+
+def name(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def submit(house: Stack, job: str, **params: Any) -> str:
+    house.post("/api/jobs", simulate({"id": "a", **params}, job=job))
+    return job
+
+
+def row(page: Page, job: str) -> Locator:
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=job, exact=True))
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core calls serious or critical, with the elements."""
+    page.evaluate(AXE + ";0")
+    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']][:4]}"
+        for each in found["violations"]
+        if each["impact"] in SERIOUS
+    ]
+
+
+def upload(house: Stack, name: str, content: bytes, kind: str) -> dict[str, str]:
+    answer = house.http.post("/api/artifacts", files={"file": (name, content, kind)})
+    assert answer.status_code == 201
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def view(meta: dict[str, str]) -> str:
+    return f"/console/artifacts/{meta['bucket']}/{meta['key']}"

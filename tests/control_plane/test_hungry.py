@@ -1,0 +1,137 @@
+"""Large but allowed requests cost their own bytes and little more, and nobody else waits for them: a control plane in a process of its own."""
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dihedral.bridge.fabric.connection import connect
+from dihedral.control_plane import api_keys
+from tests.control_plane.served import edge, graph, node
+from tests.support.servers import start_server
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MIB = 1 << 20
+
+
+@asynccontextmanager
+async def apart(directory: Any) -> AsyncIterator[Any]:
+    """(client of alice, client of bob, process id)."""
+    server, url = start_server(directory)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    redis = connect(url)
+    tokens = {
+        name: (await api_keys.create(redis, name, ["submit", "read"], max_alive=most))[1]
+        for name, most in (("alice", 2000), ("bob", 0), ("few", 2))
+    }
+    environ = {
+        **os.environ,
+        "DIHEDRAL_REDIS__URL": url,
+        "DIHEDRAL_CONTROL__PORT": str(port),
+        "DIHEDRAL_WORKER__TASKS": "tests.support.planes",
+        "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
+    }
+    log = (directory / "log").open("wb")
+    process = subprocess.Popen([sys.executable, "-m", "dihedral.control_plane"], env=environ, stderr=log)  # noqa: ASYNC220
+    clients = {
+        name: httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=120, headers={"Authorization": f"Bearer {token}"}
+        )
+        for name, token in tokens.items()
+    }
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    if (await clients["bob"].get("/health/ready")).status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.1)
+        yield clients, process.pid
+    finally:
+        for client in clients.values():
+            await client.aclose()
+        process.terminate()
+        process.wait(30)
+        await redis.aclose()
+        server.kill()
+        server.wait(10)
+        log.close()
+
+
+def mib(pid: Any, name: Any) -> Any:
+    return int(re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)[1]) / 1024
+
+
+async def bystander(client: Any, stop: Any) -> Any:
+    """The longest time that a request of another key took."""
+    worst = 0.0
+    while not stop.is_set():
+        begun = time.monotonic()
+        assert (await client.get("/api/jobs", params={"limit": 1})).status_code == 200
+        worst = max(worst, time.monotonic() - begun)
+        await asyncio.sleep(0.02)
+    return worst
+
+
+def wide(nodes: Any) -> Any:
+    names = [f"n{number}" for number in range(nodes)]
+    return graph(
+        *(node(name, task="merge_capabilities", plane="node") for name in names),
+        edges=[edge(*pair) for pair in itertools.pairwise(names)],
+    )
+
+
+def batch(items: Any, megabytes: Any) -> Any:
+    """`items` submissions of together so many MiB: many nodes, as a graph is costly, and padding."""
+    one = {"graph": wide(40), "metadata": {"text": ""}}
+    one["metadata"]["text"] = "x" * max(0, megabytes * MIB // items - len(json.dumps(one)))
+    return json.dumps({"jobs": [one] * items}).encode()
+
+
+@pytest.mark.parametrize(("who", "items", "accepted"), [("few", 1000, 2), ("few", 16, 2), ("alice", 1000, 1000)])
+async def test_a_batch_of_62_mib_costs_little_more_and_holds_up_nobody(
+    tmp_path: Path, who: Any, items: Any, accepted: Any
+) -> None:
+    body = batch(items, 61)
+    async with apart(tmp_path) as (clients, pid):
+        before = mib(pid, "VmRSS")
+        stop = asyncio.Event()
+        watching = asyncio.ensure_future(bystander(clients["bob"], stop))
+        answer = await clients[who].post("/api/jobs/batch", content=body, headers={"content-type": "application/json"})
+        stop.set()
+        worst = await watching
+        assert answer.status_code == 200, answer.text[:300]
+        jobs = answer.json()["jobs"]
+        assert sum("jobId" in each for each in jobs) == accepted, [each for each in jobs if "jobId" not in each][:1]
+        grown = mib(pid, "VmHWM") - before
+    assert grown < 5 * 61
+    assert worst < 1.0
+
+
+async def test_a_burst_of_reads_by_one_key_is_answered_and_holds_up_nobody(tmp_path: Path) -> None:
+    async with apart(tmp_path) as (clients, _):
+        headers = {"content-type": "application/json"}
+        await clients["alice"].post("/api/jobs/batch", content=batch(1000, 1), headers=headers)
+        stop = asyncio.Event()
+        watching = asyncio.ensure_future(bystander(clients["bob"], stop))
+        burst = [clients["alice"].get("/api/jobs", params={"limit": 500}) for _ in range(200)]
+        answers = await asyncio.gather(*burst)
+        stop.set()
+        assert {answer.status_code for answer in answers} == {200}
+        assert await watching < 1.0
