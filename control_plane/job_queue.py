@@ -22,9 +22,10 @@ from prometheus_client import Counter
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.jobs import Jobs, JobView, KnownTask, NewJob, decode_graph
+from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, NodeRecord
+from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
@@ -126,7 +127,7 @@ class JobQueue:
         if not found and any(capabilities[node.task].runtime.kind == "gpu" for node in graph.nodes):
             found = planning.memory_problems(graph, capabilities, await self.workers())
             if found:  # one that only restarts may have the device
-                found = planning.memory_problems(graph, capabilities, await self.jobs.workers(recent=True))
+                found = planning.memory_problems(graph, capabilities, await self.jobs.workers.recent())
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
@@ -175,7 +176,7 @@ class JobQueue:
     async def known_tasks(self) -> dict[str, KnownTask]:
         if time.monotonic() - self._known_at > FRESH_SECONDS:
             fresh = {}
-            for each in await self.jobs.known_tasks():
+            for each in await self.jobs.workers.known_tasks():
                 before = self._known.get(each.capability.id)
                 if before is not None and before.capability == each.capability:
                     each.capability = before.capability
@@ -193,7 +194,7 @@ class JobQueue:
 
     async def workers(self) -> list[WorkerInfo]:
         if time.monotonic() - self._workers_at > FRESH_SECONDS:
-            self._workers = await self.jobs.workers()
+            self._workers = await self.jobs.workers.alive()
             self._workers_at = time.monotonic()
         return self._workers
 

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 
@@ -74,7 +75,7 @@ class Overview:
             "dihedral_redeliveries", "Entries taken over from lost workers", counts.get("redelivered", 0)
         )
         kept = GaugeMetricFamily(
-            "dihedral_dead_letters_kept", "Dead letters not requeued or dropped", await self._jobs.dead_letter_count()
+            "dihedral_dead_letters_kept", "Dead letters not requeued or dropped", await DeadLetters(self._jobs).count()
         )
         return [live, ended, dead, again, kept]
 
@@ -86,8 +87,8 @@ class Overview:
             "dihedral_queue_oldest_seconds", "Age of the oldest waiting entry, or 0", labels=place
         )
         workers = GaugeMetricFamily("dihedral_workers", "Workers that live", labels=place)
-        alive = Counter((str(worker.plane), worker.pool) for worker in await self._jobs.workers())
-        for queue in await self._jobs.queues():
+        alive = Counter((str(worker.plane), worker.pool) for worker in await self._jobs.workers.alive())
+        for queue in await self._jobs.workers.queues():
             where = [str(queue.plane), queue.pool]
             depth.add_metric(where, queue.depth)
             pending.add_metric(where, queue.pending)

@@ -17,12 +17,14 @@ import redis
 from dihedral.bridge import metrics
 from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect
+from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, now_ms
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
-from dihedral.bridge.fabric.jobs import RECENT_SECONDS, Jobs, JobView, plan_batches
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
 from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ class Scheduler:
 
     async def _streams(self, part: Partition) -> list[str]:
         places = {("node", "default"), ("python", "default")}
-        for known in await self._jobs.known_tasks():
+        for known in await self._jobs.workers.known_tasks():
             places.add((str(known.capability.plane), known.capability.runtime.pool))
         return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
 
@@ -111,10 +113,10 @@ class Scheduler:
             await self._heal_still(part)
             await self._prune(part)
             await self._forget_consumers(part)
-        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await self._jobs.now_ms() - RECENT_SECONDS * 1000)
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await now_ms(self._client) - RECENT_SECONDS * 1000)
 
     async def _heal_still(self, part: Partition) -> None:
-        horizon = await self._jobs.now_ms() - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
+        horizon = await now_ms(self._client) - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
         cancelling: set[str] = set()
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
@@ -184,7 +186,7 @@ class Scheduler:
 
     async def _forget_consumers(self, part: Partition) -> None:
         """Drops the consumers that hold nothing and belong to no live worker; one that still reads is made anew by that."""
-        alive = {worker.worker_id for worker in await self._jobs.workers()}
+        alive = {worker.worker_id for worker in await self._jobs.workers.alive()}
         for stream in await self._streams(part):
             try:
                 consumers = await self._client.xinfo_consumers(stream, keys.GROUP)

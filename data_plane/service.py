@@ -219,7 +219,7 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, ou
 async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
     """Two workers that do not see each other's promises may begin what does not fit together. seen: processes of those that do."""
     with suppress(*CONNECTION_ERRORS, redis.RedisError):
-        for other in await jobs.workers():
+        for other in await jobs.workers.alive():
             if other.devices and other.host == socket.gethostname() and other.pid not in seen:
                 log.warning(
                     "worker %s of this machine has GPUs too, and its promises are not seen here (another user, another directory for "

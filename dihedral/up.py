@@ -310,7 +310,7 @@ class LocalStack:
                 with contextlib.suppress(httpx.HTTPError, *CONNECTION_ERRORS, redis.RedisError):
                     (await client.get("/health/live")).raise_for_status()
                     pids = {child.pid for child in workers}
-                    ours = [each for each in await jobs.workers() if each.plane == "python" and each.pid in pids]
+                    ours = [each for each in await jobs.workers.alive() if each.plane == "python" and each.pid in pids]
                     self.workers = msgspec.to_builtins(ours)
                     if len(self.workers) == len(workers) or (self.workers and time.monotonic() > deadline):
                         return

@@ -204,3 +204,9 @@ async def _check_functions(client: Client) -> None:
             ) from error
         if UNKNOWN_FUNCTION not in str(error):
             raise
+
+
+async def now_ms(client: Client) -> int:
+    """The server's time: who is alive and what is old must not depend on whose clock is right."""
+    seconds, micros = await client.time()
+    return int(seconds) * 1000 + int(micros) // 1000

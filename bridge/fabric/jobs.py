@@ -1,85 +1,45 @@
-"""Jobs as whoever asks about them sees them: submit, read, list, cancel, retry, delete, and what serves them.
+"""Jobs as their callers see them: submit, read, list, cancel, retry, delete.
 
-The scripts know items and words; here are the things: a job to submit, a view of a job, the queues, the workers that live,
-the tasks they know. Policy (limits, idempotency, planning) is the control plane's.
+The scripts know items and words; here are the things: a job to submit and a view of a job. Policy (limits, idempotency,
+planning) is the control plane's.
 """
 
 import asyncio
 import logging
 import math
-import random
-import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import redis.asyncio
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric import functions, keys
-from dihedral.bridge.fabric.connection import Client
-from dihedral.bridge.fabric.keys import PRIORITIES, Partition
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import Client, now_ms
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import (
     MAX_CALL_BYTES,
     MAX_CALL_ITEMS,
     PENDING,
     Depth,
-    EntrySpec,
     NodeRecord,
     Scripts,
     parse_record,
     parse_state,
 )
+from dihedral.bridge.fabric.workers import WorkerRegistry
 from dihedral.bridge.graphs import Placement, Topology
-from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
-from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.settings import Settings
-from dihedral.schemas.structs.worker import DeadLetter, QueueInfo, WorkerInfo
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-HEARTBEAT_SECONDS = 5
-LIVE_SECONDS = 15
-RECENT_SECONDS = 7 * 24 * 3600
 
 decode_graph = msgspec.json.Decoder(Graph).decode
 decode_routes = msgspec.json.Decoder(dict[str, Placement]).decode
 _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
-_LETTER = re.compile(r"([0-9]{1,3})-([0-9]{1,20})-([0-9]{1,20})")
-_decode_worker = msgspec.json.Decoder(WorkerInfo).decode
-
-
-class KnownTask(msgspec.Struct):
-    """A capability as its last worker announced it."""
-
-    capability: Capability
-    worker_id: str
-    last_seen_ms: int
-
-
-_decode_known = msgspec.json.Decoder(KnownTask).decode
-
-
-def _understood(decode: Callable[[bytes], T], text: bytes, what: str) -> T | None:
-    """None, said once, for what a worker of a newer version tells otherwise; it must not end an older control plane."""
-    try:
-        return decode(text)
-    except msgspec.MsgspecError as error:
-        _not_understood(what, str(error))
-        return None
-
-
-@cache
-def _not_understood(what: str, why: str) -> None:
-    log.warning(
-        "the %s of a worker cannot be read and is left out, as if it were not there: %s (another version?)", what, why
-    )
 
 
 class NewJob(msgspec.Struct):
@@ -178,6 +138,7 @@ class Jobs:
             log_bytes=settings.jobs.event_log_bytes,
             output_bytes=settings.jobs.output_bytes,
         )
+        self.workers = WorkerRegistry(client, self.scripts.partitions)
         self._submissions: list[tuple[NewJob, asyncio.Future[str]]] = []
         self._submitting: asyncio.Task[None] | None = None
 
@@ -253,7 +214,7 @@ class Jobs:
 
         `limit` as in NewJob. Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
         """
-        left, word, now = 0, "", await self.now_ms() if limit else 0
+        left, word, now = 0, "", await now_ms(self.client) if limit else 0
         for part in self.scripts.partitions:
             rooms: list[tuple[int, str]] = []
             if self._max_queued > 0:
@@ -380,90 +341,6 @@ class Jobs:
         """The replication id of the server that has the job: another one means that a seq may have gone back."""
         return str((await functions.call(self.client, "epoch", self.scripts.partition(job_id).index)).decode())
 
-    async def now_ms(self) -> int:
-        """The server's time: who is alive and what is old must not depend on whose clock is right."""
-        seconds, micros = await self.client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    # What serves the jobs -------------------------------------------------------------------------------------------
-
-    async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
-        """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
-        now = await self.now_ms()
-        known: list[str | bytes] = []
-        for each in capabilities:
-            known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
-        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
-        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
-        for first in range(0, len(known), 1000):
-            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
-
-    async def depart(self, worker_id: str) -> None:
-        """It lives no more, and stays among those seen lately."""
-        await self._put("ZADD", keys.WORKERS, await self.now_ms() - LIVE_SECONDS * 1000 - 1, worker_id)
-
-    async def _put(self, command: str, key: str, *arguments: Any) -> None:
-        await functions.call(self.client, "put", key, command, *arguments)
-
-    async def workers(self, *, recent: bool = False) -> list[WorkerInfo]:
-        """Workers with a heartbeat in the last 15 s; with `recent` also those seen in the last week."""
-        horizon = await self.now_ms() - (RECENT_SECONDS if recent else LIVE_SECONDS) * 1000
-        ids = await self.client.zrange(keys.WORKERS, 0 if recent else horizon, "+inf", byscore=True)
-        if not ids:
-            return []
-        pipe = self.client.pipeline(transaction=False)
-        for worker_id in ids:
-            pipe.get(keys.worker(worker_id.decode()))
-        raw = await pipe.execute()
-        return [found for text in raw if text and (found := _understood(_decode_worker, text, "heartbeat"))]
-
-    async def known_tasks(self) -> list[KnownTask]:
-        """Every task of live and recently seen workers, stable order."""
-        horizon = await self.now_ms() - RECENT_SECONDS * 1000
-        rows = await self.client.hgetall(keys.CAPABILITIES)
-        known = [_understood(_decode_known, row, "capability") for _, row in sorted(rows.items())]
-        return [task for task in known if task is not None and task.last_seen_ms >= horizon]
-
-    async def capabilities(self) -> dict[str, Capability]:
-        return {known.capability.id: known.capability for known in await self.known_tasks()}
-
-    async def queues(self) -> list[QueueInfo]:
-        """Depth (not delivered), pending (delivered, not acked) and age of the oldest waiting entry, per place."""
-        places = {("node", "default"), ("python", "default")}
-        for known in await self.known_tasks():
-            places.add((str(known.capability.plane), known.capability.runtime.pool))
-        for worker in await self.workers():
-            places.add((str(worker.plane), worker.pool))
-        return [await self._queue(plane, pool) for plane, pool in sorted(places)]
-
-    async def _queue(self, plane: str, pool: str) -> QueueInfo:
-        depth = pending = 0
-        oldest: float | None = None
-        for part in self.scripts.partitions:
-            for stream in part.streams(plane, pool):
-                waiting, held, age = await self._stream(stream)
-                depth, pending = depth + waiting, pending + held
-                if age is not None:
-                    oldest = age if oldest is None else max(oldest, age)
-        return QueueInfo(plane=plane, pool=pool, depth=depth, pending=pending, oldest_seconds=oldest)  # type: ignore[arg-type]
-
-    async def _stream(self, stream: str) -> tuple[int, int, float | None]:
-        try:
-            groups = await self.client.xinfo_groups(stream)
-        except redis.ResponseError:
-            return 0, 0, None
-        group = next((row for row in groups if row["name"] in (keys.GROUP, keys.GROUP.encode())), None)
-        last = group["last-delivered-id"] if group else "0-0"
-        held = int(group["pending"]) if group else 0
-        start = f"({last.decode() if isinstance(last, bytes) else last}"
-        first = await self.client.xrange(stream, min=start, count=1)
-        if not first:
-            return 0, held, None
-        lag = group.get("lag") if group else None
-        waiting = int(lag) if lag is not None else int(await self.client.xlen(stream)) - held
-        age_ms = await self.now_ms() - int(first[0][0].split(b"-")[0])
-        return max(1, waiting), held, max(0.0, age_ms / 1000)
-
     async def counts(self) -> dict[str, int]:
         """What the scripts have counted, over all partitions: jobs by live status, by end and pipeline, and what happened."""
         found: dict[str, int] = {}
@@ -471,126 +348,6 @@ class Jobs:
             for name, number in (await self.client.hgetall(part.counts)).items():
                 found[name.decode()] = found.get(name.decode(), 0) + int(number)
         return found
-
-    # Dead letters ---------------------------------------------------------------------------------------------------
-
-    async def dead_letter_count(self) -> int:
-        """Letters that nobody has requeued or dropped yet."""
-        return sum([int(await self.client.xlen(part.dead)) for part in self.scripts.partitions])
-
-    async def dead_letters(self, before: str | None = None, limit: int = 500) -> list[DeadLetter]:
-        """Newest first, those older than the letter `before`. Raises ValueError where that can be no letter's id."""
-        last = None if before is None else self._letter(before)
-        found = []
-        for part in self.scripts.partitions:
-            top = "+" if last is None else last[1] if part.number < last[0].number else f"({last[1]}"
-            for entry, fields in await self.client.xrevrange(part.dead, max=top, count=limit):
-                found.append((_entry_order(entry), part.number, _dead_letter(part, entry, fields)))
-        return [letter for *_, letter in sorted(found, key=lambda row: row[:2], reverse=True)[:limit]]
-
-    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        try:
-            part, entry = self._letter(letter_id)
-        except ValueError:
-            return None
-        rows = await self.client.xrange(part.dead, min=entry, max=entry)
-        return _dead_letter(part, *rows[0]) if rows else None
-
-    async def requeue_dead(self, letter: DeadLetter) -> str:
-        """Retries the job, if its last attempt is the letter's, and drops all its letters; ok | conflict | unknown."""
-        word = await self.retry(letter.job_id, attempt=letter.attempt) if letter.job_id else "unknown"
-        if word == "ok":
-            await self._drop_letters_of(letter.job_id)
-        return word
-
-    async def drop_dead(self, letter_id: str) -> str:
-        """ok | unknown."""
-        try:
-            part, entry = self._letter(letter_id)
-        except ValueError:
-            return "unknown"
-        return "ok" if await self.client.xdel(part.dead, entry) else "unknown"
-
-    async def _drop_letters_of(self, job_id: str) -> None:
-        """Each failed node of a job has one; the stream is bounded, so it is read through."""
-        part, start = self.scripts.partition(job_id), "-"
-        while rows := await self.client.xrange(part.dead, min=start, count=1000):
-            mine = [entry for entry, fields in rows if fields.get(b"job") == job_id.encode()]
-            if mine:
-                await self.client.xdel(part.dead, *mine)
-            start = f"({rows[-1][0].decode()}"
-
-    def _letter(self, letter_id: str) -> tuple[Partition, str]:
-        """Partition and entry. Raises ValueError."""
-        found = _LETTER.fullmatch(letter_id)
-        if found is None:
-            raise ValueError(letter_id)
-        number, ms, nth = (int(digits) for digits in found.groups())
-        if number >= len(self.scripts.partitions) or max(ms, nth) >= 2**64 or ms == nth == 0:  # no entry has these
-            raise ValueError(letter_id)
-        return self.scripts.partitions[number], f"{ms}-{nth}"
-
-
-def plan_batches(
-    part: Partition,
-    topology: Topology,
-    routes: dict[str, Placement],
-    ready: list[str],
-    *,
-    priority: str,
-    inline_limit: int,
-    graph_size: int,
-    delay_ms: int = 0,
-    reason: str = "-",
-    front: bool = False,
-    declined: bool = False,
-) -> list[EntrySpec]:
-    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
-
-    `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so nobody makes room for them.
-    """
-    stands = PRIORITIES[0] if front else priority
-    groups = graphs.group(topology, ready, routes)
-    inline = graph_size * len(groups) <= inline_limit
-    batches = []
-    for group in groups:
-        needs: dict[str, None] = {}
-        for node in group.nodes:
-            needs.update(dict.fromkeys(topology.sources(node)))
-        batches.append(
-            EntrySpec(
-                stream=part.stream(group.plane, group.pool, stands),
-                place=f"{group.plane}/{group.pool}",
-                nodes=group.nodes,
-                needs=list(needs),
-                inline=inline,
-                nonce=f"{random.getrandbits(128):032x}",  # tells entries apart, no secret
-                delay_ms=delay_ms,
-                reason=reason,
-                heavy=not routes[group.nodes[0]].light,
-                priority=priority if front else "",
-                declined=declined,
-            )
-        )
-    return batches
-
-
-def _entry_order(entry: bytes) -> tuple[int, int]:
-    ms, _, nth = entry.partition(b"-")
-    return int(ms), int(nth)
-
-
-def _dead_letter(part: Partition, entry: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
-    text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-    return DeadLetter(
-        id=f"{part.number}-{entry.decode()}",
-        job_id=text.get("job", ""),
-        node_id=text.get("node", ""),
-        attempt=int(text.get("attempt", "0")),
-        reason=text.get("reason", ""),
-        detail=text.get("detail", ""),
-        created=rfc3339(int(text.get("created", "0"))),
-    )
 
 
 def view(job_id: str, reply: list[list[str]]) -> JobView | None:

@@ -23,7 +23,8 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
-from dihedral.bridge.fabric.jobs import Jobs, plan_batches
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
 from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Step, Writer, is_transient
 from dihedral.schemas.structs.settings import Settings
@@ -245,13 +246,13 @@ async def reap_worker(settings: Settings, pid: int) -> int:
             jobs, f"supervisor-{uuid.uuid4().hex[:12]}", lambda part, report: writers[part.number].put(report)
         )
         taken = 0
-        for lost in await jobs.workers():
+        for lost in await jobs.workers.alive():
             if (lost.pid, lost.host) == (pid, socket.gethostname()):
                 for part in jobs.scripts.partitions:
                     for stream in part.streams(str(lost.plane), lost.pool):
                         taken += await reclaimer.take_from(part, stream, lost.worker_id)
                         await jobs.scripts.drop_consumer(part, stream, reclaimer.consumer)
-                await jobs.depart(lost.worker_id)
+                await jobs.workers.depart(lost.worker_id)
         for task in writing:
             task.cancel()
         return taken

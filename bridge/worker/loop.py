@@ -35,10 +35,12 @@ from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound, ServerUnava
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
-from dihedral.bridge.fabric.jobs import HEARTBEAT_SECONDS, Jobs, plan_batches
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
 from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.workers import HEARTBEAT_SECONDS
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.times import rfc3339
@@ -167,7 +169,7 @@ class Worker:
             self.ready = False
             renewer.stop()
             with suppress(*CONNECTION_ERRORS, redis.RedisError):
-                await self._jobs.depart(self.worker_id)
+                await self._jobs.workers.depart(self.worker_id)
             await self._client.aclose()
             await self._taker.aclose()
 
@@ -602,7 +604,7 @@ class Worker:
     async def _announces(self) -> None:
         while True:
             try:
-                await self._jobs.announce(self._info(), [task.capability for task in self.registry.values()])
+                await self._jobs.workers.announce(self._info(), [task.capability for task in self.registry.values()])
                 self.ready = True
             except Exception as error:
                 if not _is_transient(error):

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from dihedral.bridge.artifacts.store import StoreFull
 from dihedral.bridge.errors import ServerUnavailable
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.metrics import exposition
 from dihedral.bridge.times import now_rfc3339
 from dihedral.control_plane.access import principal
@@ -62,7 +63,7 @@ async def pipelines(request: Req) -> PipelineList:
 
 @get("/api/workers", summary="Workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
-    found = await _queue(request).jobs.workers()
+    found = await _queue(request).jobs.workers.alive()
     if principal(request).visible_owner is not None:
         for worker in found:
             worker.running = []  # whose jobs they are is not known here
@@ -71,7 +72,7 @@ async def workers(request: Req) -> WorkerList:
 
 @get("/api/queues", summary="What waits, by plane and pool", responses=answers())
 async def queues(request: Req) -> QueueList:
-    return QueueList(queues=await _queue(request).jobs.queues())
+    return QueueList(queues=await _queue(request).jobs.workers.queues())
 
 
 @get(
@@ -87,7 +88,7 @@ async def dead_letters(
 ) -> DeadLetterList:
     """`cursor`: the `next` of the page before, which is the id of its last letter."""
     try:
-        found = await _queue(request).jobs.dead_letters(cursor, limit)
+        found = await _letters(request).page(cursor, limit)
     except ValueError as error:
         raise refused("cursor", "this is none of ours") from error
     return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
@@ -107,7 +108,7 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
     letter = await _dead_letter(request, letter_id)
-    word = await _queue(request).jobs.requeue_dead(letter)
+    word = await _letters(request).requeue(letter)
     if word == "unknown":
         raise ApiProblem(409, "job_gone", "it has no job, or that has expired or was deleted; drop the letter instead")
     if word != "ok":
@@ -118,15 +119,19 @@ async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
 async def drop_dead_letter(request: Req, letter_id: FromPath[str]) -> None:
-    if await _queue(request).jobs.drop_dead(letter_id) != "ok":
+    if await _letters(request).drop(letter_id) != "ok":
         raise _unknown_letter(letter_id)
 
 
 async def _dead_letter(request: Req, letter_id: str) -> DeadLetter:
-    found = await _queue(request).jobs.dead_letter(letter_id)
+    found = await _letters(request).get(letter_id)
     if found is None:
         raise _unknown_letter(letter_id)
     return found
+
+
+def _letters(request: Req) -> DeadLetters:
+    return DeadLetters(_queue(request).jobs)
 
 
 def _unknown_letter(letter_id: str) -> ApiProblem:

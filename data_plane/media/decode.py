@@ -5,12 +5,15 @@ with the code `invalid_input`, why a file is not what the task needs.
 """
 
 import io
+import os
 import struct
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,11 +24,38 @@ FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP")  # no others: every decoder is a way in
-LARGEST_PIXELS = 100_000_000  # decoded at 3 bytes each: 300 MB, a slot's worth of memory
+LARGEST_PIXELS = 256_000_000  # phones have 200 million; a JPEG is decoded at a fraction of them
+LARGEST_BYTES = 512 * 2**20  # while a picture is decoded and made RGB: a slot's worth of memory
+DECODING_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # a pixel, as measured: their decoders hold several copies
+STRIP_PIXELS = 1 << 20
 SMALLEST_SIDE = 16  # pixels; below it there is no picture to speak of
 SHORTEST_SECONDS = 0.25
 SILENCE = 1e-4  # peak, about the last bit of 14
 RATES = range(4_000, 192_001)  # Hz: below there is no speech, above only an attempt to fill the memory
+BLOCK_SAMPLES = 1 << 20  # of all channels together, that are decoded at once
+SOUND_CONTAINERS = (
+    "mp3",
+    "mov",
+    "aac",
+    "matroska",
+    "ogg",
+    "asf",
+    "amr",
+    "wav",
+    "w64",
+    "aiff",
+    "caf",
+    "flac",
+    "au",
+    "ac3",
+    "eac3",
+    "wv",
+    "ape",
+    "tta",
+)
+"""What FFmpeg may take a file for. No playlists: they name other files and addresses, which it would open."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: lying on a side
 
 
@@ -34,56 +64,129 @@ def read_picture(path: Path, longest: int) -> FloatArray:
 
     Transparency is laid over black; of an animation the first frame is read.
 
-    Raises: TaskError `invalid_input` where the file is no picture, is damaged, tiny or over LARGEST_PIXELS.
+    Raises: TaskError `invalid_input` where the file is no picture, is damaged, tiny or too large to decode.
     """
-    from PIL import Image, ImageOps
+    return _floats(_read(path, longest, _colours))
 
-    with _opened(path) as opened:
-        opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
-        image = _colours(ImageOps.exif_transpose(opened))
+
+def read_cut_out(path: Path, longest: int) -> FloatArray:
+    """(height, width, 4) in 0..1, as `read_picture` reads it, with the opacity last, by which the colours are multiplied."""
+    picture = _floats(_read(path, longest, _with_opacity))
+    picture[:, :, :3] *= picture[:, :, 3:]
+    return picture
+
+
+def _read(path: Path, longest: int, converted: Callable[[Any], Any]) -> Any:
+    """The picture, upright. It is scaled down before it is turned: then the turned copy is a small one."""
+    from PIL import Image
+
+    with _opened(path, longest) as opened:
+        opened.load()
+        turn = opened.getexif().get(_EXIF_ORIENTATION, 1)
+        image = converted(opened)
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+    }.get(turn)  # fmt: skip
+    return image if turned is None else image.transpose(turned)
+
+
+def _floats(image: Any) -> FloatArray:
     picture = np.array(image, dtype=np.float32)
     picture /= np.float32(255)  # in place: a second copy would be 12 bytes a pixel
     return picture
 
 
-def read_cut_out(path: Path, longest: int) -> FloatArray:
-    """(height, width, 4) in 0..1, as `read_picture` reads it, with the opacity last, by which the colours are multiplied."""
-    from PIL import Image, ImageOps
+@contextmanager
+def _opened(path: Path, longest: int = 0) -> Iterator[Any]:
+    """The picture with its size looked at, as it will be decoded for `longest`; what goes wrong with it in the block is told as well."""
+    from PIL import Image, UnidentifiedImageError
 
-    with _opened(path) as opened:
-        turned = ImageOps.exif_transpose(opened)
-        image = (_colours(turned) if turned.mode.startswith(("I", "F")) else turned).convert("RGBA")
-    if max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    picture = np.array(image, dtype=np.float32)
-    picture /= np.float32(255)
-    picture[:, :, :3] *= picture[:, :, 3:]
-    return picture
+    formats = [*FORMATS, *(["HEIF"] if _heif_is_known() else [])]
+    try:
+        with _bounded_by_us(), _without_metadata(path) as file, Image.open(file, formats=formats) as opened:
+            if min(opened.size) < SMALLEST_SIDE:
+                width, height = opened.size
+                raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
+            if longest:
+                opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
+                _check_cost(opened)
+            yield opened
+    except UnidentifiedImageError:
+        if _is_heif(path):
+            raise _invalid("HEIC pictures are read where the extra `heic` is installed; export it as JPEG") from None
+        raise _invalid(f"the file is not a picture that can be read ({', '.join(formats)})") from None
+    except Image.DecompressionBombError:
+        raise _invalid(f"the picture has more than {LARGEST_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:  # what its decoders raise
+        raise _invalid(f"the picture is damaged: {error}") from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The picture with its size looked at; what goes wrong with it in the block is told as well."""
-    from PIL import Image, UnidentifiedImageError
+def _bounded_by_us() -> Iterator[None]:
+    """Pillow raises at twice its own limit, before there is a size to look at; a phone's 200 megapixels are above that."""
+    from PIL import Image
 
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST_PIXELS // 2
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below, with our own limit
-            with Image.open(path, formats=FORMATS) as opened:
-                width, height = opened.size
-                if width * height > LARGEST_PIXELS:
-                    raise _too_large()
-                if min(width, height) < SMALLEST_SIDE:
-                    raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
-                yield opened
-    except UnidentifiedImageError:
-        raise _invalid(f"the file is not a picture that can be read ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:  # raised at twice Pillow's own limit, before there is a size to look at
-        raise _too_large() from None
-    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:  # what its decoders raise
-        raise _invalid(f"the picture is damaged: {error}") from error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_cost(image: Any) -> None:
+    """What a few kilobytes claim is believed only as far as there is memory for it."""
+    pixels = image.size[0] * image.size[1]
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    converted = 0 if image.mode == "RGB" else 4
+    cost = pixels * max(stored + converted, DECODING_BYTES.get(image.format, 0))
+    if cost > LARGEST_BYTES:
+        raise _invalid(
+            f"the picture has {image.size[0]}×{image.size[1]} pixels ({image.format}, {image.mode}), "
+            f"which take {cost >> 20} MiB to decode; {LARGEST_BYTES >> 20} are allowed"
+        )
+
+
+def _without_metadata(path: Path) -> BinaryIO:
+    """The file; of a PNG a copy without texts and colour profile, which we do not need and Pillow refuses above a megabyte."""
+    file = path.open("rb")
+    if file.read(8) != _PNG:
+        file.seek(0)
+        return file
+    copy: BinaryIO = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+    copy.write(_PNG)
+    with file:
+        while len(head := file.read(8)) == 8:
+            left = int.from_bytes(head[:4], "big") + 4  # the check sum too
+            if head[4:] in _PNG_METADATA:
+                file.seek(left, os.SEEK_CUR)
+                continue
+            copy.write(head)
+            while left and (block := file.read(min(left, 1 << 20))):
+                copy.write(block)
+                left -= len(block)
+    copy.seek(0)
+    return copy
+
+
+@cache
+def _heif_is_known() -> bool:
+    try:
+        import pi_heif
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def _is_heif(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]:
@@ -100,35 +203,103 @@ def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -
 
     Raises: TaskError `invalid_input` as there; that a file is too short or silent is known behind its last piece.
     """
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as opened:
-            rate = int(opened.samplerate)
-            if rate not in RATES:
-                raise _invalid(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
-            left, size, peak = int(longest_seconds * rate), max(1, int(piece_seconds * rate)), 0.0
-            read = 0
-            while samples := _mono(opened, min(size, left - read)):
-                piece = np.concatenate(samples)
-                if not np.isfinite(piece).all():
-                    raise _invalid("the recording holds values that are no numbers")
-                read, peak = read + piece.size, max(peak, float(np.abs(piece).max()))
-                yield piece, rate
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        raise _invalid(f"the file is not a recording that can be read (WAV, FLAC, …): {error}") from error
+    rate, blocks = _sound(path)
+    if rate not in RATES:
+        raise _invalid(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
+    left, size = int(longest_seconds * rate), max(1, int(piece_seconds * rate))
+    read, peak = 0, 0.0
+    gathered: list[FloatArray] = []
+    for block in _cut(blocks, size, left):
+        if not np.isfinite(block).all():
+            raise _invalid("the recording holds values that are no numbers")
+        read, peak = read + block.size, max(peak, float(np.abs(block).max()))
+        gathered.append(block)
+        if sum(each.size for each in gathered) == size or read == left:
+            yield np.concatenate(gathered), rate
+            gathered = []
+    if gathered:
+        yield np.concatenate(gathered), rate
     if read < SHORTEST_SECONDS * rate:
         raise _invalid(f"the recording lasts {read / rate:.2f} s; at least {SHORTEST_SECONDS} s are needed")
     if peak < SILENCE:
         raise _invalid("the recording is silent")
 
 
-def _mono(opened: Any, count: int) -> list[FloatArray]:
-    """The next `count` frames, each the mean of its channels, block by block: a file may have a thousand channels."""
-    if count < 1:
-        return []
-    blocks = opened.blocks(1 << 16, frames=count, dtype="float32", always_2d=True)
-    return [block.mean(axis=1) for block in blocks if len(block)]
+def _cut(blocks: Iterator[FloatArray], size: int, left: int) -> Iterator[FloatArray]:
+    """The blocks, cut where a piece of `size` ends and after `left` samples."""
+    room = size
+    for block in blocks:
+        while block.size and left:
+            part, block = np.split(block, [min(room, left)])
+            room, left = room - part.size or size, left - part.size
+            yield part
+        if not left:
+            return
+
+
+def _sound(path: Path) -> tuple[int, Iterator[FloatArray]]:
+    """The rate, and the mean of the channels block by block.
+
+    libsndfile reads what it can. MP3 is left to FFmpeg: without a frame that tells its length libsndfile guesses it, and is wrong by minutes or
+    leaves most of it out. So is what libsndfile does not know (M4A, AAC, WebM, the sound of a video).
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as opened:
+            if not (opened.format == "MP3" or opened.subtype.startswith("MPEG")):
+                return int(opened.samplerate), _by_libsndfile(path)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError):
+        pass
+    return _by_ffmpeg(path)
+
+
+def _by_libsndfile(path: Path) -> Iterator[FloatArray]:
+    """As many frames as there are: `blocks()` would hand out memory that nobody has written where a header promises more."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as opened:
+            count = max(1, BLOCK_SAMPLES // opened.channels)  # a file may have a thousand channels
+            while len(block := opened.read(count, dtype="float32", always_2d=True)):
+                yield block.mean(axis=1)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        raise _no_recording(error) from error
+
+
+def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
+    import av
+
+    try:
+        opened = av.open(path, options={"format_whitelist": ",".join(SOUND_CONTAINERS), "protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise _no_recording(error) from error
+    if not opened.streams.audio or not opened.streams.audio[0].rate:
+        opened.close()
+        raise _invalid("there is no sound in the file")
+    return int(opened.streams.audio[0].rate), _decoded(opened)
+
+
+def _decoded(opened: Any) -> Iterator[FloatArray]:
+    """Packets that are damaged are left out, as a player does; where most of them are, there is no recording."""
+    import av
+
+    stream = opened.streams.audio[0]
+    good, bad = 0, 0
+    with opened:
+        resampler = av.AudioResampler(format="fltp", rate=stream.rate)
+        for packet in opened.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                bad += 1
+                continue
+            good += 1
+            for frame in frames:
+                for even in resampler.resample(frame):
+                    yield even.to_ndarray().mean(axis=0, dtype=np.float32)
+    if bad > good:
+        raise _invalid(f"the recording is damaged: {bad} of its {good + bad} parts cannot be decoded")
 
 
 def picture_shape(path: Path) -> tuple[int, int]:
@@ -156,21 +327,48 @@ def jpeg(frame: ByteArray, widest: int) -> bytes:
 
 
 def _colours(image: Any) -> Any:
-    """Any Pillow mode as RGB; 16-bit greys are scaled, which `convert` would clip."""
+    """Any Pillow mode as RGB, over black, strip by strip: a copy of the whole in each mode on the way would be gigabytes."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    return _in_strips(image, "RGB", _over_black)
+
+
+def _with_opacity(image: Any) -> Any:
+    return _in_strips(image, "RGBA", lambda strip: strip.convert("RGBA"))
+
+
+def _in_strips(image: Any, mode: str, convert: Callable[[Any], Any]) -> Any:
+    """16-bit greys and floats are scaled, which `convert` would clip."""
     from PIL import Image
 
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" else max(1.0, float(np.nanmax(values)))
-        image = Image.fromarray((np.clip(np.nan_to_num(values / top), 0, 1) * 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    top_value = 65535.0
+    if image.mode == "F":
+        top_value = max(1.0, *(float(np.nan_to_num(np.asarray(image.crop(box)), posinf=0).max()) for box in boxes))
+    target = Image.new(mode, image.size)
+    for box in boxes:
+        strip = image.crop(box)
+        strip.info = image.info
+        if image.mode.startswith(("I", "F")):
+            values = np.nan_to_num(np.asarray(strip, dtype=np.float32) / np.float32(top_value), posinf=1)
+            strip = Image.fromarray((np.clip(values, 0, 1) * 255).astype(np.uint8))
+        target.paste(convert(strip), box[:2])
+    return target
 
 
-def _too_large() -> TaskError:
-    return _invalid(f"the picture has more than {LARGEST_PIXELS:,} pixels")
+def _over_black(strip: Any) -> Any:
+    from PIL import Image
+
+    if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
+        strip = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, (0, 0, 0, 255)), strip)
+    return strip.convert("RGB")
+
+
+def _no_recording(error: Exception) -> TaskError:
+    return _invalid(f"the file is not a recording that can be read (WAV, FLAC, MP3, M4A, …): {error}")
 
 
 def _invalid(message: str) -> TaskError:

@@ -23,7 +23,7 @@ HEARD, FITTED = 0.4, 0.95  # of the progress
 
 
 class TrainVoice(Strict, kw_only=True, rename="camel"):
-    recording: Annotated[ArtifactRef | None, Meta(description="The speaker, in WAV, FLAC or the like")] = None
+    recording: Annotated[ArtifactRef | None, Meta(description="The speaker, in WAV, FLAC, MP3, M4A or the like")] = None
     recordings: Annotated[list[ArtifactRef], Meta(max_length=64, description="More of the same speaker")] = (
         msgspec.field(default_factory=list)
     )

@@ -12,6 +12,7 @@ import redis as redis_sync
 
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import check_layout, connect
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.runs import CancelToken, NodeRun
@@ -233,11 +234,11 @@ async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_lon
     for wrong in (-3600, -20, 3600):
         with monkeypatch.context() as clock:
             clock.setattr(time, "time", lambda wrong=wrong: exact() + wrong)
-            await worker._jobs.announce(worker._info(), [task.capability for task in worker.registry.values()])
-        assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
+            await worker._jobs.workers.announce(worker._info(), [task.capability for task in worker.registry.values()])
+        assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
     (score,) = [score for _, score in await house.client.zrange("workers", 0, -1, withscores=True)]
     assert score <= exact() * 1000
-    assert (await house.jobs.known_tasks())[0].last_seen_ms <= exact() * 1000
+    assert (await house.jobs.workers.known_tasks())[0].last_seen_ms <= exact() * 1000
 
 
 async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_stands_still(
@@ -249,8 +250,8 @@ async def test_a_control_plane_whose_clock_is_wrong_knows_who_lives_and_what_sta
     await has_begun(house, "a")
     exact = time.time
     monkeypatch.setattr(time, "time", lambda: exact() + 3600)
-    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
-    assert await house.jobs.capabilities()
+    assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
+    assert await house.jobs.workers.capabilities()
     monkeypatch.setattr(time, "time", lambda: exact() - 3600)
     for stream in house.jobs.scripts.partitions[0].streams("python", "default"):
         await house.client.delete(stream)
@@ -282,7 +283,7 @@ async def test_an_entry_that_is_none_of_ours_becomes_a_dead_letter(house: Any, e
     await house.submit([node("a", wait="go")])
     await has_begun(house, "a")
     await house.client.xadd("stream:process:data", entry)
-    await house.becomes(house.jobs.dead_letters)
+    await house.becomes(DeadLetters(house.jobs).page)
     gate("go").set()
     assert (await house.ended()).status == "completed"
     assert not house.running[worker].done()
@@ -323,8 +324,8 @@ async def test_a_worker_of_a_newer_version_is_left_out_and_ends_no_scheduler(
     await house.client.hset(
         "capabilities", "python:newer", capability.replace(b'"id":"act"', b'"id":"newer","mood":"good"')
     )
-    assert [each.worker_id for each in await house.jobs.workers()] == [worker.worker_id]
-    found = await house.jobs.capabilities()
+    assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
+    found = await house.jobs.workers.capabilities()
     assert "act" in found
     assert "newer" not in found
     assert "contains unknown field `mood`" in caplog.text

@@ -18,6 +18,7 @@ import redis as redis_sync
 from dihedral.bridge.errors import LayoutMismatch
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import check_layout, connect
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
@@ -430,7 +431,7 @@ async def test_rule_8_a_node_that_kills_its_workers_takes_no_neighbour_with_it(h
     assert view.status == "failed"
     assert [name for name in names if view.records[name].status != "completed"] == ["a_poison"]
     assert json.loads(view.records["a_poison"].payload)["error"]["code"] == "worker_lost"
-    (letter,) = await house.jobs.dead_letters()
+    (letter,) = await DeadLetters(house.jobs).page()
     assert (letter.job_id, letter.node_id, letter.reason) == ("job", "a_poison", "worker_lost")
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.jobs import plan_batches
+from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
 from dihedral.bridge.fabric.scripts import EntrySpec
 from dihedral.bridge.graphs import Placement, Topology

@@ -62,7 +62,7 @@ async def test_pipelines_are_whole_documents_in_order(served: Any) -> None:
 
 async def test_workers_are_those_that_live(served: Any) -> None:
     other = worker_info(new_id("worker"), "act")
-    await served.planes.jobs.announce(other, [])
+    await served.planes.jobs.workers.announce(other, [])
     found = {each["workerId"]: each for each in (await served.get("/api/workers"))["workers"]}
     assert found[other.worker_id]["tasks"] == ["act"]
     assert set(found[other.worker_id]) == {
@@ -72,7 +72,7 @@ async def test_workers_are_those_that_live(served: Any) -> None:
     ours = next(each for each in found.values() if each["plane"] == "node")
     assert ours["version"] == VERSION
     assert ours["host"] == socket.gethostname()
-    await served.planes.jobs.depart(other.worker_id)
+    await served.planes.jobs.workers.depart(other.worker_id)
     assert other.worker_id not in {each["workerId"] for each in (await served.get("/api/workers"))["workers"]}
 
 

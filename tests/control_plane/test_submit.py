@@ -106,20 +106,20 @@ async def test_a_need_that_a_worker_seen_lately_can_hold_is_accepted(served: Any
     small, large = (worker_info(new_id("worker"), task) for _ in range(2))
     small.devices = [DeviceInfo(name="gpu", memory_mib=8192)]
     large.devices = [DeviceInfo(name="gpu", memory_mib=24_576)]
-    await served.planes.jobs.announce(small, [capability])
+    await served.planes.jobs.workers.announce(small, [capability])
 
     async def is_refused() -> Any:
         answer = await served.http.post("/api/plans", json=submission(node("a", task=task)))
         return "does_not_fit" in answer.text
 
     await served.becomes(is_refused)
-    await served.planes.jobs.announce(large, [capability])
-    await served.planes.jobs.depart(large.worker_id)
+    await served.planes.jobs.workers.announce(large, [capability])
+    await served.planes.jobs.workers.depart(large.worker_id)
     scheduler = Scheduler(served.settings)
     await scheduler.sweep()
     await scheduler._client.aclose()
     await served.post("/api/plans", submission(node("a", task=task)), expect=200)
-    assert large.worker_id not in {each.worker_id for each in await served.planes.jobs.workers()}
+    assert large.worker_id not in {each.worker_id for each in await served.planes.jobs.workers.alive()}
 
 
 async def test_a_job_that_waits_for_a_free_place_says_so(served: Any) -> None:
@@ -218,7 +218,7 @@ async def test_a_task_is_known_as_soon_as_a_worker_has_announced_it(served: Any)
     capability = served.planes.registry["once"].capability
     fresh = msgspec.structs.replace(capability, id=new_id("task"))
     await served.get("/api/capabilities")
-    await served.planes.jobs.announce(worker_info("a-new-worker", fresh.id), [fresh])
+    await served.planes.jobs.workers.announce(worker_info("a-new-worker", fresh.id), [fresh])
 
     async def accepted() -> Any:
         answer = await served.http.post("/api/plans", json=submission(node("a", task=fresh.id)))

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks.registry import collect
 from dihedral.control_plane.scheduler import Scheduler
@@ -172,9 +173,9 @@ async def _rest_of_the_control_plane(house: Any) -> None:
     jobs = Jobs(client, settings)
     operator = connect(url(house.directory, "operator"))
     await operator.xadd("stream:dead", {"job": "x", "node": "a", "reason": "worker_lost", "created": "0"})
-    (letter,) = await jobs.dead_letters()
-    assert await jobs.requeue_dead(letter) == "unknown"
-    assert await jobs.drop_dead(letter.id) == "ok"
+    (letter,) = await DeadLetters(jobs).page()
+    assert await DeadLetters(jobs).requeue(letter) == "unknown"
+    assert await DeadLetters(jobs).drop(letter.id) == "ok"
     await operator.aclose()
     await client.aclose()
 

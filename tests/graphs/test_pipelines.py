@@ -100,8 +100,8 @@ def test_a_template_that_makes_no_graph_is_the_pipelines_problem() -> None:
     assert [(problem.pointer, problem.code) for problem in wrong] == [("/pipeline", "bad_pipeline")]
 
 
-def test_the_readmes_voices_are_trained_side_by_side_and_then_compared() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text().split("## Who is speaking")[1]
+def test_the_voices_of_the_recipe_are_trained_side_by_side_and_then_compared() -> None:
+    text = (Path(__file__).parents[2] / "docs/recipes.md").read_text().split("## Who is speaking")[1]
     graph = msgspec.json.decode(text.split("```json")[1].split("```")[0], type=GraphSubmission)
     registry = tasks.collect(["dihedral.data_plane.tasks." + each for each in DATA_TASKS], plugins=False)
     planned = normalise(graph, "job")

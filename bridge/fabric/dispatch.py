@@ -1,0 +1,54 @@
+"""Plans the entries that carry ready nodes to their places."""
+
+import random
+
+from dihedral.bridge import graphs
+from dihedral.bridge.fabric.keys import PRIORITIES, Partition
+from dihedral.bridge.fabric.scripts import (
+    EntrySpec,
+)
+from dihedral.bridge.graphs import Placement, Topology
+
+
+def plan_batches(
+    part: Partition,
+    topology: Topology,
+    routes: dict[str, Placement],
+    ready: list[str],
+    *,
+    priority: str,
+    inline_limit: int,
+    graph_size: int,
+    delay_ms: int = 0,
+    reason: str = "-",
+    front: bool = False,
+    declined: bool = False,
+) -> list[EntrySpec]:
+    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
+
+    `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so nobody makes room for them.
+    """
+    stands = PRIORITIES[0] if front else priority
+    groups = graphs.group(topology, ready, routes)
+    inline = graph_size * len(groups) <= inline_limit
+    batches = []
+    for group in groups:
+        needs: dict[str, None] = {}
+        for node in group.nodes:
+            needs.update(dict.fromkeys(topology.sources(node)))
+        batches.append(
+            EntrySpec(
+                stream=part.stream(group.plane, group.pool, stands),
+                place=f"{group.plane}/{group.pool}",
+                nodes=group.nodes,
+                needs=list(needs),
+                inline=inline,
+                nonce=f"{random.getrandbits(128):032x}",  # tells entries apart, no secret
+                delay_ms=delay_ms,
+                reason=reason,
+                heavy=not routes[group.nodes[0]].light,
+                priority=priority if front else "",
+                declined=declined,
+            )
+        )
+    return batches

@@ -1,0 +1,140 @@
+"""The registry of workers: their heartbeats, the tasks that they know, and the depth of the queues that they serve."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+import redis.asyncio
+
+from dihedral.bridge.fabric import functions, keys
+from dihedral.bridge.fabric.connection import Client, now_ms
+from dihedral.bridge.fabric.keys import Partition
+from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.worker import QueueInfo, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 5
+LIVE_SECONDS = 15
+RECENT_SECONDS = 7 * 24 * 3600
+
+
+class KnownTask(msgspec.Struct):
+    """A capability as its last worker announced it."""
+
+    capability: Capability
+    worker_id: str
+    last_seen_ms: int
+
+
+_decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+_decode_known = msgspec.json.Decoder(KnownTask).decode
+
+
+def _understood(decode: Callable[[bytes], T], text: bytes, what: str) -> T | None:
+    """None, said once, for what a worker of a newer version tells otherwise; it must not end an older control plane."""
+    try:
+        return decode(text)
+    except msgspec.MsgspecError as error:
+        _not_understood(what, str(error))
+        return None
+
+
+@cache
+def _not_understood(what: str, why: str) -> None:
+    log.warning(
+        "the %s of a worker cannot be read and is left out, as if it were not there: %s (another version?)", what, why
+    )
+
+
+class WorkerRegistry:
+    def __init__(self, client: Client, partitions: Sequence[Partition]) -> None:
+        self._client = client
+        self._partitions = partitions
+
+    async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
+        """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
+        now = await now_ms(self._client)
+        known: list[str | bytes] = []
+        for each in capabilities:
+            known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
+        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
+        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+        for first in range(0, len(known), 1000):
+            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
+
+    async def depart(self, worker_id: str) -> None:
+        """It lives no more, and stays among those seen lately."""
+        await self._put("ZADD", keys.WORKERS, await now_ms(self._client) - LIVE_SECONDS * 1000 - 1, worker_id)
+
+    async def _put(self, command: str, key: str, *arguments: Any) -> None:
+        await functions.call(self._client, "put", key, command, *arguments)
+
+    async def alive(self) -> list[WorkerInfo]:
+        """Workers with a heartbeat in the last 15 s."""
+        horizon = await now_ms(self._client) - LIVE_SECONDS * 1000
+        return await self._found(await self._client.zrange(keys.WORKERS, horizon, "+inf", byscore=True))
+
+    async def recent(self) -> list[WorkerInfo]:
+        """Also those that were seen in the last week."""
+        return await self._found(await self._client.zrange(keys.WORKERS, 0, "+inf", byscore=True))
+
+    async def _found(self, ids: list[bytes]) -> list[WorkerInfo]:
+        if not ids:
+            return []
+        pipe = self._client.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.get(keys.worker(worker_id.decode()))
+        raw = await pipe.execute()
+        return [found for text in raw if text and (found := _understood(_decode_worker, text, "heartbeat"))]
+
+    async def known_tasks(self) -> list[KnownTask]:
+        """Every task of live and recently seen workers, stable order."""
+        horizon = await now_ms(self._client) - RECENT_SECONDS * 1000
+        rows = await self._client.hgetall(keys.CAPABILITIES)
+        known = [_understood(_decode_known, row, "capability") for _, row in sorted(rows.items())]
+        return [task for task in known if task is not None and task.last_seen_ms >= horizon]
+
+    async def capabilities(self) -> dict[str, Capability]:
+        return {known.capability.id: known.capability for known in await self.known_tasks()}
+
+    async def queues(self) -> list[QueueInfo]:
+        """Depth (not delivered), pending (delivered, not acked) and age of the oldest waiting entry, per place."""
+        places = {("node", "default"), ("python", "default")}
+        for known in await self.known_tasks():
+            places.add((str(known.capability.plane), known.capability.runtime.pool))
+        for worker in await self.alive():
+            places.add((str(worker.plane), worker.pool))
+        return [await self._queue(plane, pool) for plane, pool in sorted(places)]
+
+    async def _queue(self, plane: str, pool: str) -> QueueInfo:
+        depth = pending = 0
+        oldest: float | None = None
+        for part in self._partitions:
+            for stream in part.streams(plane, pool):
+                waiting, held, age = await self._stream(stream)
+                depth, pending = depth + waiting, pending + held
+                if age is not None:
+                    oldest = age if oldest is None else max(oldest, age)
+        return QueueInfo(plane=plane, pool=pool, depth=depth, pending=pending, oldest_seconds=oldest)  # type: ignore[arg-type]
+
+    async def _stream(self, stream: str) -> tuple[int, int, float | None]:
+        try:
+            groups = await self._client.xinfo_groups(stream)
+        except redis.ResponseError:
+            return 0, 0, None
+        group = next((row for row in groups if row["name"] in (keys.GROUP, keys.GROUP.encode())), None)
+        last = group["last-delivered-id"] if group else "0-0"
+        held = int(group["pending"]) if group else 0
+        start = f"({last.decode() if isinstance(last, bytes) else last}"
+        first = await self._client.xrange(stream, min=start, count=1)
+        if not first:
+            return 0, held, None
+        lag = group.get("lag") if group else None
+        waiting = int(lag) if lag is not None else int(await self._client.xlen(stream)) - held
+        age_ms = await now_ms(self._client) - int(first[0][0].split(b"-")[0])
+        return max(1, waiting), held, max(0.0, age_ms / 1000)
