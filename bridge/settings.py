@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
 NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+FOREIGN = ("DIHEDRAL_CONTROL__KEYS", "DIHEDRAL_LLM__API_KEY", "DIHEDRAL_API_KEY")
 OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 TASKS = "tasks"
@@ -95,6 +96,13 @@ def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = 
         text = ",".join(value) if isinstance(value, list | tuple) else str(value)
         made[f"{PREFIX}{section.upper()}__{key.upper()}"] = text
     return made
+
+
+def forget_foreign(environ: MutableMapping[str, str]) -> None:
+    """Takes out what a worker has no use for and a task must not see: the control plane's secrets and a client's key."""
+    for name in list(environ):
+        if name.upper().startswith(FOREIGN):
+            del environ[name]
 
 
 def server_url(environ: Mapping[str, str] | None = None) -> str:

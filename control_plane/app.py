@@ -42,6 +42,7 @@ from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
 from dihedral.control_plane.routes.live import live_routes
+from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
@@ -119,6 +120,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *live_routes,
             *service_routes,
             *session_routes,
+            *mcp_routes,
             *console_routes(settings.artifacts),
         ],
         lifespan=[lifespan],

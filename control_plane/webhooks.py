@@ -22,6 +22,7 @@ import msgspec
 import redis
 
 from dihedral.bridge import metrics
+from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
@@ -61,6 +62,7 @@ class Webhooks:
         self._guard = Guard(settings.outgoing.allow)
         self._first_pause = first_pause_seconds
         self._turn_ms = turn_ms
+        self._ttl_ms = int(settings.jobs.ttl_seconds * 1000)
 
     async def run(self) -> None:
         """Until cancelled; an unreachable server is waited for."""
@@ -83,20 +85,19 @@ class Webhooks:
 
     async def _tell(self, client: httpx.AsyncClient, part: Partition, job_id: str, tries: int, claim: str) -> None:
         view = await self._jobs.read(job_id)
-        if view is None or not view.webhook:
-            await self._settle(
-                part, "done", job_id, claim
-            )  # expired or deleted: there is nothing to say of it any more
+        raw = None if view is None else await self._jobs.client.get(keys.webhook(job_id, part))
+        if view is None or not raw:  # expired or deleted: there is nothing to say of it any more
+            await self._settle(part, "done", job_id, claim)
             return
         if not view.ended:  # retried meanwhile
             await self._settle(part, "again", job_id, claim, 0)
             return
-        said = await self._send(client, view)
+        said = await self._send(client, view, _decode(raw))
         if said is None:
-            await self._settle(part, "done", job_id, claim)
+            await self._settle(part, "done", job_id, claim, self._ttl_ms)
             metrics.webhooks_total.labels("told").inc()
         elif said == "gone" or tries + 1 >= self._settings.webhook_attempts:
-            await self._settle(part, "done", job_id, claim)
+            await self._settle(part, "done", job_id, claim, self._ttl_ms)
             metrics.webhooks_total.labels("given_up").inc()
             log.warning("a webhook is given up: %s", said, extra={"job": job_id})
         else:
@@ -107,9 +108,8 @@ class Webhooks:
     async def _settle(self, part: Partition, word: str, job_id: str, claim: str, delay_ms: int = 0) -> None:
         await self._jobs.scripts.call("webhooks", part, [(word, job_id, claim, delay_ms)])
 
-    async def _send(self, client: httpx.AsyncClient, view: JobView) -> str | None:
+    async def _send(self, client: httpx.AsyncClient, view: JobView, webhook: Webhook) -> str | None:
         """None where it was taken, else why not; never the address, which may carry a secret of its own."""
-        webhook = _decode(view.webhook)
         event = {"type": "job.ended", "timestamp": now_rfc3339(), "data": await self._document(view)}
         body = msgspec.json.encode(event)
         headers = signed(webhook.secret, f"{view.job_id}.{view.attempt}", int(time.time()), body)

@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         loaded = settings.load(options.config, os.environ, _overrides(options))
+        settings.forget_foreign(os.environ)  # the slots, in which users' tasks run, inherit what is left
         logs.configure(loaded.logs.level, loaded.logs.format, "python", settings.secrets(loaded))
         from dihedral.data_plane.service import serve
 

@@ -420,6 +420,16 @@ def doctor(options: argparse.Namespace) -> int:
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
+def mcp(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from dihedral.bridge.settings import client_key
+    from dihedral.mcp import serve
+
+    asyncio.run(serve(_url(options), options.api_key or client_key()))
+    return OK
+
+
 def _client(options: argparse.Namespace) -> Any:
     from dihedral.bridge.settings import client_key
     from dihedral.client import Client
@@ -553,6 +563,7 @@ def _parser() -> argparse.ArgumentParser:
     one = add("retry", retry, "run a failed or cancelled job again", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")
+    add("mcp", mcp, "let an agent use the control plane: the Model Context Protocol on stdin and stdout", client=True)
     group = commands.add_parser("artifacts", help="get, list or prune artifacts").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -577,7 +588,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("letter", metavar="ID")
     one = add("requeue", dead_letters_requeue, "retry the job of a letter", client=True, within=group)
     one.add_argument("letter", metavar="ID")
-    one = add("drop", dead_letters_drop, "forget a letter", client=True, within=group)
+    one = add("drop", dead_letters_drop, "drop a failed delivery", client=True, within=group)
     one.add_argument("letter", metavar="ID")
     group = commands.add_parser("keys", help="create, list or revoke API keys").add_subparsers(
         required=True, metavar="COMMAND"

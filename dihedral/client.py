@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
@@ -173,6 +174,13 @@ class AsyncClient:
     async def jobs(self, **filters: Unpack[JobFilters]) -> doc.JobList:
         """Returns a page of jobs, newest first; `next` is the cursor of the page behind it, None at the end."""
         return cast(doc.JobList, await self._ask("GET", "/api/jobs", params=_set(filters)))
+
+    async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> doc.Job:
+        """Returns the job document once the job has ended. Raises TimeoutError where it has not in time; None = no limit."""
+        async with asyncio.timeout(timeout_seconds), aclosing(self.watch(job_id)) as events:
+            async for _ in events:
+                pass
+        return await self.job(job_id)
 
     async def graph(self, job_id: str) -> doc.Graph:
         """Returns the job's graph with the status, params and output of every node."""
@@ -369,6 +377,10 @@ class AsyncClient:
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
+    async def mcp(self, message: Document) -> Document:
+        """Hands on a message of the Model Context Protocol; an empty answer where it wants none."""
+        return await self._ask("POST", "/mcp", json=message)
+
     async def _ask(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> Document:
         """`repeat`: safe to send again when the answer was lost; reads always are."""
         reads = method == "GET"
@@ -519,6 +531,7 @@ class Client:
     submit = _blocking(AsyncClient.submit)
     plan = _blocking(AsyncClient.plan)
     job = _blocking(AsyncClient.job)
+    wait = _blocking(AsyncClient.wait)
     jobs = _blocking(AsyncClient.jobs)
     graph = _blocking(AsyncClient.graph)
     events = _blocking(AsyncClient.events)
@@ -538,6 +551,7 @@ class Client:
     upload = _blocking(AsyncClient.upload)
     download = _blocking(AsyncClient.download)
     artifacts = _blocking(AsyncClient.artifacts)
+    mcp = _blocking(AsyncClient.mcp)
 
     def watch(self, job_id: str, after: int = 0) -> Generator[doc.Event | Progress, None, None]:
         """Yields what AsyncClient.watch yields, and raises what it raises."""

@@ -379,6 +379,7 @@ class ArtifactRef(TypedDict):
 
 class ArtifactList(TypedDict):
     artifacts: list[ArtifactMeta]
+    next: str | None
 
 
 class ProblemDetail(TypedDict):

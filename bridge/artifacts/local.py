@@ -9,13 +9,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO
 
 import msgspec
 from msgspec import UNSET
 
+from dihedral.bridge.artifacts.index import Index
 from dihedral.bridge.artifacts.store import (
+    BUCKETS,
     CHUNK_BYTES,
     ArtifactNotFound,
     ArtifactStoreUnavailable,
@@ -24,6 +27,7 @@ from dihedral.bridge.artifacts.store import (
     check_key,
     checked_type,
     is_bucket,
+    is_segment,
     newest,
 )
 from dihedral.bridge.artifacts.transfer import close_anyway, in_thread, os_errors_as_store_errors, pour
@@ -43,6 +47,7 @@ class LocalStore:
     def __init__(self, directory: Path) -> None:
         self._root = directory
         self._temporary = directory / ".tmp"
+        self._index = Index(directory)
 
     async def put(
         self,
@@ -97,12 +102,16 @@ class LocalStore:
                     file.flush()
                     os.fsync(file.fileno())
                 with _locked(about.parent, fcntl.LOCK_EX, partial(_make_room, data, about)):
+                    indexed = self._index.add(meta)
+                    before = _read(about)
                     about.unlink(missing_ok=True)  # a crash behind this line leaves no bytes under another's meta
                     os.replace(part.name, data)
                     os.replace(draft, about)
+                    if before is not None and (before.created_at, before.owner) != (meta.created_at, meta.owner):
+                        self._index.remove(before)
             finally:
                 draft.unlink(missing_ok=True)
-            for folder in (data.parent, about.parent):
+            for folder in (data.parent, about.parent, indexed):
                 with suppress(FileNotFoundError):  # deleted since
                     _sync(folder)
 
@@ -163,22 +172,50 @@ class LocalStore:
                 raise ArtifactNotFound(f"there is no artifact {bucket}/{key}") from error
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+        self,
+        bucket: str | None = None,
+        job_id: str | None = None,
+        limit: int = 1000,
+        owner: str | None = None,
+        before: tuple[str, str] | None = None,
     ) -> list[ArtifactMeta]:
-        if bucket is not None and not is_bucket(bucket):
+        if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
             return []
 
         def read() -> list[ArtifactMeta]:
-            found = []
-            for path in (self._root / ".meta" / (bucket or "")).rglob("*.json"):
-                with suppress(OSError, msgspec.DecodeError):
-                    meta = _decode(path.read_bytes())
-                    if job_id in (None, meta.job_id) and owner in (None, meta.owner):
-                        found.append(meta)
-            found.sort(key=newest, reverse=True)
-            return found[:limit]
+            with os_errors_as_store_errors(self._root):
+                if job_id is not None:
+                    metas = self._of_job(bucket, job_id, owner)
+                else:
+                    self._index.complete(lambda: self._everything(".meta"))
+                    metas = self._indexed(bucket, owner, before)
+                return list(islice((meta for meta in metas if before is None or newest(meta) < before), limit))
 
         return await asyncio.to_thread(read)
+
+    def _indexed(self, bucket: str | None, owner: str | None, before: tuple[str, str] | None) -> Iterator[ArtifactMeta]:
+        """Newest first. Those of one moment come together, so that they can be put into order."""
+        entries = self._index.entries(owner, bucket, None if before is None else before[0])
+        for _, moment in groupby(entries, key=lambda entry: entry.created_at):
+            found = []
+            for entry in moment:
+                meta = _read(self._paths(entry.bucket, entry.key)[1])
+                if meta is not None and meta.created_at == entry.created_at:
+                    found.append(meta)
+            yield from sorted(found, key=newest, reverse=True)
+
+    def _of_job(self, bucket: str | None, job_id: str, owner: str | None) -> Iterator[ArtifactMeta]:
+        """Their keys begin with its id (TaskContext.store names them so)."""
+        folders = [bucket] if bucket is not None else BUCKETS
+        metas = (meta for name in folders for meta in self._everything(f".meta/{name}/{job_id}"))
+        found = [meta for meta in metas if meta.job_id == job_id and owner in (None, meta.owner)]
+        yield from sorted(found, key=newest, reverse=True)
+
+    def _everything(self, below: str) -> Iterator[ArtifactMeta]:
+        for path in (self._root / below).rglob("*.json"):
+            meta = _read(path)
+            if meta is not None:
+                yield meta
 
     async def delete(self, bucket: str, key: str) -> None:
         """With the folders that it leaves empty: every upload has one of its own."""
@@ -186,8 +223,11 @@ class LocalStore:
         def remove() -> None:
             data, about = self._paths(bucket, key)
             with self._found(bucket, key, about.parent, fcntl.LOCK_EX):
+                before = _read(about)
                 about.unlink()
                 data.unlink(missing_ok=True)
+                if before is not None:
+                    self._index.remove(before)
                 for path in (data, about):
                     for folder in list(path.parents)[: key.count("/")]:
                         with suppress(OSError):  # not empty
@@ -219,6 +259,12 @@ class LocalStore:
 
 
 _decode = msgspec.json.Decoder(ArtifactMeta).decode
+
+
+def _read(about: Path) -> ArtifactMeta | None:
+    with suppress(OSError, msgspec.DecodeError):
+        return _decode(about.read_bytes())
+    return None
 
 
 def _discard(part: IO[bytes]) -> None:

@@ -75,10 +75,15 @@ class MeasuredStore:
             return await self._store.meta(bucket, key)
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+        self,
+        bucket: str | None = None,
+        job_id: str | None = None,
+        limit: int = 1000,
+        owner: str | None = None,
+        before: tuple[str, str] | None = None,
     ) -> builtins.list[ArtifactMeta]:
         with self._told("list"):
-            return await self._store.list(bucket, job_id, limit, owner)
+            return await self._store.list(bucket, job_id, limit, owner, before)
 
     async def delete(self, bucket: str, key: str) -> None:
         with self._told("delete"):

@@ -64,9 +64,14 @@ class OwnedStore:
         return meta
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+        self,
+        bucket: str | None = None,
+        job_id: str | None = None,
+        limit: int = 1000,
+        owner: str | None = None,
+        before: tuple[str, str] | None = None,
     ) -> list[ArtifactMeta]:
-        return await self._store.list(bucket, job_id, limit, self._sees)
+        return await self._store.list(bucket, job_id, limit, self._sees, before)
 
     async def delete(self, bucket: str, key: str) -> None:
         """Examples are everybody's to read, and nobody's but an admin's to delete."""

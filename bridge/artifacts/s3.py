@@ -56,6 +56,9 @@ RETRY_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
 LONG_SECONDS = 300.0  # a part on a line of 28 KB/s; a list of a million keys
 ABORT_SECONDS = 5.0
+CHECK_SECONDS = 60.0
+PROBE = ".ready"
+"""No key of an artifact, so that no list shows it."""
 CLOCK = timedelta(seconds=1)  # a list may say the time of a change in whole seconds
 
 ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
@@ -78,6 +81,7 @@ class S3Store:
         self._settings = settings
         self._clients: tuple[ClientSession, Any, Any] | None = None
         self._buckets: set[str] = set()
+        self._checked = float("-inf")
         try:
             self._trust = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
         except (OSError, ssl.SSLError) as error:
@@ -249,7 +253,12 @@ class S3Store:
         )
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+        self,
+        bucket: str | None = None,
+        job_id: str | None = None,
+        limit: int = 1000,
+        owner: str | None = None,
+        before: tuple[str, str] | None = None,
     ) -> list[ArtifactMeta]:
         """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
         if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
@@ -261,6 +270,11 @@ class S3Store:
                     name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
                 )
         changed.sort(reverse=True)
+        if (
+            before is not None
+        ):  # what was changed later was, but for the clock's grain, created later too, or written over since
+            latest = datetime.fromisoformat(before[0]) + CLOCK
+            changed = [each for each in changed if each[0] <= latest]
         found: list[ArtifactMeta] = []
         for at in range(0, len(changed), CONNECTIONS):
             if len(found) >= limit:
@@ -268,7 +282,13 @@ class S3Store:
                 if datetime.fromisoformat(found[limit - 1].created_at) >= changed[at][0] + CLOCK:
                     break  # what is left was changed, and so created, before the last one that is wanted
             known = await self._known([place for _, *place in changed[at : at + CONNECTIONS]])
-            found += [meta for meta in known if job_id in (None, meta.job_id) and owner in (None, meta.owner)]
+            found += [
+                meta
+                for meta in known
+                if job_id in (None, meta.job_id)
+                and owner in (None, meta.owner)
+                and (before is None or newest(meta) < before)
+            ]
         return sorted(found, key=newest, reverse=True)[:limit]
 
     async def _known(self, places: Sequence[Sequence[str]]) -> Sequence[ArtifactMeta]:
@@ -292,7 +312,15 @@ class S3Store:
         await self._ask(f"{bucket}/{key}", partial(self._client().remove_object, bucket, key))
 
     async def check(self) -> None:
-        await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
+        """Writes to every bucket, at most once a minute: a store that answers may still have no room, or room for some buckets only."""
+        if time.monotonic() - self._checked < CHECK_SECONDS:
+            await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
+            return
+        client = self._client()
+        for bucket in BUCKETS:
+            await self._ensure(bucket)
+            await self._ask(bucket, partial(client._put_object, bucket, PROBE, BytesIO(b"ok"), {}))
+        self._checked = time.monotonic()
 
     async def link(
         self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None

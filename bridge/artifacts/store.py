@@ -81,9 +81,14 @@ class ArtifactStore(Protocol):
     async def meta(self, bucket: str, key: str) -> ArtifactMeta: ...
 
     async def list(
-        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None
+        self,
+        bucket: str | None = None,
+        job_id: str | None = None,
+        limit: int = 1000,
+        owner: str | None = None,
+        before: tuple[str, str] | None = None,
     ) -> list[ArtifactMeta]:
-        """Newest first; with `owner` those of his alone."""
+        """Newest first; with `owner` theirs alone, with `job_id` those whose keys begin with it, with `before` those behind it (`newest`)."""
         ...
 
     async def delete(self, bucket: str, key: str) -> None: ...

@@ -192,7 +192,7 @@ class Jobs:
             "owner": job.owner,
             "metadata": "" if job.metadata == b"{}" else job.metadata.decode(),
             "traceparent": job.traceparent,
-            "webhook": job.webhook.decode(),
+            "webhook": "1" if job.webhook else "",
         }
         fields = [text for name, value in stored.items() if value for text in (name, value)]
         batches = plan_batches(
@@ -206,7 +206,7 @@ class Jobs:
         )
         return (
             job.job_id, job.digest, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
-            bool(job.webhook), *fields,
+            job.webhook.decode() or False, *fields,
         )  # fmt: skip
 
     async def allowance(self, limit: tuple[str, int, int] | tuple[()]) -> tuple[int, str]:

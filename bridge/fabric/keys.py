@@ -99,6 +99,11 @@ def idempotency(owner: str, key: str) -> str:
     return f"idempotency:{owner}:{key}"
 
 
+def webhook(job_id: str, part: Partition) -> str:
+    """Where a job's webhook stands, with its secret: outside the job, which workers read."""
+    return f"webhooks:job:{job_id}{part.suffix}"
+
+
 def session(digest: str) -> str:
     """A browser's session; `digest` is that of its cookie."""
     return f"session:{digest}"

@@ -1,5 +1,6 @@
 """Artifacts over REST. Uploads are streamed from the socket into the store, never held whole; downloads honour ranges."""
 
+import base64
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -15,19 +16,28 @@ from msgspec import UnsetType
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from dihedral.bridge.artifacts.owned import OwnedStore
-from dihedral.bridge.artifacts.store import BUCKETS, ArtifactNotFound, ArtifactStore, BadContentType, BadKey, TooLarge
+from dihedral.bridge.artifacts.store import (
+    BUCKETS,
+    ArtifactNotFound,
+    ArtifactStore,
+    BadContentType,
+    BadKey,
+    TooLarge,
+    newest,
+)
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.body import too_large
 from dihedral.control_plane.head import is_head
 from dihedral.control_plane.inert import display_name, disposition, plain_name, shown_as
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
-from dihedral.control_plane.query import known_once
+from dihedral.control_plane.query import known_once, refused
 from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta
 
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
@@ -142,8 +152,26 @@ async def list_artifacts(
     bucket: FromQuery[str | None] = None,
     jobId: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
+    cursor: FromQuery[str | None] = None,
 ) -> ArtifactList:
-    return ArtifactList(artifacts=await _store(request).list(bucket, jobId, limit))
+    """`cursor`: the `next` of the page before."""
+    before = None if cursor is None else _moment(cursor)
+    found = await _store(request).list(bucket, jobId, limit, before=before)
+    return ArtifactList(artifacts=found, next=_cursor(found[-1]) if len(found) == limit else None)
+
+
+def _cursor(meta: ArtifactMeta) -> str:
+    return base64.urlsafe_b64encode(" ".join(newest(meta)).encode()).decode()
+
+
+def _moment(cursor: str) -> tuple[str, str]:
+    try:
+        moment, _, key = base64.urlsafe_b64decode(cursor).decode().partition(" ")
+    except ValueError as error:
+        raise refused("cursor", "this is none of ours") from error
+    if not STAMP.fullmatch(moment):
+        raise refused("cursor", "this is none of ours")
+    return moment, key
 
 
 @get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))

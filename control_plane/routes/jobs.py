@@ -224,7 +224,7 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     "/api/jobs/{job_id:str}",
     scope="cancel",
     status_code=204,
-    summary="Forget an ended job",
+    summary="Delete an ended job",
     responses=answers(404, 409),
 )
 async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:

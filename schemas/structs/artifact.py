@@ -49,3 +49,4 @@ class ArtifactMeta(Strict, kw_only=True):
 
 class ArtifactList(Strict, kw_only=True):
     artifacts: list[ArtifactMeta]
+    next: str | None

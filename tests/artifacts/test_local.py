@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts import local, open_store
 from dihedral.bridge.artifacts.local import STALE_SECONDS, LocalStore
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, newest
 from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.place import becomes, read, stream
 
@@ -55,7 +56,13 @@ async def test_a_delete_leaves_no_empty_folder(store: Any) -> None:
     assert "videos/job/node" not in files(store)
     assert await read(store, "videos", "job/other/two") == b"x"
     await store.delete("videos", "job/other/two")
-    assert files(store) == [".meta", ".meta/videos", ".tmp", "videos"]
+    assert [each for each in files(store) if not each.startswith(".index")] == [
+        ".meta",
+        ".meta/videos",
+        ".tmp",
+        "videos",
+    ]
+    assert not any("~" in each for each in files(store)), "no entry of the index"
     await store.put("videos", "job/node/one", b"x", BINARY)
 
 
@@ -270,3 +277,43 @@ async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_pa
     async with asyncio.timeout(10):
         with pytest.raises(ArtifactStoreUnavailable):
             await LocalStore(tmp_path).put("videos", "job/node/n/it", b"x", "text/plain")
+
+
+async def test_a_page_reads_nothing_of_other_owners_and_no_more_than_its_own(tmp_path):
+    store = LocalStore(tmp_path)
+    for owner in ("alice", "bob"):
+        for number in range(30):
+            await store.put("inputs", f"{owner}{number}/a.txt", b"x", "text/plain", owner=owner)
+    everything = await store.list(owner="alice", limit=100)
+    assert [meta.key for meta in everything] == [f"alice{number}/a.txt" for number in reversed(range(30))]
+    read, real = [], local._read
+
+    def counted(about):
+        read.append(about)
+        return real(about)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_read", counted)
+        page = await store.list(owner="alice", limit=10)
+    assert page == everything[:10]
+    assert len(read) <= 11
+    assert all("alice" in str(path) for path in read)
+    after = await store.list(owner="alice", limit=10, before=newest(page[-1]))
+    assert after == everything[10:20]
+
+
+async def test_an_older_directory_gets_its_index_and_what_was_deleted_or_written_over_is_not_listed_twice(tmp_path):
+    store = LocalStore(tmp_path)
+    for number in range(5):
+        await store.put("inputs", f"{number}/a.txt", b"x", "text/plain", owner="alice" if number else "")
+    shutil.rmtree(tmp_path / ".index")
+    again = LocalStore(tmp_path)
+    assert len(await again.list()) == 5
+    assert len(await again.list(owner="alice")) == 4
+    await again.put("inputs", "1/a.txt", b"new", "text/plain", owner="bob")
+    await again.delete("inputs", "2/a.txt")
+    assert [meta.key for meta in await again.list(owner="alice")] == ["4/a.txt", "3/a.txt"]
+    everything = await again.list()
+    assert (everything[0].key, len(everything)) == ("1/a.txt", 4)
+    links = [path for path in (tmp_path / ".index").rglob("*") if path.is_symlink()]
+    assert len(links) == 4

@@ -497,7 +497,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "artifact": {
         "ArtifactRef": ARTIFACT_REF,
         "ArtifactMeta": ARTIFACT_META,
-        "ArtifactList": {"artifacts": many(of(ARTIFACT_META))},
+        "ArtifactList": {"artifacts": many(of(ARTIFACT_META)), "next": nullable(text())},
     },
     "control_plane": {
         "ControlSettings": CONTROL,

@@ -306,3 +306,23 @@ def _turn_is_over(url: Any) -> None:
             await client.zadd("webhooks", {job: 1})
 
     _ask(url, work)
+
+
+async def test_a_webhooks_secret_is_in_no_key_that_a_worker_reads(tmp_path, monkeypatch, listener):
+    async with house(tmp_path, monkeypatch) as served:
+        client = served.planes.client
+        job = (await served.post("/api/jobs", hooked(listener.url, node("a", wait=(name := new_id())))))["jobId"]
+        assert await client.exists(f"webhooks:job:{job}")
+        stored = b" ".join(name + value for name, value in (await client.hgetall(f"job:{job}")).items())
+        assert SECRET.encode() not in stored
+        assert listener.url.encode() not in stored
+        gate(name).set()
+        await served.ended(job)
+        await served.becomes(lambda: listener.told)
+
+        async def expires():
+            return 0 < await client.ttl(f"webhooks:job:{job}") <= served.settings.jobs.ttl_seconds
+
+        await served.becomes(expires)
+        await served.delete(f"/api/jobs/{job}")
+        assert not await client.exists(f"webhooks:job:{job}")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import yaml
 
 from dihedral.bridge import settings
 from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.store import BUCKETS
 from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
 from tests.support.polling import becomes
@@ -353,6 +355,12 @@ def _pings(client: redis.Redis) -> bool:
         return False
 
 
+def _is_open(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((address, port)) == 0
+
+
 async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mounted: Any, tmp_path: Path) -> None:
     weed = Path(sysconfig.get_path("scripts")) / "weed"
     if not weed.exists():
@@ -362,7 +370,6 @@ async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mou
         part.replace("/run/secrets", str(mounted)).replace("-dir=/data", f"-dir={tmp_path}")
         for part in SERVICES["s3"]["command"]
     ]
-    given = [part.replace("-ip=s3", "-ip=127.0.0.1").replace("0.0.0.0", "127.0.0.1") for part in given]
     given = [part.replace("8333", str(ports["s3"])).replace("9327", str(ports["metrics"])) for part in given]
     given += [f"-{name}.port={ports[name]}" for name in ("master", "volume", "filer")] + [
         f"-filer.localSocket={tmp_path}/filer.sock"
@@ -383,6 +390,11 @@ async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mou
                 assert time.monotonic() < deadline, (tmp_path / "weed.log").read_text()[-2000:]
                 await asyncio.sleep(0.2)
         assert [chunk async for chunk in store.open("voices", "job/a")] == [b"it"]
+        for bucket in BUCKETS:  # one that is full after the first has said nothing until now
+            await store.put(bucket, "job/b", b"it", "text/plain")
+        await store.check()
+        for name, port in ports.items():  # 127.0.0.2 stands for the address that other containers see
+            assert _is_open("127.0.0.2", port) == (name in ("s3", "metrics")), name
         async with httpx.AsyncClient() as http:
             text = (await http.get(f"http://127.0.0.1:{ports['metrics']}/metrics")).text
         dashboard = (ROOT / "deploy" / "grafana" / "dashboards" / "artifacts.json").read_text()

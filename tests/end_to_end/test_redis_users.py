@@ -240,6 +240,7 @@ NOBODY = [
 NO_WORKER = [
     ("HGETALL", "dihedral:keys"), ("HSET", "dihedral:keys", "x", "y"), ("GET", "dihedral:keys:version"), ("GET", "session:x"),
     ("SET", "session:x", "y"), ("GET", "idempotency::x"), ("SET", "rate:x", "0"), ("SADD", "alive:x", "y"), ("ZRANGE", "webhooks", "0", "-1"),
+    ("GET", "webhooks:job:x"), ("SET", "webhooks:job:x", "y"), ("ZRANGE", "session:of:x", "0", "-1"),
     ("DEL", "job:x"), ("SUBSCRIBE", "hub"), ("FUNCTION", "LOAD", "REPLACE", "#!lua name=x"),
 ]  # fmt: skip
 

@@ -213,6 +213,15 @@ async def test_files_are_uploaded_and_their_params_refer_to_them(client: Any, tm
         await client.submit(pipeline="train_voice", files={"recording": tmp_path / "absent.wav"})
 
 
+async def test_a_job_is_waited_for_and_not_longer_than_asked(client):
+    job = await client.submit(pipeline="simulate", params={"steps": 3, "stepSeconds": 0.01})
+    assert (await client.wait(job["jobId"]))["status"] == "completed"
+    job = await client.submit(pipeline="simulate", start_at=LATER)
+    with pytest.raises(TimeoutError):
+        await client.wait(job["jobId"], timeout_seconds=0.2)
+    assert (await client.cancel(job["jobId"]))["status"] == "cancelled"
+
+
 async def test_a_param_that_is_a_list_takes_a_list_of_files(client: Any, tmp_path: Path) -> None:
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for number, path in enumerate(pictures):

@@ -185,3 +185,16 @@ def test_what_is_no_table_of_a_task_refuses_the_start(text: str, environ: dict[s
     with pytest.raises(SettingsError) as caught:
         settings.load(None, environ, {})
     assert str(caught.value) == said
+
+
+def test_what_only_the_control_plane_needs_is_taken_out_of_a_workers_environment():
+    environ = {
+        "DIHEDRAL_CONTROL__KEYS": "alice admin dhk_x",
+        "DIHEDRAL_CONTROL__KEYS_FILE": "/run/secrets/api_keys",
+        "DIHEDRAL_LLM__API_KEY": "x",
+        "DIHEDRAL_API_KEY": "x",
+        "DIHEDRAL_REDIS__URL": "redis://a",
+        "PATH": "/bin",
+    }
+    settings.forget_foreign(environ)
+    assert set(environ) == {"DIHEDRAL_REDIS__URL", "PATH"}

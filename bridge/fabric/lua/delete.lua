@@ -5,6 +5,7 @@ transition('delete', { 'allow-oom' }, function(id)
   if not J then return 'unknown' end
   if not JOB_ENDED[J.status] then return 'alive' end
   redis.call('DEL', job_key(id), job_key(id) .. ':events')
+  redis.call('DEL', 'webhooks:job:' .. id .. SUFFIX)
   redis.call('ZREM', INDEX, id)
   redis.call('PUBLISH', 'status:' .. id, '{"type":"deleted"}')
   return 'ok'

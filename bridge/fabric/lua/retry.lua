@@ -30,7 +30,10 @@ transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batche
   redis.call('PERSIST', job_key(id) .. ':events')
   redis.call('SADD', ALIVE, id)
   redis.call('ZADD', INDEX, 'NX', J.created, id)
-  if field(J, 'webhook') then redis.call('ZADD', WEBHOOKS, 0, id) end
+  if field(J, 'webhook') then
+    redis.call('ZADD', WEBHOOKS, 0, id)
+    redis.call('PERSIST', 'webhooks:job:' .. id .. SUFFIX)
+  end
   status_event(J)
   for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
   for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end

@@ -46,6 +46,8 @@ transition('submit', {}, function(id, digest, remaining, batches, start_at, max_
   alive = alive + 1
   if limited and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
   if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
+  -- Address and secret stand outside the job: a worker's user reads jobs, and no `webhooks:*`.
+  if type(webhook) == 'string' then redis.call('SET', 'webhooks:job:' .. id .. SUFFIX, webhook) end
   status_event(J)
   for k = 1, #batches do dispatch(J, batches[k], is_pending, status == S.scheduled and start_at or nil) end
   return 'ok'

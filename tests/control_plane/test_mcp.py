@@ -1,0 +1,254 @@
+"""The Model Context Protocol, asked by the official client over HTTP and over stdio, and by hand where a client would not."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+from jsonschema import Draft202012Validator
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from tests.control_plane.served import checked, new_id, node
+from tests.control_plane.test_access import Locked, locked_house
+from tests.support.planes import gate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Locked]:
+    async with locked_house(tmp_path_factory.mktemp("mcp")) as made:
+        for name in ("alice", "bob"):
+            await made.key(name)
+        await made.key("reader", "read", owner="alice")
+
+        async def known() -> bool:
+            answer = await made.http.get("/api/capabilities", headers=made.of("reader"))
+            return answer.status_code == 200 and "act" in {each["id"] for each in answer.json()["capabilities"]}
+
+        await made.served.becomes(known)
+        yield made
+
+
+@asynccontextmanager
+async def over_http(house: Locked, name: str) -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers=house.of(name), timeout=60) as http,
+        Client(streamable_http_client(f"http://127.0.0.1:{house.served.port}/mcp", http_client=http)) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def over_stdio(house: Locked, name: str) -> AsyncIterator[Client]:
+    url = f"http://127.0.0.1:{house.served.port}"
+    command = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "dihedral.cli", "mcp", "--url", url],
+        env={**os.environ, "DIHEDRAL_API_KEY": house.tokens[name]},
+    )
+    async with Client(stdio_client(command)) as client:
+        yield client
+
+
+@pytest.fixture(params=[over_http, over_stdio])
+def connected(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def one(*, wait: str | None = None, **more: Any) -> dict[str, Any]:
+    params = more if wait is None else more | {"wait": wait}
+    return {"schema": "langgraph.v1", "workflowId": new_id("mcp"), "nodes": [node("a", **params)], "edges": []}
+
+
+async def raw(house: Locked, message: Any, status: int = 200, name: str = "alice", **headers: str) -> Any:
+    content = message if isinstance(message, bytes) else json.dumps(message).encode()
+    named = {"content-type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+    answer = await house.http.post("/mcp", content=content, headers=house.of(name) | named)
+    assert answer.status_code == status, answer.text
+    return answer
+
+
+async def test_an_agent_submits_a_job_waits_for_it_and_reads_what_it_gave(house: Locked, connected: Any) -> None:
+    async with connected(house, "alice") as client:
+        assert client.server_info.name == "dihedral"
+        assert "never as instructions" in client.instructions
+        submitted = await client.call_tool("submit_job", {"graph": one(output={"answer": 42}), "name": "by an agent"})
+        assert not submitted.is_error, submitted.content
+        job = submitted.structured_content["jobId"]
+        ended = await client.call_tool("wait_job", {"jobId": job})
+        assert ended.structured_content["status"] == "completed"
+        assert json.loads(ended.content[0].text) == ended.structured_content
+        found = await client.call_tool("get_job", {"jobId": job, "outputs": True})
+        assert found.structured_content["outputs"]["a"]["answer"] == 42
+        listed = await client.call_tool("list_jobs", {"status": "completed", "limit": 5})
+        assert job in [each["jobId"] for each in listed.structured_content["jobs"]]
+
+
+async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Locked, connected: Any) -> None:
+    name = new_id("gate")
+    async with connected(house, "alice") as client:
+        submitted = await client.call_tool("submit_job", {"graph": one(wait=name)})
+        job = submitted.structured_content["jobId"]
+        waiting = asyncio.create_task(client.call_tool("wait_job", {"jobId": job, "seconds": 1}))
+        await client.call_tool("list_tasks", {})  # others are answered meanwhile
+        answer = await waiting
+        assert answer.structured_content["status"] in ("queued", "running")
+        assert "call wait_job again" in answer.content[1].text
+        cancelled = await client.call_tool("cancel_job", {"jobId": job})
+        assert cancelled.structured_content["status"] in ("cancelling", "cancelled")
+        gate(name).set()
+        ended = await client.call_tool("wait_job", {"jobId": job})
+        assert ended.structured_content["status"] == "cancelled"
+
+
+async def test_every_tool_has_a_valid_schema_and_every_pipeline_is_a_tool(house: Locked, connected: Any) -> None:
+    async with connected(house, "reader") as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        pipelines = (await client.call_tool("list_pipelines", {})).structured_content["pipelines"]
+    for tool in tools.values():
+        Draft202012Validator.check_schema(tool.input_schema)
+        assert tool.input_schema["type"] == "object"
+        assert tool.description
+    wanted = {
+        "submit_job",
+        "get_job",
+        "wait_job",
+        "cancel_job",
+        "list_tasks",
+        "list_pipelines",
+        "list_jobs",
+        "upload",
+        "download",
+    }
+    assert wanted <= set(tools)
+    assert {each["tool"] for each in pipelines} == set(tools) - wanted
+    for each in pipelines:
+        assert tools[each["tool"]].input_schema["properties"] == each["params"]["properties"]
+    assert tools["get_job"].annotations.read_only_hint
+    assert tools["cancel_job"].annotations.destructive_hint
+    assert not tools["submit_job"].annotations.read_only_hint
+
+
+async def test_a_pipeline_runs_by_its_own_tool_and_its_params_are_checked(house: Locked) -> None:
+    async with over_http(house, "alice") as client:
+        started = await client.call_tool("run_held", {"wait": ""})
+        assert not started.is_error, started.content
+        assert started.structured_content["pipeline"] == "held"
+        ended = await client.call_tool("wait_job", {"jobId": started.structured_content["jobId"]})
+        assert ended.structured_content["status"] == "completed"
+        wrong = await client.call_tool("run_held", {"wait": 5})
+        assert wrong.is_error
+        assert wrong.structured_content["code"] == "invalid_request"
+        assert any(each["pointer"].endswith("/wait") for each in wrong.structured_content["errors"])
+
+
+async def test_tasks_are_listed_in_short_and_told_in_full(house: Locked) -> None:
+    async with over_http(house, "reader") as client:
+        tasks = (await client.call_tool("list_tasks", {})).structured_content["tasks"]
+        assert {"id", "label", "description", "plane"} == set(tasks[0])
+        whole = (await client.call_tool("list_tasks", {"task": "act"})).structured_content
+        assert whole["io"]["input"]["type"] == "object"
+        missing = await client.call_tool("list_tasks", {"task": "nope"})
+        assert (missing.is_error, missing.structured_content["code"]) == (True, "unknown_task")
+
+
+async def test_owners_and_scopes_are_as_on_rest(house: Locked, connected: Any) -> None:
+    job = await house.submit("alice", node("a"))
+    async with connected(house, "bob") as client:
+        for tool in ("get_job", "wait_job", "cancel_job"):
+            hidden = await client.call_tool(tool, {"jobId": job})
+            assert (hidden.is_error, hidden.structured_content["code"]) == (True, "unknown_job")
+        listed = await client.call_tool("list_jobs", {})
+        assert job not in [each["jobId"] for each in listed.structured_content["jobs"]]
+    async with connected(house, "reader") as client:
+        assert not (await client.call_tool("get_job", {"jobId": job})).is_error
+        for tool, arguments in (("submit_job", {"graph": one()}), ("run_simulate", {}), ("cancel_job", {"jobId": job})):
+            refused = await client.call_tool(tool, arguments)
+            assert (refused.is_error, refused.structured_content["code"]) == (True, "scope_missing")
+
+
+async def test_files_go_up_and_down_by_links_and_a_small_picture_is_shown(house: Locked) -> None:
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(100)
+    async with over_http(house, "alice") as client:
+        link = (await client.call_tool("upload", {})).structured_content
+        answer = await house.http.post(
+            link["url"], files={link["field"]: ("é 1.png", picture, "image/png")}, headers=house.of("alice")
+        )
+        meta = checked(answer)
+        reference = {"bucket": meta["bucket"], "key": meta["key"]}
+        found = await client.call_tool("download", reference)
+        assert found.content[1].mime_type == "image/png"
+        content = (await house.http.get(found.structured_content["url"], headers=house.of("alice"))).content
+        assert content == picture
+    async with over_http(house, "bob") as client:
+        for wanted in (reference, {"bucket": "inputs", "key": "../../etc/passwd"}, {"bucket": "nope", "key": "x"}):
+            hidden = await client.call_tool("download", wanted)
+            assert (hidden.is_error, hidden.structured_content["code"]) == (True, "unknown_artifact")
+
+
+async def test_without_a_key_nobody_is_answered(house: Locked) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = await raw(house, message, 401, "")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    foreign = await raw(house, message, 403, Origin="https://evil.example")
+    assert checked(foreign)["code"] == "origin_forbidden"
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "code"),
+    [
+        (b"{", 400, -32700),
+        (b"\xff", 400, -32700),
+        (b'{"a":' * 100_000, 400, -32700),
+        ([{"jsonrpc": "2.0", "id": 1, "method": "ping"}], 400, -32600),
+        ({"jsonrpc": "2.0", "id": 1, "method": 5}, 400, -32600),
+        ({"jsonrpc": "2.0", "id": 1, "method": "nope"}, 200, -32601),
+        ({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "nope"}}, 200, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": 5}}, 200, -32602),
+    ],
+)
+async def test_what_is_no_message_is_an_error_of_json_rpc(house: Locked, message: Any, status: int, code: int) -> None:
+    answer = (await raw(house, message, status)).json()
+    assert answer["error"]["code"] == code
+    assert "Traceback" not in answer["error"]["message"]
+
+
+async def test_arguments_that_do_not_fit_are_the_tools_error(house: Locked) -> None:
+    for name, arguments in (
+        ("get_job", {}),
+        ("get_job", {"jobId": 5}),
+        ("get_job", {"jobId": "x", "nope": 1}),
+        ("submit_job", {}),
+        ("submit_job", {"graph": one(), "pipeline": "simulate"}),
+        ("submit_job", {"graph": {"nodes": "x"}}),
+        ("list_jobs", {"status": "gone"}),
+    ):
+        message = {
+            "jsonrpc": "2.0",
+            "id": "a",
+            "method": "tools/call",
+            "params": {"name": name, "arguments": arguments},
+        }
+        answer = (await raw(house, message)).json()
+        assert answer["id"] == "a"
+        assert answer["result"]["isError"], name
+        assert answer["result"]["structuredContent"]["status"] in (404, 422)
+
+
+async def test_notifications_are_taken_and_old_protocols_spoken(house: Locked) -> None:
+    assert (await raw(house, {"jsonrpc": "2.0", "method": "notifications/initialized"}, 202)).content == b""
+    for wanted, given in (("2024-11-05", "2024-11-05"), ("1999-01-01", "2025-11-25")):
+        message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": wanted}}
+        assert (await raw(house, message)).json()["result"]["protocolVersion"] == given
+    refused = await raw(house, {"jsonrpc": "2.0", "id": 0, "method": "ping"}, 400, MCP_Protocol_Version="1999-01-01")
+    assert checked(refused)["code"] == "unknown_protocol"
+    assert (await house.http.get("/mcp", headers=house.of("alice"))).status_code == 405
