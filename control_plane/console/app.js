@@ -27,7 +27,7 @@ function viewOf(path) {
     return [parts.at(-1), html`<${ArtifactPage} key=${path} reference=${reference} />`];
   }
   if (path === to.workers) return ["Workers and queues", html`<${Workers} />`];
-  return ["Not here", html`<div class="page"><h1 class="hidden">Not here</h1><${Empty} title="There is no such page">
+  return ["Not found", html`<div class="page"><h1 class="hidden">Not found</h1><${Empty} title="There is no such page">
     <p><${Link} href=${to.jobs}>Go to the jobs<//></p><//></div>`];
 }
 
@@ -85,7 +85,7 @@ class Guard extends Component {
   }
 }
 
-const SAID = { open: "Live", connecting: "Connecting", cut: "Cut off" };
+const SAID = { open: "Live", connecting: "Connecting", cut: "Disconnected" };
 
 function Connection() {
   return html`<span class="connection c-${live.state}" role="status"><i aria-hidden="true"></i><span>${SAID[live.state]}</span></span>`;
@@ -93,7 +93,7 @@ function Connection() {
 
 function Cut() {
   const at = new Date(live.seen).toLocaleTimeString();
-  return html`<div class="cut" role="alert"><strong>The connection is cut.</strong> What you see is as of ${at}; trying again.</div>`;
+  return html`<div class="cut" role="alert"><strong>Disconnected, reconnecting…</strong> What you see is as of ${at}; trying again.</div>`;
 }
 
 const THEMES = ["auto", "light", "dark"];
@@ -131,7 +131,7 @@ function KeyPrompt() {
     try {
       await giveKey(new FormData(event.target).get("key"));
     } catch (error) {
-      setWrong(error.status === 401 || error.status === 403 ? "This key is not known here." : error.message);
+      setWrong(error.status === 401 || error.status === 403 ? "Invalid API key." : error.message);
     }
     setBusy(false);
   }
@@ -142,7 +142,7 @@ function KeyPrompt() {
         <input name="key" type="password" required autofocus autocomplete="off" spellcheck="false"
           aria-invalid=${wrong ? "true" : undefined} aria-describedby="key-wrong" /></label>
       <p id="key-wrong" class="wrong" role="alert">${wrong}</p>
-      <button class="primary" disabled=${busy}>Go on</button>
+      <button class="primary" disabled=${busy}>Sign in</button>
     </form><//>`;
 }
 

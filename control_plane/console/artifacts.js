@@ -42,7 +42,7 @@ export function ArtifactList() {
     ${error && !found ? html`<${Failure} error=${error} retry=${look} />` : !found ? html`<${Loading} rows=${10} />` : !shown.length ? html`<${None} />`
       : html`<div class="jobs" role="table" aria-label="Artifacts" aria-rowcount=${shown.length + 1}>
       <div role="rowgroup" class="table-head"><div role="row" class="artifact-row" aria-rowindex="1">
-        ${["", "Name", "Bucket", "Size", "Type", "Made", "By"].map((name, index) => html`<span role="columnheader" key=${index}>${name || html`<span class="hidden">Kind</span>`}</span>`)}</div></div>
+        ${["", "Name", "Bucket", "Size", "Type", "Created", "By"].map((name, index) => html`<span role="columnheader" key=${index}>${name || html`<span class="hidden">Kind</span>`}</span>`)}</div></div>
       <${Rows} count=${shown.length} height=${narrow ? 58 : 44} label="Artifacts, newest first" row=${(index) => html`<${ArtifactRow} key=${shown[index].key} meta=${shown[index]} index=${index} />`} />
     </div>`}
   </div>`;
@@ -97,7 +97,7 @@ function Facts({ meta }) {
   return html`<dl class="facts">
     <dt>Size</dt><dd>${size(meta.size_bytes)} <span class="muted">(${meta.size_bytes.toLocaleString()} bytes)</span></dd>
     <dt>Type</dt><dd>${meta.content_type}</dd>
-    <dt>Made</dt><dd><${Time} at=${meta.created_at} /> <span class="muted">(${exact(meta.created_at)})</span></dd>
+    <dt>Created</dt><dd><${Time} at=${meta.created_at} /> <span class="muted">(${exact(meta.created_at)})</span></dd>
     <dt>From</dt><dd>${meta.job_id ? html`<${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? "job"}<//> of job${" "}
       <${Link} href=${to.job(meta.job_id)} class="mono">${meta.job_id}<//>` : "an upload"}</dd>
     <dt>Key</dt><dd class="mono">${meta.bucket}/${meta.key}</dd>

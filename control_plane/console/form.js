@@ -31,12 +31,12 @@ export function valuesOf(schema, typed) {
   for (const [name, each] of Object.entries(schema.properties ?? {})) {
     const value = typed[name];
     if (value === undefined || value === null || value === "" || (Array.isArray(value) && !value.length)) {
-      if ((schema.required ?? []).includes(name)) wrong[name] = "This is needed.";
+      if ((schema.required ?? []).includes(name)) wrong[name] = "Required.";
       continue;
     }
     const kind = kindOf(each);
     if (kind === "number") {
-      if (Number.isNaN(Number(value))) wrong[name] = "This is no number.";
+      if (Number.isNaN(Number(value))) wrong[name] = "Enter a number.";
       else params[name] = Number(value);
     } else if (kind === "json") {
       try {
@@ -98,7 +98,7 @@ function Field({ name, schema, value, wrong, needed, change, busy }) {
   else if (kind === "text") control = html`<textarea ...${said} rows=${(schema.maxLength ?? 0) > 200 ? 3 : 1} value=${value ?? ""} onInput=${typed} spellcheck=${true}></textarea>`;
   else control = html`<textarea ...${said} class="mono" rows="2" value=${value ?? ""} onInput=${typed} spellcheck=${false} placeholder="JSON"></textarea>`;
   return html`<div class="field k-${kind}">
-    <label for=${id}>${title(name)}${needed && html` <span class="muted">needed</span>`}</label>
+    <label for=${id}>${title(name)}${needed && html` <span class="muted">required</span>`}</label>
     ${control}
     <p class="hint muted" id="${id}-hint">${[schema.description, limits(schema)].filter(Boolean).join(" · ")}</p>
     <p class="wrong" id="${id}-wrong">${wrong}</p>
@@ -149,7 +149,7 @@ function Files({ id, said, schema, many, value, change, busy, name }) {
   const without = (reference) => change(many ? chosen.filter((each) => each !== reference) : undefined);
   return html`<div class="drop ${over ? "over" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))} onDragLeave=${() => setOver(false)} onDrop=${drop}>
     ${chosen.map((reference) => html`<div class="chosen" key=${reference.key}><${Look} reference=${reference} />
-      <span class="grow">${shortKey(reference.key)}</span><button type="button" class="quiet icon-only" aria-label="Take ${shortKey(reference.key)} away" onClick=${() => without(reference)}><${Icon} of="close" /></button></div>`)}
+      <span class="grow">${shortKey(reference.key)}</span><button type="button" class="quiet icon-only" aria-label="Remove ${shortKey(reference.key)}" onClick=${() => without(reference)}><${Icon} of="close" /></button></div>`)}
     ${sending.map((one) => html`<div class="chosen" key=${one.file.name}><${LocalLook} file=${one.file} /><span class="grow"><span>${one.file.name}</span> <span class="muted numbers">${size(one.file.size)}</span>
       ${one.error ? html`<span class="wrong">${one.error}</span>` : html`<progress max="1" value=${one.part} aria-label="Upload of ${one.file.name}"></progress>`}</span>
       ${!one.error && html`<span class="numbers">${percent(one.part)}</span>`}

@@ -95,18 +95,18 @@ function Head({ model }) {
         ${(job.status === "failed" || job.status === "cancelled") && html`<${Action} class="primary" work=${() => act("retry")}>Retry<//>
           <${Action} work=${() => act("retry", { from: "start" })}>Retry from the start<//>`}
         <${Link} class="button" href="${to.new}?from=${encodeURIComponent(job.jobId)}">Run again with changes<//>
-        ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>Forget</button>`}
+        ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>Delete job</button>`}
       </div></div>
     <div class="job-state">
       <${Status} status=${job.status} />
       <${Progress} value=${job.progress} status=${job.status} label="Progress of the job" />
-      <span class="muted">made <${Time} at=${job.created} /></span>
-      <span class="muted">${job.started ? html`${job.finished ? "took" : "runs for"} <${Duration} from=${job.started} to=${job.finished} />` : html`waits for <${Duration} from=${job.created} to=${job.finished} />`}</span>
+      <span class="muted">created <${Time} at=${job.created} /></span>
+      <span class="muted">${job.started ? html`${job.finished ? "duration" : "runs for"} <${Duration} from=${job.started} to=${job.finished} />` : html`queued for <${Duration} from=${job.created} to=${job.finished} />`}</span>
       ${job.attempt > 1 && html`<span class="muted">attempt ${job.attempt}</span>`}
     </div>
     ${job.waitingFor && html`<p class="waiting"><strong>Waits for ${WAITS[job.waitingFor.type]}:</strong> ${job.waitingFor.message}${job.waitingFor.type === "worker" || job.waitingFor.type === "slot" ? html` · <${Link} href=${to.workers}>workers and queues<//>` : ""}</p>`}
-    ${dialog === "drop" && html`<${Dialog} title="Forget this job?" close=${() => setDialog(null)}><p>Its record and log go; its files stay under Artifacts.</p>
-      <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>Keep it</button><${Action} class="danger" work=${drop}>Forget<//></div><//>`}
+    ${dialog === "drop" && html`<${Dialog} title="Delete this job?" close=${() => setDialog(null)}><p>Its record and log go; its files stay under Artifacts.</p>
+      <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>Keep it</button><${Action} class="danger" work=${drop}>Delete job<//></div><//>`}
   </div>`;
 }
 
@@ -203,7 +203,7 @@ function About({ model }) {
   const { job, graph } = model;
   return html`<section class="panel" aria-labelledby="h-about"><header><h2 id="h-about">About</h2></header><div class="body">
     <dl class="facts">
-      <dt>Made</dt><dd>${exact(job.created)}</dd>
+      <dt>Created</dt><dd>${exact(job.created)}</dd>
       ${job.startAt && html`<dt>Starts at</dt><dd>${exact(job.startAt)}</dd>`}
       ${job.started && html`<dt>Started</dt><dd>${exact(job.started)}</dd>`}
       ${job.finished && html`<dt>Ended</dt><dd>${exact(job.finished)}</dd>`}

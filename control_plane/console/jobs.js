@@ -248,7 +248,7 @@ function Filters() {
         <${Status} status=${status} /></button>`)}
     </div>
     <select aria-label="Pipeline" value=${query.get("pipeline") || ""} onChange=${(event) => go(withQuery({ pipeline: event.target.value }))}>
-      <option value="">Every pipeline</option>
+      <option value="">All pipelines</option>
       ${pipelines.map((each) => html`<option key=${each.id} value=${each.id} selected=${each.id === query.get("pipeline")}>${each.label}</option>`)}
     </select>
     <select aria-label="Period" value=${query.get("period") || ""} onChange=${(event) => go(withQuery({ period: event.target.value }))}>
@@ -261,7 +261,7 @@ function Filters() {
 
 function Nothing() {
   if ([...place.query.keys()].length) {
-    return html`<${Empty} title="No job fits"><p>Nothing here has these words and filters.</p>
+    return html`<${Empty} title="No matches"><p>Nothing here has these words and filters.</p>
       <p><button type="button" onClick=${() => go(place.path)}>Show every job</button></p><//>`;
   }
   return html`<${Empty} title="No job yet">
@@ -284,7 +284,7 @@ function Bulk({ jobs, clear }) {
     <strong class="numbers">${plural(jobs.length, "job")} chosen</strong>
     <button type="button" disabled=${!alive.length} onClick=${() => setSure(true)}>Cancel ${alive.length.toLocaleString()}</button>
     <${Action} disabled=${!again.length} work=${() => each(again, "retry", "run again")}>Retry ${again.length.toLocaleString()}<//>
-    <button type="button" class="quiet" onClick=${clear}>Choose none</button>
+    <button type="button" class="quiet" onClick=${clear}>Clear</button>
     ${sure && html`<${Dialog} title="Cancel ${plural(alive.length, "job")}?" close=${() => setSure(false)}>
       <p>What runs is stopped; what is finished stays.</p>
       <div class="buttons">

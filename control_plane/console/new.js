@@ -72,7 +72,7 @@ function usePlan(document) {
 }
 
 function Options({ value, change }) {
-  return html`<details class="more"><summary>When and how urgently <span class="muted">${value.startAt ? `at ${value.startAt.replace("T", " ")}` : "now"}, ${value.priority}</span></summary>
+  return html`<details class="more"><summary>Schedule and priority <span class="muted">${value.startAt ? `at ${value.startAt.replace("T", " ")}` : "now"}, ${value.priority}</span></summary>
     <div class="settings">
       <div class="field"><label for="o-priority">Priority</label><select id="o-priority" value=${value.priority} onChange=${(event) => change({ ...value, priority: event.target.value })}>
         ${["high", "normal", "low"].map((each) => html`<option key=${each} selected=${each === value.priority}>${each}</option>`)}</select></div>
@@ -137,7 +137,7 @@ function PipelineJob({ pipeline }) {
   };
   const found = [...plan.errors, ...(error?.errors ?? [])];
   const problems = {};
-  for (const [name, text] of Object.entries(wrong)) if (pressed || (touched.has(name) && text !== "This is needed.")) problems[name] = text;
+  for (const [name, text] of Object.entries(wrong)) if (pressed || (touched.has(name) && text !== "Required.")) problems[name] = text;
   const others = [];
   for (const each of found) {
     const name = /^\/params\/([^/]+)/.exec(each.pointer)?.[1];
@@ -191,8 +191,8 @@ function GraphJob({ from }) {
   const problems = [...new Map(found.map((each) => [`${each.line} ${each.detail}`, each])).values()].sort((a, b) => a.line - b.line);
   const failure = refused && !refused.errors?.length ? refused.message : "";
   return html`<div class="split even">
-    <section class="panel" aria-labelledby="h-json"><header><h2 id="h-json">Graph</h2><span class="muted">${problems.length ? "" : plan.graph && plan.fresh ? "It can run." : ""}</span>
-        <span class="end"><button type="button" class="quiet" onClick=${() => change(JSON.stringify(EXAMPLE, null, 2))}>Put in an example</button></span></header>
+    <section class="panel" aria-labelledby="h-json"><header><h2 id="h-json">Graph</h2><span class="muted">${problems.length ? "" : plan.graph && plan.fresh ? "Valid." : ""}</span>
+        <span class="end"><button type="button" class="quiet" onClick=${() => change(JSON.stringify(EXAMPLE, null, 2))}>Insert example</button></span></header>
       ${error && html`<${Failure} error=${error} />`}
       <${Editor} text=${text} change=${change} problems=${problems} />
       <div class="body"><${Options} value=${options} change=${setOptions} />

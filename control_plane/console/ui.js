@@ -93,7 +93,7 @@ export function Empty({ title, children }) {
 
 export function Failure({ error, retry }) {
   return html`<div class="failure" role="alert">
-    <h2>${error.status === 404 ? "Not here" : "This could not be loaded"}</h2>
+    <h2>${error.status === 404 ? "Not found" : "This could not be loaded"}</h2>
     <p>${error.message}</p>
     ${retry && html`<button type="button" onClick=${retry}><${Icon} of="again" /> Try again</button>`}
   </div>`;

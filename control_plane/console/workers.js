@@ -39,7 +39,7 @@ function Queues({ queues, workers }) {
   const running = (queue) => workers.filter((worker) => worker.plane === queue.plane && worker.pool === queue.pool).reduce((sum, worker) => sum + worker.running.length, 0);
   const slots = (queue) => workers.filter((worker) => worker.plane === queue.plane && worker.pool === queue.pool).reduce((sum, worker) => sum + worker.slots, 0);
   return html`<section class="panel" aria-labelledby="h-queues"><header><h2 id="h-queues">Queues</h2></header>
-    <div class="scroll" tabindex="0" role="region" aria-labelledby="h-queues"><table><thead><tr><th>Plane</th><th>Pool</th><th class="n">Waits</th><th class="n">Oldest</th><th class="n">With workers</th><th class="n">Running</th><th class="n">Slots</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-labelledby="h-queues"><table><thead><tr><th>Plane</th><th>Pool</th><th class="n">Queued</th><th class="n">Oldest</th><th class="n">In flight</th><th class="n">Running</th><th class="n">Slots</th></tr></thead>
     <tbody>${queues.map((queue) => html`<tr key=${queue.plane + queue.pool}><td>${PLANES[queue.plane]}</td><td class="mono">${queue.pool}</td>
       <td class="n ${queue.depth ? "waits" : ""}">${queue.depth.toLocaleString()}</td><td class="n">${queue.oldestSeconds === null ? html`<span class="muted">–</span>` : span(queue.oldestSeconds * 1000)}</td>
       <td class="n">${queue.pending.toLocaleString()}</td><td class="n">${running(queue).toLocaleString()}</td><td class="n">${slots(queue) || html`<span class="wrong">no worker</span>`}</td></tr>`)}</tbody></table></div></section>`;

@@ -28,17 +28,17 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     dataset: Annotated[ArtifactRef, Meta(description="Text, or (named .jsonl) lines of text or prompt and completion")]
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
-    target_modules: Annotated[
-        list[TargetModule], Meta(min_length=1, max_length=7, description="The products that it stands on")
-    ] = msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: Annotated[list[TargetModule], Meta(min_length=1, max_length=7, description="Modules to adapt")] = (
+        msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
+    )
     steps: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps of AdamW")] = 100
     batch: Annotated[int, Meta(ge=1, le=1024, description="Sequences at a time")] = 4
-    gradient_accumulation: Annotated[int, Meta(ge=1, le=1024, description="Batches to a step")] = 1
+    gradient_accumulation: Annotated[int, Meta(ge=1, le=1024, description="Gradient accumulation steps")] = 1
     sequence_length: Annotated[int, Meta(ge=2, le=131_072, description="Tokens of a sequence")] = 256
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="The largest step size")] = 2e-4
-    schedule: Annotated[training.Schedule, Meta(description="How it goes on behind the warm-up")] = "linear"
+    schedule: Annotated[training.Schedule, Meta(description="LR schedule after warm-up")] = "linear"
     warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps in which it rises")] = 0
-    clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient, 0 = any")] = 1.0
+    clip: Annotated[float, Meta(ge=0, description="Max gradient norm (0 = off)")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
     storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
     checkpoint_every: Annotated[

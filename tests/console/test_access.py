@@ -32,13 +32,13 @@ class Shown:
         self.running = running
         self.views = {
             "jobs": (f"/?q={job}", job),
-            "no job": ("/?q=nothing-has-this", "No job fits"),
+            "no job": ("/?q=nothing-has-this", "No matches"),
             "failed job": (f"/console/jobs/{job}?node=bad", "It was asked to fail"),
             "running job": (f"/console/jobs/{running}", "running"),
-            "unknown job": ("/console/jobs/unknown-one", "Not here"),
+            "unknown job": ("/console/jobs/unknown-one", "Not found"),
             "new job": ("/console/new", "Prompt"),
             "short form": ("/console/new?pipeline=simulate", "How many steps"),
-            "new graph": ("/console/new?graph", "Put in an example"),
+            "new graph": ("/console/new?graph", "Insert example"),
             "artifacts": ("/console/artifacts?q=notes", "notes.txt"),
             "artifact": (view(text), "plain words"),
             "workers": ("/console/workers", "Dead letters"),
@@ -130,7 +130,7 @@ def test_names_with_markup_are_names(tab: Tab, house: Stack) -> None:
     expect(page.locator('[data-node="a"]')).to_have_accessible_name(re.compile(re.escape(HOSTILE)))
     upload(house, "<b>bold</b>.txt", HOSTILE.encode(), "text/plain")
     page.goto(f"/?q={HOSTILE}")
-    expect(page.get_by_role("heading", name="No job fits")).to_be_visible()
+    expect(page.get_by_role("heading", name="No matches")).to_be_visible()
     page.goto("/console/jobs/%3Cimg%20src=x%20onerror=alert(1)%3E")
     expect(page.get_by_role("alert")).to_be_visible()
     page.goto("/console/jobs/%E0%A4%A")

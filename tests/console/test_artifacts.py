@@ -45,7 +45,7 @@ def test_a_picture_is_seen_and_deleted(tab: Tab, house: Stack, files: dict[str, 
     expect(page.get_by_role("heading", name="Artifacts")).to_be_visible()
     assert house.http.get(f"/api/artifacts/{meta['bucket']}/{meta['key']}").status_code == 404
     page.goto(view(meta))
-    expect(page.get_by_role("alert")).to_contain_text("Not here")
+    expect(page.get_by_role("alert")).to_contain_text("Not found")
 
 
 def safetensors(header: object, announced: int | None = None) -> bytes:

@@ -60,7 +60,7 @@ def test_a_job_is_found_by_a_part_of_its_id_or_by_the_whole(tab: Tab, house: Sta
     box.press("Enter")
     expect(page.get_by_role("heading", name=one)).to_be_visible()
     page.goto("/?q=there-is-none")
-    expect(page.get_by_role("heading", name="No job fits")).to_be_visible()
+    expect(page.get_by_role("heading", name="No matches")).to_be_visible()
     page.get_by_role("button", name="Show every job").click()
     expect(row(page, one)).to_be_visible()
 
@@ -112,4 +112,4 @@ def test_a_phone_shows_the_same_jobs(open_tab: Callable[..., Tab], house: Stack)
 def test_whoever_comes_first_is_told_where_to_begin(open_tab: Callable[..., Tab], house: Stack) -> None:
     tab = open_tab()
     tab.page.goto("/?status=cancelling&period=1h")
-    expect(tab.page.get_by_role("heading", name="No job fits")).to_be_visible()
+    expect(tab.page.get_by_role("heading", name="No matches")).to_be_visible()

@@ -22,7 +22,7 @@ def test_files_and_a_press_become_a_finished_video(tab: Tab, house: Stack, files
     expect(page.get_by_role("group", name="Planned graph of 4 nodes")).to_be_visible()
     page.get_by_label("Prompt").fill("Dusk over the hills")
     page.get_by_role("button", name="Run").click()
-    expect(page.get_by_text("This is needed.")).to_have_count(2)
+    expect(page.get_by_text("Required.")).to_have_count(2)
     page.get_by_label("Picture", exact=True).set_input_files(files["picture"])
     page.get_by_label("Voice", exact=True).set_input_files(files["recording"])
     for file in ("picture", "recording"):  # its name may stand in the list of stored files too
@@ -51,7 +51,7 @@ def test_limits_are_shown_and_a_number_beyond_them_is_refused_at_its_field(tab: 
     expect(page.get_by_text("-4 is less than the minimum of 0")).to_be_visible()
     expect(field).to_have_attribute("aria-invalid", "true")
     field.fill("many")
-    expect(page.get_by_text("This is no number.")).to_be_visible()
+    expect(page.get_by_text("Enter a number.")).to_be_visible()
     field.fill("2")
     expect(field).not_to_have_attribute("aria-invalid", "true")
     page.get_by_role("button", name="Run").click()
@@ -73,7 +73,7 @@ def test_a_file_is_dropped_seen_and_sent(tab: Tab, house: Stack) -> None:
     )
     expect(page.locator(".chosen img")).to_have_count(2)
     becomes(lambda: page.locator(".chosen img").first.evaluate("image => image.naturalWidth") == 64)
-    page.get_by_role("button", name="Take one.png away").click()
+    page.get_by_role("button", name="Remove one.png").click()
     expect(page.locator(".chosen")).to_have_count(1)
     page.get_by_role("link", name=re.compile("^Simulate work")).click()
     page.go_back()
@@ -105,9 +105,9 @@ def line_of(text: list[str], word: str) -> int:
 def test_a_planned_graph_is_drawn_before_it_runs(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/new?graph")
-    page.get_by_role("button", name="Put in an example").click()
+    page.get_by_role("button", name="Insert example").click()
     expect(page.get_by_role("group", name="Planned graph of 4 nodes")).to_be_visible()
-    expect(page.get_by_text("It can run.")).to_be_visible()
+    expect(page.get_by_text("Valid.")).to_be_visible()
     page.get_by_role("button", name="Run").click()
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
 
@@ -133,7 +133,7 @@ def test_one_press_is_one_job_although_the_answer_is_lost(tab: Tab, house: Stack
     mark = name("once")
     page.goto("/console/new?graph")
     page.get_by_role("textbox", name="Graph as JSON").fill(json.dumps({**simulate({"id": mark, "steps": 1})["graph"]}))
-    expect(page.get_by_text("It can run.")).to_be_visible()
+    expect(page.get_by_text("Valid.")).to_be_visible()
     lost = []
 
     def lose(route: Any) -> None:  # type: ignore[no-untyped-def]
