@@ -42,6 +42,7 @@ from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations, directory_of_user
 from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
+from dihedral.data_plane.scratch import scratch
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import Settings, StoreKind
@@ -78,7 +79,7 @@ async def serve(settings: Settings) -> int:
     spans = tracing.start(settings, "python")
     client = connect(settings.redis.url, timeout_seconds=CHECK_SECONDS)
     try:
-        with _gpu_directory(settings) as gpu_directory:
+        with scratch(), _gpu_directory(settings) as gpu_directory:
             read = _read(device, simulation, gpu_directory)
             shared, seen = _shared(device, simulation, gpu_directory) if read is not None else (None, set())
             if device.gpus:
@@ -88,7 +89,7 @@ async def serve(settings: Settings) -> int:
             pool = SlotPool(
                 slots=slots, registry=registry, modules=modules, settings=settings, gpus=len(device.gpus),
                 cpus=device.cpus, read=read, peaks=peaks, simulation=simulation, gpu_directory=str(gpu_directory),
-                shared=shared,
+                shared=shared, store=store,
             )  # fmt: skip
             async with pool:
                 worker = Worker(
@@ -99,7 +100,6 @@ async def serve(settings: Settings) -> int:
                     run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes),
                     slots=slots,
                     light=settings.worker.light_concurrency,
-                    store=store,
                     device=device.name,
                     devices=[DeviceInfo(name=gpu.name, memory_mib=gpu.memory_mib) for gpu in device.gpus],
                     metrics_url=f"http://{address(listening)}/metrics",

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 import redis.asyncio
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
 
+from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, UNKNOWN_FUNCTION, Client
 from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
@@ -357,7 +358,7 @@ class Writer:
             try:
                 return [_reply(row) for row in await self._scripts.call_encoded("report", self._part, items)]
             except (*CONNECTION_ERRORS, redis.exceptions.ResponseError) as error:
-                if isinstance(error, redis.exceptions.ResponseError) and not is_transient(error):
+                if not is_transient(error):
                     raise
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
@@ -368,7 +369,9 @@ _PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a server that says this will serve otherwise soon: full, failing over, a script or disk in the way, a library not yet loaded."""
+    """Whether the server will serve otherwise soon: away, full, failing over, a script or disk in the way, a library not yet loaded."""
+    if isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)):
+        return True
     if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):
         return True
-    return _PASSING.search(str(error)) is not None
+    return isinstance(error, ResponseError) and _PASSING.search(str(error)) is not None

@@ -1,10 +1,14 @@
 """What a slot process prints, as log lines of the node that runs in it: bounded, and never a reason to block or to fail.
 
-The pipe is always emptied, so a chatty task never waits for us; what exceeds the bounds is counted, and said once at the end.
+The pipe is always emptied, so a chatty task never waits for us. Of what exceeds the bounds the last lines are told at the end, since
+they say how it ended, and the whole output is kept for an artifact. A line that `\\r` overwrites is a progress bar: of these one is told now and then,
+ever more seldom, so that a bar of ten hours leaves room for what is printed behind it.
 """
 
 import asyncio
 import os
+import tempfile
+from collections import deque
 from contextlib import suppress
 
 from dihedral.bridge.tasks.runs import Emit
@@ -17,13 +21,22 @@ TOTAL_BYTES = 512 * 1024
 BURST_LINES = 200
 LINES_PER_SECOND = 50.0
 LAST_CHUNKS = 256  # a grandchild may go on printing after the end
+LAST_LINES, LAST_BYTES = 200, 64 * 1024  # of what was left out, told at the end
+BAR_SECONDS, BAR_GROWTH = 1.0, 1.05  # between two looks at a progress bar: 200 of them in four days
+WHOLE_BYTES = 64 * 2**20  # of the artifact
+IN_MEMORY_BYTES = 256 * 1024  # most runs print less, and need no file
 
 
 class Budget:
-    """How much of one run's output may become events: a token bucket and a total, for both streams together."""
+    """How much of one run's output may become events: a token bucket and a total, for both streams together; and all of it, for the case that it is cut."""
 
     def __init__(self, now: float) -> None:
         self.left_out = 0
+        self.last: deque[tuple[str, str]] = deque()
+        """(level, line) of the last that were left out."""
+        self.whole = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
+        self.whole_bytes = 0
+        self._last_bytes = 0
         self._lines = TOTAL_LINES
         self._bytes = TOTAL_BYTES
         self._tokens = float(BURST_LINES)
@@ -33,12 +46,32 @@ class Budget:
         self._tokens = min(BURST_LINES, self._tokens + (now - self._at) * LINES_PER_SECOND)
         self._at = now
         if self._tokens < 1 or self._lines < 1 or self._bytes < size_bytes:
-            self.left_out += 1
             return False
         self._tokens -= 1
         self._lines -= 1
         self._bytes -= size_bytes
         return True
+
+    def leave_out(self, level: str, line: str) -> None:
+        self.left_out += 1
+        self.last.append((level, line[:LINE_CHARS]))
+        self._last_bytes += len(self.last[-1][1])
+        while len(self.last) > LAST_LINES or self._last_bytes > LAST_BYTES:
+            self._last_bytes -= len(self.last.popleft()[1])
+
+    def keep(self, chunk: bytes) -> None:
+        """Part of the whole output; a full disk costs the artifact, not the run."""
+        if self.whole_bytes < WHOLE_BYTES:
+            with suppress(OSError):
+                self.whole.write(chunk[: WHOLE_BYTES - self.whole_bytes])
+            self.whole_bytes += len(chunk)
+
+    def tell_last(self, emit: Emit) -> None:
+        """At the end of the run."""
+        if self.left_out:
+            emit.log("warning", f"{self.left_out} lines were left out; the last {len(self.last)} of them follow")
+        for level, line in self.last:
+            emit.log(level, line)
 
 
 class OutputCapture:
@@ -52,20 +85,21 @@ class OutputCapture:
         self._budget: Budget | None = None
         self._partial = b""
         self._tail = b""
+        self._bar_at, self._bar_seconds = 0.0, BAR_SECONDS
         os.set_blocking(descriptor, False)
         self._loop.add_reader(descriptor, self._read)
 
     def attach(self, emit: Emit, budget: Budget) -> None:
         self._emit, self._budget = emit, budget
         self._partial = self._tail = b""
+        self._bar_at, self._bar_seconds = 0.0, BAR_SECONDS
 
     def detach(self) -> None:
         """Says what is already in the pipe, an unfinished last line too."""
         for _ in range(LAST_CHUNKS):
             if not self._read():
                 break
-        if self._partial:
-            self._say(self._partial)
+        self._say(self._partial)
         self._partial = b""
         self._emit = self._budget = None
 
@@ -91,19 +125,37 @@ class OutputCapture:
         if not chunk:
             return False
         self._tail = (self._tail + chunk)[-TAIL_BYTES:]
-        if self._emit is not None:
-            # A progress bar ends its lines with \r only.
-            *lines, self._partial = (self._partial + chunk).replace(b"\r", b"\n").split(b"\n")
+        if self._emit is not None and self._budget is not None:
+            self._budget.keep(chunk)
+            *lines, self._partial = (self._partial + chunk).replace(b"\r\n", b"\n").split(b"\n")
             for line in lines:
-                if line.strip():
-                    self._say(line)
-            if len(self._partial) > LINE_CHARS:
-                self._say(self._partial)
-                self._partial = b""
+                self._say(line)
+            self._partial = self._shortened(self._partial)
         return True
 
+    def _shortened(self, partial: bytes) -> bytes:
+        """Of an unfinished line what the last `\r` has not overwritten; the bar itself is told when it is time for it."""
+        *overwritten, last = partial.split(b"\r")
+        if overwritten:
+            bar = next((each for each in reversed(overwritten) if each.strip()), last)
+            partial = b"\r" + last if last.strip() else bar + b"\r"
+            now = self._loop.time()
+            if bar.strip() and now >= self._bar_at + self._bar_seconds:
+                self._bar_at, self._bar_seconds = now, self._bar_seconds * BAR_GROWTH
+                self._say(bar)
+        if len(partial) > LINE_CHARS:
+            self._say(partial)
+            return b""
+        return partial
+
     def _say(self, line: bytes) -> None:
-        if self._emit is not None and self._budget is not None and self._budget.allows(len(line), self._loop.time()):
-            text = line.decode("utf-8", "replace")
-            for start in range(0, len(text), LINE_CHARS):
-                self._emit.log(self._level, text[start : start + LINE_CHARS])
+        """Of what was overwritten nothing is said."""
+        line = line.rstrip(b"\r ").rpartition(b"\r")[2]
+        if self._emit is None or self._budget is None or not line.strip():
+            return
+        text = line.decode("utf-8", "replace")
+        if not self._budget.allows(len(line), self._loop.time()):
+            self._budget.leave_out(self._level, text)
+            return
+        for start in range(0, len(text), LINE_CHARS):
+            self._emit.log(self._level, text[start : start + LINE_CHARS])

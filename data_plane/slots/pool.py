@@ -13,11 +13,14 @@ import tempfile
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 from dihedral.bridge import metrics
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry, Task
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
@@ -34,6 +37,8 @@ from dihedral.schemas.structs.settings import Settings
 log = logging.getLogger(__name__)
 START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
 BEATS_PER_LEASE = 4
+OUTPUT_NAME = "output.txt"
+STORE_SECONDS = 60  # for a text of at most 64 MiB, while the node's end waits
 MIB = 2**20
 LIBRARY_BYTES = (
     2**30
@@ -57,13 +62,15 @@ class SlotPool:
         simulation: Simulation | None = None,
         gpu_directory: str = "",
         shared: SharedReservations | None = None,
+        store: ArtifactStore | None = None,
     ) -> None:
         """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
 
         `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered. `shared` None: what other workers
-        promise of these GPUs is not known.
+        promise of these GPUs is not known. `store` None: of output that is too much for the log the rest is lost.
         """
         self._registry = registry
+        self._store = store
         self._grace_seconds = settings.worker.cancel_grace_ms / 1000
         self._hello = Hello(
             lease_seconds=settings.jobs.lease_ms / 1000,
@@ -156,6 +163,7 @@ class SlotPool:
                 await stopping.verify(slot, emit)
             elif outcome.status == "completed" and taken.reservation is not None and not slot.ran_smaller:
                 self._remember(task, run, slot.peak, taken.reservation)
+            outcome = await self._with_output(run, outcome, slot, emit, directory.with_suffix(".output"))
         except BaseException:
             slot.spent = True
             raise
@@ -174,6 +182,28 @@ class SlotPool:
         declared = task.memory_mib(run.params) * MIB
         peak = max(told, reservation.peak) if told else max(declared, reservation.peak)
         self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
+
+    async def _with_output(self, run: NodeRun, outcome: NodeOutcome, slot: Slot, emit: Emit, path: Path) -> NodeOutcome:
+        """With all that the run printed as one artifact more, where its log holds only part of it."""
+        printed = slot.output
+        if printed is None:
+            return outcome
+        with printed.whole as whole:
+            if not printed.left_out or self._store is None:
+                return outcome
+            try:
+                await asyncio.to_thread(_write, whole, path)
+                store = OwnedStore(self._store, run.owner, run.owner) if run.owner else self._store
+                key = f"{run.job_id}/{run.node_id}/{run.nonce}/{OUTPUT_NAME}"
+                kind = "text/plain; charset=utf-8"
+                async with asyncio.timeout(STORE_SECONDS):
+                    meta = await store.put("inputs", key, path, kind, job_id=run.job_id, node_id=run.node_id)
+            except (StoreError, OSError, TimeoutError) as error:
+                emit.log("warning", f"the whole output could not be stored: {error or type(error).__name__}")
+                return outcome
+            finally:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+        return msgspec.structs.replace(outcome, artifacts=[*outcome.artifacts, meta])
 
     def _restart(self, seat: SlotHandle) -> None:
         self._beside(self._start(seat), f"start slot {seat.number}")
@@ -203,6 +233,12 @@ class SlotPool:
                 if delay is not None:
                     await asyncio.sleep(delay)
         self._seats.put(seat)
+
+
+def _write(whole: IO[bytes], path: Path) -> None:
+    whole.seek(0)
+    with path.open("wb") as file:
+        shutil.copyfileobj(whole, file)
 
 
 def _device(task: Task, seat: SlotHandle) -> str:

@@ -109,6 +109,7 @@ class Slot:
         self.peak = 0  # of the last run, bytes of device memory
         self.held = 0  # between runs, as it says itself
         self.ran_smaller = False
+        self.output: Budget | None = None  # of the last run
         self._forgets_until = 0.0
         self._process = process
         self._reader = reader
@@ -234,8 +235,8 @@ class Slot:
             self._emit = None
             self._out.detach()
             self._err.detach()
-            if budget.left_out:
-                emit.log("warning", f"{budget.left_out} more lines were printed; they are left out")
+            budget.tell_last(emit)
+            self.output = budget
         return self._outcome(task, run, stopped.result() if stopped.done() else "")
 
     async def _stop(self, grace_seconds: float) -> None:

@@ -224,6 +224,16 @@ def prints(params: Count, ctx: TaskContext) -> Nothing:
 
 
 @task
+def draws_a_bar(params: Count, ctx: TaskContext) -> Nothing:
+    for number in range(params.count + 1):
+        sys.stderr.write(f"\r{100 * number // params.count:3d}%")
+    sys.stderr.write("\n")
+    time.sleep(0.1)
+    print("FINAL 0.93")
+    return Nothing()
+
+
+@task
 def reports(params: Count, ctx: TaskContext) -> Count:
     for number in range(params.count):
         ctx.progress((number + 1) / params.count)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.tasks.registry import collect
 from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
 from dihedral.data_plane.process_groups import members
@@ -142,7 +143,7 @@ async def test_a_flood_of_output_is_cut_and_counted_and_blocks_nothing(pool: Slo
     heard = RecordedEvents()
     output(await run(pool, "prints", heard, count=200_000))
     assert len(heard.lines) < 3_000
-    assert any("more lines were printed" in text for level, text in heard.lines if level == "warning")
+    assert any("lines were left out" in text for level, text in heard.lines if level == "warning")
 
 
 async def test_progress_and_data_arrive_in_order_before_the_end(pool: SlotPool) -> None:
@@ -439,3 +440,34 @@ async def test_a_cancel_ends_processes_that_have_left_the_group(pool: SlotPool) 
     cancel.cancel()
     assert (await running).status == "cancelled"
     await until(lambda: not runs(child))
+
+
+# Much to print -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_last_lines_are_told_and_the_whole_output_is_an_artifact_when_it_was_cut(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    store = open_store(made.artifacts)
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=made, store=store) as pool:
+        heard = RecordedEvents()
+        outcome = await run(pool, "prints", heard, count=20_000)
+        said = [text for level, text in heard.lines if level == "stdout"]
+        assert said[0] == "line 0"
+        assert {"line 19999", "no newline"} <= set(said)
+        assert said[-1] in ("line 19999", "no newline")
+        assert len(said) < 2_500
+        [meta] = outcome.artifacts
+        assert meta.key == "job/n/x1/output.txt"
+        whole = b"".join([part async for part in store.open(meta.bucket, meta.key)]).decode("utf-8", "replace")
+        assert [line for line in whole.splitlines() if line.startswith("line")] == [f"line {n}" for n in range(20_000)]
+        assert (await run(pool, "prints", count=10)).artifacts == []
+
+
+async def test_a_progress_bar_does_not_use_up_the_log(pool: SlotPool) -> None:
+    heard = RecordedEvents()
+    output(await run(pool, "draws_a_bar", heard, count=30_000))
+    said = [text for level, text in heard.lines if level == "stderr"]
+    assert said[-1] == "100%"
+    assert 1 < len(said) < 20
+    assert ("stdout", "FINAL 0.93") in heard.lines
+    assert not any("left out" in text for _, text in heard.lines)

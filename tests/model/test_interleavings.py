@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
         for writer in worker._writers:
             writer._scripts = scripts
             tasks.append(asyncio.ensure_future(writer.run()))
-        tasks.append(asyncio.ensure_future(worker._flushes()))
+        tasks.append(asyncio.ensure_future(worker.nodes.flushes()))
         worker._tasks = self._group(tasks)  # type: ignore[assignment]
         self.workers[name] = (worker, tasks)
 
@@ -181,9 +181,9 @@ class Machine(RuleBasedStateMachine):
         async def once() -> None:
             try:
                 if recover:
-                    worker._accept(await worker._taker.recover(*worker._capacity()))
+                    worker._accept(await worker._taker.recover(*worker.capacity.free()))
                 else:
-                    _, deliveries = await worker._taker.take(*worker._capacity())
+                    _, deliveries = await worker._taker.take(*worker.capacity.free())
                     worker._accept(deliveries)
             except redis_sync.ConnectionError:
                 pass
@@ -265,7 +265,7 @@ class Machine(RuleBasedStateMachine):
     async def _cancel(self) -> None:
         await self.jobs.cancel("job")
         for worker, _ in self.workers.values():
-            worker._cancel(lambda delivery: True)
+            worker.nodes.cancel(lambda delivery: True)
         await self._settle()
 
     @rule()
@@ -310,7 +310,7 @@ class Machine(RuleBasedStateMachine):
             await self._end(0, "completed")
         view = await self.jobs.read("job")
         assert view is not None
-        busy = any(worker._held for worker, _ in self.workers.values())
+        busy = any(worker.held for worker, _ in self.workers.values())
         if view.ended and not busy and not self.gates and not await self._left():
             return True
         await self._due()

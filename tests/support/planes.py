@@ -157,7 +157,7 @@ class Planes:
 
     def freeze(self, worker: Worker) -> None:
         """Its leases are renewed no more and it takes nothing new, but what it runs goes on, as after a long stop."""
-        worker._free = {"light": -1000, "heavy": -1000}
+        worker.capacity._free = {"light": -1000, "heavy": -1000}
         assert worker._renewer is not None
         worker._renewer.stop()
         worker._renewer.join()
