@@ -268,8 +268,8 @@ class GetJob(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 async def _get_job(asked: Asked, wanted: GetJob) -> tuple[Object, list[Object]]:
     document = msgspec.to_builtins(await _job(asked, wanted.job_id))
     if wanted.outputs:
-        graph = await asked.queue.graph_of(wanted.job_id, asked.principal.visible_owner)
-        document["outputs"] = {node.id: msgspec.to_builtins(node.output) for node in graph.nodes}
+        pieces = [piece async for piece in await asked.queue.graph_of(wanted.job_id, asked.principal.visible_owner)]
+        document["outputs"] = {node["id"]: node["output"] for node in msgspec.json.decode(b"".join(pieces))["nodes"]}
     return document, []
 
 

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.response import Stream
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body
@@ -148,10 +149,11 @@ async def read_job(request: Req, job_id: FromPath[str]) -> Job:
     "/api/jobs/{job_id:str}/graph",
     is_costly=True,
     summary="A job's graph with live status and outputs",
-    responses=answers(404),
+    responses=answers(404, _200=Graph),
 )
-async def read_graph(request: Req, job_id: FromPath[str]) -> Graph:
-    return await _queue(request).graph_of(job_id, principal(request).visible_owner)
+async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
+    pieces = await _queue(request).graph_of(job_id, principal(request).visible_owner)
+    return Stream(pieces, media_type="application/json")
 
 
 @get(
