@@ -14,6 +14,7 @@ from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
@@ -92,7 +93,7 @@ async def _named(jobs: Jobs, names: Sequence[str]) -> set[str]:
     for part in jobs.scripts.partitions:
         alive = [raw.decode() async for raw in jobs.client.sscan_iter(part.alive)]
         for start in range(0, len(alive), 100):
-            for view in await jobs.read_many(alive[start : start + 100], graph=True):
+            for view in await jobs.read_many(alive[start : start + 100], Depth.outputs):
                 if view is not None:
                     texts = [view.graph or "{}", *(record.payload or "{}" for record in view.records.values())]
                     found |= set(_in_texts(texts)) | {_name(meta) for meta in view.artifacts}
