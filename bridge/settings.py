@@ -27,7 +27,9 @@ FOREIGN = ("DIHEDRAL_CONTROL__KEYS", "DIHEDRAL_LLM__API_KEY", "DIHEDRAL_API_KEY"
 OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 TASKS = "tasks"
-SECRET_NAME = re.compile(r"key|token|secret|passw", re.IGNORECASE)
+OF_TASKS = {"comfyui": ("run_comfyui", "servers"), "tools": ("run_tool", "tools")}
+"""[comfyui.NAME] and [tools.NAME] are written shorter than what they are, [tasks.run_comfyui.servers.NAME] and [tasks.run_tool.tools.NAME]."""
+SECRET_NAME = re.compile(r"key|token|secret|passw|authorization|cookie", re.IGNORECASE)
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -129,11 +131,19 @@ def _from_file(file: Path | None) -> list[Row]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
     rows: list[Row] = []
+    _join_tasks(document)
     for section, keys in document.items():
         if not isinstance(keys, dict):
             raise SettingsError(f"{path}: {section}: is no section; settings are in sections such as [redis]")
         rows += [(str(path), section, key, value) for key, value in keys.items()]
     return rows
+
+
+def _join_tasks(document: dict[str, Any]) -> None:
+    for section, (task, name) in OF_TASKS.items():
+        table, tasks = document.get(section), document.setdefault(TASKS, {})
+        if isinstance(table, dict) and isinstance(tasks, dict) and isinstance(tasks.setdefault(task, {}), dict):
+            tasks[task][name] = {**tasks[task].get(name, {}), **document.pop(section)}
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[Row]:

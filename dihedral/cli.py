@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,20 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         pairs = [_pair(text) for text in options.param or []]
         params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
         return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
-    if options.param or options.file:
-        raise _usage("--param and --file fill in a pipeline; give --pipeline NAME instead of a file")
+    from dihedral import workflows
+
     document = _read_submission(options.file_name)
+    workflow = document.get("graph")
+    if isinstance(workflow, dict) and workflows.is_workflow(workflow):
+        values = {name: _parsed(value) for name, value in map(_pair, options.param or [])}
+        files = {name: _reference(client.upload(path)) for name, path in map(_pair, options.file or [])}
+        return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
+    if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
+        raise _usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
+    if options.param or options.file:
+        raise _usage(
+            "--param and --file fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
+        )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:
         raise _usage(f"{options.file_name}: a submission has no {unknown[0]!r}; it has {', '.join(SUBMISSION)}")
@@ -143,6 +154,10 @@ SUBMISSION = {
     "graph": "graph", "pipeline": "pipeline", "params": "params", "startAt": "start_at", "priority": "priority",
     "metadata": "metadata",
 }  # fmt: skip
+
+
+def _reference(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bucket": meta["bucket"], "key": meta["key"]}
 
 
 def _read_submission(name: str) -> dict[str, Any]:
@@ -537,7 +552,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("control", help="run a control plane (for more than one machine)")
     commands.add_parser("worker", help="run a worker (also on a second machine)")
     one = add("submit", submit, "submit a job", client=True)
-    one.add_argument("file_name", nargs="?", metavar="FILE", help="a graph or a submission as JSON; - is stdin")
+    one.add_argument(
+        "file_name",
+        nargs="?",
+        metavar="FILE",
+        help="a graph, a submission or a ComfyUI workflow (API format) as JSON; - is stdin",
+    )
     one.add_argument("--pipeline", metavar="NAME")
     one.add_argument("--param", action="append", metavar="K=V", help="JSON where it parses, else text; repeatable")
     one.add_argument(
