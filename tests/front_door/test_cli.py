@@ -189,13 +189,13 @@ def test_a_text_param_stays_a_text_whatever_it_looks_like(shell: Shell) -> None:
     (shell.directory / "picture.png").write_bytes(b"no picture")
     (shell.directory / "voice.wav").write_bytes(b"no voice")
     job = shell.json(
-        *("submit", "--pipeline", "talking_picture", "--param", "prompt=1984", "--param", "rank=2"),
+        *("submit", "--pipeline", "talking_picture", "--param", "prompt=1984", "--param", "seed=2"),
         *("--file", "picture=picture.png", "--file", "voice=voice.wav"),
     )["jobId"]
     nodes = {node["id"]: node for node in shell.json("show", job)["graph"]["nodes"]}
     assert nodes["generate_script"]["params"]["prompt"] == "1984"
-    assert nodes["train_image_lora"]["params"]["rank"] == 2
-    assert shell(*("watch", job), code=1).stderr.startswith("dihedral: train_")
+    assert nodes["speak"]["params"]["seed"] == 2
+    assert shell(*("watch", job), code=1).stderr.startswith("dihedral: speak")
 
 
 def test_files_of_one_param_are_a_list(shell: Shell) -> None:
