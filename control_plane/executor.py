@@ -23,6 +23,5 @@ def make(settings: Settings, registry: Registry, store: ArtifactStore, tracing: 
         run_node=run_node,
         slots=0,
         light=settings.control.light_concurrency,
-        store=store,
         tracing=tracing,
     )

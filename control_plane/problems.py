@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, StoreFull, TooLarge
-from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.bridge.fabric.scripts import is_transient
 from dihedral.control_plane.planning.plan import Problem as PlanProblem
 from dihedral.schemas.structs.problem import Problem, ProblemDetail
@@ -112,7 +111,7 @@ def as_problem(error: Exception) -> ApiProblem:
             return ApiProblem(400, "incomplete_body", "the connection ended before the body did")
         case HTTPException():
             return _of_http(error)
-    if isinstance(error, CONNECTION_ERRORS) or (isinstance(error, ResponseError) and is_transient(error)):
+    if is_transient(error):
         return ApiProblem(503, "redis_unavailable", "the job store cannot be reached now", headers=_later())
     log.error("a request failed", exc_info=error)
     return ApiProblem(500, "internal_error", "something went wrong here; the log says what")

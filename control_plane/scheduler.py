@@ -15,15 +15,14 @@ import msgspec
 import redis
 
 from dihedral.bridge import metrics
-from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, now_ms
+from dihedral.bridge.fabric.connection import check_layout, connect, now_ms
 from dihedral.bridge.fabric.deliveries import Delivery, Topologies
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
-from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Step, Writer, is_transient
 from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
@@ -67,7 +66,7 @@ class Scheduler:
                 await check_layout(self._client, self.settings.redis.partitions)
                 return
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
 
@@ -76,7 +75,7 @@ class Scheduler:
             try:
                 await work()
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 log.warning("the scheduler cannot reach Redis: %s", error)
             await asyncio.sleep(seconds)
@@ -97,7 +96,7 @@ class Scheduler:
                 for part in self._scripts.partitions:
                     await reclaimer.look(part, await self._streams(part))
             except Exception as error:
-                if not _is_transient(error):
+                if not is_transient(error):
                     raise
                 reclaimer.forget()
 
@@ -120,7 +119,7 @@ class Scheduler:
         cancelling: set[str] = set()
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
-            found = await self._jobs.read(job_id, graph=True)
+            found = await self._jobs.read(job_id, depth=Depth.graph)
             if found is None or found.ended:
                 await self._client.srem(part.alive, job_id)
                 continue
@@ -195,9 +194,3 @@ class Scheduler:
             for row in consumers:
                 if row["pending"] == 0 and row["name"].decode() not in alive:
                     await self._scripts.drop_consumer(part, stream, row["name"].decode())
-
-
-def _is_transient(error: Exception) -> bool:
-    return isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)) or (
-        isinstance(error, redis.ResponseError) and is_transient(error)
-    )

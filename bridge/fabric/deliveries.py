@@ -100,6 +100,11 @@ class Delivery:
         self.redeliveries[node] = redeliveries
         self.open.add(node)
 
+    def withdraw(self, node: str) -> None:
+        """Takes begin() back: the node was not started."""
+        self.open.discard(node)
+        del self.attempts[node], self.redeliveries[node]
+
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
         self.ending = self.ending or ack
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)

@@ -84,9 +84,9 @@ async def test_gpu_nodes_of_one_job_run_on_several_workers(house: Any) -> None:
         await house.start(slots=1)
     await house.submit([node(f"g{n}", task="heavy", wait="all") for n in range(3)])
     await house.becomes(lambda: sum(what == "begin" for what, _ in RUNS) == 3)
-    owners = {one for worker in house.running for one in worker._running}
+    owners = {one for worker in house.running for one in worker.nodes.running}
     assert len(owners) == 3
-    assert all(len(worker._running) == 1 for worker in house.running)
+    assert all(len(worker.nodes.running) == 1 for worker in house.running)
     gate("all").set()
     assert (await house.ended()).status == "completed"
 
@@ -163,7 +163,7 @@ async def test_progress_is_one_at_the_end_and_nothing_is_left_behind(house: Any)
     worker = await house.start()
     await house.submit([node("a", log=5), node("b")], [edge("a", "b")])
     await house.ended()
-    await house.becomes(lambda: not worker._held)
+    await house.becomes(lambda: not worker.held)
     keys = {key.decode().split(":")[0] for key in await house.client.keys("*")}
     assert keys <= {"counts", "job", "jobs", "stream", "worker", "workers", "capabilities", "dihedral"}
     fields = await house.client.hkeys(house.jobs.scripts.partition("job").job("job"))

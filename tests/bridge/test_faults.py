@@ -112,7 +112,7 @@ async def test_an_entry_whose_successors_run_is_taken_back_whole(house: Any) -> 
     (again,) = await worker._taker.recover(0, 0)
     assert again.open == {"a", "b"}
     worker._held.update(held)
-    worker._lose(next(iter(held.values())))
+    worker.nodes.lose(next(iter(held.values())))
     again.releasing = True
     worker._accept([again])
     gate("go").set()
@@ -234,7 +234,9 @@ async def test_a_worker_whose_clock_is_wrong_is_listed_while_it_lives_and_no_lon
     for wrong in (-3600, -20, 3600):
         with monkeypatch.context() as clock:
             clock.setattr(time, "time", lambda wrong=wrong: exact() + wrong)
-            await worker._jobs.workers.announce(worker._info(), [task.capability for task in worker.registry.values()])
+            await worker._jobs.workers.announce(
+                worker.presence.info(), [task.capability for task in worker.registry.values()]
+            )
         assert [each.worker_id for each in await house.jobs.workers.alive()] == [worker.worker_id]
     (score,) = [score for _, score in await house.client.zrange("workers", 0, -1, withscores=True)]
     assert score <= exact() * 1000
@@ -295,7 +297,7 @@ async def test_a_cancel_that_is_no_text_cancels_nothing_and_ends_nobody(house: A
     await has_begun(house, "a")
     await house.client.publish("cancel", b"\xff\xfe")
     await house.client.publish("cancel", "job")
-    await house.becomes(lambda: not worker._held)
+    await house.becomes(lambda: not worker.held)
     assert not house.running[worker].done()
 
 

@@ -74,7 +74,7 @@ async def test_rule_1_a_worker_that_was_presumed_dead_cannot_write_over_its_succ
         "node",
         "status",
     ]
-    await house.becomes(lambda: not first._held and not second._held)
+    await house.becomes(lambda: not first.held and not second.held)
 
 
 async def test_rule_1_nothing_that_names_an_old_claim_is_written(world: Any) -> None:
@@ -417,7 +417,7 @@ async def test_rule_8_a_node_that_kills_its_workers_takes_no_neighbour_with_it(h
             for name in names:
                 await has_begun(house, name)
         else:
-            assert [len(worker._held), len([one for one in RUNS if one[1] != "a_poison"])] == [
+            assert [len(worker.held), len([one for one in RUNS if one[1] != "a_poison"])] == [
                 len(names),
                 len(names) - 1,
             ]
@@ -443,7 +443,7 @@ async def test_rule_8_after_a_death_a_node_runs_with_no_other_beside_it(house: A
     second = await house.start()
     await house.submit([node("other", wait="other")], job="job2")
     await has_begun(house, "other")
-    await house.becomes(lambda: any(one.node_id == "suspect" for one in second._running.values()))
+    await house.becomes(lambda: any(one.node_id == "suspect" for one in second.nodes.running))
     assert begun("suspect") == 1, "it waits until the other has ended"
     gate("other").set()
     await has_begun(house, "suspect", 2)
@@ -553,7 +553,7 @@ async def test_rule_10_a_cancel_is_confirmed_only_when_nothing_runs_any_more(hou
     assert word == "cancelling"
     view = await house.ended()
     assert (view.status, view.running) == ("cancelled", 0)
-    await house.becomes(lambda: not worker._running)
+    await house.becomes(lambda: not worker.nodes.running)
 
 
 @pytest.mark.forges_state

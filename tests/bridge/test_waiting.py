@@ -42,7 +42,7 @@ async def test_a_worker_keeps_the_node_that_waits(redis_url: str, redis: Any) ->
     async with planes(redis_url, redis) as here:
         worker = await start(here, full=True)
         await here.submit([node("a", task="heavy")])
-        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
+        await here.becomes(lambda: [run.waiting_for for run in worker.nodes.running])
         assert (await here.statuses()) == {"a": "running"}
         assert await here.jobs.cancel("job") == "cancelling"
         assert (await here.ended()).status == "cancelled"
@@ -53,10 +53,10 @@ async def test_a_node_that_waits_holds_up_no_drain(redis_url: str, redis: Any) -
     async with planes(redis_url, redis, drain_seconds=60) as here:
         full = await start(here, full=True)
         await here.submit([node("a", task="heavy"), node("b", wait="go")])
-        await here.becomes(lambda: len(full._running) == 2)
-        await here.becomes(lambda: any(run.waiting_for for run in full._running.values()))
+        await here.becomes(lambda: len(full.nodes.running) == 2)
+        await here.becomes(lambda: any(run.waiting_for for run in full.nodes.running))
         full.stop()
-        await here.becomes(lambda: len(full._running) == 1)
+        await here.becomes(lambda: len(full.nodes.running) == 1)
         assert (await here.statuses()) == {"a": "ready", "b": "running"}
         await start(here, full=False)
         await here.becomes(lambda: ("end", "a") in RUNS)
@@ -71,9 +71,9 @@ async def test_waiting_counts_as_no_work(redis_url: str, redis: Any) -> None:
     async with planes(redis_url, redis) as here:
         worker = await start(here, full=True)
         observed: list[Any] = []
-        worker._observe = lambda *seen: observed.append(seen)
+        worker.nodes.observe = lambda *seen: observed.append(seen)
         await here.submit([node("a", task="heavy")])
-        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
+        await here.becomes(lambda: [run.waiting_for for run in worker.nodes.running])
         for family in worker.measured():
             if family.name in ("worker_active_tasks", "dihedral_worker_slots_busy"):
                 assert [sample.value for sample in family.samples if sample.value] == []
@@ -86,7 +86,7 @@ async def test_the_duration_of_a_node_is_without_its_waiting(redis_url: str, red
     async with planes(redis_url, redis) as here:
         worker = await start(here, full=False, waits_seconds=0.5)
         observed: list[Any] = []
-        worker._observe = lambda *seen: observed.append(seen)
+        worker.nodes.observe = lambda *seen: observed.append(seen)
         await here.submit([node("a", task="heavy")])
         await here.ended()
         ((task, outcome, seconds),) = observed
@@ -99,8 +99,8 @@ async def test_a_heartbeat_is_hurried_when_waiting_begins_or_ends_alone(redis_ur
     async with planes(redis_url, redis) as here:
         worker = await start(here, full=True)
         await here.submit([node("a", task="heavy")])
-        await here.becomes(lambda: [run.waiting_for for run in worker._running.values()])
-        (running,) = worker._running.values()
+        await here.becomes(lambda: [run.waiting_for for run in worker.nodes.running])
+        (running,) = worker.nodes.running
         running._tell = lambda: told.append(running.waiting_for)
         running.waits("needs 14.0 GiB, 9.7 free")
         assert told == []

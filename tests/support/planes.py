@@ -11,6 +11,7 @@ import redis.asyncio
 
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
@@ -157,7 +158,7 @@ class Planes:
 
     def freeze(self, worker: Worker) -> None:
         """Its leases are renewed no more and it takes nothing new, but what it runs goes on, as after a long stop."""
-        worker._free = {"light": -1000, "heavy": -1000}
+        worker.capacity._free = {"light": -1000, "heavy": -1000}
         assert worker._renewer is not None
         worker._renewer.stop()
         worker._renewer.join()
@@ -180,7 +181,7 @@ class Planes:
         return await self.jobs.submit(made)
 
     async def view(self, job: str = "job") -> JobView:
-        found = await self.jobs.read(job, 0)
+        found = await self.jobs.read(job, 0, Depth.outputs)
         assert found is not None
         return found
 

@@ -1,0 +1,322 @@
+"""One node, from its start to its report: turn, input, run, outcome; and what running nodes emit meanwhile.
+
+A node that this worker does not run after all (no such task, no memory for it, a drain) goes back to its place as the same attempt.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+import msgspec
+
+from dihedral.bridge import graphs, metrics
+from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
+from dihedral.bridge.fabric.deliveries import Delivery
+from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.scripts import Reply, Report
+from dihedral.bridge.tasks.registry import Registry
+from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tracing import Tracing
+from dihedral.bridge.worker.capacity import Capacity
+from dihedral.bridge.worker.reporting import NodeExecution, Reporter
+from dihedral.schemas.structs.graph import Node, NodeError
+from dihedral.schemas.structs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+
+NO_TASK_DELAY_MS = 2000
+FLUSH_SECONDS = 0.02
+STORE_TROUBLE = ("artifact_store_unavailable", "artifact_store_full")
+
+
+class Nodes:
+    """The nodes that run in one worker.
+
+    `write(part, report)` commits a report; `hasten()` lets the next heartbeat come soon; `prefer(part)` lets the next take be for
+    an entry of that partition, for which a node has made room.
+    """
+
+    __slots__ = (
+        "_capacity", "_dirty", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
+        "_tracing", "_worker_id", "_write", "observe",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        run_node: RunNode,
+        capacity: Capacity,
+        write: Callable[[Partition, Report], Awaitable[Reply]],
+        *,
+        plane: str,
+        worker_id: str,
+        hasten: Callable[[], None],
+        prefer: Callable[[Partition], None],
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.observe = metrics.node_observer(registry)
+        self._settings = settings
+        self._registry = registry
+        self._run_node = run_node
+        self._capacity = capacity
+        self._write = write
+        self._plane = plane
+        self._worker_id = worker_id
+        self._hasten = hasten
+        self._prefer = prefer
+        self._tracing = tracing
+        self._reporter = Reporter(write, self.entries, capacity.reserve, capacity.vacate, worker_id, settings)
+        self._running: dict[tuple[str, str, str], NodeExecution] = {}
+        self._dirty: dict[NodeExecution, None] = {}
+        self._emitted = asyncio.Event()
+
+    @property
+    def running(self) -> Collection[NodeExecution]:
+        return self._running.values()
+
+    # Run ------------------------------------------------------------------------------------------------------------
+
+    async def run(self, delivery: Delivery, node_id: str) -> list[str]:
+        """One started node: run, commit, and answer with what this delivery goes on with."""
+        kind = self._capacity.kind(delivery, node_id)
+        pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
+        running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
+        self._running[*delivery.key, node_id] = running
+        if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
+            running.cancel.cancel()
+        begun = time.monotonic()
+        try:
+            outcome = await self._outcome(delivery, running)
+        finally:
+            self._running.pop((*delivery.key, node_id), None)
+            self._dirty.pop(running, None)
+            if running.room_in is not None:
+                self._prefer(running.room_in)
+            self._capacity.vacate(delivery, node_id)
+        if outcome is not None:
+            status = "preempted" if _made_room(running, outcome) else outcome.status
+            if outcome.error is not None:
+                where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
+                log.info("a node failed: %s", outcome.error.code, extra=where)
+            if outcome.began:
+                seconds = time.monotonic() - begun - running.waited_seconds
+                self.observe(delivery.topology.nodes[node_id].task, status, seconds)
+        if delivery.lost or outcome is None:
+            return []
+        if delivery.releasing and outcome.status == "cancelled":
+            if delivery.routes[node_id].idempotent or not outcome.began:
+                if steps := await self._reporter.last_steps(delivery, running):
+                    await self._write(delivery.part, delivery.report(steps))
+                return []
+            outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
+        if status == "preempted":
+            await self._hand_on(running, "it made room for a node of higher priority", code="preempted")
+            return []
+        return await self._reporter.commit(delivery, running, outcome)
+
+    async def _outcome(self, delivery: Delivery, running: NodeExecution) -> NodeOutcome | None:
+        """None when the node was not run: given back, or no longer wanted."""
+        node = delivery.topology.nodes[running.node_id]
+        alone = delivery.redeliveries[node.id] > 0
+        if not (alone or self._capacity.solo or self._capacity.is_limited(node.task)):
+            return await self._execute(delivery, running, node)
+        async with self._capacity.turn(node.task, light=running.light, alone=alone):
+            if node.id in delivery.quarantined and not await self._start(delivery, running):
+                return None
+            return await self._execute(delivery, running, node)
+
+    async def _execute(self, delivery: Delivery, running: NodeExecution, node: Node) -> NodeOutcome | None:
+        if node.task not in self._registry:
+            await self._no_task(running)
+            return None
+        if delivery.redeliveries[node.id] > 0 and not delivery.routes[node.id].idempotent:
+            return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
+        try:
+            params = self._input(delivery, running.node_id)
+        except (ReferenceNotFound, InputTooLarge) as error:
+            return _failed(error.code, str(error))
+        run = NodeRun(
+            job_id=delivery.job_id,
+            node_id=node.id,
+            task=node.task,
+            attempt=delivery.attempts[node.id],
+            nonce=delivery.claim.nonce.replace(".", "-"),
+            params=params,
+            timeout_seconds=self._timeout(delivery, node.id),
+            delivery_count=delivery.redeliveries[node.id],
+            owner=delivery.topology.graph.metadata.get(OWNER, ""),
+        )
+        self._capacity.at_work["light" if running.light else "heavy"] += 1
+        try:
+            if self._tracing is None:
+                outcome = await self._run_node(run, running, running.cancel)
+            else:
+                with self._tracing.node(delivery.claim.traceparent, run, self._plane, self._worker_id) as span:
+                    outcome = await self._run_node(run, running, running.cancel)
+                    span.ended(outcome)
+        except Exception as error:
+            log.exception(
+                "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
+            )
+            return _failed("internal_error", f"{type(error).__name__}: {error}")
+        finally:
+            self._capacity.at_work["light" if running.light else "heavy"] -= 1
+            self._capacity.changed.set()
+        if outcome.began or delivery.releasing or delivery.lost:
+            return outcome
+        if outcome.elsewhere:
+            await self._hand_on(running, outcome.elsewhere, code="memory", declined=True)
+            return None
+        if running.given_up:
+            await self._hand_on(
+                running,
+                "its worker had no memory for it yet, and gave its slot away",
+                code="worker",
+                front=self._capacity.closed,
+            )
+            return None
+        return outcome
+
+    async def _start(self, delivery: Delivery, running: NodeExecution) -> bool:
+        """Starts a suspect whose turn has come; false when it is no longer ours to start."""
+        if running.cancel.cancelled:
+            return False
+        reply = await self._write(delivery.part, delivery.report([("start", running.node_id, self._worker_id)]))
+        if reply.word == "ok" and reply.words[0] in ("ok", "already"):
+            delivery.quarantined.discard(running.node_id)
+            return True
+        delivery.lost = reply.word != "ok"
+        delivery.open.discard(running.node_id)
+        return False
+
+    def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
+        task = self._registry[delivery.topology.nodes[node_id].task]
+        fields = task.capability.io.input.get("properties", {}).keys()
+        return graphs.node_input(
+            delivery.topology, node_id, delivery.outputs(node_id), fields, self._settings.jobs.node_input_bytes
+        )
+
+    def _timeout(self, delivery: Delivery, node_id: str) -> float:
+        node = delivery.topology.nodes[node_id]
+        within = self._registry[node.task].capability.runtime.timeout_seconds
+        asked = node.timeout_seconds
+        return min(asked, within) if isinstance(asked, int | float) else within
+
+    # Give back ------------------------------------------------------------------------------------------------------
+
+    async def _no_task(self, running: NodeExecution) -> None:
+        """A task that this worker does not know waits for one that does: it goes back, with a delay."""
+        task = running.delivery.topology.nodes[running.node_id].task
+        where = {"job": running.delivery.job_id, "node": running.node_id}
+        log.warning("no task %r here; its node waits for another worker", task, extra=where)
+        await self._hand_on(running, f"waiting for a worker that knows {task}", code="worker", declined=True)
+
+    async def _hand_on(
+        self, running: NodeExecution, message: str, *, code: str, declined: bool = False, front: bool = False
+    ) -> None:
+        """A node that is not to run here goes back to its place, as the same attempt; what was declined with a delay, of which `code` is the reason."""
+        delivery, node_id = running.delivery, running.node_id
+        delay_ms, reason = (NO_TASK_DELAY_MS, code) if declined else (0, "-")
+        batches = self.entries(delivery, [node_id], delay_ms=delay_ms, reason=reason, declined=declined, front=front)
+        waits = NodeError(code=code, message=message, details={})
+        text = msgspec.json.encode(waits).decode()
+        attempt = delivery.attempts[node_id]
+        step = ("again", node_id, attempt, attempt, text, batches[0])
+        delivery.open.discard(node_id)
+        steps = await self._reporter.last_steps(delivery, running)
+        if steps is not None:
+            await self._write(delivery.part, delivery.report([*steps, step]))
+
+    def entries(
+        self,
+        delivery: Delivery,
+        nodes: list[str],
+        *,
+        delay_ms: int = 0,
+        reason: str = "-",
+        declined: bool = False,
+        front: bool = False,
+    ) -> list[Any]:
+        return plan_batches(
+            delivery.part,
+            delivery.topology,
+            delivery.routes,
+            nodes,
+            priority=delivery.priority,
+            inline_limit=self._settings.jobs.inline_graph_bytes,
+            graph_size=len(delivery.claim.graph),
+            delay_ms=delay_ms,
+            reason=reason,
+            declined=declined,
+            front=front,
+        )
+
+    def _pause_after(self, delivery: Delivery, node: str) -> float | None:
+        task = self._registry.get(delivery.topology.nodes[node].task)
+        after_ms = self._settings.worker.preempt_after_ms
+        return after_ms / 1000 if task is not None and task.resumable and after_ms >= 0 else None
+
+    # Emit and cancel ------------------------------------------------------------------------------------------------
+
+    def _mark(self, running: NodeExecution) -> None:
+        self._dirty[running] = None
+        self._emitted.set()
+
+    async def flushes(self) -> None:
+        """Writes what running nodes have said, all of a tick in one call."""
+        while True:
+            await self._emitted.wait()
+            self._emitted.clear()
+            dirty, self._dirty = self._dirty, {}
+            pending = []
+            for running in dirty:
+                steps = running.steps()
+                if steps and not running.delivery.lost:
+                    report = running.delivery.report(steps)
+                    pending.append((running.delivery, self._write(running.delivery.part, report)))
+                if running.outbox and not running.delivery.lost:
+                    self._mark(running)  # what it may not emit yet is looked at again with the next tick
+            for delivery, future in pending:
+                if (await future).word != "ok":
+                    self.lose(delivery)
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    def lose(self, delivery: Delivery) -> None:
+        """Another worker has this delivery: whatever still runs here ends without a word."""
+        if not delivery.lost:
+            metrics.lease_losses_total.inc()
+        delivery.lost = True
+        self.cancel(lambda other: other is delivery)
+
+    def cancel(self, chosen: Callable[[Delivery], bool]) -> None:
+        for running in list(self._running.values()):
+            if chosen(running.delivery):
+                running.cancel.cancel()
+
+    def finish(self, job_id: str, node_id: str) -> None:
+        for running in list(self._running.values()):
+            if (running.delivery.job_id, running.node_id) == (job_id, node_id):
+                running.cancel.wish("finish")
+
+
+def _made_room(running: NodeExecution, outcome: NodeOutcome) -> bool:
+    """Whether a run has ended because it was asked to pause; one that could not keep its checkpoint goes on from the one before."""
+    stopped = outcome.status == "cancelled" or (outcome.error is not None and outcome.error.code in STORE_TROUBLE)
+    return stopped and outcome.began and "pause" in running.cancel.wishes and not running.cancel.cancelled
+
+
+def _failed(code: str, message: str) -> NodeOutcome:
+    return NodeOutcome(
+        status="failed",
+        output=None,
+        error=NodeError(code=code, message=message, details={}),
+        retryable=False,
+        artifacts=[],
+    )

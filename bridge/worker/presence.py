@@ -1,0 +1,113 @@
+"""How a worker makes itself known: a heartbeat with what it runs, and the tasks that it knows."""
+
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.scripts import is_transient
+from dihedral.bridge.fabric.workers import HEARTBEAT_SECONDS, WorkerRegistry
+from dihedral.bridge.tasks.registry import Registry
+from dihedral.bridge.times import rfc3339
+from dihedral.bridge.version import VERSION
+from dihedral.bridge.worker.reporting import NodeExecution
+from dihedral.schemas.structs.graph import Plane
+from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WorkerInfo
+
+HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next heartbeat, several at once
+
+
+class Presence:
+    """`running()`: the nodes that run now."""
+
+    __slots__ = (
+        "_device", "_devices", "_metrics_url", "_news", "_plane", "_pool", "_registry", "_running", "_slots", "_started_at", "memory",
+        "ready", "trouble", "worker_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        registry: Registry,
+        running: Callable[[], Collection[NodeExecution]],
+        *,
+        plane: str,
+        pool: str,
+        slots: int,
+        device: str,
+        devices: Sequence[DeviceInfo],
+        metrics_url: str | None,
+    ) -> None:
+        self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.ready = False
+        self.trouble: str | None = "not connected yet"
+        """Why this worker cannot serve now, a sentence."""
+        self.memory: dict[str, tuple[int, int]] = {}
+        """Device -> (bytes in use, bytes there are), announced with every heartbeat."""
+        self._registry = registry
+        self._running = running
+        self._plane = plane
+        self._pool = pool
+        self._slots = slots
+        self._device = device
+        self._devices = list(devices)
+        self._metrics_url = metrics_url
+        self._started_at = rfc3339(int(time.time() * 1000))
+        self._news = asyncio.Event()
+
+    def hasten(self) -> None:
+        """Lets the next heartbeat come soon."""
+        self._news.set()
+
+    async def announces(self, workers: WorkerRegistry) -> None:
+        while True:
+            try:
+                await workers.announce(self.info(), [task.capability for task in self._registry.values()])
+                self.ready = True
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self.trouble = f"Redis: {error}"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._news.wait()
+                    await asyncio.sleep(HASTE_SECONDS)
+            self._news.clear()
+
+    def info(self) -> WorkerInfo:
+        running = [
+            RunningNode(
+                job_id=one.delivery.job_id,
+                node_id=one.node_id,
+                task=one.delivery.topology.nodes[one.node_id].task,
+                started_at=rfc3339(one.started_ms),
+                waiting_for=one.waiting_for or msgspec.UNSET,
+            )
+            for one in self._running()
+        ]
+        return WorkerInfo(
+            worker_id=self.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            plane=Plane(self._plane),
+            pool=self._pool,
+            slots=self._slots,
+            running=running,
+            device=self._device,
+            memory=[
+                MemoryInfo(device=device, used_bytes=used, total_bytes=total)
+                for device, (used, total) in self.memory.items()
+            ],
+            metrics_url=self._metrics_url,
+            started_at=self._started_at,
+            last_seen=rfc3339(int(time.time() * 1000)),
+            version=VERSION,
+            protocol=keys.PROTOCOL,
+            tasks=sorted(self._registry),
+            devices=self._devices,
+        )
