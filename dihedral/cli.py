@@ -1,6 +1,8 @@
 """`dihedral`: the command line. Everything but the parser is imported when a command needs it.
 
 Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.
+
+Large because every command is a short function and a parser here.
 """
 
 import argparse
@@ -80,6 +82,7 @@ def up(options: argparse.Namespace) -> int:
             simulate_gpus=options.simulate_gpus,
             redis_url=options.redis_url,
             tasks=options.tasks or [],
+            pipelines=options.pipelines,
             config=options.config,
             insecure=options.insecure,
         ),
@@ -533,6 +536,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
+    one.add_argument("--pipelines", metavar="DIR", help="a folder with pipelines of your own")
     one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     commands.add_parser("control", help="run a control plane (for more than one machine)")
     commands.add_parser("worker", help="run a worker (also on a second machine)")
