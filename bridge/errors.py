@@ -6,6 +6,7 @@ DihedralError
 ├── LayoutMismatch         this process and the server disagree on partitions or protocol
 ├── IllegalTransition      a state machine was asked for a move that its table does not have
 ├── ReferenceNotFound      a `$from` names an output that is not there
+├── InputTooLarge          what `$from` and the parents add to a node's params exceeds jobs.nodeInputBytes
 └── StoreError             the artifact store; see bridge/artifacts/store.py for its leaves
 """
 
@@ -32,6 +33,10 @@ class IllegalTransition(DihedralError):
 
 class ReferenceNotFound(DihedralError):
     code = "reference_not_found"
+
+
+class InputTooLarge(DihedralError):
+    code = "input_too_large"
 
 
 class StoreError(DihedralError):

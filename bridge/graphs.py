@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from dihedral.bridge.errors import ReferenceNotFound
+from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.schemas.structs.graph import Edge, EdgeKind, Graph, Node
 
 SHARES = 10**9
@@ -220,7 +220,7 @@ _ABSENT = object()
 
 
 def node_input(
-    topology: Topology, node_id: str, outputs: Mapping[str, Any], fields: Collection[str] | None = None
+    topology: Topology, node_id: str, outputs: Mapping[str, Any], fields: Collection[str] | None = None, limit: int = 0
 ) -> dict[str, Any]:
     """The params with every `$from` resolved, then fields still missing by name from the node's input.
 
@@ -228,10 +228,12 @@ def node_input(
     `outputs` has the completed nodes whose records are known.
 
     Raises:
+        InputTooLarge: together they would be larger than `limit` bytes of JSON; 0: no limit.
         ReferenceNotFound: a `$from` without default names a node that did not complete, or a path that is not there.
     """
     node = topology.nodes[node_id]
-    params: dict[str, Any] = _resolved(node.params, outputs)
+    room = _Room(limit)
+    params: dict[str, Any] = _resolved(node.params, outputs, room)
     offered = dict(node.input) if isinstance(node.input, dict) else {}
     for edge in topology.incoming[node_id]:
         output = outputs.get(edge.from_)
@@ -239,21 +241,42 @@ def node_input(
             offered.update(output)
     for name, value in offered.items():
         if name not in params and (fields is None or name in fields):
+            room.take(value)
             params[name] = value
     return params
 
 
-def _resolved(value: Any, outputs: Mapping[str, Any]) -> Any:
+class _Room:
+    """Counts what is put into params. A value costs every time it is named: a few kilobytes of `$from` can name one a million times."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._sizes: dict[int, int] = {}  # by identity: the outputs outlive this
+
+    def take(self, value: Any) -> None:
+        size = self._sizes.get(id(value))
+        if size is None:
+            size = self._sizes[id(value)] = len(msgspec.json.encode(value))
+        self._taken += size
+        if 0 < self._limit < self._taken:
+            raise InputTooLarge(
+                f"the outputs that it names would add more than {self._limit} bytes (jobs.nodeInputBytes)"
+            )
+
+
+def _resolved(value: Any, outputs: Mapping[str, Any], room: _Room) -> Any:
     if isinstance(value, list):
-        return [_resolved(item, outputs) for item in value]
+        return [_resolved(item, outputs, room) for item in value]
     if not isinstance(value, dict):
         return value
     source = value.get("$from")
     if not isinstance(source, str):
-        return {name: _resolved(item, outputs) for name, item in value.items()}
+        return {name: _resolved(item, outputs, room) for name, item in value.items()}
     path = value.get("path", "")
     found = at_pointer(outputs[source], path) if source in outputs else _ABSENT
     if found is not _ABSENT:
+        room.take(found)
         return found
     if "default" in value:
         return value["default"]

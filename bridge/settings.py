@@ -21,13 +21,15 @@ from dihedral.schemas.structs.settings import Settings
 
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
-NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
+NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_CA", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 FOREIGN = ("DIHEDRAL_CONTROL__KEYS", "DIHEDRAL_LLM__API_KEY", "DIHEDRAL_API_KEY")
 OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 TASKS = "tasks"
-SECRET_NAME = re.compile(r"key|token|secret|passw", re.IGNORECASE)
+OF_TASKS = {"comfyui": ("run_comfyui", "servers"), "tools": ("run_tool", "tools")}
+"""[comfyui.NAME] and [tools.NAME] are written shorter than what they are, [tasks.run_comfyui.servers.NAME] and [tasks.run_tool.tools.NAME]."""
+SECRET_NAME = re.compile(r"key|token|secret|passw|authorization|cookie", re.IGNORECASE)
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -115,6 +117,11 @@ def client_key(environ: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environ is None else environ).get("DIHEDRAL_API_KEY") or None
 
 
+def client_ca(environ: Mapping[str, str] | None = None) -> str | None:
+    """A file of certificates that clients trust instead of the usual ones."""
+    return (os.environ if environ is None else environ).get("DIHEDRAL_CA") or None
+
+
 Row = tuple[str, str, str, Any]
 
 
@@ -129,11 +136,19 @@ def _from_file(file: Path | None) -> list[Row]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
     rows: list[Row] = []
+    _join_tasks(document)
     for section, keys in document.items():
         if not isinstance(keys, dict):
             raise SettingsError(f"{path}: {section}: is no section; settings are in sections such as [redis]")
         rows += [(str(path), section, key, value) for key, value in keys.items()]
     return rows
+
+
+def _join_tasks(document: dict[str, Any]) -> None:
+    for section, (task, name) in OF_TASKS.items():
+        table, tasks = document.get(section), document.setdefault(TASKS, {})
+        if isinstance(table, dict) and isinstance(tasks, dict) and isinstance(tasks.setdefault(task, {}), dict):
+            tasks[task][name] = {**tasks[task].get(name, {}), **document.pop(section)}
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[Row]:
@@ -207,7 +222,7 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
                 raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
             if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
                 raise SettingsError(
-                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}"
+                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}; / ? # @ in a password are written %2F %3F %23 %40"
                 )
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
@@ -219,6 +234,8 @@ def _is_server(url: str) -> bool:
         ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
     except ValueError:
         return False
+    if parts.scheme != "unix" and "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return False  # a password with / ? or # in it that is not escaped: what follows would be taken for the rest
     if f"{parts.scheme}://" not in SCHEMES or (len(ports) > 1 and not parts.scheme.endswith("+cluster")):
         return False
     return bool(parts.path if parts.scheme == "unix" else parts.hostname)

@@ -11,11 +11,10 @@ Large because every question that a route asks of jobs is one short method here;
 import asyncio
 import base64
 import hashlib
-import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,9 +23,11 @@ from prometheus_client import Counter
 
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.bridge.fabric.scripts import Depth, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
@@ -38,7 +39,7 @@ from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Graph, NodeError, NodeStatus
+from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus
 from dihedral.schemas.structs.job import Job, JobError, JobStatus
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.request import JobRequest
@@ -54,12 +55,14 @@ BLOCK = 50
 BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
+AT_ONCE = 16  # nodes whose outputs are in memory together while a graph is sent
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # beyond, a time zone would need a year of five digits
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _decode_request = msgspec.json.Decoder(JobRequest).decode
+_decode_left = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
@@ -217,6 +220,8 @@ class JobQueue:
                 planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
         job_id = planned.graph.workflow_id
         new = self._new(planned, request, digest, principal)
+        if going := await note_use(self.jobs.client, _named(new)):
+            raise _going(going)
         word = await self.jobs.submit(new)
         self._count(planned.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
@@ -296,6 +301,12 @@ class JobQueue:
             self._breathed = time.monotonic()
 
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
+        names = {index: _named(job) for index, job in new}
+        going = set(await note_use(self.jobs.client, sorted({name for each in names.values() for name in each})))
+        for index, _ in new:
+            if lost := going.intersection(names[index]):
+                answers[index] = _going(sorted(lost))
+        new = [(index, job) for index, job in new if answers[index] is None]
         words = await self.jobs.submit_many([job for _, job in new])
         for (index, job), word in zip(new, words, strict=True):
             self._count(job.pipeline, word)
@@ -379,9 +390,14 @@ class JobQueue:
         return await self.document(await self.view(job_id, visible_owner=visible_owner))
 
     async def view(
-        self, job_id: str, after: int | None = None, *, graph: bool = False, visible_owner: str | None
+        self,
+        job_id: str,
+        after: int | None = None,
+        *,
+        depth: Depth = Depth.document,
+        visible_owner: str | None,
     ) -> JobView:
-        found = await self.jobs.read(checked(job_id), after, graph=graph)
+        found = await self.jobs.read(checked(job_id), after, depth)
         if found is None or visible_owner not in (None, found.owner):
             raise unknown_job(job_id)
         return found
@@ -402,30 +418,32 @@ class JobQueue:
             artifacts=view.artifacts,
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> Graph:
-        """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times."""
-        view = await self.view(job_id, graph=True, visible_owner=visible_owner)
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
+        """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
+
+        As JSON, piece by piece: what all nodes have left may be many times as large as what a request may cost.
+        """
+        view = await self.view(job_id, depth=Depth.graph, visible_owner=visible_owner)
         if view.graph is None:
             raise unknown_job(job_id)
-        graph = decode_graph(view.graph)
+        return self._pieces(view, decode_graph(view.graph))
+
+    async def _pieces(self, view: JobView, graph: Graph) -> AsyncIterator[bytes]:
         shares = Topology(graph).shares
-        for node in graph.nodes:
-            record = view.record(node.id)
-            node.status = NodeStatus(record.status)
-            if record.status not in ("pending", "ready"):
-                node.retries.attempt = record.attempt
-            known = {} if isinstance(node.telemetry, msgspec.UnsetType) else node.telemetry
-            node.telemetry = known | {
-                "progress": 1.0 if record.status == "completed" else _of(record.share, shares[node.id]),
-                "started": _stamp(record.started_ms),
-                "finished": _stamp(record.ended_ms),
-            }
-            payload = json.loads(record.payload) if record.payload else {}
-            if "output" in payload:
-                node.output = payload["output"]
-            if "error" in payload:
-                node.error = msgspec.convert(payload["error"], NodeError)
-        return graph
+        rest = {
+            name: getattr(graph, attribute)
+            for attribute, name in zip(graph.__struct_fields__, graph.__struct_encode_fields__, strict=True)
+            if attribute != "nodes"
+        }
+        yield msgspec.json.encode(rest)[:-1] + b',"nodes":['
+        between = b""
+        for start in range(0, len(graph.nodes), AT_ONCE):
+            nodes = graph.nodes[start : start + AT_ONCE]
+            ended = [node.id for node in nodes if view.record(node.id).status in ("completed", "failed")]
+            left = await self.jobs.left(view.job_id, ended)
+            yield between + b",".join(_live(node, view.record(node.id), shares, left.get(node.id)) for node in nodes)
+            between = b","
+        yield b"]}"
 
     async def list(
         self,
@@ -510,6 +528,16 @@ def _digest(body: bytes | memoryview, owner: str) -> str:
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 
 
+def _named(job: NewJob) -> list[str]:
+    """The artifacts that a graph names; looked for only where there can be one."""
+    return sorted(set(names_in(msgspec.json.decode(job.graph)))) if b'"bucket"' in job.graph else []
+
+
+def _going(names: Sequence[str]) -> ApiProblem:
+    found = [planning.Problem("", "unknown_artifact", f"{name} is just being deleted") for name in names]
+    return refused("an artifact that the job names is just being deleted", found)
+
+
 def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
@@ -542,6 +570,24 @@ def _check_envelope(request: JobRequest, guard: Guard) -> None:
                 found.append(planning.Problem(f"/graph/nodes/{index}/{name}", "too_deep", "nested too deep"))
     if found:
         raise refused(found[0].detail, found)
+
+
+def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None) -> bytes:
+    node.status = NodeStatus(record.status)
+    if record.status not in ("pending", "ready"):
+        node.retries.attempt = record.attempt
+    known = {} if isinstance(node.telemetry, msgspec.UnsetType) else node.telemetry
+    node.telemetry = known | {
+        "progress": 1.0 if record.status == "completed" else _of(record.share, shares[node.id]),
+        "started": _stamp(record.started_ms),
+        "finished": _stamp(record.ended_ms),
+    }
+    payload = _decode_left(left) if left else {}
+    if "output" in payload:
+        node.output = payload["output"]
+    if "error" in payload:
+        node.error = msgspec.json.decode(payload["error"], type=NodeError)
+    return msgspec.json.encode(node)
 
 
 def _of(done: int, share: int) -> float:

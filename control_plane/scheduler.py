@@ -22,7 +22,7 @@ from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
-from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Step, Writer, is_transient
 from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
@@ -119,7 +119,7 @@ class Scheduler:
         cancelling: set[str] = set()
         async for raw in self._client.sscan_iter(part.alive, count=200):
             job_id = raw.decode()
-            found = await self._jobs.read(job_id, graph=True)
+            found = await self._jobs.read(job_id, depth=Depth.graph)
             if found is None or found.ended:
                 await self._client.srem(part.alive, job_id)
                 continue

@@ -116,6 +116,11 @@ class Delivery:
         self.redeliveries[node] = redeliveries
         self.open.add(node)
 
+    def withdraw(self, node: str) -> None:
+        """Takes begin() back: the node was not started."""
+        self.open.discard(node)
+        del self.attempts[node], self.redeliveries[node]
+
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
         if ack and not self.lost:
             self.move("ending")

@@ -23,6 +23,7 @@ from dihedral.bridge.fabric.scripts import (
     MAX_CALL_BYTES,
     MAX_CALL_ITEMS,
     PENDING,
+    Depth,
     NodeRecord,
     Scripts,
     parse_record,
@@ -134,6 +135,8 @@ class Jobs:
             partition_count=settings.redis.partitions,
             ttl_seconds=settings.jobs.ttl_seconds,
             log_length=settings.jobs.event_log_length,
+            log_bytes=settings.jobs.event_log_bytes,
+            output_bytes=settings.jobs.output_bytes,
         )
         self.workers = WorkerRegistry(client, self.scripts.partitions)
         self._submissions: list[tuple[NewJob, asyncio.Future[str]]] = []
@@ -247,14 +250,14 @@ class Jobs:
     def inline_limit(self) -> int:
         return self.settings.jobs.inline_graph_bytes
 
-    async def read(self, job_id: str, after: int | None = None, *, graph: bool = False) -> JobView | None:
-        """The job and, with `after`, every kept event with a greater seq, in one atomic look; None for an unknown job."""
+    async def read(self, job_id: str, after: int | None = None, depth: Depth = Depth.document) -> JobView | None:
+        """As much of the job as `depth` says and, with `after`, every kept event with a greater seq, in one atomic look; None for an unknown job."""
         reply = await self.scripts.read(
-            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, graph)]
+            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, depth)]
         )
         return view(job_id, reply[0])
 
-    async def read_many(self, job_ids: Sequence[str], *, graph: bool = False) -> list[JobView | None]:
+    async def read_many(self, job_ids: Sequence[str], depth: Depth = Depth.document) -> list[JobView | None]:
         views: list[JobView | None] = [None] * len(job_ids)
         by_partition: dict[int, list[int]] = {}
         for index, job_id in enumerate(job_ids):
@@ -262,12 +265,20 @@ class Jobs:
         for number, indexes in by_partition.items():
             for start in range(0, len(indexes), 100):
                 chunk = indexes[start : start + 100]
-                items = [(job_ids[index], -1, graph) for index in chunk]
+                items = [(job_ids[index], -1, depth) for index in chunk]
                 for index, row in zip(
                     chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True
                 ):
                     views[index] = view(job_ids[index], row)
         return views
+
+    async def left(self, job_id: str, nodes: Sequence[str]) -> dict[str, bytes]:
+        """What ended nodes have left: `{"output":…}` or `{"error":…}`, by node."""
+        if not nodes:
+            return {}
+        key = self.scripts.partition(job_id).job(job_id)
+        texts = await self.client.hmget(key, [f"o:{node}" for node in nodes])
+        return {node: text for node, text in zip(nodes, texts, strict=True) if text is not None}
 
     async def page(
         self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None
@@ -297,7 +308,7 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> str:
         """cancelled | cancelling | ended | unknown."""
-        found = await self.read(job_id, graph=True)
+        found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
         nodes = [node.id for node in decode_graph(found.graph).nodes]
@@ -305,7 +316,7 @@ class Jobs:
 
     async def retry(self, job_id: str, *, from_start: bool = False, attempt: int | None = None) -> str:
         """ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown."""
-        found = await self.read(job_id, graph=True)
+        found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
         if found.status not in ("failed", "cancelled") or attempt not in (None, found.attempt):
@@ -348,15 +359,20 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
     records: dict[str, NodeRecord] = {}
     claims: dict[str, str] = {}
     artifacts: list[ArtifactMeta] = []
+    left: dict[str, str] = {}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
         if name[1:2] != ":":
             fields[name] = value
         elif name[0] == "n":
             records[name[2:]] = parse_record(value)
+        elif name[0] == "o":
+            left[name[2:]] = value
         elif name[0] == "c":
             claims[name[2:]] = value
         elif name[0] == "a":
             artifacts += _decode_artifacts(value)
+    for node, text in left.items():
+        records[node] = msgspec.structs.replace(records[node], payload=text)
     number = fields.get
     fields |= parse_state(fields.pop("state"))
 

@@ -104,6 +104,10 @@ WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"
 API_KEYS_VERSION = "dihedral:keys:version"
+ARTIFACTS_NAMED = "dihedral:artifacts:named"
+"""What submissions of the last hour name, by time."""
+ARTIFACTS_GOING = "dihedral:artifacts:going"
+"""What a prune is deleting."""
 
 
 def idempotency(owner: str, key: str) -> str:

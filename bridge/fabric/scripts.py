@@ -6,6 +6,7 @@ given (control_plane/job_queue.py does, before), and nothing is retried here but
 """
 
 import asyncio
+import enum
 import re
 import time
 from collections.abc import Sequence
@@ -182,13 +183,23 @@ def parse_record(raw: str) -> NodeRecord:
 
 STATE = (
     "status", "seq", "trimmed", "remaining", "running", "broken", "progress", "attempt", "started", "finished", "created",
-    "updated",
+    "updated", "outputs", "logged",
 )  # fmt: skip
 
 
 def parse_state(raw: str) -> dict[str, str]:
     """The words of a job's `state` by name; what has not happened yet is left out."""
-    return {name: word for name, word in zip(STATE, raw.split(" "), strict=True) if word != "-"}
+    return {name: word for name, word in zip(STATE, raw.split(" "), strict=False) if word != "-"}
+
+
+class Depth(enum.IntEnum):
+    """How much of a job a look reads (read.lua): each with what the one before it has."""
+
+    document = 0
+    """What a list shows: fields and artifacts, never an output; records only while the job lives."""
+    records = 1
+    graph = 2
+    outputs = 3
 
 
 PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", 0, "")
@@ -210,12 +221,16 @@ class Scripts:
         partition_count: int = 1,
         ttl_seconds: int = 43200,
         log_length: int = 10000,
+        log_bytes: int = 4 << 20,
+        output_bytes: int = 16 << 20,
     ) -> None:
         self.client = client
         self.partitions = partitions(partition_count)
         self._seconds = {name: redis_script_seconds.labels(name) for name in functions.NAMES}
         self._headers = [
-            _array([part.tag, part.suffix, str(ttl_seconds * 1000), log_length, GROUP, PROTOCOL])
+            _array(
+                [part.tag, part.suffix, str(ttl_seconds * 1000), log_length, GROUP, PROTOCOL, log_bytes, output_bytes]
+            )
             for part in self.partitions
         ]
 
@@ -287,7 +302,7 @@ class Scripts:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
 
     async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
-        """Items (job id, after or -1, with graph); [] for an unknown job, else [flat fields, events]."""
+        """Items (job id, after or -1, Depth); [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
 
     async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:

@@ -120,6 +120,7 @@ class TaskContext:
         self.nonce = run.nonce
         self.delivery_count = run.delivery_count
         self.owner = run.owner
+        self.timeout_seconds = run.timeout_seconds
         self.artifacts: list[ArtifactMeta] = []
         self.capabilities = capabilities
         self._emit = emit
@@ -281,6 +282,9 @@ class TaskContext:
             StoreError: the store is full or does not answer.
         """
         return self._wait(self._keep(bucket, name, source, content_type))
+
+    async def keep_preview_async(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
+        return await self._there(self._keep(bucket, name, source, content_type))
 
     @property
     def _checkpoint_key(self) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
-from dihedral.bridge.errors import ReferenceNotFound
+from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
@@ -142,8 +142,8 @@ class Nodes:
             return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
         try:
             params = self._input(delivery, running.node_id)
-        except ReferenceNotFound as error:
-            return _failed("reference_not_found", str(error))
+        except (ReferenceNotFound, InputTooLarge) as error:
+            return _failed(error.code, str(error))
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,
@@ -202,7 +202,9 @@ class Nodes:
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
         task = self._registry[delivery.topology.nodes[node_id].task]
         fields = task.capability.io.input.get("properties", {}).keys()
-        return graphs.node_input(delivery.topology, node_id, delivery.outputs(node_id), fields)
+        return graphs.node_input(
+            delivery.topology, node_id, delivery.outputs(node_id), fields, self._settings.jobs.node_input_bytes
+        )
 
     def _timeout(self, delivery: Delivery, node_id: str) -> float:
         node = delivery.topology.nodes[node_id]

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from dihedral.bridge import graphs
+from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
@@ -123,6 +124,10 @@ class NodeExecution:
         return steps
 
 
+class JobOutputTooLarge(DihedralError):
+    """What a node leaves does not fit into what its job may leave (`jobs.outputBytes`)."""
+
+
 class Reporter:
     """Commits outcomes for the deliveries of one worker.
 
@@ -145,6 +150,7 @@ class Reporter:
         self._unreserve = unreserve
         self._worker_id = worker_id
         self._output_bytes = settings.jobs.node_output_bytes
+        self._job_bytes = settings.jobs.output_bytes
 
     async def commit(self, delivery: Delivery, running: NodeExecution, outcome: NodeOutcome) -> list[str]:
         """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
@@ -152,7 +158,14 @@ class Reporter:
         outcome = self._checked(running, outcome)
         try:
             steps = await self.last_steps(delivery, running)
-            return [] if steps is None else await self._commit(delivery, node, steps, outcome)
+            if steps is None:
+                return []
+            for shorter in (outcome, _without_output(outcome, self._job_bytes), _without_details(outcome)):
+                try:
+                    return await self._commit(delivery, node, steps, shorter)
+                except JobOutputTooLarge:
+                    steps = []  # they are written
+            raise JobOutputTooLarge
         finally:
             delivery.open.discard(node)
 
@@ -201,7 +214,13 @@ class Reporter:
             for node in here:
                 delivery.begin(node, 1, 0)
             last = not reads and delivery.open == {ended}
-            reply = await self._send(delivery, steps, reads, ack=last)
+            try:
+                reply = await self._send(delivery, steps, reads, ack=last)
+            except JobOutputTooLarge:
+                for node in here:
+                    delivery.withdraw(node)
+                    self._unreserve(delivery, node)
+                raise
             if reply is None:
                 for node in here:
                     self._unreserve(delivery, node)
@@ -225,11 +244,18 @@ class Reporter:
             steps = []
 
     async def _send(self, delivery: Delivery, steps: list[Step], reads: Iterable[str], *, ack: bool) -> Reply | None:
-        """None when the claim was lost."""
+        """None when the claim was lost.
+
+        Raises:
+            JobOutputTooLarge: nothing from the end of the node on is written.
+        """
         reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
         if reply.word != "ok":
             delivery.move("lost")
             return None
+        if "too_large" in reply.words:
+            delivery.ending = False
+            raise JobOutputTooLarge
         return reply
 
     def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:
@@ -256,6 +282,21 @@ class Reporter:
 def _failure(outcome: NodeOutcome, code: str, message: str) -> NodeOutcome:
     error = NodeError(code=code, message=message, details={})
     return NodeOutcome(status="failed", output=None, error=error, retryable=False, artifacts=outcome.artifacts)
+
+
+def _without_output(outcome: NodeOutcome, limit: int) -> NodeOutcome:
+    if outcome.status != "completed":
+        return _without_details(outcome)
+    message = f"the outputs of this job would exceed {limit} bytes (jobs.outputBytes); store artifacts instead"
+    return _failure(outcome, "job_output_too_large", message)
+
+
+def _without_details(outcome: NodeOutcome) -> NodeOutcome:
+    """An error that always fits (FREE_BYTES in report.lua): neither traceback nor artifacts, which stay in the store."""
+    error = outcome.error or NodeError(code="job_output_too_large", message="its artifacts would not fit", details={})
+    left_out = {"detailsLeftOut": "the outputs of this job have reached their limit"}
+    short = NodeError(code=error.code[:64], message=error.message[:150], details=left_out)
+    return NodeOutcome(status="failed" if outcome.status == "completed" else outcome.status, error=short)
 
 
 def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:

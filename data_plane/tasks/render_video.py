@@ -274,6 +274,9 @@ def scenes_of(params: RenderVideo) -> list[Scene]:
             raise _invalid(f"scene {number} has words of its own, and there are `words` of all: give one of them")
         if scene.video is not None and (params.adapter is not None or params.grade != Grade()):
             raise _invalid(f"scene {number} is a video: a look (`adapter`) and a `grade` can be given to pictures only")
+    starts = [word.start for words in [*(scene.words for scene in found), params.words] for word in words]
+    if starts != sorted(starts):
+        raise _invalid("the words are not in the order of time")
     if not params.words:
         return found
     shares = shared_out(params.words, len(found))
@@ -371,7 +374,7 @@ def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: fl
         if all(scene.words for scene in params.scenes) and not any(lengths):
             starts = [0.0, *(scene.words[0].start for scene in params.scenes[1:]), seconds]
             if any(after <= before for before, after in pairwise(starts)):
-                raise _invalid("the scenes' words are not in order of time, or go beyond the end of the video")
+                raise _invalid("the scenes' words begin at one time, or behind the end of the video")
             times = [Span(*each) for each in pairwise(starts)]
         elif all(weights) and not any(lengths):
             starts = [0.0, *(span.start for span in timing.spread(weights, spans)[1:]), seconds]

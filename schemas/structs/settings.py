@@ -119,6 +119,33 @@ class JobsSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='nodeOutputBytes', default=1048576)
+    node_input_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description='Most bytes that $from and the outputs of its parents may add to the params of a node.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='nodeInputBytes', default=4194304)
+    output_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description='Most bytes that the nodes of a job may leave together: outputs, errors and descriptions of artifacts.',
+                ge=1,
+            ),
+        ]
+    ) = field(name='outputBytes', default=16777216)
+    event_log_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description="Most bytes of a job's event log; the oldest events go first.",
+                ge=65536,
+            ),
+        ]
+    ) = field(name='eventLogBytes', default=4194304)
     inline_graph_bytes: (
         Annotated[
             int,

@@ -138,7 +138,7 @@ async def webhooks(world: World, token: str) -> Call:
 
 async def read(world: World, token: str) -> Call:
     await world.submit()
-    return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, True)])
+    return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, 2)])
 
 
 SCRIPTS = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.connection import connect
-from tests.bridge.world import World, ended
+from tests.bridge.world import World, batch, ended
 
 both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 
@@ -68,6 +68,79 @@ async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> No
     assert [await world.submit("j2", limit=limit) for _ in range(5)] == ["quota"] * 5
     await world.scripts.cancel(world.part, "j1", ["a"])
     assert await world.submit("j2", limit=limit) == "ok"  # the second of this minute's two
+
+
+# What a job may keep ----------------------------------------------------------------------------------------------------
+
+
+def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> tuple:
+    return ("end", node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
+
+
+async def running(world, count: int):
+    nodes = [f"n{number}" for number in range(count)]
+    await world.submit(nodes=count, batches=[batch(nodes)])
+    (claim,) = await world.take()
+    return claim
+
+
+@both
+async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_not_written(redis):
+    world = World(redis, output_bytes=10_000)
+    claim = await running(world, 4)
+    assert (await world.report(claim, [left("n0", 6000), ("progress", "n1", 1, "0")])).words == ["ok", "ok"]
+    reply = await world.report(claim, [left("n1", 3000, artifacts="y" * 1001), ("skip", "n9", "broken", 1)], ack=True)
+    assert reply.words == ["too_large", "refused"]
+    assert (await world.record("n1")).status == "running"
+    assert await world.record("n9") is None
+    assert await world.pending(), "and the entry is still held"
+    assert (await world.report(claim, [left("n1", 1024)])).words == ["ok"], "an error of a sentence always fits"
+    assert (await world.report(claim, [left("n2", 2976)])).words == ["ok"]
+    assert (await world.job())["outputs"] == "10000"
+    assert (await world.report(claim, [left("n3", 1025)])).words == ["too_large"]
+    assert (await world.report(claim, [left("n3", 0, "failed")], ack=True)).words == ["ok"]
+
+
+@both
+async def test_a_retry_gives_back_what_it_forgets(redis):
+    world = World(redis, output_bytes=10_000)
+    claim = await running(world, 2)
+    await world.report(claim, [left("n0", 6000, artifacts="[]"), left("n1", 3000, "failed", artifacts="[1]")], ack=True)
+    assert (await world.job())["outputs"] == "9005"
+    assert (await world.job())["stored"] == "n0,n1"
+    assert await world.scripts.retry(world.part, "job", "failed", 1, ["n1"], [batch(["n1"], nonce="c")]) == "ok"
+    assert (await world.job())["outputs"] == "6002"
+    assert (await world.job())["stored"] == "n0"
+
+
+@both
+async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis):
+    world = World(redis, log_bytes=70_000)
+    claim = await running(world, 1)
+    for number in range(1, 101):
+        await world.report(claim, [("event", "data", f'"type":"data","pad":"{"x" * 5000}"', number)])
+    job = await world.job()
+    events = await redis.lrange("job:job:events", 0, -1)
+    assert sum(map(len, events)) == int(job["logged"]) <= 70_000
+    assert len(events) >= 13
+    assert len(events) == int(job["seq"]) - int(job["trimmed"])
+    assert events[0].startswith(b'{"seq":%d,' % (int(job["trimmed"]) + 1))
+
+
+@both
+async def test_a_look_at_a_job_costs_what_it_asks_for(redis):
+    """A list, a document and a stranger's 404 read the state; before, they read every output (HGETALL)."""
+    world = World(redis)
+    claim = await running(world, 10)
+    await world.report(claim, [left(f"n{number}", 1_000_000) for number in range(10)], ack=True)
+    sizes = []
+    for depth in (0, 1, 2, 3):
+        ((flat, _),) = await world.scripts.read(world.part, [("job", -1, depth)])
+        sizes.append(sum(map(len, flat)))
+    assert sizes[0] < 300
+    assert sizes[1] < 2000
+    assert sizes[2] < 2500
+    assert sizes[3] > 10_000_000
 
 
 # Webhooks ---------------------------------------------------------------------------------------------------------------

@@ -466,12 +466,12 @@ async def test_drop_consumer_keeps_one_that_holds_entries(world: Any) -> None:
 
 async def test_read_gives_header_and_log_in_one_look(world: Any) -> None:
     await world.submit()
-    ((flat, found),) = await world.scripts.read(world.part, [("job", 0, False)])
+    ((flat, found),) = await world.scripts.read(world.part, [("job", 0, 0)])
     assert "graph" not in flat[::2]
     assert [json.loads(row)["seq"] for row in found] == [1]
-    ((_, found),) = await world.scripts.read(world.part, [("job", 1, False)])
+    ((_, found),) = await world.scripts.read(world.part, [("job", 1, 0)])
     assert found == []
-    assert await world.scripts.read(world.part, [("nope", 0, True)]) == [[]]
+    assert await world.scripts.read(world.part, [("nope", 0, 2)]) == [[]]
 
 
 async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
@@ -482,7 +482,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
     await world.report(claim, steps)
     job = await world.job()
     assert int(job["seq"]) - int(job["trimmed"]) == 3
-    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, False)])
+    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, 0)])
     assert [json.loads(row)["message"] for row in found] == ["5"]
 
 

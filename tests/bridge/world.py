@@ -70,8 +70,8 @@ class World:
         return int(seconds * 1000 + micros // 1000 - row["time_since_delivered"])
 
     async def record(self, node: str, job: str = "job") -> Any:
-        raw = await self.redis.hget(self.part.job(job), f"n:{node}")
-        return parse_record(raw.decode()) if raw else None
+        raw, left = await self.redis.hmget(self.part.job(job), f"n:{node}", f"o:{node}")
+        return parse_record(f"{raw.decode()}\n{(left or b'').decode()}") if raw else None
 
     async def pending(self) -> list[str]:
         rows = await self.redis.xpending_range(STREAM, "workers", "-", "+", 100)

@@ -207,7 +207,7 @@ def of_claims(log: bytes) -> Iterator[str]:
             if name.startswith("n:") and known.get((job, name)) != value:
                 known[job, name] = value
                 record = parse_record(value)
-                nonce = _nonce(record.payload) if record.status == "completed" else None
+                nonce = _nonce(fields.get(f"o:{name[2:]}", "")) if record.status == "completed" else None
                 if nonce is not None and nonce != claims.get((job, record.entry)):
                     yield f"{job}: {name[2:]} was written under {nonce}, its entry was claimed as {claims.get((job, record.entry))}"
 

@@ -92,3 +92,39 @@ def test_a_task_that_emits_a_million_events_holds_up_nobody(stack: Any) -> None:
     assert steps[:1000] == list(range(1, 1001)), "what the burst allows comes whole"
     assert steps[-1] == 1_000_000, "and the last value in any case"
     assert any("events were dropped" in each.get("message", "") for each in events), "and what was left out is counted"
+
+
+def doubling(times: int) -> dict:
+    """Each node returns what the one before it returned, twice."""
+    nodes = [{"id": "n0", "output": "x" * 1000}]
+    nodes += [
+        {"id": f"n{number}", "output": [{"$from": f"n{number - 1}"}, {"$from": f"n{number - 1}"}]}
+        for number in range(1, times)
+    ]
+    return simulate(*nodes, edges=[(f"n{number - 1}", f"n{number}") for number in range(1, times)])
+
+
+def wide(nodes: int, size: int) -> dict:
+    """Many nodes that all return what the first one returned."""
+    rows = [{"id": "n0", "output": "x" * size}]
+    rows += [{"id": f"n{number}", "output": {"$from": "n0"}} for number in range(1, nodes)]
+    return simulate(*rows, edges=[("n0", f"n{number}") for number in range(1, nodes)])
+
+
+def test_outputs_that_double_end_at_a_limit_and_hold_up_nobody(stack):
+    """38 kB became 159 MiB in the server, and a stranger's list of one job 1.5 GB in the control plane."""
+    with watched(stack) as bystander:
+        jobs = [stack.post("/api/jobs", doubling(40))["jobId"], stack.post("/api/jobs", wide(200, 500_000))["jobId"]]
+        for job in jobs:
+            assert stack.ended(job, 100)["status"] == "failed"
+        for job in jobs:
+            assert len(stack.http.get(f"/api/jobs/{job}/graph").content) < 40_000_000
+    assert bystander.most["control"] < 400, bystander.most
+    codes = [
+        {node["error"]["code"] for node in stack.get(f"/api/jobs/{job}/graph")["nodes"] if node["status"] == "failed"}
+        for job in jobs
+    ]
+    assert codes == [{"output_too_large"}, {"job_output_too_large"}]
+    statuses = list(stack.nodes(jobs[1]).values())
+    assert statuses.count("completed") == 33, "16 MiB of half a megabyte each"
+    assert statuses.count("failed") == 167

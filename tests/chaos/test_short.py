@@ -103,14 +103,14 @@ async def test_a_server_that_is_killed_gives_no_running_job_away(directory: Path
 
 def test_a_write_of_a_superseded_owner_would_be_found() -> None:
     """The judge itself: an owner writes, then one that another had superseded."""
-    record = "n:a", 'completed 1-0@s 1 0 1 2 - p 5\n{"output":{"nonce":"first-1"}}'
+    record = "n:a", "completed 1-0@s 1 0 1 2 - p 5", "o:a", '{"output":{"nonce":"first-1"}}'
     first, second = ("c:1-0@s", "w1 first.1"), ("c:1-0@s", "w2 second.1")
     assert list(of_claims(_log(first, record))) == []
     (found,) = of_claims(_log(first, second, record))
     assert "was written under first-1" in found
 
 
-def _log(*fields: tuple[str, str]) -> bytes:
+def _log(*fields: tuple[str, ...]) -> bytes:
     written = b""
     for field in fields:
         words = ["HSET", "job:j", *field]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from dihedral.bridge.worker import outbox
 from dihedral.control_plane.routes.live import server_sent
 from tests.control_plane.hubs import world
 from tests.control_plane.served import new_id
@@ -28,7 +29,9 @@ MESSAGE = re.compile(r"event: ([a-z]+)\n(?:id: ([0-9]+)\n)?data: ([^\n]*)\n\n")
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     limits = {"update_interval_ms": 0, "queue_length": 20}
-    async with live(tmp_path_factory.mktemp("sse"), websocket=limits, event_log_length=200) as made:
+    async with live(
+        tmp_path_factory.mktemp("sse"), websocket=limits, event_log_length=200, event_log_bytes=1 << 30
+    ) as made:
         yield made
 
 
@@ -251,8 +254,11 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(served: Any) -> None
     await served.becomes(nobody_listens)
 
 
-async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_when_it_does(served: Any) -> None:
+async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_when_it_does(
+    served: Any, monkeypatch: Any
+) -> None:
     """What it has not taken is not kept for it, but read from the log when it comes back."""
+    monkeypatch.setattr(outbox, "BURST_BYTES", 1 << 30)
     job = await served.puppet()
     head = f"GET /api/jobs/{job.job}/events HTTP/1.1\r\nHost: here\r\nAccept: text/event-stream\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)

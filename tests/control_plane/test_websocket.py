@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
+from dihedral.bridge.worker import outbox
 from tests.control_plane.hubs import listening, world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import SECONDS, Story, ended, live, response, said, watching
@@ -525,9 +526,11 @@ class Mute:
     [{"queue_length": 100_000, "send_timeout_seconds": 0.5}, {"queue_length": 20, "send_timeout_seconds": 600}],
 )
 async def test_a_client_that_does_not_read_is_closed_with_a_reason_and_slows_nobody(
-    tmp_path: Path, limits: Any
+    tmp_path: Path, limits: Any, monkeypatch: Any
 ) -> None:
-    async with live(tmp_path, websocket=limits) as served:
+    # One job is to fill sockets that a hundred would fill otherwise.
+    monkeypatch.setattr(outbox, "BURST_BYTES", 1 << 30)
+    async with live(tmp_path, websocket=limits, event_log_bytes=1 << 30) as served:
         job = await served.puppet()
         errors = await served.metric("websocket_errors_total")
         dropped = await served.metric('dihedral_hub_drops_total{reason="slow_client"}')

@@ -207,6 +207,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "render_video",
             "lip_sync",
             "speak",
+            "run_comfyui",
             "simulate",
             "simulate_gpu",
             "get_capabilities",

@@ -130,6 +130,21 @@ def test_a_graph_and_a_submission_are_taken_from_a_file(shell: Shell) -> None:
     assert shell.json("cancel", job["jobId"])["status"] == "cancelled"
 
 
+def test_a_comfyui_workflow_becomes_a_job(shell: Shell) -> None:
+    flow = {
+        "3": {"class_type": "KSampler", "inputs": {"seed": 1}},
+        "9": {"class_type": "LoadImage", "inputs": {"image": "x"}},
+    }
+    (shell.directory / "cat.png").write_bytes(b"cat")
+    name = shell.write("workflow.json", flow)
+    job = shell.json("submit", name, "--param", "3.seed=7", "--param", "server=main", "--file", "9.image=cat.png")
+    [node] = shell.json("show", job["jobId"])["graph"]["nodes"]
+    assert node["task"] == "run_comfyui"
+    assert (node["params"]["server"], node["params"]["values"]) == ("main", {"3.seed": 7})
+    assert node["params"]["files"]["9.image"]["bucket"] == "inputs"
+    assert "there is no ComfyUI server 'main'" in shell("watch", job["jobId"], code=1).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -138,7 +153,8 @@ def test_a_graph_and_a_submission_are_taken_from_a_file(shell: Shell) -> None:
         (("submit", "broken.json"), "dihedral: broken.json: is not JSON: "),
         (("submit", "list.json"), "dihedral: list.json: is no graph and no submission"),
         (("submit", "typo.json"), "dihedral: typo.json: a submission has no 'prioriti'; it has graph, "),
-        (("submit", "list.json", "--param", "a=1"), "dihedral: --param and --file fill in a pipeline"),
+        (("submit", "typo.json", "--param", "a=1"), "dihedral: --param and --file fill in a pipeline"),
+        (("submit", "editor.json"), "dihedral: editor.json: this is a workflow as ComfyUI's editor saves it; export it"),
         (("submit", "--pipeline", "simulate", "--param", "steps"), "dihedral: 'steps' is not NAME=VALUE"),
         (("submit", "--pipeline", "train_voice", "--file", "recording=absent.wav"), "dihedral: absent.wav: No such file"),
         (("artifacts", "get", "inputs"), "dihedral: an artifact is named BUCKET/KEY"),
@@ -148,6 +164,7 @@ def test_a_graph_and_a_submission_are_taken_from_a_file(shell: Shell) -> None:
 def test_wrong_usage_exits_with_2_and_one_line(shell: Shell, arguments: tuple[str, ...], said: str) -> None:
     (shell.directory / "broken.json").write_text("{")
     shell.write("list.json", [])
+    shell.write("editor.json", {"nodes": [], "links": [], "version": 0.4})
     shell.write("typo.json", {"graph": graph(), "prioriti": "high"})
     assert one_line(shell(*arguments, code=2).stderr).startswith(said)
 
@@ -172,13 +189,13 @@ def test_a_text_param_stays_a_text_whatever_it_looks_like(shell: Shell) -> None:
     (shell.directory / "picture.png").write_bytes(b"no picture")
     (shell.directory / "voice.wav").write_bytes(b"no voice")
     job = shell.json(
-        *("submit", "--pipeline", "talking_picture", "--param", "prompt=1984", "--param", "rank=2"),
+        *("submit", "--pipeline", "talking_picture", "--param", "prompt=1984", "--param", "seed=2"),
         *("--file", "picture=picture.png", "--file", "voice=voice.wav"),
     )["jobId"]
     nodes = {node["id"]: node for node in shell.json("show", job)["graph"]["nodes"]}
     assert nodes["generate_script"]["params"]["prompt"] == "1984"
-    assert nodes["train_image_lora"]["params"]["rank"] == 2
-    assert shell(*("watch", job), code=1).stderr.startswith("dihedral: train_")
+    assert nodes["speak"]["params"]["seed"] == 2
+    assert shell(*("watch", job), code=1).stderr.startswith("dihedral: speak")
 
 
 def test_files_of_one_param_are_a_list(shell: Shell) -> None:

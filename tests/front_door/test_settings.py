@@ -187,6 +187,17 @@ def test_what_is_no_table_of_a_task_refuses_the_start(text: str, environ: dict[s
     assert str(caught.value) == said
 
 
+def test_servers_and_tools_have_tables_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "dihedral.toml"
+    file.write_text(
+        '[comfyui.main]\nurl = "http://localhost:8188"\nheaders = {Authorization = "Bearer abc"}\n[tools.mine]\nargv = ["x"]\n'
+    )
+    loaded = settings.load(file, {}, {})
+    assert loaded.tasks["run_comfyui"]["servers"]["main"]["url"] == "http://localhost:8188"
+    assert loaded.tasks["run_tool"]["tools"] == {"mine": {"argv": ["x"]}}
+    assert "Bearer abc" in settings.secrets(loaded)
+
+
 def test_what_only_the_control_plane_needs_is_taken_out_of_a_workers_environment():
     environ = {
         "DIHEDRAL_CONTROL__KEYS": "alice admin dhk_x",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dihedral.bridge.errors import ReferenceNotFound
+from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.graphs import SHARES, NodeState, Placement, Topology, group, node_input, resolve, retry_reset
 from tests.graphs.making import graph
 
@@ -205,8 +205,9 @@ def test_params_win_over_parents_which_win_over_the_submitted_input_and_later_pa
     assert node_input(topology, "c", outputs, {"p", "q"}) == {"p": 1, "q": "a"}
 
 
-def reference(**parts: object) -> Topology:
-    return Topology(graph(["a", {"id": "b", "params": {"x": [{"y": {"$from": "a", **parts}}]}}], [("a", "b")]))
+def reference(times: int = 1, **parts: object) -> Topology:
+    named = [{"y": {"$from": "a", **parts}}] * times
+    return Topology(graph(["a", {"id": "b", "params": {"x": named}}], [("a", "b")]))
 
 
 @pytest.mark.parametrize(
@@ -243,3 +244,11 @@ def test_slot_nodes_travel_alone_and_light_ones_by_eight() -> None:
     groups = group(Topology(graph(names)), names, routes)
     assert [len(each.nodes) for each in groups] == [1, 1, 8, 8, 2]
     assert sorted(node for each in groups for node in each.nodes) == sorted(names)
+
+
+def test_what_references_add_to_the_params_is_bounded_however_often_they_name_it():
+    """A few kilobytes of `$from` can name a megabyte a thousand times."""
+    topology = reference(times=1000, path="")
+    with pytest.raises(InputTooLarge, match="nodeInputBytes"):
+        node_input(topology, "b", {"a": "x" * 100_000}, limit=4 << 20)
+    assert len(node_input(topology, "b", {"a": "x" * 1000}, limit=4 << 20)["x"]) == 1000

@@ -32,7 +32,7 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric.jobs import Jobs, NewJob
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
-from dihedral.bridge.fabric.scripts import Scripts, parse_record, parse_state
+from dihedral.bridge.fabric.scripts import Depth, Scripts, parse_record, parse_state
 from dihedral.bridge.tasks.runs import NodeOutcome
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
@@ -294,7 +294,7 @@ class Machine(RuleBasedStateMachine):
                 if await self._quiet():
                     break
             else:
-                view = await self.jobs.read("job")
+                view = await self.jobs.read("job", depth=Depth.outputs)
                 pytest.fail(f"the job never ended: {view}")
             await self._check_end()
         finally:
@@ -308,7 +308,7 @@ class Machine(RuleBasedStateMachine):
             await self._pass(self.gates[0], False)
         while self.nodes:
             await self._end(0, "completed")
-        view = await self.jobs.read("job")
+        view = await self.jobs.read("job", depth=Depth.outputs)
         assert view is not None
         busy = any(worker.held for worker, _ in self.workers.values())
         if view.ended and not busy and not self.gates and not await self._left():
@@ -332,7 +332,7 @@ class Machine(RuleBasedStateMachine):
         return left + [str(member) for member in await self.client.zrange("delays", 0, -1)]
 
     async def _check_end(self) -> None:
-        view = await self.jobs.read("job", 0)
+        view = await self.jobs.read("job", 0, Depth.outputs)
         assert view is not None
         events = [json.loads(event) for event in view.events]
         assert [event["seq"] for event in events] == list(range(1, view.seq + 1))

@@ -11,6 +11,7 @@ import redis.asyncio
 
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
@@ -180,7 +181,7 @@ class Planes:
         return await self.jobs.submit(made)
 
     async def view(self, job: str = "job") -> JobView:
-        found = await self.jobs.read(job, 0)
+        found = await self.jobs.read(job, 0, Depth.outputs)
         assert found is not None
         return found
 

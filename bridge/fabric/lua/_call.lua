@@ -1,13 +1,13 @@
 -- What every transition shares: a job's header, its node records, its event log, and the entries that carry it.
 --
 -- These six files (functions.SHARED) stand behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
--- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol }. Every other ARGV is one
--- item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
+-- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol, log_bytes, output_bytes }. Every
+-- other ARGV is one item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
 -- stored, concatenated and published, never decoded.
 --
--- A record is `status entry attempt deliveries started ended reason place share` + newline + payload (JSON or nothing); "-" stands
--- for nothing, share is the node's part of the progress so far, of 10^9. Counters move only in node_put, by the difference
--- between a node's old and new status.
+-- A record is `status entry attempt deliveries started ended reason place share`; "-" stands for nothing, share is the node's part of the
+-- progress so far, of 10^9. Counters move only in node_put, by the difference between a node's old and new status. What an ended node
+-- leaves, its output or error as JSON, is a field of its own (`o:<node>`), so that the state of a job is read without its payloads.
 --
 -- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
 
@@ -17,7 +17,7 @@ local loaded, ended, counted, acked, delivered
 local alive -- how many jobs are, for submit.lua
 
 -- Of the header, which few callers change: read again where its bytes are others.
-local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL
+local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
 local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
 local COUNTS -- jobs by live status, ended ones by `status pipeline`, and what happened (`redelivered`, `dead reason`)
 local WEBHOOKS -- jobs of which somebody is to be told when they have ended
@@ -54,7 +54,7 @@ end
 local function header_read(bytes)
   HEADER = nil -- of one that cannot be read nothing may count for the next call
   local tag
-  tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL = unpack(cmsgpack.unpack(bytes))
+  tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES = unpack(cmsgpack.unpack(bytes))
   JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
   INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
   DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX

@@ -44,7 +44,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   end
   local id, names, needed = fields.job or '', split(fields.nodes), split(fields.needs)
   -- What is no job's id would be the name of another key; more names than any entry of ours has are more than unpack() takes.
-  if not string.find(id, '^[%w._-]+$') or #names == 0 or #names + #needed > 4000 then
+  if not string.find(id, '^[%w._-]+$') or #names == 0 or #names + 2 * #needed > 5000 then
     local seen = {}
     for i = 1, #fields.flat, 2 do seen[#seen + 1] = fields.flat[i] .. '=' .. string.sub(fields.flat[i + 1], 1, 200) end
     dead_letter('', '', 0, 'malformed_entry', string.sub(table.concat(seen, ' '), 1, 1000))
@@ -54,7 +54,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local name = entry_name(stream, entry)
   local wanted = { 'n:' .. names[1], nil, nil }
   for i = 2, #names do wanted[i] = 'n:' .. names[i] end
-  for i = 1, #needed do wanted[#wanted + 1] = 'n:' .. needed[i] end
+  for i = 1, #needed do wanted[#wanted + 1], wanted[#wanted + 2] = 'n:' .. needed[i], 'o:' .. needed[i] end
   if not new then wanted[#wanted + 1] = 'c:' .. name end
   if not fields.graph then wanted[#wanted + 1], wanted[#wanted + 2] = 'graph', 'routes' end
   local J = job_load(id, wanted)
@@ -114,7 +114,9 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     fields.created or '0', fields.v or '0', fields.priority or '' }
   local told = lost and candidates or needed
   for k = 1, #told do
-    local raw = field(J, 'n:' .. told[k])
+    local raw
+    if lost then raw = field(J, 'n:' .. told[k]) -- who takes over runs nothing, and so needs no outputs
+    else raw = record_told(J, told[k]) end
     if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end
   return answer

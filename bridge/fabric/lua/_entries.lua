@@ -52,7 +52,7 @@ local function dispatch(J, batch, keep, due, failure, goes_on)
     local node, r = nodes[i], records[i]
     local before = r.status
     if before ~= S.ready and before ~= S.pending and not goes_on then share_set(J, r, 0) end
-    r.status, r.entry, r.place, r.reason, r.ended, r.payload = S.ready, entry, place, reason, '-', ''
+    r.status, r.entry, r.place, r.reason, r.ended = S.ready, entry, place, reason, '-'
     node_put(J, node, before, r)
     if before == S.running then node_event(J, node, r, nil, failure) end
   end

@@ -3,15 +3,17 @@
 -- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
 -- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
 
--- What every transition needs of a job is one field, `state`, twelve words (job_new, and when it was last written); the rest stands
--- beside it, `error` only where a node has failed unhandled.
-local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)'
+-- What every transition needs of a job is one field, `state`, fourteen words (those of job_new, with the time of the last write
+-- before the last two); the rest stands beside it, `error` only where a node has failed unhandled.
+local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) %S+ ?(%d*) ?(%d*)$'
 
--- A table of 16 names, no more: the next would double it. Lists have room for what most jobs put there.
-local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created)
+-- outputs: the bytes of all `o:` and `a:` fields; logged: of the event log. Lists have room for what most jobs put there.
+local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created,
+    outputs, logged)
   local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
     status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
-    progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created }
+    progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created,
+    outputs = tonumber(outputs) or 0, logged = tonumber(logged) or 0 }
   loaded[id] = J
   return J
 end
@@ -93,19 +95,27 @@ local function drop_save(J, key)
   call_with(drop, 'HDEL', key)
 end
 
+-- Appends the call's events, and drops the oldest ones beyond the limits of number and of bytes.
+local function log_save(J, log)
+  local over = call_with(J.events, 'RPUSH', log) - LOG
+  for k = 1, #J.events do J.logged = J.logged + #J.events[k] end
+  while over > 0 or J.logged > LOG_BYTES do
+    local dropped = redis.call('LPOP', log, over > 0 and math.min(over, 1000) or 1)
+    if not dropped then break end
+    for k = 1, #dropped do J.logged = J.logged - #dropped[k] end
+    J.trimmed, over = J.trimmed + #dropped, over - #dropped
+  end
+  J.logged = math.max(0, J.logged)
+end
+
 local function job_save(J)
   local key = job_key(J.id)
   local log = key .. ':events'
-  if #J.events > 0 then
-    local over = call_with(J.events, 'RPUSH', log) - LOG
-    if over > 0 then
-      redis.call('LTRIM', log, over, -1)
-      J.trimmed = J.trimmed + over
-    end
-  end
+  if #J.events > 0 then log_save(J, log) end
   J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
     text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
-    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT
+    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT .. ' ' ..
+    text_of[J.outputs] .. ' ' .. text_of[J.logged]
   call_with(J.put, 'HSET', key)
   if J.drop then drop_save(J, key) end
   if JOB_ENDED[J.status] then

@@ -3,15 +3,22 @@
 local function record_parse(raw)
   if not raw then
     return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
-      place = '-', share = 0, payload = '' }
+      place = '-', share = 0 }
   end
-  local status, entry, attempt, deliveries, started, ended_at, reason, place, share, payload =
-    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n(.*)$')
+  local status, entry, attempt, deliveries, started, ended_at, reason, place, share =
+    string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)')
   return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
-    ended = ended_at, reason = reason, place = place, share = share + 0, payload = payload }
+    ended = ended_at, reason = reason, place = place, share = share + 0 }
 end
 
 local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
+
+-- A record with what the node has left, as readers of outputs are told: record, newline, JSON or nothing. nil: it is pending.
+local function record_told(J, node)
+  local raw = field(J, 'n:' .. node)
+  if not raw then return nil end
+  return raw .. '\n' .. (NODE_ENDED[string.match(raw, '^%S+')] and field(J, 'o:' .. node) or '')
+end
 
 local function node_event(J, node, r, worker, failure)
   emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
@@ -28,7 +35,7 @@ local function node_put(J, node, before, r)
     r.ended = NOW_TEXT
   end
   field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share] .. '\n' .. r.payload)
+    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share])
   return true
 end
 
@@ -45,7 +52,7 @@ local function node_start(J, node, r, entry, worker)
   if not JOB_STARTS[J.status] then return nil end
   if not (r.status == S.pending or (r.status == S.ready and r.entry == entry)) then return nil end
   local before = r.status
-  r.status, r.entry, r.reason, r.started, r.ended, r.payload = S.running, entry, '-', NOW_TEXT, '-', ''
+  r.status, r.entry, r.reason, r.started, r.ended = S.running, entry, '-', NOW_TEXT, '-'
   node_put(J, node, before, r)
   if J.status == S.queued and job_move(J, S.running) then
     if J.started == '-' then J.started = NOW_TEXT end

@@ -2,6 +2,7 @@
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
+-- `too_large`: a job's outputs would exceed their limit; the end is not written and nothing behind it (`refused`), nor the ack.
 -- Order within an item: the steps as given, the end-of-job test, the ack; the reads, which see all of it, last.
 -- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
 -- node, raw record, node, raw record, ...
@@ -10,21 +11,32 @@ local function own(r, entry) return r.status == S.pending or (r.status == S.read
 
 local steps_of = {}
 
+-- What a node may leave whatever the others have left: an error of one sentence. The limit of a job is exceeded by this much a node at most.
+local FREE_BYTES = 1024
+
 -- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '', nothing or why it is given up }
 steps_of['end'] = function(J, entry, step)
   local _, node, attempt, status, reason, payload, share, handled, failure, artifacts, given_up = unpack(step)
   local r = node_get(J, node)
   if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
-  r.status, r.reason, r.payload = status, reason == '' and '-' or reason, payload
+  r.status, r.reason = status, reason == '' and '-' or reason
   if not NODE_MOVES[S.running][status] then return 'illegal' end
+  local size = #payload + #artifacts
+  if size > FREE_BYTES and J.outputs + size > OUTPUT_BYTES then return 'too_large' end
+  J.outputs = J.outputs + size
+  if payload ~= '' then field_put(J, 'o:' .. node, payload) end
   local moved = share >= 0 and share_set(J, r, share)
   node_put(J, node, S.running, r)
   if status == S.failed and not handled then
     J.broken = J.broken + 1
     if J.broken == 1 then field_put(J, 'error', string.sub(failure, 1, -2) .. ',"nodeId":"' .. node .. '"}') end
   end
-  if artifacts ~= '' then field_put(J, 'a:' .. node, artifacts) end
+  if artifacts ~= '' then
+    field_put(J, 'a:' .. node, artifacts)
+    local stored = field(J, 'stored')
+    field_put(J, 'stored', stored and stored .. ',' .. node or node)
+  end
   if given_up then dead_letter(J.id, node, J.attempt, 'worker_lost', given_up) end
   node_event(J, node, r, nil, failure ~= '' and failure or nil)
   if moved and J.remaining > 0 then publish_progress(J, node, '1') end
@@ -133,7 +145,7 @@ local function wanted(name, steps, reads, ack)
   end
   for k = 1, #reads do
     if #names > 2000 then return names end
-    names[#names + 1] = 'n:' .. reads[k]
+    names[#names + 1], names[#names + 2] = 'n:' .. reads[k], 'o:' .. reads[k]
   end
   return names
 end
@@ -146,20 +158,25 @@ transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps
     return 'gone -'
   end
   if entry ~= '' and field(J, 'c:' .. name) ~= claimed then return 'stale ' .. J.status end
-  local words = ''
+  local words, refused = '', false
   for k = 1, #steps do
     local step = steps[k]
-    if entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
-    else words = words .. ' ' .. steps_of[step[1]](J, name, step) end
+    if refused then words = words .. ' refused'
+    elseif entry == '' and not unclaimed[step[1]] then words = words .. ' stale'
+    else
+      local word = steps_of[step[1]](J, name, step)
+      refused = word == 'too_large'
+      words = words .. ' ' .. word
+    end
   end
   conclude(J)
-  if ack and entry ~= '' then
+  if ack and not refused and entry ~= '' then
     claim_drop(J, name)
     entry_ack(stream, entry)
   end
   local said = 'ok ' .. J.status .. words
   if #reads == 0 then return said end
   local answer = { said }
-  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], field(J, 'n:' .. reads[k]) or '' end
+  for k = 1, #reads do answer[2 * k], answer[2 * k + 1] = reads[k], record_told(J, reads[k]) or '' end
   return answer
 end)

@@ -9,12 +9,19 @@ transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batche
   for _, node in ipairs(reset) do
     field_put(J, 'n:' .. node, false)
     field_put(J, 'a:' .. node, false)
+    field_put(J, 'o:' .. node, false)
   end
   for _, kind in ipairs({ 'c:', 'e:' }) do
     for _, name in ipairs(names_of(J, kind)) do field_put(J, kind .. name, false) end
   end
   J.progress = 0
   for _, node in ipairs(names_of(J, 'n:')) do J.progress = J.progress + node_get(J, node).share end
+  J.outputs = 0
+  for _, kind in ipairs({ 'o:', 'a:' }) do
+    for _, node in ipairs(names_of(J, kind)) do J.outputs = J.outputs + redis.call('HSTRLEN', job_key(id), kind .. node) end
+  end
+  local stored = names_of(J, 'a:')
+  field_put(J, 'stored', stored[1] and table.concat(stored, ',') or false)
   job_move(J, S.queued)
   J.attempt, J.remaining, J.running, J.broken = attempt + 1, #reset, 0, 0
   J.finished = '-'
