@@ -13,7 +13,8 @@ A job is *queued* until its first node starts. *cancelling* is the time between 
 that its process is gone; nothing starts in it.
 
 A delivery is *held* from its claim on. It is *releasing* when its worker drains and its nodes go back, *ending* once the ack is on its
-way or was answered, *lost* when another worker has its entry; a lost one commits nothing any more.
+way or was answered, *lost* when another worker has its entry; a lost one commits nothing any more. A report that the
+server refused as too large acknowledged nothing, so its delivery is held again.
 """
 
 from typing import Final
@@ -43,7 +44,7 @@ JOB_MOVES: Final[dict[str, frozenset[str]]] = {
 DELIVERY_MOVES: Final[dict[str, frozenset[str]]] = {
     "held": frozenset({"releasing", "ending", "lost"}),
     "releasing": frozenset({"releasing", "ending", "lost"}),
-    "ending": frozenset({"ending", "lost"}),
+    "ending": frozenset({"held", "ending", "lost"}),
     "lost": frozenset({"lost"}),
 }
 

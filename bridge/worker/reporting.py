@@ -254,7 +254,8 @@ class Reporter:
             delivery.move("lost")
             return None
         if "too_large" in reply.words:
-            delivery.ending = False
+            if delivery.ending:
+                delivery.move("held")
             raise JobOutputTooLarge
         return reply
 
