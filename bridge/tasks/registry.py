@@ -75,6 +75,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     memory_by: tuple[str, ...]
     warm: tuple[str, ...]
     smaller: Callable[[Any], Any] | None
+    rehearses: Callable[[Any], bool] | None
     idempotent: bool
     resumable: bool
     side_effects: tuple[str, ...]
@@ -156,6 +157,13 @@ class Task:
         found = self._declared.smaller(self.params(params))
         return None if found is None else msgspec.to_builtins(found)
 
+    def rehearses(self, params: Mapping[str, Any]) -> bool:
+        """Whether these params ask for a fault. Params that are none of the task's ask for nothing; whoever runs it refuses them."""
+        try:
+            return self._declared.rehearses is not None and self._declared.rehearses(self.params(params))
+        except msgspec.ValidationError:
+            return False
+
     def output(self, result: Any) -> bytes:
         """The result as JSON, checked: structs can be built with any values, and clients read the schema.
 
@@ -203,6 +211,7 @@ def task(
     memory_by: Sequence[str] = (),
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
+    rehearses: Callable[[Any], bool] | None = None,
     idempotent: bool = True,
     resumable: bool = False,
     side_effects: Sequence[str] = (),
@@ -230,6 +239,7 @@ def task(
     memory_by: Sequence[str] = (),
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
+    rehearses: Callable[[Any], bool] | None = None,
     idempotent: bool = True,
     resumable: bool = False,
     side_effects: Sequence[str] = (),
@@ -247,6 +257,8 @@ def task(
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
+
+    `rehearses(params)`: whether a run is to hurt its process on purpose: it has a slot then, and needs `worker.rehearsals`.
     """
     declared = Declaration(
         id=id,
@@ -263,6 +275,7 @@ def task(
         memory_by=tuple(memory_by),
         warm=tuple(warm),
         smaller=smaller,
+        rehearses=rehearses,
         idempotent=idempotent,
         resumable=resumable,
         side_effects=tuple(side_effects),

@@ -50,6 +50,14 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(default_factory=list)
+    rehearsals: (
+        Annotated[
+            bool,
+            Meta(
+                description='Whether tasks may hurt their slot on purpose (simulate: crashAt, hangAt, memoryMiB); `dihedral up` on loopback allows it.'
+            ),
+        ]
+    ) = False
     cancel_grace_ms: (
         Annotated[
             int,
