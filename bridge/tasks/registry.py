@@ -8,6 +8,8 @@ entry-point group `dihedral.tasks`, reads the types of what is marked there, and
 A function that cannot be a task is refused then, with file and line, not when its first job arrives.
 
 Light tasks (`async def`, kind cpu) run in the worker itself; plain functions and everything of kind gpu run in a slot.
+
+Large because the options of `@task` stand four times (twice typed for overloads), and what they mean is checked beside them.
 """
 
 import importlib
@@ -26,6 +28,7 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from dihedral.bridge.errors import DihedralError, SettingsError
+from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
@@ -390,6 +393,7 @@ def task_of(function: Function) -> Task:
         (declared.timeout_seconds > 0, "timeout_seconds must be above 0"),
         (declared.concurrency >= 0 and declared.memory_mib >= 0, "concurrency and memory_mib cannot be negative"),
         (NAME.fullmatch(declared.pool), f"{declared.pool!r} cannot be a pool"),
+        (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
         (

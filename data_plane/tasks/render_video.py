@@ -3,6 +3,8 @@
 The camera moves over each picture, scenes fade into each other, the narration's words stand below while they are spoken, and the sound's
 spectrum under them. An adapter gives the pictures its look, a voice the narration its colour; both are what training made of other media,
 or of the same: swapping the one changes every frame, swapping the other changes the sound.
+
+Large because a render is one pass over one set of streams.
 """
 
 import time

@@ -106,7 +106,7 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
@@ -147,6 +147,7 @@ endless.__annotations__ = {"params": Loop, "ctx": TaskContext, "return": Result}
         (a_dict, {"timeout_seconds": 0}, "timeout_seconds"),
         (a_dict, {"kind": "tpu"}, "kind is cpu or gpu"),
         (a_dict, {"plane": "node"}, "must be async"),
+        (a_dict, {"pool": "high"}, "pool 'high' is reserved"),
     ],
 )
 def test_what_cannot_be_a_task_is_refused_with_its_place(
