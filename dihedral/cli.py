@@ -1,6 +1,8 @@
 """`dihedral`: the command line. Everything but the parser is imported when a command needs it.
 
 Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.
+
+Large because every command is a short function and a parser here.
 """
 
 import argparse
@@ -563,9 +565,11 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     one = add(
-        "demo", demo, "run everything on example inputs: a picture's LoRA, a voice, a video, a language model's LoRA"
+        "demo",
+        demo,
+        "run everything on example inputs: a language model's LoRA, then a film with a storyteller who speaks",
     )
-    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data/demo"))
+    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--port", type=int, default=0, help="default: any free one")
     one = add("up", up, "serve on this machine: server, control plane and workers")
     one.add_argument("--port", type=int, help="default 8000; 0: any free one")

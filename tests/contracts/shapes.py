@@ -390,6 +390,7 @@ WORKER_SECTION = section(
     port=PORT,
     tasks=many(text(1)),
     cancelGraceMs=whole(0, 600_000),
+    rehearsals=FLAG,
     preemptAfterMs=whole(-1, 2_592_000_000),
     memoryCushionMiB=whole(0, 1_048_576),
     simulateGpus=GPUS,

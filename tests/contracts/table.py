@@ -419,6 +419,7 @@ SAME_BAD: list[Row] = [
     ("control_plane.ControlSettings", "a port too high", {"port": 65_536}),
     ("control_plane.WebsocketSettings", "a ping without pause", {"pingSeconds": 0}),
     ("data_plane.WorkerSettings", "a pool with a colon", {"pool": "a:b"}),
+    ("data_plane.WorkerSettings", "a pool that is the name of a priority", {"pool": "high"}),
 ]  # fmt: skip
 
 STRICTER: list[tuple[str, str, Any, str]] = [
