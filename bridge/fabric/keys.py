@@ -10,8 +10,10 @@ from zlib import crc32
 
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
+READABLE_LAYOUTS = frozenset({3})
+"""Older versions whose jobs this one reads and goes on with. 3 kept what a node leaves inside its record; 4 keeps it beside."""
 CANCEL_CHANNEL = "cancel"
 PRIORITIES = ("high", "normal", "low")
 RESERVED_POOLS = frozenset(PRIORITIES)
