@@ -10,6 +10,8 @@ UpError
 ├── DataDirInUse     another `dihedral up` runs there
 └── CannotStart      the data directory, the port, or how a child was set up
 beside them SettingsError and ServerUnavailable of bridge.errors, also where a child was the one to find out.
+
+Large because one stack is started, watched and stopped by one class.
 """
 
 import asyncio

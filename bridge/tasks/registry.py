@@ -8,6 +8,8 @@ entry-point group `dihedral.tasks`, reads the types of what is marked there, and
 A function that cannot be a task is refused then, with file and line, not when its first job arrives.
 
 Light tasks (`async def`, kind cpu) run in the worker itself; plain functions and everything of kind gpu run in a slot.
+
+Large because the options of `@task` stand four times (twice typed for overloads), and what they mean is checked beside them.
 """
 
 import importlib
@@ -26,6 +28,7 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from dihedral.bridge.errors import DihedralError, SettingsError
+from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
@@ -335,16 +338,31 @@ def _search(directory: str) -> None:
 
 def _sources(modules: Iterable[str], plugins: bool) -> Iterator[list[Function]]:
     for name in modules:
-        yield _marked(_load(partial(importlib.import_module, name), f"task module {name!r}"), name)
+        yield _marked(_load(partial(_imported, name), f"task module {name!r}"), name)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name) if plugins else ():
         loaded = _load(point.load, f"plugin {point.name!r} ({point.value})")
         yield [loaded] if hasattr(loaded, MARK) else _marked(loaded, point.value)
 
 
+def _imported(name: str) -> ModuleType:
+    """A module by its name, or by the path of its file."""
+    if not (name.endswith(".py") or "/" in name):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ImportError("there is no such Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.import_module(path.stem)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ImportError(f"the name {path.stem} is taken by {module.__file__}; rename the file")
+    return module
+
+
 def _load(load: Callable[[], Any], what: str) -> Any:
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends by sys.exit() must not end the worker without a word
         raise InvalidTask(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
@@ -375,6 +393,7 @@ def task_of(function: Function) -> Task:
         (declared.timeout_seconds > 0, "timeout_seconds must be above 0"),
         (declared.concurrency >= 0 and declared.memory_mib >= 0, "concurrency and memory_mib cannot be negative"),
         (NAME.fullmatch(declared.pool), f"{declared.pool!r} cannot be a pool"),
+        (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
         (

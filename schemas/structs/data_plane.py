@@ -12,7 +12,7 @@ class WorkerSettings(Strict, kw_only=True):
     pool: (
         Annotated[
             str,
-            Meta(description='The worker takes the deliveries of this pool.', pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
+            Meta(description='The worker takes the deliveries of this pool; high, normal and low are reserved.', pattern='^(?!(?:high|normal|low)$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
         ]
     ) = 'default'
     slots: (
