@@ -2,7 +2,8 @@
 
 # Style and generated files
 lint:
-    .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/python -m codegen --check && .venv/bin/python deploy/grafana/dashboards.py --check
+    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/python -m codegen --check && .venv/bin/python deploy/grafana/dashboards.py --check && .venv/bin/python docs/reference.py --check
 
 # Strict types
 types:
@@ -14,7 +15,7 @@ test *arguments:
 
 # What a change should pass before it is pushed: pure logic, contracts, scripts
 quick:
-    .venv/bin/pytest tests/graphs tests/contracts tests/house_rules/test_imports.py tests/house_rules/test_docs.py
+    .venv/bin/pytest -m 'quick and not long' -n 2
 
 # Throughput, chain and latency beside the last figures
 bench *arguments:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+from dihedral.bridge.plain import plain_line
 from dihedral.bridge.times import rfc3339
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -90,9 +91,7 @@ class _Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        text = (
-            f"{rfc3339(int(record.created * 1000))[11:23]} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        )
+        text = f"{rfc3339(int(record.created * 1000))[11:23]} {record.levelname.lower():7} {plain_line(record.getMessage() + fields)}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         start = _COLOURS.get(record.levelname, "") if self._colour else ""

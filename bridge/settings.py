@@ -21,7 +21,7 @@ from dihedral.schemas.structs.settings import Settings
 
 PREFIX = "DIHEDRAL_"
 FILE = "dihedral.toml"
-NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_REQUIRE"})
+NOT_SETTINGS = frozenset({"DIHEDRAL_URL", "DIHEDRAL_API_KEY", "DIHEDRAL_CA", "DIHEDRAL_REQUIRE"})
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 FOREIGN = ("DIHEDRAL_CONTROL__KEYS", "DIHEDRAL_LLM__API_KEY", "DIHEDRAL_API_KEY")
 OF_FILE = "_file"
@@ -115,6 +115,11 @@ def server_url(environ: Mapping[str, str] | None = None) -> str:
 def client_key(environ: Mapping[str, str] | None = None) -> str | None:
     """The API key of clients; None where there is none."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_API_KEY") or None
+
+
+def client_ca(environ: Mapping[str, str] | None = None) -> str | None:
+    """A file of certificates that clients trust instead of the usual ones."""
+    return (os.environ if environ is None else environ).get("DIHEDRAL_CA") or None
 
 
 Row = tuple[str, str, str, Any]
@@ -217,7 +222,7 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
                 raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
             if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
                 raise SettingsError(
-                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}"
+                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}; / ? # @ in a password are written %2F %3F %23 %40"
                 )
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")
@@ -229,6 +234,8 @@ def _is_server(url: str) -> bool:
         ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
     except ValueError:
         return False
+    if parts.scheme != "unix" and "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return False  # a password with / ? or # in it that is not escaped: what follows would be taken for the rest
     if f"{parts.scheme}://" not in SCHEMES or (len(ports) > 1 and not parts.scheme.endswith("+cluster")):
         return False
     return bool(parts.path if parts.scheme == "unix" else parts.hostname)

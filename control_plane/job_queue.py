@@ -4,6 +4,8 @@ Planning comes first and finds every problem at once; only then is anything writ
 the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
 answer between the two is repaired by the client's own retry: whoever finds the key submits under the id that it names. Once
 the job was created the key says so, and a repeat never creates it again, also when the job has expired or was deleted.
+
+Large because every question that a route asks of jobs is one short method here; what a job waits for stands in waiting.py.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from prometheus_client import Counter
 
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
@@ -217,6 +220,8 @@ class JobQueue:
                 planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
         job_id = planned.graph.workflow_id
         new = self._new(planned, request, digest, principal)
+        if going := await note_use(self.jobs.client, _named(new)):
+            raise _going(going)
         word = await self.jobs.submit(new)
         self._count(planned.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
@@ -296,6 +301,12 @@ class JobQueue:
             self._breathed = time.monotonic()
 
     async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
+        names = {index: _named(job) for index, job in new}
+        going = set(await note_use(self.jobs.client, sorted({name for each in names.values() for name in each})))
+        for index, _ in new:
+            if lost := going.intersection(names[index]):
+                answers[index] = _going(sorted(lost))
+        new = [(index, job) for index, job in new if answers[index] is None]
         words = await self.jobs.submit_many([job for _, job in new])
         for (index, job), word in zip(new, words, strict=True):
             self._count(job.pipeline, word)
@@ -515,6 +526,16 @@ class JobQueue:
 def _digest(body: bytes | memoryview, owner: str) -> str:
     """Tells a repeat from another request, which the same bytes of another owner are: 128 bits, since it is kept with every job."""
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
+
+
+def _named(job: NewJob) -> list[str]:
+    """The artifacts that a graph names; looked for only where there can be one."""
+    return sorted(set(names_in(msgspec.json.decode(job.graph)))) if b'"bucket"' in job.graph else []
+
+
+def _going(names: Sequence[str]) -> ApiProblem:
+    found = [planning.Problem("", "unknown_artifact", f"{name} is just being deleted") for name in names]
+    return refused("an artifact that the job names is just being deleted", found)
 
 
 def is_id(text: str) -> bool:

@@ -19,13 +19,15 @@ _ADAPTER, _VOICE = "dihedral.image-adapter.v1", "dihedral.voice.v2"
 
 class Voice(NamedTuple):
     """mixture: of cepstra. mean_log_mel: (BANDS,) of the speech, its level taken out. f0_hz: median fundamental, None where nothing was
-    voiced. bandwidth_hz: of the recordings, HIGHEST_HZ at most; only voices of one bandwidth can be compared.
+    voiced. bandwidth_hz: of the recordings, HIGHEST_HZ at most; only voices of one bandwidth can be compared. f0_spread:
+    deviation of log F0, None in voices of earlier releases.
     """
 
     mixture: Mixture
     mean_log_mel: Array
     f0_hz: float | None
     bandwidth_hz: float = HIGHEST_HZ
+    f0_spread: float | None = None
 
 
 def adapter_bytes(adapter: Adapter, notes: dict[str, str]) -> bytes:
@@ -77,6 +79,8 @@ def voice_bytes(voice: Voice, notes: dict[str, str]) -> bytes:
     """Tensors `weights` (k,), `means` and `variances` (k, COEFFICIENTS), `mean_log_mel` (BANDS,), float32; `notes` as above."""
     tensors = dict(voice.mixture._asdict()) | {"mean_log_mel": voice.mean_log_mel}
     pitch = {} if voice.f0_hz is None else {"f0_hz": repr(voice.f0_hz)}
+    if voice.f0_spread is not None:
+        pitch["f0_spread"] = repr(voice.f0_spread)
     metadata = {"format": _VOICE, "features": FEATURES, "bandwidth_hz": repr(voice.bandwidth_hz)}
     return _bytes(tensors, notes | pitch | metadata)
 
@@ -91,6 +95,7 @@ def read_voice(path: Path, xp: ArrayModule) -> Voice:
         mixture = Mixture(*(xp.asarray(tensors[name], dtype=xp.float64) for name in Mixture._fields))
         mean = xp.asarray(tensors["mean_log_mel"], dtype=xp.float64)
         f0_hz = float(metadata["f0_hz"]) if "f0_hz" in metadata else None
+        f0_spread = float(metadata["f0_spread"]) if "f0_spread" in metadata else None
         bandwidth_hz = float(metadata["bandwidth_hz"])
     except (KeyError, ValueError) as error:
         raise _invalid(path, _VOICE, f"{error!r} is missing or no number") from error
@@ -105,11 +110,12 @@ def read_voice(path: Path, xp: ArrayModule) -> Voice:
         (bool((mixture.variances > 0).all() and (mixture.weights > 0).all()), "a weight or a variance is not above 0"),
         (math.isclose(total, 1, abs_tol=1e-3), f"its weights add up to {total:g}"),
         (f0_hz is None or 0 < f0_hz < math.inf, f"f0_hz is {f0_hz}"),
+        (f0_spread is None or 0 <= f0_spread < 2, f"f0_spread is {f0_spread}"),
         (0 < bandwidth_hz <= HIGHEST_HZ, f"bandwidth_hz is {bandwidth_hz}"),
     ):
         if not ok:
             raise _invalid(path, _VOICE, reason)
-    return Voice(mixture, mean, f0_hz, bandwidth_hz)
+    return Voice(mixture, mean, f0_hz, bandwidth_hz, f0_spread)
 
 
 def _bytes(tensors: dict[str, Array], metadata: dict[str, str]) -> bytes:

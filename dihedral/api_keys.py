@@ -19,23 +19,32 @@ from dihedral.bridge.times import rfc3339
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.api_keys import ApiKey, KeyRefused
 from dihedral.server import EmbeddedServer
-from dihedral.up import DataDirInUse, without_password
+from dihedral.up import DataDirInUse, make_private, without_password
 
 
 def act(options: argparse.Namespace, expires_seconds: float | None) -> tuple[Any, str]:
     """(JSON document, text). Raises KeyRefused, SettingsError, ServerUnavailable, DataDirInUse, ServerFailed."""
-    given = settings.given(options.config, os.environ)
-    if options.redis_url or "redis.url" in given:
-        flags = {"redis.url": options.redis_url} if options.redis_url else {}
-        return asyncio.run(_act(settings.load(options.config, os.environ, flags).redis.url, options, expires_seconds))
-    with _server(options.data_dir) as url:
+    with redis_of(options) as url:
         return asyncio.run(_act(url, options, expires_seconds))
+
+
+@contextlib.contextmanager
+def redis_of(options: argparse.Namespace) -> Iterator[str]:
+    """The address of Redis: that of a flag or the settings, else of the data directory. Raises ServerUnavailable."""
+    named = getattr(options, "redis_url", None)
+    if named or "redis.url" in settings.given(options.config, os.environ):
+        flags = {"redis.url": named} if named else {}
+        yield settings.load(options.config, os.environ, flags).redis.url
+        return
+    with _server(options.data_dir or Path("dihedral-data")) as url:
+        yield url
 
 
 @contextlib.contextmanager
 def _server(data_dir: Path) -> Iterator[str]:
     """The address of the data directory's server: that of a running `dihedral up`, else one of our own for the moment."""
-    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    make_private(data_dir)
+    (data_dir / "logs").mkdir(exist_ok=True)
     server = EmbeddedServer(data_dir / "redis", data_dir / "logs" / "server.log")
     with (data_dir / "lock").open("a+") as lock:
         try:

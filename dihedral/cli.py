@@ -1,9 +1,12 @@
 """`dihedral`: the command line. Everything but the parser is imported when a command needs it.
 
 Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.
+
+Large because every command is a short function and a parser here.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -21,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] in (["control"], ["worker"]):
         # Their options are those of the planes' own parsers; argparse cannot hand on options that it does not know.
         return control(given[1:]) if given[0] == "control" else worker(given[1:])
+    _replace_what_no_terminal_shows()
     options = _parser().parse_args(given)
     command: Command = options.command
     try:
@@ -32,6 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     except Exception as error:
         return _told(error)
+
+
+def _replace_what_no_terminal_shows() -> None:
+    """A stream that is not UTF-8 gets `?` for what it cannot encode; the exit code stays that of the job."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _told(error: Exception) -> int:
@@ -61,7 +72,14 @@ def _told(error: Exception) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(_plain(line), file=sys.stderr, flush=True)
+
+
+def _plain(text: str) -> str:
+    """What users wrote must not reach the terminal as control sequences."""
+    from dihedral.bridge.plain import plain
+
+    return plain(text)
 
 
 # Commands that start something -----------------------------------------------------------------------------------------
@@ -80,6 +98,7 @@ def up(options: argparse.Namespace) -> int:
             simulate_gpus=options.simulate_gpus,
             redis_url=options.redis_url,
             tasks=options.tasks or [],
+            pipelines=options.pipelines,
             config=options.config,
             insecure=options.insecure,
         ),
@@ -118,6 +137,8 @@ def submit(options: argparse.Namespace) -> int:
         if not options.watch:
             _print(options, job, f"{job['jobId']}  {job['status']}   (dihedral watch {job['jobId']})")
             return OK
+        if not options.json and not sys.stdout.isatty():
+            print(job["jobId"], flush=True)  # whoever reads the pipe knows it, however the watch ends
         return _watch(client, job["jobId"], options)
 
 
@@ -236,7 +257,7 @@ def _told_end(options: argparse.Namespace, job: dict[str, Any]) -> None:
         print(json.dumps(job))
         return
     for meta in job["artifacts"]:
-        print(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes")
+        print(_plain(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes"))
     if job["error"]:
         where = f"{job['error']['nodeId']}: " if job["error"]["nodeId"] else ""
         _say(f"dihedral: {where}{job['error']['message']} ({job['error']['code']})")
@@ -313,25 +334,34 @@ def artifacts_list(options: argparse.Namespace) -> int:
 
 
 def artifacts_prune(options: argparse.Namespace) -> int:
-    """Works on the store itself, so it wants the settings of the control plane."""
+    """Works on the store and on Redis, which knows what jobs name, so it wants the settings of the control plane."""
     import asyncio
 
+    from dihedral.api_keys import redis_of
     from dihedral.bridge import settings
     from dihedral.bridge.artifacts import open_store
     from dihedral.bridge.artifacts.prune import prune
+    from dihedral.bridge.fabric.connection import connect
+    from dihedral.bridge.fabric.jobs import Jobs
 
     seconds = _duration(options.older_than)
     overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
     loaded = settings.load(options.config, os.environ, overrides)
+    if loaded.artifacts.store == "local" and not Path(loaded.artifacts.directory).is_dir():
+        raise _usage(
+            f"there are no artifacts in {loaded.artifacts.directory}; where the store is S3, give its settings (--config or variables)"
+        )
 
-    async def go() -> list[Any]:
-        store = open_store(loaded.artifacts)
+    async def go(url: str) -> list[Any]:
+        store, client = open_store(loaded.artifacts), connect(url, timeout_seconds=30)
         try:
-            return await prune(store, seconds, dry_run=options.dry_run)
+            return await prune(store, seconds, dry_run=options.dry_run, jobs=Jobs(client, loaded))
         finally:
             await store.close()
+            await client.aclose()
 
-    found = asyncio.run(go())
+    with redis_of(options) as url:
+        found = asyncio.run(go(url))
     verb = "would delete" if options.dry_run else "deleted"
     total = sum(meta.size_bytes for meta in found)
     _print(
@@ -446,10 +476,10 @@ def mcp(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> Any:
-    from dihedral.bridge.settings import client_key
+    from dihedral.bridge.settings import client_ca, client_key
     from dihedral.client import Client
 
-    return Client(_url(options), api_key=options.api_key or client_key())
+    return Client(_url(options), api_key=options.api_key or client_key(), ca=options.ca or client_ca())
 
 
 def _url(options: argparse.Namespace) -> str:
@@ -463,7 +493,7 @@ def _url_hint(options: argparse.Namespace) -> str:
 
 
 def _print(options: argparse.Namespace, document: Any, text: str) -> None:
-    print(json.dumps(document, indent=2) if options.json else text)
+    print(json.dumps(document, indent=2) if options.json else _plain(text))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -493,10 +523,12 @@ def _usage(text: str) -> Exception:
 
 
 def _read_json(name: str) -> dict[str, Any]:
-    text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     try:
-        document = json.loads(text)
-    except ValueError as error:
+        document = json.loads(content)  # UTF-8, UTF-16 and UTF-32, with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise _usage(f"{name}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
         raise _usage(f"{name}: is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise _usage(f"{name}: is no graph and no submission")
@@ -529,12 +561,15 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--api-key", metavar="KEY", help="better DIHEDRAL_API_KEY: every user sees a command line"
             )
+            made.add_argument("--ca", metavar="FILE", help="certificates to trust, as PEM (or DIHEDRAL_CA)")
         return made
 
     one = add(
-        "demo", demo, "run everything on example inputs: a picture's LoRA, a voice, a video, a language model's LoRA"
+        "demo",
+        demo,
+        "run everything on example inputs: a language model's LoRA, then a film with a storyteller who speaks",
     )
-    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data/demo"))
+    one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--port", type=int, default=0, help="default: any free one")
     one = add("up", up, "serve on this machine: server, control plane and workers")
     one.add_argument("--port", type=int, help="default 8000; 0: any free one")
@@ -548,6 +583,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
+    one.add_argument("--pipelines", metavar="DIR", help="a folder of pipeline documents of your own")
     one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     commands.add_parser("control", help="run a control plane (for more than one machine)")
     commands.add_parser("worker", help="run a worker (also on a second machine)")
@@ -636,7 +672,7 @@ def _parser() -> argparse.ArgumentParser:
     add("capabilities", capabilities, "list the tasks that can be run", client=True)
     add("pipelines", pipelines, "list the pipelines and their params", client=True)
     one = add("logs", logs, "print the logs of dihedral up")
-    one.add_argument("name", nargs="?", help="control, worker-1, redis; default: all")
+    one.add_argument("name", nargs="?", help="control, worker-1, server; default: all")
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
     one.add_argument("-f", "--follow", action="store_true")
     one.add_argument("-n", "--lines", type=int, default=40)

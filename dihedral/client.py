@@ -7,11 +7,14 @@ ClientError
 
 A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
 seconds, which is what a control plane takes to start; the others end as Unreachable, since nobody knows whether they arrived.
+
+Large because every route has one documented method.
 """
 
 import asyncio
 import functools
 import json
+import ssl
 import threading
 import time
 import uuid
@@ -29,6 +32,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral import documents as doc
+from dihedral.control_plane.loopback import is_loopback
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -101,12 +105,35 @@ class AsyncClient:
     `api_key`: None where the control plane is open. `timeout_seconds`: how long an answer is waited for, and a control plane that has gone away.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
-        """Raises Unreachable where `url` can be no address, Refused where no header can carry the key; contacts nobody."""
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = 60.0,
+        ca: str | Path | None = None,
+    ) -> None:
+        """Contacts nobody. `ca`: a file of certificates to trust instead of the usual ones.
+
+        Raises:
+            Unreachable: `url` can be no address, or `ca`, or a proxy or certificate file of the environment cannot be used.
+            Refused: no header can carry the key.
+        """
         self.url = _checked(url)
         self._timeout_seconds = timeout_seconds
         self._headers = _authorization(api_key)
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds, headers=self._headers)
+        self._is_local = is_loopback(httpx.URL(self.url).host)
+        self._trust = _trust(self.url, ca)
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                timeout=timeout_seconds,
+                headers=self._headers,
+                verify=self._trust or False,  # no certificates need be read for plain http
+                trust_env=not self._is_local,  # a proxy leads to another machine's loopback
+            )
+        except (ImportError, ValueError) as error:
+            raise Unreachable(f"the proxy of the environment cannot be used: {error}") from error
         self._sockets: WeakSet[ClientConnection] = WeakSet()
         self._closed = False
 
@@ -352,7 +379,7 @@ class AsyncClient:
             if isinstance(error, Refused) and error.status not in BUSY:
                 raise error
             if not heard and _is_nobody(error):
-                raise Unreachable(f"nobody answers at {self.url}: {error}") from error
+                raise self._nobody(error) from error
             lost = lost or time.monotonic()
             if time.monotonic() - lost > self._timeout_seconds:
                 raise Unreachable(f"{self.url} has not answered for {self._timeout_seconds:g} s: {error}") from error
@@ -363,7 +390,15 @@ class AsyncClient:
         """A WebSocket that aclose() closes."""
         address = "ws" + self.url.removeprefix("http") + "/ws"
         try:
-            socket = await ws_connect(address, max_size=None, additional_headers=self._headers)
+            socket = await ws_connect(
+                address,
+                max_size=None,
+                additional_headers=self._headers,
+                ssl=self._trust,
+                proxy=None if self._is_local else True,
+            )
+        except (ImportError, websockets.InvalidProxy) as error:
+            raise Unreachable(f"the proxy of the environment cannot be used: {error}") from error
         except websockets.InvalidStatus as error:
             problem = _problem(error.response.body)
             if problem is None:
@@ -410,7 +445,7 @@ class AsyncClient:
                 return await ask()
             except httpx.ConnectError as error:
                 if failures == 0:
-                    raise Unreachable(f"nobody answers at {self.url}; is `dihedral up` running?") from error
+                    raise self._nobody(error) from error
                 lost: httpx.HTTPError = error
             except httpx.TimeoutException as error:
                 raise Unreachable(f"{self.url} did not answer within {self._timeout_seconds:g} s") from error
@@ -421,11 +456,32 @@ class AsyncClient:
                 raise Unreachable(f"{self.url}: {type(lost).__name__}: {lost}") from lost
             await asyncio.sleep(_pause(failures))
 
+    def _nobody(self, error: Exception) -> Unreachable:
+        """Why there is no connection: a certificate that is not trusted is told as one."""
+        text = str(error)
+        if "CERTIFICATE_VERIFY_FAILED" in text or "SSL" in text:
+            reason = text.partition("verify failed: ")[2].partition(" (")[0] or text
+            return Unreachable(
+                f"the certificate that {self.url} shows is not trusted: {reason}; name its authority with --ca FILE or DIHEDRAL_CA"
+            )
+        return Unreachable(f"nobody answers at {self.url}; is `dihedral up` running?")
+
     def _refused(self, response: httpx.Response) -> Refused:
         problem = _document(response) or {"title": response.reason_phrase, "detail": response.text[:300]}
         if response.is_redirect:
             problem["detail"] = f"{self.url} leads to {response.headers.get('location')}; use that address"
         return Refused({**problem, "status": response.status_code})
+
+
+def _trust(url: str, ca: str | Path | None) -> ssl.SSLContext | None:
+    """None for plain http."""
+    if not url.startswith("https:"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca) if ca is not None else httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        named = ca or "SSL_CERT_FILE or SSL_CERT_DIR"
+        raise Unreachable(f"the certificates in {named} cannot be used: {error}") from error
 
 
 def _checked(url: str) -> str:
@@ -520,9 +576,16 @@ class Client:
     Its event loop runs in a thread of its own, so it works inside a running event loop (Jupyter) too, which it blocks while it waits.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
-        """Raises Unreachable where `url` can be no address, Refused where no header can carry the key; sends nothing."""
-        self._client = AsyncClient(url, api_key=api_key, timeout_seconds=timeout_seconds)
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = 60.0,
+        ca: str | Path | None = None,
+    ) -> None:
+        """As AsyncClient's."""
+        self._client = AsyncClient(url, api_key=api_key, timeout_seconds=timeout_seconds, ca=ca)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from dihedral.bridge.plain import plain_line
+
 Document = Mapping[str, Any]
 
 SIGNS = {
@@ -29,7 +31,7 @@ class Lines:
             text = f"progress {event['progress']:.0%}" if tenth != self._tenth else None
             self._tenth = tenth
         if text:
-            print(text, flush=True)
+            print(plain_line(text), flush=True)
 
     def close(self) -> None:
         return None
@@ -80,9 +82,9 @@ class Tree:
         for name, node in self._nodes.items():
             colour = {"completed": "green", "failed": "red", "running": "cyan"}.get(node["status"], "dim")
             table.add_row(
-                f"[{colour}]{SIGNS[node['status']]} {escape(name)}[/]",
+                f"[{colour}]{SIGNS[node['status']]} {escape(plain_line(name))}[/]",
                 f"[{colour}]{node['status']}[/]",
-                escape(node["note"]),
+                escape(plain_line(node["note"])),
             )
         return table
 

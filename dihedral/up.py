@@ -10,11 +10,14 @@ UpError
 ├── DataDirInUse     another `dihedral up` runs there
 └── CannotStart      the data directory, the port, or how a child was set up
 beside them SettingsError and ServerUnavailable of bridge.errors, also where a child was the one to find out.
+
+Large because one stack is started, watched and stopped by one class.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import os
 import re
 import shutil
@@ -25,7 +28,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -40,14 +42,15 @@ from dihedral.schemas.structs.settings import Settings
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
-CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
+CALM_SECONDS = 10.0  # a child that ran so long had a healthy start: its end is no failed start
 POLL_SECONDS = 0.05
 SERVER_LOOK_SECONDS = 0.25
 READY_SECONDS = 120.0  # a cold CUDA installation takes its time
 CONTROL_STOP_SECONDS = 10.0
 BURY_SECONDS = 5.0
 STOP_MARGIN_SECONDS = 5.0  # over the drain: to release nodes and end the slots
-LOG_BYTES = 10 * 1024 * 1024  # a larger log of an earlier run is moved aside, one generation
+LOG_BYTES = 10 * 1024 * 1024  # a larger log is moved aside, one generation
+ROTATE_SECONDS = 10.0
 
 DEFAULTS: Mapping[str, Any] = {
     "jobs.ttl_seconds": 7 * 24 * 3600,  # one person's machine: last week's jobs are still wanted
@@ -175,6 +178,7 @@ class LocalStack:
         self._lock: IO[str] | None = None
         self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._rotating: asyncio.Task[None] | None = None
         self._children: list[Child] = []
         self._examples: Child | None = None
         self._drain_seconds = 0.0
@@ -222,6 +226,8 @@ class LocalStack:
         decided |= {path: value for path, value in defaults.items() if path not in given}
         loaded = settings_.load(options.config, environ, decided)
         self._drain_seconds = loaded.jobs.drain_seconds
+        if "worker.rehearsals" not in given:
+            decided["worker.rehearsals"] = _is_loopback(loaded.control.host)
         self._take_data_dir()
         shutil.rmtree(gpus, ignore_errors=True)  # simulated devices begin anew, with their scripted faults
         port = _port(loaded.control.host, loaded.control.port)
@@ -241,6 +247,7 @@ class LocalStack:
             Child(f"worker-{number}", ["dihedral.data_plane"], options.config, environment, self.logs)
             for number in range(1, options.workers + 1)
         ]
+        self._rotating = asyncio.create_task(self._rotate_logs(), name="logs")
         self._children = [control, *workers]
         for child in self._children:
             child.keep(self._say, self._on_refusal, self._on_death)
@@ -261,8 +268,9 @@ class LocalStack:
         await asyncio.gather(
             *(each.end(self._drain_seconds + CONTROL_STOP_SECONDS, hard, self._say) for each in control)
         )
-        if self._serving is not None:
-            self._serving.cancel()
+        for task in (self._serving, self._rotating):
+            if task is not None:
+                task.cancel()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
         if self._lock is not None:
@@ -272,7 +280,8 @@ class LocalStack:
     def _take_data_dir(self) -> None:
         """One `up` per directory; the lock goes with this process, however it ends."""
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            make_private(self.data_dir)
+            self.logs.mkdir(exist_ok=True)
             self._lock = (self.data_dir / "lock").open("a+")
         except OSError as error:
             raise CannotStart(f"the data directory {self.data_dir} cannot be used: {error.strerror}") from error
@@ -332,6 +341,13 @@ class LocalStack:
                 self._on_refusal(error if isinstance(error, DihedralError) else CannotStart(str(error)))
                 return
 
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_SECONDS)
+            for log in self.logs.glob("*.log"):
+                with contextlib.suppress(OSError):  # a full disk
+                    await asyncio.to_thread(rotate, log)
+
     async def _on_death(self, pid: int) -> None:
         """Its group is killed, so what it ran goes on elsewhere at once; without a server, when its leases end."""
         with contextlib.suppress(*CONNECTION_ERRORS, redis.RedisError, TimeoutError):
@@ -386,7 +402,7 @@ class Child:
                 said = re.sub(r"^dihedral \w+: ", "", last_line(self.log))
                 on_refusal(REFUSALS[code](said or f"{self.name} {how}"))
                 return
-            if time.monotonic() - begun > CALM_SECONDS:
+            if time.monotonic() - begun > CALM_SECONDS:  # it was healthy before it died
                 pause = FIRST_PAUSE_SECONDS
             say(f"{self.name} {how}; starting it again in {pause:g} s (see {self.log})")
             assert self.pid is not None
@@ -396,7 +412,7 @@ class Child:
 
     async def _run(self) -> int:
         """From start to end; what is left of its group is killed, so that no two generations work side by side."""
-        _move_aside(self.log)
+        rotate(self.log)
         parent = os.getpid()
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -444,6 +460,12 @@ def _port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _address(host: str, port: int) -> str:
     """Where this machine reaches what listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -464,13 +486,30 @@ async def _check_reachable(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    """Cut at the last `@`, since a password may have an `@` or `/` of its own that nobody has escaped."""
+    scheme, divider, rest = url.partition("://")
+    secret, at, place = rest.rpartition("@")
+    return f"{scheme}{divider}{secret.partition(':')[0]}:***@{place}" if at and divider and ":" in secret else url
 
 
-def _move_aside(log: Path) -> None:
+def make_private(data_dir: Path) -> None:
+    """For its owner alone, with all that is made in it from now on; one of an earlier version is tightened. Raises OSError.
+
+    A folder that was there and holds other things than ours keeps its mode, and only our folders in it are closed.
+    """
+    os.umask(0o077)
+    ours = not data_dir.exists() or (data_dir / "lock").exists() or not any(data_dir.iterdir())
+    data_dir.mkdir(parents=True, exist_ok=True)
+    for folder in [data_dir] if ours else []:
+        folder.chmod(0o700)
+    for name in ("redis", "logs", "artifacts", "gpus", "inputs", "output"):
+        with contextlib.suppress(FileNotFoundError):
+            (data_dir / name).chmod(0o700)
+
+
+def rotate(log: Path) -> None:
+    """Copies a log that has grown large to `.log.1` and empties it: its writers append, and go on at its start."""
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)

@@ -16,6 +16,16 @@ from tests.support.servers import start_server
 # Several test processes share the cores: the threads of a matrix product would spin while they wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+QUICK = ("graphs", "contracts", "bridge/test_scripts.py", "bridge/test_every_script.py", "house_rules/test_imports.py")
+"""What is marked `quick`: pure logic, the contract and the scripts on a server, in less than half a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests) and item.path.relative_to(tests).as_posix().startswith(QUICK):
+            item.add_marker("quick")
+
 
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:

@@ -1,19 +1,106 @@
-"""Deletes artifacts that are older than a given age."""
+"""Deletes artifacts that are older than a given age, but none that a job which has not ended, or one that is just being submitted, names.
 
+A submission notes what it names and then asks whether that is being deleted; a prune notes what it will delete and then asks who names it. Whichever came first,
+one of the two sees the other. Both notes are in Redis, since stores know no order; they expire, so that a process that died in between is in nobody's way.
+"""
+
+import json
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.connection import Client
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
+NOTED_SECONDS = 3600
+"""How long a submission is taken to be under way; a job is found by itself from its first second."""
+AT_ONCE = 500
+EXAMPLES = "inputs/examples/"
+"""What the console's forms and POST /api/train name."""
 
-async def prune(store: ArtifactStore, older_than_seconds: float, *, dry_run: bool) -> list[ArtifactMeta]:
-    """Deletes artifacts created longer ago, oldest last; answers what was, or with `dry_run` would be, deleted."""
+
+async def prune(
+    store: ArtifactStore, older_than_seconds: float, *, dry_run: bool, jobs: Jobs | None = None
+) -> list[ArtifactMeta]:
+    """Returns what was, or with `dry_run` would be, deleted, the oldest last. `jobs` None: there are none that could name anything."""
     horizon = rfc3339(int((time.time() - older_than_seconds) * 1000))
-    old = [meta for meta in await store.list(limit=1_000_000) if meta.created_at < horizon]
-    if not dry_run:
-        for meta in old:
-            with suppress(ArtifactNotFound):
-                await store.delete(meta.bucket, meta.key)
-    return old
+    old = [
+        meta
+        for meta in await store.list(limit=1_000_000)
+        if meta.created_at < horizon and not _name(meta).startswith(EXAMPLES)
+    ]
+    deleted: list[ArtifactMeta] = []
+    for start in range(0, len(old), AT_ONCE):
+        block = old[start : start + AT_ONCE]
+        names = [_name(meta) for meta in block]
+        if jobs is not None and not dry_run:
+            await _note_deletion(jobs.client, names)
+        spared = set() if jobs is None else await _named(jobs, names)
+        for meta in block:
+            if _name(meta) in spared:
+                continue
+            if not dry_run:
+                with suppress(ArtifactNotFound):
+                    await store.delete(meta.bucket, meta.key)
+            deleted.append(meta)
+        if jobs is not None and not dry_run:
+            await jobs.client.hdel(keys.ARTIFACTS_GOING, *names)
+    return deleted
+
+
+async def note_use(client: Client, names: Sequence[str]) -> list[str]:
+    """For a submission, before it is written: notes that it names these, and returns those of them that are being deleted."""
+    if not names:
+        return []
+    now = time.time()
+    await client.zadd(keys.ARTIFACTS_NAMED, dict.fromkeys(names, now))
+    await client.zremrangebyscore(keys.ARTIFACTS_NAMED, "-inf", now - NOTED_SECONDS)
+    going = await client.hmget(keys.ARTIFACTS_GOING, list(names))
+    return [name for name, mark in zip(names, going, strict=True) if mark is not None]
+
+
+def names_in(document: Any) -> Iterator[str]:
+    """`bucket/key` of everything in a JSON document that has the form of a reference to an artifact."""
+    if isinstance(document, dict):
+        bucket, key = document.get("bucket"), document.get("key")
+        if isinstance(bucket, str) and isinstance(key, str):
+            yield f"{bucket}/{key}"
+        for value in document.values():
+            yield from names_in(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from names_in(value)
+
+
+def _name(meta: ArtifactMeta) -> str:
+    return f"{meta.bucket}/{meta.key}"
+
+
+async def _note_deletion(client: Client, names: Sequence[str]) -> None:
+    await client.hset(keys.ARTIFACTS_GOING, mapping=dict.fromkeys(names, "1"))
+    await client.pexpire(keys.ARTIFACTS_GOING, NOTED_SECONDS * 1000)
+
+
+async def _named(jobs: Jobs, names: Sequence[str]) -> set[str]:
+    """Those that are named by a submission of the last hour, or by a job that has not ended."""
+    found = {name for name in names if await jobs.client.zscore(keys.ARTIFACTS_NAMED, name) is not None}
+    for part in jobs.scripts.partitions:
+        alive = [raw.decode() async for raw in jobs.client.sscan_iter(part.alive)]
+        for start in range(0, len(alive), 100):
+            for view in await jobs.read_many(alive[start : start + 100], Depth.outputs):
+                if view is not None:
+                    texts = [view.graph or "{}", *(record.payload or "{}" for record in view.records.values())]
+                    found |= set(_in_texts(texts)) | {_name(meta) for meta in view.artifacts}
+    return found
+
+
+def _in_texts(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        with suppress(ValueError):
+            yield from names_in(json.loads(text))

@@ -133,21 +133,20 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What report answers for an item: its word, the job's status, a word for each step, and the records that were asked for."""
+    """What report answers for an item: its word, a word for each step, and the records that were asked for."""
 
     word: str
-    job_status: str
     words: list[str] = []
     records: list[tuple[str, str]] = []
 
 
 def _reply(row: bytes | list[bytes]) -> Reply:
     if isinstance(row, bytes):
-        word, status, *words = row.decode().split(" ")
-        return Reply(word, status, words)
+        word, _, *words = row.decode().split(" ")  # the second is the job's status
+        return Reply(word, words)
     text, *records = [each.decode() for each in row]
-    word, status, *words = text.split(" ")
-    return Reply(word, status, words, _pairs(records))
+    word, _, *words = text.split(" ")
+    return Reply(word, words, _pairs(records))
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
@@ -288,6 +287,15 @@ class Scripts:
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
+
+    async def upgrade(self, part: Partition) -> int:
+        """Moves a partition's jobs of the layout before to this one; how many there were."""
+        moved = 0
+        job_ids = [each.decode() for each in await self.client.zrange(part.index, 0, -1)]
+        for start in range(0, len(job_ids), 100):
+            words = await self._words("upgrade", part, [[job_id] for job_id in job_ids[start : start + 100]])
+            moved += words.count("ok")
+        return moved
 
     async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
         """Moves what is due; (moved, dropped, ms until the next or -1)."""

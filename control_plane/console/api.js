@@ -1,4 +1,5 @@
 // REST. A refused request is a Problem; without a valid key the request waits until one was given.
+import { parse } from "./numbers.js";
 import { changes } from "./view.js";
 
 export class Problem extends Error {
@@ -56,7 +57,7 @@ const credentials = () => (held ? { Authorization: `Bearer ${held}` } : {});
 async function problemOf(answer) {
   let document = {};
   try {
-    document = await answer.json();
+    document = parse(await answer.text());
   } catch {
     document = { title: answer.statusText };
   }
@@ -85,7 +86,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
       continue;
     }
     if (!answer.ok) throw await problemOf(answer);
-    return answer.status === 204 ? null : answer.json();
+    return answer.status === 204 ? null : parse(await answer.text());
   }
 }
 

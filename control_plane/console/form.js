@@ -1,6 +1,7 @@
 // A form made from a pipeline's parameters. A field holds what was typed; `valuesOf` makes the parameters of it, leaving out what is empty.
 import { bytesPath, get, upload } from "./api.js";
 import { isReference, percent, size } from "./format.js";
+import { isLarge, parse, typedNumber } from "./numbers.js";
 import { Icon, shortKey } from "./ui.js";
 import { html, useEffect, useEvery, useRef, useState } from "./view.js";
 
@@ -36,11 +37,11 @@ export function valuesOf(schema, typed) {
     }
     const kind = kindOf(each);
     if (kind === "number") {
-      if (Number.isNaN(Number(value))) wrong[name] = "Enter a number.";
-      else params[name] = Number(value);
+      if (!isLarge(value) && Number.isNaN(Number(value))) wrong[name] = "Enter a number.";
+      else params[name] = typedNumber(value);
     } else if (kind === "json") {
       try {
-        params[name] = JSON.parse(value);
+        params[name] = parse(value);
       } catch {
         wrong[name] = "This is not JSON; text needs double quotes.";
       }
@@ -94,7 +95,7 @@ function Field({ name, schema, value, wrong, needed, change, busy }) {
   if (kind === "file" || kind === "files") control = html`<${Files} id=${id} said=${said} schema=${schema} many=${kind === "files"} value=${value} change=${change} busy=${busy} name=${title(name)} />`;
   else if (kind === "choice") control = html`<select ...${said} value=${value ?? ""} onChange=${typed}>${!needed && html`<option value=""></option>`}${schema.enum.map((each) => html`<option key=${each} value=${each} selected=${each === value}>${String(each)}</option>`)}</select>`;
   else if (kind === "switch") control = html`<input type="checkbox" ...${said} checked=${Boolean(value)} onChange=${(event) => change(event.target.checked)} />`;
-  else if (kind === "number") control = html`<input type="text" inputmode="decimal" ...${said} value=${value ?? ""} onInput=${typed} autocomplete="off" />`;
+  else if (kind === "number") control = html`<input type="text" inputmode="decimal" ...${said} value=${value?.rawJSON ?? value ?? ""} onInput=${typed} autocomplete="off" />`;
   else if (kind === "text") control = html`<textarea ...${said} rows=${(schema.maxLength ?? 0) > 200 ? 3 : 1} value=${value ?? ""} onInput=${typed} spellcheck=${true}></textarea>`;
   else control = html`<textarea ...${said} class="mono" rows="2" value=${value ?? ""} onInput=${typed} spellcheck=${false} placeholder="JSON"></textarea>`;
   return html`<div class="field k-${kind}">

@@ -168,7 +168,7 @@ const ORDER = ["video", "image", "audio", "tensors", "text", "other"];
 
 function Results({ job }) {
   const sorted = [...job.artifacts].sort((a, b) => ORDER.indexOf(kindOf(a)) - ORDER.indexOf(kindOf(b)));
-  const best = sorted[0];
+  const best = sorted.filter((each) => kindOf(each) === kindOf(sorted[0])).at(-1); // the last one made: a film, not what it was made from
   if (!best) return null;
   return html`<section class="panel" aria-labelledby="h-results"><header><h2 id="h-results">Results</h2><span class="muted">${plural(sorted.length, "file")}</span></header>
     <div class="body">

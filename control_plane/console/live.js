@@ -1,6 +1,7 @@
 // The one WebSocket of the page. It is always open, so that a cut is seen at once; every job that is watched is subscribed to
 // again with `after` when it comes back. Whatever is shown while it is cut is marked as it was at `live.seen`.
 import { get } from "./api.js";
+import { parse } from "./numbers.js";
 import { changes } from "./view.js";
 
 const FIRST_DELAY = 250;
@@ -39,7 +40,7 @@ function connect() {
   made.onmessage = (event) => {
     live.seen = Date.now();
     clearTimeout(silence);
-    hear(JSON.parse(event.data));
+    hear(parse(event.data));
   };
   made.onclose = () => {
     clearTimeout(late);

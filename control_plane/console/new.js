@@ -3,6 +3,7 @@ import { get, jobPath, post } from "./api.js";
 import { plural } from "./format.js";
 import { defaultsOf, Form, valuesOf } from "./form.js";
 import { Graph } from "./graph.js";
+import { parse } from "./numbers.js";
 import { lineOf, linesOf, NotJson } from "./pointers.js";
 import { go, Link, place, to } from "./router.js";
 import { Failure, Loading } from "./ui.js";
@@ -214,7 +215,7 @@ function parsed(text) {
   if (!text.trim()) return { document: null, lines: new Map() };
   try {
     const lines = linesOf(text);
-    const document = JSON.parse(text);
+    const document = parse(text);
     if (document === null || typeof document !== "object" || Array.isArray(document)) return { document: null, lines, problem: { line: 1, detail: "This is no graph: an object is wanted." } };
     return { document, lines, bare: !("graph" in document) && !("pipeline" in document) };
   } catch (error) {

@@ -2,6 +2,7 @@
 import { clock } from "./api.js";
 import { ago, exact, isReference, ms, percent, took } from "./format.js";
 import { live } from "./live.js";
+import { isLarge } from "./numbers.js";
 import { Link, to } from "./router.js";
 import { changes, html, useEffect, useLayoutEffect, useRef, useSource, useState } from "./view.js";
 
@@ -170,7 +171,7 @@ const MANY = 100;
 
 export function Tree({ value, name, open = true }) {
   if (value === undefined) return html`<span class="muted">nothing</span>`;
-  if (value === null || typeof value !== "object") return html`<${Leaf} value=${value} name=${name} />`;
+  if (value === null || typeof value !== "object" || isLarge(value)) return html`<${Leaf} value=${value} name=${name} />`;
   if (isReference(value) && Object.keys(value).length === 2) {
     return html`<div class="leaf"><${Name} name=${name} />
       <${Link} href=${to.artifact(value)}>${value.bucket}/${shortKey(value.key)}<//></div>`;
@@ -196,8 +197,8 @@ function Branch({ entries }) {
 const Name = ({ name }) => (name === undefined ? null : html`<span class="name">${name}</span>`);
 
 function Leaf({ value, name }) {
-  const kind = value === null ? "null" : typeof value;
-  const text = kind === "string" ? value : String(value);
+  const kind = value === null ? "null" : isLarge(value) ? "number" : typeof value;
+  const text = kind === "string" ? value : isLarge(value) ? value.rawJSON : String(value);
   return html`<div class="leaf"><${Name} name=${name} />${text.length > 2000
     ? html`<details class="long"><summary class="v-string">${text.slice(0, 200)}…</summary><pre>${text}</pre></details>`
     : html`<span class="v-${kind}">${text === "" ? "“”" : text}</span>`}</div>`;

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +11,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
+from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body
 from dihedral.control_plane.access import principal
@@ -228,14 +230,14 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     responses=answers(404, 409),
 )
 async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:
-    """Its artifacts stay unless `artifacts=true`."""
+    """Its artifacts stay unless `artifacts=true`; its checkpoints and previews, which nothing names any more, go with it."""
     view = await _queue(request).delete(job_id, principal(request).visible_owner)
     store: ArtifactStore = request.app.state.store
-    for meta in view.artifacts if artifacts else []:
-        try:
-            await store.delete(meta.bucket, meta.key)
-        except ArtifactNotFound:
-            continue
+    for meta in await store.list(job_id=job_id, limit=1_000_000):
+        owner = "" if isinstance(meta.owner, msgspec.UnsetType) else meta.owner
+        if owner == view.owner and (artifacts or meta.key.count("/") == KEPT_SLASHES):
+            with suppress(ArtifactNotFound):
+                await store.delete(meta.bucket, meta.key)
 
 
 @post(

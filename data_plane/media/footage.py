@@ -186,7 +186,9 @@ def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise _invalid("the file holds no video, only sound")
     stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = (
+        1  # FFmpeg's threads log through Python: closing a damaged video waited for one that waited for the GIL
+    )
     return stream
 
 

@@ -166,7 +166,7 @@ def lip_sync(params: LipSync, ctx: TaskContext) -> LipSyncOutput:
     path = ctx.workdir / "video.mp4"
     shown = frames(face, moves, faces.blinks(seconds, params.fps, count, params.seed), xp)
     write_video(path, watched(shown, count, ctx), params.fps, sound, soundtrack.RATE, encoder)
-    stored = ctx.store(BUCKET, "video.mp4", path, "video/mp4")
+    stored = ctx.store(BUCKET, "face.mp4", path, "video/mp4")
     ctx.progress(1.0)
     return LipSyncOutput(
         video=ArtifactRef(bucket=stored.bucket, key=stored.key),

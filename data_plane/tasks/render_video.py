@@ -3,6 +3,8 @@
 The camera moves over each picture, scenes fade into each other, the narration's words stand below while they are spoken, and the sound's
 spectrum under them. An adapter gives the pictures its look, a voice the narration its colour; both are what training made of other media,
 or of the same: swapping the one changes every frame, swapping the other changes the sound.
+
+Large because a render is one pass over one set of streams.
 """
 
 import time
@@ -272,6 +274,9 @@ def scenes_of(params: RenderVideo) -> list[Scene]:
             raise _invalid(f"scene {number} has words of its own, and there are `words` of all: give one of them")
         if scene.video is not None and (params.adapter is not None or params.grade != Grade()):
             raise _invalid(f"scene {number} is a video: a look (`adapter`) and a `grade` can be given to pictures only")
+    starts = [word.start for words in [*(scene.words for scene in found), params.words] for word in words]
+    if starts != sorted(starts):
+        raise _invalid("the words are not in the order of time")
     if not params.words:
         return found
     shares = shared_out(params.words, len(found))
@@ -369,7 +374,7 @@ def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: fl
         if all(scene.words for scene in params.scenes) and not any(lengths):
             starts = [0.0, *(scene.words[0].start for scene in params.scenes[1:]), seconds]
             if any(after <= before for before, after in pairwise(starts)):
-                raise _invalid("the scenes' words are not in order of time, or go beyond the end of the video")
+                raise _invalid("the scenes' words begin at one time, or behind the end of the video")
             times = [Span(*each) for each in pairwise(starts)]
         elif all(weights) and not any(lengths):
             starts = [0.0, *(span.start for span in timing.spread(weights, spans)[1:]), seconds]
@@ -407,6 +412,11 @@ def captions_of(
     if missing := face.missing(lines):
         ctx.log(
             f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
+        )
+    if captions.wrongly_shaped(lines):
+        ctx.log(
+            "libfribidi is missing on this machine: Arabic and Hebrew are drawn letter by letter, from left to right",
+            "warning",
         )
     texts, times = [], []
     for scene in params.scenes:

@@ -10,9 +10,13 @@ from msgspec import Meta
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines.speech import alignment, choice, placing, text
 from dihedral.data_plane.engines.speech.engine import Engine, Spoken
+from dihedral.data_plane.kernels import mixture
 from dihedral.data_plane.media import vtt
 from dihedral.data_plane.media.decode import FloatArray
 from dihedral.data_plane.media.speech_timing import Timed
+from dihedral.data_plane.model_files import Voice, read_voice
+from dihedral.data_plane.voice import likeness
+from dihedral.data_plane.voice.features import hear
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
 
@@ -21,6 +25,9 @@ MOST_LETTERS = 12_000  # some 13 minutes: the phonemes of more would not fit int
 LONGEST_SECONDS = 1_800.0  # figures are spoken as words, so 12,000 of them last longer than letters
 LINE_PAUSE_SECONDS = 0.2  # between two lines, beside the silence that an engine leaves around a sentence
 LOUDEST = 0.95  # peak; a louder recording is made quieter as a whole
+
+LIKE_SECONDS = 120.0  # of a recording whose speaker it takes after
+LIKE_COMPONENTS = 8  # Gaussians: enough to choose one of nineteen factors
 
 Placed = Literal["engine", "alignment", "letters"]
 
@@ -33,6 +40,10 @@ class Speak(Strict, kw_only=True, rename="camel"):
     ] = ""
     speed: Annotated[float, Meta(ge=0.5, le=2, description="1: the voice's own pace")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the breath in the sound")] = 0
+    like: Annotated[
+        ArtifactRef | None,
+        Meta(description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone"),
+    ] = None
 
 
 class Word(Strict, kw_only=True):
@@ -72,15 +83,17 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     label="Speak",
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
     warm=("voice",),
+    settings=choice.SpeakSettings,
     examples=[
         {"text": "Good evening. The sun goes down over the lake."},
         {"lines": ["Guten Abend.", "Die Sonne geht unter."], "voice": "espeak:de", "speed": 0.9},
     ],
 )
 def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
-    """Raises: TaskError `nothing_to_say`, `text_too_long`, `markup_unsupported`, `script_unsupported`, `voice_unavailable`, `speech_failed`."""
+    """Raises: TaskError `invalid_input`, `nothing_to_say`, `text_too_long`, `markup_unsupported`, `script_unsupported`, `voice_unavailable`, `speech_failed`."""
     lines = lines_of(params)
-    engine = ctx.warm(lambda: choice.opened(params.voice, choice.SpeakSettings()))
+    like = None if params.like is None else voice_of(params.like, ctx)
+    engine = ctx.warm(lambda: choice.opened(params.voice, ctx.settings(choice.SpeakSettings)))
     check_readable(lines, engine)
     sentences = [list(text.sentences(line, engine.longest)) for line in lines]
     parts: list[FloatArray] = []
@@ -112,6 +125,9 @@ def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
     samples = np.concatenate(parts)
     if not np.abs(samples).max(initial=0.0) > 0:
         raise TaskError(f"{engine.name} answered silence", code="speech_failed")
+    if like is not None:
+        samples, change = likeness.resembled(samples, rate, like)
+        ctx.log(f"pitch moved by {change.semitones:+.1f} semitones, formants by a factor of {change.factor:.2f}")
     audio = ctx.store(BUCKET, "speech.wav", wav(samples, rate, ctx.workdir / "speech.wav"), "audio/wav")
     subtitles = ctx.store(BUCKET, "speech.vtt", vtt.of_words(words).encode(), "text/vtt")
     ctx.progress(1.0)
@@ -197,6 +213,19 @@ def wav(samples: FloatArray, rate: int, path: Path) -> Path:
     loudest = float(np.abs(samples).max())
     soundfile.write(path, samples * min(1.0, LOUDEST / loudest), rate, subtype="PCM_16")
     return path
+
+
+def voice_of(reference: ArtifactRef, ctx: TaskContext) -> Voice:
+    """As it was trained, or what a recording of the speaker tells."""
+    if reference.key.endswith(".safetensors"):
+        return read_voice(ctx.fetch(reference), np)
+    heard = hear(ctx, reference, LIKE_SECONDS, np)
+    components = min(LIKE_COMPONENTS, max(1, len(heard.cepstra) // 4))
+    floor = np.maximum(0.01 * heard.cepstra.var(axis=0), 1e-4)
+    *_, (_, fitted) = mixture.fit(heard.cepstra, components, 10, 0, floor, np)
+    hertz = heard.hertz
+    pitch = (float(np.median(hertz)), float(np.log(hertz).std())) if hertz.size else (None, None)
+    return Voice(fitted, heard.mean_log_mel, pitch[0], heard.bandwidth_hz, pitch[1])
 
 
 def too_long(reason: str) -> TaskError:

@@ -84,7 +84,8 @@ def train_voice(params: TrainVoice, ctx: TaskContext) -> TrainVoiceOutput:
     components = best.mixture.weights.size
     notes = {"log_likelihood": repr(best.curve[-1]), "frames": str(len(frames)), "seed": str(params.seed)}
     mean = sum(each.mean_log_mel * len(each.cepstra) for each in heard) / len(frames)
-    voice = Voice(best.mixture, mean, f0_hz, heard[0].bandwidth_hz)
+    spread = float(xp.log(hertz).std()) if hertz.size else None
+    voice = Voice(best.mixture, mean, f0_hz, heard[0].bandwidth_hz, spread)
     stored = ctx.store("voices", "voice.safetensors", voice_bytes(voice, notes), "application/octet-stream")
     ctx.progress(1.0)
     return TrainVoiceOutput(

@@ -158,3 +158,15 @@ def test_a_phone_makes_a_job_too(open_tab: Callable[..., Tab]) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.get_by_role("button", name="Run").click()
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
+
+
+def test_a_seed_beyond_what_browsers_count_stays_what_it_is(tab: Tab, house: Stack) -> None:
+    """The tools around draw seeds from all 64 bits; a rounded one makes another picture."""
+    seed = 1234567890123456789
+    document = house.post("/api/jobs", simulate({"id": "a", "steps": 0}) | {"metadata": {"seed": seed}})
+    house.ended(document["jobId"])
+    page = tab.page
+    page.goto(f"/console/new?from={document['jobId']}")
+    expect(page.get_by_role("textbox").first).to_have_value(re.compile(str(seed)))
+    page.goto(f"/console/jobs/{document['jobId']}")
+    expect(page.get_by_text(str(seed)).first).to_be_attached()

@@ -111,7 +111,7 @@ async def test_half_a_head_is_waited_for_no_longer_than_the_limit(small: Any) ->
             writer.write(start)
             said = await until_closed(reader)
         assert said.startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - begun < 3 * HEAD_SECONDS
+        assert time.monotonic() - begun < 8 * HEAD_SECONDS
 
 
 async def test_a_head_that_drips_is_no_sooner_done(small: Any) -> None:
@@ -123,7 +123,7 @@ async def test_a_head_that_drips_is_no_sooner_done(small: Any) -> None:
             writer.write(b"a")
             await asyncio.wait({closing}, timeout=0.1)
         assert (await closing).startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - begun < 3 * HEAD_SECONDS
+    assert time.monotonic() - begun < 8 * HEAD_SECONDS
 
 
 async def test_a_body_that_stands_still_or_drips_ends_its_connection(small: Any) -> None:
@@ -137,7 +137,7 @@ async def test_a_body_that_stands_still_or_drips_ends_its_connection(small: Any)
                 writer.write(drip)
                 await asyncio.wait({closing}, timeout=0.1)
             assert (await closing).startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - begun < 3 * STALL_SECONDS
+        assert time.monotonic() - begun < 8 * STALL_SECONDS
 
 
 async def test_a_slow_body_that_moves_is_taken(small: Any) -> None:

@@ -1,6 +1,7 @@
 """The Model Context Protocol, asked by the official client over HTTP and over stdio, and by hand where a client would not."""
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -193,6 +194,28 @@ async def test_files_go_up_and_down_by_links_and_a_small_picture_is_shown(house:
         for wanted in (reference, {"bucket": "inputs", "key": "../../etc/passwd"}, {"bucket": "nope", "key": "x"}):
             hidden = await client.call_tool("download", wanted)
             assert (hidden.is_error, hidden.structured_content["code"]) == (True, "unknown_artifact")
+
+
+async def test_jobs_events_and_small_artifacts_are_resources_of_their_owner(house: Locked, connected: Any) -> None:
+    job = await house.submit("alice", node("a", output={"answer": 42}))
+    await house.ended("alice", job)
+    meta = await house.upload("alice", b"of hers")
+    uris = [
+        f"dihedral://jobs/{job}",
+        f"dihedral://jobs/{job}/events",
+        f"dihedral://artifacts/{meta['bucket']}/{meta['key']}",
+    ]
+    async with connected(house, "alice") as client:
+        assert uris[0] in [str(each.uri) for each in (await client.list_resources()).resources]
+        assert len((await client.list_resource_templates()).resource_templates) == 3
+        document, events, file = [(await client.read_resource(uri)).contents[0] for uri in uris]
+        assert json.loads(document.text)["status"] == "completed"
+        assert json.loads(events.text)["events"][-1]["type"] == "status"
+        assert base64.b64decode(file.blob) == b"of hers"
+    for uri in (*uris, "dihedral://jobs/nope", "file:///etc/passwd", "dihedral://artifacts/inputs/../x", 5):
+        message = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}}
+        answer = (await raw(house, message, name="bob")).json()
+        assert answer["error"]["code"] == -32002, uri
 
 
 async def test_without_a_key_nobody_is_answered(house: Locked) -> None:

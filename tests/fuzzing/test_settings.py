@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -14,13 +14,11 @@ from dihedral.bridge.errors import SettingsError
 from dihedral.schemas.structs.settings import Settings
 from tests.fuzzing.conftest import examples
 
-STRUCTS = [section for section in msgspec.structs.fields(Settings) if isinstance(section.type, type)]
+STRUCTS = {name: kind for name, kind in get_type_hints(Settings).items() if name != "tasks"}
 """All sections but [tasks], whose keys are the tasks' own."""
-SECTIONS = {section.name: [field.encode_name for field in msgspec.structs.fields(section.type)] for section in STRUCTS}
+SECTIONS = {name: [field.encode_name for field in msgspec.structs.fields(kind)] for name, kind in STRUCTS.items()}
 VARIABLES = [
-    f"DIHEDRAL_{section.name}__{field.name}".upper()
-    for section in STRUCTS
-    for field in msgspec.structs.fields(section.type)
+    f"DIHEDRAL_{name}__{field.name}".upper() for name, kind in STRUCTS.items() for field in msgspec.structs.fields(kind)
 ]
 SECRET = "hunter2"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

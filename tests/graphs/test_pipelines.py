@@ -24,6 +24,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "train_voice": {"recording": SOUND},
     "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
     "speak": {"text": "Good evening."},
+    "narrated_pictures": {"pictures": [PICTURE, PICTURE], "text": "Good evening. Good night."},
+    "my_voice": {"recording": SOUND, "text": "Good evening."},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
     "render_video": {
         "scenes": [{"picture": PICTURE, "lines": ["Here."], "from": {"zoom": 2}}, {"picture": PICTURE, "fade": 1}],
@@ -57,18 +59,27 @@ def test_a_pipeline_that_comes_along_makes_a_plan_without_problems(name: str) ->
     assert [problem for problem in found if problem.code != "unknown_task" or not missing] == []
 
 
-DATA_TASKS = ("simulate", "train_lora", "train_image_lora", "train_voice", "compare_voice", "render_video", "speak")
+DATA_TASKS = (
+    "simulate",
+    "train_lora",
+    "train_image_lora",
+    "train_voice",
+    "compare_voice",
+    "render_video",
+    "speak",
+    "lip_sync",
+)
 
 
-def test_talking_picture_is_a_script_then_two_trainings_side_by_side_then_a_video() -> None:
-    submission, _ = expand(load("talking_picture"), GIVEN["talking_picture"])
-    assert submission is not None
-    assert {(edge.from_, edge.to) for edge in submission.edges} == {
-        ("generate_script", "train_image_lora"),
-        ("generate_script", "train_voice"),
-        ("train_image_lora", "render_video"),
-        ("train_voice", "render_video"),
-    }
+def test_talking_picture_is_a_script_that_is_spoken_by_a_face() -> None:
+    for given in ({}, GIVEN["talking_picture"]):
+        submission, _ = expand(load("talking_picture"), given)
+        assert submission is not None
+        assert [(edge.from_, edge.to) for edge in submission.edges] == [
+            ("generate_script", "speak"),
+            ("speak", "lip_sync"),
+            ("lip_sync", "render_video"),
+        ]
 
 
 def test_parameters_take_their_places_and_absent_ones_take_theirs_along() -> None:

@@ -59,7 +59,7 @@ def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path
     made = json.loads(run(command, "demo", "--json", cwd=empty, env=environ))
     assert [job["status"] for job in made["jobs"]] == ["completed", "completed"]
     names = {Path(path).name for path in made["paths"]}
-    assert names >= {"adapter.safetensors", "voice.safetensors", "adapter_model.safetensors"}
+    assert names >= {"adapter_model.safetensors", "speech.wav", "speech.vtt", "video.mp4"}
     assert all(Path(path).is_relative_to(empty) and Path(path).stat().st_size > 0 for path in made["paths"])
     assert [path.name for path in empty.iterdir()] == ["dihedral-data"]
 

@@ -8,6 +8,10 @@ import pytest
 from dihedral.data_plane.device import to_host
 from dihedral.data_plane.kernels import mouth
 from dihedral.data_plane.kernels.mouth import Mouth, Shown
+from dihedral.data_plane.kernels.pyramid import Window
+from dihedral.data_plane.media import faces
+from dihedral.data_plane.media.storyteller import Storyteller
+from dihedral.data_plane.media.visemes import POSES, SHAPES, Pose, Shape
 from tests.kernels.comparing import nothing_else_was_written
 
 
@@ -97,3 +101,30 @@ def test_the_gap_is_as_high_as_it_should_be_and_darker_than_the_face() -> None:
 def test_a_mouth_that_is_nowhere_in_the_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="does not lie in"):
         mouth.placed(-200, 50, 20, (100, 100), 0.5)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "photograph", "pictures"])
+def test_whole_frames_of_a_face_are_those_of_numpy_within_one_code(xp: Any, kind: str) -> None:
+    size, window = (96, 128), Window(0.0, 0.0, 1.0)
+    drawing = Storyteller(size)
+    rest = drawing.open_eyed
+
+    def made(module: Any) -> faces.Face:
+        if kind == "drawn":
+            return faces.DrawnFace(size, module)
+        if kind == "photograph":
+            at = (64.0, 0.39 * 96 + 0.275 * drawing.head, 0.23 * drawing.head)
+            return faces.PhotographedFace(module.asarray(rest), size, window, at, 1.0, module)
+        stills: dict[Shape, Any] = {}
+        for shape in SHAPES:
+            whole, box = rest.copy(), drawing.mouth_box
+            whole[box.top : box.bottom, box.left : box.right] = drawing.mouth(POSES[shape])
+            stills[shape] = faces.still(module.asarray(whole), size, window, module)
+        return faces.PicturedFace(stills, module)
+
+    ours, theirs = made(xp), made(np)
+    for pose in (*POSES.values(), Pose(0.45, -0.2, 0.5, 0.3)):
+        for blink in (0.0, 0.6):
+            one, other = to_host(ours.show(pose, blink, xp)).astype(int), theirs.show(pose, blink, np)
+            assert np.abs(one - other).max() <= 1
+    assert nothing_else_was_written(xp)

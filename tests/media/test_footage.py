@@ -95,7 +95,7 @@ def test_pictures_share_the_words_by_sentences(place: TaskRunner, picture: dict[
         (
             {"scenes": [{"video": "clip", "words": [{"text": "b", "start": 2, "end": 3}]},
                         {"video": "clip", "words": [{"text": "a", "start": 1, "end": 2}]}]},
-            "order of time",
+            "in the order of time",
         ),
     ],
 )  # fmt: skip
