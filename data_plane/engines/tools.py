@@ -7,7 +7,6 @@ own regular expression. A number of the bar counts only where the bar is the too
 import ast
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -116,7 +115,7 @@ def missing(settings: ToolSettings) -> list[str]:
 
 
 def executable(program: str, settings: ToolSettings) -> str | None:
-    return shutil.which(program, path=settings.env.get("PATH", os.environ.get("PATH")))
+    return shutil.which(program, path=settings.env.get("PATH"))
 
 
 def interpreter(settings: ToolSettings) -> str:

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Meta, field
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.settings import PREFIX, environment
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines import tools
 from dihedral.data_plane.engines.tools import Output, ToolSettings, ToolsSettings
@@ -186,12 +187,15 @@ class Run:
 
     def start(self) -> None:
         settings = self._settings
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch / "tmp")} | settings.env
+        own = {
+            name: value for name, value in environment({}).items() if not name.startswith(PREFIX)
+        }  # no secret of ours
+        given = own | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch / "tmp")} | settings.env
         cwd = Path(settings.cwd).expanduser() if settings.cwd else self._scratch
         self._ctx.log(f"runs {settings.label or self._argv[0]}")
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-E", "-c", LAUNCH, str(os.getpid()), *self._argv],
-            cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            cwd=cwd, env=given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, name="tool output", daemon=True)
         self._reader.start()
