@@ -338,16 +338,31 @@ def _search(directory: str) -> None:
 
 def _sources(modules: Iterable[str], plugins: bool) -> Iterator[list[Function]]:
     for name in modules:
-        yield _marked(_load(partial(importlib.import_module, name), f"task module {name!r}"), name)
+        yield _marked(_load(partial(_imported, name), f"task module {name!r}"), name)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name) if plugins else ():
         loaded = _load(point.load, f"plugin {point.name!r} ({point.value})")
         yield [loaded] if hasattr(loaded, MARK) else _marked(loaded, point.value)
 
 
+def _imported(name: str) -> ModuleType:
+    """A module by its name, or by the path of its file."""
+    if not (name.endswith(".py") or "/" in name):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ImportError("there is no such Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.import_module(path.stem)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ImportError(f"the name {path.stem} is taken by {module.__file__}; rename the file")
+    return module
+
+
 def _load(load: Callable[[], Any], what: str) -> Any:
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends by sys.exit() must not end the worker without a word
         raise InvalidTask(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

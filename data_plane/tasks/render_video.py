@@ -413,6 +413,11 @@ def captions_of(
         ctx.log(
             f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
         )
+    if captions.wrongly_shaped(lines):
+        ctx.log(
+            "libfribidi is missing on this machine: Arabic and Hebrew are drawn letter by letter, from left to right",
+            "warning",
+        )
     texts, times = [], []
     for scene in params.scenes:
         broken, known = captions.broken(scene.lines, face, size), list[Span]()

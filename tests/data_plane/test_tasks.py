@@ -208,6 +208,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "lip_sync",
             "speak",
             "run_comfyui",
+            "run_tool",
             "simulate",
             "simulate_gpu",
             "get_capabilities",
@@ -358,3 +359,40 @@ async def test_a_light_task_reads_its_settings_and_has_the_defaults_without_a_ta
         )
         outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
         assert outcome.output == b'{"steps":%d}' % port
+
+
+GOOD = """
+from dihedral import TaskContext, task
+from msgspec import Struct
+class Empty(Struct): pass
+@task
+async def found(params: Empty, ctx: TaskContext) -> Empty: return params
+"""
+
+
+def test_a_task_module_may_be_given_as_the_path_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "given_by_path.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("./given_by_path.py", str(tmp_path / "given_by_path.py"), "given_by_path.py"):
+        assert "found" in collect([name], plugins=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("ends_itself.py", "import sys; sys.exit(3)", "task module 'ends_itself.py' cannot be loaded: SystemExit: 3"),
+        ("is_not_there.py", None, "task module 'is_not_there.py' cannot be loaded: ImportError: there is no such"),
+        ("json.py", GOOD, "the name json is taken by"),
+    ],
+)
+def test_a_task_module_that_cannot_be_loaded_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidTask) as refused:
+        collect([name], plugins=False)
+    assert said in str(refused.value)

@@ -287,3 +287,15 @@ def test_output_into_a_closed_pipe_is_no_trace(shell: Shell) -> None:
     assert listing.stderr.read() == ""
     listing.stderr.close()
     assert listing.wait(SECONDS) == 0
+
+
+def test_doctor_says_which_scripts_captions_lack() -> None:
+    from dihedral.doctor import examine
+
+    [row] = [row for row in examine(0) if row["what"] == "captions"]
+    assert row["ok"]
+    assert (
+        "can be drawn" in row["detail"]
+        or "left out (install Noto fonts)" in row["detail"]
+        or "libfribidi" in row["detail"]
+    )
