@@ -22,7 +22,8 @@ from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
-from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.steps import Redispatch, Step
 from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
@@ -63,12 +64,16 @@ class Scheduler:
     async def _connect(self) -> None:
         while True:
             try:
-                await check_layout(self._client, self.settings.redis.partitions)
+                await check_layout(self._client, self.settings.redis.partitions, self._upgrade)
                 return
             except Exception as error:
                 if not is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
+
+    async def _upgrade(self) -> None:
+        for part in self._scripts.partitions:
+            log.info("%d jobs are stored in this version's layout now", await self._scripts.upgrade(part))
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -158,7 +163,7 @@ class Scheduler:
                 (batch,) = plan_batches(
                     part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
                 )
-                steps.append(("resend", record.entry, batch))
+                steps.append(Redispatch(record.entry, batch))
         if steps:
             reply = await self._write(part, delivery.report(steps))
             for word, done in (("ok", "sent anew"), ("cancelled", "their nodes are cancelled")):

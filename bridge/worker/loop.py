@@ -34,6 +34,7 @@ from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
 from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.steps import Dispatch
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.branches import Executor
@@ -263,7 +264,7 @@ class Worker:
             item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
             await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
-        await self._write(delivery.part, delivery.report([("send", batch) for batch in batches]))
+        await self._write(delivery.part, delivery.report([Dispatch(batch) for batch in batches]))
 
     async def _until_answered(self, call: Callable[[], Awaitable[Any]]) -> None:
         """Asks again while the server is away; the drain, which waits for the answer, has an end."""

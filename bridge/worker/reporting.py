@@ -17,7 +17,19 @@ from dihedral.bridge import graphs
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
+from dihedral.bridge.fabric.scripts import NodeRecord, Reply, Report
+from dihedral.bridge.fabric.steps import (
+    Dispatch,
+    End,
+    EndGivenUp,
+    EntrySpec,
+    Event,
+    Progress,
+    Requeue,
+    Skip,
+    Start,
+    Step,
+)
 from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.bridge.worker.outbox import Outbox
@@ -116,11 +128,11 @@ class NodeExecution:
         steps: list[Step] = []
         for body in self.outbox.take(last=last):
             self.delivery.event_number += 1
-            steps.append(("event", "data", body, self.delivery.event_number))
+            steps.append(Event("data", body, self.delivery.event_number))
         if self.fraction > self.said:
             self.said = self.fraction
             share = int(self.delivery.topology.shares[self.node_id] * self.fraction)
-            steps.append(("progress", self.node_id, share, f"{self.fraction:.6g}"))
+            steps.append(Progress(self.node_id, share, f"{self.fraction:.6g}"))
         return steps
 
 
@@ -202,10 +214,10 @@ class Reporter:
             here = [node for node in ready if self._reserve(delivery, node)]
             away = [node for node in ready if node not in here]
             first_start = len(steps)
-            steps += [("start", node, self._worker_id) for node in here]
-            steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
+            steps += [Start(node, self._worker_id) for node in here]
+            steps += [Skip(node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
             if away:
-                steps += [("send", batch) for batch in self._plan(delivery, away)]
+                steps += [Dispatch(batch) for batch in self._plan(delivery, away)]
             reads = dict.fromkeys(found.unknown)
             for node in here:
                 reads.update(
@@ -268,7 +280,7 @@ class Reporter:
             return None
         delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
         batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
-        return ("again", node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
+        return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
     def _checked(self, running: NodeExecution, outcome: NodeOutcome) -> NodeOutcome:
         """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
@@ -304,11 +316,12 @@ def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
     share = delivery.topology.shares[node] if outcome.status == "completed" else -1
     failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
-    given_up = [outcome.error.message] if outcome.error is not None and outcome.error.code == "worker_lost" else []
-    return (
-        "end", node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node),
-        failure, artifacts, *given_up,
+    ended = (
+        node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node), failure, artifacts,
     )  # fmt: skip
+    if outcome.error is not None and outcome.error.code == "worker_lost":
+        return EndGivenUp(*ended, why=outcome.error.message)
+    return End(*ended)
 
 
 def _payload(outcome: NodeOutcome) -> str:

@@ -126,7 +126,7 @@ GRAPH_SUBMISSION: Shape = {
     "schema": exactly("langgraph.v1"),
     "workflowId": optional(ID),
     "nodes": many(of(NODE_SUBMISSION), 1, 2000),
-    "edges": many(of(EDGE_SUBMISSION), 0, 20_000),
+    "edges": optional(many(of(EDGE_SUBMISSION), 0, 20_000)),
     "context": optional(OBJECT),
     "metadata": optional(OBJECT),
 }
