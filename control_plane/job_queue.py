@@ -611,4 +611,4 @@ def _cursor(text: str) -> tuple[int, str]:
             raise ValueError(job_id)
         return int(ms), job_id
     except ValueError as error:
-        raise ApiProblem(422, "invalid_parameter", "cursor: this is none of ours") from error
+        raise ApiProblem(422, "invalid_parameter", "cursor: not a cursor of this list") from error
