@@ -106,7 +106,7 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
@@ -208,6 +208,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "lip_sync",
             "speak",
             "run_comfyui",
+            "run_tool",
             "simulate",
             "simulate_gpu",
             "get_capabilities",
