@@ -2,7 +2,8 @@
 
 # Style and generated files
 lint:
-    .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/python -m codegen --check && .venv/bin/python deploy/grafana/dashboards.py --check
+    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/python -m codegen --check && .venv/bin/python deploy/grafana/dashboards.py --check && .venv/bin/python docs/reference.py --check
 
 # Strict types
 types:

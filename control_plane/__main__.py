@@ -54,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("uvicorn.error").addFilter(lambda record: unfinished not in str(record.msg))
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                host, port = listening.getsockname()[:2]
+                sys.stderr.write(f"dihedral control: serving on http://{f'[{host}]' if ':' in host else host}:{port}\n")
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """Our clients first: uvicorn closes sockets without a reason (1012) and waits for event streams in vain."""
             await app.state.hub.close()

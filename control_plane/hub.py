@@ -10,6 +10,8 @@ beyond what was heard. What is kept for each client: watches.py.
 
 After a failover a seq may have gone back; the epoch is the replication id of the server that has the job, and another one means
 a resync.
+
+Large because reading, rereading and recovering share one connection and one order; what is pure stands in watches.py.
 """
 
 import asyncio

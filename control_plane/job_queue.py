@@ -4,6 +4,8 @@ Planning comes first and finds every problem at once; only then is anything writ
 the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
 answer between the two is repaired by the client's own retry: whoever finds the key submits under the id that it names. Once
 the job was created the key says so, and a repeat never creates it again, also when the job has expired or was deleted.
+
+Large because every question that a route asks of jobs is one short method here; what a job waits for stands in waiting.py.
 """
 
 import asyncio

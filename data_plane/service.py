@@ -34,7 +34,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks import registry as tasks
-from dihedral.bridge.tasks.calling import run_light
+from dihedral.bridge.tasks.calling import failed, run_light
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.worker.loop import Worker
 from dihedral.data_plane.device import Device
@@ -97,7 +97,7 @@ async def serve(settings: Settings) -> int:
                     plane="python",
                     pool=settings.worker.pool,
                     registry=registry,
-                    run_node=_run_node(registry, pool, store, settings.jobs.node_output_bytes),
+                    run_node=_run_node(registry, pool, store, settings),
                     slots=slots,
                     light=settings.worker.light_concurrency,
                     device=device.name,
@@ -207,9 +207,15 @@ class _Stops:
 RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
 
 
-def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, output_bytes: int) -> RunNode:
+def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, settings: Settings) -> RunNode:
+    output_bytes = settings.jobs.node_output_bytes
+
     async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
-        if run.task in registry and registry[run.task].light:
+        task = registry.get(run.task)
+        rehearsal = task is not None and task.rehearses(run.params)
+        if rehearsal and not settings.worker.rehearsals:
+            return failed("rehearsals_off", "this worker rehearses no faults (worker.rehearsals)")
+        if task is not None and task.light and not rehearsal:
             return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
         return await pool.run(run, emit, cancel)
 

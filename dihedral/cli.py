@@ -1,6 +1,8 @@
 """`dihedral`: the command line. Everything but the parser is imported when a command needs it.
 
 Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.
+
+Large because every command is a short function and a parser here.
 """
 
 import argparse

@@ -7,6 +7,8 @@ ClientError
 
 A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
 seconds, which is what a control plane takes to start; the others end as Unreachable, since nobody knows whether they arrived.
+
+Large because every route has one documented method.
 """
 
 import asyncio

@@ -12,6 +12,11 @@ from typing import Any
 
 from dihedral.bridge.version import VERSION
 
+SCRIPTS = {
+    "Cyrillic": "\u0434", "Greek": "\u03bb", "Arabic": "\u0645", "Hebrew": "\u05e9", "Devanagari": "\u0928", "Thai": "\u0e2a",
+    "Chinese and Japanese": "\u6f22\u3042", "Korean": "\ud55c", "Tamil": "\u0ba4",
+}  # fmt: skip
+
 
 def examine(port: int) -> list[dict[str, Any]]:
     checks: dict[str, Callable[[], str]] = {
@@ -19,6 +24,7 @@ def examine(port: int) -> list[dict[str, Any]]:
         "server": _server,
         "device": _device,
         "store": _store,
+        "captions": _captions,
         "port": lambda: _port(port),
         "settings": _settings,
     }
@@ -69,6 +75,21 @@ def _store() -> str:
 
     asyncio.run(check())
     return f"S3 at {loaded.artifacts.endpoint} answers"
+
+
+def _captions() -> str:
+    """Which scripts of the world the fonts of this machine have, by one letter of each."""
+    from PIL import features
+
+    from dihedral.data_plane.media.captions import face_of
+
+    lacking = [name for name, letters in SCRIPTS.items() if face_of([letters], (720, 1280)).missing([letters])]
+    problems = []
+    if lacking:
+        problems.append(f"no font here has {', '.join(lacking)}: such letters are left out (install Noto fonts)")
+    if not features.check("raqm") or not features.check("fribidi"):
+        problems.append("without libfribidi Arabic and Hebrew are written letter by letter, from left to right")
+    return "; ".join(problems) or "every script that is looked for can be drawn"
 
 
 def _port(port: int) -> str:

@@ -53,7 +53,7 @@ class GraphSubmission(TypedDict):
     schema: Literal["langgraph.v1"]
     workflowId: NotRequired[str]
     nodes: list[NodeSubmission]
-    edges: list[EdgeSubmission]
+    edges: NotRequired[list[EdgeSubmission]]
     context: NotRequired[dict[str, Any]]
     metadata: NotRequired[dict[str, Any]]
 

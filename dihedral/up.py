@@ -10,11 +10,14 @@ UpError
 ├── DataDirInUse     another `dihedral up` runs there
 └── CannotStart      the data directory, the port, or how a child was set up
 beside them SettingsError and ServerUnavailable of bridge.errors, also where a child was the one to find out.
+
+Large because one stack is started, watched and stopped by one class.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import os
 import re
 import shutil
@@ -39,7 +42,7 @@ from dihedral.schemas.structs.settings import Settings
 from dihedral.server import EmbeddedServer, die_with_parent, last_line
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
-CALM_SECONDS = 60.0  # a child that ran so long is taken to be well again
+CALM_SECONDS = 10.0  # a child that ran so long had a healthy start: its end is no failed start
 POLL_SECONDS = 0.05
 SERVER_LOOK_SECONDS = 0.25
 READY_SECONDS = 120.0  # a cold CUDA installation takes its time
@@ -223,6 +226,8 @@ class LocalStack:
         decided |= {path: value for path, value in defaults.items() if path not in given}
         loaded = settings_.load(options.config, environ, decided)
         self._drain_seconds = loaded.jobs.drain_seconds
+        if "worker.rehearsals" not in given:
+            decided["worker.rehearsals"] = _is_loopback(loaded.control.host)
         self._take_data_dir()
         shutil.rmtree(gpus, ignore_errors=True)  # simulated devices begin anew, with their scripted faults
         port = _port(loaded.control.host, loaded.control.port)
@@ -397,7 +402,7 @@ class Child:
                 said = re.sub(r"^dihedral \w+: ", "", last_line(self.log))
                 on_refusal(REFUSALS[code](said or f"{self.name} {how}"))
                 return
-            if time.monotonic() - begun > CALM_SECONDS:
+            if time.monotonic() - begun > CALM_SECONDS:  # it was healthy before it died
                 pause = FIRST_PAUSE_SECONDS
             say(f"{self.name} {how}; starting it again in {pause:g} s (see {self.log})")
             assert self.pid is not None
@@ -453,6 +458,12 @@ def _port(host: str, port: int) -> int:
         except OSError as error:
             raise CannotStart(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
         return int(probe.getsockname()[1])
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _address(host: str, port: int) -> str:

@@ -4,6 +4,8 @@ What is worked around: everything is spooled first, since S3 wants the size and 
 by ourselves, one after the other, since the library reads parallel ones into memory and leaves a cancelled upload's parts on the
 server; requests are sent again by ourselves, since a body has to begin anew; the session is ours, since its own cannot be closed for
 good; the region is given, since its look-up is one more request.
+
+Large because one class implements the whole store protocol over one client, and every method works around the same library.
 """
 
 import asyncio

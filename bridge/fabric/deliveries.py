@@ -24,9 +24,10 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect, is_cluster
 from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.lifecycle import NODE_ENDED
+from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, Step, parse_record
 from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.pools import PRIORITIES
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,7 @@ class Delivery:
         self.attempts: dict[str, int] = {}
         self.redeliveries: dict[str, int] = {}
         self.open: set[str] = set()
-        self.lost = False
-        self.ending = False  # the ack is on its way, or was answered
-        self.releasing = False
+        self.state = "held"
         self.event_number = 0
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
@@ -68,6 +67,23 @@ class Delivery:
         for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
             self.begin(node, attempt, deliveries)
         self.quarantined = {node for node, _, _ in claim.quarantined}
+
+    def move(self, to: str) -> None:
+        """Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
+        check_delivery(self.state, to)
+        self.state = to
+
+    @property
+    def lost(self) -> bool:
+        return self.state == "lost"
+
+    @property
+    def ending(self) -> bool:
+        return self.state == "ending"
+
+    @property
+    def releasing(self) -> bool:
+        return self.state == "releasing"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -82,7 +98,7 @@ class Delivery:
     @property
     def priority(self) -> str:
         name = self.stream.removesuffix(self.part.suffix)
-        if self.claim.priority in keys.PRIORITIES:
+        if self.claim.priority in PRIORITIES:
             return self.claim.priority
         return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
 
@@ -106,7 +122,8 @@ class Delivery:
         del self.attempts[node], self.redeliveries[node]
 
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
-        self.ending = self.ending or ack
+        if ack and not self.lost:
+            self.move("ending")
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
@@ -204,7 +221,7 @@ class Consumer:
     @property
     def idle_cost(self) -> float:
         """How much a take costs that finds nothing, in calls of which four are little."""
-        calls = 1 if len(self._streams) == 1 else len(keys.PRIORITIES) * len(self._streams)
+        calls = 1 if len(self._streams) == 1 else len(PRIORITIES) * len(self._streams)
         return max(1.0, calls / 4)
 
     def prefer_partition(self, part: Partition) -> None:
@@ -218,7 +235,7 @@ class Consumer:
         if len(parts) == 1:
             yield parts[0], self._streams[0][::step]
             return
-        for level in range(len(keys.PRIORITIES))[::step]:
+        for level in range(len(PRIORITIES))[::step]:
             for number in range(first, first + len(parts)):
                 part = parts[number % len(parts)]
                 yield part, [self._streams[part.number][level]]

@@ -3,11 +3,12 @@
 import random
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric.keys import PRIORITIES, Partition
+from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import (
     EntrySpec,
 )
 from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.pools import PRIORITIES
 
 
 def plan_batches(

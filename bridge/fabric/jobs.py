@@ -230,14 +230,14 @@ class Jobs:
         name, per_minute, most = limit
         rooms = []
         if most > 0:
-            mine = f"alive:{name}{part.suffix}"
+            mine = part.alive_of(name)
             count = await self.client.scard(mine)
             if count >= most:  # some of them may have ended
                 count = await self.client.sinterstore(mine, [mine, part.alive])
             rooms.append((most - count, "quota"))
         if per_minute > 0:
             step = 60_000 / per_minute
-            waits = max(0.0, float(await self.client.get(f"rate:{name}{part.suffix}") or 0) - now)
+            waits = max(0.0, float(await self.client.get(part.rate_of(name)) or 0) - now)
             rooms.append((int((60_000.5 - waits) / step), f"rate {math.ceil(max(0.0, waits + step - 60_000))}"))
         return rooms
 

@@ -8,13 +8,13 @@ scripts build the same names from the tag they are given (`lua/_call.lua`); `tes
 
 from zlib import crc32
 
+from dihedral.bridge.pools import PRIORITIES
+
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
 LAYOUT_VERSION = 3
 """Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
 CANCEL_CHANNEL = "cancel"
-PRIORITIES = ("high", "normal", "low")
-RESERVED_POOLS = frozenset(PRIORITIES)
 PROTOCOL = 1
 
 
@@ -25,7 +25,7 @@ class Partition:
     """
 
     __slots__ = (
-        "alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag",
+        "alive", "counts", "dead", "delay_entries", "delays", "index", "number", "suffix", "tag", "webhook_tries", "webhooks",
     )  # fmt: skip
 
     def __init__(self, number: int, count: int) -> None:
@@ -38,9 +38,20 @@ class Partition:
         self.delay_entries = f"delays:entries{self.suffix}"
         self.dead = f"stream:dead{self.suffix}"
         self.counts = f"counts{self.suffix}"
+        self.webhooks = f"webhooks{self.suffix}"
+        """Jobs whose end is to be announced, by the time at which they are due."""
+        self.webhook_tries = f"webhooks:tries{self.suffix}"
 
     def job(self, job_id: str) -> str:
         return f"job:{self.tag}:{job_id}" if self.tag else f"job:{job_id}"
+
+    def alive_of(self, name: str) -> str:
+        """The jobs that count for the limit of this name."""
+        return f"alive:{name}{self.suffix}"
+
+    def rate_of(self, name: str) -> str:
+        """The time up to which the limit of jobs per minute of this name is used."""
+        return f"rate:{name}{self.suffix}"
 
     def events(self, job_id: str) -> str:
         return f"{self.job(job_id)}:events"

@@ -1,8 +1,8 @@
-"""The states of a job and of a node, as tables; every change goes through one of them.
+"""The states of a job, of a node and of a delivery, as tables; every change goes through one of them.
 
-Why tables: the same machine is needed by Python (to refuse), by Lua (to commit) and by the docs (to draw). The table is
-the source: `lua_prelude` hands it to the scripts, which spell no status of their own and refuse every move that is not
-listed here.
+Why tables: the same machine is needed by Lua (to commit), by Python and by the docs (to draw). The table is the source:
+`lua_prelude` hands those of jobs and nodes to the scripts, which spell no status of their own and refuse every move that is not
+listed here. A delivery is known to its worker alone; `check_delivery` refuses there.
 
 A node that is absent from the job's records is *pending*. It becomes *ready* when an entry on a stream names it, and
 *running* when a worker's start was committed. A running node returns to *ready* when its worker drains, when its owner
@@ -11,6 +11,10 @@ which deletes its record.
 
 A job is *queued* until its first node starts. *cancelling* is the time between a cancel and the word of the last owner
 that its process is gone; nothing starts in it.
+
+A delivery is *held* from its claim on. It is *releasing* when its worker drains and its nodes go back, *ending* once the ack is on its
+way or was answered, *lost* when another worker has its entry; a lost one commits nothing any more. A report that the
+server refused as too large acknowledged nothing, so its delivery is held again.
 """
 
 from typing import Final
@@ -37,21 +41,22 @@ JOB_MOVES: Final[dict[str, frozenset[str]]] = {
     "cancelled": frozenset({"queued"}),
 }
 
+DELIVERY_MOVES: Final[dict[str, frozenset[str]]] = {
+    "held": frozenset({"releasing", "ending", "lost"}),
+    "releasing": frozenset({"releasing", "ending", "lost"}),
+    "ending": frozenset({"held", "ending", "lost"}),
+    "lost": frozenset({"lost"}),
+}
+
 JOB_ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 NODE_ENDED: Final = frozenset({"completed", "failed", "skipped", "cancelled"})
 JOB_STARTS_NODES: Final = frozenset({"queued", "running"})
 
 
-def check_node(old: str, new: str) -> None:
-    """Raises IllegalTransition unless a node may go from `old` to `new`."""
-    if new not in NODE_MOVES.get(old, frozenset()):
-        raise IllegalTransition(f"a node cannot go from {old!r} to {new!r}")
-
-
-def check_job(old: str, new: str) -> None:
-    """Raises IllegalTransition unless a job may go from `old` to `new`."""
-    if new not in JOB_MOVES.get(old, frozenset()):
-        raise IllegalTransition(f"a job cannot go from {old!r} to {new!r}")
+def check_delivery(old: str, new: str) -> None:
+    """Raises IllegalTransition unless a delivery may go from `old` to `new`."""
+    if new not in DELIVERY_MOVES[old]:
+        raise IllegalTransition(f"a delivery cannot go from {old!r} to {new!r}")
 
 
 def lua_prelude() -> str:

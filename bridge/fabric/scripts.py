@@ -133,21 +133,20 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What report answers for an item: its word, the job's status, a word for each step, and the records that were asked for."""
+    """What report answers for an item: its word, a word for each step, and the records that were asked for."""
 
     word: str
-    job_status: str
     words: list[str] = []
     records: list[tuple[str, str]] = []
 
 
 def _reply(row: bytes | list[bytes]) -> Reply:
     if isinstance(row, bytes):
-        word, status, *words = row.decode().split(" ")
-        return Reply(word, status, words)
+        word, _, *words = row.decode().split(" ")  # the second is the job's status
+        return Reply(word, words)
     text, *records = [each.decode() for each in row]
-    word, status, *words = text.split(" ")
-    return Reply(word, status, words, _pairs(records))
+    word, _, *words = text.split(" ")
+    return Reply(word, words, _pairs(records))
 
 
 class NodeRecord(msgspec.Struct, frozen=True):

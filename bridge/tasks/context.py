@@ -2,6 +2,8 @@
 
 A task of the worker's own event loop awaits `fetch_async` and `store_async`. A task in a slot runs in the main thread of its process and
 may block; the artifact store lives on the event loop of another thread there, which is why a context may name a `loop`.
+
+Large because its members are the whole surface that a task author sees, most of them documentation.
 """
 
 import asyncio

@@ -8,6 +8,8 @@ entry-point group `dihedral.tasks`, reads the types of what is marked there, and
 A function that cannot be a task is refused then, with file and line, not when its first job arrives.
 
 Light tasks (`async def`, kind cpu) run in the worker itself; plain functions and everything of kind gpu run in a slot.
+
+Large because the options of `@task` stand four times (twice typed for overloads), and what they mean is checked beside them.
 """
 
 import importlib
@@ -26,6 +28,7 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from dihedral.bridge.errors import DihedralError, SettingsError
+from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
@@ -72,6 +75,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     memory_by: tuple[str, ...]
     warm: tuple[str, ...]
     smaller: Callable[[Any], Any] | None
+    rehearses: Callable[[Any], bool] | None
     idempotent: bool
     resumable: bool
     side_effects: tuple[str, ...]
@@ -153,6 +157,13 @@ class Task:
         found = self._declared.smaller(self.params(params))
         return None if found is None else msgspec.to_builtins(found)
 
+    def rehearses(self, params: Mapping[str, Any]) -> bool:
+        """Whether these params ask for a fault. Params that are none of the task's ask for nothing; whoever runs it refuses them."""
+        try:
+            return self._declared.rehearses is not None and self._declared.rehearses(self.params(params))
+        except msgspec.ValidationError:
+            return False
+
     def output(self, result: Any) -> bytes:
         """The result as JSON, checked: structs can be built with any values, and clients read the schema.
 
@@ -200,6 +211,7 @@ def task(
     memory_by: Sequence[str] = (),
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
+    rehearses: Callable[[Any], bool] | None = None,
     idempotent: bool = True,
     resumable: bool = False,
     side_effects: Sequence[str] = (),
@@ -227,6 +239,7 @@ def task(
     memory_by: Sequence[str] = (),
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
+    rehearses: Callable[[Any], bool] | None = None,
     idempotent: bool = True,
     resumable: bool = False,
     side_effects: Sequence[str] = (),
@@ -244,6 +257,8 @@ def task(
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
+
+    `rehearses(params)`: whether a run is to hurt its process on purpose: it has a slot then, and needs `worker.rehearsals`.
     """
     declared = Declaration(
         id=id,
@@ -260,6 +275,7 @@ def task(
         memory_by=tuple(memory_by),
         warm=tuple(warm),
         smaller=smaller,
+        rehearses=rehearses,
         idempotent=idempotent,
         resumable=resumable,
         side_effects=tuple(side_effects),
@@ -322,16 +338,31 @@ def _search(directory: str) -> None:
 
 def _sources(modules: Iterable[str], plugins: bool) -> Iterator[list[Function]]:
     for name in modules:
-        yield _marked(_load(partial(importlib.import_module, name), f"task module {name!r}"), name)
+        yield _marked(_load(partial(_imported, name), f"task module {name!r}"), name)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name) if plugins else ():
         loaded = _load(point.load, f"plugin {point.name!r} ({point.value})")
         yield [loaded] if hasattr(loaded, MARK) else _marked(loaded, point.value)
 
 
+def _imported(name: str) -> ModuleType:
+    """A module by its name, or by the path of its file."""
+    if not (name.endswith(".py") or "/" in name):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ImportError("there is no such Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.import_module(path.stem)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ImportError(f"the name {path.stem} is taken by {module.__file__}; rename the file")
+    return module
+
+
 def _load(load: Callable[[], Any], what: str) -> Any:
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends by sys.exit() must not end the worker without a word
         raise InvalidTask(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
@@ -362,6 +393,7 @@ def task_of(function: Function) -> Task:
         (declared.timeout_seconds > 0, "timeout_seconds must be above 0"),
         (declared.concurrency >= 0 and declared.memory_mib >= 0, "concurrency and memory_mib cannot be negative"),
         (NAME.fullmatch(declared.pool), f"{declared.pool!r} cannot be a pool"),
+        (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
         (

@@ -11,6 +11,8 @@ is started or dispatched. Everything between is healed by whoever reclaims the e
 Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
 its node goes back to the stream, at the front. Only then do the leases end, so no other worker starts a node that
 is still running here.
+
+Large because the order of start, take, and stop is one argument; nodes, capacity and presence are modules of their own.
 """
 
 import asyncio
@@ -257,7 +259,7 @@ class Worker:
             delay_ms=delay, reason=reason, front=not delay, declined=bool(delay),
         )  # fmt: skip
         if ack:
-            delivery.ending = True
+            delivery.move("ending")
             item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
             await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
@@ -352,7 +354,8 @@ class Worker:
                 running.give_up_waiting()
             await self.capacity.wait_for_change(0.1)
         for delivery in self._held.values():
-            delivery.releasing = True
+            if not (delivery.ending or delivery.lost):
+                delivery.move("releasing")
         self.nodes.cancel(lambda _: True)
         while any(self.capacity.at_work.values()):
             await self.capacity.wait_for_change(0.1)
@@ -363,7 +366,7 @@ class Worker:
                 self.capacity.withdraw()
                 lost = await self._taker.recover(0, 0)
                 for delivery in lost:
-                    delivery.releasing = True  # none of it has begun here
+                    delivery.move("releasing")  # none of it has begun here
                 self._accept(lost)
                 while self._held:
                     await self.capacity.wait_for_change(0.1)

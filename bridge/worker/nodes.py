@@ -1,6 +1,8 @@
 """One node, from its start to its report: turn, input, run, outcome; and what running nodes emit meanwhile.
 
 A node that this worker does not run after all (no such task, no memory for it, a drain) goes back to its place as the same attempt.
+
+Large because the path of one node, from its turn to its report, is read in one piece.
 """
 
 import asyncio
@@ -192,7 +194,8 @@ class Nodes:
         if reply.word == "ok" and reply.words[0] in ("ok", "already"):
             delivery.quarantined.discard(running.node_id)
             return True
-        delivery.lost = reply.word != "ok"
+        if reply.word != "ok":
+            delivery.move("lost")
         delivery.open.discard(running.node_id)
         return False
 
@@ -292,7 +295,7 @@ class Nodes:
         """Another worker has this delivery: whatever still runs here ends without a word."""
         if not delivery.lost:
             metrics.lease_losses_total.inc()
-        delivery.lost = True
+        delivery.move("lost")
         self.cancel(lambda other: other is delivery)
 
     def cancel(self, chosen: Callable[[Delivery], bool]) -> None:

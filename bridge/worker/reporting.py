@@ -16,8 +16,9 @@ import msgspec
 from dihedral.bridge import graphs
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.keys import PRIORITIES, Partition
+from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
+from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.bridge.worker.outbox import Outbox
 from dihedral.schemas.structs.graph import NodeError
@@ -250,10 +251,11 @@ class Reporter:
         """
         reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
         if reply.word != "ok":
-            delivery.lost = True
+            delivery.move("lost")
             return None
         if "too_large" in reply.words:
-            delivery.ending = False
+            if delivery.ending:
+                delivery.move("held")
             raise JobOutputTooLarge
         return reply
 

@@ -3,6 +3,8 @@
 All problems are found at once, each with an RFC 6901 pointer into the submitted graph, because whoever wrote the graph wants
 to mend it once. What only the run can tell is left to the run: whether a source of `$from` will complete, and what stands
 in an output whose schema is open.
+
+Large because every problem of a graph is found in one place, so that all of them are told at once.
 """
 
 from collections import deque

@@ -176,7 +176,7 @@ def _moment(cursor: str) -> tuple[str, str]:
 
 @get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
 async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> ArtifactMeta:
-    return await _found(request, bucket, key)
+    return await _found(_store(request), bucket, key)
 
 
 @get(
@@ -188,9 +188,10 @@ async def download(
     request: Req, bucket: FromPath[str], key: FromPath[str], seq: FromQuery[int | None] = None
 ) -> Response[Any]:
     """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
-    meta = await _found(request, bucket, key)
+    store = _store(request)  # one for the request: it remembers that this artifact may be seen
+    meta = await _found(store, bucket, key)
     how, content_type = shown_as(meta.content_type)
-    link = await _store(request).link(meta.bucket, meta.key, _disposition(how, meta), content_type)
+    link = await store.link(meta.bucket, meta.key, _disposition(how, meta), content_type)
     if link is not None:
         return Redirect(link, status_code=302)
     headers = _headers(meta)
@@ -212,7 +213,7 @@ async def download(
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{meta.size_bytes}"
         status = 206
     headers["Content-Length"] = str(end - start)
-    bytes_ = nothing() if is_head(request.scope) else _store(request).open(meta.bucket, meta.key, start, end)
+    bytes_ = nothing() if is_head(request.scope) else store.open(meta.bucket, meta.key, start, end)
     return Stream(bytes_, status_code=status, headers=headers)
 
 
@@ -230,9 +231,9 @@ async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str
         raise ArtifactNotFound(str(error)) from error
 
 
-async def _found(request: Req, bucket: str, key: str) -> ArtifactMeta:
+async def _found(store: ArtifactStore, bucket: str, key: str) -> ArtifactMeta:
     try:
-        return await _store(request).meta(bucket, key.lstrip("/"))
+        return await store.meta(bucket, key.lstrip("/"))
     except BadKey as error:  # no store has such a key
         raise ArtifactNotFound(str(error)) from error
 

@@ -3,6 +3,8 @@
 Its history and its queue are the truth, its messages are only hints: they are lost with the socket, and a prompt may end without one. So every
 decision reads the state. An id that stands in neither place was lost by a restart or deleted by a person; it never means done.
 The queue is read before the history, and the history once more: a prompt moves from the one to the other, and is read twice rather than missed.
+
+Large because the whole protocol of one server stands here.
 """
 
 import json

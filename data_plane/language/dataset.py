@@ -1,10 +1,12 @@
 """From a text or JSONL file to rows of tokens.
 
 Documents are joined to one stream, each with the model's end token behind it, and the stream is cut into rows of one length: no
-token is lost to padding but in the last row. A text file is one document. Each line of a JSONL file is one: `{"text"}`, or
-`{"prompt", "completion"}`, of which only the completion is asked for. TaskError codes: `invalid_dataset`, `tokenizer_mismatch`.
+token is lost to padding but in the last row. A text file is one document. Each line of a JSONL file is one, or each item of a JSON list: `{"text"}`,
+or `{"prompt", "completion"}`, Alpaca's `{"instruction", "input", "output"}` or a chat's `{"messages"}`, of which only the answers are asked for. Other
+columns are left alone. TaskError codes: `invalid_dataset`, `tokenizer_mismatch`.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +15,60 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from dihedral.bridge.tasks.registry import TaskError
+from dihedral.bridge.tasks.registry import TaskCancelled, TaskError
 from dihedral.data_plane.device import Array
 from dihedral.data_plane.kernels.cross_entropy import IGNORED
 
+FEWEST_TO_SPLIT = 20  # rows
+MOST_HELD_OUT = 64  # rows: each look at them costs as much as learning from them
+_NAMED_LINES = re.compile(r"\.?(jsonl|ndjson)\b", re.IGNORECASE)
 
-class Document(msgspec.Struct, forbid_unknown_fields=True):
+
+class Document(msgspec.Struct):
+    """What one line holds; of several forms the first of these counts: messages, prompt and completion, instruction and output, text."""
+
     text: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+    messages: list["Message"] | None = None
+    conversations: list["Message"] | None = None
+
+    @property
+    def parts(self) -> list[tuple[str, bool]]:
+        """(text, whether it is learnt) in their order; empty: this is no document."""
+        if turns := self.messages or self.conversations:
+            return [part for turn in turns for part in turn.parts]
+        if self.prompt is not None and self.completion is not None:
+            return [(self.prompt, False), (self.completion, True)]
+        if self.instruction is not None and self.output is not None:
+            return [(_alpaca(self.instruction, self.input or ""), False), (self.output, True)]
+        return [(self.text, True)] if self.text is not None and self.prompt is self.completion is None else []
+
+
+class Message(msgspec.Struct):
+    """A turn, as OpenAI (`role`, `content`) or ShareGPT (`from`, `value`) name it."""
+
+    role: str = ""
+    content: str = ""
+    from_: str = msgspec.field(name="from", default="")
+    value: str = ""
+
+    @property
+    def parts(self) -> list[tuple[str, bool]]:
+        """Only what the model is to say is learnt. The tokenizer's file has no template, so the roles are plain words."""
+        role, said = self.role or self.from_, self.content or self.value
+        return [(f"{_ROLES.get(role, role.capitalize())}: ", False), (f"{said}\n", role in ("assistant", "gpt"))]
+
+
+_ROLES = {"human": "User", "gpt": "Assistant"}
+
+
+def _alpaca(instruction: str, input: str) -> str:
+    more = f"### Input:\n{input}\n\n" if input else ""
+    return f"### Instruction:\n{instruction}\n\n{more}### Response:\n"
 
 
 class Rows(NamedTuple):
@@ -30,53 +77,90 @@ class Rows(NamedTuple):
     ids: Array
     labels: Array
 
+    def split(self, share: float, seed: int) -> "tuple[Rows, Rows]":
+        """To learn from, and to judge by: the second empty where there are too few rows for both."""
+        count = min(MOST_HELD_OUT, round(share * len(self.ids))) if len(self.ids) >= FEWEST_TO_SPLIT else 0
+        order = np.random.default_rng([seed, len(self.ids)]).permutation(len(self.ids))
+        first, second = np.sort(order[count:]), np.sort(order[:count])
+        return Rows(self.ids[first], self.labels[first]), Rows(self.ids[second], self.labels[second])
+
     @property
     def asked(self) -> int:
         return int((self.labels != IGNORED).sum())
 
 
-def read(file: Path, *, jsonl: bool) -> list[Document]:
-    """Raises: TaskError where it is not UTF-8, a line is no document, or there is nothing in it."""
+def read(file: Path, name: str) -> list[Document]:
+    """`name`: as it was uploaded; where it says nothing, a first line that is a JSON object or list does.
+
+    Raises: TaskError where it is not UTF-8, a line is no document, or there is nothing in it.
+    """
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _invalid(file, f"not UTF-8: {error.reason} at byte {error.start}") from error
-    if not jsonl:
-        documents = [Document(text=text)] if text.strip() else []
-    else:
+    if text.lstrip().startswith("["):
+        documents = _listed(file, text)
+    elif _NAMED_LINES.search(name) or _is_object(text.lstrip().split("\n", 1)[0]):
         lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        documents = [_document(file, number, line) for number, line in lines]
+        documents = [_document(file, f"line {number}", line) for number, line in lines]
+    else:
+        documents = [Document(text=text)] if text.strip() else []
     if not documents:
         raise _invalid(file, "it is empty")
     return documents
 
 
-def _document(file: Path, number: int, line: str) -> Document:
+def _is_object(line: str) -> bool:
     try:
-        document = msgspec.json.decode(line.encode(), type=Document)
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return line.strip() == "{"  # of a document that is written over several lines
+
+
+def _listed(file: Path, text: str) -> list[Document]:
+    """Of one JSON list; a text may begin with a bracket too."""
+    try:
+        items = msgspec.json.decode(text, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return [Document(text=text)]
+    return [_document(file, f"item {number}", bytes(item)) for number, item in enumerate(items, start=1)]
+
+
+def _document(file: Path, where: str, line: str | bytes) -> Document:
+    try:
+        document = msgspec.json.decode(line, type=Document)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise _invalid(file, f"line {number}: {error}") from error
-    given = (document.text is not None, document.prompt is not None, document.completion is not None)
-    if given not in ((True, False, False), (False, True, True)):
-        raise _invalid(file, f"line {number}: it must have text, or prompt and completion")
+        raise _invalid(file, f"{where}: {error}") from error
+    if not document.parts:
+        raise _invalid(
+            file, f"{where}: it must have text, or prompt and completion, or instruction and output, or messages"
+        )
     return document
 
 
 def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: tuple[int, ...], length: int) -> Rows:
     """Raises: TaskError where the tokenizer has no tokens for a text, or nothing is left that could be asked for."""
-    stream, asked = [], []
+    stream: list[int] = []
+    asked: list[bool] = []
     for document in documents:
-        try:
-            before = tokenizer.encode(document.prompt).ids if document.prompt is not None else []
-            text = document.completion if document.completion is not None else document.text or ""
-            after = tokenizer.encode(text, add_special_tokens=document.prompt is None).ids
-        except Exception as error:  # the library raises bare Exception
-            raise TaskError(f"the tokenizer cannot read {file.name}: {error}", code="tokenizer_mismatch") from error
-        if not after or after[-1] not in end_ids:  # some tokenizers put it there themselves
-            after += end_ids[:1]
-        stream += before + after
-        wanted = [False] * len(before) + [True] * len(after)
+        tokens: list[int] = []
+        wanted: list[bool] = []
+        for number, (text, learnt) in enumerate(document.parts):
+            try:
+                found = tokenizer.encode(text, add_special_tokens=number == 0).ids
+            except (
+                BaseException
+            ) as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
+                if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
+                    raise
+                raise TaskError(f"the tokenizer cannot read {file.name}: {error}", code="tokenizer_mismatch") from error
+            tokens += found
+            wanted += [learnt] * len(found)
+        if not tokens or tokens[-1] not in end_ids:  # some tokenizers put it there themselves
+            tokens += end_ids[:1]
+            wanted += [True] * (len(tokens) - len(wanted))
         wanted[:1] = [False][: len(wanted)]  # nothing of the document says what it begins with
+        stream += tokens
         asked += wanted
     count = max(0, -(-(len(stream) - 1) // length))
     ids, labels = np.zeros((count, length), np.int64), np.full((count, length), IGNORED, np.int64)

@@ -4,6 +4,7 @@ TaskError codes: `invalid_model` (a file cannot be read, is of another architect
 no number), `tokenizer_mismatch` (the tokenizer names tokens that the model does not have).
 """
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
-from dihedral.bridge.tasks.registry import TaskError
+from dihedral.bridge.tasks.registry import TaskCancelled, TaskError
 from dihedral.data_plane.device import Array, ArrayModule, to_host
 from dihedral.data_plane.language.model import EMBEDDING, Config
 
@@ -70,7 +71,7 @@ class _ConfigFile(msgspec.Struct, kw_only=True):
 def read_config(file: Path) -> Config:
     """Raises: TaskError `invalid_model` where it is no Llama, or one with biases or a position scaling that is not known."""
     try:
-        read = msgspec.json.decode(file.read_bytes(), type=_ConfigFile)
+        read = msgspec.json.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), type=_ConfigFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(file, str(error)) from error
     heads = read.num_attention_heads
@@ -189,12 +190,14 @@ def _type(storage: str) -> Any:
 def read_tokenizer(file: Path, config: Config) -> Tokenizer:
     """Raises: TaskError `invalid_model` or `tokenizer_mismatch`."""
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()  # before the first text: the file may ask for more padding than there is memory
         always = tokenizer.encode("").ids  # what a template puts around a text has numbers of its own
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
+            raise
         raise invalid(file, str(error)) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     largest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *always], default=-1)
     if largest < 0 or largest >= config.vocabulary:
         raise TaskError(

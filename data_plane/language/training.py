@@ -20,7 +20,7 @@ from dihedral.data_plane.language.files import tensor_bytes
 from dihedral.data_plane.language.model import Model, loss
 
 Schedule = Literal["constant", "linear", "cosine"]
-_FORMAT = "dihedral.training.v1"
+_FORMAT = "dihedral.training.v2"
 
 
 class Plan(NamedTuple):
@@ -46,6 +46,24 @@ class State(NamedTuple):
     first_loss: float = math.nan
     last_loss: float = math.nan
     tokens: int = 0
+
+
+class Best(NamedTuple):
+    """The weights behind that step, a copy of their own, and their loss on what is held out."""
+
+    step: int
+    loss: float
+    weights: dict[str, Array]
+
+
+def held_out_loss(model: Model, data: Rows, batch: int, weights: dict[str, Array], xp: ArrayModule) -> float:
+    """Nats a token."""
+    unused = {name: xp.zeros_like(weight) for name, weight in weights.items()}
+    summed = 0.0
+    for first in range(0, len(data.ids), batch):
+        ids, labels = data.ids[first : first + batch], data.labels[first : first + batch]
+        summed += float(loss(model, xp.asarray(ids), xp.asarray(labels), unused, xp))
+    return summed / data.asked
 
 
 def new_state(weights: dict[str, Array], xp: ArrayModule) -> State:
@@ -110,12 +128,16 @@ def train(model: Model, data: Rows, plan: Plan, state: State, xp: ArrayModule) -
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_bytes(state: State, digest: str) -> bytes:
+def checkpoint_bytes(state: State, digest: str, best: Best | None = None) -> bytes:
     """`digest`: of everything that the run depends on; a checkpoint of another run is not continued."""
     tensors = {f"weight/{name}": weight for name, weight in state.weights.items()}
     for name, (first, second) in state.moments.items():
         tensors |= {f"first/{name}": first, f"second/{name}": second}
+    if best is not None:
+        tensors |= {f"best/{name}": weight for name, weight in best.weights.items()}
     numbers = {
+        "best_step": str(best.step if best else 0),
+        "best_loss": repr(best.loss if best else math.nan),
         "step": str(state.step),
         "first_loss": repr(state.first_loss),
         "last_loss": repr(state.last_loss),
@@ -124,8 +146,8 @@ def checkpoint_bytes(state: State, digest: str) -> bytes:
     return tensor_bytes(tensors, {"format": _FORMAT, "digest": digest} | numbers)
 
 
-def restored(file: Path, state: State, digest: str, xp: ArrayModule) -> State | None:
-    """The state of a checkpoint, written into the arrays of `state`; None where it is another run's or cannot be read."""
+def restored(file: Path, state: State, digest: str, xp: ArrayModule) -> tuple[State, Best | None] | None:
+    """The state of a checkpoint, written into the arrays of `state`, and its best; None where it is another run's or cannot be read."""
     names = [f"{kind}/{name}" for name in state.weights for kind in ("weight", "first", "second")]
     try:
         with safe_open(file, framework="numpy") as opened:
@@ -133,14 +155,19 @@ def restored(file: Path, state: State, digest: str, xp: ArrayModule) -> State | 
             if about.get("format") != _FORMAT or about.get("digest") != digest:
                 return None
             read = {name: xp.asarray(opened.get_tensor(name)) for name in names}
-    except (SafetensorError, OSError):
+            best = None
+            if int(about["best_step"]):
+                kept = {name: xp.asarray(opened.get_tensor(f"best/{name}")) for name in state.weights}
+                best = Best(int(about["best_step"]), float(about["best_loss"]), kept)
+    except (SafetensorError, OSError, KeyError):
         return None
     for name, weight in state.weights.items():
         first, second = state.moments[name]
         weight[...], first[...], second[...] = (read[f"{kind}/{name}"] for kind in ("weight", "first", "second"))
-    return state._replace(
+    reached = state._replace(
         step=int(about["step"]),
         first_loss=float(about["first_loss"]),
         last_loss=float(about["last_loss"]),
         tokens=int(about["tokens"]),
     )
+    return reached, best

@@ -24,7 +24,10 @@ from dihedral.data_plane.media.speech_timing import Span, Timed, spread, weight
 WIDEST = 0.82  # of the picture's width, for the text
 ROWS = 2  # of a page, at most
 FONT_SHARE = 0.056  # of the picture's height, or of its width where that is less
-FONTS = ("DejaVuSans-Bold.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
+FONTS = (
+    "DejaVuSans-Bold.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "NotoSansThai-Bold.ttf", "NotoSansDevanagari-Bold.ttf",
+    "NotoSansTamil-Bold.ttf", "Arial Unicode.ttf",
+)  # fmt: skip
 """Looked for by name; the one inside Pillow comes behind them and has ASCII and a few letters more, no ö and no dash."""
 ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font sizes; MARGIN below the box
 JOINERS = "\u200c\u200d"  # say which letters are written together; other control characters would turn the text around
@@ -68,8 +71,18 @@ class Face:
 
     def words(self, line: str) -> list[str]:
         """The line's words without what has no picture."""
-        words = ("".join(filter(self.knows, word)) for word in line.split())
+        words = (self.drawable(word) for word in line.split())
         return [word for word in words if word]
+
+    def drawable(self, word: str) -> str:
+        """The word without what has no picture. A mark goes with the letter that it stands on: alone it would be drawn on a circle."""
+        kept, stands = [], False
+        for letter in word:
+            if unicodedata.category(letter)[0] != "M":
+                stands = self.knows(letter)
+            if stands and self.knows(letter):
+                kept.append(letter)
+        return "".join(kept)
 
     def missing(self, lines: list[str]) -> list[str]:
         """The characters that people would see and the font has no picture of."""
@@ -84,6 +97,14 @@ class Face:
     def _drawn(self, letter: str) -> tuple[Any, bytes]:
         mask = self.font.getmask(letter)
         return mask.size, bytes(mask)
+
+
+def wrongly_shaped(lines: list[str]) -> bool:
+    """Whether there are letters that run from right to left, and nothing here that could turn and join them."""
+    from PIL import features
+
+    turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for line in lines for letter in line)
+    return turns and not (features.check("raqm") and features.check("fribidi"))
 
 
 def face_of(lines: list[str], size: tuple[int, int]) -> Face:
@@ -127,7 +148,7 @@ def broken_in_time(words: list[Timed], face: Face, size: tuple[int, int]) -> tup
     times: list[Span] = []
     pieces: list[str] = []
     for number, word in enumerate(words):
-        shown = list(_cut("".join(filter(face.knows, word.text)), face, size[1] * WIDEST))
+        shown = list(_cut(face.drawable(word.text), face, size[1] * WIDEST))
         if shown[0]:
             pieces += shown
             times += spread([weight(piece) for piece in shown], [Span(word.start, word.end)])

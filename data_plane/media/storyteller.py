@@ -4,6 +4,8 @@ Everything is drawn as filled curves over each other, from the wall to the highl
 points, filled as a mask in SUPERSAMPLED times the size and averaged, so that edges are smooth; its colour may run from top to bottom, its
 edge may be soft. Coordinates are in heights of the head from the middle between the eyes, x to the right and y downwards, so the drawing
 is as sharp at any size; below the shoulders there is room for captions.
+
+Large because it is one drawing, as data.
 """
 
 from collections.abc import Sequence

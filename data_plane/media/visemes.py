@@ -19,7 +19,7 @@ from dihedral.data_plane.media.decode import FloatArray
 Shape = Literal["A", "B", "C", "D", "E", "F", "G", "H", "X"]
 SHAPES: tuple[Shape, ...] = ("A", "B", "C", "D", "E", "F", "G", "H", "X")
 
-SMOOTHED_SECONDS = 0.07  # of a Hann window; a short vowel of 60 ms still opens the mouth by half
+SMOOTHED_SECONDS = 0.05  # of a Hann window; a short vowel of 60 ms still opens the mouth
 SHORTEST_PAUSE = 0.12  # seconds; between words that follow on each other the mouth stays as it is
 FINE = 200  # moments a second that poses are averaged from
 LOUD_DB, QUIET_DB = (
@@ -80,8 +80,8 @@ _CONSONANTS: dict[str, tuple[Shape, Pose]] = {
     **dict.fromkeys("ʃʒʂʐɹɻʤʧɕʑ", ("B", POSES["B"]._replace(wide=-0.4))),
 }
 _VOWELS: dict[str, tuple[Shape, float]] = {
-    **dict.fromkeys("iɪᵻɨ", ("B", 0.55)),
-    **dict.fromkeys("yʏuʊʉɯ", ("F", 0.55)),
+    **dict.fromkeys("iɪᵻɨ", ("B", 0.65)),
+    **dict.fromkeys("yʏuʊʉɯ", ("F", 0.65)),
     **dict.fromkeys("oɔøœɤɵɞɜɝɚ", ("E", 0.75)),
     **dict.fromkeys("əᵊɐʌɘ", ("C", 0.65)),
     **dict.fromkeys("eɛ", ("C", 0.75)),

@@ -12,6 +12,8 @@ message alone; then the warm process is used again.
 
 Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
 warm template (CUDA does not survive a fork).
+
+Large because one process is started, run, stopped and replaced by one class, which alone knows what state it is in.
 """
 
 import asyncio

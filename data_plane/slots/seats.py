@@ -11,6 +11,8 @@ node asks for memory or has ended, four times a second while one waits for memor
 A look is made in a thread, since a driver may not answer; whoever needs no memory does not wait for it longer than a moment. Decisions
 are made here, on the loop, when a look has come back: the ledger is right with a reading of any age as far as our own processes go, and what a
 stranger has taken meanwhile is bounded by SILENT_SECONDS. Nothing is admitted on an older reading.
+
+Large because who is served next depends on all of its state at once.
 """
 
 import asyncio

@@ -3,6 +3,8 @@
 The camera moves over each picture, scenes fade into each other, the narration's words stand below while they are spoken, and the sound's
 spectrum under them. An adapter gives the pictures its look, a voice the narration its colour; both are what training made of other media,
 or of the same: swapping the one changes every frame, swapping the other changes the sound.
+
+Large because a render is one pass over one set of streams.
 """
 
 import time
@@ -410,6 +412,11 @@ def captions_of(
     if missing := face.missing(lines):
         ctx.log(
             f"no font here has these characters, they are left out of the captions: {' '.join(missing[:50])}", "warning"
+        )
+    if captions.wrongly_shaped(lines):
+        ctx.log(
+            "libfribidi is missing on this machine: Arabic and Hebrew are drawn letter by letter, from left to right",
+            "warning",
         )
     texts, times = [], []
     for scene in params.scenes:

@@ -1,11 +1,13 @@
-"""Task `simulate`: takes time and memory, says what it does, fails or takes its worker along on request.
+"""Task `simulate`: takes time, says what it does, fails on request; for load tests (`steps` 0 does nothing at all) and rehearsals.
 
-For load tests (`steps` 0 does nothing at all) and for rehearsals of what goes wrong.
+What hurts its process (`crashAt`, `hangAt`, `memoryMiB`) has a slot to itself, and only where the operator allows rehearsals: of a
+worker's own process other people's nodes would die too.
 """
 
 import asyncio
 import os
 import signal
+import time
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -21,17 +23,23 @@ class Simulate(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel")
     steps: Annotated[int, Meta(ge=0, le=1_000_000, description="How many steps")] = 1
     step_seconds: Annotated[float, Meta(ge=0, le=86_400, description="How long each takes")] = 0.0
     fail_at: Annotated[Step | None, Meta(description="Fails at this step, 0 = before the first")] = None
-    crash_at: Annotated[Step | None, Meta(description="Kills its process at this step, 0 = before the first")] = None
+    crash_at: Annotated[Step | None, Meta(description="Kills its slot at this step, 0 = before the first")] = None
+    hang_at: Annotated[Step | None, Meta(description="Neither goes on nor hears a cancel from this step on")] = None
     memory_mib: Annotated[int, Meta(ge=0, le=1_048_576, description="Memory held while it runs")] = field(
         name="memoryMiB", default=0
     )
     output: Annotated[Any, Meta(description="Returned as it is; without it, the steps")] | UnsetType = UNSET
 
 
+def _hurts(params: Simulate) -> bool:
+    return params.crash_at is not None or params.hang_at is not None or params.memory_mib > 0
+
+
 @task(
     id="simulate",
     label="Simulate work",
-    description="Counts steps at a given pace; can hold memory, fail or crash its worker on request.",
+    description="Counts steps at a given pace; can fail, hold memory, hang or crash on request.",
+    rehearses=_hurts,
     timeout_seconds=7 * 86_400,
     examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
 )
@@ -47,6 +55,8 @@ async def simulate(params: Simulate, ctx: TaskContext) -> Any:
             )
         if step == params.crash_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        while step == params.hang_at:
+            time.sleep(1)  # noqa: ASYNC251 - it is what a task does that hangs
         if step < params.steps:
             await asyncio.sleep(params.step_seconds)
             ctx.progress((step + 1) / params.steps)

@@ -18,6 +18,7 @@ from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "loras"
 MOST_LETTERS = 500  # of a prompt or a line in the output
+JUDGEMENTS = 20  # looks of a run at what is held out
 REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded
 
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -27,7 +28,10 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     config: Annotated[ArtifactRef, Meta(description="The base's config.json")]
     weights: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="Its safetensors, every part")]
     tokenizer: Annotated[ArtifactRef, Meta(description="Its tokenizer.json")]
-    dataset: Annotated[ArtifactRef, Meta(description="Text, or (named .jsonl) lines of text or prompt and completion")]
+    dataset: Annotated[
+        ArtifactRef,
+        Meta(description="Text, or JSON lines: text, prompt and completion, instruction and output, or messages"),
+    ]
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
     target_modules: Annotated[list[TargetModule], Meta(min_length=1, max_length=7, description="Modules to adapt")] = (
@@ -43,6 +47,9 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     clip: Annotated[float, Meta(ge=0, description="Max gradient norm (0 = off)")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
     storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
+    validation: Annotated[
+        float, Meta(ge=0, le=0.5, description="Share of the rows that is held out, of 20 rows and more; 0: none")
+    ] = 0.1
     checkpoint_every: Annotated[
         int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
     ] = 50
@@ -58,13 +65,18 @@ class Lines(Strict, kw_only=True):
 
 
 class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
-    """Losses: of the first and the last step, nats a token. tokens: that were learnt from. resumed_at: steps of earlier runs."""
+    """Losses: of the first and the last step, nats a token. tokens: that were learnt from. resumed_at: steps of earlier runs.
+
+    best_step: whose weights are kept: those of the least loss on the rows that are held out, of the last step where none are (held_out_loss null).
+    """
 
     adapter: ArtifactRef
     adapter_config: ArtifactRef
     first_loss: float
     last_loss: float
     steps: int
+    best_step: int
+    held_out_loss: float | None
     tokens: int
     parameters: int
     resumed_at: int
@@ -115,8 +127,9 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
             code="invalid_input",
         )
     tokenizer = files.read_tokenizer(fetched["tokenizer"], config)
-    documents = dataset.read(fetched["dataset"], jsonl=params.dataset.key.endswith(".jsonl"))
-    data = dataset.rows(fetched["dataset"], documents, tokenizer, config.end_ids, params.sequence_length)
+    documents = dataset.read(fetched["dataset"], params.dataset.key.rpartition("/")[2])
+    whole = dataset.rows(fetched["dataset"], documents, tokenizer, config.end_ids, params.sequence_length)
+    data, held_out = whole.split(params.validation, params.seed)
     ctx.check_cancelled()
     contents = {file: _digest(file) for file in [*fetched.values(), *weights]}
     version = b"".join(contents[file] for file in (fetched["config"], *weights)).hex()
@@ -124,30 +137,46 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
     model = Model(config, base, adapter, params.alpha / params.rank)
     prompt = samples.prompt_of(documents)
-    before = written("before", Model(config, base, {}, 0.0), tokenizer, prompt, params, ctx, xp)
+    first_lines = written("before", Model(config, base, {}, 0.0), tokenizer, prompt, params, ctx, xp)
     digest = run_digest(params, contents.values())
     state = training.new_state(adapter, xp)
     kept = ctx.checkpoint(BUCKET)
-    state = (kept and training.restored(kept, state, digest, xp)) or state
+    best: training.Best | None = None
+    if kept and (before := training.restored(kept, state, digest, xp)):
+        state, best = before
     resumed_at = state.step
     if resumed_at:
         ctx.log(f"goes on behind step {resumed_at}")
     every = -(-params.steps // REPORTS)
+    judged = -(-params.steps // JUDGEMENTS)
     for reached in training.train(model, data, plan(params), state, xp):
         state = reached
         if state.step % every == 0 or state.step == params.steps:
             ctx.data("loss", {"step": state.step, "loss": state.last_loss})
+        finishing = ctx.finish_early
+        if held_out.asked and (finishing or state.step % judged == 0 or state.step == params.steps):
+            loss = training.held_out_loss(model, held_out, params.batch, adapter, xp)
+            ctx.data("heldOutLoss", {"step": state.step, "loss": loss})
+            if best is None or loss < best.loss:
+                best = training.Best(state.step, loss, {name: weight.copy() for name, weight in adapter.items()})
         ctx.progress(0.99 * state.step / params.steps)
         stops = ctx.cancelled
         if stops or (params.checkpoint_every and state.step % params.checkpoint_every == 0):
-            ctx.keep_checkpoint(BUCKET, training.checkpoint_bytes(state, digest))
+            ctx.keep_checkpoint(BUCKET, training.checkpoint_bytes(state, digest, best))
         if stops:
             ctx.check_cancelled()
-        if ctx.finish_early:
+        if finishing:
             break
-    after = written("after", model._replace(adapter=state.weights), tokenizer, prompt, params, ctx, xp)
+    after = written(
+        "after", model._replace(adapter=best.weights if best else adapter), tokenizer, prompt, params, ctx, xp
+    )
     described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
-    stored = ctx.store(BUCKET, "adapter_model.safetensors", files.adapter_bytes(adapter), "application/octet-stream")
+    stored = ctx.store(
+        BUCKET,
+        "adapter_model.safetensors",
+        files.adapter_bytes(best.weights if best else adapter),
+        "application/octet-stream",
+    )
     beside = ctx.store(BUCKET, "adapter_config.json", described, "application/json")
     ctx.drop_checkpoint(BUCKET)
     ctx.progress(1.0)
@@ -157,10 +186,12 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
         first_loss=state.first_loss,
         last_loss=state.last_loss,
         steps=state.step,
+        best_step=best.step if best else state.step,
+        held_out_loss=best.loss if best else None,
         tokens=state.tokens,
         parameters=sum(part.size for part in adapter.values()),
         resumed_at=resumed_at,
-        lines=Lines(prompt=prompt[:MOST_LETTERS], before=before, after=after),
+        lines=Lines(prompt=prompt[:MOST_LETTERS], before=first_lines, after=last_lines),
         device=device,
     )
 

@@ -12,7 +12,7 @@ class WorkerSettings(Strict, kw_only=True):
     pool: (
         Annotated[
             str,
-            Meta(description='The worker takes the deliveries of this pool.', pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
+            Meta(description='The worker takes the deliveries of this pool; high, normal and low are reserved.', pattern='^(?!(?:high|normal|low)$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
         ]
     ) = 'default'
     slots: (
@@ -50,6 +50,14 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(default_factory=list)
+    rehearsals: (
+        Annotated[
+            bool,
+            Meta(
+                description='Whether tasks may hurt their slot on purpose (simulate: crashAt, hangAt, memoryMiB); `dihedral up` on loopback allows it.'
+            ),
+        ]
+    ) = False
     cancel_grace_ms: (
         Annotated[
             int,

@@ -60,10 +60,12 @@ class EdgeSubmission(Strict, kw_only=True):
 class GraphSubmission(Strict, kw_only=True):
     schema: Literal['langgraph.v1']
     nodes: Annotated[list[NodeSubmission], Meta(max_length=2000, min_length=1)]
-    edges: Annotated[list[EdgeSubmission], Meta(max_length=20000)]
     workflow_id: (
         Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
         | UnsetType
     ) = field(name='workflowId', default=UNSET)
+    edges: Annotated[list[EdgeSubmission], Meta(max_length=20000)] = field(
+        default_factory=list
+    )
     context: dict[str, Any] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET

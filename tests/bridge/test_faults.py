@@ -113,7 +113,7 @@ async def test_an_entry_whose_successors_run_is_taken_back_whole(house: Any) -> 
     assert again.open == {"a", "b"}
     worker._held.update(held)
     worker.nodes.lose(next(iter(held.values())))
-    again.releasing = True
+    again.move("releasing")
     worker._accept([again])
     gate("go").set()
     assert (await house.ended()).status == "completed"

@@ -378,7 +378,7 @@ async def test_cancel_waits_for_the_owner_and_keeps_a_late_output(world: Any) ->
     assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelling"
     reply = await world.report(claim, [ended("a"), ("start", "b", "w1")], ack=True)
     assert reply.words == ["ok", "taken"]
-    assert reply.job_status == "cancelled"
+    assert (await world.job())["status"] == "cancelled"
     assert (await world.record("a")).status == "completed"
 
 

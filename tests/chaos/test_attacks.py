@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
 pytestmark = pytest.mark.timeout(120)
@@ -75,7 +76,7 @@ def watched(stack: Stack) -> Iterator[Bystander]:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = Stack(Path(folder))
+        made = Stack(Path(folder), DIHEDRAL_WORKER__REHEARSALS="true", DIHEDRAL_WORKER__CANCEL_GRACE_MS="300")
         made.worker("--slots", "1")
         yield made
         made.close()
@@ -128,3 +129,40 @@ def test_outputs_that_double_end_at_a_limit_and_hold_up_nobody(stack):
     statuses = list(stack.nodes(jobs[1]).values())
     assert statuses.count("completed") == 33, "16 MiB of half a megabyte each"
     assert statuses.count("failed") == 167
+
+
+def test_rehearsals_of_a_crash_a_hang_and_memory_take_nobody_along(stack: Stack) -> None:
+    """Three times `crashAt: 0` from any key killed the shared worker three times, and other people's jobs failed `worker_lost`."""
+    worker = stack.workers[0].pid
+    with watched(stack):
+        long = stack.post("/api/jobs", simulate({"id": "theirs", "steps": 1000, "stepSeconds": 0.05}))["jobId"]
+        becomes(lambda: stack.nodes(long)["theirs"] == "running")
+        for _ in range(3):
+            job = stack.ended(stack.post("/api/jobs", simulate({"id": "a", "crashAt": 0}))["jobId"])
+            assert job["error"]["code"] == "slot_crashed"
+        held = stack.ended(stack.post("/api/jobs", simulate({"id": "a", "memoryMiB": 64}))["jobId"])
+        assert held["status"] == "completed"
+        hangs = stack.post("/api/jobs", simulate({"id": "a", "hangAt": 0}))["jobId"]
+        becomes(lambda: stack.nodes(hangs)["a"] == "running")
+        stack.post(f"/api/jobs/{hangs}/cancel", status=202)
+        assert stack.ended(hangs)["status"] == "cancelled"
+        assert stack.nodes(long)["theirs"] == "running", "never disturbed"
+        stack.post(f"/api/jobs/{long}/cancel", status=202)
+    begun = [each for each in stack.events(long) if each["type"] == "node" and each["status"] == "running"]
+    assert len(begun) == 1
+    assert worker in {each["pid"] for each in stack.get("/api/workers")["workers"]}, "the same process"
+
+
+def test_where_rehearsals_are_not_allowed_they_are_refused_by_name(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    try:
+        stack.worker("--slots", "1")
+        for params in ({"crashAt": 0}, {"hangAt": 0}, {"memoryMiB": 1}):
+            job = stack.ended(stack.post("/api/jobs", simulate({"id": "a", **params}))["jobId"])
+            assert job["error"]["code"] == "rehearsals_off"
+        assert (
+            stack.ended(stack.post("/api/jobs", simulate({"id": "a", "failAt": 0}))["jobId"])["error"]["code"]
+            == "simulated_failure"
+        )
+    finally:
+        stack.close()

@@ -17,9 +17,10 @@ from playwright.sync_api import Browser
 from dihedral import examples
 from tests.console import filming
 from tests.console.browser import Tab, chromium
+from tests.support import lethal
 from tests.support.stack import Stack
 
-WORKER = ("--slots", "2", "--tasks", "filming")
+WORKER = ("--slots", "2", "--tasks", "filming", "--tasks", "lethal")
 BESIDE = ThreadPoolExecutor(1, thread_name_prefix="browser")
 
 
@@ -50,6 +51,7 @@ def house(browser: Browser) -> Iterator[Stack]:
     made = Stack(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
     try:
         shutil.copy(filming.__file__, directory)
+        lethal.module_in(directory)
         made.worker(*WORKER)
         yield made
     finally:

@@ -7,8 +7,9 @@ from playwright.sync_api import expect
 from tests.console.browser import Tab
 from tests.console.conftest import WORKER
 from tests.console.steps import name, submit
+from tests.support import lethal
 from tests.support.polling import becomes
-from tests.support.stack import Stack, simulate
+from tests.support.stack import Stack
 
 
 def test_what_runs_is_seen_at_its_worker(tab: Tab, house: Stack) -> None:
@@ -47,7 +48,7 @@ def test_queues_name_every_place_with_its_slots(tab: Tab) -> None:
 def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: Stack) -> None:
     """A node that kills its worker is given up; in this house after one death. The deaths are real."""
     job = name("poison")
-    house.post("/api/jobs", simulate({"id": "deadly", "crashAt": 0}, job=job))
+    house.post("/api/jobs", lethal.submission(job))
     given_up(house, job)
     page = tab.page
     page.goto("/console/workers")

@@ -126,7 +126,7 @@ GRAPH_SUBMISSION: Shape = {
     "schema": exactly("langgraph.v1"),
     "workflowId": optional(ID),
     "nodes": many(of(NODE_SUBMISSION), 1, 2000),
-    "edges": many(of(EDGE_SUBMISSION), 0, 20_000),
+    "edges": optional(many(of(EDGE_SUBMISSION), 0, 20_000)),
     "context": optional(OBJECT),
     "metadata": optional(OBJECT),
 }
@@ -390,6 +390,7 @@ WORKER_SECTION = section(
     port=PORT,
     tasks=many(text(1)),
     cancelGraceMs=whole(0, 600_000),
+    rehearsals=FLAG,
     preemptAfterMs=whole(-1, 2_592_000_000),
     memoryCushionMiB=whole(0, 1_048_576),
     simulateGpus=GPUS,

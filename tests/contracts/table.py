@@ -140,6 +140,7 @@ SAME_GOOD: list[Row] = [
     ("submission.NodeSubmission", "pending may be said", {**ONE, "status": "pending"}),
     ("submission.NodeSubmission", "a reference in params", {**ONE, "params": {"x": {"$from": "b", "path": "/y/0"}}}),
     ("submission.NodeSubmission", "output may be null", {**ONE, "output": None}),
+    ("submission.GraphSubmission", "no edges said", without(GRAPH, "edges")),
     ("submission.NodeSubmission", "whole seconds", {**ONE, "timeoutSeconds": 5}),
     ("submission.NodeSubmission", "a millisecond", {**ONE, "timeoutSeconds": 0.001}),
     ("submission.NodeSubmission", "no weight", {**ONE, "progressWeight": 0}),
@@ -307,7 +308,6 @@ SAME_BAD: list[Row] = [
     ("submission.GraphSubmission", "another format", {**GRAPH, "schema": "langgraph.v2"}),
     ("submission.GraphSubmission", "no format", without(GRAPH, "schema")),
     ("submission.GraphSubmission", "no nodes", {**GRAPH, "nodes": []}),
-    ("submission.GraphSubmission", "no edges said", without(GRAPH, "edges")),
     ("submission.GraphSubmission", "edges as a map", {**GRAPH, "edges": {}}),
     ("submission.GraphSubmission", "snake case", {**GRAPH, "workflow_id": "w"}),
     ("submission.GraphSubmission", "a misspelt field", {**GRAPH, "meta": {}}),
@@ -419,6 +419,7 @@ SAME_BAD: list[Row] = [
     ("control_plane.ControlSettings", "a port too high", {"port": 65_536}),
     ("control_plane.WebsocketSettings", "a ping without pause", {"pingSeconds": 0}),
     ("data_plane.WorkerSettings", "a pool with a colon", {"pool": "a:b"}),
+    ("data_plane.WorkerSettings", "a pool that is the name of a priority", {"pool": "high"}),
 ]  # fmt: skip
 
 STRICTER: list[tuple[str, str, Any, str]] = [

@@ -106,7 +106,7 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
@@ -147,6 +147,7 @@ endless.__annotations__ = {"params": Loop, "ctx": TaskContext, "return": Result}
         (a_dict, {"timeout_seconds": 0}, "timeout_seconds"),
         (a_dict, {"kind": "tpu"}, "kind is cpu or gpu"),
         (a_dict, {"plane": "node"}, "must be async"),
+        (a_dict, {"pool": "high"}, "pool 'high' is reserved"),
     ],
 )
 def test_what_cannot_be_a_task_is_refused_with_its_place(
@@ -357,3 +358,40 @@ async def test_a_light_task_reads_its_settings_and_has_the_defaults_without_a_ta
         )
         outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
         assert outcome.output == b'{"steps":%d}' % port
+
+
+GOOD = """
+from dihedral import TaskContext, task
+from msgspec import Struct
+class Empty(Struct): pass
+@task
+async def found(params: Empty, ctx: TaskContext) -> Empty: return params
+"""
+
+
+def test_a_task_module_may_be_given_as_the_path_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "given_by_path.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("./given_by_path.py", str(tmp_path / "given_by_path.py"), "given_by_path.py"):
+        assert "found" in collect([name], plugins=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("ends_itself.py", "import sys; sys.exit(3)", "task module 'ends_itself.py' cannot be loaded: SystemExit: 3"),
+        ("is_not_there.py", None, "task module 'is_not_there.py' cannot be loaded: ImportError: there is no such"),
+        ("json.py", GOOD, "the name json is taken by"),
+    ],
+)
+def test_a_task_module_that_cannot_be_loaded_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidTask) as refused:
+        collect([name], plugins=False)
+    assert said in str(refused.value)

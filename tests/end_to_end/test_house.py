@@ -12,6 +12,7 @@ import pytest
 import websockets
 
 from dihedral import examples
+from tests.support import lethal
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
@@ -88,18 +89,19 @@ def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost() -> None:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
         house = Stack(Path(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="2")
         try:
-            first = house.worker()
-            poison = house.post("/api/jobs", simulate({"id": "poison", "steps": 3, "crashAt": 1}))["jobId"]
+            tasks = "--tasks", lethal.module_in(house.directory)
+            first = house.worker(*tasks)
+            poison = house.post("/api/jobs", lethal.submission())["jobId"]
             first.wait(30)
-            house.start("data_plane").wait(30)
-            house.worker()
+            house.start("data_plane", *tasks).wait(30)
+            house.worker(*tasks)
             ended = house.ended(poison)
             assert ended["status"] == "failed"
             assert ended["error"]["code"] == "worker_lost"
             good = house.post("/api/jobs", simulate({"id": "good"}))["jobId"]
             assert house.ended(good)["status"] == "completed"
             (letter,) = house.get("/api/dead-letters")["deadLetters"]
-            assert (letter["jobId"], letter["nodeId"]) == (poison, "poison")
+            assert (letter["jobId"], letter["nodeId"]) == (poison, "deadly")
         finally:
             house.close()
 

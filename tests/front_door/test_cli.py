@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from tests.front_door.running import COMMAND, SECONDS, Up, becomes, dihedral, environment, one_line, up
+from tests.support import lethal
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("house"), "--slots", "1", DIHEDRAL_JOBS__MAX_DELIVERIES="1") as running:
+    folder = tmp_path_factory.mktemp("house")
+    with up(folder, "--slots", "1", "--tasks", lethal.module_in(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="1") as running:
         yield running
 
 
@@ -241,11 +243,10 @@ def test_a_failed_job_is_retried(shell: Shell) -> None:
 
 def test_a_dead_letter_is_listed_shown_requeued_and_dropped(shell: Shell) -> None:
     assert shell("dead-letters", "list").stdout.strip() == "no dead letters"
-    crash = ("submit", "--pipeline", "simulate", "--param", "steps=1", "--param", "crashAt=0")
-    job = shell.json(*crash)["jobId"]
+    job = shell.json("submit", shell.write("lethal.json", lethal.submission()["graph"]))["jobId"]
     shell("watch", job, code=1)
     (letter,) = shell.json("dead-letters", "list")["deadLetters"]
-    assert (letter["jobId"], letter["nodeId"], letter["attempt"]) == (job, "simulate", 1)
+    assert (letter["jobId"], letter["nodeId"], letter["attempt"]) == (job, "deadly", 1)
     assert letter["id"] in shell("dead-letters", "list").stdout
     assert letter["detail"] in shell("dead-letters", "show", letter["id"]).stdout
     assert shell.json("dead-letters", "requeue", letter["id"])["attempt"] == 2
@@ -286,3 +287,15 @@ def test_output_into_a_closed_pipe_is_no_trace(shell: Shell) -> None:
     assert listing.stderr.read() == ""
     listing.stderr.close()
     assert listing.wait(SECONDS) == 0
+
+
+def test_doctor_says_which_scripts_captions_lack() -> None:
+    from dihedral.doctor import examine
+
+    [row] = [row for row in examine(0) if row["what"] == "captions"]
+    assert row["ok"]
+    assert (
+        "can be drawn" in row["detail"]
+        or "left out (install Noto fonts)" in row["detail"]
+        or "libfribidi" in row["detail"]
+    )

@@ -33,7 +33,7 @@ def blocks(page: str, language: str) -> list[str]:
 def pytest_passes(*arguments: str | Path, cwd: Path, **environ: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=environment(**environ), timeout=2 * SECONDS
+        command, cwd=cwd, capture_output=True, text=True, env=environment(**environ), timeout=6 * SECONDS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,6 +42,7 @@ def pytest_passes(*arguments: str | Path, cwd: Path, **environ: str) -> str:
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_the_tasks_of_the_page_are_tasks_and_their_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = "".join(blocks("docs/write_a_task.md", "python"))
     (tmp_path / "test_page.py").write_text(page)
@@ -123,6 +124,7 @@ def test_a_job_is_watched_as_the_page_says(house: Up, tmp_path: Path) -> None:
 # Examples -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_a_plugin_is_found_by_its_entry_points_and_its_own_test_passes(tmp_path: Path) -> None:
     source, home = tmp_path / "plugin", tmp_path / "home"
     shutil.copytree(

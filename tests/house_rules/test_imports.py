@@ -20,6 +20,16 @@ MAY_IMPORT = {
     "dihedral": {"dihedral", "control_plane", "data_plane", "bridge", "schemas"},
     "codegen": {"codegen"},
 }
+ROOMS = {
+    "bridge/fabric/": {"bridge/fabric/", "bridge/graphs.py", "bridge/"},
+    "bridge/artifacts/prune.py": {"bridge/artifacts/", "bridge/fabric/", "bridge/"},  # it asks the jobs what they name
+    "bridge/artifacts/": {"bridge/artifacts/", "bridge/"},
+    "bridge/tasks/": {"bridge/tasks/", "bridge/artifacts/", "bridge/"},
+    "bridge/worker/": {"bridge/worker/", "bridge/fabric/", "bridge/tasks/", "bridge/artifacts/", "bridge/"},
+    "bridge/tracing.py": {"bridge/", "bridge/tasks/"},
+    "bridge/": {"bridge/"},
+}
+"""Room -> the rooms that it may import from; "bridge/" is the furniture, the modules in no room. The first that fits counts."""
 ONLY_IN = {
     "cupy": ("data_plane/device.py", "data_plane/kernels/"),
     "cupyx": ("data_plane/device.py", "data_plane/kernels/"),
@@ -120,6 +130,99 @@ def test_every_arrow_points_the_right_way() -> None:
     found = modules()
     assert {path.partition("/")[0] for path in found} == set(MAY_IMPORT)
     assert [offence for path, text in found.items() for offence in offences(path, text)] == []
+
+
+def room_of(path: str) -> str:
+    return next((room for room in ROOMS if path.startswith(room)), "")
+
+
+def graph(found: dict[str, str]) -> dict[str, set[str]]:
+    """Module path -> the paths of ours that it imports, lazily or for types too. A package is its `__init__.py`."""
+    paths = {path.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."): path for path in found}
+
+    def target(module: str) -> str | None:
+        name = (
+            module.removeprefix("dihedral.") if module.removeprefix("dihedral.").partition(".")[0] in OURS else module
+        )
+        return paths.get(name) or paths.get(name.rpartition(".")[0])
+
+    edges: dict[str, set[str]] = {}
+    for path, text in found.items():
+        named = [
+            f"{node.module}.{name.name}"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module
+            for name in node.names
+        ]
+        named += [each.module for each in imports(ast.parse(text), path)]
+        whole = {found_path for module in named if (found_path := target(module)) is not None}
+        edges[path] = whole - {path}
+    return edges
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that import each other, once for each way round that a walk meets."""
+    found, done = [], set()
+    for start in edges:
+        stack: list[tuple[str, Iterator[str]]] = [(start, iter(sorted(edges[start])))] if start not in done else []
+        way = [start]
+        while stack:
+            here, rest = stack[-1]
+            step = next(rest, None)
+            if step is None:
+                done.add(here)
+                stack.pop()
+                way.pop()
+            elif step in way:
+                found.append([*way[way.index(step) :], step])
+            elif step not in done:
+                stack.append((step, iter(sorted(edges.get(step, ())))))
+                way.append(step)
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(graph(modules())) == []
+
+
+def test_a_circle_is_found() -> None:
+    text = {
+        "bridge/a.py": "from dihedral.bridge import b",
+        "bridge/b.py": "def f():\n    from dihedral.bridge.c import x",
+        "bridge/c.py": "if TYPE_CHECKING:\n    from dihedral.bridge.a import y",
+    }
+    assert circles(graph(text)) == [["bridge/a.py", "bridge/b.py", "bridge/c.py", "bridge/a.py"]]
+
+
+def wrong_rooms(edges: dict[str, set[str]]) -> list[str]:
+    return [
+        f"{path}: {room_of(path)} must not import {other}"
+        for path, others in edges.items()
+        if room_of(path)
+        for other in sorted(others)
+        if room_of(other) and room_of(other) not in ROOMS[room_of(path)] | {"bridge/tracing.py"}
+    ]
+
+
+def test_every_room_of_the_bridge_imports_only_what_lies_below_it() -> None:
+    assert wrong_rooms(graph(modules())) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "other"),
+    [
+        ("bridge/fabric/jobs.py", "bridge/tasks/runs.py"),
+        ("bridge/fabric/leases.py", "bridge/worker/loop.py"),
+        ("bridge/tasks/context.py", "bridge/fabric/keys.py"),
+        ("bridge/artifacts/owned.py", "bridge/tasks/runs.py"),
+        ("bridge/metrics.py", "bridge/artifacts/store.py"),
+        ("bridge/graphs.py", "bridge/fabric/jobs.py"),
+    ],
+)
+def test_an_arrow_between_rooms_that_points_back_is_found(path: str, other: str) -> None:
+    module = other.removesuffix(".py").replace("/", ".")
+    (found,) = wrong_rooms(graph({path: f"from dihedral.{module} import x", other: ""}))
+    assert found.startswith(path)
 
 
 def test_what_is_excepted_is_there_and_makes_use_of_it() -> None:

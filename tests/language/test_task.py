@@ -378,3 +378,79 @@ def test_lines_from_one_prompt_are_told_before_and_behind_the_training(place: Ta
     assert len(made["lines"]["before"]) == len(made["lines"]["after"]) == 3
     again, _ = place.output("train_lora", example(place, model, steps=3), job="again")
     assert again["lines"] == made["lines"]
+
+
+BYTES = {"version": "1.0", **example_model.byte_tokenizer()}
+BAD_TOKENIZERS = {
+    "panic": {**BYTES, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "padding": {
+        **BYTES,
+        "padding": {
+            "strategy": {"Fixed": 10**18}, "direction": "Right", "pad_to_multiple_of": None,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "status"), [("panic", "invalid_model"), ("padding", "completed")])
+def test_a_tokenizer_that_panics_or_asks_for_more_memory_than_there_is_ends_no_process(
+    place: TaskRunner, model: Path, tmp_path: Path, what: str, status: str
+) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps(BAD_TOKENIZERS[what]))
+    outcome, _ = place.run("train_lora", example(place, model, tokenizer=place.upload(tmp_path / "bad.json")))
+    assert (outcome.error.code if outcome.error else outcome.status) == status
+
+
+def test_config_and_tokenizer_may_begin_with_a_byte_order_mark(place: TaskRunner, model: Path, tmp_path: Path) -> None:
+    marked = {}
+    for name in ("config", "tokenizer"):
+        (tmp_path / f"marked-{name}.json").write_bytes(b"\xef\xbb\xbf" + (model / f"{name}.json").read_bytes())
+        marked[name] = place.upload(tmp_path / f"marked-{name}.json")
+    place.output("train_lora", example(place, model, **marked))
+
+
+def test_the_adapter_of_the_least_held_out_loss_is_kept_also_when_it_is_asked_to_finish(
+    place: TaskRunner, model: Path
+) -> None:
+    """With a rate this high it learns, and then forgets again."""
+    params = example(place, model, steps=40, learningRate=0.4, schedule="constant", clip=0, validation=0.3)
+    looks = count()
+    output, heard = place.output("train_lora", params, finishing=lambda: next(looks) >= 24)
+    losses = {told["step"]: told["loss"] for told in heard.told("heldOutLoss")}
+    assert output["steps"] == 25
+    assert output["steps"] in losses, "where it ended is judged too"
+    assert output["heldOutLoss"] == min(losses.values()) == losses[output["bestStep"]]
+    assert output["bestStep"] < output["steps"]
+    kept = load(place.content(output["adapter"]))
+    shorter = {**params, "steps": 40, "validation": 0.3}
+    looks = count()
+    again, _ = place.output(
+        "train_lora", shorter, finishing=lambda: next(looks) >= output["bestStep"] - 1, job="again", nonce="n2"
+    )
+    assert again["steps"] == again["bestStep"] == output["bestStep"]
+    same = load(place.content(again["adapter"]))
+    assert all((kept[name] == same[name]).all() for name in kept)
+
+
+def test_a_run_that_goes_on_remembers_its_best(place: TaskRunner, model: Path) -> None:
+    params = example(place, model, steps=40, learningRate=0.4, schedule="constant", clip=0, validation=0.3)
+    whole, _ = place.output("train_lora", params, job="whole")
+    looks = count()
+    place.run("train_lora", params, cancelled=lambda: bool(before_step(30, looks)))
+    after, _ = place.output("train_lora", params, nonce="n2")
+    assert after["resumedAt"] == 30
+    assert (after["bestStep"], after["heldOutLoss"]) == (whole["bestStep"], whole["heldOutLoss"])
+    assert place.content(after["adapter"]) == place.content(whole["adapter"])
+
+
+@pytest.mark.parametrize(
+    "name", ["LINES.JSONL", "lines.ndjson", "jsonl", "train.jsonl-1", "a.jsonl.txt", "data", "a.json", "a.txt"]
+)
+def test_what_a_data_set_is_does_not_hang_on_its_name(
+    place: TaskRunner, model: Path, tmp_path: Path, name: str
+) -> None:
+    first, _ = place.output("train_lora", example(place, model), job="first")
+    (tmp_path / "renamed").write_bytes((model / "lines.jsonl").read_bytes())
+    output, _ = place.output("train_lora", example(place, model, dataset=place.upload(tmp_path / "renamed", name)))
+    assert output["firstLoss"] == first["firstLoss"]

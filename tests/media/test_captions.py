@@ -208,3 +208,9 @@ def test_spans_are_in_order_within_speech_and_in_proportion(weights: list[int], 
         inside = sum(max(0.0, min(end, span.end) - max(start, span.start)) for span in spans)
         assert inside == pytest.approx(whole * weight / sum(weights), abs=1e-6)
     assert all(before.end <= after.start + 1e-6 for before, after in pairwise(found))
+
+
+def test_a_mark_goes_with_its_letter_where_no_font_has_that() -> None:
+    """A lone mark is drawn on a dotted circle, which looks like something."""
+    face = captions.face_of(["abc"], (360, 640))
+    assert face.words("e\u0301t\u00e9 a\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35b \u0e2a\u0e35") == ["e\u0301t\u00e9", "ab"]
