@@ -63,12 +63,16 @@ class Scheduler:
     async def _connect(self) -> None:
         while True:
             try:
-                await check_layout(self._client, self.settings.redis.partitions)
+                await check_layout(self._client, self.settings.redis.partitions, self._upgrade)
                 return
             except Exception as error:
                 if not is_transient(error):
                     raise
                 await asyncio.sleep(0.5)
+
+    async def _upgrade(self) -> None:
+        for part in self._scripts.partitions:
+            log.info("%d jobs are stored in this version's layout now", await self._scripts.upgrade(part))
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -13,6 +13,7 @@ listens does so on any one of those named.
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dihedral.bridge.errors import LayoutMismatch, ServerUnavailable
-from dihedral.bridge.fabric.keys import LAYOUT, LAYOUT_VERSION
+from dihedral.bridge.fabric.keys import LAYOUT, LAYOUT_VERSION, READABLE_LAYOUTS
 from dihedral.bridge.metrics import redis_round_trips_total
 
 Client = Any
@@ -152,12 +153,15 @@ def connect_blocking(url: str, *, timeout_seconds: float) -> Any:
     return _BlockingCluster.from_url(first, startup_nodes=nodes, require_full_coverage=False, **options)
 
 
-async def check_layout(client: Client, partitions: int) -> None:
+async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Awaitable[None]] | None = None) -> None:
     """Writes the number of partitions on first use and refuses to go on with another.
+
+    upgrade: moves the jobs of a readable older layout to this version's, which the control plane alone does; from then on an older version
+    refuses to start. A worker gives None and waits for it, since an older control plane could not read what the worker writes.
 
     Raises:
         LayoutMismatch: the server holds jobs laid out differently, is older than 7.0, or lets this user call no functions.
-        ServerUnavailable: it cannot be reached.
+        ServerUnavailable: it cannot be reached, or the control plane has not upgraded it yet.
     """
     try:
         clustered = isinstance(client, redis.asyncio.cluster.RedisCluster)
@@ -175,10 +179,17 @@ async def check_layout(client: Client, partitions: int) -> None:
         if known is None:  # only then written: at its memory limit a server takes no write, but workers must come back
             await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
             known = await client.get(LAYOUT)
-        stored = known.decode()
+        version, _, count = known.decode().rpartition(":")
+        if version in {str(older) for older in READABLE_LAYOUTS} and int(count) == partitions:
+            if upgrade is None:
+                raise ServerUnavailable(
+                    f"the jobs are stored in layout {version}: upgrade the control plane, which moves them to {LAYOUT_VERSION}"
+                )
+            await upgrade()
+            await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}")
+            version = str(LAYOUT_VERSION)
     except CONNECTION_ERRORS as error:
         raise ServerUnavailable(f"Redis cannot be reached: {error}") from error
-    version, _, count = stored.rpartition(":")
     if version != str(LAYOUT_VERSION):
         raise LayoutMismatch(
             "the server's jobs were stored by another version of Dihedral: end them with that one, or use an empty database"

@@ -12,8 +12,10 @@ from dihedral.bridge.pools import PRIORITIES
 
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
+READABLE_LAYOUTS = frozenset({3})
+"""Older versions whose jobs this one reads and goes on with. 3 kept what a node leaves inside its record; 4 keeps it beside."""
 CANCEL_CHANNEL = "cancel"
 PROTOCOL = 1
 

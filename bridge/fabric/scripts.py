@@ -288,6 +288,15 @@ class Scripts:
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
 
+    async def upgrade(self, part: Partition) -> int:
+        """Moves a partition's jobs of the layout before to this one; how many there were."""
+        moved = 0
+        job_ids = [each.decode() for each in await self.client.zrange(part.index, 0, -1)]
+        for start in range(0, len(job_ids), 100):
+            words = await self._words("upgrade", part, [[job_id] for job_id in job_ids[start : start + 100]])
+            moved += words.count("ok")
+        return moved
+
     async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
         """Moves what is due; (moved, dropped, ms until the next or -1)."""
         moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]

