@@ -167,7 +167,7 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
             ctx.check_cancelled()
         if finishing:
             break
-    after = written(
+    last_lines = written(
         "after", model._replace(adapter=best.weights if best else adapter), tokenizer, prompt, params, ctx, xp
     )
     described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
