@@ -453,6 +453,31 @@ def new_task(options: argparse.Namespace) -> int:
     return OK
 
 
+def tools(options: argparse.Namespace) -> int:
+    """Those of the settings file, then the presets; what is missing is said of each."""
+    from dihedral.bridge import settings
+    from dihedral.bridge.tasks.context import TaskError
+    from dihedral.data_plane.engines import tools as known
+
+    tables = settings.load(options.settings, os.environ, {}).tasks.get("run_tool", {}).get("tools", {})
+    rows = []
+    for name, table in [*tables.items(), *((name, {"preset": name}) for name in known.presets() if name not in tables)]:
+        row = {"name": name, "preset": table.get("preset", ""), "named": name in tables, "missing": [], "label": ""}
+        try:
+            made = known.named({name: table}, name)
+            row |= {"label": made.label, "missing": known.missing(made)}
+        except TaskError as error:
+            row["missing"] = [str(error)]
+        rows.append(row)
+    lines = [
+        f"{row['name']:14} {'tool  ' if row['named'] else 'preset'}  "
+        + ("ready" if not row["missing"] else f"lacks {'; '.join(row['missing'])}")
+        for row in rows
+    ]
+    _print(options, {"tools": rows}, "\n".join(lines))
+    return OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     from dihedral.doctor import examine
 
@@ -680,6 +705,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME")
     one.add_argument(
         "--light", action="store_true", help="async: runs in the worker itself, for tasks that mostly wait"
+    )
+    add("tools", tools, "tools of the settings file, presets, and what is missing").add_argument(
+        "--settings", type=Path, metavar="FILE"
     )
     add("doctor", doctor, "what this machine has").add_argument("--port", type=int, default=8000)
     return parser

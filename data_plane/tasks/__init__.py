@@ -9,6 +9,7 @@ BUILTIN: tuple[str, ...] = (
     "dihedral.data_plane.tasks.render_video",
     "dihedral.data_plane.tasks.lip_sync",
     "dihedral.data_plane.tasks.run_comfyui",
+    "dihedral.data_plane.tasks.run_tool",
     "dihedral.data_plane.tasks.simulate",
     "dihedral.data_plane.tasks.simulate_gpu",
     "dihedral.data_plane.tasks.capabilities",

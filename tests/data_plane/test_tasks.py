@@ -208,6 +208,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
             "lip_sync",
             "speak",
             "run_comfyui",
+            "run_tool",
             "simulate",
             "simulate_gpu",
             "get_capabilities",
