@@ -156,6 +156,7 @@ class Nodes:
             delivery_count=delivery.redeliveries[node.id],
             owner=delivery.topology.graph.metadata.get(OWNER, ""),
         )
+        running.runner, running.deadline = asyncio.current_task(), time.monotonic() + run.timeout_seconds
         self._capacity.at_work["light" if running.light else "heavy"] += 1
         try:
             if self._tracing is None:

@@ -6,6 +6,8 @@ two workers at least the later one sees both, and a start passes only while the 
 The entry is acknowledged with the last round.
 """
 
+import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -76,6 +78,12 @@ class NodeExecution:
         self.said = 0.0
         self.outbox = Outbox(node_id)
         self.started_ms = int(time.time() * 1000)
+        self.runner: asyncio.Task[Any] | None = None  # the one that is in the node's task
+        self.deadline = math.inf
+
+    @property
+    def task(self) -> str:
+        return self.delivery.topology.nodes[self.node_id].task
 
     # The Emit that the task speaks through --------------------------------------------------------------------------
 
@@ -197,7 +205,7 @@ class Reporter:
         if again is not None:
             await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
             return []
-        steps.append(_end(delivery, node, outcome))
+        steps.append(end_step(delivery, node, outcome))
         delivery.states[node] = (outcome.status, "")
         if not delivery.topology.outgoing[node]:
             await self._send(delivery, steps, (), ack=delivery.open == {node})
@@ -288,7 +296,7 @@ class Reporter:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
         if outcome.status == "cancelled" and not running.cancel.cancelled:
-            return _failure(outcome, "cancelled_itself", "the task ended as cancelled, but nobody had cancelled it")
+            return _failure(outcome, "cancelled_itself", "the task ended as cancelled without a request to cancel it")
         return outcome
 
 
@@ -312,7 +320,7 @@ def _without_details(outcome: NodeOutcome) -> NodeOutcome:
     return NodeOutcome(status="failed" if outcome.status == "completed" else outcome.status, error=short)
 
 
-def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
+def end_step(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
     share = delivery.topology.shares[node] if outcome.status == "completed" else -1
     failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
