@@ -31,9 +31,7 @@ BUCKET = "videos"
 LONGEST_SECONDS = 600.0
 MOST_SIDE = 4096  # pixels of a picture in memory
 USUAL_SIZE = (720, 1280)
-CLIPPED_SHARE = (
-    0.01  # of the samples, at full scale at least CLIPPED_RUN after one another: listeners notice it as distortion
-)
+CLIPPED_SHARE = 0.01  # of the samples, at full scale at least CLIPPED_RUN after one another: audible as distortion
 CLIPPED_RUN = 4
 FULL_SCALE = 0.999
 PREVIEW_SECONDS = 1.0  # of wall time between previews, at least
