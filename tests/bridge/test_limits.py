@@ -60,6 +60,27 @@ async def test_a_quota_counts_what_is_alive(world: Any, redis: Any) -> None:
 
 
 @both
+async def test_a_retry_counts_as_a_submission_does(world: Any, redis: Any) -> None:
+    def retry(job: str, attempt: int = 1, limit: Any = ("key", 0, 1)) -> Any:
+        return world.scripts.retry(world.part, job, "cancelled", attempt, ["a"], [batch(["a"], nonce="r")], limit=limit)
+
+    for job in ("j0", "j1"):
+        assert await world.submit(job, limit=("key", 0, 1)) == "ok"
+        await world.scripts.cancel(world.part, job, ["a"])
+    before = await redis.hgetall("job:j1")
+    assert [await retry(job) for job in ("j0", "j1", "j1")] == ["ok", "quota", "quota"]
+    assert await redis.hgetall("job:j1") == before, "a refusal writes nothing"
+    assert await world.submit("j2", limit=("key", 0, 1)) == "quota", "what runs again is counted"
+    assert await retry("j1", limit=("other", 0, 1)) == "ok"
+    assert await redis.smembers("alive:other") == {b"j1"}
+    await world.scripts.cancel(world.part, "j1", ["a"])
+    assert await retry("j1", attempt=2, limit=("slow", 1, 0)) == "ok"
+    await world.scripts.cancel(world.part, "j1", ["a"])
+    assert (await retry("j1", attempt=3, limit=("slow", 1, 0))).startswith("rate ")
+    assert await retry("j1", attempt=3, limit=()) == "ok", "a key without limits has none"
+
+
+@both
 async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> None:
     limit = ("key", 2, 1)
     assert await world.submit("j1", limit=limit) == "ok"
