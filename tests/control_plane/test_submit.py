@@ -235,6 +235,6 @@ async def test_metadata_is_read_with_the_graph(served: Any) -> None:
     assert found["metadata"] == {"ticket": 7, "who": {"name": "Zoë"}, "kept": True}
 
 
-async def test_a_graph_of_one_node_needs_no_edges(served):
+async def test_a_graph_of_one_node_needs_no_edges(served: Any) -> None:
     document = await served.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "nodes": [node("a")]}})
     assert (await served.ended(document["jobId"]))["status"] == "completed"
