@@ -222,7 +222,7 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
                 raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
             if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
                 raise SettingsError(
-                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)}; / ? # @ in a password are written %2F %3F %23 %40"
+                    f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)} (Sentinel is not supported); / ? # @ in a password are written %2F %3F %23 %40"
                 )
             return
     raise SettingsError(f"{source}: {section}.{key}: there is no such setting")

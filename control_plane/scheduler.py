@@ -22,7 +22,8 @@ from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, reconcile
-from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.steps import Redispatch, Step
 from dihedral.bridge.fabric.workers import RECENT_SECONDS
 from dihedral.schemas.structs.settings import Settings
 
@@ -162,7 +163,7 @@ class Scheduler:
                 (batch,) = plan_batches(
                     part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
                 )
-                steps.append(("resend", record.entry, batch))
+                steps.append(Redispatch(record.entry, batch))
         if steps:
             reply = await self._write(part, delivery.report(steps))
             for word, done in (("ok", "sent anew"), ("cancelled", "their nodes are cancelled")):

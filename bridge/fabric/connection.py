@@ -160,12 +160,14 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
     refuses to start. A worker gives None and waits for it, since an older control plane could not read what the worker writes.
 
     Raises:
-        LayoutMismatch: the server holds jobs laid out differently, is older than 7.0, or lets this user call no functions.
+        LayoutMismatch: the server holds jobs laid out differently, is older than 7.0, evicts, or lets this user call no functions.
         ServerUnavailable: it cannot be reached, or the control plane has not upgraded it yet.
     """
     try:
         clustered = isinstance(client, redis.asyncio.cluster.RedisCluster)
-        info = await client.info("server", "cluster", **({"target_nodes": client.RANDOM} if clustered else {}))
+        info = await client.info(
+            "server", "cluster", "memory", **({"target_nodes": client.RANDOM} if clustered else {})
+        )
         version = str(info.get("redis_version", "0"))
         if clustered != bool(info.get("cluster_enabled")):
             which = "is no cluster" if clustered else "is a node of a cluster"
@@ -174,6 +176,11 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
             raise LayoutMismatch("a cluster needs redis.partitions: several for each of its masters, 16 for three")
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise LayoutMismatch(f"Redis {version} is too old: 7.0 or newer (or Valkey) is needed")
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        if int(info.get("maxmemory", 0)) and policy != "noeviction":
+            raise LayoutMismatch(
+                f"the server evicts keys when it is full (maxmemory-policy {policy}), and jobs would vanish: set it to noeviction"
+            )
         await _check_functions(client)
         known = await client.get(LAYOUT)
         if known is None:  # only then written: at its memory limit a server takes no write, but workers must come back

@@ -25,7 +25,8 @@ from dihedral.bridge.fabric.connection import connect, is_cluster
 from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
-from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, Step, parse_record
+from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, parse_record
+from dihedral.bridge.fabric.steps import Step
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.pools import PRIORITIES
 

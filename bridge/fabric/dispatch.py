@@ -4,9 +4,7 @@ import random
 
 from dihedral.bridge import graphs
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.scripts import (
-    EntrySpec,
-)
+from dihedral.bridge.fabric.steps import EntrySpec
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.pools import PRIORITIES
 

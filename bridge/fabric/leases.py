@@ -26,7 +26,8 @@ from dihedral.bridge.fabric.deliveries import Delivery, Topologies
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
-from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Step, Writer, is_transient
+from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.steps import Dispatch, EndGivenUp, Skip, Step
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -270,9 +271,19 @@ def worker_lost(delivery: Delivery, node: str) -> list[Step]:
     delivery.states[node] = ("failed", "")
     delivery.open.discard(node)
     return [
-        ("end", node, delivery.attempts[node], "failed", "", f'{{"error":{error}}}', -1,
-         delivery.topology.handled(node), error, "", why),
-    ]  # fmt: skip
+        EndGivenUp(
+            node,
+            delivery.attempts[node],
+            "failed",
+            "",
+            f'{{"error":{error}}}',
+            -1,
+            delivery.topology.handled(node),
+            error,
+            "",
+            why,
+        )
+    ]
 
 
 async def reconcile(write: Write, delivery: Delivery) -> None:
@@ -287,7 +298,7 @@ async def reconcile(write: Write, delivery: Delivery) -> None:
         found = graphs.resolve(topology, delivery.states, undecided)
         if not found.ready and not found.skipped:
             return
-        steps: list[Step] = [("skip", node, reason, topology.shares[node]) for node, reason in found.skipped]
+        steps: list[Step] = [Skip(node, reason, topology.shares[node]) for node, reason in found.skipped]
         batches = plan_batches(
             delivery.part,
             topology,
@@ -297,7 +308,7 @@ async def reconcile(write: Write, delivery: Delivery) -> None:
             inline_limit=0,
             graph_size=1,
         )
-        steps += [("send", batch) for batch in batches]
+        steps += [Dispatch(batch) for batch in batches]
         reads = [node for node in found.unknown if node not in delivery.states]
         reply = await write(delivery.part, delivery.report(steps, reads))
         if reply.word != "ok":

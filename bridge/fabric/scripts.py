@@ -20,6 +20,7 @@ from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, UNKNOWN_FUNCTION, Client
 from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
+from dihedral.bridge.fabric.steps import EntrySpec, Step
 from dihedral.bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
@@ -29,33 +30,10 @@ MAX_CALL_STEPS = 2000  # about 20 ms of a server that serves others in between
 _array = msgspec.msgpack.Encoder().encode
 
 
-def _encode(item: Any) -> bytes:
+def encode_item(item: Any) -> bytes:
     """The values of an item (less than 65,536), one behind the other: without the byte or three that make an array of them."""
     array = _array(item)
     return array[3:] if array[0] == 0xDC else array[1:]
-
-
-Step = tuple[Any, ...]
-
-
-class EntrySpec(msgspec.Struct, array_like=True, frozen=True):
-    """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
-
-    `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `priority`: of what stands on the
-    stream of a higher one, else empty. `declined`: a worker could not run it.
-    """
-
-    stream: str
-    place: str
-    nodes: list[str]
-    needs: list[str]
-    inline: bool
-    nonce: str
-    delay_ms: int = 0
-    reason: str = "-"
-    heavy: bool = False
-    priority: str = ""
-    declined: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -318,7 +296,7 @@ class Scripts:
         return [word.decode() for word in await self.call(name, part, items)]
 
     async def call(self, name: str, part: Partition, items: Sequence[Any]) -> Any:
-        return await self.call_encoded(name, part, [_encode(item) for item in items])
+        return await self.call_encoded(name, part, [encode_item(item) for item in items])
 
     async def call_encoded(self, name: str, part: Partition, items: Sequence[bytes]) -> Any:
         begun = time.perf_counter()
@@ -329,7 +307,7 @@ class Scripts:
 
     def call_blocking(self, client: Any, name: str, part: Partition, items: Sequence[Any]) -> Any:
         """For a caller with a client of its own (the renewal thread)."""
-        encoded = [_encode(item) for item in items]
+        encoded = [encode_item(item) for item in items]
         return functions.call_blocking(client, name, part.index, self._headers[part.number], *encoded)
 
 
@@ -348,7 +326,7 @@ class Writer:
 
     def put(self, report: Report) -> "asyncio.Future[Reply]":
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._queue.append((_encode(report), len(report.steps), future))
+        self._queue.append((encode_item(report), len(report.steps), future))
         self._wake.set()
         return future
 

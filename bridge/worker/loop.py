@@ -34,6 +34,7 @@ from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
 from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
+from dihedral.bridge.fabric.steps import Dispatch
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.branches import Executor
@@ -41,6 +42,7 @@ from dihedral.bridge.worker.capacity import Capacity
 from dihedral.bridge.worker.nodes import NO_TASK_DELAY_MS, Nodes, RunNode
 from dihedral.bridge.worker.preemption import preempt
 from dihedral.bridge.worker.presence import Presence
+from dihedral.bridge.worker.watchdog import Watchdog
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.worker import DeviceInfo
 
@@ -126,6 +128,8 @@ class Worker:
         loop = asyncio.get_running_loop()
 
         def tell(key: tuple[str, str], word: str) -> None:
+            if word == "cancelling":
+                watchdog.note_cancel(key)
             loop.call_soon_threadsafe(self._on_renewal, key, word)
 
         self._renewer = renewer = Renewer(
@@ -135,9 +139,14 @@ class Worker:
             lambda: [(d.part, d.job_id, d.stream, d.entry, d.token) for d in list(self._held.values())],
             tell,
         )
+        watchdog = Watchdog(
+            self._scripts, self._url, lambda: self.nodes.running, lambda: self._held.values(),
+            self.settings.worker.cancel_grace_ms / 1000,
+        )  # fmt: skip
         try:
             await self._connect()
             renewer.start()
+            watchdog.start()
             async with asyncio.TaskGroup() as group:
                 self._tasks = group
                 background = [
@@ -156,6 +165,7 @@ class Worker:
         finally:
             self.presence.ready = False
             renewer.stop()
+            watchdog.stop()
             with suppress(*CONNECTION_ERRORS, redis.RedisError):
                 await self._jobs.workers.depart(self.worker_id)
             await self._client.aclose()
@@ -263,7 +273,7 @@ class Worker:
             item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
             await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
-        await self._write(delivery.part, delivery.report([("send", batch) for batch in batches]))
+        await self._write(delivery.part, delivery.report([Dispatch(batch) for batch in batches]))
 
     async def _until_answered(self, call: Callable[[], Awaitable[Any]]) -> None:
         """Asks again while the server is away; the drain, which waits for the answer, has an end."""

@@ -20,6 +20,7 @@ from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
+from dihedral.bridge.fabric.steps import Requeue, Start
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
 from dihedral.bridge.tracing import Tracing
@@ -155,6 +156,7 @@ class Nodes:
             delivery_count=delivery.redeliveries[node.id],
             owner=delivery.topology.graph.metadata.get(OWNER, ""),
         )
+        running.runner, running.deadline = asyncio.current_task(), time.monotonic() + run.timeout_seconds
         self._capacity.at_work["light" if running.light else "heavy"] += 1
         try:
             if self._tracing is None:
@@ -190,7 +192,7 @@ class Nodes:
         """Starts a suspect whose turn has come; false when it is no longer ours to start."""
         if running.cancel.cancelled:
             return False
-        reply = await self._write(delivery.part, delivery.report([("start", running.node_id, self._worker_id)]))
+        reply = await self._write(delivery.part, delivery.report([Start(running.node_id, self._worker_id)]))
         if reply.word == "ok" and reply.words[0] in ("ok", "already"):
             delivery.quarantined.discard(running.node_id)
             return True
@@ -231,7 +233,7 @@ class Nodes:
         waits = NodeError(code=code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
-        step = ("again", node_id, attempt, attempt, text, batches[0])
+        step = Requeue(node_id, attempt, attempt, text, batches[0])
         delivery.open.discard(node_id)
         steps = await self._reporter.last_steps(delivery, running)
         if steps is not None:

@@ -6,6 +6,8 @@ two workers at least the later one sees both, and a start passes only while the 
 The entry is acknowledged with the last round.
 """
 
+import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +19,19 @@ from dihedral.bridge import graphs
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.scripts import EntrySpec, NodeRecord, Reply, Report, Step
+from dihedral.bridge.fabric.scripts import NodeRecord, Reply, Report
+from dihedral.bridge.fabric.steps import (
+    Dispatch,
+    End,
+    EndGivenUp,
+    EntrySpec,
+    Event,
+    Progress,
+    Requeue,
+    Skip,
+    Start,
+    Step,
+)
 from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
 from dihedral.bridge.worker.outbox import Outbox
@@ -64,6 +78,12 @@ class NodeExecution:
         self.said = 0.0
         self.outbox = Outbox(node_id)
         self.started_ms = int(time.time() * 1000)
+        self.runner: asyncio.Task[Any] | None = None  # the one that is in the node's task
+        self.deadline = math.inf
+
+    @property
+    def task(self) -> str:
+        return self.delivery.topology.nodes[self.node_id].task
 
     # The Emit that the task speaks through --------------------------------------------------------------------------
 
@@ -116,11 +136,11 @@ class NodeExecution:
         steps: list[Step] = []
         for body in self.outbox.take(last=last):
             self.delivery.event_number += 1
-            steps.append(("event", "data", body, self.delivery.event_number))
+            steps.append(Event("data", body, self.delivery.event_number))
         if self.fraction > self.said:
             self.said = self.fraction
             share = int(self.delivery.topology.shares[self.node_id] * self.fraction)
-            steps.append(("progress", self.node_id, share, f"{self.fraction:.6g}"))
+            steps.append(Progress(self.node_id, share, f"{self.fraction:.6g}"))
         return steps
 
 
@@ -185,7 +205,7 @@ class Reporter:
         if again is not None:
             await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
             return []
-        steps.append(_end(delivery, node, outcome))
+        steps.append(end_step(delivery, node, outcome))
         delivery.states[node] = (outcome.status, "")
         if not delivery.topology.outgoing[node]:
             await self._send(delivery, steps, (), ack=delivery.open == {node})
@@ -202,10 +222,10 @@ class Reporter:
             here = [node for node in ready if self._reserve(delivery, node)]
             away = [node for node in ready if node not in here]
             first_start = len(steps)
-            steps += [("start", node, self._worker_id) for node in here]
-            steps += [("skip", node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
+            steps += [Start(node, self._worker_id) for node in here]
+            steps += [Skip(node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
             if away:
-                steps += [("send", batch) for batch in self._plan(delivery, away)]
+                steps += [Dispatch(batch) for batch in self._plan(delivery, away)]
             reads = dict.fromkeys(found.unknown)
             for node in here:
                 reads.update(
@@ -268,7 +288,7 @@ class Reporter:
             return None
         delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
         batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
-        return ("again", node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
+        return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
     def _checked(self, running: NodeExecution, outcome: NodeOutcome) -> NodeOutcome:
         """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
@@ -276,7 +296,7 @@ class Reporter:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
         if outcome.status == "cancelled" and not running.cancel.cancelled:
-            return _failure(outcome, "cancelled_itself", "the task ended as cancelled, but nobody had cancelled it")
+            return _failure(outcome, "cancelled_itself", "the task ended as cancelled without a request to cancel it")
         return outcome
 
 
@@ -300,15 +320,16 @@ def _without_details(outcome: NodeOutcome) -> NodeOutcome:
     return NodeOutcome(status="failed" if outcome.status == "completed" else outcome.status, error=short)
 
 
-def _end(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
+def end_step(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
     share = delivery.topology.shares[node] if outcome.status == "completed" else -1
     failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
-    given_up = [outcome.error.message] if outcome.error is not None and outcome.error.code == "worker_lost" else []
-    return (
-        "end", node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node),
-        failure, artifacts, *given_up,
+    ended = (
+        node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node), failure, artifacts,
     )  # fmt: skip
+    if outcome.error is not None and outcome.error.code == "worker_lost":
+        return EndGivenUp(*ended, why=outcome.error.message)
+    return End(*ended)
 
 
 def _payload(outcome: NodeOutcome) -> str:

@@ -111,6 +111,8 @@ def missing(settings: ToolSettings) -> list[str]:
     scripts = [each for each in settings.argv[1:] if each.endswith(".py") and "{" not in each]
     where = Path(settings.cwd or ".").expanduser()
     found += [f"{script}: set cwd to the tool's folder" for script in scripts[:1] if not (where / script).exists()]
+    if "-m" in settings.argv and not settings.cwd and not settings.python:
+        found.append(f"the package of {settings.argv[settings.argv.index('-m') + 1]}: set cwd to the tool's folder")
     return found
 
 

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import queue
+import resource
 import select
 import signal
 import socket
@@ -81,6 +82,8 @@ def main() -> None:
 def _prepare(hello: Hello) -> None:
     """Before any task module is imported: where modules are found, which GPU, how many threads a library may start."""
     sys.path[:] = hello.path  # in the parent's order, so that both find the same modules
+    if hello.memory_mib:
+        resource.setrlimit(resource.RLIMIT_DATA, (hello.memory_mib << 20, hello.memory_mib << 20))
     for name in THREADS:
         os.environ.setdefault(name, str(hello.threads))
     if hello.gpu is not None and hello.simulation is None:

@@ -16,7 +16,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
 
     `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
-    tasks, which may hold secrets and so travel by the socket alone.
+    tasks, which may hold secrets and so travel by the socket alone. `memory_mib`: that the process may allocate, 0: any.
     """
 
     lease_seconds: float
@@ -29,6 +29,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     simulation: Simulation | None = None
     gpu_directory: str = ""
     tasks: dict[str, dict[str, Any]] = {}
+    memory_mib: int = 0
 
 
 class Start(msgspec.Struct, tag="start", kw_only=True):

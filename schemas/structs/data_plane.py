@@ -88,6 +88,16 @@ class WorkerSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='memoryCushionMiB', default=512)
+    slot_memory_mib: (
+        Annotated[
+            int,
+            Meta(
+                description='Memory that the process of a slot may allocate (RLIMIT_DATA), so that a file that needs more fails its own node; 0: no limit.',
+                ge=0,
+                le=16777216,
+            ),
+        ]
+    ) = field(name='slotMemoryMiB', default=0)
     simulate_gpus: (
         Annotated[
             str,

@@ -9,7 +9,7 @@ import pytest
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
-from dihedral.bridge.fabric.scripts import EntrySpec
+from dihedral.bridge.fabric.steps import EntrySpec
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission

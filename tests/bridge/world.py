@@ -3,7 +3,8 @@
 from typing import Any
 
 from dihedral.bridge.fabric.keys import GROUP
-from dihedral.bridge.fabric.scripts import Claim, EntrySpec, Reply, Report, Scripts, Step, parse_record, parse_state
+from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Scripts, parse_record, parse_state
+from dihedral.bridge.fabric.steps import EntrySpec, Step
 
 STREAM = "stream:process:data"
 

@@ -3,6 +3,8 @@
 Real processes on a server of their own; what the server and the control plane need of memory is bounded too.
 """
 
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,8 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests.support.polling import becomes
+from tests.support.servers import start_server
 from tests.support.stack import Stack, simulate
 
 pytestmark = pytest.mark.timeout(120)
@@ -166,3 +170,85 @@ def test_where_rehearsals_are_not_allowed_they_are_refused_by_name(tmp_path: Pat
         )
     finally:
         stack.close()
+
+
+SPINS = '''
+import asyncio
+
+from msgspec import Struct
+
+from dihedral.bridge.tasks.registry import TaskContext, task
+
+
+class Nothing(Struct):
+    pass
+
+
+@task(id="spins", timeout_seconds=3600)
+async def spins(params: Nothing, ctx: TaskContext) -> None:
+    """Computes on the event loop, for ever."""
+    while True:
+        pass
+'''
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_task_that_blocks_the_event_loop_is_named_and_ended_and_the_others_go_on(tmp_path: Path, how: str) -> None:
+    """Before, its worker was frozen for good: no time-out, no cancel, SIGTERM ignored, and the next start began it again."""
+    (tmp_path / "spins.py").write_text(SPINS)
+    stack = Stack(tmp_path, DIHEDRAL_WORKER__CANCEL_GRACE_MS="300")
+    try:
+        first = stack.worker("--slots", "1", "--tasks", "spins")
+        other = stack.post("/api/jobs", simulate({"id": "other", "steps": 200, "stepSeconds": 0.05}))["jobId"]
+        becomes(lambda: stack.nodes(other)["other"] == "running")
+        node = {"id": "a", "task": "spins", "plane": "python", "timeoutSeconds": 1 if how == "timeout" else 3000}
+        job = stack.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "nodes": [node], "edges": []}})["jobId"]
+        becomes(lambda: stack.nodes(job)["a"] == "running")
+        if how == "cancel":
+            stack.post(f"/api/jobs/{job}/cancel", status=202)
+        assert first.wait(30) == 70
+        assert "task spins of node a blocks the event loop" in (tmp_path / "data_plane-0.log").read_text()
+        ended = stack.ended(job)
+        assert ended["status"] == ("failed" if how == "timeout" else "cancelled")
+        (row,) = stack.get(f"/api/jobs/{job}/graph")["nodes"]
+        assert row["error"]["code"] == "event_loop_blocked"
+        assert "while True" in row["error"]["details"]["stack"]
+        stack.worker("--slots", "1", "--tasks", "spins")
+        assert stack.ended(other)["status"] == "completed"
+        record = Redis.from_url(stack.redis_url).hget(f"job:{other}", "n:other").decode()
+        assert record.split(" ")[3] == "0", "given back, and not counted as a loss"
+    finally:
+        stack.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "noeviction"])
+def test_a_server_that_evicts_is_refused_at_start(tmp_path: Path, policy: str) -> None:
+    process, url = start_server(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", policy)
+    try:
+        command = [sys.executable, "-P", "-m", "dihedral.data_plane", "--redis-url", url]
+        if policy == "noeviction":
+            stack = Stack(tmp_path, url)
+            stack.close()
+            return
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        assert done.returncode != 0
+        assert f"maxmemory-policy {policy}" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sentinel_is_refused_by_name(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "dihedral.data_plane",
+        "--redis-url",
+        "redis+sentinel://127.0.0.1:26379/main",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Sentinel" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -393,6 +393,7 @@ WORKER_SECTION = section(
     rehearsals=FLAG,
     preemptAfterMs=whole(-1, 2_592_000_000),
     memoryCushionMiB=whole(0, 1_048_576),
+    slotMemoryMiB=whole(0, 16_777_216),
     simulateGpus=GPUS,
     simulateDirectory=text(),
 )

@@ -22,7 +22,7 @@ async def test_a_prune_leaves_what_live_and_scheduled_jobs_and_the_examples_name
         await store.put(ref["bucket"], ref["key"], b"x", "text/plain")
     waits = await served.submit(node("a", wait=(name := new_id()), output={"in": [refs["running"]]}))
     later = await served.submit(node("a", output=refs["scheduled"]), startAt="2090-01-01T00:00:00Z")
-    await client.delete(keys.ARTIFACTS_NAMED)  # as an hour later
+    await client.delete(keys.ARTIFACTS_NAMED)  # as some seconds later
     found = await prune(store, -1, dry_run=True, jobs=served.planes.jobs)
     assert [meta.key for meta in found] == ["unnamed/a.txt"]
     found = await prune(store, -1, dry_run=False, jobs=served.planes.jobs)

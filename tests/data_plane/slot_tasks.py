@@ -234,6 +234,12 @@ def draws_a_bar(params: Count, ctx: TaskContext) -> Nothing:
 
 
 @task
+def allocates(params: Count, ctx: TaskContext) -> Count:
+    """MiB."""
+    return Count(len(bytearray(params.count << 20)) >> 20)
+
+
+@task
 def reports(params: Count, ctx: TaskContext) -> Count:
     for number in range(params.count):
         ctx.progress((number + 1) / params.count)

@@ -471,3 +471,15 @@ async def test_a_progress_bar_does_not_use_up_the_log(pool: SlotPool) -> None:
     assert 1 < len(said) < 20
     assert ("stdout", "FINAL 0.93") in heard.lines
     assert not any("left out" in text for _, text in heard.lines)
+
+
+async def test_a_slot_allocates_no_more_memory_than_it_may_and_lives_on(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    made.worker.slot_memory_mib = 600
+    async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=made) as pool:
+        first = output(await run(pool, "pid"))["pid"]
+        outcome = await run(pool, "allocates", count=2_000)
+        assert outcome.error is not None
+        assert outcome.error.code == "out_of_memory"
+        assert output(await run(pool, "allocates", count=100)) == {"count": 100}
+        assert output(await run(pool, "pid"))["pid"] == first

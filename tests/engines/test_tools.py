@@ -249,6 +249,11 @@ def test_what_trainers_print_is_read(line: str, progress: str, step: int, total:
     assert (output.step, output.total, output.loss) == (step, total, loss)
 
 
+def test_a_preset_that_needs_its_folder_says_so() -> None:
+    for name in ("musetalk", "wav2lip"):
+        assert "set cwd to the tool's folder" in tools.missing(tools.named({"a": {"preset": name}}, "a"))[0]
+
+
 def test_presets_are_whole() -> None:
     for name, preset in tools.presets().items():
         made = tools.named({"mine": {"preset": name}}, "mine")
