@@ -73,7 +73,7 @@ async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> No
 # What a job may keep ----------------------------------------------------------------------------------------------------
 
 
-def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> tuple:
+def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> tuple[Any, ...]:
     return ("end", node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
 
 

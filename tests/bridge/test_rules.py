@@ -143,13 +143,17 @@ async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_n
         process.wait()
 
 
+async def nothing_to_report(part: Any, report: Any) -> Any:
+    raise AssertionError("nothing was lost")
+
+
 async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world: Any) -> None:
     """The entry looks abandoned for an hour, but the owner renews between the looks."""
     await world.submit()
     (claim,) = await world.take()
     await world.redis.xclaim(STREAM, keys.GROUP, "w1", 0, [claim.entry], idle=3_600_000)
     jobs = Jobs(world.redis, settings(""))
-    reclaimer = Reclaimer(jobs, "other", lambda part, report: None)
+    reclaimer = Reclaimer(jobs, "other", nothing_to_report)
     assert await reclaimer.look(world.part, [STREAM]) == 0
     await world.scripts.renew(world.part, [["job", STREAM, claim.entry, f"w1 {claim.nonce}", "w1"]])
     await asyncio.sleep(LEASE_SECONDS * 1.1)
@@ -165,7 +169,7 @@ async def test_rule_2_a_task_that_blocks_its_process_keeps_its_lease(house: Any)
     def look_on() -> None:
         async def looks() -> None:
             client = connect(house.settings.redis.url)
-            reclaimer = Reclaimer(Jobs(client, house.settings), "onlooker", lambda part, report: None)
+            reclaimer = Reclaimer(Jobs(client, house.settings), "onlooker", nothing_to_report)
             while not over.is_set():
                 taken.append(await reclaimer.look(reclaimer.jobs.scripts.partitions[0], [STREAM]))
                 await asyncio.sleep(LEASE_SECONDS / 3)
@@ -573,7 +577,7 @@ async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house: 
 async def test_rule_11_a_message_that_pubsub_lost_is_read_from_the_log(house: Any) -> None:
     await house.start()
 
-    async def no_resync(view: Any) -> None:
+    async def no_resync(view: Any) -> Any:
         raise AssertionError("nothing was lost, so nobody gets a new snapshot")
 
     hub = Hub(house.settings, house.jobs, no_resync)
@@ -638,7 +642,7 @@ async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house: A
 async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(
     redis_url: Any, redis: Any
 ) -> None:
-    jobs = {number: [] for number in range(4)}
+    jobs: dict[int, list[str]] = {number: [] for number in range(4)}
     for number in range(200):
         jobs[keys.partition_number(f"job{number}", 4)].append(f"job{number}")
     async with planes(redis_url, redis, partitions=4) as house:
@@ -711,6 +715,7 @@ async def test_rule_13_an_output_too_large_fails_its_node_and_says_so(redis_url:
         await house.start()
         await house.submit([node("a", output={"text": "x" * 2000}), node("b")])
         view = await house.ended()
+        assert view.error is not None
         assert json.loads(view.error)["code"] == "output_too_large"
         assert view.records["b"].status == "completed"
 
