@@ -22,6 +22,7 @@ from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
+from dihedral.bridge.fabric.steps import Event
 from dihedral.control_plane.hub import Hub
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import LEASE_MS, RUNS, edge, gate, node, planes, settings
@@ -492,7 +493,7 @@ async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world: An
     running = asyncio.create_task(writer.run())
     count = 2 * MAX_CALL_ITEMS + 7
     futures = [
-        writer.put(Report("job", STREAM, claim.entry, f"w1 {claim.nonce}", [("event", "data", f'"type":"log","n":{n}', n)], [], False))
+        writer.put(Report("job", STREAM, claim.entry, f"w1 {claim.nonce}", [Event("data", f'"type":"log","n":{n}', n)], [], False))
         for n in range(1, count + 1)
     ]  # fmt: skip
     assert {(await future).words[0] for future in futures} == {"ok"}

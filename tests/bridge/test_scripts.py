@@ -9,7 +9,7 @@ import pytest
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
-from dihedral.bridge.fabric.steps import EntrySpec
+from dihedral.bridge.fabric.steps import EntrySpec, Event, Step
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission
@@ -479,7 +479,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
     world = World(redis, log_length=3)
     await world.submit(nodes=2)
     (claim,) = await world.take()
-    steps = [("event", "data", f'"type":"log","message":"{n}"', n) for n in range(1, 6)]
+    steps: list[Step] = [Event("data", f'"type":"log","message":"{n}"', n) for n in range(1, 6)]
     await world.report(claim, steps)
     job = await world.job()
     assert int(job["seq"]) - int(job["trimmed"]) == 3

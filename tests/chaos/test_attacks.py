@@ -216,7 +216,8 @@ def test_a_task_that_blocks_the_event_loop_is_named_and_ended_and_the_others_go_
         assert "while True" in row["error"]["details"]["stack"]
         stack.worker("--slots", "1", "--tasks", "spins")
         assert stack.ended(other)["status"] == "completed"
-        record = Redis.from_url(stack.redis_url).hget(f"job:{other}", "n:other").decode()
+        left: Any = Redis.from_url(stack.redis_url).hget(f"job:{other}", "n:other")
+        record = left.decode()
         assert record.split(" ")[3] == "0", "given back, and not counted as a loss"
     finally:
         stack.close()
