@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.steps import End, Event, Progress, Skip
 from tests.bridge.world import World, batch, ended
 
 both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
@@ -94,8 +95,8 @@ async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> No
 # What a job may keep ----------------------------------------------------------------------------------------------------
 
 
-def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> tuple:
-    return ("end", node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
+def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> End:
+    return End(node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
 
 
 async def running(world: Any, count: int) -> Any:
@@ -109,8 +110,8 @@ async def running(world: Any, count: int) -> Any:
 async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_not_written(redis: Any) -> None:
     world = World(redis, output_bytes=10_000)
     claim = await running(world, 4)
-    assert (await world.report(claim, [left("n0", 6000), ("progress", "n1", 1, "0")])).words == ["ok", "ok"]
-    reply = await world.report(claim, [left("n1", 3000, artifacts="y" * 1001), ("skip", "n9", "broken", 1)], ack=True)
+    assert (await world.report(claim, [left("n0", 6000), Progress("n1", 1, "0")])).words == ["ok", "ok"]
+    reply = await world.report(claim, [left("n1", 3000, artifacts="y" * 1001), Skip("n9", "broken", 1)], ack=True)
     assert reply.words == ["too_large", "refused"]
     assert (await world.record("n1")).status == "running"
     assert await world.record("n9") is None
@@ -139,7 +140,7 @@ async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis: Any) -> N
     world = World(redis, log_bytes=70_000)
     claim = await running(world, 1)
     for number in range(1, 101):
-        await world.report(claim, [("event", "data", f'"type":"data","pad":"{"x" * 5000}"', number)])
+        await world.report(claim, [Event("data", f'"type":"data","pad":"{"x" * 5000}"', number)])
     job = await world.job()
     events = await redis.lrange("job:job:events", 0, -1)
     assert sum(map(len, events)) == int(job["logged"]) <= 70_000

@@ -42,8 +42,8 @@ class Locked:
         self.served = served
         self.client = client
         self.http = served.http
-        self.tokens = {}
-        self.ids = {}
+        self.tokens: dict[str, str] = {}
+        self.ids: dict[str, str] = {}
 
     async def key(self, name: Any, scopes: Any = "submit,read,cancel", **more: Any) -> Any:
         key, token = await api_keys.create(self.client, more.pop("owner", name), scopes.split(","), **more)
