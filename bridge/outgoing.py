@@ -62,7 +62,7 @@ class Guard:
         if literal is not None:
             self.check_address(literal, host)
         if parts.scheme == "http" and not self._is_named(host) and not (literal and self._is_listed(literal)):
-            raise Forbidden("only https, so that nobody on the way reads it (outgoing.allow)")
+            raise Forbidden("only https, so that it cannot be read on the way (outgoing.allow)")
 
     def check_address(self, address: Address, host: str) -> None:
         """Raises Forbidden where `host` leads to a private `address`."""

@@ -97,7 +97,7 @@ class Hub:
         """What is watched here now, for the metrics."""
         subscriptions = sum(len(watch.subscriptions) for watch in self._watches.values())
         return [
-            GaugeMetricFamily("dihedral_hub_watched_jobs", "Jobs that somebody watches here", len(self._watches)),
+            GaugeMetricFamily("dihedral_hub_watched_jobs", "Jobs watched through this process", len(self._watches)),
             GaugeMetricFamily(
                 "dihedral_hub_subscriptions", "Subscriptions of WebSocket and event streams", subscriptions
             ),

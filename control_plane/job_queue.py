@@ -387,7 +387,7 @@ class JobQueue:
     # `sees`: the owner whose jobs may be looked at (Principal.visible_owner); to him those of others are not there. None: all of them.
 
     async def document_of(self, job_id: str, visible_owner: str | None) -> Job:
-        return await self.document(await self.view(job_id, visible_owner=visible_owner))
+        return await self.document(await self.view(job_id, visible_owner=visible_owner), position=True)
 
     async def view(
         self,
@@ -402,7 +402,8 @@ class JobQueue:
             raise unknown_job(job_id)
         return found
 
-    async def document(self, view: JobView) -> Job:
+    async def document(self, view: JobView, *, position: bool = False) -> Job:
+        """`position`: whether to count its place in the line, which a list of many does not."""
         return Job(
             job_id=view.job_id,
             status=JobStatus(view.status),
@@ -413,7 +414,7 @@ class JobQueue:
             started=_stamp(view.started_ms),
             finished=_stamp(view.finished_ms),
             attempt=view.attempt,
-            waiting_for=await waiting_for(view, self.workers),
+            waiting_for=await waiting_for(view, self.workers, self.jobs.ahead if position else None),
             error=_decode_error(view.error) if view.error else None,
             artifacts=view.artifacts,
         )
@@ -610,4 +611,4 @@ def _cursor(text: str) -> tuple[int, str]:
             raise ValueError(job_id)
         return int(ms), job_id
     except ValueError as error:
-        raise ApiProblem(422, "invalid_parameter", "cursor: this is none of ours") from error
+        raise ApiProblem(422, "invalid_parameter", "cursor: not a cursor of this list") from error

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from dihedral.bridge.fabric.jobs import JobView
+from dihedral.bridge.fabric.scripts import NodeRecord
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.job import WaitingFor, WaitingReason
 from dihedral.schemas.structs.worker import WorkerInfo
@@ -10,8 +11,11 @@ from dihedral.schemas.structs.worker import WorkerInfo
 Workers = Callable[[], Awaitable[list[WorkerInfo]]]
 
 
-async def waiting_for(view: JobView, workers: Workers) -> WaitingFor | None:
-    """Asks for the workers only where the answer depends on them."""
+Ahead = Callable[[str, NodeRecord], Awaitable[int | None]]
+
+
+async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = None) -> WaitingFor | None:
+    """Asks for the workers only where the answer depends on them, and for the place in the line only where `ahead` is given."""
     if view.status == "scheduled":
         return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
     if view.status not in ("queued", "running"):
@@ -30,9 +34,21 @@ async def waiting_for(view: JobView, workers: Workers) -> WaitingFor | None:
         return WaitingFor(type=WaitingReason.memory, message=message)
     if record.reason == "worker":
         return WaitingFor(type=WaitingReason.worker, message=f"no worker of {place} knows the task of {node}")
-    if not any(f"{worker.plane}/{worker.pool}" == record.place for worker in await workers()):
+    there = [worker for worker in await workers() if f"{worker.plane}/{worker.pool}" == record.place]
+    if not there:
         return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
-    return WaitingFor(type=WaitingReason.slot, message=f"every slot of {place} is busy; {node} is next in its queue")
+    before = None if ahead is None else await ahead(view.job_id, record)
+    if any(len(worker.running) < worker.slots for worker in there) and not before:
+        return WaitingFor(type=WaitingReason.slot, message=f"a worker of {place} is about to take {node}")
+    line = "" if before is None else f"; {node} is {_place(before)}"
+    return WaitingFor(type=WaitingReason.slot, message=f"{node} waits for a slot of {place}{line}")
+
+
+def _place(before: int) -> str:
+    """In its line, the first being 1; other priorities and partitions are taken in turns, so it is a good estimate."""
+    if before >= 100:
+        return "behind 100 others or more"
+    return "next in its queue" if before == 0 else f"about number {before + 1} in its queue"
 
 
 async def _waiting_inside(view: JobView, workers: Workers) -> WaitingFor | None:

@@ -2,7 +2,7 @@
 
 ClientError
 ├── Refused      the control plane said no; `.problem` is its problem document
-├── Unreachable  nobody answers at the address, or nobody who is a control plane
+├── Unreachable  no server answers at the address, or nobody who is a control plane
 └── Cut          a watch whose client was closed
 
 A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
@@ -330,7 +330,7 @@ class AsyncClient:
 
         Raises:
             Refused: there is no such job (any more).
-            Unreachable: nobody answers at the address, or nobody has for `timeout_seconds`.
+            Unreachable: no server answers at the address, or nobody has for `timeout_seconds`.
             Cut: the client was closed.
         """
         last, epoch, told = after, None, (None, None)
@@ -464,7 +464,7 @@ class AsyncClient:
             return Unreachable(
                 f"the certificate that {self.url} shows is not trusted: {reason}; name its authority with --ca FILE or DIHEDRAL_CA"
             )
-        return Unreachable(f"nobody answers at {self.url}; is `dihedral up` running?")
+        return Unreachable(f"no server answers at {self.url}; is `dihedral up` running?")
 
     def _refused(self, response: httpx.Response) -> Refused:
         problem = _document(response) or {"title": response.reason_phrase, "detail": response.text[:300]}

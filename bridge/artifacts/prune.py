@@ -18,8 +18,9 @@ from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
-NOTED_SECONDS = 3600
-"""How long a submission is taken to be under way; a job is found by itself from its first second."""
+NOTED_SECONDS = 10
+"""How long a submission is taken to be under way: from its note to the job it takes one call, which is given up after four."""
+GOING_SECONDS = 3600
 AT_ONCE = 500
 EXAMPLES = "inputs/examples/"
 """What the console's forms and POST /api/train name."""
@@ -84,12 +85,13 @@ def _name(meta: ArtifactMeta) -> str:
 
 async def _note_deletion(client: Client, names: Sequence[str]) -> None:
     await client.hset(keys.ARTIFACTS_GOING, mapping=dict.fromkeys(names, "1"))
-    await client.pexpire(keys.ARTIFACTS_GOING, NOTED_SECONDS * 1000)
+    await client.pexpire(keys.ARTIFACTS_GOING, GOING_SECONDS * 1000)
 
 
 async def _named(jobs: Jobs, names: Sequence[str]) -> set[str]:
-    """Those that are named by a submission of the last hour, or by a job that has not ended."""
-    found = {name for name in names if await jobs.client.zscore(keys.ARTIFACTS_NAMED, name) is not None}
+    """Those that are named by a submission under way, or by a job that has not ended."""
+    since = time.time() - NOTED_SECONDS
+    found = {name for name in names if (await jobs.client.zscore(keys.ARTIFACTS_NAMED, name) or 0) > since}
     for part in jobs.scripts.partitions:
         alive = [raw.decode() async for raw in jobs.client.sscan_iter(part.alive)]
         for start in range(0, len(alive), 100):

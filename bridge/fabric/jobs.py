@@ -280,6 +280,20 @@ class Jobs:
         texts = await self.client.hmget(key, [f"o:{node}" for node in nodes])
         return {node: text for node, text in zip(nodes, texts, strict=True) if text is not None}
 
+    async def ahead(self, job_id: str, record: NodeRecord) -> int | None:
+        """How many entries of its place are taken before that of a ready node: 100 means as many or more. None: it stands in no line."""
+        entry, _, stream = record.entry.partition("@")
+        part = self.scripts.partition(job_id)
+        plane, _, pool = record.place.partition("/")
+        streams = part.streams(plane, pool)
+        if stream not in streams:
+            return None
+        counts = [
+            int(await functions.call(self.client, "ahead", each, "+" if each != stream else entry))
+            for each in streams[: streams.index(stream) + 1]
+        ]
+        return min(100, sum(counts))
+
     async def page(
         self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None
     ) -> list[tuple[int, str]]:

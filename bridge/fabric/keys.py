@@ -107,7 +107,7 @@ CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"
 API_KEYS_VERSION = "dihedral:keys:version"
 ARTIFACTS_NAMED = "dihedral:artifacts:named"
-"""What submissions of the last hour name, by time."""
+"""What submissions name, by time; those of the last seconds may be under way."""
 ARTIFACTS_GOING = "dihedral:artifacts:going"
 """What a prune is deleting."""
 

@@ -264,7 +264,7 @@ def failed(
 
 
 def _cancelled_itself(context: TaskContext) -> NodeOutcome:
-    message = "the task ended as cancelled, but nobody had cancelled it"
+    message = "the task ended as cancelled without a request to cancel it"
     return failed("cancelled_itself", message, artifacts=context.artifacts)
 
 

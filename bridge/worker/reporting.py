@@ -296,7 +296,7 @@ class Reporter:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
         if outcome.status == "cancelled" and not running.cancel.cancelled:
-            return _failure(outcome, "cancelled_itself", "the task ended as cancelled, but nobody had cancelled it")
+            return _failure(outcome, "cancelled_itself", "the task ended as cancelled without a request to cancel it")
         return outcome
 
 

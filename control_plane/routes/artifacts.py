@@ -168,9 +168,9 @@ def _moment(cursor: str) -> tuple[str, str]:
     try:
         moment, _, key = base64.urlsafe_b64decode(cursor).decode().partition(" ")
     except ValueError as error:
-        raise refused("cursor", "this is none of ours") from error
+        raise refused("cursor", "not a cursor of this list") from error
     if not STAMP.fullmatch(moment):
-        raise refused("cursor", "this is none of ours")
+        raise refused("cursor", "not a cursor of this list")
     return moment, key
 
 

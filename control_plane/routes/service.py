@@ -90,7 +90,7 @@ async def dead_letters(
     try:
         found = await _letters(request).page(cursor, limit)
     except ValueError as error:
-        raise refused("cursor", "this is none of ours") from error
+        raise refused("cursor", "not a cursor of this list") from error
     return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
 
 

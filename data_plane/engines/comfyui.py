@@ -347,7 +347,7 @@ def check_success(entry: Mapping[str, Any]) -> None:
     name, said = messages[-1] if messages else ("", {})
     if name == "execution_interrupted":
         raise TaskError(
-            "somebody stopped this prompt in ComfyUI", code="comfyui_interrupted", details={"node": said.get("node_id")}
+            "this prompt was interrupted in ComfyUI", code="comfyui_interrupted", details={"node": said.get("node_id")}
         )
     if status.get("status_str") == "success" and status.get("completed", True):
         return

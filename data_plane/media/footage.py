@@ -173,11 +173,15 @@ def _blurred(path: Path) -> FloatArray:
     return blurred
 
 
+VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v"
+"""No playlists, which name other files and addresses that FFmpeg would open."""
+
+
 def _opened(path: Path) -> Any:
     import av
 
     try:
-        return av.open(str(path))
+        return av.open(str(path), options={"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
         raise _invalid("the file is not a video that can be read") from error
 

@@ -258,7 +258,7 @@ def made_face(params: LipSync, ctx: TaskContext, xp: ArrayModule) -> tuple[tuple
         size = size_of(params, USUAL_SIZE)
         return size, faces.DrawnFace(size, xp)
     if params.mouth is None:
-        raise _no_mouth("nobody knows where the portrait's mouth is")
+        raise _no_mouth("where the portrait's mouth is was not given")
     path = ctx.fetch(params.portrait)
     shape = picture_shape(path)
     size = size_of(params, shape)

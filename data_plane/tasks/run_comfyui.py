@@ -249,7 +249,7 @@ class Prompt:
                         if seen.state == "ended" or (seen.state == "absent" and cut):
                             return seen
                         if seen.state == "absent":
-                            raise TaskError("somebody deleted the prompt from ComfyUI's queue", code="comfyui_deleted")
+                            raise TaskError("the prompt was deleted from ComfyUI's queue", code="comfyui_deleted")
                         cut, deadline = False, time.monotonic() + self._settings.wait_seconds
                         await self._listen(socket, watched)
             except Away as error:

@@ -1,4 +1,4 @@
-"""Task `train_image_lora`: an adapter that carries the colours and the look of one or more pictures."""
+"""Task `train_image_lora`: the look (colours and tones) of one or more pictures, as a low-rank adapter."""
 
 from typing import Annotated
 
@@ -45,8 +45,8 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
 
 @task(
     id="train_image_lora",
-    label="Train an image adapter",
-    description="Trains a low-rank adapter on pictures and stores it as safetensors in the bucket loras.",
+    label="Colour look from pictures",
+    description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",
     kind="gpu",
     memory_mib=512,
     examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],

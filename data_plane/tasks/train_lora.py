@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from tokenizers import Tokenizer
 
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
-from dihedral.data_plane.device import array_module
-from dihedral.data_plane.language import dataset, files, training
+from dihedral.data_plane.device import ArrayModule, array_module
+from dihedral.data_plane.language import dataset, files, samples, training
 from dihedral.data_plane.language.model import Model, new_adapter
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "loras"
+MOST_LETTERS = 500  # of a prompt or a line in the output
 JUDGEMENTS = 20  # looks of a run at what is held out
 REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded
 
@@ -54,6 +56,14 @@ class TrainLora(Strict, kw_only=True, rename="camel"):
     seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
 
 
+class Lines(Strict, kw_only=True):
+    """What the model writes behind one prompt, with the same dice, before training and behind it."""
+
+    prompt: str
+    before: list[str]
+    after: list[str]
+
+
 class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     """Losses: of the first and the last step, nats a token. tokens: that were learnt from. resumed_at: steps of earlier runs.
 
@@ -70,6 +80,7 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     tokens: int
     parameters: int
     resumed_at: int
+    lines: Lines
     device: str
 
 
@@ -125,6 +136,8 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     base = ctx.warm(lambda: files.read_weights(weights, config, params.storage, xp), version)
     adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
     model = Model(config, base, adapter, params.alpha / params.rank)
+    prompt = samples.prompt_of(documents)
+    first_lines = written("before", Model(config, base, {}, 0.0), tokenizer, prompt, params, ctx, xp)
     digest = run_digest(params, contents.values())
     state = training.new_state(adapter, xp)
     kept = ctx.checkpoint(BUCKET)
@@ -154,6 +167,9 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
             ctx.check_cancelled()
         if finishing:
             break
+    last_lines = written(
+        "after", model._replace(adapter=best.weights if best else adapter), tokenizer, prompt, params, ctx, xp
+    )
     described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
     stored = ctx.store(
         BUCKET,
@@ -175,8 +191,22 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
         tokens=state.tokens,
         parameters=sum(part.size for part in adapter.values()),
         resumed_at=resumed_at,
+        lines=Lines(prompt=prompt[:MOST_LETTERS], before=first_lines, after=last_lines),
         device=device,
     )
+
+
+def written(
+    when: str, model: Model, tokenizer: Tokenizer, prompt: str, params: TrainLora, ctx: TaskContext, xp: ArrayModule
+) -> list[str]:
+    """A few lines of the model, also published and logged."""
+    found = [
+        line[:MOST_LETTERS] for line in samples.lines(model, tokenizer, prompt, params.seed, ctx.check_cancelled, xp)
+    ]
+    ctx.data("lines", {"when": when, "prompt": prompt[:MOST_LETTERS], "lines": found})
+    for line in found:
+        ctx.log(f"{when}: {prompt[-80:].strip()} … {line}")
+    return found
 
 
 def plan(params: TrainLora) -> training.Plan:

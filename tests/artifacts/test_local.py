@@ -279,7 +279,7 @@ async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_pa
             await LocalStore(tmp_path).put("videos", "job/node/n/it", b"x", "text/plain")
 
 
-async def test_a_page_reads_nothing_of_other_owners_and_no_more_than_its_own(tmp_path):
+async def test_a_page_reads_nothing_of_other_owners_and_no_more_than_its_own(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for owner in ("alice", "bob"):
         for number in range(30):
@@ -288,7 +288,7 @@ async def test_a_page_reads_nothing_of_other_owners_and_no_more_than_its_own(tmp
     assert [meta.key for meta in everything] == [f"alice{number}/a.txt" for number in reversed(range(30))]
     read, real = [], local._read
 
-    def counted(about):
+    def counted(about: Any) -> Any:
         read.append(about)
         return real(about)
 
@@ -302,7 +302,9 @@ async def test_a_page_reads_nothing_of_other_owners_and_no_more_than_its_own(tmp
     assert after == everything[10:20]
 
 
-async def test_an_older_directory_gets_its_index_and_what_was_deleted_or_written_over_is_not_listed_twice(tmp_path):
+async def test_an_older_directory_gets_its_index_and_what_was_deleted_or_written_over_is_not_listed_twice(
+    tmp_path: Path,
+) -> None:
     store = LocalStore(tmp_path)
     for number in range(5):
         await store.put("inputs", f"{number}/a.txt", b"x", "text/plain", owner="alice" if number else "")

@@ -77,7 +77,7 @@ def left(node: str, size: int, status: str = "completed", artifacts: str = "") -
     return ("end", node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
 
 
-async def running(world, count: int):
+async def running(world: Any, count: int) -> Any:
     nodes = [f"n{number}" for number in range(count)]
     await world.submit(nodes=count, batches=[batch(nodes)])
     (claim,) = await world.take()
@@ -85,7 +85,7 @@ async def running(world, count: int):
 
 
 @both
-async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_not_written(redis):
+async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_not_written(redis: Any) -> None:
     world = World(redis, output_bytes=10_000)
     claim = await running(world, 4)
     assert (await world.report(claim, [left("n0", 6000), ("progress", "n1", 1, "0")])).words == ["ok", "ok"]
@@ -102,7 +102,7 @@ async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_
 
 
 @both
-async def test_a_retry_gives_back_what_it_forgets(redis):
+async def test_a_retry_gives_back_what_it_forgets(redis: Any) -> None:
     world = World(redis, output_bytes=10_000)
     claim = await running(world, 2)
     await world.report(claim, [left("n0", 6000, artifacts="[]"), left("n1", 3000, "failed", artifacts="[1]")], ack=True)
@@ -114,7 +114,7 @@ async def test_a_retry_gives_back_what_it_forgets(redis):
 
 
 @both
-async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis):
+async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis: Any) -> None:
     world = World(redis, log_bytes=70_000)
     claim = await running(world, 1)
     for number in range(1, 101):
@@ -128,7 +128,7 @@ async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis):
 
 
 @both
-async def test_a_look_at_a_job_costs_what_it_asks_for(redis):
+async def test_a_look_at_a_job_costs_what_it_asks_for(redis: Any) -> None:
     """A list, a document and a stranger's 404 read the state; before, they read every output (HGETALL)."""
     world = World(redis)
     claim = await running(world, 10)

@@ -116,7 +116,7 @@ def wide(nodes: int, size: int) -> dict:
     return simulate(*rows, edges=[("n0", f"n{number}") for number in range(1, nodes)])
 
 
-def test_outputs_that_double_end_at_a_limit_and_hold_up_nobody(stack):
+def test_outputs_that_double_end_at_a_limit_and_hold_up_nobody(stack: Any) -> None:
     """38 kB became 159 MiB in the server, and a stranger's list of one job 1.5 GB in the control plane."""
     with watched(stack) as bystander:
         jobs = [stack.post("/api/jobs", doubling(40))["jobId"], stack.post("/api/jobs", wide(200, 500_000))["jobId"]]

@@ -1,6 +1,7 @@
 """What a prune and a delete take, and what they leave."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.support.planes import gate
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_prune_leaves_what_live_and_scheduled_jobs_and_the_examples_name(served, tmp_path):
+async def test_a_prune_leaves_what_live_and_scheduled_jobs_and_the_examples_name(served: Any, tmp_path: Path) -> None:
     store, client = LocalStore(tmp_path), served.planes.client
     names = ("running", "scheduled", "unnamed", "examples/picture.png")
     refs = {name: {"bucket": "inputs", "key": name if "/" in name else f"{name}/a.txt"} for name in names}
@@ -21,7 +22,7 @@ async def test_a_prune_leaves_what_live_and_scheduled_jobs_and_the_examples_name
         await store.put(ref["bucket"], ref["key"], b"x", "text/plain")
     waits = await served.submit(node("a", wait=(name := new_id()), output={"in": [refs["running"]]}))
     later = await served.submit(node("a", output=refs["scheduled"]), startAt="2090-01-01T00:00:00Z")
-    await client.delete(keys.ARTIFACTS_NAMED)  # as an hour later
+    await client.delete(keys.ARTIFACTS_NAMED)  # as some seconds later
     found = await prune(store, -1, dry_run=True, jobs=served.planes.jobs)
     assert [meta.key for meta in found] == ["unnamed/a.txt"]
     found = await prune(store, -1, dry_run=False, jobs=served.planes.jobs)
@@ -36,7 +37,7 @@ async def test_a_prune_leaves_what_live_and_scheduled_jobs_and_the_examples_name
     assert not await client.exists(keys.ARTIFACTS_GOING)
 
 
-async def test_of_a_prune_and_a_submission_at_once_one_sees_the_other(served, tmp_path):
+async def test_of_a_prune_and_a_submission_at_once_one_sees_the_other(served: Any, tmp_path: Path) -> None:
     store, client = LocalStore(tmp_path), served.planes.client
     await store.put("inputs", "a/a.txt", b"x", "text/plain")
     assert await note_use(client, ["inputs/a/a.txt"]) == []
@@ -57,7 +58,7 @@ async def test_of_a_prune_and_a_submission_at_once_one_sees_the_other(served, tm
     await client.delete(keys.ARTIFACTS_GOING, keys.ARTIFACTS_NAMED)
 
 
-async def test_a_delete_takes_checkpoints_and_previews_and_artifacts_where_told(served):
+async def test_a_delete_takes_checkpoints_and_previews_and_artifacts_where_told(served: Any) -> None:
     store = LocalStore(Path(served.settings.artifacts.directory))
     for artifacts, left in (("false", 1), ("true", 0)):
         job = await served.submit(node("a"))

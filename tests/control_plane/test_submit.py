@@ -235,6 +235,34 @@ async def test_metadata_is_read_with_the_graph(served: Any) -> None:
     assert found["metadata"] == {"ticket": 7, "who": {"name": "Zoë"}, "kept": True}
 
 
-async def test_a_graph_of_one_node_needs_no_edges(served):
+async def test_a_graph_of_one_node_needs_no_edges(served: Any) -> None:
     document = await served.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "nodes": [node("a")]}})
     assert (await served.ended(document["jobId"]))["status"] == "completed"
+
+
+async def test_what_a_job_waits_for_is_true(served: Any) -> None:
+    """On an idle system nothing is busy; behind others the place is counted. Before, everything was "next in its queue"."""
+    async with served.no_worker():
+        pass
+    job = await served.submit(node("a", task="heavy"))
+    await served.ended(job)
+    name = new_id()
+    first = await served.submit(node("a", task="heavy", wait=name))
+    await served.in_status(first, "running")
+    waiting = [await served.submit(node("a", task="heavy")) for _ in range(3)]
+    urgent = await served.submit(node("a", task="heavy"), priority="high")
+
+    async def said(job: str) -> str:
+        return str(((await served.job(job))["waitingFor"] or {}).get("message"))
+
+    async def announced() -> bool:
+        return "about to take" not in await said(urgent)
+
+    await served.becomes(announced)
+    assert "next in its queue" in await said(urgent)
+    assert [(await said(each)).rpartition("a is ")[2] for each in waiting] == [
+        "about number 2 in its queue", "about number 3 in its queue", "about number 4 in its queue",
+    ]  # fmt: skip
+    gate(name).set()
+    for each in (*waiting, urgent):
+        assert (await served.ended(each))["waitingFor"] is None

@@ -308,7 +308,9 @@ def _turn_is_over(url: Any) -> None:
     _ask(url, work)
 
 
-async def test_a_webhooks_secret_is_in_no_key_that_a_worker_reads(tmp_path, monkeypatch, listener):
+async def test_a_webhooks_secret_is_in_no_key_that_a_worker_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
     async with house(tmp_path, monkeypatch) as served:
         client = served.planes.client
         job = (await served.post("/api/jobs", hooked(listener.url, node("a", wait=(name := new_id())))))["jobId"]
@@ -320,7 +322,7 @@ async def test_a_webhooks_secret_is_in_no_key_that_a_worker_reads(tmp_path, monk
         await served.ended(job)
         await served.becomes(lambda: listener.told)
 
-        async def expires():
+        async def expires() -> Any:
             return 0 < await client.ttl(f"webhooks:job:{job}") <= served.settings.jobs.ttl_seconds
 
         await served.becomes(expires)

@@ -213,7 +213,7 @@ async def test_files_are_uploaded_and_their_params_refer_to_them(client: Any, tm
         await client.submit(pipeline="train_voice", files={"recording": tmp_path / "absent.wav"})
 
 
-async def test_a_job_is_waited_for_and_not_longer_than_asked(client):
+async def test_a_job_is_waited_for_and_not_longer_than_asked(client: Any) -> None:
     job = await client.submit(pipeline="simulate", params={"steps": 3, "stepSeconds": 0.01})
     assert (await client.wait(job["jobId"]))["status"] == "completed"
     job = await client.submit(pipeline="simulate", start_at=LATER)

@@ -198,7 +198,7 @@ def test_servers_and_tools_have_tables_of_their_own(tmp_path: Path) -> None:
     assert "Bearer abc" in settings.secrets(loaded)
 
 
-def test_what_only_the_control_plane_needs_is_taken_out_of_a_workers_environment():
+def test_what_only_the_control_plane_needs_is_taken_out_of_a_workers_environment() -> None:
     environ = {
         "DIHEDRAL_CONTROL__KEYS": "alice admin dhk_x",
         "DIHEDRAL_CONTROL__KEYS_FILE": "/run/secrets/api_keys",

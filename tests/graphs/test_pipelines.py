@@ -25,6 +25,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "compare_voice": {"recordings": [SOUND], "voices": [VOICE, VOICE]},
     "speak": {"text": "Good evening."},
     "narrated_pictures": {"pictures": [PICTURE, PICTURE], "text": "Good evening. Good night."},
+    "look": {"from": PICTURE, "onto": PICTURE},
     "my_voice": {"recording": SOUND, "text": "Good evening."},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
     "render_video": {

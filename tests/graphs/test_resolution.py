@@ -246,7 +246,7 @@ def test_slot_nodes_travel_alone_and_light_ones_by_eight() -> None:
     assert sorted(node for each in groups for node in each.nodes) == sorted(names)
 
 
-def test_what_references_add_to_the_params_is_bounded_however_often_they_name_it():
+def test_what_references_add_to_the_params_is_bounded_however_often_they_name_it() -> None:
     """A few kilobytes of `$from` can name a megabyte a thousand times."""
     topology = reference(times=1000, path="")
     with pytest.raises(InputTooLarge, match="nodeInputBytes"):

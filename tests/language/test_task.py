@@ -172,7 +172,7 @@ CRASHES = """
 
     class Dies(RecordedEvents):
         def data(self, name, payload):
-            if payload["step"] == 5:
+            if payload.get("step") == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     TaskRunner(Path(sys.argv[1])).run("train_lora", json.loads(sys.argv[2]), heard=Dies())
@@ -368,6 +368,16 @@ def test_a_missing_file_is_named(place: TaskRunner, model: Path) -> None:
         "train_lora", example(place, model) | {"config": {"bucket": "inputs", "key": "nowhere.json"}}
     )
     assert (code, "nowhere.json" in message) == ("artifact_not_found", True)
+
+
+def test_lines_from_one_prompt_are_told_before_and_behind_the_training(place: TaskRunner, model: Path) -> None:
+    made, heard = place.output("train_lora", example(place, model, steps=3))
+    said = heard.told("lines")
+    assert [each["when"] for each in said] == ["before", "after"]
+    assert made["lines"] == {"prompt": said[0]["prompt"], "before": said[0]["lines"], "after": said[1]["lines"]}
+    assert len(made["lines"]["before"]) == len(made["lines"]["after"]) == 3
+    again, _ = place.output("train_lora", example(place, model, steps=3), job="again")
+    assert again["lines"] == made["lines"]
 
 
 BYTES = {"version": "1.0", **example_model.byte_tokenizer()}

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from dihedral.bridge.tasks.registry import TaskError
-from dihedral.data_plane.media import decode
+from dihedral.data_plane.media import decode, footage
 
 RATE = 22_050
 SECONDS = 3.0
@@ -140,3 +140,16 @@ def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
         file.mux(stream.encode(None))  # type: ignore[call-overload]
     with pytest.raises(TaskError, match="no sound"):
         decode.read_recording(tmp_path / "a.mp4", 60)
+
+
+def test_a_playlist_is_no_footage_either(tmp_path: Path) -> None:
+    with av.open(tmp_path / "a.mp4", "w") as file:
+        stream = file.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32  # type: ignore[union-attr]
+        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))  # type: ignore[call-overload]
+        file.mux(stream.encode(None))  # type: ignore[call-overload]
+    with footage._opened(tmp_path / "a.mp4") as opened:
+        assert opened.streams.video
+    (tmp_path / "list").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")
+    with pytest.raises(TaskError, match="not a video"):
+        footage._opened(tmp_path / "list")

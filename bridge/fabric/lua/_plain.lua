@@ -11,3 +11,10 @@ register('epoch', { 'no-writes' }, function() return string.match(redis.call('IN
 -- put: a write that the memory limit does not refuse. KEYS[1]; ARGV: the command, what follows the key. For heartbeats: they are few
 -- and small, and without them all workers would seem gone.
 register('put', { 'allow-oom' }, function(keys, arguments) return redis.call(arguments[1], keys[1], unpack(arguments, 2)) end)
+
+-- ahead: how many entries that no worker has been given stand before one, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of them.
+register('ahead', { 'no-writes' }, function(keys, arguments)
+  local last = redis.call('GET', keys[1] .. ':delivered') or '0-0'
+  local upto = arguments[1] == '+' and '+' or '(' .. arguments[1]
+  return #redis.call('XRANGE', keys[1], '(' .. last, upto, 'COUNT', '100')
+end)
