@@ -2,6 +2,8 @@
 
 The tool runs in a session of its own below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
 whole checkpoint is kept in the store: after a pause or the loss of the worker another run, also on another machine, goes on from there.
+
+Large because one run (start, read, keep, stop, judge) is one sequence whose order matters.
 """
 
 import contextlib

@@ -106,7 +106,7 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
