@@ -1,6 +1,6 @@
 """Task `run_tool`: a command line that the operator has named, as a durable job.
 
-The tool runs in a session of its own below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
+The tool runs in a separate session below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
 whole checkpoint is kept in the store: after a pause or the loss of the worker another run, also on another machine, goes on from there.
 
 Large because one run (start, read, keep, stop, judge) is one sequence whose order matters.
@@ -195,7 +195,7 @@ class Run:
         settings = self._settings
         own = {
             name: value for name, value in environment({}).items() if not name.startswith(PREFIX)
-        }  # no secret of ours
+        }  # no secret of this worker
         given = own | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch / "tmp")} | settings.env
         cwd = Path(settings.cwd).expanduser() if settings.cwd else self._scratch
         self._ctx.log(f"runs {settings.label or self._argv[0]}")
@@ -245,7 +245,7 @@ class Run:
         return code
 
     def _stop(self) -> int:
-        """By its own signal, then by SIGKILL; whatever it has saved by then is kept."""
+        """Stops the tool by its configured signal, then by SIGKILL; the files that it has saved by then are kept."""
         assert self._process is not None
         group = self._process.pid
         signal_group(group, signal.Signals[f"SIG{self._settings.stop_signal}"])
@@ -255,7 +255,7 @@ class Run:
         self.kill()
         self._keep_newest(settled=True)
         self._ctx.check_cancelled()
-        return 0  # asked to finish: what it has saved is the result
+        return 0  # requested to finish: what it has saved is the result
 
     def kill(self) -> None:
         """Nothing of it runs afterwards, whatever session it has fled to."""

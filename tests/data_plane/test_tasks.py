@@ -110,7 +110,7 @@ def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
-def untyped(params: Any, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
+def untyped(params, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
