@@ -36,6 +36,10 @@ def encode_item(item: Any) -> bytes:
     return array[3:] if array[0] == 0xDC else array[1:]
 
 
+Limit = tuple[str, int, int] | tuple[()]
+"""What one key may submit and retry: (name, jobs per minute, most alive), counted under that name within a partition; 0 means none."""
+
+
 class Claim(msgspec.Struct, frozen=True):
     """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
 
@@ -257,9 +261,10 @@ class Scripts:
         reset: list[str],
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
+        limit: Limit = (),
     ) -> str:
         """`skips`: (node, reason, share) of those among `reset` that what is kept has decided already."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips]]))[0]
+        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
