@@ -18,6 +18,7 @@ READABLE_LAYOUTS = frozenset({3})
 """Older versions whose jobs this one reads and goes on with. 3 kept what a node leaves inside its record; 4 keeps it beside."""
 CANCEL_CHANNEL = "cancel"
 PROTOCOL = 1
+"""Written into every entry and heartbeat, and grows when an older plane would misread what a newer one writes; no plane decides by it."""
 
 
 class Partition:

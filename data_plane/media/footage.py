@@ -173,7 +173,7 @@ def _blurred(path: Path) -> FloatArray:
     return blurred
 
 
-VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v"
+VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v,wav,mp3,aac,flac"
 """The formats that FFmpeg may detect: no playlists, which name other files and addresses that it would open."""
 
 

@@ -2,6 +2,8 @@
 
 The tool runs in a separate session below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
 whole checkpoint is kept in the store: after a pause or the loss of the worker another run, also on another machine, goes on from there.
+
+Large because one run (start, read, keep, stop, judge) is one sequence whose order matters.
 """
 
 import contextlib
@@ -36,6 +38,10 @@ from dihedral.schemas.structs.artifact import ArtifactRef
 BUCKET = "loras"
 BUCKETS = {"video": "videos", "image": "videos", "audio": "voices"}
 LOOK_SECONDS = 0.1  # at a cancel
+CHUNK_BYTES = 64 * 1024  # a pipe's capacity on Linux
+GATHER_SECONDS = (
+    0.2  # what a trainer prints meanwhile is read at once: waking up for each line costs more than reading it
+)
 SCAN_SECONDS = 2.0  # between looks at files; a checkpoint that has not changed since the last look may be whole
 SCAN_SHARE = 20  # times what a scan takes lies between two
 EVENT_SECONDS, EVENT_SHARE = 1.0, 0.01  # of the time gone between two events of a loss or a preview
@@ -206,8 +212,10 @@ class Run:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         with contextlib.suppress(OSError, ValueError):
-            while data := os.read(descriptor, 1 << 16):
+            while data := os.read(descriptor, CHUNK_BYTES):
                 self._chunks.put(data)
+                if len(data) < CHUNK_BYTES:
+                    time.sleep(GATHER_SECONDS)
         self._chunks.put(None)
 
     # While it runs --------------------------------------------------------------------------------------------------
