@@ -29,7 +29,7 @@ def test_a_copy_of_a_live_system_shows_the_jobs_as_they_were_and_what_ran_runs_a
         with redis.Redis.from_url(house.redis_url) as server:
             server.config_set("auto-aof-rewrite-percentage", 0)
         shutil.copytree(house.directory / "appendonlydir", tmp_path / "copy" / "redis" / "appendonlydir")
-        shutil.copytree(house.directory / "artifacts", tmp_path / "copy" / "artifacts")
+        shutil.copytree(house.directory / "artifacts", tmp_path / "copy" / "artifacts", symlinks=True)
         house.post("/api/jobs", simulate({"id": "a", "steps": 0}, job="after-the-backup"))
     finally:
         house.close()
