@@ -114,7 +114,7 @@ def _flattened(document: object) -> object:
 
 
 def _tidied(text: str) -> str:
-    """Without the generator's header and its alias of a document's root; a field with a default is never UNSET."""
+    """Removes the generator's header and its alias of a document's root; a field with a default is never UNSET."""
     text = re.sub(r"\A(#.*\n)+\n*", "", text)
     text = re.sub(r"^Root: TypeAlias = .*\n+", "", text, flags=re.MULTILINE)
     text = text.replace("mi_b:", "mib:")  # the generator splits memoryMiB before its B

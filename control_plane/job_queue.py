@@ -27,7 +27,7 @@ from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
-from dihedral.bridge.fabric.scripts import Depth, NodeRecord
+from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
@@ -211,7 +211,7 @@ class JobQueue:
         kept = await self._lookup(owner, key, digest)
         if kept is not None and kept.created:
             return await self._repeated(kept.job_id, owner), False
-        if kept is None and (key is not None or self._limit(principal)):
+        if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
@@ -231,14 +231,14 @@ class JobQueue:
             return await (self.document(new.view()) if word == "ok" else self._repeated(job_id, owner)), word == "ok"
         if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
-        raise self._not_accepted(word, job_id)
+        raise self.not_accepted(word, job_id)
 
     async def _check_allowance(self, principal: Principal) -> None:
         """Before anything is planned or kept. Raises 429."""
-        left, word = await self.jobs.allowance(self._limit(principal))
+        left, word = await self.jobs.allowance(self.limit_of(principal))
         if not left:
             self._count(None, word)
-            raise self._not_accepted(word, "")
+            raise self.not_accepted(word, "")
 
     async def _repeated(self, job_id: str, owner: str) -> Job:
         """The job that a key made. One of the same id that another owner has made since is another job."""
@@ -256,7 +256,7 @@ class JobQueue:
         """
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
-        left, word = await self.jobs.allowance(self._limit(principal))
+        left, word = await self.jobs.allowance(self.limit_of(principal))
         index = 0
         while index < len(items):  # one block is planned while the one before is stored
             new: list[tuple[int, NewJob]] = []
@@ -277,14 +277,14 @@ class JobQueue:
             await asyncio.sleep(0)  # planning never waits by itself: let the block out
             if left <= 0 and index < len(items):
                 await sent
-                left, word = await self.jobs.allowance(self._limit(principal))
+                left, word = await self.jobs.allowance(self.limit_of(principal))
                 if left <= 0:
                     break
         if sent is not None:
             await sent
         for each in range(index, len(items)):
             self._count(None, word)
-            answers[each] = self._not_accepted(word, "")
+            answers[each] = self.not_accepted(word, "")
         return [answer for answer in answers if answer is not None]
 
     async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
@@ -310,7 +310,7 @@ class JobQueue:
         words = await self.jobs.submit_many([job for _, job in new])
         for (index, job), word in zip(new, words, strict=True):
             self._count(job.pipeline, word)
-            answers[index] = await self.document(job.view()) if word == "ok" else self._not_accepted(word, job.job_id)
+            answers[index] = await self.document(job.view()) if word == "ok" else self.not_accepted(word, job.job_id)
 
     def _count(self, pipeline: str | None, word: str) -> None:
         word = word.partition(" ")[0]
@@ -332,13 +332,13 @@ class JobQueue:
             pipeline=planned.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
             owner=principal.name,
-            limit=self._limit(principal),
+            limit=self.limit_of(principal),
             webhook=b"" if isinstance(webhook, msgspec.UnsetType) else msgspec.json.encode(webhook),
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
             traceparent=TRACEPARENT.get(),
         )
 
-    def _limit(self, principal: Principal) -> tuple[str, int, int] | tuple[()]:
+    def limit_of(self, principal: Principal) -> Limit:
         """A key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
         key, count = principal.key, self.settings.redis.partitions
         if key is None or not (key.jobs_per_minute or key.max_alive):
@@ -365,7 +365,7 @@ class JobQueue:
             return None
         return await self._lookup(owner, key, digest)
 
-    def _not_accepted(self, word: str, job_id: str) -> ApiProblem:
+    def not_accepted(self, word: str, job_id: str) -> ApiProblem:
         if word == "memory":
             return out_of_memory()
         if word == "full":
@@ -506,15 +506,17 @@ class JobQueue:
         await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
         return await self.document(view)
 
-    async def retry(self, job_id: str, *, from_start: bool, visible_owner: str | None) -> Job:
-        if visible_owner is not None:
-            await self.view(job_id, visible_owner=visible_owner)
-        word = await self.jobs.retry(checked(job_id), from_start=from_start)
+    async def retry(self, job_id: str, *, from_start: bool, principal: Principal) -> Job:
+        if principal.visible_owner is not None:
+            await self.view(job_id, visible_owner=principal.visible_owner)
+        word = await self.jobs.retry(checked(job_id), from_start=from_start, limit=self.limit_of(principal))
         if word == "unknown":
             raise unknown_job(job_id)
-        if word != "ok":
+        if word == "conflict":
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
-        return await self.document_of(job_id, visible_owner)
+        if word != "ok":
+            raise self.not_accepted(word, job_id)
+        return await self.document_of(job_id, principal.visible_owner)
 
     async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
         """Forgets an ended job and answers what it was."""

@@ -1,4 +1,4 @@
-"""Which array library this process computes with: CuPy where a GPU answers, NumPy elsewhere.
+"""The array library that this process computes with: CuPy where a GPU answers, NumPy elsewhere.
 
 Every numeric function takes the module as its argument `xp`, so the same body runs on both. CuPy is imported here and
 in `kernels/` only, on the first question and never at import time: importing it succeeds on a machine without a GPU,
@@ -25,7 +25,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What this process computes on; `reason` says why it is not a GPU and is empty when it is one."""
+    """The device that this process computes on; `reason` explains why it is not a GPU and is empty when it is one."""
 
     name: str
     array_module: str
@@ -36,7 +36,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @functools.cache
 def gpu_available() -> tuple[bool, str]:
-    """Whether a GPU ran a kernel just now, else the reason. Asked once per process: the answer costs a launch."""
+    """Returns whether a GPU has just run a kernel, else the reason. Called once per process: the answer costs a launch."""
     try:
         import cupy
     except Exception as error:  # a broken CUDA installation raises more than ImportError
@@ -74,7 +74,7 @@ def memory_held() -> int:
 
 
 def give_memory_back() -> None:
-    """What no array uses any more goes back to the device, where another process can have it."""
+    """Returns memory that no array uses any more to the device, where another process can have it."""
     cupy = sys.modules.get("cupy")
     if cupy is not None:
         cupy.get_default_memory_pool().free_all_blocks()

@@ -1,6 +1,6 @@
-"""Process groups: to signal one, and to know when nothing of it runs any more.
+"""Process groups: functions that signal a group, and that find out when nothing of it runs any more.
 
-A node counts as cancelled when its whole group is gone, its grandchildren included. A zombie that nobody reaps (in a container
+A node counts as cancelled when its whole group is gone, its grandchildren included. A zombie that no parent reaps (in a container
 whose first process is not an init) runs nothing, so it does not count; without /proc it does.
 """
 
@@ -25,7 +25,7 @@ def signal_group(group: int, number: signal.Signals) -> None:
 
 
 async def kill_group(group: int) -> None:
-    """Returns when nothing of the group runs; a process in uninterruptible sleep makes it wait, and say so."""
+    """Returns when nothing of the group runs; a process in uninterruptible sleep makes it wait, which it logs."""
     delay, waited = 0.002, 0.0
     while members(group):
         signal_group(group, signal.SIGKILL)
@@ -37,7 +37,7 @@ async def kill_group(group: int) -> None:
 
 
 def members(group: int) -> list[int]:
-    """Process ids of a group that still run; the group's own id alone where that cannot be told apart."""
+    """Returns process ids of a group that still run; the group's id alone where the processes cannot be listed."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -58,7 +58,7 @@ def members(group: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below one, in other groups and sessions too; zombies count. Empty where /proc does not tell."""
+    """Returns process ids below one, in other groups and sessions too; zombies count. Empty where /proc does not list them."""
     found = _children(pid)
     for child in found:  # grows while it is read
         found += _children(child)
@@ -75,7 +75,7 @@ def _children(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Returns True when a process exists and is no zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -91,7 +91,7 @@ def runs(pid: int) -> bool:
 
 
 def began(pid: int) -> int:
-    """When a process began, in ticks since the machine did: with its id, no other process. 0 where the system does not tell."""
+    """Returns when a process began, in ticks since the machine did: together with its id it names no other process. 0 where the system does not report it."""
     with suppress(OSError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     return 0

@@ -1,7 +1,7 @@
 """The directory for temporary files of one worker, and what workers that died have left of theirs.
 
 A worker holds a lock on a file in its directory as long as it lives; the kernel gives the lock back however it ends, also to workers in other
-containers that share the directory for temporary files, where a process id would say nothing.
+containers that share the directory for temporary files, where a process id would prove nothing.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""A worker of the data plane, put together: `bridge.worker` takes deliveries, slots run what is heavy, a small HTTP server tells.
+"""A worker of the data plane, put together: `bridge.worker` takes deliveries, slots run what is heavy, a small HTTP server reports.
 
 Order of the end: the worker drains first, since only it knows what runs; then the HTTP server goes (it answered "draining"
 until now), then the slots, which have nothing left to do. A hard stop skips the first: the slots are killed with what runs
@@ -56,7 +56,7 @@ DRAINED, STOPPED_HARD = 0, 130
 
 
 class Refused(DihedralError):
-    """This worker cannot start as it was set up; one line that says why."""
+    """The settings do not let this worker start; the text is one line with the reason."""
 
 
 async def serve(settings: Settings) -> int:
@@ -116,7 +116,7 @@ async def serve(settings: Settings) -> int:
 
 @contextmanager
 def _gpu_directory(settings: Settings) -> Iterator[Path]:
-    """Where simulated GPUs have their state: shared with other workers, or this worker's alone."""
+    """Yields the directory of the simulated GPUs' state: shared with other workers, or this worker's alone."""
     if settings.worker.simulate_directory:
         yield Path(settings.worker.simulate_directory).absolute()
         return
@@ -125,7 +125,7 @@ def _gpu_directory(settings: Settings) -> Iterator[Path]:
 
 
 def _read(device: Device, simulation: simulated.Simulation | None, gpu_directory: Path) -> memory.Read | None:
-    """How device memory is looked at; None where there is no GPU, or nobody who tells of it."""
+    """Returns the function that reads device memory; None where there is no GPU, or no driver that reports it."""
     if simulation is None:
         return memory.reader(device.gpus) if device.gpus else None
     gpus = simulated.open_gpus(simulation, gpu_directory)
@@ -135,7 +135,7 @@ def _read(device: Device, simulation: simulated.Simulation | None, gpu_directory
 def _shared(
     device: Device, simulation: simulated.Simulation | None, gpu_directory: Path
 ) -> tuple[SharedReservations | None, set[int]]:
-    """What other workers promise of the same GPUs, and the processes of those that are there; None where no file can be had."""
+    """Returns the reservations of other workers on the same GPUs, and the processes of workers that are present; None where no file can be used."""
     try:
         if simulation is not None:
             files = [gpu_directory / f"promises{gpu.index}.json" for gpu in device.gpus]
@@ -223,7 +223,7 @@ def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, se
 
 
 async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
-    """Two workers that do not see each other's promises may begin what does not fit together. seen: processes of those that do."""
+    """Warns of workers whose reservations are not visible here: two such workers may begin what does not fit together. seen: processes of the visible ones."""
     with suppress(*CONNECTION_ERRORS, redis.RedisError):
         for other in await jobs.workers.alive():
             if other.devices and other.host == socket.gethostname() and other.pid not in seen:
@@ -238,7 +238,7 @@ async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
 
 
 def refuse_local_store_far_away(settings: Settings) -> None:
-    """A directory is shared with nobody: with Redis on another machine the artifacts would be found by this worker alone.
+    """Refuses a local directory that other machines cannot read: with Redis on another machine this worker alone would find the artifacts.
 
     Raises:
         Refused: artifacts.store is local and redis.url names another machine.
@@ -287,7 +287,7 @@ def address(listening: socket.socket) -> str:
 
 
 async def probe() -> Device:
-    """What this machine computes on, asked in another process: whoever touches CUDA cannot start clean children of it."""
+    """Returns what this machine computes on. Another process finds it out: a process that touches CUDA cannot start clean children of it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",

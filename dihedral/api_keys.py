@@ -42,7 +42,7 @@ def redis_of(options: argparse.Namespace) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _server(data_dir: Path) -> Iterator[str]:
-    """The address of the data directory's server: that of a running `dihedral up`, else one of our own for the moment."""
+    """Yields the address of the data directory's server: that of a running `dihedral up`, else of one that is started for the moment."""
     make_private(data_dir)
     (data_dir / "logs").mkdir(exist_ok=True)
     server = EmbeddedServer(data_dir / "redis", data_dir / "logs" / "server.log")

@@ -22,7 +22,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] in (["control"], ["worker"]):
-        # Their options are those of the planes' own parsers; argparse cannot hand on options that it does not know.
+        # Their options belong to the parsers of the planes; argparse cannot hand on options that it does not declare.
         return control(given[1:]) if given[0] == "control" else worker(given[1:])
     _replace_what_no_terminal_shows()
     options = _parser().parse_args(given)
@@ -46,7 +46,7 @@ def _replace_what_no_terminal_shows() -> None:
 
 
 def _told(error: Exception) -> int:
-    """Every refusal is a line or two on stderr; only a bug is a trace."""
+    """Prints every refusal as a line or two on stderr; only a bug is a trace."""
     from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
     from dihedral.client import Refused, Unreachable
 
@@ -76,7 +76,7 @@ def _say(line: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """What users wrote must not reach the terminal as control sequences."""
+    """Keeps control sequences in the texts of users away from the terminal."""
     from dihedral.bridge.plain import plain
 
     return plain(text)
@@ -124,7 +124,7 @@ def worker(arguments: Sequence[str]) -> int:
     return serve(arguments)
 
 
-# Commands that ask the control plane -----------------------------------------------------------------------------------
+# Commands that query the control plane ----------------------------------------------------------------------------------
 
 
 def submit(options: argparse.Namespace) -> int:
@@ -138,12 +138,12 @@ def submit(options: argparse.Namespace) -> int:
             _print(options, job, f"{job['jobId']}  {job['status']}   (dihedral watch {job['jobId']})")
             return OK
         if not options.json and not sys.stdout.isatty():
-            print(job["jobId"], flush=True)  # whoever reads the pipe knows it, however the watch ends
+            print(job["jobId"], flush=True)  # the reader of the pipe has the id, however the watch ends
         return _watch(client, job["jobId"], options)
 
 
 def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """What Client.submit is given; flags go before what the file says."""
+    """Returns the arguments of Client.submit; flags precede the values of the file."""
     flags = {"priority": options.priority, "start_at": options.start_at}
     flags = {name: value for name, value in flags.items() if value is not None}
     if options.pipeline is not None:
@@ -252,7 +252,7 @@ def _watch(client: Any, job_id: str, options: argparse.Namespace) -> int:
 
 
 def _told_end(options: argparse.Namespace, job: dict[str, Any]) -> None:
-    """What came out of a job; with --json the job document is the last line."""
+    """Prints the results of a job; with --json the job document is the last line."""
     if options.json:
         print(json.dumps(job))
         return
@@ -334,7 +334,7 @@ def artifacts_list(options: argparse.Namespace) -> int:
 
 
 def artifacts_prune(options: argparse.Namespace) -> int:
-    """Works on the store and on Redis, which knows what jobs name, so it wants the settings of the control plane."""
+    """Works on the store and on Redis, where jobs name their artifacts, so it needs the settings of the control plane."""
     import asyncio
 
     from dihedral.api_keys import redis_of
@@ -454,7 +454,7 @@ def new_task(options: argparse.Namespace) -> int:
 
 
 def tools(options: argparse.Namespace) -> int:
-    """Those of the settings file, then the presets; what is missing is said of each."""
+    """Lists the tools of the settings file, then the presets, each with what it misses."""
     from dihedral.bridge import settings
     from dihedral.bridge.tasks.context import TaskError
     from dihedral.data_plane.engines import tools as known

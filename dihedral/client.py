@@ -1,12 +1,12 @@
 """The Python client: REST and WebSocket only. Documents are dicts as they are on the wire, typed by `dihedral.documents`.
 
 ClientError
-├── Refused      the control plane said no; `.problem` is its problem document
-├── Unreachable  no server answers at the address, or nobody who is a control plane
+├── Refused      the control plane refused the request; `.problem` is its problem document
+├── Unreachable  no server answers at the address, or the server is no control plane
 └── Cut          a watch whose client was closed
 
 A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
-seconds, which is what a control plane takes to start; the others end as Unreachable, since nobody knows whether they arrived.
+seconds, which is what a control plane takes to start; the others end as Unreachable, since it is unknown whether they arrived.
 
 Large because every route has one documented method.
 """
@@ -113,7 +113,7 @@ class AsyncClient:
         timeout_seconds: float = 60.0,
         ca: str | Path | None = None,
     ) -> None:
-        """Contacts nobody. `ca`: a file of certificates to trust instead of the usual ones.
+        """Opens no connection. `ca`: a file of certificates to trust instead of the usual ones.
 
         Raises:
             Unreachable: `url` can be no address, or `ca`, or a proxy or certificate file of the environment cannot be used.
@@ -222,7 +222,7 @@ class AsyncClient:
         return cast(doc.Job, await self._ask("POST", _job(job_id, "/cancel"), repeat=True))
 
     async def finish(self, job_id: str, node_id: str) -> doc.Job:
-        """Asks a running node to end now with its best result; a task that does not look for that goes on."""
+        """Requests that a running node ends now with its best result; a task that does not look for the request continues."""
         path = _job(job_id, f"/nodes/{quote(node_id, safe='')}/finish")
         return cast(doc.Job, await self._ask("POST", path, repeat=True))
 
@@ -270,7 +270,7 @@ class AsyncClient:
         await self._ask("DELETE", _letter(letter_id))
 
     async def ready(self) -> bool:
-        """Whether the control plane can use Redis and the artifact store."""
+        """Returns whether the control plane can use Redis and the artifact store."""
         try:
             return (await self._http.get("/health/ready")).status_code == 200
         except httpx.HTTPError:
@@ -294,7 +294,7 @@ class AsyncClient:
         return {"bucket": meta["bucket"], "key": meta["key"]}
 
     async def download(self, ref: doc.ArtifactRef | doc.ArtifactMeta | Mapping[str, Any], to: File) -> Path:
-        """Writes the artifact to a file, whole or not at all; a directory gets it under its own name."""
+        """Writes the artifact to a file, whole or not at all; a directory gets it under the artifact's name."""
         target = Path(to)
         if await asyncio.to_thread(target.is_dir):
             target = target / str(ref["key"]).rsplit("/", 1)[-1]
@@ -330,7 +330,7 @@ class AsyncClient:
 
         Raises:
             Refused: there is no such job (any more).
-            Unreachable: no server answers at the address, or nobody has for `timeout_seconds`.
+            Unreachable: no server answers at the address, or none has for `timeout_seconds`.
             Cut: the client was closed.
         """
         last, epoch, told = after, None, (None, None)
@@ -338,7 +338,7 @@ class AsyncClient:
             False,
             None,
             0,
-        )  # `lost`: since when nobody answers; a reader who takes his time loses nothing
+        )  # `lost`: since when no server answers; a slow reader loses nothing
         while True:
             try:
                 socket = await self._socket()
@@ -413,7 +413,7 @@ class AsyncClient:
     # Asking ---------------------------------------------------------------------------------------------------------
 
     async def mcp(self, message: Document) -> Document:
-        """Hands on a message of the Model Context Protocol; an empty answer where it wants none."""
+        """Forwards a message of the Model Context Protocol; returns an empty answer where the protocol expects none."""
         return await self._ask("POST", "/mcp", json=message)
 
     async def _ask(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> Document:
@@ -438,7 +438,7 @@ class AsyncClient:
         return document
 
     async def _until_answered(self, ask: Callable[[], Awaitable[T]], *, repeat: bool) -> T:
-        """Raises Unreachable: at once where nobody is there or nobody answered in time, else when all attempts were cut."""
+        """Raises Unreachable: at once where no server listens or none answered in time, else when all attempts were cut."""
         failures, begun = 0, time.monotonic()
         while True:
             try:
@@ -457,7 +457,7 @@ class AsyncClient:
             await asyncio.sleep(_pause(failures))
 
     def _nobody(self, error: Exception) -> Unreachable:
-        """Why there is no connection: a certificate that is not trusted is told as one."""
+        """Returns why there is no connection: a certificate that is not trusted is reported as one."""
         text = str(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "SSL" in text:
             reason = text.partition("verify failed: ")[2].partition(" (")[0] or text
@@ -508,7 +508,7 @@ def _set(filters: Mapping[str, Any]) -> Document:
 
 
 def _problem(body: bytes | bytearray | None) -> Document | None:
-    """What a control plane says instead of a handshake; None where it is not one that speaks."""
+    """Returns the problem that a control plane sends instead of a handshake; None where the server is not a control plane."""
     try:
         document = json.loads(body or b"")
     except ValueError:
@@ -517,7 +517,7 @@ def _problem(body: bytes | bytearray | None) -> Document | None:
 
 
 def _job(job_id: str, below: str = "") -> str:
-    """Its path. What would lead elsewhere is no job's id."""
+    """Returns the path of a job. Text that would lead to another path is no job's id."""
     if not job_id.strip("."):
         raise _failed(job_id, "unknown_job")
     return f"/api/jobs/{quote(job_id, safe='')}{below}"
@@ -547,7 +547,7 @@ def _document(response: httpx.Response) -> Document | None:
 
 
 def _is_nobody(error: Exception) -> bool:
-    """Whether a first attempt says that there is no control plane, rather than that it was cut off."""
+    """Returns True when a first attempt shows that there is no control plane, rather than that it was cut off."""
     if isinstance(error, websockets.InvalidStatus):
         return error.response.status_code not in BUSY
     return isinstance(error, OSError) and not isinstance(error, ConnectionResetError | BrokenPipeError)
@@ -573,7 +573,7 @@ def _blocking(
 class Client:
     """The blocking client: every method of AsyncClient, and watch() as a plain iterator.
 
-    Its event loop runs in a thread of its own, so it works inside a running event loop (Jupyter) too, which it blocks while it waits.
+    Its event loop runs in a separate thread, so it works inside a running event loop (Jupyter) too, which it blocks while it waits.
     """
 
     def __init__(
@@ -584,7 +584,7 @@ class Client:
         timeout_seconds: float = 60.0,
         ca: str | Path | None = None,
     ) -> None:
-        """As AsyncClient's."""
+        """Takes the arguments of AsyncClient."""
         self._client = AsyncClient(url, api_key=api_key, timeout_seconds=timeout_seconds, ca=ca)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -627,7 +627,7 @@ class Client:
             while (event := self._run(following())) is not None:
                 yield event
         finally:
-            # A closed client has ended its watches; and the loop's own thread, on which a garbage collection may come here, must not wait.
+            # A closed client has ended its watches; and the loop's thread, on which a garbage collection may come here, must not wait.
             if not self._client._closed and threading.current_thread() is not self._thread:
                 self._run(events.aclose())
 

@@ -78,7 +78,7 @@ def _store() -> str:
 
 
 def _captions() -> str:
-    """Which scripts of the world the fonts of this machine have, by one letter of each."""
+    """Returns which scripts of the world the fonts of this machine have, by one letter of each."""
     from PIL import features
 
     from dihedral.data_plane.media.captions import face_of

@@ -1,6 +1,6 @@
 """`python -m dihedral.example_model DIRECTORY`: a tiny language model of bytes, and lines to fine-tune it on.
 
-Made by the project's own training code from lines that a grammar writes; nothing is downloaded. It writes what `train_lora` asks for:
+Made by the project's training code from lines that a grammar writes; nothing is downloaded. It writes the files that `train_lora` takes:
 config.json, model.safetensors (1.1 MB), tokenizer.json and lines.jsonl. The same command writes the same bytes on the same machine.
 """
 

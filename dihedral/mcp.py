@@ -11,7 +11,7 @@ from typing import Any
 
 from dihedral.client import AsyncClient, ClientError
 
-REFUSED, PARSE = -32000, -32700  # codes of JSON-RPC: of a server's own, and for what is no JSON
+REFUSED, PARSE = -32000, -32700  # codes of JSON-RPC: for a server's errors, and for what is no JSON
 
 
 async def serve(url: str, api_key: str | None) -> None:

@@ -19,7 +19,7 @@ class Show(Protocol):
 
 
 class Lines:
-    """One line per change; progress in tenths."""
+    """Prints one line per change; progress in tenths."""
 
     def __init__(self) -> None:
         self._tenth = -1

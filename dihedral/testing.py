@@ -4,7 +4,7 @@
     assert run.output == {"words": 2}
 
 Params and output are checked as a worker checks them. A plain function runs in the calling thread, an async one on an event loop in a
-thread of its own, so both can be called from any test. What a slot adds (a process that can be killed, a GPU) is not here.
+separate thread, so both can be called from any test. What a slot adds (a process that can be killed, a GPU) is not here.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class TaskFailed(AssertionError):
 
 
 class Artifact(msgspec.Struct, kw_only=True, frozen=True):
-    """What a task stored. `path`: a copy that lives as long as its Run."""
+    """A file that a task stored. `path`: a copy that lives as long as its Run."""
 
     name: str
     bucket: str
@@ -56,7 +56,7 @@ class Artifact(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Run:
-    """What a task did. `status`: completed, failed or cancelled. `events`: as a watch shows them, in order."""
+    """The result of a task. `status`: completed, failed or cancelled. `events`: as a watch shows them, in order."""
 
     def __init__(self) -> None:
         self.status = "running"
@@ -66,7 +66,7 @@ class Run:
         self.progress = 0.0
 
     def data(self, name: str) -> list[dict[str, Any]]:
-        """What `ctx.data(name, …)` published, in order."""
+        """Returns what `ctx.data(name, …)` published, in order."""
         return [event["data"] for event in self.events if event["type"] == "data" and event["name"] == name]
 
     def log(self) -> list[str]:
@@ -97,7 +97,7 @@ def run(
     """Runs a function marked with @task to its end.
 
     `files`: params whose value is an artifact, or a list of them, from local files. `folder`: where artifacts and checkpoints are kept; given twice,
-    the second run finds the checkpoint of the first. `cancel_at`, `finish_at`: the progress at which the job is cancelled, or asked to end
+    the second run finds the checkpoint of the first. `cancel_at`, `finish_at`: the progress at which the job is cancelled, or requested to end
     with its best result. `settings`: the task's table of the settings file. `timeout_seconds`: of an async task; nothing can stop a plain function here.
 
     Raises:
@@ -146,7 +146,7 @@ def _ended(result: Run, outcome: NodeOutcome) -> Run:
 
 
 class _Emit:
-    """Collects what a task emits, and stops it where the test wants it to stop."""
+    """Collects what a task emits, and stops the task where the test requires it."""
 
     def __init__(self, result: Run, cancel: CancelToken, cancel_at: float | None, finish_at: float | None) -> None:
         self._result = result
@@ -174,7 +174,7 @@ class _Emit:
 
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs in a thread of its own."""
+    """An event loop that runs in a separate thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="dihedral testing", daemon=True)
     thread.start()

@@ -1,7 +1,7 @@
 """`dihedral up`: everything on one machine. A private server, the control plane and workers, as children of one process.
 
 The children are configured through their environment, which no other user of the machine can read (a command line all can).
-Each is the leader of its own process group, so that Ctrl-C in the terminal reaches this process alone, which then stops them in
+Each is the leader of a process group, so that Ctrl-C in the terminal reaches this process alone, which then stops them in
 this order: workers first, because what they still report must be committed; then the control plane, whose clients may watch until
 then; the server last. A child that dies is started again after a pause that grows; one that refuses to start as it was
 set up (exit code 2 to 4 before it was ever ready) ends `up` with its reason.
@@ -53,10 +53,10 @@ LOG_BYTES = 10 * 1024 * 1024  # a larger log is moved aside, one generation
 ROTATE_SECONDS = 10.0
 
 DEFAULTS: Mapping[str, Any] = {
-    "jobs.ttl_seconds": 7 * 24 * 3600,  # one person's machine: last week's jobs are still wanted
-    "jobs.drain_seconds": 3.0,  # nodes go back to the queue and on at the next `up`; nobody waits half a minute for Ctrl-C
+    "jobs.ttl_seconds": 7 * 24 * 3600,  # one person's machine: last week's jobs are still needed
+    "jobs.drain_seconds": 3.0,  # nodes go back to the queue and on at the next `up`; a user who presses Ctrl-C does not wait half a minute
 }
-"""What differs from the settings' own defaults; file, environment and flags overrule it."""
+"""The values that differ from the defaults of the settings; file, environment and flags overrule them."""
 
 Say = Callable[[str], None]
 
@@ -74,7 +74,7 @@ class CannotStart(UpError):
 
 
 REFUSALS: Mapping[int, type[DihedralError]] = {2: SettingsError, 3: CannotStart, 4: ServerUnavailable}
-"""What the exit code of a child says that was never ready: it was told something wrong, and would be again."""
+"""The error for each exit code of a child that was never ready: its settings are wrong, and a restart would fail in the same way."""
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -278,7 +278,7 @@ class LocalStack:
         self.broken.cancel()
 
     def _take_data_dir(self) -> None:
-        """One `up` per directory; the lock goes with this process, however it ends."""
+        """Takes the lock of the directory, which allows one `up`; it ends with this process, however that ends."""
         try:
             make_private(self.data_dir)
             self.logs.mkdir(exist_ok=True)
@@ -300,9 +300,9 @@ class LocalStack:
         self._lock.flush()
 
     async def _until_ready(self, workers: list["Child"]) -> None:
-        """Until the control plane answers and one worker of ours has announced itself; an earlier run's may still be listed.
+        """Waits until the control plane answers and one worker of this run has announced itself; an earlier run's may still be listed.
 
-        The workers are asked of Redis: the control plane tells them only to who has a key.
+        Redis lists the workers here: the control plane lists them only for callers with a key.
         """
         import httpx  # 0.1 s that `dihedral --help` need not pay
 
@@ -328,7 +328,7 @@ class LocalStack:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _keep_server(self, server: EmbeddedServer) -> None:
-        """Starts it again where it stands: its clients know the socket, and its data is in the append-only file."""
+        """Starts the server again at the same place: its clients have the socket, and its data is in the append-only file."""
         while True:
             await asyncio.sleep(SERVER_LOOK_SECONDS)
             if server.process is not None and server.process.poll() is None:
@@ -349,7 +349,7 @@ class LocalStack:
                     await asyncio.to_thread(rotate, log)
 
     async def _on_death(self, pid: int) -> None:
-        """Its group is killed, so what it ran goes on elsewhere at once; without a server, when its leases end."""
+        """Reaps a dead worker: its group is killed, so its nodes continue on other workers at once; without a server, when its leases end."""
         with contextlib.suppress(*CONNECTION_ERRORS, redis.RedisError, TimeoutError):
             async with asyncio.timeout(BURY_SECONDS):
                 await reap_worker(self._settings, pid)
@@ -411,7 +411,7 @@ class Child:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     async def _run(self) -> int:
-        """From start to end; what is left of its group is killed, so that no two generations work side by side."""
+        """Runs the child from start to end; what is left of its group is killed, so that no two generations work side by side."""
         rotate(self.log)
         parent = os.getpid()
         with self.log.open("ab") as log:
@@ -467,7 +467,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _address(host: str, port: int) -> str:
-    """Where this machine reaches what listens on `host`."""
+    """Returns the address at which this machine reaches a server that listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -486,14 +486,14 @@ async def _check_reachable(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """Cut at the last `@`, since a password may have an `@` or `/` of its own that nobody has escaped."""
+    """Cuts the URL at the last `@`, since a password may contain an `@` or `/` that is not escaped."""
     scheme, divider, rest = url.partition("://")
     secret, at, place = rest.rpartition("@")
     return f"{scheme}{divider}{secret.partition(':')[0]}:***@{place}" if at and divider and ":" in secret else url
 
 
 def make_private(data_dir: Path) -> None:
-    """For its owner alone, with all that is made in it from now on; one of an earlier version is tightened. Raises OSError.
+    """Restricts the directory to its owner, with all that is made in it from now on; one of an earlier version is tightened. Raises OSError.
 
     A folder that was there and holds other things than ours keeps its mode, and only our folders in it are closed.
     """

@@ -9,7 +9,7 @@ HOW_TO_EXPORT = (
 
 
 def is_workflow(document: Mapping[str, Any]) -> bool:
-    """Whether it is of ComfyUI's API format: nodes by id, and nothing else."""
+    """Returns True when the document has ComfyUI's API format: nodes by id, and nothing else."""
     return bool(document) and all(
         isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
         for node in document.values()
@@ -17,7 +17,7 @@ def is_workflow(document: Mapping[str, Any]) -> bool:
 
 
 def is_of_the_editor(document: Mapping[str, Any]) -> bool:
-    """Whether it is a workflow with the places of its nodes, which no server runs. A graph has neither `links` nor this `nodes` alone."""
+    """Returns True when it is a workflow with the places of its nodes, which no server runs. A graph has neither `links` nor this `nodes` alone."""
     return isinstance(document.get("nodes"), list) and isinstance(document.get("links"), list)
 
 

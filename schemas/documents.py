@@ -1,7 +1,7 @@
 """The source schemas as they travel in the package, and every problem of a document by them.
 
-msgspec says the first problem only, and without the key inside a map; where it has refused, jsonschema lists them all.
-It is forty times slower, so it is never asked about a document that msgspec took.
+msgspec reports the first problem only, and without the key inside a map; where it has refused, jsonschema lists them all.
+It is forty times slower, so it never checks a document that msgspec took.
 """
 
 import json
@@ -48,7 +48,7 @@ FORMATS.checks("date-time", raises=msgspec.ValidationError)(_is_aware_time)
 
 
 def _items(checker: Any, items: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    """What stands beyond `maxItems` is refused by it anyway, and looking at it all would take seconds."""
+    """Checks the items up to `maxItems` only: a longer list is refused by that anyway, and checking it all would take seconds."""
     seen = instance[: schema.get("maxItems")] if isinstance(instance, list) else instance
     yield from Draft202012Validator.VALIDATORS["items"](checker, items, seen, schema)
 
@@ -84,7 +84,7 @@ def linked(document: Any, stem: str) -> Any:
 
 @cache
 def registry() -> Registry[Any]:
-    """Every source schema under `dihedral:<stem>`."""
+    """Returns every source schema under `dihedral:<stem>`."""
     resources = [
         (f"dihedral:{stem}", DRAFT202012.create_resource(linked(text, stem))) for stem, text in sources().items()
     ]
@@ -93,7 +93,7 @@ def registry() -> Registry[Any]:
 
 @cache
 def validator(stem: str, name: str) -> Any:
-    """For the definition `name` of a schema file."""
+    """Returns the validator of the definition `name` of a schema file."""
     return Validator({"$ref": f"dihedral:{stem}#/$defs/{name}"}, registry=registry(), format_checker=FORMATS)
 
 
@@ -122,7 +122,7 @@ def _rows(errors: Iterator[ValidationError]) -> Iterator[Row]:
                         f"there is no field {key!r}"[:DETAIL_LENGTH],
                     )
         elif error.validator == "required":
-            # one error per missing field, and only the message says which
+            # one error per missing field, and only the message names the field
             yield (
                 _pointer(error.absolute_path),
                 "missing_field",
@@ -133,7 +133,7 @@ def _rows(errors: Iterator[ValidationError]) -> Iterator[Row]:
 
 
 def _branch(error: ValidationError) -> list[ValidationError]:
-    """What is wrong by the branch that was meant: the one whose tag fits, else the one that is not null.
+    """Returns the errors of the branch that was meant: the one whose tag fits, else the one that is not null.
 
     Where no tag fits, the tag alone is wrong.
     """

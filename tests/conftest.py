@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import redis as redis_sync
-import redis.asyncio
+from redis.asyncio import Redis
 
 from tests.support.leaks import leaks
 from tests.support.servers import start_server
@@ -43,9 +42,9 @@ def redis_url(embedded_url: str) -> str:
 
 
 @pytest.fixture
-async def redis(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator["redis.asyncio.Redis"]:
+async def redis(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
     """A client of the session's server, emptied before the test, looked through after it."""
-    client = redis_sync.asyncio.Redis.from_url(redis_url)
+    client = Redis.from_url(redis_url)
     await client.flushall()
     yield client
     left = [] if request.node.get_closest_marker("forges_state") else await leaks(client)

@@ -4,6 +4,7 @@ import re
 
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.scripts import Limit
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.worker import DeadLetter
 
@@ -38,9 +39,11 @@ class DeadLetters:
         rows = await self._client.xrange(part.dead, min=entry, max=entry)
         return _dead_letter(part, *rows[0]) if rows else None
 
-    async def requeue(self, letter: DeadLetter) -> str:
-        """Retries the job, if its last attempt is the letter's, and drops all its letters; returns ok | conflict | unknown."""
-        word = await self._jobs.retry(letter.job_id, attempt=letter.attempt) if letter.job_id else "unknown"
+    async def requeue(self, letter: DeadLetter, limit: Limit = ()) -> str:
+        """Retries the job, if its last attempt is the letter's, and drops all its letters; returns the word of Jobs.retry."""
+        if not letter.job_id:
+            return "unknown"
+        word = await self._jobs.retry(letter.job_id, attempt=letter.attempt, limit=limit)
         if word == "ok":
             await self._drop_all_of(letter.job_id)
         return word

@@ -24,6 +24,7 @@ from dihedral.bridge.fabric.scripts import (
     MAX_CALL_ITEMS,
     PENDING,
     Depth,
+    Limit,
     NodeRecord,
     Scripts,
     parse_record,
@@ -60,8 +61,7 @@ class NewJob(msgspec.Struct):
     metadata: bytes = b"{}"
     traceparent: str = ""
     created_ms: int = 0
-    limit: tuple[str, int, int] | tuple[()] = ()
-    """The limit (name, jobs per minute, most alive), counted under that name within a partition; 0 means no limit."""
+    limit: Limit = ()
     webhook: bytes = b""
 
     def view(self) -> "JobView":
@@ -209,10 +209,10 @@ class Jobs:
             job.webhook.decode() or False, *fields,
         )  # fmt: skip
 
-    async def allowance(self, limit: tuple[str, int, int] | tuple[()]) -> tuple[int, str]:
+    async def allowance(self, limit: Limit) -> tuple[int, str]:
         """Returns (how many more jobs would be accepted now, the word that refuses the next one), so that a refused job is not planned.
 
-        `limit` as in NewJob. Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
+        Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
         """
         left, word, now = 0, "", await now_ms(self.client) if limit else 0
         for part in self.scripts.partitions:
@@ -226,7 +226,7 @@ class Jobs:
         return left, word
 
     async def _room_of_key(self, part: Partition, limit: tuple[str, int, int], now: int) -> list[tuple[int, str]]:
-        """Returns the answer of `over` in submit.lua."""
+        """Returns the answer of `over` in _call.lua."""
         name, per_minute, most = limit
         rooms = []
         if most > 0:
@@ -328,8 +328,10 @@ class Jobs:
         nodes = [node.id for node in decode_graph(found.graph).nodes]
         return await self.scripts.cancel(self.scripts.partition(job_id), job_id, nodes)
 
-    async def retry(self, job_id: str, *, from_start: bool = False, attempt: int | None = None) -> str:
-        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown."""
+    async def retry(
+        self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
+    ) -> str:
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -345,7 +347,7 @@ class Jobs:
             graph_size=len(found.graph),
         )  # fmt: skip
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips)
+        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
 
     async def delete(self, job_id: str) -> str:
         """Deletes a job; returns ok | alive | unknown."""

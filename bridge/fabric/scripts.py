@@ -36,6 +36,10 @@ def encode_item(item: Any) -> bytes:
     return array[3:] if array[0] == 0xDC else array[1:]
 
 
+Limit = tuple[str, int, int] | tuple[()]
+"""The limit of one key for submissions and retries: (name, jobs per minute, most alive), counted under that name within a partition; 0 means no limit."""
+
+
 class Claim(msgspec.Struct, frozen=True):
     """The answer of take and reclaim for an entry; only `word` = ok carries more than stream and entry.
 
@@ -259,9 +263,10 @@ class Scripts:
         reset: list[str],
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
+        limit: Limit = (),
     ) -> str:
         """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips]]))[0]
+        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]

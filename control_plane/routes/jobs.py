@@ -210,14 +210,12 @@ async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) ->
     status_code=200,
     summary="Run a failed or cancelled job again, keeping what completed",
     operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
-    responses=answers(404, 409, 413, 415, _200=Job),
+    responses=answers(404, 409, 413, 415, 429, _200=Job),
 )
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
     return _job(
-        await _queue(request).retry(
-            job_id, from_start=wish.from_ == "start", visible_owner=principal(request).visible_owner
-        ),
+        await _queue(request).retry(job_id, from_start=wish.from_ == "start", principal=principal(request)),
         200,
     )
 

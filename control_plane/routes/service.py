@@ -103,18 +103,21 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
     "/api/dead-letters/{letter_id:str}/requeue",
     status_code=200,
     summary="Retry a dead letter's job and drop the letters of that job",
-    responses=answers(404, 409, _200=Job),
+    responses=answers(404, 409, 429, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
     letter = await _dead_letter(request, letter_id)
-    word = await _letters(request).requeue(letter)
+    queue = _queue(request)
+    word = await _letters(request).requeue(letter, queue.limit_of(principal(request)))
     if word == "unknown":
         raise ApiProblem(409, "job_gone", "it has no job, or that has expired or was deleted; drop the letter instead")
-    if word != "ok":
+    if word == "conflict":
         detail = f"its job is alive, has completed or is beyond attempt {letter.attempt}; drop the letter instead"
         raise ApiProblem(409, "not_retryable", detail)
-    return await _queue(request).document_of(letter.job_id, principal(request).visible_owner)
+    if word != "ok":
+        raise queue.not_accepted(word, letter.job_id)
+    return await queue.document_of(letter.job_id, principal(request).visible_owner)
 
 
 @delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))

@@ -76,7 +76,7 @@ class Seen(NamedTuple):
 
 
 class Server:
-    """One address. Every method raises Away where nobody answers there, and TaskError where the answer is not ComfyUI's."""
+    """One server address. Every method raises Away where no server answers there, and TaskError where the answer is not ComfyUI's."""
 
     def __init__(self, url: str, settings: ServerSettings) -> None:
         self.url = url.rstrip("/")
@@ -127,7 +127,7 @@ class Server:
     async def post(
         self, prompt_id: str, client_id: str, workflow: Workflow, outputs: Sequence[str] | None
     ) -> dict[str, Any]:
-        """Its node_errors: branches that it drops, while it runs the others.
+        """Returns the node_errors: branches that the server drops, while it runs the others.
 
         Raises:
             TaskError: `invalid_workflow`, with every problem that it names.
@@ -153,7 +153,9 @@ class Server:
             answer = await self._ask("POST", f"/api/jobs/{quote(prompt_id)}/cancel", json={})
             if answer.status_code == 200:
                 return seen.state
-        if seen.state == "pending":  # an interrupt of a pending one is not heard, a delete of a running one neither
+        if (
+            seen.state == "pending"
+        ):  # the server ignores an interrupt of a pending prompt, and a delete of a running one
             await self._ask("POST", "/queue", json={"delete": [prompt_id]})
             seen = await self.look(prompt_id)
         if seen.state == "running":
@@ -161,7 +163,7 @@ class Server:
         return "pending" if seen.state == "absent" else seen.state
 
     async def upload(self, file: Path, name: str, folder: str) -> str:
-        """How a workflow names the file from now on: the name that the server chose."""
+        """Uploads the file and returns the name that the server chose; workflows use it from now on."""
         with file.open("rb") as content:
             answer = await self._ask(
                 "POST",
@@ -200,7 +202,7 @@ class Server:
 
     @asynccontextmanager
     async def messages(self, client_id: str) -> AsyncIterator[ClientConnection]:
-        """Its WebSocket, asked for previews that say whose they are."""
+        """Opens the server's WebSocket, and requests previews that name their node."""
         parts = urlsplit(self.url)
         scheme = "wss" if parts.scheme == "https" else "ws"
         port = parts.port or (443 if scheme == "wss" else 80)
@@ -308,7 +310,7 @@ def place_outputs(workflow: Workflow, folder: str) -> None:
 
 
 def refused(content: dict[str, Any]) -> TaskError:
-    """Of an answer 400."""
+    """Returns the error for an answer with status 400."""
     error = content.get("error")
     error = error if isinstance(error, dict) else {"type": "", "message": str(error)}
     problems = list(node_problems(content.get("node_errors") or {}))
@@ -368,7 +370,7 @@ def check_success(entry: Mapping[str, Any]) -> None:
 
 
 def files_of(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(node, file): every dict with a file name, under whatever key; nodes of other people choose their own."""
+    """Yields (node, file) for every dict with a file name, under any key; custom nodes choose their own keys."""
     found = []
     for node, output in (entry.get("outputs") or {}).items():
         for values in output.values() if isinstance(output, dict) else []:
@@ -399,7 +401,7 @@ def cached_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 class Watched:
-    """How far one prompt is, from its messages: each node's own count begins anew, so the whole is the share of nodes that are done."""
+    """The progress of one prompt, from its messages: the count of each node begins anew, so the whole is the share of nodes that are done."""
 
     def __init__(self, prompt_id: str, nodes: int) -> None:
         self.fraction = 0.0

@@ -1,7 +1,7 @@
-"""Tools that the operator has named: their settings, their command lines, and what their output says.
+"""Tools that the operator has named: their settings, their command lines, and the meaning of their output.
 
 One parser reads what trainers print: tqdm bars (overwritten by `\\r`), the dicts of Hugging Face's Trainer, JSON lines, or the operator's
-own regular expression. A number of the bar counts only where the bar is the tool's: others come before and between, for loading and validation.
+regular expression. A number of the bar counts only where the bar is the tool's: others come before and between, for loading and validation.
 """
 
 import ast
@@ -95,7 +95,7 @@ def named(tables: Mapping[str, Mapping[str, Any]], name: str) -> ToolSettings:
 
 
 def missing(settings: ToolSettings) -> list[str]:
-    """What has to be there before the tool can run, and is not."""
+    """Returns what the tool needs to run and this machine does not have."""
     found = []
     program = (
         settings.argv[0]
@@ -209,10 +209,10 @@ def _toml_value(value: Any) -> str:
 
 
 class Output:
-    """What a tool has printed so far: lines, and the numbers in them."""
+    """The output of a tool so far: lines, and the numbers in them."""
 
     def __init__(self, progress: str, total: int) -> None:
-        """`total`: steps that were asked for, 0 where nobody knows."""
+        """`total`: steps that were requested, 0 where the number is not known."""
         self.step = 0
         self.total = total
         self.metrics: dict[str, float] = {}
@@ -312,7 +312,7 @@ def changed(path: Path) -> float:
 
 
 def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Is another one as soon as something in it is written."""
+    """Returns a value that changes as soon as a file in the path is written."""
     try:
         stats = [(str(each), each.stat()) for each in files_in(path)]
     except OSError:
@@ -321,7 +321,7 @@ def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every file in it is complete, as far as its format tells."""
+    """Returns True when every file in it is complete, as far as its format shows."""
     files = files_in(path)
     try:
         return bool(files) and all(_is_whole(each) for each in files)
@@ -354,7 +354,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def is_film(file: Path) -> bool:
-    """Whether a film has a picture: some tools leave an empty one, and exit with 0."""
+    """Returns True when a film has a picture: some tools leave an empty one, and exit with 0."""
     import av
 
     try:

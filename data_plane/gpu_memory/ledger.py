@@ -1,25 +1,25 @@
-"""The memory ledger: which node may have how much of which device, so that what was promised is always there.
+"""The memory ledger: which node may have how much of which device, so that reserved memory is always there.
 
 A node is admitted to a device when its need is at most
 
-    free as measured − what admitted nodes may still take − the cushion
+    free as measured − what admitted nodes may still take − the headroom
 
 Measured, because other programs take memory without asking. What an admitted node may still take is its need minus what its process
 holds already; both numbers come from one look at the device, so it does not matter what it has taken or freed since: the sum is the
-same. For that reason a promise that has ended still counts until a look that began later: an older one does not know what the node took at
-last. An idle slot holds a context, and perhaps a model; that counts as taken for everybody but a node in that very process.
+same. For that reason a reservation that has ended still counts until a look that began later: an older look does not show what the node took at
+last. An idle slot holds a context, and perhaps a model; that counts as taken for every node except one that runs in that very process.
 
 A device never has all of its total free: the driver keeps some, and so does what it names no process for. So no node is held to more than was
 ever seen to be free or in named hands (`most`). A node that has the device to itself begins with nine tenths of that: what has gone since
-then belongs to nobody who could give it back.
+then has no known owner that could free it.
 
 A node that waits is not overtaken by what would keep it waiting: a younger one gets memory of the device that the older one waits for only
 if both fit beside all that came behind the older one (`leaves_room`). So small nodes use what a large one cannot, and
 the large one runs when those before it have ended.
 
-Other workers of the machine promise memory of the same devices (promises.py); what these promised counts like what was promised here.
+Other workers of the machine reserve memory of the same devices (reservations.py); their reservations count like those made here.
 
-Pure: readings come in, decisions go out. What a node takes beyond its need cannot be prevented, only measured and learnt (peaks.py).
+Pure: readings come in, decisions go out. What a node takes beyond its need cannot be prevented, only measured and learnt (usage_history.py).
 """
 
 from collections.abc import Sequence
@@ -49,14 +49,14 @@ class Reservation(msgspec.Struct, eq=False):
 
 class Ledger:
     def __init__(self, headroom: int, readings: Sequence[Reading]) -> None:
-        """`cushion`: bytes that nobody is promised, unless a node needs them to fit a device at all."""
+        """`headroom`: bytes that are never reserved, unless a node needs them to fit a device at all."""
         self._cushion = headroom
         self._readings = list(readings)
         self._most = [_to_be_had(reading) for reading in readings]
         self._begun = 0.0  # the look that the readings are of
         self._reservations: list[Reservation] = []
         self.others: list[list[Reservation]] = [[] for _ in readings]
-        """Of each device: what other workers have promised."""
+        """Reservations of other workers, a list for each device."""
 
     @property
     def reservations(self) -> list[Reservation]:
@@ -64,11 +64,11 @@ class Ledger:
         return [each for each in self._reservations if self._counts(each)]
 
     def all_of(self, device: int) -> list[Reservation]:
-        """Also those that count only for whoever decides on an older look."""
+        """Returns also the reservations that count only for a worker that decides on an older look."""
         return [each for each in self._reservations if each.device == device]
 
     def poll(self, readings: Sequence[Reading], begun: float) -> None:
-        """Takes in what the devices said to a look that began at that moment."""
+        """Stores the readings of a look that began at that moment."""
         self._readings, self._begun = list(readings), begun
         self._reservations = [
             each for each in self._reservations if each.ended is None or each.ended >= begun - SILENT_SECONDS
@@ -84,7 +84,7 @@ class Ledger:
         return self._readings[device].total
 
     def could_fit(self, device: int, need: int) -> bool:
-        """Whether it fits a device that it has for itself."""
+        """Returns True when the need fits a device that the node has for itself."""
         return need <= self.capacity(device)
 
     def need_here(self, device: int, need: int) -> int:
@@ -92,11 +92,11 @@ class Ledger:
         return min(need, self._most[device])
 
     def is_promised(self, device: int) -> bool:
-        """Whether any node has been admitted to it, by whichever worker."""
+        """Returns True when any worker has admitted a node to the device."""
         return bool(self._counted(device))
 
     def foreign(self, device: int, ours: Sequence[int]) -> int:
-        """Bytes in use that are not known to be of these processes."""
+        """Bytes in use that are not known to belong to these processes."""
         reading = self._readings[device]
         return reading.total - reading.free - sum(reading.holders.get(pid, 0) for pid in ours)
 
@@ -111,7 +111,7 @@ class Ledger:
         return free - self._not_taken(device, self._counted(device)) - self._cushion_for(device, need)
 
     def leaves_room(self, device: int, need: int, older_need: int, older_order: int, ours: Sequence[int]) -> bool:
-        """Whether the older node still fits when those before it have ended. `ours`: processes of this worker, whose memory comes back."""
+        """Returns True when the older node still fits after those before it have ended. `ours`: processes of this worker, whose memory comes back."""
         foreign = self.foreign(device, ours) + self._not_taken(device, self.others[device])
         younger = sum(each.need for each in self.reservations if each.device == device and each.order > older_order)
         headroom = self._cushion_for(device, older_need)
@@ -120,7 +120,7 @@ class Ledger:
     def reservation(
         self, device: int, pid: int, need: int, order: int, *, unreclaimable: int = 0, alone: bool = False
     ) -> Reservation | None:
-        """None where it has no room. `stuck`: what the process holds and the node cannot use; `alone`: no other process of ours holds any."""
+        """Returns None when the device has too little room. `unreclaimable`: bytes that the process holds and the node cannot use; `alone`: no other process of this worker holds any."""
         if not self.could_fit(device, need):
             return None
         room = self.room(device, pid, need) - unreclaimable
@@ -149,11 +149,11 @@ class Ledger:
         return ", ".join(parts)
 
     def kept_for(self, need: int, older_need: int) -> str:
-        """Of what would fit, were it not for an older node."""
+        """The reason for a node that would fit if an older node did not wait."""
         return f"needs {in_gib(need)} GiB, which are kept for an older node that needs {in_gib(older_need)}"
 
     def never(self, need: int, largest: int) -> str:
-        """Of what fits no device here."""
+        """The reason for a node that fits no device of this worker."""
         return f"needs {in_gib(need)} GiB, more than any device of this worker has ({in_gib(largest)})"
 
     def _counts(self, reservation: Reservation) -> bool:
@@ -163,7 +163,7 @@ class Ledger:
         return [each for each in [*self.all_of(device), *self.others[device]] if self._counts(each)]
 
     def _not_taken(self, device: int, reservations: Sequence[Reservation]) -> int:
-        """Bytes of these promises that their processes did not hold at the last look."""
+        """Bytes of these reservations that their processes did not hold at the last look."""
         return sum(max(0, each.need - self.held(device, each.pid)) for each in reservations if self._counts(each))
 
     def _cushion_for(self, device: int, need: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Locked:
-    """What the file holds, without the blanks at its end. It is this process's alone until the lock is given back."""
+    """The content of the file, without the blanks at its end. It belongs to this process alone until the lock is released."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -16,7 +16,7 @@ class Locked:
         self.text = os.pread(descriptor, self._size, 0).rstrip()
 
     def replace(self, text: bytes) -> None:
-        """One write over the whole text, filled with blanks: who is killed here leaves the old text or the new one."""
+        """Replaces the whole text in one write, filled with blanks: a process that is killed here leaves the old text or the new one."""
         if text != self.text:
             os.pwrite(self._descriptor, text.ljust(self._size), 0)
 

@@ -1,6 +1,6 @@
-"""How much memory the tasks take: of each GPU, from the driver's library; where there is none, of the slots, from /proc.
+"""The memory that the tasks take: of each GPU, from the driver's library; where there is none, of the slots, from /proc.
 
-The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. For the metrics it is asked
+The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. The metrics query it
 every second, so a shorter peak is missed.
 
 A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so it is never asked on the event loop.
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EVERY_SECONDS = 1.0
-SILENT_SECONDS = 3.0  # a driver answers in milliseconds; what is older than this says nothing of now
+SILENT_SECONDS = 3.0  # a driver answers in milliseconds; an older reading is no evidence of the present state
 KIB = 1024
 
 Sample = dict[str, tuple[int, int]]
@@ -33,7 +33,7 @@ Sample = dict[str, tuple[int, int]]
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One look at one device. holders: process id → bytes, as far as the driver tells."""
+    """One look at one device. holders: process id → bytes, for the processes that the driver lists."""
 
     total: int
     free: int
@@ -45,7 +45,7 @@ Read = Callable[[], list[Reading]]
 
 
 class DeviceProbe(Generic[T]):
-    """Asks what may not answer, in a thread of its own for each question, one at a time.
+    """Runs each query that may never return in a separate thread, one at a time.
 
     Daemon threads: one that never comes back must not keep the worker from its end, as a thread of `asyncio.to_thread` would.
     """
@@ -73,13 +73,13 @@ class DeviceProbe(Generic[T]):
         result, failure = None, None
         try:
             result = self._ask()
-        except Exception as error:  # a driver that is being replaced answers with errors of its own
+        except Exception as error:  # a driver that is being replaced raises errors of unknown classes
             failure = error
 
         def tell() -> None:
             if failure is not None:
                 answer.set_exception(failure)
-                answer.exception()  # it is nobody's duty to ask
+                answer.exception()  # no caller waits for this answer any more
             else:
                 answer.set_result(result)  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ class DeviceProbe(Generic[T]):
 
 
 def reader(gpus: Sequence[Gpu]) -> Read | None:
-    """None where NVML is not there, or does not know one of these GPUs."""
+    """Returns None where NVML is missing, or does not know one of these GPUs."""
     nvml = _nvml()
     if nvml is None:
         return None
@@ -103,7 +103,7 @@ def reader(gpus: Sequence[Gpu]) -> Read | None:
 
 
 def of_handle(nvml: Any, handle: Any) -> Reading:
-    """Processes whose memory the driver does not tell (in a container it may not) are left out."""
+    """Reads the devices. Processes whose memory the driver does not report (in a container it may not) are left out."""
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     holders = {int(each.pid): int(each.usedGpuMemory) for each in processes if each.usedGpuMemory}

@@ -1,13 +1,13 @@
-"""What the workers of one machine have promised of the same devices, so that two of them never give the same memory away.
+"""The reservations that the workers of one machine have made on the same devices, so that two workers never reserve the same memory.
 
-One file a device, under a lock. A worker decides under the locks of all its devices: it reads what the others have promised, decides, and
-writes what it promises itself. What is in use every worker measures; so a promise counts with what its process has not taken yet. It
-stands in the file with its whole need and its process, not with what is left of it: every reader subtracts what its own look saw that process
-hold, as the ledger does for its own promises. Then file and reading need not be of the same moment, and nothing is written while memory is
-taken. An ended promise stays, with the moment of its end, for as long as anybody may decide on a look that began before (SILENT_SECONDS).
+Each device has one file, under a lock. A worker decides under the locks of all its devices: it reads what the others have reserved, decides, and
+writes its own reservations. Every worker measures what is in use; so a reservation counts with what its process has not taken yet. It
+stands in the file with its whole need and its process, not with what is left of it: every reader subtracts what that process held in the
+reader's look, as the ledger does for its own reservations. Then file and reading need not be of the same moment, and nothing is written while memory is
+taken. An ended reservation stays, with the moment of its end, for as long as a worker may decide on a look that began before (SILENT_SECONDS).
 
-What dead workers have promised is dropped: each says its process and when that began. Workers that do not see each other's files (another
-user, a container with a directory for temporary files or with process ids of its own) do not see each other's promises.
+Reservations of dead workers are dropped: each entry names its process and the time when that began. Workers that do not see each other's files (another
+user, a container with another directory for temporary files or another space of process ids) do not see each other's reservations.
 """
 
 import logging
@@ -43,7 +43,7 @@ class _Worker(msgspec.Struct, frozen=True):
 
 
 class _State(msgspec.Struct):
-    """worker, a random name of this start → what it promised."""
+    """worker, a random name of this start → its reservations."""
 
     workers: dict[str, _Worker] = {}
 
@@ -58,7 +58,7 @@ class SharedReservations:
 
     @contextmanager
     def deciding(self, ledger: Ledger) -> Iterator[bool]:
-        """Whether the ledger may promise within; not while another worker decides. It knows then what the others have promised.
+        """Yields True when the ledger may reserve within the block; False while another worker decides. The ledger then knows the reservations of the others.
 
         Where the files cannot be used, this worker counts for itself.
         """
@@ -100,14 +100,14 @@ class SharedReservations:
         return seen
 
     def leave(self) -> None:
-        """When nothing of this worker runs any more. Whoever does not get to it is dropped when its process is gone."""
+        """Removes this worker's entry, after everything of it has ended. The entry of a worker that does not come to this is dropped when its process is gone."""
         with suppress(OSError):
             for path in self._files:
                 with locked(path, wait=False) as file:
                     file.replace(msgspec.json.encode(self._others(file)))
 
     def _locked(self, locks: ExitStack) -> dict[Path, Locked] | None:
-        """In one order for all workers. None: one of them is another's at this moment; empty: they cannot be used."""
+        """Locks the files, in one order for all workers. None: another worker holds one of the locks at this moment; empty: the files cannot be used."""
         try:
             files = {path: locks.enter_context(locked(path, wait=False)) for path in sorted(set(self._files))}
         except BlockingIOError:
@@ -121,7 +121,7 @@ class SharedReservations:
         return files
 
     def _others(self, file: Locked) -> _State:
-        """Of those that live."""
+        """Returns the entries of workers that live."""
         try:
             state = msgspec.json.decode(file.text, type=_State) if file.text else _State()
         except msgspec.DecodeError as error:
@@ -148,7 +148,7 @@ class SharedReservations:
 
 @contextmanager
 def _waited_for(path: Path) -> Iterator[Locked]:
-    """Says so where it takes its time: a frozen worker may have it."""
+    """Locks the file, and logs a warning when that takes time: a frozen worker may hold the lock."""
     with ExitStack() as lock:
         try:
             file = lock.enter_context(locked(path, wait=False))
@@ -159,7 +159,7 @@ def _waited_for(path: Path) -> Iterator[Locked]:
 
 
 def directory_of_user() -> Path:
-    """Of this user alone, made where it is not. Raises: OSError: it cannot be had, or is somebody else's."""
+    """Returns a directory that belongs to this user alone, and creates it if needed. Raises: OSError: it cannot be created, or belongs to another user."""
     found = Path(tempfile.gettempdir(), f"dihedral-promises-{os.getuid()}")
     found.mkdir(mode=0o700, exist_ok=True)
     about = found.lstat()

@@ -35,7 +35,7 @@ Fault = Literal["oom", "hang", "poison"]
 
 
 class SimulatedOutOfMemory(MemoryError):
-    """As CuPy's: a MemoryError."""
+    """Stands for CuPy's exception: a MemoryError."""
 
 
 class SimulatedFault(RuntimeError):
@@ -43,7 +43,7 @@ class SimulatedFault(RuntimeError):
 
 
 class Simulation(msgspec.Struct, frozen=True):
-    """What `worker.simulateGpus` says. faults: (N, what happens at the N-th allocation)."""
+    """The parsed setting `worker.simulateGpus`. faults: (N, what happens at the N-th allocation)."""
 
     count: int
     memory_bytes: int
@@ -52,7 +52,7 @@ class Simulation(msgspec.Struct, frozen=True):
 
     @property
     def device(self) -> Device:
-        """As `data_plane.device` tells of real ones."""
+        """Returns the same description as `data_plane.device` does for real GPUs."""
         name = f"simulated GPU, {in_words(self.memory_bytes)}"
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         gpus = [Gpu(index=index, name=name, memory_mib=self.memory_bytes // MIB) for index in range(self.count)]
@@ -60,7 +60,7 @@ class Simulation(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Simulation:
-    """Of a text that the settings' schema has let through."""
+    """Parses a text that the settings' schema has accepted."""
     head, *rest = text.split(",")
     count, _, size = head.partition("x")
     faults: list[tuple[int, Fault]] = []
@@ -87,7 +87,7 @@ def in_words(size: int) -> str:
 
 
 def open_gpus(simulation: Simulation, directory: Path) -> list["SimulatedGpu"]:
-    """The devices whose state lies there; it is made where it is not."""
+    """Opens the devices whose state lies in the directory, which is created if needed."""
     directory.mkdir(parents=True, exist_ok=True)
     return [SimulatedGpu(directory, index, simulation) for index in range(simulation.count)]
 
@@ -148,7 +148,7 @@ class SimulatedGpu:
         self.peak_bytes = self.held_bytes
 
     def give_memory_back(self) -> None:
-        """What nobody uses any more goes back to the device."""
+        """Returns unused memory to the device."""
         dropped, self._dropped = self._dropped, []
         if dropped:
             self._give_back(sum(dropped))
@@ -173,7 +173,7 @@ class SimulatedGpu:
 
 
 class Allocation:
-    """Simulated memory, held until `free`, or until its device gives back what nobody uses, or the end of the process."""
+    """Simulated memory, held until `free`, or until its device frees unused memory, or the end of the process."""
 
     def __init__(self, gpu: SimulatedGpu, size: int) -> None:
         self._gpu = gpu
@@ -199,7 +199,7 @@ class Allocation:
 
 
 def _hang() -> NoReturn:
-    """As a kernel that never ends: only SIGKILL helps."""
+    """Blocks like a kernel that never ends: only SIGKILL ends it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     while True:
         time.sleep(3600)

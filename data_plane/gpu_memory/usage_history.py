@@ -1,7 +1,7 @@
-"""What runs have really used, so that a need is known better than it was declared.
+"""The memory that runs have really used, so that a need is estimated better than it was declared.
 
-The last peaks of each kind of run (task, version, size; `Task.size_bucket`) are kept in Redis, because what one worker has learnt another of
-the same devices can use, and a restart forgets nothing. From five runs on their 95th percentile is what a node needs. A server that
+The last peaks of each kind of run (task, version, size; `Task.size_bucket`) are kept in Redis, because another worker of the same devices
+can use what one worker has learnt, and a restart forgets nothing. From five runs on their 95th percentile is what a node needs. A server that
 refuses the write (its memory limit) costs nothing but that.
 
 A list for each kind, so that two workers that note a peak at once both add theirs, and a sorted set of the kinds, by when they were last
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 50  # of a kind of run
 KINDS = 1000  # the one that was noted longest ago goes
-TTL_MS = 90 * 86_400_000  # of a kind that nobody runs any more
+TTL_MS = 90 * 86_400_000  # of a kind that no worker runs any more
 ENOUGH = 5
 SHARE = 0.95
 MIB = 2**20
@@ -40,7 +40,7 @@ class MemoryUsageHistory:
         self._loaded = client is None
 
     async def load(self) -> None:
-        """What was learnt before; where the server does not answer, it is asked again with the next peak."""
+        """Loads what was learnt before; where the server does not answer, the next peak queries it again."""
         if self._client is None or self._loaded:
             return
         with suppress(*CONNECTION_ERRORS, redis.RedisError):
@@ -54,7 +54,7 @@ class MemoryUsageHistory:
             self._loaded = True
 
     def need_bytes(self, task: Task, params: Mapping[str, Any]) -> int:
-        """Device memory that this run is taken to need: learnt, else as declared; never less than a parameter asks for."""
+        """Returns the device memory that this run probably needs: learnt, else as declared; never less than a parameter requests."""
         declared = task.memory_mib(params) * MIB
         seen = self._seen.get(task.size_bucket(params), ())
         if len(seen) < ENOUGH:
@@ -63,7 +63,7 @@ class MemoryUsageHistory:
         return max(percentile(seen), declared) if asked else percentile(seen)
 
     async def note(self, task: Task, params: Mapping[str, Any], peak: int) -> None:
-        """Of a run that completed; a peak of 0 was not measured."""
+        """Notes the peak of a run that completed; a peak of 0 was not measured."""
         if peak <= 0:
             return
         await self.load()
@@ -82,7 +82,7 @@ class MemoryUsageHistory:
             del self._seen[old]
 
     async def _add(self, client: Client, kind: str, peak: int) -> list[int]:
-        """What has been noted of it now, other workers' runs included."""
+        """Returns the peaks that are noted for it now, including runs of other workers."""
         key = keys.memory_peaks(kind)
         pipe = client.pipeline(transaction=False)
         pipe.rpush(key, peak)

@@ -1,10 +1,10 @@
-"""How high the bars of a spectrum stand over a soundtrack: a short Fourier transform around each frame, in bands of equal musical width."""
+"""The heights of a spectrum's bars over a soundtrack: a short Fourier transform around each frame, in bands of equal musical width."""
 
 import numpy as np
 
 from dihedral.data_plane.device import Array, ArrayModule, to_host
 
-WINDOW_SECONDS = 0.08  # a bar of the lowest band takes that long to hear
+WINDOW_SECONDS = 0.08  # a bar of the lowest band needs that long a window
 LOWEST_HZ, HIGHEST_HZ = 60.0, 12_000.0
 TILT_DB = 3.0  # an octave: speech and music fall by about that much towards the top
 RANGE_DB = 48.0  # from an empty to a full bar
@@ -37,7 +37,7 @@ def levels(samples: Array, rate: int, fps: int, count: int, bars: int, xp: Array
     decibels = 10 * np.log10(power + 1e-12) + TILT_DB * np.log2(edges_hz[1:] / LOWEST_HZ)
     full = np.percentile(decibels, 99)
     heights = np.clip((decibels - full) / RANGE_DB + 1, 0, 1).astype(np.float32)
-    if full < -60:  # silence: what is left is the numbers' own noise
+    if full < -60:  # silence: what is left is rounding noise
         heights[:] = 0
     sinking = np.float32(1 / (RELEASE_SECONDS * fps))
     for frame in range(1, count):

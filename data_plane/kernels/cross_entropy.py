@@ -2,7 +2,7 @@
 
     z = h·Wᵀ,   loss = Σ over rows with a label of (log Σ exp z − z[label]),   dz = softmax z − onehot(label),   dh = dz·W
 
-The loss is a *sum*: whoever trains divides gradients by the number of labels at the end. So micro-batches with different numbers of
+The loss is a *sum*: the caller divides gradients by the number of labels at the end. So micro-batches with different numbers of
 labels add up exactly, and what flows back is of the order of one, which 16-bit storage needs (a mean over some thousands of
 labels would fall below float16's smallest number). Softmax in float32. Expected error: 1e-6 relative in float32.
 
@@ -43,7 +43,7 @@ extern "C" __global__ void row_losses(T* logits, const long long* labels, float*
 }
 """
 
-IGNORED = -1  # the label of a row that nothing is asked of
+IGNORED = -1  # the label of a row that has no loss
 CHUNK_VALUES = 1 << 24  # logits at a time: 64 MiB of float32
 
 

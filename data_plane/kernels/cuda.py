@@ -74,7 +74,7 @@ class Kernel(NamedTuple):
 
 
 def fused(xp: ArrayModule) -> bool:
-    """Whether arrays of this module can be given to a CUDA kernel."""
+    """Returns True when arrays of this module can be given to a CUDA kernel."""
     return hasattr(xp, "RawKernel")
 
 
@@ -112,7 +112,7 @@ def launch(kernel: Kernel, blocks: tuple[int, ...], threads: tuple[int, ...], *a
 
 
 def pack_of(size: int, *arrays: Array) -> int:
-    """N for arrays whose rows have `size` values: as many of the narrowest type as have 16 bytes, 1 where rows are no multiple of that.
+    """Returns N for arrays whose rows have `size` values: as many of the narrowest type as have 16 bytes, 1 where rows are no multiple of that.
 
     The arrays begin at a multiple of 16 bytes, as whatever CuPy allocates and any row of it does.
     """

@@ -34,7 +34,7 @@ _ROWS = 64  # worked on at a time behind the sampling: they stay in the processo
 
 
 class Bars(NamedTuple):
-    """Where the spectrum's bars stand, in pixels: `left` of the first, one every `pitch`, half as wide as 2·radius, from `base` up to `tallest`."""
+    """The place of the spectrum's bars, in pixels: `left` of the first, one every `pitch`, half as wide as 2·radius, from `base` up to `tallest`."""
 
     number: int
     left: float
@@ -45,7 +45,7 @@ class Bars(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What is the same for all frames. size: (height, width), even; grain: `grain.field`, None: none; strength: its deviation in luma codes."""
+    """The values that are the same for all frames. size: (height, width), even; grain: `grain.field`, None: none; strength: its deviation in luma codes."""
 
     size: tuple[int, int]
     grain: Array | None

@@ -32,7 +32,7 @@ def field(size: tuple[int, int], seed: int, xp: ArrayModule) -> Array:
 
 
 def corner(seed: int, frame: int) -> tuple[int, int]:
-    """Where in the field a frame lies: (row, column) below ROAM."""
+    """The place of a frame in the field: (row, column) below ROAM."""
     import numpy as np
 
     at = int(hashed(_key(seed, 1, np) ^ np.uint32(frame), np)[0])

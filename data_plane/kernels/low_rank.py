@@ -1,7 +1,7 @@
 """A low-rank adapter on a frozen map of picture patches (LoRA), trained with Adam.
 
 The frozen base is a seeded random projection W that loses three quarters of what it is shown. It is shown a patch x
-without its colours, g(x) (every channel the luma), and asked for x itself, so the adapter has to learn both what W
+without its colours, g(x) (every channel the luma), and its target is x itself, so the adapter has to learn both what W
 loses and which colours this picture gives to which light:
 
     y = m + (W + (α/r)·B·A)·(g(x) − g(m)),   minimise mean (x − y)²,   m the mean colour of the training pictures.

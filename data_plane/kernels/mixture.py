@@ -66,7 +66,7 @@ def fit(
 def improve(
     rows: Array, mixture: Mixture, iterations: int, floor: float | Array, xp: ArrayModule
 ) -> Iterator[tuple[float, Mixture]]:
-    """As `fit`, from a mixture that is given, on `rows_of` the frames as they are."""
+    """Yields as `fit` does, from a mixture that is given, on `rows_of` the frames as they are."""
     sums, _ = _expectation(rows, mixture, xp)
     for _ in range(iterations):
         mixture = _maximisation(sums, floor, xp)
@@ -123,7 +123,7 @@ def _clustered(rows: Array, components: int, seed: int, floor: float | Array, xp
 
 
 def _lloyd(rows: Array, means: Array, xp: ArrayModule) -> tuple[Array, float]:
-    """As `_nearest` answers, when no frame moves any more or the rounds are over."""
+    """Returns the last answer of `_nearest`, when no frame moves any more or the rounds are over."""
     sums, tightness = _nearest(rows, means, xp)
     for _ in range(LLOYD_ROUNDS):
         count = sums[:, -1:]

@@ -17,7 +17,7 @@ SHARP = 1.3  # pixels to a sample that the interpolation takes without visible a
 
 
 class Window(NamedTuple):
-    """What a frame shows of a picture: its upper left corner and how much a frame's pixel covers, in the picture's pixels."""
+    """The part of a picture that a frame shows: its upper left corner and how much a frame's pixel covers, in the picture's pixels."""
 
     top: float
     left: float
@@ -59,7 +59,7 @@ def luma_layers(picture: Pyramid, window: Window, weight: float) -> list[Layer]:
 
 
 def chroma_layers(picture: Pyramid, window: Window, weight: float) -> list[Layer]:
-    """As luma_layers, for chroma at half the size, sited as H.264 has it by default: on even columns, between two rows."""
+    """Samples like luma_layers, for chroma at half the size, sited as H.264 has it by default: on even columns, between two rows."""
     return _layers(picture.chroma, picture.first, window, 2, (1.0, 0.5), weight)
 
 

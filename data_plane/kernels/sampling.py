@@ -11,7 +11,7 @@ however large the plane is; a float32 position would be off by 1/4000 pixel at t
 As a matrix an axis is a band four wide. Cut into blocks of 16 samples each block is a small dense matrix, and the whole is a row of BLAS
 products, which waste four of five multiplications and are still several times faster than gathering pixels with NumPy. They are kept so
 small that OpenBLAS runs them in this thread: with two threads on a busy machine the same frames took ten times as long, and the
-encoder wants the other cores anyway.
+encoder needs the other cores anyway.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ ALONE = 1 << 18  # multiplications up to which OpenBLAS starts no threads: 65,53
 
 
 class Axis(NamedTuple):
-    """Where samples lie along one axis of a plane: the i-th at start + i·step, in 2⁻³² pixels; pixel centres are whole."""
+    """The places of samples along one axis of a plane: the i-th at start + i·step, in 2⁻³² pixels; pixel centres are whole."""
 
     start: int
     step: int

@@ -118,7 +118,7 @@ def cepstra(log_mel: Array, xp: ArrayModule) -> Array:
         c_k = √(2/B) · Σ_b x_b · cos(π k (b + ½) / B)
 
     Davis & Mermelstein 1980. c_0, the level, is left out, so a louder copy has the same cepstra. No liftering: a mixture with
-    diagonal covariances does not notice the scale of a coefficient, and k-means wants distances that are those of spectra.
+    diagonal covariances does not notice the scale of a coefficient, and k-means needs distances that are those of spectra.
     """
     bands, orders = np.arange(BANDS) + 0.5, np.arange(1, COEFFICIENTS + 1)
     cosines = np.sqrt(2 / BANDS) * np.cos(np.pi / BANDS * bands[:, None] * orders)

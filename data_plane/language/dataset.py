@@ -1,8 +1,8 @@
-"""From a text or JSONL file to rows of tokens.
+"""The conversion of a text or JSONL file to rows of tokens.
 
 Documents are joined to one stream, each with the model's end token behind it, and the stream is cut into rows of one length: no
 token is lost to padding but in the last row. A text file is one document. Each line of a JSONL file is one, or each item of a JSON list: `{"text"}`,
-or `{"prompt", "completion"}`, Alpaca's `{"instruction", "input", "output"}` or a chat's `{"messages"}`, of which only the answers are asked for. Other
+or `{"prompt", "completion"}`, Alpaca's `{"instruction", "input", "output"}` or a chat's `{"messages"}`, of which only the answers are learnt. Other
 columns are left alone. TaskError codes: `invalid_dataset`, `tokenizer_mismatch`.
 """
 
@@ -25,7 +25,7 @@ _NAMED_LINES = re.compile(r"\.?(jsonl|ndjson)\b", re.IGNORECASE)
 
 
 class Document(msgspec.Struct):
-    """What one line holds; of several forms the first of these counts: messages, prompt and completion, instruction and output, text."""
+    """The content of one line; of several forms the first of these counts: messages, prompt and completion, instruction and output, text."""
 
     text: str | None = None
     prompt: str | None = None
@@ -58,7 +58,7 @@ class Message(msgspec.Struct):
 
     @property
     def parts(self) -> list[tuple[str, bool]]:
-        """Only what the model is to say is learnt. The tokenizer's file has no template, so the roles are plain words."""
+        """The pieces of the text, with True for the model's answers: only those are learnt. The tokenizer's file has no template, so the roles are plain words."""
         role, said = self.role or self.from_, self.content or self.value
         return [(f"{_ROLES.get(role, role.capitalize())}: ", False), (f"{said}\n", role in ("assistant", "gpt"))]
 
@@ -72,13 +72,13 @@ def _alpaca(instruction: str, input: str) -> str:
 
 
 class Rows(NamedTuple):
-    """ids, labels: (rows, length) int64 on the host; every row has a label that is asked for."""
+    """ids, labels: (rows, length) int64 on the host; every row has a label that counts."""
 
     ids: Array
     labels: Array
 
     def split(self, share: float, seed: int) -> "tuple[Rows, Rows]":
-        """To learn from, and to judge by: the second empty where there are too few rows for both."""
+        """Splits the rows into those to learn from and those to judge by: the second empty where there are too few rows for both."""
         count = min(MOST_HELD_OUT, round(share * len(self.ids))) if len(self.ids) >= FEWEST_TO_SPLIT else 0
         order = np.random.default_rng([seed, len(self.ids)]).permutation(len(self.ids))
         first, second = np.sort(order[count:]), np.sort(order[:count])
@@ -90,7 +90,7 @@ class Rows(NamedTuple):
 
 
 def read(file: Path, name: str) -> list[Document]:
-    """`name`: as it was uploaded; where it says nothing, a first line that is a JSON object or list does.
+    """`name`: as it was uploaded; where it has no known suffix, a first line that is a JSON object or list decides.
 
     Raises: TaskError where it is not UTF-8, a line is no document, or there is nothing in it.
     """
@@ -118,7 +118,7 @@ def _is_object(line: str) -> bool:
 
 
 def _listed(file: Path, text: str) -> list[Document]:
-    """Of one JSON list; a text may begin with a bracket too."""
+    """Reads the documents of one JSON list; a plain text may begin with a bracket too."""
     try:
         items = msgspec.json.decode(text, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeEncodeError):
@@ -139,7 +139,7 @@ def _document(file: Path, where: str, line: str | bytes) -> Document:
 
 
 def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: tuple[int, ...], length: int) -> Rows:
-    """Raises: TaskError where the tokenizer has no tokens for a text, or nothing is left that could be asked for."""
+    """Raises: TaskError where the tokenizer has no tokens for a text, or no label is left that counts."""
     stream: list[int] = []
     asked: list[bool] = []
     for document in documents:
@@ -159,7 +159,7 @@ def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: t
         if not tokens or tokens[-1] not in end_ids:  # some tokenizers put it there themselves
             tokens += end_ids[:1]
             wanted += [True] * (len(tokens) - len(wanted))
-        wanted[:1] = [False][: len(wanted)]  # nothing of the document says what it begins with
+        wanted[:1] = [False][: len(wanted)]  # nothing of the document predicts its first token
         stream += tokens
         asked += wanted
     count = max(0, -(-(len(stream) - 1) // length))
@@ -173,7 +173,7 @@ def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: t
 
 
 def batches(data: Rows, batch: int, seed: int, first: int) -> Iterator[Rows]:
-    """Endless, from batch number `first`: each epoch in an order of its own, which depends on seed and epoch alone."""
+    """Yields batches without end, from batch number `first`: each epoch in a separate order, which depends on seed and epoch alone."""
     total, position, epoch, order = len(data.ids), first * batch, -1, np.empty(0, np.int64)
     while True:
         chosen = []

@@ -111,12 +111,12 @@ def read_config(file: Path) -> Config:
 
 
 def read_weights(files: Sequence[Path], config: Config, storage: Storage, xp: ArrayModule) -> dict[str, Array]:
-    """Every weight that the config asks for, on the device in the storage type.
+    """Returns every weight that the config requires, on the device in the storage type.
 
     `auto` is float32 on NumPy and the type of the embedding in the files on CuPy, for all weights: a kernel takes one type.
 
     Raises:
-        TaskError: `invalid_model`; `missing_package` where bfloat16 is wanted without ml_dtypes.
+        TaskError: `invalid_model`; `missing_package` where bfloat16 is required without ml_dtypes.
     """
     expected, found = config.shapes(), {}
     chosen = storage if storage != "auto" else _automatic(files, xp)
@@ -192,8 +192,8 @@ def read_tokenizer(file: Path, config: Config) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
         tokenizer.no_truncation()
-        tokenizer.no_padding()  # before the first text: the file may ask for more padding than there is memory
-        always = tokenizer.encode("").ids  # what a template puts around a text has numbers of its own
+        tokenizer.no_padding()  # before the first text: the file may require more padding than there is memory
+        always = tokenizer.encode("").ids  # the numbers of what a template puts around a text
     except BaseException as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
             raise

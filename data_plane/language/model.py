@@ -3,7 +3,7 @@
     x ← E[ids];   per layer  x ← x + O·attention(rope(Q·n₁), rope(K·n₁), V·n₁),  x ← x + D·swiglu(G·n₂, U·n₂)
     with n₁, n₂ the RMS norms of x before each half;   logits = head · rms_norm(x)            (Touvron et al., 2023, §2.2)
 
-Weights bear their Hugging Face names. Whoever calls says what is trained by what stands in `gradients`: a name that is not in it
+Weights bear their Hugging Face names. The caller chooses what is trained by what stands in `gradients`: a name that is not in it
 is frozen and costs no product. Adapters of a product stand beside its name as `lora_A` and `lora_B`.
 """
 
@@ -30,7 +30,7 @@ Gradients = dict[str, Array]
 
 
 class Config(NamedTuple):
-    """What of a config.json decides the arithmetic; `rope_scaling` as kernels.rope.frequencies takes it."""
+    """The part of a config.json that decides the arithmetic; `rope_scaling` as kernels.rope.frequencies takes it."""
 
     vocabulary: int
     width: int
@@ -47,7 +47,7 @@ class Config(NamedTuple):
     end_ids: tuple[int, ...] = ()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every weight by its name; a tied head is the embedding and has none of its own."""
+        """Returns the shape of every weight by its name; a tied head is the embedding and has no separate weight."""
         queries, keys = self.heads * self.head_dim, self.key_heads * self.head_dim
         of_modules = {
             "q_proj": (queries, self.width),
@@ -113,7 +113,7 @@ def new_weights(config: Config, seed: int) -> dict[str, Array]:
 
 
 class _Layer(NamedTuple):
-    """What a layer's backward needs of its forward; (rows, …) with rows = batch·length, or as the attention has it."""
+    """The values that a layer's backward needs of its forward; (rows, …) with rows = batch·length, or as the attention has it."""
 
     x: Array
     inverse: Array
@@ -140,7 +140,7 @@ def logits(model: Model, ids: Array, xp: ArrayModule) -> Array:
 def loss(model: Model, ids: Array, labels: Array, gradients: Gradients, xp: ArrayModule) -> Array:
     """The summed loss, () float32 on the device; adds the gradient of each name that stands in `gradients` to its array.
 
-    ids, labels: (batch, length) int64; labels[i] is what should follow ids[: i + 1], cross_entropy.IGNORED asks nothing.
+    ids, labels: (batch, length) int64; labels[i] is what should follow ids[: i + 1], cross_entropy.IGNORED has no loss.
     """
     tape, x, normed, inverse = _forward(model, ids, xp)
     weights, d_head = model.weights, gradients.get(model.head)

@@ -49,7 +49,7 @@ class State(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The weights behind that step, a copy of their own, and their loss on what is held out."""
+    """The weights behind that step, as a copy, and their loss on the held-out rows."""
 
     step: int
     loss: float
@@ -72,7 +72,7 @@ def new_state(weights: dict[str, Array], xp: ArrayModule) -> State:
 
 
 def rate_at(plan: Plan, step: int) -> float:
-    """Of a step from 1: rises over the warm-up, then falls to 0 behind the last step, or stays."""
+    """Returns the rate of a step, counted from 1: rises over the warm-up, then falls to 0 behind the last step, or stays."""
     if step <= plan.warmup:
         return plan.rate * step / plan.warmup
     done = (step - 1 - plan.warmup) / max(1, plan.steps - plan.warmup)

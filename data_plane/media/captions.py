@@ -30,7 +30,7 @@ FONTS = (
 )  # fmt: skip
 """Looked for by name; the one inside Pillow comes behind them and has ASCII and a few letters more, no ö and no dash."""
 ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font sizes; MARGIN below the box
-JOINERS = "\u200c\u200d"  # say which letters are written together; other control characters would turn the text around
+JOINERS = "\u200c\u200d"  # they control which letters are written together; other control characters would turn the text around
 FADE_SECONDS = 0.18  # of the box
 GLOW_SECONDS = 0.08  # of a word
 PAUSE_SECONDS = 0.7  # between two words: the second begins a page
@@ -38,7 +38,7 @@ LINGER_SECONDS = 0.6  # a page stays as long behind its last word, and through a
 
 
 Text = list[list[str]]
-"""Of a page: its rows of words."""
+"""The rows of words of a page."""
 
 
 class Word(NamedTuple):
@@ -61,7 +61,7 @@ class Page(NamedTuple):
 
 
 class Face:
-    """A font, and what is known of it: widths of words, and which characters it has a picture of."""
+    """A font, with the widths of words and the characters that it has a picture of."""
 
     def __init__(self, font: Any) -> None:
         self.font = font
@@ -100,7 +100,7 @@ class Face:
 
 
 def wrongly_shaped(lines: list[str]) -> bool:
-    """Whether there are letters that run from right to left, and nothing here that could turn and join them."""
+    """Returns True when letters run from right to left, and no library here could turn and join them."""
     from PIL import features
 
     turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for line in lines for letter in line)
@@ -133,7 +133,7 @@ def broken(lines: list[str], face: Face, size: tuple[int, int]) -> list[Text]:
 
 
 def weights(texts: list[Text]) -> list[int]:
-    """Of every word, in order."""
+    """Returns the weight of every word, in order."""
     return [weight(word) for text in texts for row in text for word in row]
 
 
@@ -143,7 +143,7 @@ def spread_over(texts: list[Text], spans: list[Span]) -> list[Span]:
 
 
 def broken_in_time(words: list[Timed], face: Face, size: tuple[int, int]) -> tuple[list[Text], list[Span]]:
-    """Words that are spoken at known times as texts of pages, and the time of each word in them. A page ends with its sentence."""
+    """Breaks words that are spoken at known times into texts of pages, and returns the time of each word in them. A page ends with its sentence."""
     texts: list[Text] = []
     times: list[Span] = []
     pieces: list[str] = []
@@ -170,7 +170,7 @@ def schedule(parts: list[tuple[list[Text], list[Span]]], face: Face) -> list[Pag
 
 
 def schedule_words(parts: list[tuple[list[Text], list[Span]]], face: Face) -> list[Page]:
-    """As `schedule`, with the time of each word."""
+    """Makes pages as `schedule` does, with the time of each word."""
     placed = []
     for texts, spans in parts:
         times = iter(spans)
@@ -291,7 +291,7 @@ def _placed(row: list[str], face: Face, times: Iterator[Span]) -> tuple[Word, ..
 
 
 def _runs_left(row: list[str]) -> bool:
-    """Whether the first letter that has a direction has that one (Unicode's rule P2)."""
+    """Returns True when the first letter that has a direction has that one (Unicode's rule P2)."""
     kinds = (unicodedata.bidirectional(letter) for letter in "".join(row))
     return next((kind for kind in kinds if kind in ("L", "R", "AL")), "L") != "L"
 

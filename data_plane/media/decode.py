@@ -1,6 +1,6 @@
 """Reading pictures and recordings: the only place that decodes what a user uploaded.
 
-It is not trusted: every reader bounds what it decodes before decoding it, and says in one sentence,
+The upload is not trusted: every reader bounds what it decodes before decoding it, and explains in one sentence,
 with the code `invalid_input`, why a file is not what the task needs.
 """
 
@@ -53,7 +53,7 @@ SOUND_CONTAINERS = (
     "ape",
     "tta",
 )
-"""What FFmpeg may take a file for. No playlists: they name other files and addresses, which it would open."""
+"""The formats that FFmpeg may detect. No playlists: they name other files and addresses, which it would open."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: lying on a side
@@ -101,7 +101,7 @@ def _floats(image: Any) -> FloatArray:
 
 @contextmanager
 def _opened(path: Path, longest: int = 0) -> Iterator[Any]:
-    """The picture with its size looked at, as it will be decoded for `longest`; what goes wrong with it in the block is told as well."""
+    """Opens the picture and checks its size, as it will be decoded for `longest`; errors of decoding inside the block are reported in the same way."""
     from PIL import Image, UnidentifiedImageError
 
     formats = [*FORMATS, *(["HEIF"] if _heif_is_known() else [])]
@@ -126,7 +126,7 @@ def _opened(path: Path, longest: int = 0) -> Iterator[Any]:
 
 @contextmanager
 def _bounded_by_us() -> Iterator[None]:
-    """Pillow raises at twice its own limit, before there is a size to look at; a phone's 200 megapixels are above that."""
+    """Pillow raises at twice its limit, before there is a size to look at; a phone's 200 megapixels are above that."""
     from PIL import Image
 
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST_PIXELS // 2
@@ -201,7 +201,7 @@ def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]
 def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -> Iterator[tuple[FloatArray, int]]:
     """`(samples, rate)` as `read_recording` gives them, of `piece_seconds` each and a shorter rest: memory stays flat.
 
-    Raises: TaskError `invalid_input` as there; that a file is too short or silent is known behind its last piece.
+    Raises: TaskError `invalid_input` as there; a file that is too short or silent is found only behind its last piece.
     """
     rate, blocks = _sound(path)
     if rate not in RATES:
@@ -240,8 +240,8 @@ def _cut(blocks: Iterator[FloatArray], size: int, left: int) -> Iterator[FloatAr
 def _sound(path: Path) -> tuple[int, Iterator[FloatArray]]:
     """The rate, and the mean of the channels block by block.
 
-    libsndfile reads what it can. MP3 is left to FFmpeg: without a frame that tells its length libsndfile guesses it, and is wrong by minutes or
-    leaves most of it out. So is what libsndfile does not know (M4A, AAC, WebM, the sound of a video).
+    libsndfile reads what it can. MP3 is left to FFmpeg: without a frame that contains its length libsndfile guesses it, and is wrong by minutes or
+    leaves most of it out. So are the formats that libsndfile does not support (M4A, AAC, WebM, the sound of a video).
     """
     import soundfile
 
@@ -255,7 +255,7 @@ def _sound(path: Path) -> tuple[int, Iterator[FloatArray]]:
 
 
 def _by_libsndfile(path: Path) -> Iterator[FloatArray]:
-    """As many frames as there are: `blocks()` would hand out memory that nobody has written where a header promises more."""
+    """Yields as many frames as there are: `blocks()` would return uninitialised memory where a header claims more."""
     import soundfile
 
     try:

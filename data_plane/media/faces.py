@@ -45,7 +45,7 @@ def still(picture: Array, size: tuple[int, int], window: Window, xp: ArrayModule
 
 
 def codes(picture: Array, inner: Box, corner: tuple[int, int], xp: ArrayModule) -> Codes:
-    """Of the inner box of a picture (h, w, 3), even, whose upper left corner is at `corner` of the frame."""
+    """Converts the inner box of a picture (h, w, 3), even, whose upper left corner is at `corner` of the frame."""
     height, width = picture.shape[:2]
     made = still(picture, (height, width), Window(0.0, 0.0, 1.0), xp)
     top, left = corner
@@ -201,7 +201,7 @@ def laid_over(picture: FloatArray, mouth: FloatArray, x: float, y: float, width:
 
 
 def covering(shape: tuple[int, int], size: tuple[int, int], at: tuple[float, float]) -> Window:
-    """What a frame of `size` shows of a picture of `shape`: as much as fills it, with `at` (x, y, fractions) as near to its middle as can be."""
+    """The part of a picture of `shape` that a frame of `size` shows: as much as fills it, with `at` (x, y, fractions) as near to its middle as can be."""
     scale = min(shape[0] / size[0], shape[1] / size[1])
     top, left = (
         min(max(0.0, fraction * length - middle * shown * scale), max(0.0, length - shown * scale))

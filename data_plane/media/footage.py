@@ -1,7 +1,7 @@
 """A video as a scene: its frames one after the other, fitted into the frame that is rendered.
 
 A video about as wide as the frame fills it. A narrower one, such as a face in a square, stands above the place of the captions, before a picture
-or before its own first frame out of focus. Planes are kept as the frame has them, chroma in its places, so nothing is interpolated twice.
+or before its first frame, out of focus. Planes are kept as the frame has them, chroma in its places, so nothing is interpolated twice.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def facts(path: Path) -> Facts:
 
 
 class Footage:
-    """What is seen of a video in a frame of `size`; asked for in order of time."""
+    """The part of a video that a frame of `size` shows; requested in order of time."""
 
     def __init__(self, path: Path, size: tuple[int, int], below: int, backdrop: Path | None, xp: ArrayModule) -> None:
         """below: rows at the frame's lower rim that belong to captions; backdrop: a picture to stand before."""
@@ -70,7 +70,7 @@ class Footage:
         self._shown = -1.0
 
     def layers(self, seconds: float, weight: float) -> tuple[list[Layer], list[Layer]]:
-        """Of luma and chroma, at `seconds` of the video; behind its end the last frame stays."""
+        """Returns the layers of luma and chroma, at `seconds` of the video; behind its end the last frame stays."""
         planes = None
         while self._next is not None and (self._shown < 0 or self._next[0] <= seconds):
             self._shown, planes = self._next
@@ -173,7 +173,7 @@ def _blurred(path: Path) -> FloatArray:
     return blurred
 
 
-VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v"
+VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v,wav,mp3,aac,flac"
 """No playlists, which name other files and addresses that FFmpeg would open."""
 
 

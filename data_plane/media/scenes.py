@@ -17,7 +17,7 @@ from dihedral.data_plane.media.captions import Drawn, Page
 from dihedral.data_plane.media.footage import Footage
 from dihedral.data_plane.media.speech_timing import Span
 
-ZOOM = 1.16  # of the camera's way where nobody gave one: slow enough for a scene of two seconds
+ZOOM = 1.16  # of the camera's way where the request gives none: slow enough for a scene of two seconds
 FADE_SECONDS = 0.6
 GRAIN_CODES = 8.0  # luma codes of deviation in the middle tones, at full grain
 BAR_COUNT = 48
@@ -43,7 +43,7 @@ class Shot(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is laid over the pictures. grain: 0..1; levels: (frames, BAR_COUNT) in 0..1 on the device, None: no spectrum; pages: in order of time."""
+    """The layers over the pictures. grain: 0..1; levels: (frames, BAR_COUNT) in 0..1 on the device, None: no spectrum; pages: in order of time."""
 
     grain: float
     seed: int
@@ -59,7 +59,7 @@ def default_views(number: int) -> tuple[View, View]:
 
 
 def spans_of(lengths: list[float | None], weights: list[int], seconds: float) -> list[Span]:
-    """When each scene begins and the next one does: lengths as given, the rest of `seconds` shared out by the weights.
+    """Returns when each scene begins and the next one does: lengths as given, the rest of `seconds` shared out by the weights.
 
     Raises: ValueError where what is given leaves nothing for the others, or does not fill the time.
     """
@@ -96,7 +96,7 @@ def scale_of(view: View, shape: tuple[int, int], size: tuple[int, int]) -> float
 
 
 def window_of(along: float, shot: Shot, shape: tuple[int, int], size: tuple[int, int]) -> Window:
-    """At `along` 0..1 of the camera's way, which it begins and ends gently. It never leaves the picture.
+    """Returns the view at `along` 0..1 of the camera's way, which it begins and ends gently. It never leaves the picture.
 
     The zoom goes on by equal factors, not by equal steps: so it looks even.
     """
@@ -112,7 +112,7 @@ def window_of(along: float, shot: Shot, shape: tuple[int, int], size: tuple[int,
 
 
 def bars_of(size: tuple[int, int]) -> Bars:
-    """Where the spectrum stands in a frame of size = (height, width)."""
+    """Returns the place of the spectrum in a frame of size = (height, width)."""
     height, width = size
     pitch = width * BARS_WIDE / BAR_COUNT
     return Bars(
@@ -121,7 +121,7 @@ def bars_of(size: tuple[int, int]) -> Bars:
 
 
 def rows_below(size: tuple[int, int], has_spectrum: bool) -> float:
-    """At the frame's lower rim, in pixels: what the spectrum takes."""
+    """Returns the height that the spectrum takes at the frame's lower rim, in pixels."""
     bars = bars_of(size)
     return size[0] - bars.base + bars.tallest + 2 * bars.radius if has_spectrum else 0.0
 
@@ -177,7 +177,7 @@ def frames(
 
 
 def _share(shots: list[Shot], at: int, seen: list[int], seconds: float) -> float:
-    """Of the frame; the first scene fades in from black, as nothing is under it."""
+    """Returns the scene's share of the frame; the first scene fades in from black, as nothing is under it."""
     share = 1.0
     if shots[at].fade > 0:
         along = min(1.0, (seconds - shots[at].start) / shots[at].fade)

@@ -10,7 +10,7 @@ from dihedral.data_plane.model_files import Voice
 RATE = 48_000  # Hz, what video players expect
 LOUDEST = 0.95  # peak: the codec may overshoot a little
 STRONGEST_DB = 12.0  # of the equaliser, either way: beyond it noise comes up
-ANALYSED_SECONDS = 60  # of the sound: its mean spectrum is known by then
+ANALYSED_SECONDS = 60  # of the sound: its mean spectrum is stable by then
 SMOOTHING = (1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9)  # over bands: the low ones resolve single harmonics of the pitch
 FADE_SECONDS = 0.05  # where a recording is cut: a jump would click
 BACKGROUND_FADE_SECONDS = 1.0

@@ -1,6 +1,6 @@
-"""When which word is spoken, judged by the sound alone.
+"""The time of each spoken word, judged by the sound alone.
 
-Nothing here understands speech. Pieces of text take shares of the time in which somebody speaks, by their length in letters; pauses
+Nothing here understands speech. Pieces of text take shares of the time that contains speech, by their length in letters; pauses
 belong to no word. On read speech that is mostly right to half a second, and right again behind every long pause. Where there is no
 narration the text takes all of the time.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from dihedral.data_plane.media.decode import FloatArray
 
 HOP_SECONDS = 0.02
-PAUSE_DB = 30.0  # below the loud parts (their 95th percentile) nobody speaks
+PAUSE_DB = 30.0  # below the loud parts (their 95th percentile) there is no speech
 SHORTEST_PAUSE, SHORTEST_SOUND = 0.18, 0.06  # seconds: stops within words are shorter, clicks too
 OPENING = 2  # letters that every word counts more: a short one takes time as well
 
 
 class Span(NamedTuple):
-    """In seconds."""
+    """A span of time, in seconds."""
 
     start: float
     end: float
@@ -33,7 +33,7 @@ class Timed(NamedTuple):
 
 
 def speech(samples: FloatArray, rate: int) -> list[Span]:
-    """Where (n,) samples are loud, in order; pauses and sounds that are too short to be one are passed over."""
+    """Returns where (n,) samples are loud, in order; pauses and sounds that are too short to be one are passed over."""
     hop = max(1, round(HOP_SECONDS * rate))
     frames = samples[: samples.size // hop * hop].reshape(-1, hop)
     if not frames.size:

@@ -32,7 +32,7 @@ MOUTH_HALF = 0.115
 
 
 class Box(NamedTuple):
-    """Of the frame's pixels, even."""
+    """A box of the frame's pixels, even."""
 
     top: int
     left: int
@@ -139,7 +139,7 @@ class Storyteller:
         self.open_eyed = self._drawn(0.0)
 
     def box(self, x: float, y: float, across: float, down: float) -> Box:
-        """Of what lies around a place, cut at the frame."""
+        """Returns the box around a place, cut at the frame."""
         height, width = self.size
         left, right = (self.middle[0] + (x + side * across) * self.head for side in (-1, 1))
         top, bottom = (self.middle[1] + (y + side * down) * self.head for side in (-1, 1))
@@ -456,7 +456,7 @@ def draw_mouth(sheet: Sheet, pose: Pose) -> None:
     bottom = y + 0.80 * gap
 
     def arc(height: float, bend: float, inset: float = 0.0) -> list[Point]:
-        """From the left corner to the right one by `height` in the middle."""
+        """Returns the points from the left corner to the right one by `height` in the middle."""
         w = half - inset
         return [
             (x - w, corner),

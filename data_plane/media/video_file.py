@@ -32,7 +32,7 @@ _BT709, _LIMITED = 1, 1  # FFmpeg's numbers: primaries, transfer and matrix; ran
 def chosen_encoder(wanted: Literal["auto"] | Encoder, on_gpu: bool, size: tuple[int, int], fps: int) -> Encoder:
     """auto: NVENC where frames come from a GPU and it takes them, else x264. size: (height, width) of a frame.
 
-    Raises: TaskError `encoder_unavailable`: the one that was asked for does not open here for such frames.
+    Raises: TaskError `encoder_unavailable`: the requested encoder does not open here for such frames.
     """
     if wanted == "auto":
         return "h264_nvenc" if on_gpu and opens("h264_nvenc", size, fps) else "libx264"
@@ -46,7 +46,7 @@ def chosen_encoder(wanted: Literal["auto"] | Encoder, on_gpu: bool, size: tuple[
 
 
 def opens(encoder: Encoder, size: tuple[int, int], fps: int) -> bool:
-    """Whether FFmpeg has it and it begins. Asked for every video: NVENC is built in everywhere, but needs a driver and a session, of which
+    """Returns True when FFmpeg has the encoder and it begins. Tried for every video: NVENC is built in everywhere, but needs a driver and a session, of which
     some cards have a few only, and refuses small frames."""
     import av
 
@@ -65,7 +65,7 @@ def write_video(
 ) -> None:
     """Writes an MP4 whose index comes first.
 
-    frames: (3/2·height, width) uint8 each, with even sides; sound: (n,) mono at `rate`, None: no sound. The frames are asked for in this
+    frames: (3/2·height, width) uint8 each, with even sides; sound: (n,) mono at `rate`, None: no sound. The frames are read in this
     thread; whatever asking for them raises ends the encoding too.
 
     Raises: TaskError `disk_full`: the file does not fit (retryable).
@@ -80,7 +80,7 @@ def write_video(
             _write(path, taken, fps, sound, rate, encoder, given_up)
         except Exception as error:
             failed.append(error)
-            for _ in taken:  # so that nobody waits for room in the queue
+            for _ in taken:  # so that the producer does not wait for room in the queue
                 pass
 
     thread = threading.Thread(target=encode, name="encoder", daemon=True)

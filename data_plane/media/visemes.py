@@ -2,11 +2,11 @@
 
 The shapes are the nine that hand-drawn animation has used since the 1930s, by the letters of Rhubarb Lip Sync: A closed for p b m, B teeth
 together for most consonants and ee, C open, D wide open, E rounded, F puckered, G teeth on the lip for f v, H the tongue up for l, X at
-rest. A vowel has its own openness beside its shape: "ee" and "s" are drawn alike, but people open their mouth for the first.
+rest. A vowel has an openness beside its shape: "ee" and "s" are drawn alike, but people open their mouth for the first.
 
 A mouth is never in one shape and then in the next: poses are averages over SMOOTHED_SECONDS, as speech organs take about that long. Two
-things must not be averaged away, because everybody sees them: a mouth closes for p, b and m however short they are, and in a pause.
-Where nobody knows the phonemes, the loudness of the sound opens the mouth.
+things must not be averaged away, because viewers notice them: a mouth closes for p, b and m however short they are, and in a pause.
+Where the phonemes are not known, the loudness of the sound opens the mouth.
 """
 
 from collections.abc import Iterable
@@ -170,12 +170,12 @@ def letters(symbol: str, arpabet: bool) -> str:
 
 
 def in_arpabet(phonemes: Iterable[Phoneme]) -> bool:
-    """Whether symbols are ARPAbet's: it is the only alphabet with these pairs of letters."""
+    """Returns True when symbols are ARPAbet's: it is the only alphabet with these pairs of letters."""
     return any(len(bare := each.symbol.rstrip("012").lower()) > 1 and bare in _ARPABET for each in phonemes)
 
 
 def _sounds(phonemes: list[Phoneme], seconds: float) -> list[tuple[_Sound, float, float]]:
-    """From 0 to `seconds` without gaps: short gaps belong to what is before them, long ones are at rest."""
+    """Fills 0 to `seconds` without gaps: short gaps belong to what is before them, long ones are at rest."""
     arpabet, rest = in_arpabet(phonemes), _Sound("X", POSES["X"])
     found: list[tuple[_Sound, float, float]] = []
     reached = 0.0

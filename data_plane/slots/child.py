@@ -1,7 +1,7 @@
 """The child's side of a slot: `python -P -m dihedral.data_plane.slots.child SOCKET BEATS PARENT` (two descriptors and a process id).
 
-The task has the main thread, as in a program of its own. Other threads: one reads what the parent says, one waits for beats, one runs the
-event loop of the artifact store once it is needed. Whoever finds that the parent is gone kills the whole group.
+The task has the main thread, as in a separate program. Other threads: one reads the parent's messages, one waits for beats, one runs the
+event loop of the artifact store once it is needed. A thread that finds that the parent is gone kills the whole group.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ from dihedral.data_plane.slots.messages import (
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
 STORE_THREAD = "artifact store"
-SMALLEST_PROGRESS = 0.001  # so a run says at most a thousand fractions, however often the task does
+SMALLEST_PROGRESS = 0.001  # so a run reports at most a thousand fractions, however often the task does
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -142,7 +142,7 @@ MESSAGES_PER_SECOND, BURST_MESSAGES = 2000.0, 2000
 
 
 class _Said:
-    """Emit: what the task says, on its way to the parent."""
+    """The `Emit` of a task: sends what it reports to the parent."""
 
     def __init__(self, link: _Link, number: int) -> None:
         self._link = link
@@ -175,11 +175,11 @@ class _Said:
             time.sleep(-self._allowed / MESSAGES_PER_SECOND)
 
     def waits(self, reason: str) -> None:
-        """Who waits has no process yet."""
+        """Returns no process id: a waiting node has no process yet."""
 
 
 class _LogLines(logging.Handler):
-    """What a task logs becomes log events of its node, with their levels."""
+    """Turns log records of a task into log events of its node, with their levels."""
 
     def __init__(self, child: "_Child") -> None:
         super().__init__(logging.INFO)
@@ -328,7 +328,7 @@ class _Child:
                 kept=self._kept,
                 finishing=lambda: self._finishing,
             )
-        except TaskCancelled:  # SIGTERM, at a moment when the task itself could not hear it
+        except TaskCancelled:  # SIGTERM, at a moment when the task itself could not catch it
             return NodeOutcome(status="cancelled")
         finally:
             self._inside = False
@@ -369,7 +369,7 @@ class _Child:
 
 
 def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:
-    """The params of the smaller variant, said with what they change; None where there is none, or the task cannot make it."""
+    """Returns the params of the smaller variant, and logs what they change; None where there is none, or the task cannot make it."""
     try:
         given = msgspec.to_builtins(task.params(params))
         smaller = task.smaller(params)
@@ -411,7 +411,7 @@ class _StoreThread:
         return self._store
 
     def told(self) -> list[Transfer]:
-        """What has been moved since this was last asked."""
+        """Returns the transfers since the last call."""
         told = self._transfers[:]
         del self._transfers[: len(told)]
         return told

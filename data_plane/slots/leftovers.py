@@ -1,4 +1,4 @@
-"""What a task leaves behind in the process of its slot: put back where that is sure, else a reason to replace the process.
+"""The state that a task leaves behind in the process of its slot: restored where that is certain, else a reason to replace the process.
 
 Looked at after every run, also of a completed node, since the next one may belong to another owner. What has one value per process
 (working directory, environment, umask, signal handlers, streams, …) is put back. Child processes are killed, daemons too: the process adopts
@@ -109,7 +109,7 @@ class ProcessState:
         return left
 
     def _put_streams_back(self) -> list[str]:
-        """What lies in a stream is written first, into wherever the task had it written."""
+        """Flushes each stream first, into the place to which the task has redirected it."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # None, closed, or an object with half of a file's methods
                 stream.flush()
@@ -172,7 +172,7 @@ def end_children(kept: frozenset[Any] = frozenset()) -> list[str]:
 
 
 def _reap(kept: frozenset[Any]) -> None:
-    """Takes the exit codes of children that have ended; those of kept ones belong to whoever started them."""
+    """Reaps children that have ended; the exit codes of kept ones belong to the code that started them."""
     while True:
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -233,7 +233,7 @@ def _set_signal_mask(wanted: set[Any]) -> None:
 
 
 def _timers() -> list[bool]:
-    """Which run: an alarm that is left would end the next run."""
+    """Returns which timers run: an alarm that is left would end the next run."""
     return [signal.getitimer(each)[0] > 0 for each in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
 
 

@@ -41,13 +41,13 @@ class Start(msgspec.Struct, tag="start", kw_only=True):
 
 
 class Stop(msgspec.Struct, tag="stop", kw_only=True):
-    """Asks the task of this number to end by itself."""
+    """Requests the task of this number to end."""
 
     number: int
 
 
 class Finish(msgspec.Struct, tag="finish", kw_only=True):
-    """Asks the task of this number for the best result that it has."""
+    """Requests the best result so far from the task of this number."""
 
     number: int
 

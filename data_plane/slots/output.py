@@ -1,7 +1,7 @@
-"""What a slot process prints, as log lines of the node that runs in it: bounded, and never a reason to block or to fail.
+"""The output of a slot process, as log lines of the node that runs in it: bounded, and never a reason to block or to fail.
 
-The pipe is always emptied, so a chatty task never waits for us. Of what exceeds the bounds the last lines are told at the end, since
-they say how it ended, and the whole output is kept for an artifact. A line that `\\r` overwrites is a progress bar: of these one is told now and then,
+The pipe is always emptied, so a task with much output never waits for it. Of what exceeds the bounds the last lines are logged at the end, since
+they show how it ended, and the whole output is kept for an artifact. A line that `\\r` overwrites is a progress bar: one is logged now and then,
 ever more seldom, so that a bar of ten hours leaves room for what is printed behind it.
 """
 
@@ -21,14 +21,14 @@ TOTAL_BYTES = 512 * 1024
 BURST_LINES = 200
 LINES_PER_SECOND = 50.0
 LAST_CHUNKS = 256  # a grandchild may go on printing after the end
-LAST_LINES, LAST_BYTES = 200, 64 * 1024  # of what was left out, told at the end
+LAST_LINES, LAST_BYTES = 200, 64 * 1024  # of what was left out, logged at the end
 BAR_SECONDS, BAR_GROWTH = 1.0, 1.05  # between two looks at a progress bar: 200 of them in four days
 WHOLE_BYTES = 64 * 2**20  # of the artifact
 IN_MEMORY_BYTES = 256 * 1024  # most runs print less, and need no file
 
 
 class Budget:
-    """How much of one run's output may become events: a token bucket and a total, for both streams together; and all of it, for the case that it is cut."""
+    """The share of one run's output that may become events: a token bucket and a total, for both streams together; and all of it, for the case that it is cut."""
 
     def __init__(self, now: float) -> None:
         self.left_out = 0
@@ -67,7 +67,7 @@ class Budget:
             self.whole_bytes += len(chunk)
 
     def tell_last(self, emit: Emit) -> None:
-        """At the end of the run."""
+        """Logs the last lines at the end of the run."""
         if self.left_out:
             emit.log("warning", f"{self.left_out} lines were left out; the last {len(self.last)} of them follow")
         for level, line in self.last:
@@ -95,7 +95,7 @@ class OutputCapture:
         self._bar_at, self._bar_seconds = 0.0, BAR_SECONDS
 
     def detach(self) -> None:
-        """Says what is already in the pipe, an unfinished last line too."""
+        """Logs what is already in the pipe, an unfinished last line too."""
         for _ in range(LAST_CHUNKS):
             if not self._read():
                 break
@@ -134,7 +134,7 @@ class OutputCapture:
         return True
 
     def _shortened(self, partial: bytes) -> bytes:
-        """Of an unfinished line what the last `\r` has not overwritten; the bar itself is told when it is time for it."""
+        """Returns the part of an unfinished line that the last `\r` has not overwritten; the bar itself is logged when it is time for it."""
         *overwritten, last = partial.split(b"\r")
         if overwritten:
             bar = next((each for each in reversed(overwritten) if each.strip()), last)
@@ -149,7 +149,7 @@ class OutputCapture:
         return partial
 
     def _say(self, line: bytes) -> None:
-        """Of what was overwritten nothing is said."""
+        """Logs a line without the text that was overwritten."""
         line = line.rstrip(b"\r ").rpartition(b"\r")[2]
         if self._emit is None or self._budget is None or not line.strip():
             return

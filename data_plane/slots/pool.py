@@ -1,7 +1,7 @@
 """The pool of slots: starts the processes, gives each node the next free one, and replaces a process that is spent.
 
 A process that cannot use its device any more (`poisoned`), or does not give its memory back after a cancel, is replaced; process.py
-says how one process is started, spoken to and stopped, seats.py which node gets which slot next.
+describes how one process is started, controlled and stopped, seats.py decides which node gets which slot next.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from dihedral.data_plane.slots.seats import Assignment, DoesNotFit, ResourceRequ
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
-START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node is told
+START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node learns of the failure
 BEATS_PER_LEASE = 4
 OUTPUT_NAME = "output.txt"
 STORE_SECONDS = 60  # for a text of at most 64 MiB, while the node's end waits
@@ -67,7 +67,7 @@ class SlotPool:
         """`modules`: where the children find the tasks; `gpus`: how many there are, slots take them in turn.
 
         `read` None: no node waits for device memory. `peaks` None: what runs have used is not remembered. `shared` None: what other workers
-        promise of these GPUs is not known. `store` None: of output that is too much for the log the rest is lost.
+        reserve of these GPUs is not known. `store` None: of output that is too much for the log the rest is lost.
         """
         self._registry = registry
         self._store = store
@@ -115,12 +115,12 @@ class SlotPool:
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
     def problems(self) -> list[str]:
-        """Why slots do not start, and that the devices do not answer, a sentence each."""
+        """Returns why slots do not start, and that the devices do not answer, a sentence each."""
         failures = dict.fromkeys(seat.failure for seat in self._all if seat.failure)
         return [*failures, *filter(None, [self._seats.problem()])]
 
     def pids(self) -> list[int]:
-        """Of the slots that live, each the leader of a process group."""
+        """Process ids of the slots that live, each the leader of a process group."""
         return [seat.slot.pid for seat in self._all if seat.slot is not None and seat.slot.alive]
 
     async def run(self, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
@@ -179,13 +179,13 @@ class SlotPool:
         return outcome
 
     def _remember(self, task: Task, run: NodeRun, told: int, reservation: Reservation) -> None:
-        """What looks alone have seen may have missed the peak, so it does not undercut what was declared."""
+        """Notes the peak. Looks alone may have missed the peak, so it does not fall below the declared need."""
         declared = task.memory_mib(run.params) * MIB
         peak = max(told, reservation.peak) if told else max(declared, reservation.peak)
         self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
 
     async def _with_output(self, run: NodeRun, outcome: NodeOutcome, slot: Slot, emit: Emit, path: Path) -> NodeOutcome:
-        """With all that the run printed as one artifact more, where its log holds only part of it."""
+        """Returns the outcome with all that the run printed as one artifact more, where its log holds only part of it."""
         printed = slot.output
         if printed is None:
             return outcome
@@ -219,7 +219,7 @@ class SlotPool:
         task.add_done_callback(self._background.discard)
 
     async def _start(self, seat: SlotHandle) -> None:
-        """Puts the seat back with a new process, or without one and the reason after a few attempts."""
+        """Puts the place back with a new process, or without one and the reason after a few attempts."""
         if seat.slot is not None:
             await seat.slot.end()
             seat.slot = None
@@ -247,7 +247,7 @@ def _device(task: Task, seat: SlotHandle) -> str:
 
 
 class _Stopping:
-    """How a cancelled node ended: how long it took, and whether its device memory came back, as measured; nothing of what was not."""
+    """The end of a cancelled node: how long it took, and whether its device memory came back, as measured; fields that were not measured are left out."""
 
     def __init__(self, seats: SlotScheduler, taken: Assignment) -> None:
         self._seats = seats
@@ -262,7 +262,7 @@ class _Stopping:
             self._poll = self._seats.poll()
 
     async def verify(self, slot: "Slot", emit: Emit) -> None:
-        """Says it as the event `cancelled`; a process that keeps more than it began with, and than libraries do, is spent."""
+        """Emits the event `cancelled`; a process that keeps more than it began with, and than libraries do, is spent."""
         rest = 0 if slot.spent else self._before + LIBRARY_BYTES
         held = await self._seen(self._poll, MEMORY_BACK_SECONDS) if self._poll is not None else 0
         left = await self._left(rest) if held is not None else None
@@ -277,7 +277,7 @@ class _Stopping:
         emit.data("cancelled", said)
 
     async def _left(self, rest: int) -> int | None:
-        """Bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS; None: nobody tells."""
+        """Returns the bytes that its process still holds, as soon as these are no more than `rest`, or after MEMORY_BACK_SECONDS; None: the driver does not report them."""
         if self._taken.reservation is None:
             return 0
         deadline, left = time.monotonic() + MEMORY_BACK_SECONDS, None

@@ -1,13 +1,13 @@
 """Slot: one child process, which runs one heavy node at a time, from its start to the end of its group.
 
-A slot is a session and process group of its own, spoken to over a socket pair with the messages of messages.py; its standard output and
+A slot is a separate session and process group, controlled over a socket pair with the messages of messages.py; its standard output and
 error are pipes and become log events. It dies when that socket closes, when the kernel sees the parent die, and after one
 lease without a beat: what a frozen worker started must not go on when another worker takes its node over. Beats have a pipe and
-a thread of their own, so that a busy event loop is not taken for a frozen worker.
+a separate thread, so that a busy event loop is not taken for a frozen worker.
 
-A node's crash is its own: the outcome says which signal or exit code, and a new process takes the slot. A stop (cancel or time-out)
+A node's crash ends that node alone: the outcome names the signal or exit code, and a new process takes the slot. A stop (cancel or time-out)
 escalates: a message (the task looks at `ctx.cancelled`), after the grace period SIGTERM (raises TaskCancelled in the task), half a second
-later SIGKILL to the group. The outcome is told only when the group is gone, unless the task ended by the
+later SIGKILL to the group. The outcome is reported only when the group is gone, unless the task ended by the
 message alone; then the warm process is used again.
 
 Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
@@ -59,11 +59,11 @@ MEMORY_BACK_SECONDS = 2.0  # until the memory of a cancelled node, or of a model
 
 
 class SlotStartFailed(DihedralError):
-    """A slot process ended before it was ready; the text says what it printed."""
+    """A slot process ended before it was ready; the text contains what it printed."""
 
 
 class Beats:
-    """The thread that tells every slot that this worker is not frozen."""
+    """The thread that sends every slot the beats of this worker, as long as it is not frozen."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
@@ -109,7 +109,7 @@ class Slot:
         self.spent = False
         self.warm_key = ""  # of the model that it keeps
         self.peak = 0  # of the last run, bytes of device memory
-        self.held = 0  # between runs, as it says itself
+        self.held = 0  # between runs, as the process reports
         self.ran_smaller = False
         self.output: Budget | None = None  # of the last run
         self._forgets_until = 0.0
@@ -135,7 +135,7 @@ class Slot:
         opening = asyncio.ensure_future(cls._open(beats))
         try:
             slot = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # a process half started would be nobody's
+        except asyncio.CancelledError:  # a process half started would have no owner
             await (await opening).end()
             raise
         try:
@@ -186,7 +186,7 @@ class Slot:
 
     @property
     def used(self) -> bool:
-        """Whether a node has begun in it."""
+        """True when a node has begun in it."""
         return self._number > 0
 
     @property
@@ -196,7 +196,7 @@ class Slot:
     async def run(
         self, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken, grace_seconds: float, directory: Path
     ) -> NodeOutcome:
-        """Runs one node; afterwards `spent` says that this process cannot run another. Its group is gone then."""
+        """Runs one node; when `spent` is set afterwards, this process cannot run another. Its group is gone then."""
         loop = asyncio.get_running_loop()
         self._number += 1
         self._done = loop.create_future()
@@ -305,7 +305,7 @@ class Slot:
 
     @property
     def forgetting(self) -> bool:
-        """Whether memory that it was asked for may still be on its way back."""
+        """True while memory that it was requested to free may still be on its way back."""
         return time.monotonic() < self._forgets_until
 
     async def end(self) -> None:

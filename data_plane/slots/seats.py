@@ -1,15 +1,15 @@
-"""Who gets which slot next: a seat is the place of a slot process, bound to a device where there are any.
+"""The scheduler of slots: decides which node gets which slot next. A place is where a slot process runs, bound to a device where there are any.
 
-A node of kind gpu needs a free seat and, on its device, memory (ledger.py). Among free seats the one whose process keeps the node's model
+A node of kind gpu needs a free place and, on its device, memory (ledger.py). Among free places the one whose process keeps the node's model
 loaded comes first, then one that keeps nothing, each with the device that has most room; so a model is dropped only where nothing else
-is free. Who waits is served by priority, then in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
-Where nodes of lower priority have the memory that one waits for, as many of them are asked to pause as it takes, or none.
+is free. Waiting nodes are served by priority, then in order, but a younger node may use memory that the older one cannot (`Ledger.leaves_room`).
+Where nodes of lower priority have the memory that one waits for, as many of them are requested to pause as it takes, or none.
 
-Nothing here waits or costs more than a few comparisons where a seat is free and no device memory is asked for. Devices are looked at when a
-node asks for memory or has ended, four times a second while one waits for memory, and once while any runs, for its peak.
+Nothing here waits or costs more than a few comparisons where a place is free and no device memory is requested. Devices are looked at when a
+node requests memory or has ended, four times a second while one waits for memory, and once while any runs, for its peak.
 
-A look is made in a thread, since a driver may not answer; whoever needs no memory does not wait for it longer than a moment. Decisions
-are made here, on the loop, when a look has come back: the ledger is right with a reading of any age as far as our own processes go, and what a
+A look is made in a thread, since a driver may not answer; a node that needs no memory does not wait for it longer than a moment. Decisions
+are made here, on the loop, when a look has come back: the ledger is right with a reading of any age for processes of this worker, and what a
 stranger has taken meanwhile is bounded by SILENT_SECONDS. Nothing is admitted on an older reading.
 
 Large because who is served next depends on all of its state at once.
@@ -34,7 +34,7 @@ from dihedral.data_plane.slots.process import Slot
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 1.0
-PATIENCE_SECONDS, ROOM_SECONDS = 1.0, 30.0  # before nodes are asked to make room, and before more are
+PATIENCE_SECONDS, ROOM_SECONDS = 1.0, 30.0  # before nodes are requested to pause, and before more are
 BUSY_SECONDS = 0.02  # until another worker has decided, which takes it less than a millisecond
 
 
@@ -57,7 +57,7 @@ class SlotHandle:
 
     @property
     def used(self) -> bool:
-        """Whether its process has run a node, and so may hold memory that the driver does not name."""
+        """True when its process has run a node, and so may hold memory that the driver does not name."""
         return self.slot is not None and self.slot.used
 
     @property
@@ -67,14 +67,14 @@ class SlotHandle:
 
 
 class ResourceRequest(msgspec.Struct, frozen=True):
-    """What a node needs of its place. need: bytes of device memory, None: no device. warm_key: of the model that it would load."""
+    """The needs of a node. need: bytes of device memory, None: no device. warm_key: of the model that it would load."""
 
     need: int | None = None
     warm_key: str = ""
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """A seat, and the memory that goes with it; None where none was asked for."""
+    """A place, and the memory that goes with it; None where none was requested."""
 
     seat: SlotHandle
     reservation: Reservation | None
@@ -82,7 +82,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class _Waiting(msgspec.Struct, eq=False):
-    """since: when it was told for the first time that memory is missing. asked: when nodes were asked to make room for it."""
+    """since: when its wait for memory began. asked: when other nodes were last requested to pause for it."""
 
     wish: ResourceRequest
     order: int
@@ -94,7 +94,7 @@ class _Waiting(msgspec.Struct, eq=False):
 
 
 class DoesNotFit(DihedralError):
-    """No device of this worker has as much memory; the text says how much it is."""
+    """No device of this worker has as much memory; the text contains the amount."""
 
 
 class SlotScheduler:
@@ -106,9 +106,9 @@ class SlotScheduler:
         headroom: int,
         shared: SharedReservations | None = None,
     ) -> None:
-        """`restart` puts a seat back with a new process; `read` None: there is no device whose memory could be counted.
+        """`restart` starts a new process for a place and puts the place back; `read` None: there is no device whose memory could be counted.
 
-        `shared` None: what other workers promise is not known.
+        `shared` None: reservations of other workers are not known.
         The first look is made here and now: before it nothing runs that could be kept waiting.
         """
         self._restart = restart
@@ -126,11 +126,11 @@ class SlotScheduler:
         self._answers = True  # whether the last look came back in time and without an error
         self._owed_since: float | None = None  # since when the driver has not answered, errors included
         self._error = ""
-        self._busy_since: float | None = None  # since when another worker has had the lock of the promises
+        self._busy_since: float | None = None  # since when another worker has had the lock of the reservations
         self._closed = False
 
     async def take(self, wish: ResourceRequest, cancel: CancelToken, waits: Callable[[str], None]) -> Assignment | None:
-        """None when the node was cancelled while it waited. `waits` is told why, while it is for memory.
+        """Returns None when the node was cancelled while it waited. `waits` receives the reason while the node waits for memory.
 
         Raises:
             DoesNotFit: it would wait for ever.
@@ -157,7 +157,7 @@ class SlotScheduler:
         except asyncio.CancelledError:
             if one in self._waiting:
                 self._waiting.remove(one)
-            elif (served := one.taken.result()) is not None:  # in the moment in which whoever waits was cancelled
+            elif (served := one.taken.result()) is not None:  # assigned in the moment in which the caller was cancelled
                 self.put_back(served)
             raise
         finally:
@@ -166,7 +166,7 @@ class SlotScheduler:
             self._serve()
 
     def put(self, seat: SlotHandle) -> None:
-        """A seat is free: with a process that lives, or without one and the reason."""
+        """Accepts a free place: with a process that lives, or without one and the reason."""
         self._free.append(seat)
         self._serve()
 
@@ -175,14 +175,14 @@ class SlotScheduler:
         self.put(taken.seat)
 
     def release(self, taken: Assignment) -> None:
-        """The memory can be given to others; the seat goes back with `put`, when it can be used again."""
+        """Releases the memory for others; the place goes back with `put`, when it can be used again."""
         if taken.reservation is not None and self._ledger is not None:
             self._promised = [each for each in self._promised if each is not taken]
             self._ledger.release(taken.reservation, time.monotonic())
             self._ask()
 
     def poll(self) -> asyncio.Future[list[Reading]]:
-        """The look under way, or a new one; the ledger knows its answer before whoever waits for it goes on.
+        """Returns the look under way, or a new one; the ledger has its reading before the callers that wait for it continue.
 
         Only where there are devices (`read`).
         """
@@ -211,7 +211,7 @@ class SlotScheduler:
             self._looking.cancel()
 
     def leave(self) -> None:
-        """After `close`, when no process of a seat runs any more: their promises are void."""
+        """Drops the reservations of this worker; called after `close`, when no slot process runs any more."""
         if self._shared is not None:
             self._shared.leave()
 
@@ -221,7 +221,7 @@ class SlotScheduler:
     # Serving ----------------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """Gives free seats to whoever may have them, the oldest first."""
+        """Assigns free places to the nodes that may have them, the oldest first."""
         if not self._waiting:
             return
         self._serve_all(looked=False)
@@ -229,7 +229,7 @@ class SlotScheduler:
             self._ask()
 
     def _serve_all(self, looked: bool) -> None:
-        """looked: just now; without that nobody gets device memory."""
+        """Serves all waiting nodes. looked: a look has just been made; without one no node gets device memory."""
         for seat in [each for each in self._free if each.slot is not None and not each.slot.alive]:
             self._free.remove(seat)
             self._restart(seat)  # it died idle
@@ -238,8 +238,8 @@ class SlotScheduler:
             if self._counted(one) and not looked:
                 problem = self.problem()
                 if self._answers and not problem:
-                    break  # in a moment it is known: until then its seat is nobody else's
-                if problem:  # else it waits for what it was told before
+                    break  # the reading comes in a moment: until then the place is kept for this node
+                if problem:  # otherwise its reported reason stays
                     one.waits(problem)
                 continue
             taken = self._seated(one, kept_from)
@@ -255,7 +255,7 @@ class SlotScheduler:
         return one.wish.need is not None and self._ledger is not None
 
     def _wants_memory(self) -> bool:
-        """Whether a look could get anybody a seat."""
+        """Returns True when a look could get any node a place."""
         return bool(self._free) and any(self._counted(one) for one in self._waiting)
 
     def _seated(self, one: _Waiting, kept_from: dict[int, _Waiting]) -> Assignment | None:
@@ -275,7 +275,7 @@ class SlotScheduler:
             )
             if reservation is not None:
                 return Assignment(seat, reservation, one.cancel)
-        if wish.need is not None and ledger is not None and self._free:  # without a free seat it waits for that
+        if wish.need is not None and ledger is not None and self._free:  # without a free place it waits for that
             self._wait_for_memory(one, wish.need, ledger, kept_from)
         return None
 
@@ -291,8 +291,8 @@ class SlotScheduler:
         return sorted(reversed(self._free), key=rank)  # among equals the last one used: its caches are warm
 
     def _wait_for_memory(self, one: _Waiting, need: int, ledger: Ledger, kept_from: dict[int, _Waiting]) -> None:
-        """Says why, takes memory back that lies idle in its way, and keeps the memory of one device for it."""
-        # (room, device, process) of each place it could have; what a busy process holds is nobody else's.
+        """Reports why the node waits, evicts idle memory that is in its way, and keeps the memory of one device for it."""
+        # (room, device, process) of each place it could have; memory of a busy process cannot be taken.
         places = [
             (ledger.room(seat.gpu, pid, need) - (seat.unreclaimable if pid else 0), seat.gpu, pid)
             for seat in self._ours
@@ -314,7 +314,7 @@ class SlotScheduler:
     def _make_room(self, gpu: int, pid: int, missing: int, ledger: Ledger) -> bool:
         """Takes memory back from idle processes, if that is enough, which it answers: their models first, then what they hold besides, with them.
 
-        What else is in use may be theirs where the driver does not name them (in a container it knows other ids): they all go, if nothing runs there.
+        Other memory in use may be theirs where the driver does not name them (in a container it knows other ids): they all go, if nothing runs there.
         """
         if any(seat.slot is not None and seat.slot.forgetting for seat in self._free if seat.gpu == gpu):
             return True  # it may be enough
@@ -339,7 +339,7 @@ class SlotScheduler:
         return True
 
     def _ask_to_pause(self, one: _Waiting, gpu: int, missing: int) -> None:
-        """Those of lower priority that may, the lowest first, of equals the one that began last; nobody, where that would not be enough."""
+        """Requests a pause of nodes of lower priority that may pause, the lowest first, of equals the one that began last; of none, where that would not be enough."""
         now = time.monotonic()
         if now - (one.since or now) < PATIENCE_SECONDS or now - one.asked < ROOM_SECONDS:
             return
@@ -364,7 +364,7 @@ class SlotScheduler:
     # Looking ----------------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        """Has the devices looked at now."""
+        """Requests a look at the devices now."""
         self._asked.set()
         if not self._closed and (self._looking is None or self._looking.done()):
             self._looking = asyncio.get_running_loop().create_task(self._keep_looking(), name="device memory")
@@ -386,7 +386,7 @@ class SlotScheduler:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS if self._wants_memory() else IDLE_LOOK_SECONDS):
                     await self._asked.wait()
-        self._owed_since, self._answers = None, True  # nobody asks any more
+        self._owed_since, self._answers = None, True  # no node waits for a look any more
 
     def _decide(self, ledger: Ledger) -> bool:
         """After a look. False: another worker decides at this moment, which is not waited for."""
@@ -401,7 +401,7 @@ class SlotScheduler:
     def _take_in(
         self, begun: float, idle: list[tuple[int | None, int, int]], answer: asyncio.Future[list[Reading]]
     ) -> None:
-        """idle: what idle processes said that they held when the look began, (device, process, bytes)."""
+        """Stores the reading. idle: what idle processes reported to hold when the look began, (device, process, bytes)."""
         if (error := answer.exception()) is not None:
             if not self._error:
                 log.warning("device memory cannot be read: %s", error)
@@ -422,6 +422,6 @@ def _seconds_since(moment: float | None) -> float:
 
 
 def _with_idle(gpu: int, reading: Reading, idle: Sequence[tuple[int | None, int, int]]) -> Reading:
-    """With what idle processes say that they hold, where the driver does not name them: in a container it knows other ids."""
+    """Adds what idle processes report to hold, where the driver does not name them: in a container it knows other ids."""
     told = {pid: held for its, pid, held in idle if its == gpu and held and pid not in reading.holders}
     return msgspec.structs.replace(reading, holders=reading.holders | told) if told else reading

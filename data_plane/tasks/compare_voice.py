@@ -95,7 +95,7 @@ def compare_voice(params: CompareVoice, ctx: TaskContext) -> CompareVoiceOutput:
 
 
 def _is_own(params: CompareVoice) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:
-    """(recordings, voices): where a recording stands before its own speaker's voice; None where nobody said whose they are."""
+    """Returns (recordings, voices): True where a recording stands before the voice of its speaker; None where the speakers are not named."""
     if len(params.voices) < 2 and params.background is None:
         raise _invalid("one voice alone has nothing to be compared with: give a second one or a background")
     if params.speakers is None:

@@ -31,7 +31,7 @@ BUCKET = "videos"
 LONGEST_SECONDS = 600.0
 MOST_SIDE = 4096  # pixels of a picture in memory
 USUAL_SIZE = (720, 1280)
-CLIPPED_SHARE = 0.01  # of the samples, at full scale at least CLIPPED_RUN after one another: it is heard as distortion
+CLIPPED_SHARE = 0.01  # of the samples, at full scale at least CLIPPED_RUN after one another: audible as distortion
 CLIPPED_RUN = 4
 FULL_SCALE = 0.999
 PREVIEW_SECONDS = 1.0  # of wall time between previews, at least
@@ -275,7 +275,7 @@ def made_face(params: LipSync, ctx: TaskContext, xp: ArrayModule) -> tuple[tuple
 
 
 def size_of(params: LipSync, shape: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the frame: as asked for, the other side by the shape; else the shape, at most USUAL_SIZE's width, even."""
+    """Returns (height, width) of the frame: as requested, the other side by the shape; else the shape, at most USUAL_SIZE's width, even."""
     height, width = params.height, params.width
     if height is None and width is None:
         scale = min(1.0, USUAL_SIZE[1] / max(shape))

@@ -39,10 +39,10 @@ from dihedral.schemas.structs.artifact import ArtifactRef
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0
 MOST_SCENES = 100
-LONGEST_UNASKED_SECONDS = 60.0  # of a video whose length nobody gave
+LONGEST_UNASKED_SECONDS = 60.0  # of a video whose length the request does not give
 SCENE_SECONDS = 4.0  # of a scene to which nothing gives a length
 LEAST_SCENE_SECONDS = (
-    1.0  # that a narration has to leave to each such scene, else it does not say how long the video is
+    1.0  # that a narration has to leave to each such scene, else it does not decide the length of the video
 )
 CUT_SECONDS = 0.1  # of a narration that may go unheard without a word
 LOOK = 0.5  # share of the adapter in the colours; the rest is the picture itself
@@ -234,7 +234,7 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
 
 
 def watched(frames: Iterator[Array], count: int, ctx: TaskContext) -> Iterator[ByteArray]:
-    """The frames on the host, while progress and previews are told of."""
+    """Yields the frames on the host, and reports progress and previews."""
     begun = shown = time.monotonic()
     for number, frame in enumerate(frames):
         ctx.check_cancelled()
@@ -284,7 +284,7 @@ def scenes_of(params: RenderVideo) -> list[Scene]:
 
 
 def shared_out(words: list[SpokenWord], count: int) -> list[list[SpokenWord]]:
-    """In `count` parts that last about as long, cut behind sentences where there are enough of them."""
+    """Splits the words into `count` parts that last about as long, cut behind sentences where there are enough of them."""
     ends = [at + 1 for at, word in enumerate(words[:-1]) if captions.ends_sentence(word.text)]
     if len(ends) < count - 1:
         ends = list(range(1, len(words)))
@@ -298,7 +298,7 @@ def shared_out(words: list[SpokenWord], count: int) -> list[list[SpokenWord]]:
 
 
 def with_lengths(params: RenderVideo, videos: list[Path | None]) -> RenderVideo:
-    """Without a narration a video lasts as long as it does."""
+    """Returns params in which a scene of a video lasts as long as the video, where there is no narration."""
     if params.narration:
         return params
     scenes = [
@@ -339,7 +339,7 @@ def recording(path: Path, seconds: float, voice: Voice | None, xp: ArrayModule) 
 
 
 def length_of(params: RenderVideo, spoken: FloatArray) -> float:
-    """Seconds of the video: as asked for, else the narration's where it leaves time for every scene, else what the scenes come to."""
+    """Returns the seconds of the video: as requested, else the narration's where it leaves time for every scene, else the sum of the scenes."""
     fixed, free = fixed_and_free(params)
     if params.seconds is not None:
         return params.seconds
@@ -353,19 +353,19 @@ def length_of(params: RenderVideo, spoken: FloatArray) -> float:
 
 
 def fixed_and_free(params: RenderVideo) -> tuple[float, int]:
-    """The seconds that scenes ask for, and the number of scenes that ask for none."""
+    """Returns the seconds that scenes request, and the number of scenes that request none."""
     given = [scene.seconds for scene in params.scenes if scene.seconds is not None]
     return sum(given), len(params.scenes) - len(given)
 
 
 def speech(spoken: FloatArray, seconds: float) -> list[Span]:
-    """When somebody speaks; all the time where there is no narration."""
+    """Returns when there is speech; all the time where there is no narration."""
     heard = spoken[: round(seconds * soundtrack.RATE)]
     return timing.speech(heard, soundtrack.RATE) or [Span(0.0, heard.size / soundtrack.RATE or seconds)]
 
 
 def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: float) -> list[scenes.Shot]:
-    """The scenes in time: as long as they say; where none says anything and all have lines, each begins with its first word.
+    """Places the scenes in time: as long as they request; where none requests a length and all have lines, each begins with its first word.
 
     weights: of what each scene's captions show.
     """
@@ -403,7 +403,7 @@ def views_of(scene: Scene, number: int) -> tuple[scenes.View, scenes.View]:
 def captions_of(
     params: RenderVideo, ctx: TaskContext
 ) -> tuple[captions.Face, list[list[captions.Text]], list[list[Span]]]:
-    """The font, each scene's pages, and the times of their words where they are known. What no font has a picture of is logged."""
+    """Returns the font, each scene's pages, and the times of their words where they are known. Text that no font has a picture of is logged."""
     lines = [line for scene in params.scenes for line in [*scene.lines, *(word.text for word in scene.words)]]
     if (letters := sum(map(len, lines))) > MOST_LETTERS:
         raise _invalid(f"the lines have {letters:,} letters together; {MOST_LETTERS:,} are possible")
@@ -437,7 +437,7 @@ def pages_of(
     spans: list[Span] | None,
     seconds: float,
 ) -> list[captions.Page]:
-    """Words at their times; else the scenes' texts while somebody speaks; where nobody does (`spans` None), each scene's until the next begins."""
+    """Places words at their times; else the scenes' texts while there is speech; without speech (`spans` None), each scene's until the next begins."""
     if spans is not None and not any(times):
         together = [text for scene in texts for text in scene]
         return captions.schedule([(together, spans)], face)

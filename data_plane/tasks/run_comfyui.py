@@ -244,7 +244,7 @@ class Prompt:
         while True:
             try:
                 async with server.messages(client_id or str(uuid.uuid4())) as socket:
-                    while True:  # the state first: what was said while nobody listened is not said again
+                    while True:  # the state first: messages that were sent while no client listened are not sent again
                         seen = await server.look(self.id)
                         if seen.state == "ended" or (seen.state == "absent" and cut):
                             return seen
@@ -261,7 +261,7 @@ class Prompt:
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _listen(self, socket: Any, watched: Watched) -> None:
-        """Until the prompt may have ended, or nothing of it was heard for a while."""
+        """Listens until the prompt may have ended, or until no message of it arrived for a while."""
         watched.may_have_ended = False
         until = time.monotonic() + POLL_SECONDS
         while not watched.may_have_ended and (left := until - time.monotonic()) > 0:
@@ -349,7 +349,7 @@ class Prompt:
                 self._ctx.log(f"the prompt {self.id} may still run in ComfyUI: {error}", "warning")
 
     async def withdraw(self) -> None:
-        """After a cancel; logs what is known of the other machine, and no more."""
+        """Ends the prompt after a cancel; logs what is known of the other machine, and no more."""
         if self._server is None or not self._posted:
             return
         try:
@@ -386,7 +386,7 @@ def kind_of(suffix: str) -> str:
 
 
 async def unhurried(work: Any) -> None:
-    """Runs to its end although this task is cancelled once a second meanwhile; `work` has an end of its own."""
+    """Runs to its end although this task is cancelled once a second meanwhile; `work` has a separate time limit."""
     doing = asyncio.ensure_future(work)
     while not doing.done():
         try:

@@ -1,7 +1,9 @@
 """Task `run_tool`: a command line that the operator has named, as a durable job.
 
-The tool runs in a session of its own below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
+The tool runs in a separate session below the slot's process, so a signal reaches all of it, and nothing of it outlives the slot. Its newest
 whole checkpoint is kept in the store: after a pause or the loss of the worker another run, also on another machine, goes on from there.
+
+Large because one run (start, read, keep, stop, judge) is one sequence whose order matters.
 """
 
 import contextlib
@@ -36,6 +38,10 @@ from dihedral.schemas.structs.artifact import ArtifactRef
 BUCKET = "loras"
 BUCKETS = {"video": "videos", "image": "videos", "audio": "voices"}
 LOOK_SECONDS = 0.1  # at a cancel
+CHUNK_BYTES = 64 * 1024  # a pipe's capacity on Linux
+GATHER_SECONDS = (
+    0.2  # what a trainer prints meanwhile is read at once: waking up for each line costs more than reading it
+)
 SCAN_SECONDS = 2.0  # between looks at files; a checkpoint that has not changed since the last look may be whole
 SCAN_SHARE = 20  # times what a scan takes lies between two
 EVENT_SECONDS, EVENT_SHARE = 1.0, 0.01  # of the time gone between two events of a loss or a preview
@@ -189,7 +195,7 @@ class Run:
         settings = self._settings
         own = {
             name: value for name, value in environment({}).items() if not name.startswith(PREFIX)
-        }  # no secret of ours
+        }  # no secret of this worker
         given = own | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch / "tmp")} | settings.env
         cwd = Path(settings.cwd).expanduser() if settings.cwd else self._scratch
         self._ctx.log(f"runs {settings.label or self._argv[0]}")
@@ -206,8 +212,10 @@ class Run:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         with contextlib.suppress(OSError, ValueError):
-            while data := os.read(descriptor, 1 << 16):
+            while data := os.read(descriptor, CHUNK_BYTES):
                 self._chunks.put(data)
+                if len(data) < CHUNK_BYTES:
+                    time.sleep(GATHER_SECONDS)
         self._chunks.put(None)
 
     # While it runs --------------------------------------------------------------------------------------------------
@@ -237,7 +245,7 @@ class Run:
         return code
 
     def _stop(self) -> int:
-        """By its own signal, then by SIGKILL; whatever it has saved by then is kept."""
+        """Stops the tool by its configured signal, then by SIGKILL; the files that it has saved by then are kept."""
         assert self._process is not None
         group = self._process.pid
         signal_group(group, signal.Signals[f"SIG{self._settings.stop_signal}"])
@@ -247,7 +255,7 @@ class Run:
         self.kill()
         self._keep_newest(settled=True)
         self._ctx.check_cancelled()
-        return 0  # asked to finish: what it has saved is the result
+        return 0  # requested to finish: what it has saved is the result
 
     def kill(self) -> None:
         """Nothing of it runs afterwards, whatever session it has fled to."""

@@ -1,7 +1,7 @@
 """Task `simulate`: takes time, says what it does, fails on request; for load tests (`steps` 0 does nothing at all) and rehearsals.
 
-What hurts its process (`crashAt`, `hangAt`, `memoryMiB`) has a slot to itself, and only where the operator allows rehearsals: of a
-worker's own process other people's nodes would die too.
+The faults that hurt its process (`crashAt`, `hangAt`, `memoryMiB`) need a slot, and a permission of the operator: in the
+worker's process the nodes of other people would die too.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ class SimulateGpuOutput(Strict, kw_only=True, rename="camel"):
 
 
 def half(params: SimulateGpu) -> SimulateGpu | None:
-    """As half a micro-batch would."""
+    """Returns the params of half a micro-batch."""
     if params.memory_mib < 2:
         return None
     return msgspec.structs.replace(params, memory_mib=params.memory_mib // 2, model_mib=params.model_mib // 2)

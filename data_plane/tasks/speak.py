@@ -26,7 +26,7 @@ LONGEST_SECONDS = 1_800.0  # figures are spoken as words, so 12,000 of them last
 LINE_PAUSE_SECONDS = 0.2  # between two lines, beside the silence that an engine leaves around a sentence
 LOUDEST = 0.95  # peak; a louder recording is made quieter as a whole
 
-LIKE_SECONDS = 120.0  # of a recording whose speaker it takes after
+LIKE_SECONDS = 120.0  # of a recording whose speaker the voice is adapted to
 LIKE_COMPONENTS = 8  # Gaussians: enough to choose one of nineteen factors
 
 Placed = Literal["engine", "alignment", "letters"]
@@ -148,7 +148,7 @@ def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
 
 
 def lines_of(params: Speak) -> list[str]:
-    """Cleaned, those with something to say."""
+    """Returns the cleaned lines that hold text to speak."""
     if (params.text is None) == (params.lines is None):
         raise _invalid("give either `text` or `lines`")
     lines = [params.text] if params.lines is None else params.lines
@@ -216,7 +216,7 @@ def wav(samples: FloatArray, rate: int, path: Path) -> Path:
 
 
 def voice_of(reference: ArtifactRef, ctx: TaskContext) -> Voice:
-    """As it was trained, or what a recording of the speaker tells."""
+    """Returns the voice as it was trained, or as a recording of the speaker shows it."""
     if reference.key.endswith(".safetensors"):
         return read_voice(ctx.fetch(reference), np)
     heard = hear(ctx, reference, LIKE_SECONDS, np)

@@ -14,7 +14,7 @@ from dihedral.data_plane.model_files import adapter_bytes
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
 
-LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches say what there is to learn
+LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches are enough to learn from
 BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is
 HELD_OUT = 5  # every fifth patch is kept from training
 FEWEST_PATCHES = 10

@@ -85,7 +85,7 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
 
 
 def half_batch(params: TrainLora) -> TrainLora | None:
-    """As many sequences to a step, half of them at a time."""
+    """Returns params with as many sequences to a step, half of them at a time."""
     if params.batch % 2 or params.gradient_accumulation > 512:
         return None
     return msgspec.structs.replace(
@@ -224,7 +224,7 @@ def plan(params: TrainLora) -> training.Plan:
 
 
 def run_digest(params: TrainLora, contents: Iterable[bytes]) -> str:
-    """Of all that decides what a step computes: the params and the contents of the files. Of batch and gradientAccumulation only the
+    """Returns a digest of all that decides what a step computes: the params and the contents of the files. Of batch and gradientAccumulation only the
     product counts, so that `half_batch` goes on from the checkpoint of what it halves.
     """
     together = params.batch * params.gradient_accumulation

@@ -15,8 +15,8 @@ from dihedral.data_plane.voice.features import LONGEST_SECONDS, SpeakerFeatures,
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
 
-SIZES = (1, 2, 4, 8, 16, 32)  # of the mixtures that are tried where nobody gave one
-FRAMES_PER_COMPONENT = 4  # fewer cannot say what a component's spread is
+SIZES = (1, 2, 4, 8, 16, 32)  # of the mixtures that are tried where the request gives none
+FRAMES_PER_COMPONENT = 4  # fewer do not show the spread of a component
 VARIANCE_FLOOR = 0.01  # of a coefficient's variance over all frames: no component may sit on a single frame
 LEAST_VARIANCE = 1e-4  # nats², where all frames are alike
 HEARD, FITTED = 0.4, 0.95  # of the progress
@@ -101,7 +101,7 @@ def train_voice(params: TrainVoice, ctx: TaskContext) -> TrainVoiceOutput:
 
 
 def listen_to_all(params: TrainVoice, ctx: TaskContext, xp: ArrayModule) -> list[SpeakerFeatures]:
-    """In their order until LONGEST_SECONDS are reached: by then a voice is known, and memory is bounded."""
+    """Reads the recordings in their order until LONGEST_SECONDS are reached: by then a voice is known, and memory is bounded."""
     recordings = [*([params.recording] if params.recording else []), *params.recordings]
     if not recordings:
         raise _invalid("a voice is learnt from a recording, or from several: none was given")

@@ -1,4 +1,4 @@
-"""What is heard of a speaker: the same for a recording to learn a voice from and one to compare with voices."""
+"""The features of a speaker: the same for a recording to learn a voice from and one to compare with voices."""
 
 from collections.abc import Callable
 from pathlib import Path

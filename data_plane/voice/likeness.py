@@ -1,4 +1,4 @@
-"""A recording brought nearer to a speaker, as far as pitch and timbre go. Not a clone: how somebody articulates stays the recording's.
+"""A recording brought nearer to a speaker, as far as pitch and timbre go. Not a clone: the articulation stays the recording's.
 
 1. Pitch: log F0 gets the speaker's mean and spread (Chappell & Hansen 1998), by overlapping periods at new distances (TD-PSOLA, Moulines &
    Charpentier 1990), which leaves the spectral envelope and every word's time as they are.
@@ -17,8 +17,8 @@ from dihedral.data_plane.media.decode import FloatArray
 from dihedral.data_plane.model_files import Voice
 
 FACTORS = tuple(1.025**step for step in range(-6, 4))
-"""0.86 to 1.08, as far as words stay clear: at 1.16 a recogniser heard 61 % of the installed voice, at 1.1 85 %, at 0.9 97 %."""
-USUAL_SPREAD = 0.18  # of log F0 in read speech, for voices that do not say theirs
+"""0.86 to 1.08, as far as words stay clear: at 1.16 a recogniser recognised 61 % of the words of the installed voice, at 1.1 85 %, at 0.9 97 %."""
+USUAL_SPREAD = 0.18  # of log F0 in read speech, for voices that do not store theirs
 STRONGEST_SHIFT = 1.8  # times the pitch, either way: beyond it periods hardly overlap
 ANALYSED_SECONDS = 60
 UNVOICED_SECONDS = 0.005  # between marks where there is no period
@@ -96,7 +96,7 @@ def _overlapped(samples: FloatArray, rate: int, times: Any, own: Any, wanted: An
 
 
 def _marks(samples: FloatArray, period: Any, voiced: Any) -> Any:
-    """Where a period begins: the loudest sample near where the last one and its length say."""
+    """Returns where a period begins: the loudest sample near the place that the last one and its length predict."""
     found: list[int] = []
     at = 0
     while at < samples.size:
@@ -130,7 +130,7 @@ def _likeliest_factor(heard: FloatArray, voice: Voice) -> float:
 
 
 def _with_envelope(samples: FloatArray, rate: int, factor: float) -> FloatArray:
-    """Formants at `factor` times their frequency: each frame is filtered by its stretched envelope over its own."""
+    """Moves formants to `factor` times their frequency: each frame is filtered by its stretched envelope over the original one."""
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
     padded = np.pad(samples, (_FRAME, 2 * _FRAME))
     out, weight = np.zeros(padded.size, np.float32), np.zeros(padded.size, np.float32)

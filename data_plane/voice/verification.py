@@ -1,4 +1,4 @@
-"""Whose voice a recording is: likelihood ratios, and how often a threshold on them is wrong."""
+"""Verification of the speaker of a recording: likelihood ratios, and how often a threshold on them is wrong."""
 
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ def ratios(likelihoods: Floats, background: Floats | None) -> Floats:
 
 
 def equal_error(own: Floats, foreign: Floats) -> EqualError:
-    """Where as great a share of `own` scores (n ≥ 1,) is refused as of `foreign` ones (m ≥ 1,) is accepted.
+    """Returns the threshold where as great a share of `own` scores (n ≥ 1,) is refused as of `foreign` ones (m ≥ 1,) is accepted.
 
     The thresholds that differ lie between neighbouring scores, here at their middles; between the two of them where the shares cross, both
     are interpolated linearly, and so is the threshold.

@@ -28,7 +28,7 @@ def make(directory: Path) -> dict[str, Path]:
 def character(directory: Path, size: tuple[int, int] = (720, 1280)) -> dict[str, Path]:
     """Writes the storyteller's nine faces, `A.png` … `X.png`, and returns their paths by shape: what `lip_sync` takes as a character.
 
-    They are templates as well: whoever draws a mouth of their own over each has a character of their own. size: (height, width).
+    They are templates as well: users who draw a mouth over each face have a new character. size: (height, width).
     """
     from dihedral.data_plane.media.storyteller import Storyteller
     from dihedral.data_plane.media.visemes import POSES, SHAPES
@@ -46,7 +46,7 @@ def character(directory: Path, size: tuple[int, int] = (720, 1280)) -> dict[str,
 
 
 def base() -> dict[str, Path]:
-    """What `train_lora` asks for, by its params' names: `config`, `weights`, `tokenizer`, `dataset`.
+    """Returns the files that `train_lora` takes, by its params' names: `config`, `weights`, `tokenizer`, `dataset`.
 
     The model is of bytes and was made by `python -m dihedral.example_model`.
     """

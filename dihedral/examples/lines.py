@@ -1,4 +1,4 @@
-"""Lines for a picture, written by a small grammar: one plain voice for a base model, one of its own for an adapter."""
+"""Lines for a picture, written by a small grammar: in one plain voice for a base model, in another for an adapter."""
 
 import random
 

@@ -33,7 +33,7 @@ HIGH = Speaker(pitch_hz=208.0, formants=1.17, slope=0.8)  # a bright one
 
 
 def speak(speaker: Speaker, seconds: float, seed: int) -> Signal:
-    """(seconds · RATE,) in −0.7..0.7: another seed says something else in the same voice."""
+    """Returns (seconds · RATE,) in −0.7..0.7: another seed gives other words in the same voice."""
     rng = np.random.default_rng(seed)
     count = int(seconds * RATE)
     formants, loudness, hiss = _plan(rng, count)

@@ -29,7 +29,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def server(kind: str, request: pytest.FixtureRequest) -> Seaweed | None:
-    return request.getfixturevalue("seaweed") if kind == "s3" else None  # type: ignore[no-any-return]
+    return request.getfixturevalue("seaweed") if kind == "s3" else None
 
 
 @pytest.fixture

@@ -136,6 +136,7 @@ async def endless():
 asyncio.run(store.put("videos", "job/node/it", endless(), "video/mp4"))
 """
     process = in_another_process(code, store)
+    assert process.stdout is not None
     assert await asyncio.to_thread(process.stdout.readline) == b"half\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -165,6 +166,7 @@ async def one(name):
 asyncio.run(go())
 """
     process = in_another_process(code, store)
+    assert process.stdout is not None
     for _ in range(101):
         assert await asyncio.to_thread(process.stdout.readline)
     process.send_signal(signal.SIGKILL)

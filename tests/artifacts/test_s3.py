@@ -14,8 +14,8 @@ from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.artifacts import s3 as artifacts_s3
 from dihedral.bridge.artifacts.prune import prune
 from dihedral.bridge.artifacts.s3 import S3Store
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, StoreError
-from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable
+from dihedral.bridge.errors import SettingsError, StoreError
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web
 from tests.artifacts.place import PART, Place, becomes, read

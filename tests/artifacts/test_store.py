@@ -133,7 +133,7 @@ async def test_a_put_leaves_no_file_open(place: Any) -> None:
 
 async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for(place: Any) -> None:
     other = Place(place.kind, place.directory, place.seaweed)
-    metas = []
+    metas: list[Any] = []
     for bucket, where in (("inputs", place), ("loras", place), ("inputs", other), ("inputs", place)):
         key = where.key(f"it-{len(metas)}")
         metas.append(await place.store.put(bucket, key, b"x", BINARY, job_id=where.job, node_id="node"))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def wait_for(true: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
     deadline = time.monotonic() + seconds
     while not true():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.args} does not come up (exit code {process.returncode})")
+            raise RuntimeError(f"{process.args!r} does not come up (exit code {process.returncode})")
         time.sleep(0.01)
 
 
@@ -317,7 +317,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def turns(rounds: int, contenders: dict[str, Callable[[], Row]]) -> dict[str, list[Row]]:
+def turns(rounds: int, contenders: Mapping[str, Callable[[], Row]]) -> dict[str, list[Row]]:
     """Each in turn, round by round. One that fails is left out from then on, and said so."""
     taken: dict[str, list[Row]] = {name: [] for name in contenders}
     broken: set[str] = set()

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import msgspec
 import uvloop
@@ -60,8 +61,8 @@ class Client(asyncio.Protocol):
         self.buffer = bytearray()
         self.open = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: Any) -> None:
+        self.transport: asyncio.Transport = transport
         key = base64.b64encode(os.urandom(16)).decode()
         transport.write(
             f"GET {self.path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -9,6 +9,7 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from hashlib import sha256
 from typing import Any
 
@@ -162,12 +163,17 @@ async def langgraph(_: str, shape: str, nodes: int, repeats: int = 10) -> Docume
 
     await asyncio.gather(*(job() for _ in range(32)))
     begun = time.process_time()
-    for _ in range(repeats):
+    for _turn in range(repeats):
         await asyncio.gather(*(job() for _ in range(32)))
     return {"microseconds": (time.process_time() - begun) / repeats / 32 * 1e6}
 
 
-ACTS = {"submit": submit, "queue": queue, "latency": latency, "langgraph": langgraph}
+ACTS: dict[str, Callable[..., Coroutine[Any, Any, Document]]] = {
+    "submit": submit,
+    "queue": queue,
+    "latency": latency,
+    "langgraph": langgraph,
+}
 
 
 def main(act: str, url: str, *more: str) -> None:

@@ -174,7 +174,7 @@ def faced(where: Path, tasks: TaskRunner) -> dict[str, Callable[[], Row]]:
     face = tasks.upload(character(where / "square", (512, 512))["X"])
     square, wide = {"width": 512, "height": 512}, {"width": 1280, "height": 720}
     photographed = {"portrait": face, "mouth": {"x": 0.5, "y": 0.56, "width": 0.14}}
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "drawn, 512×512": square,
         "photograph, 512×512": square | photographed,
         "drawn, 1280×720": wide,

@@ -71,7 +71,8 @@ def measured(server: Server, jobs: int, name: str) -> Row:
 
 def bare(server: Server, prefix: str, jobs: int) -> float:
     """Server CPU of one new hash, list, member of the index and stream entry, as plain commands: what growth costs Redis itself."""
-    fields, event = {"state": "x" * 64, "graph": "x" * 256, "n:n0": "x" * 100}, "x" * 120
+    fields: dict[Any, Any] = {"state": "x" * 64, "graph": "x" * 256, "n:n0": "x" * 100}
+    event = "x" * 120
     before = cpu_seconds(server.process.pid)
     for start in range(0, jobs, BARE_BLOCK):
         with server.redis.pipeline(transaction=False) as pipe:

@@ -8,6 +8,7 @@ import pytest
 import redis as redis_sync
 
 from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.steps import Dispatch, Event, Progress, Skip, Start, Step
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
 Call = Callable[[], Awaitable[Any]]
@@ -58,8 +59,8 @@ async def take(world: World, token: str) -> Call:
 async def report(world: World, token: str) -> Call:
     await world.submit(nodes=6)
     (claim,) = await world.take()
-    steps = [("progress", "a", 10, "0.1"), ("event", "data", '"type":"log","message":"x"', 1), ended("a", share=5),
-             ("start", "b", "w1"), ("skip", "c", "broken", 3), ("send", batch(["d", "e"])), ended("b", "failed", error=ERROR)]  # fmt: skip
+    steps: list[Step] = [Progress("a", 10, "0.1"), Event("data", '"type":"log","message":"x"', 1), ended("a", share=5),
+             Start("b", "w1"), Skip("c", "broken", 3), Dispatch(batch(["d", "e"])), ended("b", "failed", error=ERROR)]  # fmt: skip
     return lambda: world.report(claim, steps, reads=["a"], consumer="w1" if token == "fresh" else "thief")
 
 

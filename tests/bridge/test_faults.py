@@ -55,6 +55,7 @@ class Says:
     def progress(self, fraction: Any) -> None: ...
     def data(self, name: Any, payload: Any) -> None: ...
     def log(self, level: Any, message: Any) -> None: ...
+    def waits(self, reason: Any) -> None: ...
 
 
 async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind() -> None:
@@ -83,7 +84,9 @@ async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller() -> None
     run = NodeRun(job_id="j", node_id="n", task="act", attempt=1, nonce="n", params=params, timeout_seconds=10.0)
     await run_light(registry, run, None, Cancels(), cancel)
     await asyncio.sleep(0)
-    assert asyncio.current_task().cancelling() == 0
+    this = asyncio.current_task()
+    assert this is not None
+    assert this.cancelling() == 0
 
 
 async def test_a_drain_puts_no_begun_node_back_that_must_not_run_twice(house: Any) -> None:

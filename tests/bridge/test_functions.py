@@ -16,6 +16,7 @@ from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import check_layout, connect, connect_blocking
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.scripts import is_transient
+from dihedral.bridge.fabric.steps import Dispatch
 from dihedral.bridge.times import rfc3339
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import settings
@@ -105,7 +106,7 @@ async def test_a_call_that_failed_leaves_nothing_to_the_next(redis: Any) -> None
     assert await world.scripts.cancel(world.part, "nobody", []) == "unknown"
     assert (await world.job("there"), await redis.hgetall(world.part.counts)) == (before, counts)
     assert await world.pending() == [claim.entry]
-    assert (await world.report(claim, [ended("a"), ("send", batch(["b"]))], ack=True)).words == ["ok", "ok"]
+    assert (await world.report(claim, [ended("a"), Dispatch(batch(["b"]))], ack=True)).words == ["ok", "ok"]
 
 
 @on_both_servers

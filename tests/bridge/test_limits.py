@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.steps import End, Event, Progress, Skip
 from tests.bridge.world import World, batch, ended
 
 both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
@@ -60,6 +61,27 @@ async def test_a_quota_counts_what_is_alive(world: Any, redis: Any) -> None:
 
 
 @both
+async def test_a_retry_counts_as_a_submission_does(world: Any, redis: Any) -> None:
+    def retry(job: str, attempt: int = 1, limit: Any = ("key", 0, 1)) -> Any:
+        return world.scripts.retry(world.part, job, "cancelled", attempt, ["a"], [batch(["a"], nonce="r")], limit=limit)
+
+    for job in ("j0", "j1"):
+        assert await world.submit(job, limit=("key", 0, 1)) == "ok"
+        await world.scripts.cancel(world.part, job, ["a"])
+    before = await redis.hgetall("job:j1")
+    assert [await retry(job) for job in ("j0", "j1", "j1")] == ["ok", "quota", "quota"]
+    assert await redis.hgetall("job:j1") == before, "a refusal writes nothing"
+    assert await world.submit("j2", limit=("key", 0, 1)) == "quota", "what runs again is counted"
+    assert await retry("j1", limit=("other", 0, 1)) == "ok"
+    assert await redis.smembers("alive:other") == {b"j1"}
+    await world.scripts.cancel(world.part, "j1", ["a"])
+    assert await retry("j1", attempt=2, limit=("slow", 1, 0)) == "ok"
+    await world.scripts.cancel(world.part, "j1", ["a"])
+    assert (await retry("j1", attempt=3, limit=("slow", 1, 0))).startswith("rate ")
+    assert await retry("j1", attempt=3, limit=()) == "ok", "a key without limits has none"
+
+
+@both
 async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> None:
     limit = ("key", 2, 1)
     assert await world.submit("j1", limit=limit) == "ok"
@@ -73,8 +95,8 @@ async def test_a_repeat_and_a_refusal_cost_nothing(world: Any, redis: Any) -> No
 # What a job may keep ----------------------------------------------------------------------------------------------------
 
 
-def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> tuple:
-    return ("end", node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
+def left(node: str, size: int, status: str = "completed", artifacts: str = "") -> End:
+    return End(node, 1, status, "", "x" * size, 10**9, False, "", artifacts)
 
 
 async def running(world: Any, count: int) -> Any:
@@ -88,8 +110,8 @@ async def running(world: Any, count: int) -> Any:
 async def test_what_the_nodes_of_a_job_leave_is_bounded_and_the_one_too_many_is_not_written(redis: Any) -> None:
     world = World(redis, output_bytes=10_000)
     claim = await running(world, 4)
-    assert (await world.report(claim, [left("n0", 6000), ("progress", "n1", 1, "0")])).words == ["ok", "ok"]
-    reply = await world.report(claim, [left("n1", 3000, artifacts="y" * 1001), ("skip", "n9", "broken", 1)], ack=True)
+    assert (await world.report(claim, [left("n0", 6000), Progress("n1", 1, "0")])).words == ["ok", "ok"]
+    reply = await world.report(claim, [left("n1", 3000, artifacts="y" * 1001), Skip("n9", "broken", 1)], ack=True)
     assert reply.words == ["too_large", "refused"]
     assert (await world.record("n1")).status == "running"
     assert await world.record("n9") is None
@@ -118,7 +140,7 @@ async def test_the_log_is_bounded_by_bytes_and_keeps_its_places(redis: Any) -> N
     world = World(redis, log_bytes=70_000)
     claim = await running(world, 1)
     for number in range(1, 101):
-        await world.report(claim, [("event", "data", f'"type":"data","pad":"{"x" * 5000}"', number)])
+        await world.report(claim, [Event("data", f'"type":"data","pad":"{"x" * 5000}"', number)])
     job = await world.job()
     events = await redis.lrange("job:job:events", 0, -1)
     assert sum(map(len, events)) == int(job["logged"]) <= 70_000

@@ -1,5 +1,7 @@
 """What one node may emit: as much as a report can carry, the rest counted."""
 
+from typing import Any
+
 import msgspec
 
 from dihedral.bridge.tasks.runs import EVENT_BYTES
@@ -18,14 +20,14 @@ def data(number: int, name: str = "step", size: int = 0) -> dict[str, object]:
     return {"type": "data", "nodeId": "a", "name": name, "data": {"number": number, "pad": "x" * size}}
 
 
-def all_of(outbox: Outbox) -> list[dict]:
+def all_of(outbox: Outbox) -> list[dict[str, Any]]:
     found = []
     while outbox:
         found += outbox.take(last=True)
     return [msgspec.json.decode("{" + body + "}") for body in found]
 
 
-def numbers(events: list[dict], name: str = "step") -> list[int]:
+def numbers(events: list[dict[str, Any]], name: str = "step") -> list[int]:
     return [each["data"]["number"] for each in events if each.get("name") == name]
 
 

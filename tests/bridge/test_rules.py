@@ -22,6 +22,7 @@ from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
+from dihedral.bridge.fabric.steps import Event
 from dihedral.control_plane.hub import Hub
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import LEASE_MS, RUNS, edge, gate, node, planes, settings
@@ -143,13 +144,17 @@ async def test_rule_2_a_server_that_was_killed_and_away_for_three_leases_gives_n
         process.wait()
 
 
+async def nothing_to_report(part: Any, report: Any) -> Any:
+    raise AssertionError("nothing was lost")
+
+
 async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world: Any) -> None:
     """The entry looks abandoned for an hour, but the owner renews between the looks."""
     await world.submit()
     (claim,) = await world.take()
     await world.redis.xclaim(STREAM, keys.GROUP, "w1", 0, [claim.entry], idle=3_600_000)
     jobs = Jobs(world.redis, settings(""))
-    reclaimer = Reclaimer(jobs, "other", lambda part, report: None)
+    reclaimer = Reclaimer(jobs, "other", nothing_to_report)
     assert await reclaimer.look(world.part, [STREAM]) == 0
     await world.scripts.renew(world.part, [["job", STREAM, claim.entry, f"w1 {claim.nonce}", "w1"]])
     await asyncio.sleep(LEASE_SECONDS * 1.1)
@@ -165,7 +170,7 @@ async def test_rule_2_a_task_that_blocks_its_process_keeps_its_lease(house: Any)
     def look_on() -> None:
         async def looks() -> None:
             client = connect(house.settings.redis.url)
-            reclaimer = Reclaimer(Jobs(client, house.settings), "onlooker", lambda part, report: None)
+            reclaimer = Reclaimer(Jobs(client, house.settings), "onlooker", nothing_to_report)
             while not over.is_set():
                 taken.append(await reclaimer.look(reclaimer.jobs.scripts.partitions[0], [STREAM]))
                 await asyncio.sleep(LEASE_SECONDS / 3)
@@ -488,7 +493,7 @@ async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world: An
     running = asyncio.create_task(writer.run())
     count = 2 * MAX_CALL_ITEMS + 7
     futures = [
-        writer.put(Report("job", STREAM, claim.entry, f"w1 {claim.nonce}", [("event", "data", f'"type":"log","n":{n}', n)], [], False))
+        writer.put(Report("job", STREAM, claim.entry, f"w1 {claim.nonce}", [Event("data", f'"type":"log","n":{n}', n)], [], False))
         for n in range(1, count + 1)
     ]  # fmt: skip
     assert {(await future).words[0] for future in futures} == {"ok"}
@@ -573,7 +578,7 @@ async def test_rule_10_a_lost_cancel_message_is_told_by_the_next_renewal(house: 
 async def test_rule_11_a_message_that_pubsub_lost_is_read_from_the_log(house: Any) -> None:
     await house.start()
 
-    async def no_resync(view: Any) -> None:
+    async def no_resync(view: Any) -> Any:
         raise AssertionError("nothing was lost, so nobody gets a new snapshot")
 
     hub = Hub(house.settings, house.jobs, no_resync)
@@ -638,7 +643,7 @@ async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house: A
 async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(
     redis_url: Any, redis: Any
 ) -> None:
-    jobs = {number: [] for number in range(4)}
+    jobs: dict[int, list[str]] = {number: [] for number in range(4)}
     for number in range(200):
         jobs[keys.partition_number(f"job{number}", 4)].append(f"job{number}")
     async with planes(redis_url, redis, partitions=4) as house:
@@ -711,6 +716,7 @@ async def test_rule_13_an_output_too_large_fails_its_node_and_says_so(redis_url:
         await house.start()
         await house.submit([node("a", output={"text": "x" * 2000}), node("b")])
         view = await house.ended()
+        assert view.error is not None
         assert json.loads(view.error)["code"] == "output_too_large"
         assert view.records["b"].status == "completed"
 

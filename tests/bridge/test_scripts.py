@@ -9,7 +9,7 @@ import pytest
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
-from dihedral.bridge.fabric.steps import EntrySpec
+from dihedral.bridge.fabric.steps import EntrySpec, Event, Step
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission
@@ -150,16 +150,17 @@ async def test_what_is_given_back_keeps_its_priority(world: Any) -> None:
     """Also behind a delay, and to its next owner."""
     back = batch(["a"], stream=f"{STREAM}:high", priority="low", declined=True, delay_ms=1)
     await world.submit(batches=[back])
-    claims = []
+    claims: list[Any] = []
+    no_topology: Any = None
     while not claims:
         await world.scripts.due(world.part)
         claims = await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[f"{STREAM}:high"])
     assert [claim.priority for claim in claims] == ["low"]
     ((_, fields),) = await world.redis.xrange(f"{STREAM}:high")
     assert fields[b"declined"] == b"1"
-    assert Delivery(world.part, claims[0], "w1", None, {}).priority == "low"
+    assert Delivery(world.part, claims[0], "w1", no_topology, {}).priority == "low"
     later = msgspec.structs.replace(claims[0], priority="of a later version")
-    assert Delivery(world.part, later, "w1", None, {}).priority == "high", "that of its stream"
+    assert Delivery(world.part, later, "w1", no_topology, {}).priority == "high", "that of its stream"
 
 
 async def test_take_stops_when_the_records_that_inputs_need_are_large(world: Any) -> None:
@@ -478,7 +479,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
     world = World(redis, log_length=3)
     await world.submit(nodes=2)
     (claim,) = await world.take()
-    steps = [("event", "data", f'"type":"log","message":"{n}"', n) for n in range(1, 6)]
+    steps: list[Step] = [Event("data", f'"type":"log","message":"{n}"', n) for n in range(1, 6)]
     await world.report(claim, steps)
     job = await world.job()
     assert int(job["seq"]) - int(job["trimmed"]) == 3

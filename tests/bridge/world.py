@@ -4,7 +4,7 @@ from typing import Any
 
 from dihedral.bridge.fabric.keys import GROUP
 from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Scripts, parse_record, parse_state
-from dihedral.bridge.fabric.steps import EntrySpec, Step
+from dihedral.bridge.fabric.steps import End, EntrySpec, Step
 
 STREAM = "stream:process:data"
 
@@ -89,7 +89,7 @@ def ended(
     error: str = "",
 ) -> Step:
     payload = '{"output":{}}' if status == "completed" else ""
-    return ("end", node, attempt, status, "", payload, share if status == "completed" else -1, handled, error, "")
+    return End(node, attempt, status, "", payload, share if status == "completed" else -1, handled, error, "")
 
 
 ERROR = '{"code":"boom","message":"it broke","details":{}}'

@@ -242,7 +242,7 @@ class Load:
     async def _status(self, entry: Entry) -> str:
         """Read past everything; empty when it is not there, or the server is not."""
         with suppress(redis.RedisError, OSError):
-            state = await self.rig.redis.hget(f"job:{entry.job}", "state")
+            state: Any = await self.rig.redis.hget(f"job:{entry.job}", "state")
             return state.decode().split(" ")[0] if state else ""
         return ""
 

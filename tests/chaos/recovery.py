@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ def _in(house: Any, times: int) -> list[float]:
         for number in range(times):
             steps = {"id": "node", "steps": LASTS_SECONDS * 10, "stepSeconds": 0.1}
             job = http.post("/api/jobs", json=simulate(steps, job=f"job-{number}")).json()["jobId"]
-            first = becomes(lambda job=job: _runs(http, job), 60)[0]
+            first = becomes(partial(_runs, http, job), 60)[0]
             time.sleep(0.3)  # it is in the middle
             pid = int(first["worker"].split("-")[-2])
             killed = time.time()
             os.kill(pid, signal.SIGKILL)
-            again = becomes(lambda job=job: _runs(http, job)[1:], 60)[0]
+            again = becomes(partial(_again, http, job), 60)[0]
             seconds.append(datetime.fromisoformat(again["created"]).timestamp() - killed)
             print(f"{seconds[-1]:.2f} s", file=sys.stderr, flush=True)
             http.post(f"/api/jobs/{job}/cancel")
@@ -78,6 +79,10 @@ def _in(house: Any, times: int) -> list[float]:
 def _runs(http: httpx.Client, job: str) -> list[dict[str, Any]]:
     events = http.get(f"/api/jobs/{job}/events").json()["events"]
     return [event for event in events if event["type"] == "node" and event["status"] == "running"]
+
+
+def _again(http: httpx.Client, job: str) -> list[dict[str, Any]]:
+    return _runs(http, job)[1:]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis.asyncio
@@ -172,7 +173,7 @@ class Rig:
 
     async def is_up(self, place: Place) -> bool:
         """Whether its worker has announced itself; both planes have one."""
-        alive = await self.redis.zrange("workers", 1, "+inf", byscore=True)
+        alive: Any = await self.redis.zrange("workers", 1, "+inf", byscore=True)
         return any(raw.decode().split("-")[-2] == str(place.pid) for raw in alive)
 
     async def calm(self) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,10 @@ class Bystander(threading.Thread):
                 self._ask("list", lambda: http.get("/api/jobs", params={"limit": 1}))
                 self._ask("submit", lambda: http.post("/api/jobs", json=simulate({"id": "mine", "steps": 0})))
                 for name, process in (("server", self.stack.server), ("control", self.stack.control)):
+                    assert process is not None
                     self.most[name] = max(self.most.get(name, 0), resident_mib(process.pid))
 
-    def _ask(self, what: Any, request: pytest.FixtureRequest) -> None:
+    def _ask(self, what: Any, request: Callable[[], httpx.Response]) -> None:
         begun = time.monotonic()
         answer = request()
         self.slowest[what] = max(self.slowest.get(what, 0), time.monotonic() - begun)
@@ -99,9 +100,9 @@ def test_a_task_that_emits_a_million_events_holds_up_nobody(stack: Any) -> None:
     assert any("events were dropped" in each.get("message", "") for each in events), "and what was left out is counted"
 
 
-def doubling(times: int) -> dict:
+def doubling(times: int) -> dict[str, Any]:
     """Each node returns what the one before it returned, twice."""
-    nodes = [{"id": "n0", "output": "x" * 1000}]
+    nodes: list[dict[str, Any]] = [{"id": "n0", "output": "x" * 1000}]
     nodes += [
         {"id": f"n{number}", "output": [{"$from": f"n{number - 1}"}, {"$from": f"n{number - 1}"}]}
         for number in range(1, times)
@@ -109,9 +110,9 @@ def doubling(times: int) -> dict:
     return simulate(*nodes, edges=[(f"n{number - 1}", f"n{number}") for number in range(1, times)])
 
 
-def wide(nodes: int, size: int) -> dict:
+def wide(nodes: int, size: int) -> dict[str, Any]:
     """Many nodes that all return what the first one returned."""
-    rows = [{"id": "n0", "output": "x" * size}]
+    rows: list[dict[str, Any]] = [{"id": "n0", "output": "x" * size}]
     rows += [{"id": f"n{number}", "output": {"$from": "n0"}} for number in range(1, nodes)]
     return simulate(*rows, edges=[("n0", f"n{number}") for number in range(1, nodes)])
 
@@ -215,7 +216,8 @@ def test_a_task_that_blocks_the_event_loop_is_named_and_ended_and_the_others_go_
         assert "while True" in row["error"]["details"]["stack"]
         stack.worker("--slots", "1", "--tasks", "spins")
         assert stack.ended(other)["status"] == "completed"
-        record = Redis.from_url(stack.redis_url).hget(f"job:{other}", "n:other").decode()
+        left: Any = Redis.from_url(stack.redis_url).hget(f"job:{other}", "n:other")
+        record = left.decode()
         assert record.split(" ")[3] == "0", "given back, and not counted as a loss"
     finally:
         stack.close()

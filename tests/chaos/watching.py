@@ -66,7 +66,7 @@ class Watcher:
     async def _client(self) -> None:
         async for event in self._api(self._rng.choice(self._urls)).watch(self.job, after=self.seq):
             if event["type"] != "progress":
-                self._see(event)
+                self._see(dict(event))
 
     async def _raw(self) -> None:
         url = self._rng.choice(self._urls)

@@ -66,7 +66,7 @@ class Load:
         heard = self.heard[job] = {}
         with contextlib.suppress(Refused, Unreachable):  # it is lost, and judged as such
             async for event in self.client.watch(job):
-                if "seq" in event:
+                if event["type"] != "progress":
                     heard[event["seq"]] = event
 
 

@@ -6,8 +6,17 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 from tests.support.servers import skip
 
@@ -15,8 +24,8 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required", "--mute-audio",
 ]  # fmt: skip
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 360, "height": 740}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 360, "height": 740}
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -37,10 +46,9 @@ def chromium() -> Iterator[Browser]:
 class Tab:
     """A page of its own that notes everything that a person would find in the browser's console."""
 
-    def __init__(self, browser: Browser, url: str, **options: object) -> None:
-        self.context: BrowserContext = browser.new_context(
-            base_url=url, **{"viewport": DESKTOP, "locale": "en-GB", "timezone_id": "UTC", **options}
-        )
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        options = {"viewport": DESKTOP, "locale": "en-GB", "timezone_id": "UTC", **options}
+        self.context: BrowserContext = browser.new_context(base_url=url, **options)
         self.context.set_default_timeout(PATIENCE_MS)
         self.page: Page = self.context.new_page()
         self.said: list[str] = []

@@ -63,7 +63,8 @@ def submit_many(house: Stack, count: int) -> None:
 def large_graph(count: int, job: str) -> dict[str, Any]:
     """Layers of up to forty nodes, each with one to three parents in the layers before."""
     chance = random.Random(1)
-    nodes, edges = [], []
+    nodes: list[dict[str, str]] = []
+    edges: list[dict[str, str]] = []
     layers: list[list[str]] = []
     while len(nodes) < count:
         layer = [f"n{len(nodes) + index}" for index in range(min(chance.randint(5, 40), count - len(nodes)))]

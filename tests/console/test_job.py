@@ -19,6 +19,12 @@ def graph_node(page: Page, id: str) -> Locator:
     return page.locator(f'[data-node="{id}"]')
 
 
+def width(node: Locator) -> float:
+    box = node.bounding_box()
+    assert box is not None
+    return box["width"]
+
+
 def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     params = {
         "picture": house.upload(files["picture"]),
@@ -218,11 +224,11 @@ def test_the_graph_is_walked_by_keyboard_and_zoomed(tab: Tab, house: Stack) -> N
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("node=c"))
     expect(page.get_by_role("region", name="Node c")).to_be_visible()
-    wide = graph_node(page, "c").bounding_box()["width"]
+    wide = width(graph_node(page, "c"))
     page.keyboard.press("+")
-    becomes(lambda: graph_node(page, "c").bounding_box()["width"] > wide * 1.2)
+    becomes(lambda: width(graph_node(page, "c")) > wide * 1.2)
     page.keyboard.press("0")
-    becomes(lambda: abs(graph_node(page, "c").bounding_box()["width"] - wide) < 1)
+    becomes(lambda: abs(width(graph_node(page, "c")) - wide) < 1)
     page.keyboard.press("Enter")
     expect(page).not_to_have_url(re.compile("node="))
 

@@ -136,14 +136,18 @@ def test_one_press_is_one_job_although_the_answer_is_lost(tab: Tab, house: Stack
     expect(page.get_by_text("Valid.")).to_be_visible()
     lost = []
 
-    def lose(route: Any) -> None:  # type: ignore[no-untyped-def]
+    def lose(route: Any) -> None:
         route.fetch()
         lost.append(route)
         route.abort()
 
+    def is_lost() -> list[Any]:
+        page.wait_for_timeout(50)
+        return lost
+
     page.route("**/api/jobs", lose, times=1)
     page.get_by_role("button", name="Run").click()
-    becomes(lambda: page.wait_for_timeout(50) or lost)
+    becomes(is_lost)
     expect(page.get_by_text(re.compile("Failed to fetch"))).to_be_visible()
     page.get_by_role("button", name="Run").click()
     expect(page).to_have_url(re.compile("/console/jobs/"))

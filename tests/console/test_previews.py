@@ -70,7 +70,12 @@ def test_a_picture_stays_until_the_next_is_there(tab: Tab, film: Film) -> None:
     picture(page, 1)
     page.route(re.compile("/checkpoint"), lambda route: route.continue_() if held else held.append(route))
     film.go_on(1)
-    becomes(lambda: (page.wait_for_timeout(20), held)[1])
+
+    def is_held() -> list[Route]:
+        page.wait_for_timeout(20)
+        return held
+
+    becomes(is_held)
     picture(page, 1)
     film.go_on(2)
     expect(page.get_by_role("log")).to_contain_text('"frame":3')

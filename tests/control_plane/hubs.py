@@ -29,14 +29,14 @@ class Line:
 
     def __init__(self, target: Any, path: Any) -> None:
         self.url = f"unix://{path}?db=0"
-        self.held = []
+        self.held: list[Any] = []
         self.connections = 0
         self.lost = 0
         self._loses = re.compile(b"(?!)")
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
-        self._cut = set()
+        self._cut: set[asyncio.Task[Any]] = set()
         self._refuses = False
 
     async def serve(self, reader: Any, writer: Any) -> None:
@@ -142,7 +142,7 @@ class View:
 
 
 def seqs(*chunks: Any) -> Any:
-    return [int(re.search(r'"seq":([0-9]+)', text)[1]) for chunk in chunks for text in chunk.events]
+    return [int(re.findall(r'"seq":([0-9]+)', text)[0]) for chunk in chunks for text in chunk.events]
 
 
 def is_last(chunk: Any) -> Any:

@@ -27,7 +27,7 @@ from tests.support.planes import Planes, edge, node, settings
 
 ENDED = ("completed", "failed", "cancelled")
 PROBLEM = "application/problem+json"
-HELD = {
+HELD: dict[str, Any] = {
     "id": "held",
     "label": "Held",
     "description": "One node that may stand before a gate.",

@@ -26,7 +26,7 @@ from dihedral.control_plane.access import MAX_SESSIONS
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.settings import Settings
 from tests.control_plane.served import checked, edge, made_settings, new_id, node, serve, submission
-from tests.support.planes import gate
+from tests.support.planes import RUNS, gate
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,8 +42,8 @@ class Locked:
         self.served = served
         self.client = client
         self.http = served.http
-        self.tokens = {}
-        self.ids = {}
+        self.tokens: dict[str, str] = {}
+        self.ids: dict[str, str] = {}
 
     async def key(self, name: Any, scopes: Any = "submit,read,cancel", **more: Any) -> Any:
         key, token = await api_keys.create(self.client, more.pop("owner", name), scopes.split(","), **more)
@@ -412,6 +412,37 @@ async def test_a_key_has_no_more_jobs_alive_than_its_quota(house: Any) -> None:
     gate(name).set()
     await house.ended("few", job)
     await house.ended("few", await house.submit("few", node("a")))
+
+
+async def test_a_key_passes_its_quota_neither_by_retry_nor_by_requeue(house: Any) -> None:
+    await house.key("again", "submit,read,cancel,admin", max_alive=1)
+    await house.served.becomes(lambda: _is(house, "again", 200))
+    async with house.served.no_worker():
+        worker = await house.served.planes.start("python")
+        failed = await house.submit("again", node("f", task="once", wait=(lost := new_id())))
+        await house.served.becomes(lambda: ("begin", "f") in RUNS)
+        await house.served.planes.kill(worker)
+    await house.served.planes.start("python", light=64)
+    assert (await house.ended("again", failed))["error"]["code"] == "worker_lost"
+
+    async def dead() -> Any:
+        letters = (await house.ask("again", "GET", "/api/dead-letters"))["deadLetters"]
+        return next((letter for letter in letters if letter["jobId"] == failed), None)
+
+    letter = await dead()
+    job = await house.submit("again", node("a", wait=(name := new_id())))
+    for path in (f"/api/jobs/{failed}/retry", f"/api/dead-letters/{letter['id']}/requeue"):
+        answer = await house.http.post(path, headers=house.of("again"))
+        assert (answer.status_code, checked(answer)["code"]) == (429, "quota_reached"), path
+        assert answer.headers["retry-after"] == "5"
+    assert (await house.ask("again", "GET", f"/api/jobs/{failed}"))["status"] == "failed"
+    assert await dead(), "a refused requeue keeps the letter"
+    gate(name).set()
+    await house.ended("again", job)
+    gate(lost).set()
+    await house.ask("again", "POST", f"/api/dead-letters/{letter['id']}/requeue")
+    assert await dead() is None
+    await house.ended("again", failed)
 
 
 async def test_a_key_has_no_more_sockets_and_streams_than_it_may(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ async def stored(app: Any) -> Any:
     return (await app.get("/api/artifacts", limit=1))["artifacts"], left
 
 
-async def raw(app: Any, request: pytest.FixtureRequest) -> Any:
+async def raw(app: Any, request: bytes) -> Any:
     """(status, head, body) of a request that no client has put in order."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
     writer.write(request)

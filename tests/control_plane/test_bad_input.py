@@ -197,7 +197,7 @@ async def test_deep_nesting_is_refused(served: Any, path: Any, shape: Any, level
 async def test_deep_nesting_is_refused_wherever_it_stands(served: Any, where: Any) -> None:
     body = submission(node("a")) if where != "params" else {"pipeline": "simulate"}
     *path, name = where.split("/")
-    at = body
+    at: Any = body
     for part in path:
         at = at[int(part)] if isinstance(at, list) else at[part]
     at[name] = "HERE"

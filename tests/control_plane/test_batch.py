@@ -67,7 +67,8 @@ async def test_a_batch_has_at_most_a_thousand_items(served: Any) -> None:
 
 
 async def test_a_batch_of_another_shape_is_refused(served: Any) -> None:
-    for document in ({}, [], {"jobs": {}}, {"jobs": None}, {"jobs": [], "more": 1}):
+    documents: list[Any] = [{}, [], {"jobs": {}}, {"jobs": None}, {"jobs": [], "more": 1}]
+    for document in documents:
         problem = await served.post("/api/jobs/batch", document, expect=422)
         assert problem["code"] == "invalid_request"
 

@@ -75,7 +75,7 @@ async def apart(directory: Any) -> AsyncIterator[Any]:
 
 
 def mib(pid: Any, name: Any) -> Any:
-    return int(re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)[1]) / 1024
+    return int(re.findall(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)[0]) / 1024
 
 
 async def bystander(client: Any, stop: Any) -> Any:

@@ -341,5 +341,6 @@ async def test_old_clients_read_status_and_progress(served: Any) -> None:
 async def test_train_without_example_inputs_says_what_is_missing(served: Any) -> None:
     problem = await served.post("/api/train", {"prompt": "hello"}, expect=422)
     assert problem["code"] == "no_example_inputs"
-    for body in ({"prompt": ""}, {"prompt": 5}, {"promt": "x"}, []):
+    bodies: list[Any] = [{"prompt": ""}, {"prompt": 5}, {"promt": "x"}, []]
+    for body in bodies:
         await served.post("/api/train", body, expect=422)

@@ -187,7 +187,9 @@ async def test_files_go_up_and_down_by_links_and_a_small_picture_is_shown(house:
         meta = checked(answer)
         reference = {"bucket": meta["bucket"], "key": meta["key"]}
         found = await client.call_tool("download", reference)
-        assert found.content[1].mime_type == "image/png"
+        shown = found.content[1]
+        assert shown.type == "image"
+        assert shown.mime_type == "image/png"
         content = (await house.http.get(found.structured_content["url"], headers=house.of("alice"))).content
         assert content == picture
     async with over_http(house, "bob") as client:

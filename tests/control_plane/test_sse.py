@@ -198,7 +198,7 @@ async def test_a_comment_keeps_a_quiet_stream_open(served: Any) -> None:
     job = await served.puppet()
     async with world(served) as made:
         stream = server_sent(made.hub, job.job, 0, comment_seconds=0.02)
-        pieces = []
+        pieces: list[bytes] = []
         while pieces.count(b": still here\n\n") < 3:
             pieces.append(await anext(stream))
         assert pieces[-3:] == [b": still here\n\n"] * 3, "nothing but comments while nothing happens"
@@ -288,7 +288,8 @@ def is_the_end(event: Any) -> Any:
 async def test_a_client_that_is_cut_off_at_any_point_resumes_and_misses_nothing(served: Any, seed: Any) -> None:
     dice = random.Random(seed)
     job = await served.puppet()
-    last, events, number = 0, [], 0
+    last, number = 0, 0
+    events: list[Any] = []
     while not any(is_the_end(event) for event in events[-1:]):
         async with streaming(served, job.job, last_event_id=str(last)) as stream:
             with contextlib.suppress(StopAsyncIteration):

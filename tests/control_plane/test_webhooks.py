@@ -32,8 +32,8 @@ class Listener:
     """An HTTP server that notes what it is told and answers as it is told to: a status, or a path's own (`/500`)."""
 
     def __init__(self) -> None:
-        self.told = []
-        self.answers = []
+        self.told: list[Any] = []
+        self.answers: list[Any] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -258,7 +258,7 @@ def test_what_a_control_plane_was_about_to_tell_when_it_was_killed_is_told(tmp_p
     handler = listener.server.RequestHandlerClass
     answer = handler.do_POST
 
-    def hold(self) -> None:
+    def hold(self: Any) -> None:
         answer(self) if held.is_set() else held.wait(60)
 
     handler.do_POST = hold

@@ -92,7 +92,7 @@ LEAVES: dict[str, Any] = {
     "no stderr": lambda: vars(sys).update(stderr=None, __stderr__=None),
     "detached stdout": lambda: sys.stdout.detach(),  # type: ignore[union-attr]
     "closed stdout": sys.stdout.close,
-    "closed descriptors": lambda: (os.close(1), os.close(2)),
+    "closed descriptors": lambda: os.closerange(1, 3),
     "stdout into a file": lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1),
     "thread": lambda: threading.Thread(target=talks_later, args=("a thread",), daemon=True).start(),
     "executor": lambda: ThreadPoolExecutor().submit(talks_later, "an executor"),

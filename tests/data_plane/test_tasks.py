@@ -106,11 +106,11 @@ def no_context(params: Inner) -> Result:
     raise NotImplementedError
 
 
-def no_return(params: Inner, ctx: TaskContext) -> None:  # type: ignore[no-untyped-def]
+def no_return(params: Inner, ctx: TaskContext):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
-def untyped(params: Any, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
+def untyped(params, ctx: TaskContext) -> Result:  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 

@@ -179,7 +179,7 @@ def test_the_planes_understand_what_they_are_given(name: Any, tmp_path: Path) ->
     }
     pod = of("Deployment")[name]["spec"]["template"]["spec"]
     secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
-    mounts = {each["mountPath"]: secrets.get(each["name"]) for each in container["volumeMounts"]}
+    mounts: dict[str, Any] = {each["mountPath"]: secrets.get(each["name"]) for each in container["volumeMounts"]}
     assert set(secrets.values()) == ({"dihedral", "dihedral-control"} if name == "control-plane" else {"dihedral"})
     mounted = dict(given)
     for variable, path in given.items():

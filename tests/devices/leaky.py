@@ -6,19 +6,25 @@ from typing import Any
 import msgspec
 
 from dihedral.bridge.tasks.registry import TaskContext, task
+from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.tasks.simulate_gpu import MIB, SimulateGpu
 
 LEAKED: list[Any] = []
 
 
+def device(ctx: TaskContext) -> SimulatedGpu:
+    assert isinstance(ctx.simulated_gpu, SimulatedGpu)
+    return ctx.simulated_gpu
+
+
 @task(kind="gpu", memory_param="memoryMiB")
 def leak(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
     """Holds memoryMiB for ever."""
-    LEAKED.append(ctx.simulated_gpu.allocate(params.memory_mib * MIB))
+    LEAKED.append(device(ctx).allocate(params.memory_mib * MIB))
     ctx.data("began", {"pid": os.getpid()})
     for _ in range(params.steps):
         ctx.check_cancelled()
-        ctx.simulated_gpu.compute(params.step_seconds)
+        device(ctx).compute(params.step_seconds)
     return {"pid": os.getpid()}
 
 
@@ -46,16 +52,16 @@ def modest(params: SimulateGpu, ctx: TaskContext) -> None:
 @task(kind="gpu", memory_mib=2048)
 def quick(params: SimulateGpu, ctx: TaskContext) -> None:
     """Takes and gives back more than anybody has seen, as libraries without CuPy's pool do."""
-    with ctx.simulated_gpu.allocate(2048 * MIB):
+    with device(ctx).allocate(2048 * MIB):
         pass
-    ctx.simulated_gpu.reset_peak()
+    device(ctx).reset_peak()
 
 
 @task(kind="gpu", memory_param="memoryMiB")
 def hide(params: SimulateGpu, ctx: TaskContext) -> dict[str, int]:
     """As a CUDA context does: holds memoryMiB for ever, of which its process does not know."""
     leak(params, ctx)
-    ctx.simulated_gpu.held_bytes = 0
+    device(ctx).held_bytes = 0
     return {"pid": os.getpid()}
 
 

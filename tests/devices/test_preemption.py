@@ -1,6 +1,7 @@
 """Jobs of higher priority find room where resumable ones of lower priority run: through `dihedral up`, with real slots."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def submit(house: Stack, job: str, priority: str, **params: Any) -> str:
 
 def begun(house: Stack, *jobs: str) -> None:
     for job in jobs:
-        becomes(lambda job=job: house.events(job, "data"))
+        becomes(partial(house.events, job, "data"))
 
 
 def preemptions(house: Stack, job: str) -> int:

@@ -270,7 +270,7 @@ async def test_a_node_that_is_asked_for_its_best_ends_early_and_completes(tmp_pa
 
 async def test_a_model_stays_loaded_and_its_slot_is_preferred(tmp_path: Path) -> None:
     async with rig(tmp_path, "2x24GiB", slots=2) as made:
-        model = {"memoryMiB": 8 * GIB, "modelMiB": 6 * GIB}
+        model: dict[str, Any] = {"memoryMiB": 8 * GIB, "modelMiB": 6 * GIB}
         nodes = [made.start(model=name, steps=5, stepSeconds=0.02, **model) for name in ("a", "b")]
         a, b = [output(await node) for node in nodes]
         assert a["cold"] and b["cold"]  # noqa: PT018
@@ -344,7 +344,7 @@ async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path:
 
 async def test_nobody_waits_behind_younger_ones_that_want_a_model_which_is_loaded(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        wanted = {"model": "a", "memoryMiB": GIB, "modelMiB": GIB, "steps": 5, "stepSeconds": 0.02}
+        wanted: dict[str, Any] = {"model": "a", "memoryMiB": GIB, "modelMiB": GIB, "steps": 5, "stepSeconds": 0.02}
         output(await made.start(**wanted))
         running = made.start(**wanted)
         other = made.start(model="b", memoryMiB=GIB, modelMiB=GIB)
@@ -455,8 +455,8 @@ async def test_whatever_happens_everything_ends_and_the_devices_are_whole_again(
         for _ in range(24):
             cancel = CancelToken()
             size, model = rng.choice([1, 3, 6, 10, 14, 20, 24]), rng.choice(["", "", "a", "b"])
-            params = {"memoryMiB": size * GIB, "model": model, "modelMiB": size * GIB // 2, "steps": rng.randint(0, 8)}
-            nodes.append(made.start(None, cancel, stepSeconds=0.02, **params))
+            half: dict[str, Any] = {"model": model, "modelMiB": size * GIB // 2, "steps": rng.randint(0, 8)}
+            nodes.append(made.start(None, cancel, memoryMiB=size * GIB, stepSeconds=0.02, **half))
             cancels.append(cancel)
         while not all(node.done() for node in nodes):
             await asyncio.sleep(rng.uniform(0.01, 0.15))
@@ -515,7 +515,7 @@ async def two_workers(tmp_path: Path, slots: int) -> AsyncIterator[list[Rig]]:
 async def test_two_workers_do_not_give_the_same_memory_away(tmp_path: Path) -> None:
     """Each node takes nearly all of its memory late, so that a look alone shows the device empty."""
     async with two_workers(tmp_path, slots=2) as workers:
-        late = {"model": "m", "modelMiB": 1, "loadSeconds": 0.1}
+        late: dict[str, Any] = {"model": "m", "modelMiB": 1, "loadSeconds": 0.1}
         sizes = [14, 8, 14, 6, 20, 3, 22, 12]
         nodes = [
             workers[number % 2].start(**late, memoryMiB=size * GIB, steps=2, stepSeconds=0.01)

@@ -59,6 +59,7 @@ class Up:
             text=True,
             env=os.environ | environ,
         )
+        assert self.process.stdout is not None
         self.url = json.loads(self.process.stdout.readline())["url"]
 
     def stop(self, number: Any = signal.SIGINT) -> Any:
@@ -133,8 +134,9 @@ def test_a_task_of_ones_own_runs_by_name(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert up.stdout is not None
     url = json.loads(up.stdout.readline())["url"]
-    graph = {
+    graph: dict[str, Any] = {
         "schema": "langgraph.v1",
         "nodes": [{"id": "n", "task": "count_words", "plane": "python", "params": {"text": "a b c"}}],
         "edges": [],

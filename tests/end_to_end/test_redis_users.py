@@ -224,7 +224,7 @@ def _keys(house: Any) -> None:
 
 
 def denied(house: Any) -> list[tuple[str, str, str]]:
-    rows = redis.Redis.from_url(url(house.directory, "operator")).acl_log()
+    rows: Any = redis.Redis.from_url(url(house.directory, "operator")).acl_log()
     return [(row["username"], row["reason"], row["object"]) for row in rows]
 
 

@@ -12,6 +12,7 @@ import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,16 @@ async def made(kind: str, url: str, **options: Any) -> AsyncIterator[Any]:
         async with AsyncClient(url, **options) as client:
             yield client
     else:
-        client = await asyncio.to_thread(Client, url, **options)
+        blocking = await asyncio.to_thread(partial(Client, url, **options))
         try:
-            yield InAThread(client)
+            yield InAThread(blocking)
         finally:
-            await asyncio.to_thread(client.close)
+            await asyncio.to_thread(blocking.close)
 
 
 async def watched(client: Any, job: str, after: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(events, progress) of a watch to its end."""
+    found: list[Any]
     async with asyncio.timeout(SECONDS):
         if isinstance(client, InAThread):
             found = await asyncio.to_thread(lambda: list(client.blocking.watch(job, after)))
@@ -443,7 +445,7 @@ async def test_a_closed_client_says_so(house: Any) -> None:
 async def test_the_blocking_client_works_inside_a_running_event_loop(house: Any) -> None:
     with Client(house.url, timeout_seconds=SECONDS) as client:
         job = client.submit(pipeline="simulate", params={"steps": 3})["jobId"]
-        events = list(client.watch(job))
+        events: list[Any] = list(client.watch(job))
         assert client.job(job)["status"] == "completed"
     assert events[-1]["status"] == "completed"
 
@@ -658,6 +660,7 @@ def epoch(house: Stack, job: str) -> str:
 
 
 def restart_redis(house: Stack) -> None:
+    assert house.server is not None
     house.server.kill()
     house.server.wait()
     house.server, _ = start_server(house.directory, "--appendonly", "yes")
@@ -684,7 +687,7 @@ async def test_a_reader_that_takes_its_time_misses_nothing(house: Any) -> None:
     job = house.post("/api/jobs", talkative(30))["jobId"]
 
     def read() -> list[dict[str, Any]]:
-        found = []
+        found: list[Any] = []
         with Client(cut.url, timeout_seconds=0.3) as client:
             for event in client.watch(job):
                 found.append(event)

@@ -3,6 +3,7 @@
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ from tests.front_door.running import becomes, dihedral, one_line, up
 SIMULATE = ("submit", "--pipeline", "simulate", "--watch")
 
 
-def make(cwd: Path, *more: str) -> dict[str, str]:
-    document: dict[str, str] = json.loads(dihedral("keys", "create", "--json", *more, cwd=cwd).stdout)
+def make(cwd: Path, *more: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(dihedral("keys", "create", "--json", *more, cwd=cwd).stdout)
     return document
 
 
@@ -92,7 +93,8 @@ def test_a_client_with_a_key_works_and_one_without_is_told(tmp_path: Path) -> No
             meta = client.upload(tmp_path / "a.txt")
             assert client.download(meta, tmp_path / "back.txt").read_text() == "hers"
             job = client.submit(pipeline="simulate", params={"steps": 1})
-            assert [event for event in client.watch(job["jobId"])][-1]["status"] == "completed"
+            events: list[Any] = list(client.watch(job["jobId"]))
+            assert events[-1]["status"] == "completed"
         with Client(running.url) as client:
             with pytest.raises(Refused) as refusal:
                 list(client.watch(job["jobId"]))

@@ -97,7 +97,16 @@ def test_a_script_beside_a_clone_called_dihedral_imports_it(tmp_path: Path) -> N
     # The dependencies are those of the tests; a .pth file in their folder, such as that of our own editable installation, is not read.
     theirs = [entry for entry in sys.path if entry.endswith("site-packages")]
     Path(packages, "dependencies.pth").write_text("\n".join(theirs))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "--quiet"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+    ]
     said(*pip, "--no-index", "--no-deps", "--no-build-isolation", "--editable", clone, cwd=tmp_path)
     (tmp_path / "script.py").write_text(
         "from dihedral import Client\nimport dihedral\nprint(Client.__name__, dihedral.__file__)"

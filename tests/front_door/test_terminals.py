@@ -152,4 +152,4 @@ async def test_a_certificate_that_is_not_trusted_is_told_as_one(tmp_path: Path) 
             with pytest.raises(Unreachable, match=r"is not trusted: .*--ca"):
                 await client.jobs()
         async with AsyncClient(url, ca=tmp_path / "cert") as client:
-            assert await client.jobs() == {}
+            assert dict(await client.jobs()) == {}

@@ -5,7 +5,9 @@ from typing import Any
 
 def node(id: str, task: str = "simulate", **more: Any) -> dict[str, Any]:
     """`more`: params, and the other fields of a node by their own names."""
-    fields = {name: more.pop(name) for name in ("retries", "timeoutSeconds", "input", "progressWeight") if name in more}
+    fields: dict[str, Any] = {
+        name: more.pop(name) for name in ("retries", "timeoutSeconds", "input", "progressWeight") if name in more
+    }
     return {"id": id, "task": task, "plane": more.pop("plane", "python"), "params": more, **fields}
 
 
@@ -19,7 +21,7 @@ def ended(client: Any, job: dict[str, Any]) -> dict[str, Any]:
     """Watches a job to its end; its document."""
     for _ in client.watch(job["jobId"]):
         pass
-    return client.job(job["jobId"])  # type: ignore[no-any-return]
+    return client.job(job["jobId"])
 
 
 def nodes(client: Any, job: dict[str, Any]) -> dict[str, Any]:

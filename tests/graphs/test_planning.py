@@ -32,7 +32,7 @@ def nested(depth: int) -> Any:
 
 
 def test_a_sound_plan_has_no_problems() -> None:
-    nodes = [{"id": "a", "task": "maker"}, {"id": "b", "task": "typed"}, {"id": "c", **TYPED}]
+    nodes: list[Any] = [{"id": "a", "task": "maker"}, {"id": "b", "task": "typed"}, {"id": "c", **TYPED}]
     assert found(graph(nodes, [("a", "b"), ("a", "c", "on_failure"), ("b", "c")])) == []
 
 
@@ -117,7 +117,7 @@ def test_a_reference_is_checked_as_far_as_a_plan_can_tell(
     value: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     for params, at in (({"steps": value}, "steps"), ({"steps": 1, "names": [value]}, "names/0")):
-        nodes = [{"id": "a", "task": "maker"}, {"id": "b", "task": "typed", "params": params}, "c"]
+        nodes: list[Any] = [{"id": "a", "task": "maker"}, {"id": "b", "task": "typed", "params": params}, "c"]
         assert found(graph(nodes, [("a", "b"), ("b", "c")])) == [
             (f"/nodes/1/params/{at}{end}", code) for end, code in expected
         ]

@@ -4,6 +4,7 @@ import itertools
 import random
 import time
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.graphs import SHARES, NodeState, Placement, Topology, group, node_input, resolve, retry_reset
-from tests.graphs.making import graph
+from tests.graphs.making import Link, graph
 
 KINDS = ("normal", "on_success", "on_failure")
 
@@ -55,7 +56,7 @@ def test_a_broken_edge_skips_a_join_at_once_and_everything_behind_it() -> None:
 
 
 def test_a_join_after_a_skipped_branch_fires_once() -> None:
-    links = [("a", "b"), ("a", "c", "on_failure"), ("b", "d"), ("c", "d")]
+    links: list[Link] = [("a", "b"), ("a", "c", "on_failure"), ("b", "d"), ("c", "d")]
     topology = Topology(graph("abcd", links))
     first = resolve(topology, {"a": ("completed", "")}, ["b", "c"])
     assert (first.ready, first.skipped) == (["b"], [("c", "not_taken")])
@@ -198,7 +199,7 @@ def test_a_join_of_1998_skipped_parents_is_looked_at_once() -> None:
 
 
 def test_params_win_over_parents_which_win_over_the_submitted_input_and_later_parents_over_earlier() -> None:
-    nodes = ["a", "b", {"id": "c", "params": {"p": 1}, "input": {"p": 2, "i": 2, "q": 2, "r": 2}}]
+    nodes: list[Any] = ["a", "b", {"id": "c", "params": {"p": 1}, "input": {"p": 2, "i": 2, "q": 2, "r": 2}}]
     topology = Topology(graph(nodes, [("b", "c"), ("a", "c")]))
     outputs = {"a": {"p": "a", "q": "a", "r": "a"}, "b": {"q": "b", "r": "b", "s": "b", "t": "b"}}
     assert node_input(topology, "c", outputs) == {"p": 1, "i": 2, "q": "a", "r": "a", "s": "b", "t": "b"}
@@ -234,7 +235,7 @@ def test_a_source_that_did_not_complete_takes_the_default_or_fails() -> None:
 
 
 def test_sources_are_parents_in_edge_order_then_references() -> None:
-    nodes = ["a", "b", "c", {"id": "d", "params": {"x": {"$from": "a"}, "y": {"$from": "c"}}}]
+    nodes: list[Any] = ["a", "b", "c", {"id": "d", "params": {"x": {"$from": "a"}, "y": {"$from": "c"}}}]
     assert Topology(graph(nodes, [("c", "d"), ("b", "d"), ("a", "b")])).sources("d") == ["c", "b", "a"]
 
 

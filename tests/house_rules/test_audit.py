@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def audit() -> Any:
     loader = importlib.machinery.SourceFileLoader("audit", str(ROOT / ".ci/audit"))
-    made = importlib.util.module_from_spec(importlib.util.spec_from_loader("audit", loader))
+    spec = importlib.util.spec_from_loader("audit", loader)
+    assert spec is not None
+    made = importlib.util.module_from_spec(spec)
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
     loader.exec_module(made)
     sys.dont_write_bytecode = before

@@ -74,7 +74,15 @@ def built(directory: Path) -> Path:
         skip("setuptools", f"building needs setuptools {SETUPTOOLS}, here is {found}")
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "dihedral-data")
     shutil.copytree(ROOT, directory / "source", ignore=unwanted)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", directory / "dist"]
+    build: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        directory / "dist",
+    ]
     run(*build, directory / "source", cwd=directory)
     (wheel,) = (directory / "dist").iterdir()
     return wheel
@@ -92,7 +100,9 @@ def check_content(wheel: Path) -> None:
     assert license == (ROOT / "LICENSE").read_bytes()
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_payload().startswith((ROOT / "README.md").read_text()[:200])
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    assert text.startswith((ROOT / "README.md").read_text()[:200])
     assert "dihedral = dihedral.cli:main" in entry_points
 
 

@@ -23,9 +23,10 @@ def test_forward_and_backward_are_those_of_numpy_and_of_the_formulas(
         draw, group, dim = Drawn(seed, storage), 2, 6
         q, do = (draw.normal(batch, length, heads * group, dim) for _ in range(2))
         k, v = (draw.normal(batch, length, heads, dim) for _ in range(2))
-        there = [xp.asarray(each) for each in (q, k, v, do)]
-        o, log_sums = attention.forward(*there[:3], xp)
-        back = attention.backward(there[3], *there[:3], o, log_sums, xp)
+        there = tuple(xp.asarray(each) for each in (q, k, v, do))
+        q_there, k_there, v_there, do_there = there
+        o, log_sums = attention.forward(q_there, k_there, v_there, xp)
+        back = attention.backward(do_there, q_there, k_there, v_there, o, log_sums, xp)
         o_np, log_sums_np = attention.forward(q, k, v, np)
         back_np = attention.backward(do, q, k, v, o_np, log_sums_np, np)
     finally:

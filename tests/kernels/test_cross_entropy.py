@@ -54,7 +54,8 @@ def test_the_loss_of_a_whole_head_is_that_of_numpy_in_whatever_chunks(xp: Any, m
     hidden, head = draw.normal(7, 24), draw.normal(40, 24)
     labels = np.array([3, -1, 39, 0, 5, 5, -1])
     d_head, d_head_np = xp.asarray(np.zeros_like(head)), np.zeros_like(head)
-    loss, d_hidden = cross_entropy.loss_and_gradient(*map(xp.asarray, (hidden, head, labels)), d_head, xp)
+    there = (xp.asarray(hidden), xp.asarray(head), xp.asarray(labels))
+    loss, d_hidden = cross_entropy.loss_and_gradient(*there, d_head, xp)
     loss_np, d_hidden_np = cross_entropy.loss_and_gradient(hidden, head, labels, d_head_np, np)
     assert abs(float(loss) - float(loss_np)) < 1e-5 * float(loss_np)
     assert apart(d_hidden, d_hidden_np) < 1e-5

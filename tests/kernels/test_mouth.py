@@ -19,7 +19,7 @@ def picture(size: tuple[int, int], seed: int) -> Any:
     """Codes (3/2·height, width) uint8 in the range of video: smooth noise, as skin has hardly any other."""
     height, width = size
     rng = np.random.default_rng(seed)
-    rough = rng.integers(16, 235, (height * 3 // 2, width)).astype(np.float32)
+    rough: Any = rng.integers(16, 235, (height * 3 // 2, width)).astype(np.float32)
     for axis in (0, 1):
         rough = (np.roll(rough, 1, axis) + 2 * rough + np.roll(rough, -1, axis)) / 4
     return rough.astype(np.uint8)

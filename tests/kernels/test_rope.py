@@ -35,8 +35,8 @@ def test_pairs_turn_in_place_as_those_of_numpy_and_of_the_formula_and_turn_back(
 
 def test_an_array_with_gaps_is_turned_beside_it(xp: Any) -> None:
     x = Drawn(0, "float32").normal(2, 3, 5, 8).transpose(0, 2, 1, 3)
-    tables = rope.tables(5, rope.frequencies(8, 100.0, None), np)
-    turned = rope.rotate(xp.asarray(x.copy()).transpose(0, 1, 2, 3), *map(xp.asarray, tables), xp)
+    cos, sin = map(xp.asarray, rope.tables(5, rope.frequencies(8, 100.0, None), np))
+    turned = rope.rotate(xp.asarray(x.copy()).transpose(0, 1, 2, 3), cos, sin, xp)
     gaps = xp.asarray(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).transpose(0, 2, 1, 3)
     assert not gaps.flags.c_contiguous
-    assert apart(rope.rotate(gaps, *map(xp.asarray, tables), xp), wide(turned)) == 0
+    assert apart(rope.rotate(gaps, cos, sin, xp), wide(turned)) == 0

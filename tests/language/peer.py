@@ -147,7 +147,7 @@ def record(kind: str) -> None:
         base = make(kind, Path(folder))
         for name in ("config.json", "model.safetensors"):
             shutil.copy(Path(folder, name), directory / name)
-        numbers = {"ids": of, "labels": wanted, "base_logits": logits(base, of)}
+        numbers: dict[str, Any] = {"ids": of, "labels": wanted, "base_logits": logits(base, of)}
         if kind == "plain":
             numbers |= {f"base_gradient/{name}": one for name, one in base_gradients(base, of, wanted).items()}
         model = adapted(base)

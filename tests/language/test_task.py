@@ -294,7 +294,7 @@ def test_a_tokenizer_of_another_model_is_refused(place: TaskRunner, model: Path)
         "train_lora", example(place, model) | {"tokenizer": place.upload(json.dumps(tokenizer).encode(), "more.json")}
     )
     assert (code, "up to 258" in message) == ("tokenizer_mismatch", True)
-    around = {
+    around: dict[str, Any] = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<b>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
     }

@@ -29,7 +29,10 @@ def clip(path: Path, size: tuple[int, int] = (120, 160), fps: int = 10, count: i
 
 def brightness(place: TaskRunner, made: dict[str, Any], folder: Path) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     with av.open(str(place.download(made["video"], folder / "out.mp4"))) as container:
-        return [frame.to_ndarray(format="yuv420p")[: frame.height] for frame in container.decode(video=0)]
+        return [
+            np.asarray(frame.to_ndarray(format="yuv420p")[: frame.height], np.uint8)
+            for frame in container.decode(video=0)
+        ]
 
 
 def test_a_video_fills_the_frame_and_lasts_as_long_as_it_does(place: TaskRunner, tmp_path: Path) -> None:

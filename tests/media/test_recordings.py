@@ -22,7 +22,7 @@ def sound(rate: int = RATE) -> Any:
 
 def encoded(path: Path, codec: str, kind: str, rate: int = RATE, quality: int | None = None, **options: str) -> Path:
     with av.open(path, "w", format=kind, options=options) as file:
-        stream = file.add_stream(codec, rate=rate)
+        stream: Any = file.add_stream(codec, rate=rate)
         if quality is not None:
             stream.codec_context.qscale = True
             stream.codec_context.options = {"global_quality": str(quality), "b": "0"}
@@ -135,9 +135,9 @@ def test_a_thousand_channels_take_no_more_memory_at_once_than_one(tmp_path: Path
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     with av.open(tmp_path / "a.mp4", "w") as file:
         stream = file.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = 32  # type: ignore[union-attr]
-        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))  # type: ignore[call-overload]
-        file.mux(stream.encode(None))  # type: ignore[call-overload]
+        stream.width = stream.height = 32
+        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        file.mux(stream.encode(None))
     with pytest.raises(TaskError, match="no sound"):
         decode.read_recording(tmp_path / "a.mp4", 60)
 
@@ -145,9 +145,9 @@ def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
 def test_a_playlist_is_no_footage_either(tmp_path: Path) -> None:
     with av.open(tmp_path / "a.mp4", "w") as file:
         stream = file.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = 32  # type: ignore[union-attr]
-        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))  # type: ignore[call-overload]
-        file.mux(stream.encode(None))  # type: ignore[call-overload]
+        stream.width = stream.height = 32
+        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        file.mux(stream.encode(None))
     with footage._opened(tmp_path / "a.mp4") as opened:
         assert opened.streams.video
     (tmp_path / "list").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")

@@ -78,10 +78,13 @@ def test_the_first_scene_fades_in_from_black() -> None:
 
 def test_pictures_are_made_when_they_are_seen_and_two_are_kept_at_most() -> None:
     made: list[int] = []
+
+    def draw(at: int) -> Any:
+        made.append(at)
+        return grey(at / 6)
+
     shots = scenes.shots_of([Span(at, at + 1) for at in range(6)], [0.0] + [0.4] * 5, [STILL] * 6)
-    frames = scenes.frames(
-        shots, lambda at: made.append(at) or grey(at / 6), PLAIN, 60, 10, scenes.stage_of(PLAIN, SIZE, np), np
-    )
+    frames = scenes.frames(shots, draw, PLAIN, 60, 10, scenes.stage_of(PLAIN, SIZE, np), np)
     for number, _ in enumerate(frames):
         assert len(made) == number // 10 + 1
     assert made == list(range(6))

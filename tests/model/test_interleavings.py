@@ -12,7 +12,7 @@ nothing is left in streams, claims or delays.
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import redis as redis_sync
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
             self.nodes.append((name, run.node_id, future))
             emit.progress(0.5)
             cancelled = NodeOutcome(status="cancelled")
-            cancel.listen(lambda: future.done() or future.set_result(cancelled))
+            cancel.listen(lambda: None if future.done() else future.set_result(cancelled))
             return await future
 
         worker = Worker(
@@ -144,7 +144,7 @@ class Machine(RuleBasedStateMachine):
             writer._scripts = scripts
             tasks.append(asyncio.ensure_future(writer.run()))
         tasks.append(asyncio.ensure_future(worker.nodes.flushes()))
-        worker._tasks = self._group(tasks)  # type: ignore[assignment]
+        worker._tasks = self._group(tasks)
         self.workers[name] = (worker, tasks)
 
     def _group(self, tasks: list[asyncio.Task[Any]]) -> Any:
@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         _, node, future = self.nodes.pop(which % len(self.nodes))
         if not future.done():
             error = NodeError(code="boom", message="it broke", details={}) if how != "completed" else None
-            status = "completed" if how == "completed" else "failed"
+            status: Literal["completed", "failed"] = "completed" if how == "completed" else "failed"
             output = json.dumps({"from": node}).encode() if how == "completed" else None
             future.set_result(
                 NodeOutcome(status=status, output=output, error=error, retryable=how == "retryable", artifacts=[])
@@ -252,7 +252,8 @@ class Machine(RuleBasedStateMachine):
         self.do(self._due())
 
     async def _due(self) -> None:
-        for member in await self.client.zrange("delays", 0, -1):
+        members: list[Any] = await self.client.zrange("delays", 0, -1)
+        for member in members:
             await self.client.zadd("delays", {member: 1})
         await self.jobs.scripts.due(self.jobs.scripts.partitions[0])
 
@@ -323,7 +324,8 @@ class Machine(RuleBasedStateMachine):
         return False
 
     async def _left(self) -> list[str]:
-        left = [name.decode() for name in await self.client.hkeys("job:job") if name.startswith((b"c:", b"e:"))]
+        names: list[Any] = await self.client.hkeys("job:job")
+        left = [name.decode() for name in names if name.startswith((b"c:", b"e:"))]
         for stream in self.jobs.scripts.partitions[0].streams("python", "default"):
             if await self.client.exists(stream):
                 for group in await self.client.xinfo_groups(stream):

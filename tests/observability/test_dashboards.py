@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,9 @@ def titled(name: str, title: str) -> dict[str, Any]:
     return next(panel for board, panel in panels() if (board, panel["title"]) == (name, title))
 
 
-def shows(prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...], expected: dict[Any, float]) -> None:
+def shows(
+    prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...], expected: Mapping[Any, float]
+) -> None:
     found = prometheus.values(expressions(titled(name, title))[0], *labels)
     route = {
         key: value for key, value in found.items() if value and (name != "http" or key[:2] == ("POST", "/api/jobs"))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge import logs, settings
+from dihedral.bridge.errors import SettingsError
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
@@ -66,9 +67,9 @@ def test_a_variable_may_name_a_file_that_has_the_value(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
     loaded = settings.load(None, {"DIHEDRAL_ARTIFACTS__SECRET_KEY_FILE": str(tmp_path / "key")}, {})
     assert loaded.artifacts.secret_key == "s3cret"
-    with pytest.raises(settings.SettingsError, match="SECRET_KEY_FILE: /nowhere"):
+    with pytest.raises(SettingsError, match="SECRET_KEY_FILE: /nowhere"):
         settings.load(None, {"DIHEDRAL_ARTIFACTS__SECRET_KEY_FILE": "/nowhere"}, {})
-    with pytest.raises(settings.SettingsError, match="there is no such setting"):
+    with pytest.raises(SettingsError, match="there is no such setting"):
         settings.load(None, {"DIHEDRAL_ARTIFACTS__NOTHING_FILE": str(tmp_path / "key")}, {})
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +149,7 @@ def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path: Path) -> None
     house = Stack(tmp_path)
     try:
         assert scrape(f"{house.url}/metrics").sum("dihedral_redis_up") == 1
+        assert house.server is not None
         house.server.kill()
         house.server.wait()
         deadline = time.monotonic() + 10
@@ -194,11 +195,13 @@ async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url: Any, redis
     await world.take("w1")
     assert await world.scripts.cancel(world.part, "job", ["a"]) == "cancelling"
     scheduler = Scheduler(settings, sweep_seconds=0.0)
-    ages = []
+    ages: list[float] = []
     try:
         while len(ages) < 2 or ages[-1] < 0.05:
             await scheduler.sweep()
-            ages.append(REGISTRY.get_sample_value("dihedral_cancelling_oldest_seconds"))
+            age = REGISTRY.get_sample_value("dihedral_cancelling_oldest_seconds")
+            assert age is not None
+            ages.append(age)
             assert len(ages) < 1000
         assert ages[0] < ages[-1]
     finally:
@@ -206,7 +209,7 @@ async def test_an_unconfirmed_cancel_is_seen_getting_older(redis_url: Any, redis
 
 
 async def test_a_store_tells_what_moved_and_what_failed(tmp_path: Path) -> None:
-    told: list = []
+    told: list[Any] = []
     store = MeasuredStore(LocalStore(tmp_path), told.append)
     await store.put("videos", "a/b", b"12345", "text/plain")
     await store.put("elsewhere", "a/b", b"1", "text/plain")
@@ -222,11 +225,12 @@ async def test_a_store_tells_what_moved_and_what_failed(tmp_path: Path) -> None:
 
 
 async def test_a_reader_that_goes_away_closes_the_file(tmp_path: Path) -> None:
-    told: list = []
+    told: list[Any] = []
     store = MeasuredStore(LocalStore(tmp_path), told.append)
     await store.put("videos", "a", b"x" * (1 << 20), "text/plain")
     reading = store.open("videos", "a")
     first = await anext(reading)
+    assert isinstance(reading, AsyncGenerator)
     await reading.aclose()
     assert told[-1].size_bytes == len(first)
 
@@ -242,7 +246,8 @@ async def test_the_lag_of_the_loop_is_seen() -> None:
 
 
 def _lags_over(seconds: float) -> float:
-    buckets = {s.labels["le"]: s.value for s in metrics.event_loop_lag_seconds.collect()[0].samples if "le" in s.labels}
+    (lags,) = metrics.event_loop_lag_seconds.collect()
+    buckets = {s.labels["le"]: s.value for s in lags.samples if "le" in s.labels}
     return buckets["+Inf"] - buckets[str(seconds)]
 
 

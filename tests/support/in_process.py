@@ -12,6 +12,7 @@ from typing import Any, Self
 import pytest
 
 from dihedral.bridge import artifacts
+from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.tasks.calling import run_plain
 from dihedral.bridge.tasks.registry import collect
 from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
@@ -67,7 +68,7 @@ class TaskRunner:
         self.thread.start()
         self.store = self.wait(self._open())
 
-    async def _open(self) -> artifacts.ArtifactStore:
+    async def _open(self) -> ArtifactStore:
         return artifacts.open_store(ArtifactsSettings(directory=str(self.directory)))
 
     @classmethod

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -149,7 +149,7 @@ class Planes:
             await asyncio.Event().wait()
 
         task = self.running.pop(worker)
-        worker._scripts.call_encoded = silence  # type: ignore[method-assign]
+        worker._scripts.call_encoded = silence  # type: ignore[method-assign, assignment]
         worker._client.connection_pool.connection_kwargs["path"] = "/nowhere"
         worker._held.clear()
         task.cancel()
@@ -168,8 +168,8 @@ class Planes:
         await self.running.pop(worker)
 
     async def submit(
-        self, nodes: list[dict[str, Any]], edges: list[dict[str, Any]] = (), *, job: str = "job", **new: Any
-    ) -> str:  # type: ignore[assignment]
+        self, nodes: list[dict[str, Any]], edges: Sequence[dict[str, Any]] = (), *, job: str = "job", **new: Any
+    ) -> str:
         document = {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": list(edges)}
         graph = planning.normalise(msgspec.convert(document, GraphSubmission), job)
         capabilities = {id: task.capability for id, task in self.registry.items()}
@@ -189,7 +189,7 @@ class Planes:
         name = self.jobs.scripts.partition(job).job(job)
 
         async def has_ended() -> JobView | None:
-            state = await self.client.hget(name, "state")
+            state: Any = await self.client.hget(name, "state")
             return await self.view(job) if state and state.decode().split(" ")[0] in JOB_ENDED else None
 
         return await self.becomes(has_ended)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis as redis_sync
@@ -13,7 +14,7 @@ from dihedral.server import find_server
 REQUIRED = frozenset(filter(None, os.environ.get("DIHEDRAL_REQUIRE", "").split(",")))
 
 
-def skip(what: str, reason: str) -> None:
+def skip(what: str, reason: str) -> NoReturn:
     """Skips, or fails where DIHEDRAL_REQUIRE names `what`."""
     if what in REQUIRED:
         pytest.fail(f"{what} is required here: {reason}")

@@ -121,7 +121,7 @@ def record() -> None:
     heard = log_mel(said)
     train, held_out = (cepstra(log_mel(sentence(seed, 4.0))).astype(np.float32) for seed in (2, 3))
     wide = train.astype(np.float64)
-    numbers = {
+    numbers: dict[str, Any] = {
         "sentence": np.round(said * 32768).astype(np.int16),
         "log_mel": heard.astype(np.float32),
         "cepstra": cepstra(heard).astype(np.float32),

@@ -34,7 +34,7 @@ def test_the_fundamental_is_within_a_twentieth(pitch_hz: float, xp: Any) -> None
 @given(hertz=st.floats(60, 480), level=st.floats(1e-3, 1), phase=st.floats(0, 6.2))
 def test_a_steady_tone_of_harmonics_is_heard_within_a_thousandth(hertz: float, level: float, phase: float) -> None:
     time = np.arange(4000) / spectra.RATE
-    tone = sum(np.sin(2 * np.pi * k * hertz * time + phase * k) / k for k in range(1, 9))
+    tone: Any = sum(np.sin(2 * np.pi * k * hertz * time + phase * k) / k for k in range(1, 9))
     np.testing.assert_allclose(pitch.yin((level * tone).astype(np.float32), np), hertz, rtol=1e-3)
 
 

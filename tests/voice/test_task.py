@@ -293,10 +293,10 @@ def bent(change: Callable[[dict[str, Any], dict[str, str]], None]) -> Callable[[
     return apply
 
 
-BENT: dict[str, tuple[Callable[[Path], None], str]] = {
-    "garbage": (lambda path: path.write_bytes(b"\xff" * 300) and None, "is no dihedral.voice.v2 file"),
-    "empty": (lambda path: path.write_bytes(b"") and None, "is no dihedral.voice.v2 file"),
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]) and None, "is no dihedral.voice.v2 file"),
+BENT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "garbage": (lambda path: path.write_bytes(b"\xff" * 300), "is no dihedral.voice.v2 file"),
+    "empty": (lambda path: path.write_bytes(b""), "is no dihedral.voice.v2 file"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is no dihedral.voice.v2 file"),
     "older": (
         bent(lambda _, notes: notes.update(format="dihedral.voice.v1")),
         "format is 'dihedral.voice.v1': train it again",

@@ -77,3 +77,25 @@ local function job_key(id) return JOB .. id end
 
 -- Counts in COUNTS; save() writes what a call has changed of it.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end
+
+-- What a key may submit and retry: limit = { name, jobs per minute, most alive } or {}; 0: none. A minute's jobs may come at once, then they
+-- come evenly: one number is kept, the time at which all of them could come at once again (GCRA). Answers nil, or the word that refuses.
+local function over(limit)
+  local name, per_minute, most = unpack(limit or NONE)
+  if not name then return end
+  if most > 0 then
+    local mine = 'alive:' .. name .. SUFFIX
+    if redis.call('SCARD', mine) >= most and redis.call('SINTERSTORE', mine, mine, ALIVE) >= most then return 'quota' end
+  end
+  if per_minute > 0 then
+    local key, step = 'rate:' .. name .. SUFFIX, 60000 / per_minute
+    local whole = math.max(tonumber(redis.call('GET', key) or '0'), NOW) + step
+    if whole > NOW + 60000.5 then return 'rate ' .. text_of[math.ceil(whole - NOW - 60000)] end
+    redis.call('SET', key, string.format('%.3f', whole), 'PX', 60001)
+  end
+end
+
+-- The job, which is alive now, counts among those of the key that made it so.
+local function count_for(limit, id)
+  if limit and limit[1] and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
+end

@@ -1,11 +1,13 @@
 -- retry: begins the next attempt of an ended job. failed | cancelled -> queued; the nodes named become pending again.
--- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips }; skip =
--- { node, reason, share }: what the nodes that are kept have decided already.
--- Replies a word per item: ok | conflict | unknown.
-transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips)
+-- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips, limit? }; skip =
+-- { node, reason, share }: what the nodes that are kept have decided already. limit: of the key that asks, as in submit.
+-- Replies a word per item: ok | conflict | unknown | quota | rate MS.
+transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips, limit)
   local J = job_load(id)
   if not J then return 'unknown' end
   if J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then return 'conflict' end
+  local refusal = over(limit)
+  if refusal then return refusal end
   for _, node in ipairs(reset) do
     field_put(J, 'n:' .. node, false)
     field_put(J, 'a:' .. node, false)
@@ -29,6 +31,7 @@ transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batche
   redis.call('PERSIST', job_key(id))
   redis.call('PERSIST', job_key(id) .. ':events')
   redis.call('SADD', ALIVE, id)
+  count_for(limit, id)
   redis.call('ZADD', INDEX, 'NX', J.created, id)
   if field(J, 'webhook') then
     redis.call('ZADD', WEBHOOKS, 0, id)

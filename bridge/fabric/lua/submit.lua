@@ -3,22 +3,6 @@
 -- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full | quota | rate MS; last the time, ms.
 -- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
 
--- limit = { name, jobs per minute, most alive }; 0: none. A minute's jobs may come at once, then they come evenly: one number is kept,
--- the time at which all of them could come at once again (GCRA). Answers nil, or the word that refuses.
-local function over(limit)
-  local name, per_minute, most = limit[1], limit[2], limit[3]
-  if most > 0 then
-    local mine = 'alive:' .. name .. SUFFIX
-    if redis.call('SCARD', mine) >= most and redis.call('SINTERSTORE', mine, mine, ALIVE) >= most then return 'quota' end
-  end
-  if per_minute > 0 then
-    local key, step = 'rate:' .. name .. SUFFIX, 60000 / per_minute
-    local whole = math.max(tonumber(redis.call('GET', key) or '0'), NOW) + step
-    if whole > NOW + 60000.5 then return 'rate ' .. text_of[math.ceil(whole - NOW - 60000)] end
-    redis.call('SET', key, string.format('%.3f', whole), 'PX', 60001)
-  end
-end
-
 -- What the fields of a new job answer for those that it has not: nobody looks for them in the store.
 local NOTHING_ELSE = { __index = function() return false end }
 
@@ -32,8 +16,7 @@ transition('submit', {}, function(id, digest, remaining, batches, start_at, max_
   if known then return known == digest and 'same' or 'exists' end
   alive = alive or redis.call('SCARD', ALIVE)
   if max_queued > 0 and alive >= max_queued then return 'full' end
-  local limited = limit and limit[1]
-  local refusal = limited and over(limit)
+  local refusal = over(limit)
   if refusal then return refusal end
   local status = start_at > NOW and S.scheduled or S.queued
   local J = job_new(id, setmetatable({ digest = digest }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
@@ -44,7 +27,7 @@ transition('submit', {}, function(id, digest, remaining, batches, start_at, max_
   redis.call('SADD', ALIVE, id)
   count(status, 1)
   alive = alive + 1
-  if limited and limit[3] > 0 then redis.call('SADD', 'alive:' .. limit[1] .. SUFFIX, id) end
+  count_for(limit, id)
   if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
   -- Address and secret stand outside the job: a worker's user reads jobs, and no `webhooks:*`.
   if type(webhook) == 'string' then redis.call('SET', 'webhooks:job:' .. id .. SUFFIX, webhook) end

@@ -1,4 +1,4 @@
-"""When each word of a known sentence is spoken, heard by PocketSphinx (extra `align`): English, for engines that do not say it themselves.
+"""The time of each word in a known sentence, found by PocketSphinx (extra `align`): English, for engines that do not report times themselves.
 
 A word that its dictionary lacks would fail the whole sentence, so it is added first, pronounced as the embedded voice would.
 """
@@ -85,7 +85,7 @@ def _timed(decoder: Any) -> tuple[list[tuple[float, float]], list[Timed]]:
 
 
 def _plain(word: str) -> str:
-    """As the dictionary writes it; a word of other signs gets a name of its own, one without a sound none."""
+    """Returns the word as the dictionary writes it; a word of other signs gets an invented name, a word without a sound gets none."""
     return "".join(letter for letter in word.lower().replace("’", "'") if letter.isalnum() or letter in "'-").strip(
         "'-"
     )

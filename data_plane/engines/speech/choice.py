@@ -1,4 +1,4 @@
-"""Which engine a voice belongs to, and which voices there are."""
+"""The choice of a speech engine: which engine a voice belongs to, and which voices there are."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated

@@ -21,13 +21,13 @@ from dihedral.data_plane.media.speech_timing import Timed
 
 RATE = 24_000
 STEP_SECONDS = 0.025
-EARLY_SECONDS = 0.06  # what is heard of a phoneme comes so much before the network's own count
+EARLY_SECONDS = 0.06  # a phoneme sounds so much earlier than the network's count claims
 _LONG_NUMBER = re.compile(r"\d[\d,]{17,}")  # has no name as a number: its figures are read
 _DURATIONS = b"/Cast_32_output_0"
 
 
 def voices() -> list[VoiceEntry]:
-    """Those whose files lie here: one comes with the package, others a user may have fetched. Nothing is downloaded."""
+    """Returns the voices whose files lie here: one comes with the package, users may have fetched others. Nothing is downloaded."""
     if find_spec("hibari") is None or find_spec("onnxruntime") is None:
         return []
     from hibari.voices import VOICES, cache_dir
@@ -38,7 +38,7 @@ def voices() -> list[VoiceEntry]:
 
 
 def arpabet(word: str) -> list[str]:
-    """How the word is pronounced, in CMU's names; empty where nothing here knows."""
+    """Returns the pronunciation of the word, in CMU's names; empty where no dictionary here has it."""
     return arpabet_of(_g2p()(word)) if voices() else []
 
 
@@ -79,7 +79,7 @@ class Embedded:
 
         try:
             return Hibari(voice=self._name, model=self._model + _one_more_output(_DURATIONS))
-        except Exception:  # ONNX Runtime's own classes, when no tensor has that name
+        except Exception:  # ONNX Runtime raises classes of its library when no tensor has that name
             return Hibari(voice=self._name, model=self._model)
 
     def speak(self, sentence: str, speed: float, seed: int, check: Callable[[], None]) -> Spoken:
@@ -128,7 +128,7 @@ def _one_more_output(name: bytes) -> bytes:
 
 
 def _chunks(tokens: list[tuple[str, str, str]], spans: list[tuple[float, float] | None]) -> list[Timed]:
-    """What is written between two spaces, from its first sound to its last; punctuation is a pause, and has none."""
+    """The text between two spaces, from its first sound to its last; punctuation is a pause, and has none."""
     chunks: list[Timed] = []
     text, times, at = "", [], 0
     for token, phonemes, space in tokens:

@@ -1,4 +1,4 @@
-"""What a speech engine is: something that speaks one sentence with one voice."""
+"""The interface of a speech engine, which speaks one sentence with one voice."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -36,7 +36,7 @@ class Engine(Protocol):
     def scripts(self) -> frozenset[str] | None: ...
 
     def speak(self, sentence: str, speed: float, seed: int, check: Callable[[], None]) -> Spoken:
-        """check: called while it waits for somebody else, to end the work by raising. Raises: TaskError."""
+        """Speaks the sentence. check: called while the engine waits for another process, to end the work by raising. Raises: TaskError."""
 
 
 class VoiceEntry(NamedTuple):

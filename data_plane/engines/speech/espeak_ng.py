@@ -1,4 +1,4 @@
-"""espeak-ng, where it is installed: over a hundred languages, small and mechanical. A program of its own (GPL-3), nothing of it is loaded here."""
+"""espeak-ng, where it is installed: over a hundred languages, small and mechanical. It is a separate program (GPL-3); nothing of it is loaded here."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 from dihedral.data_plane.engines.speech import process
 from dihedral.data_plane.engines.speech.engine import Spoken, VoiceEntry, unavailable
 
-USUAL_WORDS_A_MINUTE = 175  # its own at speed 1
+USUAL_WORDS_A_MINUTE = 175  # the program's default, at speed 1
 _LATIN = frozenset({"LATIN"})
 _SCRIPTS = {
     **dict.fromkeys(("ru", "uk", "bg", "mk", "be", "kk", "ky", "tt", "ba", "cv"), frozenset({"LATIN", "CYRILLIC"})),
@@ -21,7 +21,7 @@ _SCRIPTS = {
     **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "nb", "fi", "pl", "cs", "sk", "hu", "ro", "tr", "ca", "hr", "sl", "et",
                      "lv", "lt", "sq", "is", "id", "ms", "vi", "sw", "cy", "ga", "eu", "af", "eo", "la"), _LATIN),
 }  # fmt: skip
-"""What a voice reads; those of languages that are not listed are not judged."""
+"""The scripts that a voice reads; voices of languages that are not listed are not judged."""
 
 
 @cache

@@ -152,7 +152,7 @@ def _retry_after(response: httpx.Response, attempt: int) -> float:
 
 
 def _is_cut(content: bytes, count: int) -> bool:
-    """Whether a WAV says that it is longer than it is. Streams say 0 or the largest number, which means that they do not know."""
+    """Returns True when the header of a WAV claims more than the file holds. Streams write 0 or the largest number, which means an unknown length."""
     at = content.find(b"data", 12, 4096)
     if content[:4] != b"RIFF" or at < 0:
         return False

@@ -34,5 +34,5 @@ _SOUNDS = {"A": "EY", "I": "AY", "O": "OW", "Q": "OW", "W": "AW", "Y": "OY", "T"
 
 
 def arpabet_of(misaki: str) -> list[str]:
-    """As PocketSphinx wants it; an ɹ behind ɜ is in ER already."""
+    """Returns the symbols in PocketSphinx's alphabet; an ɹ behind ɜ is in ER already."""
     return [_SOUNDS[letter] for letter in misaki.replace("ɜɹ", "ɜ").replace("ɜːɹ", "ɜ") if letter in _SOUNDS]

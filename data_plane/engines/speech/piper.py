@@ -1,4 +1,4 @@
-"""Piper's voices, with the program of whoever installed it: `[tasks.speak] piper = {NAME = "/path/voice.onnx"}`."""
+"""Piper's voices, spoken by the program that the operator has installed: `[tasks.speak] piper = {NAME = "/path/voice.onnx"}`."""
 
 import tempfile
 from collections.abc import Callable, Sequence

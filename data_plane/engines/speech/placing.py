@@ -1,4 +1,4 @@
-"""When each word is spoken: the engine's own times brought onto the words as they are written, or shares of the time that is spoken."""
+"""The time of each word: the engine's times brought onto the words as they are written, or shares of the time that is spoken."""
 
 from difflib import SequenceMatcher
 
@@ -26,7 +26,7 @@ def matched(words: list[str], spoken: list[Timed]) -> list[Timed]:
 
 
 def by_letters(words: list[str], samples: FloatArray, rate: int) -> list[Timed]:
-    """Each word gets its share, by its length, of the time in which somebody speaks."""
+    """Assigns each word its share, by its length, of the time that contains speech."""
     return shared(words, speech(samples, rate) or [Span(0.0, samples.size / rate)])
 
 

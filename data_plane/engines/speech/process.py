@@ -1,4 +1,4 @@
-"""A speech engine that is a program: run for a sentence, ended with the work, and what went wrong said in a sentence."""
+"""A speech engine that is a program: run for a sentence, ended with the work, its failure explained in a sentence."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.1  # how late a cancel may be noticed
 
 
 def run(name: str, command: Sequence[str], text: str, folder: Path, check: Callable[[], None]) -> str:
-    """What the program printed. The text goes to its standard input, where nothing in it is taken for an option.
+    """Returns what the program printed. The text goes to its standard input, where nothing in it is taken for an option.
 
     Raises: TaskError `speech_failed`: it is not there, hangs, or exits with another code than 0.
     """

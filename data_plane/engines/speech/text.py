@@ -36,7 +36,7 @@ def has_speech(text: str) -> bool:
 
 
 def sentences(text: str, longest: int) -> Iterator[str]:
-    """The sentences of a cleaned text that hold something to say, none longer than `longest` letters: cut at clauses, else between words,
+    """Yields the sentences of a cleaned text that hold a letter or a digit, none longer than `longest` letters: cut at clauses, else between words,
     else within a word.
     """
     start = 0
@@ -59,7 +59,7 @@ def foreign_script(text: str, scripts: frozenset[str]) -> tuple[str, str] | None
 
 
 def script_of(letter: str) -> str:
-    """As Unicode's name of the letter begins, such as LATIN or CJK; empty for the letters of all scripts, such as ª or ʰ."""
+    """Returns the first word of the letter's Unicode name, such as LATIN or CJK; empty for the letters of all scripts, such as ª or ʰ."""
     first = unicodedata.name(letter, "").replace("-", " ").partition(" ")[0]
     return (
         ""
