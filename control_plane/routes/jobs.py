@@ -269,7 +269,7 @@ async def read_status(request: Req, job_id: FromPath[str]) -> JobStatusView:
 
 
 async def _optional(request: Req, struct: Any) -> Any:
-    """The body as `struct`, or `struct()` where there is none."""
+    """Returns the body as `struct`, or `struct()` where there is none."""
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes, optional=True)
     if not raw:
         return struct()
