@@ -18,6 +18,7 @@ READABLE_LAYOUTS = frozenset({3})
 """The older versions whose jobs this one reads and continues. 3 kept a node's result inside its record; 4 keeps it in a separate field."""
 CANCEL_CHANNEL = "cancel"
 PROTOCOL = 1
+"""Written into every entry and heartbeat, and grows when an older plane would misread what a newer one writes; no plane decides by it."""
 
 
 class Partition:

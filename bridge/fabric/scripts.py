@@ -59,7 +59,6 @@ class Claim(msgspec.Struct, frozen=True):
     routes: str = ""
     traceparent: str = ""
     created_ms: str = "0"
-    protocol: str = "0"
     priority: str = ""
     records: list[tuple[str, str]] = []
 
@@ -81,13 +80,12 @@ def _claim(row: list[bytes]) -> Claim:
         routes,
         traceparent,
         created,
-        v,
         priority,
         *records,
     ) = words
     return Claim(
         word, stream, entry, job_id, nonce, _begun(started), waiting.split(",") if waiting else [], _begun(quarantined), graph, routes,
-        traceparent, created, v, priority, _pairs(records),
+        traceparent, created, priority, _pairs(records),
     )  # fmt: skip
 
 

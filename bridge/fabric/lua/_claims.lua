@@ -111,7 +111,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local graph, routes = fields.graph, fields.routes
   if not graph then graph, routes = field(J, 'graph'), field(J, 'routes') end
   local answer = { 'ok', stream, entry, J.id, nonce, started, waiting, suspects, graph, routes or '', fields.traceparent or '',
-    fields.created or '0', fields.v or '0', fields.priority or '' }
+    fields.created or '0', fields.priority or '' }
   local told = lost and candidates or needed
   for k = 1, #told do
     local raw

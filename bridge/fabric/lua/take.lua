@@ -12,7 +12,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. text_of[taken], free, new)
     if answer[1] == 'ok' then
       size = size + #answer[9]
-      for i = 16, #answer, 2 do size = size + #answer[i] end
+      for i = 15, #answer, 2 do size = size + #answer[i] end
     end
     claims[#claims + 1] = answer
   end
