@@ -14,7 +14,7 @@ _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", 
 
 
 def configure(level: str, form: str, plane: str, secrets: Collection[str] = ()) -> None:
-    """`form`: json, console, or auto (console on a terminal). `secrets` are never written: each line shows *** instead.
+    """Configures the logs. `form`: json, console, or auto (console on a terminal). `secrets` are never written: each line shows *** instead.
 
     Replaces the earlier configuration.
     """

@@ -3,7 +3,7 @@
 Subscribe first, then read snapshot and log in one script, then live. A logged event must be the last one + 1, else the log is
 read again: Pub/Sub loses messages whenever a connection breaks, and redis-py reconnects without a word. So the state of every
 watched job is read again whenever Redis confirms a subscription of the connection's own channel, which it does after every
-reconnect whoever made it, and after 15 quiet seconds.
+reconnect, automatic or not, and after 15 quiet seconds.
 
 Messages and answers travel on two connections, so either may be the older one. An answer counts only as far as it goes
 beyond the received messages. The state kept for each client is in watches.py.

@@ -462,7 +462,7 @@ class JobQueue:
         """Lists jobs, newest first; returns them with the cursor of the next page, or None at the end.
 
         A page may have fewer jobs than `limit` and still have a next one: a rare status in a long list is looked for
-        over several requests instead of one that holds up everybody.
+        over several requests instead of one that delays all clients.
         """
         wanted = frozenset(statuses)
         before = None if cursor is None else _cursor(cursor)

@@ -74,7 +74,7 @@ CONNECTION_ERRORS = (ClientOSError, ServerDisconnectedError)
 
 
 class S3Store:
-    """`settings.endpoint`: host:port or an http(s) address; buckets are made when first written to. For one event loop.
+    """The store on an S3 server, for one event loop. `settings.endpoint`: host:port or an http(s) address; buckets are made when first written to.
 
     Raises SettingsError where an address or the credentials cannot be used; nothing is contacted yet.
     """
@@ -203,7 +203,7 @@ class S3Store:
                 part = partial(_send_part, client, place, content, upload, len(parts) + 1)
                 parts.append(Part(len(parts) + 1, await self._ask(what, part, LONG_SECONDS)))
             done = await self._ask(what, lambda: client._complete_multipart_upload(*place, upload, parts), LONG_SECONDS)
-            if not done.etag:  # S3 may say 200 first and then, in the body, what went wrong
+            if not done.etag:  # S3 may answer 200 first and then report an error in the body
                 raise ArtifactStoreUnavailable(f"{what}: the store could not put the parts together")
         except BaseException:
             with suppress(Exception):  # the first error explains more; the server's own rules remove the parts then

@@ -4,7 +4,7 @@ redis-py repeats a command whose answer was lost, and so runs a script twice wit
 that made a request repeats it. A blocking read needs a time-out above its BLOCK (redis-py's default is 5 s).
 
 redis-py also sends each command within `asyncio.wait_for`, which makes a task of it and, before Python 3.12, loses a cancel that
-comes together with the result (seen: loops that nobody could end any more). Connections here send within `asyncio.timeout`.
+comes together with the result (seen: loops that could no longer be ended). Connections here send within `asyncio.timeout`.
 
 A cluster's address is `redis+cluster://[user:password@]host:port[,host:port…]` (`rediss+cluster` with TLS): the nodes named are those
 from which the client learns the others. Commands go to the node of their key's slot; Pub/Sub reaches every node, so a

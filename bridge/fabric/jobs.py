@@ -44,7 +44,7 @@ _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
 
 
 class NewJob(msgspec.Struct):
-    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job with the same id.
+    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job of the same id.
 
     `created_ms`: the server's time when it was accepted, 0 before.
     """

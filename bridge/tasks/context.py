@@ -136,7 +136,7 @@ class TaskContext:
         self._fetched = 0
 
     def settings(self, kind: type[T]) -> T:
-        """What the operator set for this task, as a msgspec struct of this type: the table [tasks.ID] of the settings file.
+        """Returns the operator's settings for this task as a msgspec struct of this type: the table [tasks.ID] of the settings file.
 
         Raises:
             TaskError: code `invalid_settings`: the table is not of this type; the message names the path and the reason.

@@ -13,7 +13,7 @@ EVENT_BYTES = 64 * 1024
 
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
-    """`delivery_count`: workers that this node has lost before. `owner`: the owner of the job; empty: the job has no owner, and the run may use every artifact."""
+    """The input of a run. `delivery_count`: workers that this node has lost before. `owner`: the owner of the job; empty: the job has no owner, and the run may use every artifact."""
 
     job_id: str
     node_id: str
@@ -27,7 +27,7 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
+    """The outcome of a run. `output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
 
     `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
     """

@@ -1,7 +1,7 @@
 """From what was submitted to what can run: a pipeline filled in, a graph normalised, every problem of a plan named. Pure.
 
 All problems are found at once, each with an RFC 6901 pointer into the submitted graph, because the author of the graph wants
-to correct it once. What only the run can tell is left to the run: whether a source of `$from` will complete, and what stands
+to correct it once. Problems that only the run can show are left to the run: whether a source of `$from` will complete, and what stands
 in an output whose schema is open.
 
 Large because every problem of a graph is found in one place, so that all of them are reported at once.

@@ -58,7 +58,7 @@ BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its by
     responses=answers(413, 415, 507, _201=ArtifactMeta),
 )
 async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[bytes]:
-    """`bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
+    """Uploads an artifact. `bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
     limit = request.app.state.settings.artifacts.max_upload_bytes
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit + FORM_BYTES:
@@ -154,7 +154,7 @@ async def list_artifacts(
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
     cursor: FromQuery[str | None] = None,
 ) -> ArtifactList:
-    """`cursor`: the `next` of the page before."""
+    """Lists artifacts. `cursor`: the `next` of the previous page."""
     before = None if cursor is None else _moment(cursor)
     found = await _store(request).list(bucket, jobId, limit, before=before)
     return ArtifactList(artifacts=found, next=_cursor(found[-1]) if len(found) == limit else None)
@@ -187,7 +187,7 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 async def download(
     request: Req, bucket: FromPath[str], key: FromPath[str], seq: FromQuery[int | None] = None
 ) -> Response[Any]:
-    """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
+    """Downloads an artifact. `seq`, the event that announced it, only makes the address unique, so that a cache does not show an overwritten artifact."""
     store = _store(request)  # one store per request: it remembers that this artifact is visible
     meta = await _found(store, bucket, key)
     how, content_type = shown_as(meta.content_type)

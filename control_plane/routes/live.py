@@ -55,7 +55,7 @@ class _Gone(Exception):
 
 
 class Client:
-    """One WebSocket: reads subscriptions, sends what they collect; a slow one is closed and slows nobody."""
+    """One WebSocket: reads subscriptions, sends their events; a slow one is closed and delays no other."""
 
     def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub, access: Access, found: Principal) -> None:
         self._socket = socket

@@ -86,7 +86,7 @@ async def dead_letters(
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
 ) -> DeadLetterList:
-    """`cursor`: the `next` of the page before, which is the id of its last letter."""
+    """Lists dead letters. `cursor`: the `next` of the previous page, which is the id of its last letter."""
     try:
         found = await _letters(request).page(cursor, limit)
     except ValueError as error:
@@ -106,7 +106,7 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
     responses=answers(404, 409, 429, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
-    """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
+    """Requeues as POST /api/jobs/{jobId}/retry does, if the job's last attempt is that of the letter."""
     letter = await _dead_letter(request, letter_id)
     queue = _queue(request)
     word = await _letters(request).requeue(letter, queue.limit_of(principal(request)))
