@@ -73,7 +73,7 @@ class Worker:
         pool: str = "default",
         tracing: Tracing | None = None,
     ) -> None:
-        """A worker of one place. `slots` and `light`: how many nodes of each kind may run at once."""
+        """Makes the worker of one place. `slots` and `light`: how many nodes of each kind may run at once."""
         self.settings = settings
         self.plane = plane
         self.pool = pool
