@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 TAKE_COUNT = 64
+URGENT_FIRST = (0, 1, 2)
+"""Places in PRIORITIES."""
+LOWER_FIRST = ((2, 1, 0), (1, 2, 0))
 WORDS = ("ok", "gone", "stale", "malformed", "vanished", "not_yours")
 
 
@@ -172,7 +175,7 @@ class Consumer:
         self._held = held
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self._topologies = Topologies()
-        self._count = 0
+        self._turns = [0, 0]
         self._owed: Partition | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
@@ -195,16 +198,20 @@ class Consumer:
     async def take(self, light: int, heavy: int) -> tuple[int, list[Delivery]]:
         """Reads without waiting, no more than `light` and `heavy` nodes can start; (entries seen, deliveries).
 
-        The urgent streams come first, of all partitions, and one take in ten the last first, so that nothing starves. After
-        `owe` it is the urgent streams' turn, and that partition's.
+        The urgent streams come first, of all partitions, but in one turn of ten low and normal, each in front every other time, so
+        that nothing starves. A turn is a take that found something: were empty ones counted, the rhythm of a worker (two takes a
+        node) could leave a priority or a partition out for ever. After `prefer_partition` the urgent come first, and that partition.
         """
-        self._count += 1
-        last_first = self._count % 10 == 0 and self._owed is None
-        first = self._count if self._owed is None else self._owed.number
-        self._owed = None
+        owed, self._owed = self._owed, None
+        urgent, lower = self._turns
+        is_lower = owed is None and (urgent + lower) % 10 == 9
+        if is_lower:
+            first, levels = lower // 2, LOWER_FIRST[lower % 2]
+        else:
+            first, levels = urgent if owed is None else owed.number, URGENT_FIRST
         seen = 0
         deliveries: list[Delivery] = []
-        for part, streams in self._asks(first, last_first=last_first):
+        for part, streams in self._asks(first, levels):
             if light <= 0 and heavy <= 0:
                 break
             claims = await self._claim(part, light, heavy, streams=streams)
@@ -217,6 +224,8 @@ class Consumer:
                     heavy -= started
                 else:
                     light -= started
+        if seen and owed is None:
+            self._turns[is_lower] += 1
         return seen, deliveries
 
     @property
@@ -229,14 +238,13 @@ class Consumer:
         """The next take is for an entry of this partition, for which room was made."""
         self._owed = part
 
-    def _asks(self, first: int, *, last_first: bool) -> Iterator[tuple[Partition, list[str]]]:
+    def _asks(self, first: int, levels: Sequence[int]) -> Iterator[tuple[Partition, list[str]]]:
         """What is asked, call by call, the partitions in turn; where there is one, one call looks through all streams."""
-        step = -1 if last_first else 1
         parts = self._scripts.partitions
         if len(parts) == 1:
-            yield parts[0], self._streams[0][::step]
+            yield parts[0], [self._streams[0][level] for level in levels]
             return
-        for level in range(len(PRIORITIES))[::step]:
+        for level in levels:
             for number in range(first, first + len(parts)):
                 part = parts[number % len(parts)]
                 yield part, [self._streams[part.number][level]]

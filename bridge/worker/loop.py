@@ -217,7 +217,9 @@ class Worker:
                 seen, deliveries = await self._taker.take(light, heavy)
                 self.presence.trouble = None
                 self._accept(deliveries)
-                if seen:
+                if seen or (self.capacity.slots and self.capacity.changed.is_set()):
+                    # A slot that came free during the take was not asked for: a blocking read now would be handed one entry of each
+                    # priority of a backlog, as if they were equal.
                     continue
                 if self.capacity.slots and min(self.capacity.free()) <= 0:
                     # A blocking read would be handed what cannot start here, and would keep it from others.

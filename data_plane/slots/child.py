@@ -139,7 +139,7 @@ class _Link:
 
 
 MESSAGES_PER_SECOND, BURST_MESSAGES = 2000.0, 2000
-"""Beyond these a task waits before it goes on: the worker drops what exceeds its own, lower limit, and must not spend its time on reading it."""
+"""Beyond these a task waits before it goes on: the worker drops what exceeds a lower limit, and must not spend its time on reading it."""
 
 
 class _Said:

@@ -8,7 +8,9 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -638,6 +640,39 @@ async def test_rule_12_low_priority_does_not_starve_and_high_goes_first(house: A
     order = [name for what, name in RUNS if what == "begin" and name != "hold"]
     assert order[0].startswith("high")
     assert order.index("low") < 20, "one take in ten goes the other way round"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_rule_12_one_turn_in_ten_is_for_the_lower_priorities_in_every_partition(
+    redis_url: Any, redis: Any, count: int
+) -> None:
+    """While all priorities have a backlog in all partitions: of 100 turns 90 are of high, 5 of normal, 5 of low, equal parts of every partition."""
+    names = []
+    for priority, most in (("high", 120), ("normal", 40), ("low", 40)):
+        candidates: dict[int, list[str]] = {number: [] for number in range(count)}
+        for number in range(2000):
+            candidates[keys.partition_number(f"{priority}{number}", count)].append(f"{priority}{number}")
+        names += [(name, priority) for each in candidates.values() for name in each[: most // count]]
+    assert len(names) == 200
+    async with planes(redis_url, redis, partitions=count) as house:
+        await house.submit([node("hold", task="heavy", wait="go")], job="hold")
+        await house.start(slots=1)
+        await has_begun(house, "hold")
+        for name, priority in names:
+            await house.submit([node(name, task="heavy")], job=name, priority=priority)
+        gate("go").set()
+        await house.becomes(lambda: len(RUNS) == 2 * 201, seconds=120)
+    order = [name for what, name in RUNS if what == "begin" and name != "hold"]
+    priority_of = dict(names)
+    assert sorted(order) == sorted(priority_of), "each ran once"
+    turns = Counter(priority_of[name] for name in order[:100])
+    assert turns == {"high": 90, "normal": 5, "low": 5}
+    lower = [place for place, name in enumerate(order[:100]) if priority_of[name] != "high"]
+    assert {after - before for before, after in pairwise(lower)} == {10}
+    for priority in ("high", "normal", "low"):
+        parts = Counter(keys.partition_number(name, count) for name in order[:100] if priority_of[name] == priority)
+        assert len(parts) == count, (priority, parts)
+        assert max(parts.values()) - min(parts.values()) <= 1, (priority, parts)
 
 
 async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(
