@@ -178,7 +178,7 @@ async def _run(
 
 
 class _Stops:
-    """SIGTERM or SIGINT drains; a SIGINT after that stops at once."""
+    """The signals of the process: SIGTERM or SIGINT drains; a SIGINT after that stops at once."""
 
     def __init__(self, worker: Worker) -> None:
         self.draining = False

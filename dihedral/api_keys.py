@@ -88,7 +88,7 @@ async def _act(url: str, options: argparse.Namespace, expires_seconds: float | N
 
 
 def _document(key: ApiKey) -> dict[str, Any]:
-    """All but the hash."""
+    """Returns all but the hash."""
     document: dict[str, Any] = msgspec.to_builtins(key)
     for name in ("sha256", "expiresMs", "revokedMs"):
         document.pop(name)

@@ -188,7 +188,7 @@ def _read_submission(name: str) -> dict[str, Any]:
 
 
 def _kinds(client: Any, pipeline: str) -> dict[str, set[str]]:
-    """JSON types by param: `--param prompt=1984` is no number where the param is a text, and one file is a list where it is a list."""
+    """Returns JSON types by param: `--param prompt=1984` is no number where the param is a text, and one file is a list where it is a list."""
     for each in client.pipelines()["pipelines"]:
         if each["id"] == pipeline:
             properties = each["params"].get("properties", {})

@@ -474,7 +474,7 @@ class AsyncClient:
 
 
 def _trust(url: str, ca: str | Path | None) -> ssl.SSLContext | None:
-    """None for plain http."""
+    """Returns None for plain http."""
     if not url.startswith("https:"):
         return None
     try:
@@ -538,7 +538,7 @@ def _failed(job_id: str, reason: str) -> Refused:
 
 
 def _document(response: httpx.Response) -> Document | None:
-    """None where the body is no JSON object."""
+    """Returns None where the body is no JSON object."""
     try:
         document = response.json()
     except ValueError:

@@ -29,7 +29,7 @@ PROMPT = "An evening by the sea, told by someone who has all the time in the wor
 
 
 def run(data_dir: Path, port: int, *, as_json: bool) -> int:
-    """0, or 1 when the job failed. Leaves no process behind; the data stays in `data_dir`."""
+    """Returns 0, or 1 when the job failed. Leaves no process behind; the data stays in `data_dir`."""
 
     def said(line: str) -> None:
         print(line, file=sys.stderr if as_json else sys.stdout, flush=True)

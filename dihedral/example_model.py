@@ -60,7 +60,7 @@ def write(directory: Path, steps: int = STEPS, seed: int = 0) -> float:
 
 
 def byte_tokenizer() -> dict[str, object]:
-    """tokenizer.json of a tokenizer whose tokens are bytes: byte-level BPE without a single merge."""
+    """Returns tokenizer.json of a tokenizer whose tokens are bytes: byte-level BPE without a single merge."""
     specials = [
         {"id": 256 + index, "content": content, "special": True, "normalized": False}
         | {"single_word": False, "lstrip": False, "rstrip": False}

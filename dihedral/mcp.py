@@ -15,7 +15,7 @@ REFUSED, PARSE = -32000, -32700  # codes of JSON-RPC: for a server's errors, and
 
 
 async def serve(url: str, api_key: str | None) -> None:
-    """Until standard input ends; what is under way then is still answered."""
+    """Serves until standard input ends; what is under way then is still answered."""
     async with AsyncClient(url, api_key=api_key) as client, asyncio.TaskGroup() as group:
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
             if line.strip():

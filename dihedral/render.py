@@ -38,7 +38,7 @@ class Lines:
 
 
 class Tree:
-    """Live on a terminal: one row per node, the job on top."""
+    """A live view on a terminal: one row per node, the job on top."""
 
     def __init__(self, graph: Document) -> None:
         from rich.live import Live

@@ -12,7 +12,7 @@ OTHER_NAMES = {"redis": "server", "valkey": "server", "worker": "worker-1"}
 
 
 def tail(directory: Path, name: str | None, *, follow: bool, lines: int) -> int:
-    """0; 3 when there is no such log. With `follow` until Ctrl-C."""
+    """Returns 0; 3 when there is no such log. With `follow` runs until Ctrl-C."""
     wanted = OTHER_NAMES.get(name, name) if name else "*"
     files = sorted(directory.glob(f"{wanted}.log"))
     if not files:

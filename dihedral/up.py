@@ -429,7 +429,7 @@ class Child:
         return code
 
     async def end(self, seconds: float, hard: asyncio.Event, say: Say) -> None:
-        """SIGTERM, and SIGKILL to the group after `seconds` or when `hard` is set. Does not start it again."""
+        """Sends SIGTERM, and SIGKILL to the group after `seconds` or when `hard` is set. Does not start it again."""
         self._ending = True
         if self._keeping is None:
             return

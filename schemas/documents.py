@@ -40,7 +40,7 @@ Row = tuple[str, str, str]
 
 
 def _is_aware_time(value: object) -> bool:
-    """jsonschema checks times only with one more package, and takes others than msgspec does."""
+    """Checks a time by msgspec's rule: jsonschema checks times only with one more package, and takes others than msgspec does."""
     return not isinstance(value, str) or bool(msgspec.convert(value, AwareDateTime))
 
 
@@ -58,7 +58,7 @@ Validator = validators.extend(Draft202012Validator, {"items": _items})
 
 @cache
 def sources() -> dict[str, dict[str, Any]]:
-    """Stem → schema document as it is in its file."""
+    """Returns stem → schema document as it is in its file."""
     found = {}
     for domain in files("dihedral.schemas").iterdir():
         if domain.is_dir():
@@ -98,7 +98,7 @@ def validator(stem: str, name: str) -> Any:
 
 
 def problems_of(document: Any, stem: str, name: str, limit: int = 100) -> list[Row]:
-    """(RFC 6901 pointer, code, detail) of every problem, at most `limit`; empty: jsonschema sees none.
+    """Returns (RFC 6901 pointer, code, detail) of every problem, at most `limit`; empty: jsonschema sees none.
 
     Empty does not mean that msgspec takes it: `3.0` is an integer here and none there.
     """

@@ -157,7 +157,10 @@ class TaskContext:
 
         Raises:
             TypeError: something in it has no JSON form.
+            ValueError: the name has not 1 to 128 characters.
         """
+        if not 1 <= len(name) <= 128:
+            raise ValueError(f"the name of data has 1 to 128 characters, not {len(name)}")
         self._emit.data(name, msgspec.to_builtins(payload, str_keys=True, enc_hook=_as_list))
 
     def log(self, message: str, level: str = "info") -> None:

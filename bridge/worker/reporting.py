@@ -34,7 +34,8 @@ from dihedral.bridge.fabric.steps import (
 )
 from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
-from dihedral.bridge.worker.outbox import Outbox
+from dihedral.bridge.worker.outbox import UNNUMBERED, Outbox
+from dihedral.schemas.structs.events import DataEvent, LogEvent, LogLevel
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
 
@@ -98,12 +99,13 @@ class NodeExecution:
             self._mark(self)
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
-        self.outbox.put({"type": "data", "nodeId": self.node_id, "name": name, "data": payload}, name)
+        self.outbox.put(DataEvent(**UNNUMBERED, node_id=self.node_id, name=name, data=payload))
         self._mark(self)
 
     def log(self, level: str, message: str) -> None:
         text = message.encode("utf-8", "replace").decode()
-        self.outbox.put({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+        text = text[: EVENT_BYTES // 4]
+        self.outbox.put(LogEvent(**UNNUMBERED, node_id=self.node_id, level=LogLevel(level), message=text))
         self._mark(self)
 
     def waits(self, reason: str) -> None:

@@ -132,7 +132,7 @@ def container() -> str:
 
 
 def command(argv: Iterable[str], values: Mapping[str, str], arguments: list[str]) -> list[str]:
-    """`{arguments}` becomes several. Raises: TaskError `invalid_input`: a placeholder has no value."""
+    """Fills the placeholders; `{arguments}` becomes several arguments. Raises: TaskError `invalid_input`: a placeholder has no value."""
     made: list[str] = []
     for each in argv:
         if each == "{arguments}":
@@ -221,7 +221,7 @@ class Output:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[str, bool]]:
-        """(line, whether it is a bar) of each line that has an end, `\\r` included."""
+        """Yields (line, whether it is a bar) of each line that has an end, `\\r` included."""
         parts = re.split(rb"[\r\n]", self._rest + data)
         self._rest = parts.pop()
         if len(self._rest) > LINE_BYTES:

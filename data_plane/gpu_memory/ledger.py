@@ -60,7 +60,7 @@ class Ledger:
 
     @property
     def reservations(self) -> list[Reservation]:
-        """Those of this worker that count."""
+        """The reservations of this worker that count."""
         return [each for each in self._reservations if self._counts(each)]
 
     def all_of(self, device: int) -> list[Reservation]:
@@ -134,12 +134,12 @@ class Ledger:
         return made
 
     def release(self, reservation: Reservation, now: float) -> None:
-        """May be called twice. The memory can be given to others from the next look on."""
+        """Ends a reservation; may be called twice. The memory can be given to others from the next look on."""
         if reservation.ended is None:
             reservation.ended = now
 
     def why(self, device: int, pid: int, need: int) -> str:
-        """`needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
+        """Returns a text such as `needs 14.2 GiB, 9.8 free, 6.1 held by pid 812`."""
         reading = self._readings[device]
         parts = [f"needs {in_gib(need)} GiB", f"{in_gib(max(0, self.room(device, pid, need)))} free"]
         holders = sorted(((held, one) for one, held in reading.holders.items() if one != pid), reverse=True)

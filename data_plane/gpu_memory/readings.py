@@ -3,7 +3,7 @@
 The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. The metrics query it
 every second, so a shorter peak is missed.
 
-A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so it is never asked on the event loop.
+A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so the event loop never calls it.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Sample = dict[str, tuple[int, int]]
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One look at one device. holders: process id → bytes, for the processes that the driver lists."""
+    """The result of one look at one device. holders: process id → bytes, for the processes that the driver lists."""
 
     total: int
     free: int
@@ -132,7 +132,7 @@ async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read |
 
 
 async def _answered(looks: DeviceProbe[Sample]) -> Sample:
-    """Empty where no answer came in time, or an error."""
+    """Returns an empty sample where no answer came in time, or an error."""
     answer = looks.poll()
     await asyncio.wait({answer}, timeout=SILENT_SECONDS)
     if not answer.done():

@@ -140,7 +140,7 @@ class SharedReservations:
         file.replace(msgspec.json.encode(_State(workers), order="deterministic"))
 
     def _say(self, error: OSError) -> None:
-        """Once, until it goes well again."""
+        """Logs the error once, until the files can be used again."""
         if not self._trouble:
             log.warning("promises are not shared with other workers of this machine: %s", error)
         self._trouble = str(error)

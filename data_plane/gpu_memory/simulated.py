@@ -75,7 +75,7 @@ def parse(text: str) -> Simulation:
 
 
 def size_bytes(text: str) -> int:
-    """`24GiB` or `512MiB`. Raises ValueError."""
+    """Parses `24GiB` or `512MiB`. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+)(MiB|GiB)", text)
     if found is None:
         raise ValueError(f"{text!r} is no size like 24GiB or 512MiB")
@@ -180,7 +180,7 @@ class Allocation:
         self._size = size
 
     def free(self) -> None:
-        """May be called twice."""
+        """Frees the memory; may be called twice."""
         size, self._size = self._size, 0
         if size:
             self._gpu._give_back(size)

@@ -54,7 +54,7 @@ def step(
     factor: float,
     xp: ArrayModule,
 ) -> None:
-    """One step of all weights in place. `number`: from 1. `factor`: what gradients are multiplied by (mean, clipping)."""
+    """Updates all weights in place by one step. `number`: from 1. `factor`: what gradients are multiplied by (mean, clipping)."""
     one, two = BETAS
     kept, root, rate = 1 - rate * decay, 1 / math.sqrt(1 - two**number), rate / (1 - one**number)
     for name, gradient in gradients.items():

@@ -1,6 +1,6 @@
 """Fused CUDA kernels: how a module of kernels holds its CUDA source, and how it is compiled and launched.
 
-A function that has a CUDA body beside its NumPy one asks `fused(xp)` which of the two runs; the NumPy body is the reference. The source
+A function that has a CUDA body beside its NumPy one calls `fused(xp)` to choose the one to run; the NumPy body is the reference. The source
 is text in the module, named SOURCE: CUDA C++ behind PREAMBLE, of kernels `extern "C" __global__ void name(…)`.
 
 - Parameters are pointers, `long long` and `float`; `launch` hands over arrays, int and float, and refuses those of another type.

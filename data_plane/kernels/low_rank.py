@@ -123,7 +123,7 @@ def train(
 
 
 def _adam(x: Array, grad: Array, first: Array, second: Array, step: int, rate: float, xp: ArrayModule) -> None:
-    """One step in place: Kingma & Ba, "Adam" (2015), algorithm 1, with its default β₁ = 0.9, β₂ = 0.999, ε = 1e-8."""
+    """Updates x in place by one step: Kingma & Ba, "Adam" (2015), algorithm 1, with its default β₁ = 0.9, β₂ = 0.999, ε = 1e-8."""
     first += 0.1 * (grad - first)
     second += 0.001 * (grad * grad - second)
     x -= rate * (first / (1 - 0.9**step)) / (xp.sqrt(second / (1 - 0.999**step)) + 1e-8)

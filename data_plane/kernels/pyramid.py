@@ -54,7 +54,7 @@ def halved(planes: Array, xp: ArrayModule) -> Array:
 
 
 def luma_layers(picture: Pyramid, window: Window, weight: float) -> list[Layer]:
-    """One or two layers of the frame's luma, sampled at the pixels' centres."""
+    """Returns one or two layers of the frame's luma, sampled at the pixels' centres."""
     return _layers(picture.luma, 0, window, 1, (0.5, 0.5), weight)
 
 

@@ -69,7 +69,7 @@ class _ConfigFile(msgspec.Struct, kw_only=True):
 
 
 def read_config(file: Path) -> Config:
-    """Raises: TaskError `invalid_model` where it is no Llama, or one with biases or a position scaling that is not known."""
+    """Raises: TaskError `invalid_model` where it is no Llama, or one with biases or an unknown position scaling."""
     try:
         read = msgspec.json.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), type=_ConfigFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

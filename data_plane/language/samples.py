@@ -26,7 +26,7 @@ def prompt_of(documents: list[Document]) -> str:
 def lines(
     model: Model, tokenizer: Tokenizer, prompt: str, seed: int, check: Callable[[], None], xp: ArrayModule
 ) -> list[str]:
-    """LINES continuations, each up to its line's end; a model that can take no prompt writes none."""
+    """Returns LINES continuations, each up to its line's end; a model that can take no prompt writes none."""
     start = tokenizer.encode(prompt, add_special_tokens=False).ids[-PROMPT_TOKENS:]
     room = min(TOKENS, model.config.longest - len(start))
     if not start or room < 1:

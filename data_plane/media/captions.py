@@ -28,7 +28,7 @@ FONTS = (
     "DejaVuSans-Bold.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "NotoSansThai-Bold.ttf", "NotoSansDevanagari-Bold.ttf",
     "NotoSansTamil-Bold.ttf", "Arial Unicode.ttf",
 )  # fmt: skip
-"""Looked for by name; the one inside Pillow comes behind them and has ASCII and a few letters more, no ö and no dash."""
+"""The fonts that are looked for by name; the one inside Pillow comes behind them and has ASCII and a few letters more, no ö and no dash."""
 ROW_STEP, PADDING, ROUNDING, MARGIN = 1.32, (0.36, 0.62), 0.55, 0.9  # in font sizes; MARGIN below the box
 JOINERS = "\u200c\u200d"  # they control which letters are written together; other control characters would turn the text around
 FADE_SECONDS = 0.18  # of the box
@@ -201,7 +201,7 @@ class Drawn:
         self.masks = self._drawn(size, below, xp)
 
     def at(self, seconds: float) -> Caption:
-        """Between two words the one before stays lit."""
+        """Returns the caption at this time: between two words the one before stays lit."""
         page = self.page
         opening, closing = ((1.0 if not fades else None) for fades in page.fades)
         opacity = min(
@@ -268,7 +268,7 @@ def _cut(word: str, face: Face, widest: float) -> Iterator[str]:
 
 
 def _greedy(words: list[str], face: Face, widest: float) -> list[list[str]]:
-    """Each row as full as it gets."""
+    """Breaks words into rows, each as full as it gets."""
     rows: list[list[str]] = []
     taken = widest
     for word in words:
@@ -281,7 +281,7 @@ def _greedy(words: list[str], face: Face, widest: float) -> list[list[str]]:
 
 
 def _placed(row: list[str], face: Face, times: Iterator[Span]) -> tuple[Word, ...]:
-    """Each word where it stands when the row is set as a whole."""
+    """Places each word where it stands when the row is set as a whole."""
     order = range(len(row) - 1, -1, -1) if _runs_left(row) else range(len(row))
     starts, x = [0.0] * len(row), 0.0
     for number in order:

@@ -139,7 +139,7 @@ def _bounded_by_us() -> Iterator[None]:
 
 
 def _check_cost(image: Any) -> None:
-    """What a few kilobytes claim is believed only as far as there is memory for it."""
+    """Refuses a picture that would need more memory than there is: a few kilobytes can claim any size."""
     pixels = image.size[0] * image.size[1]
     stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
     converted = 0 if image.mode == "RGB" else 4
@@ -327,7 +327,7 @@ def jpeg(frame: ByteArray, widest: int) -> bytes:
 
 
 def _colours(image: Any) -> Any:
-    """Any Pillow mode as RGB, over black, strip by strip: a copy of the whole in each mode on the way would be gigabytes."""
+    """Converts any Pillow mode to RGB, over black, strip by strip: a copy of the whole in each mode on the way would be gigabytes."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     return _in_strips(image, "RGB", _over_black)
@@ -338,7 +338,7 @@ def _with_opacity(image: Any) -> Any:
 
 
 def _in_strips(image: Any, mode: str, convert: Callable[[Any], Any]) -> Any:
-    """16-bit greys and floats are scaled, which `convert` would clip."""
+    """Scales 16-bit greys and floats, which `convert` would clip."""
     from PIL import Image
 
     width, height = image.size

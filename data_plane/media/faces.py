@@ -132,7 +132,7 @@ class PhotographedFace:
 
 
 class PicturedFace:
-    """One frame for each shape; between two shapes they fade, inside the box in which they differ."""
+    """A face of pictures, one frame for each shape; between two shapes they fade, inside the box in which they differ."""
 
     def __init__(self, stills: Mapping[Shape, Array], xp: ArrayModule) -> None:
         """Raises: ValueError where the nine are alike."""

@@ -174,7 +174,7 @@ def _blurred(path: Path) -> FloatArray:
 
 
 VIDEO_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc,m4v,wav,mp3,aac,flac"
-"""No playlists, which name other files and addresses that FFmpeg would open."""
+"""The formats that FFmpeg may detect: no playlists, which name other files and addresses that it would open."""
 
 
 def _opened(path: Path) -> Any:

@@ -140,7 +140,7 @@ def frames(
     stage: Stage,
     xp: ArrayModule,
 ) -> Iterator[Frame]:
-    """`count` frames to be rendered, each as things are in the middle of its time.
+    """Renders `count` frames, each as things are in the middle of its time.
 
     source: makes the pyramid of a scene's picture, or opens its video; called once for each that is seen, in order.
     """

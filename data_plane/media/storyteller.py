@@ -127,7 +127,7 @@ def stroke(points: Sequence[Point], thickness: float) -> list[Point]:
 
 
 class Storyteller:
-    """Drawn for frames of one size = (height, width)."""
+    """A drawing for frames of one size = (height, width)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -231,7 +231,7 @@ def draw_room(sheet: Sheet) -> None:
 
 
 def draw_person(sheet: Sheet) -> None:
-    """All but eyes and mouth."""
+    """Draws all but eyes and mouth."""
     back = [
         (0, -0.60),
         (0.30, -0.53),

@@ -118,7 +118,7 @@ def _write(
     encoder: Encoder,
     given_up: threading.Event,
 ) -> None:
-    """Sound is encoded up to each frame's time, so that both tracks lie interleaved."""
+    """Encodes sound up to each frame's time, so that both tracks lie interleaved."""
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:

@@ -7,13 +7,14 @@ import msgspec
 from dihedral.bridge.artifacts.measured import Transfer
 from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
 from dihedral.data_plane.gpu_memory.simulated import Simulation
+from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
 FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
 
 
 class Hello(msgspec.Struct, tag="hello", kw_only=True):
-    """First to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
+    """The first message to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
 
     `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
     tasks, which may hold secrets and so travel by the socket alone. `memory_mib`: that the process may allocate, 0: any.
@@ -53,11 +54,11 @@ class Finish(msgspec.Struct, tag="finish", kw_only=True):
 
 
 class Forget(msgspec.Struct, tag="forget", kw_only=True):
-    """Between runs: drops the model that it keeps."""
+    """Requests, between runs, that the child drops the model that it keeps."""
 
 
 class Ready(msgspec.Struct, tag="ready", kw_only=True):
-    """First from the child, when its modules are loaded."""
+    """The first message from the child, when its modules are loaded."""
 
     tasks: list[str]
 
@@ -75,7 +76,7 @@ class Data(msgspec.Struct, tag="data", kw_only=True):
 
 class Line(msgspec.Struct, tag="line", kw_only=True):
     number: int
-    level: str
+    level: LogLevel
     message: str
 
 

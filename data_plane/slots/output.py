@@ -33,7 +33,7 @@ class Budget:
     def __init__(self, now: float) -> None:
         self.left_out = 0
         self.last: deque[tuple[str, str]] = deque()
-        """(level, line) of the last that were left out."""
+        """The last lines that were left out, as (level, line)."""
         self.whole = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
         self.whole_bytes = 0
         self._last_bytes = 0
@@ -60,7 +60,7 @@ class Budget:
             self._last_bytes -= len(self.last.popleft()[1])
 
     def keep(self, chunk: bytes) -> None:
-        """Part of the whole output; a full disk costs the artifact, not the run."""
+        """Keeps part of the whole output; a full disk costs the artifact, not the run."""
         if self.whole_bytes < WHOLE_BYTES:
             with suppress(OSError):
                 self.whole.write(chunk[: WHOLE_BYTES - self.whole_bytes])

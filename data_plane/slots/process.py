@@ -13,7 +13,7 @@ message alone; then the warm process is used again.
 Rejected: multiprocessing (its children share descriptors with each other, and a grandchild keeps its queues open), and forking from a
 warm template (CUDA does not survive a fork).
 
-Large because one process is started, run, stopped and replaced by one class, which alone knows what state it is in.
+Large because one process is started, run, stopped and replaced by one class, which alone holds its state.
 """
 
 import asyncio
@@ -242,7 +242,7 @@ class Slot:
         return self._outcome(task, run, stopped.result() if stopped.done() else "")
 
     async def _stop(self, grace_seconds: float) -> None:
-        """Message, SIGTERM, SIGKILL; returns when the task or the process has ended."""
+        """Sends the message, SIGTERM, SIGKILL; returns when the task or the process has ended."""
         self._send(Stop(number=self._number))
         if await self._ends_within(grace_seconds):
             return
@@ -257,7 +257,7 @@ class Slot:
         return self._done.done() or self._exit.done()
 
     async def _settle(self) -> None:
-        """After the task's or the process's end: the last words are read, and whatever may still run of it is killed."""
+        """Reads the last output after the task's or the process's end, and kills what may still run of it."""
         if self._exit.done():
             await asyncio.wait({self._reading})  # a Done may lie in the socket
         completed = self._done.done() and self._done.result().status == "completed"
@@ -297,7 +297,7 @@ class Slot:
         return failed("slot_crashed", message, details, retryable=task.capability.contracts.idempotent)
 
     def forget_model(self) -> None:
-        """Between runs: gives the memory of the model back that it keeps."""
+        """Frees, between runs, the memory of the model that it keeps."""
         if self.warm_key:
             self.warm_key, self.held = "", 0
             self._forgets_until = time.monotonic() + MEMORY_BACK_SECONDS

@@ -197,7 +197,7 @@ class SlotScheduler:
         return answer
 
     def problem(self) -> str:
-        """Empty while the devices answer, and other workers decide in time."""
+        """Returns what does not answer; empty while the devices answer, and other workers decide in time."""
         silent, busy = _seconds_since(self._owed_since), _seconds_since(self._busy_since)
         if silent > SILENT_SECONDS:
             return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
@@ -389,7 +389,7 @@ class SlotScheduler:
         self._owed_since, self._answers = None, True  # no node waits for a look any more
 
     def _decide(self, ledger: Ledger) -> bool:
-        """After a look. False: another worker decides at this moment, which is not waited for."""
+        """Decides after a look. False: another worker decides at this moment, which is not waited for."""
         if self._shared is None:
             self._serve_all(looked=self._answers)
             return True

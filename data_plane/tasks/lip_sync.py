@@ -292,7 +292,7 @@ def size_of(params: LipSync, shape: tuple[int, int]) -> tuple[int, int]:
 def pictured(
     params: LipSync, character: Character, ctx: TaskContext, xp: ArrayModule
 ) -> tuple[tuple[int, int], faces.Face]:
-    """Whole faces as they are; mouths laid over the portrait, as wide as its mouth, their middles on its middle."""
+    """Returns the frame's size and the face: whole faces as they are; mouths laid over the portrait, as wide as its mouth, their middles on its middle."""
     paths = {shape: ctx.fetch(getattr(character, shape)) for shape in SHAPES}
     whole = params.portrait is None
     under = paths["X"] if params.portrait is None else ctx.fetch(params.portrait)

@@ -234,7 +234,7 @@ class Prompt:
     # Watching -------------------------------------------------------------------------------------------------------
 
     async def _follow(self, server: Server, client_id: str, *, cut: bool) -> Seen:
-        """Until the prompt has ended or ComfyUI has lost it (absent). `cut`: the connection broke before.
+        """Waits until the prompt has ended or ComfyUI has lost it (absent). `cut`: the connection broke before.
 
         Raises:
             TaskError: `comfyui_deleted`, `comfyui_away`.

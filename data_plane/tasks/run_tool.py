@@ -207,7 +207,7 @@ class Run:
         self._reader.start()
 
     def _read(self) -> None:
-        """Until every process that has the pipe is gone."""
+        """Reads until every process that has the pipe is gone."""
         assert self._process is not None
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -258,7 +258,7 @@ class Run:
         return 0  # requested to finish: what it has saved is the result
 
     def kill(self) -> None:
-        """Nothing of it runs afterwards, whatever session it has fled to."""
+        """Kills the tool: nothing of it runs afterwards, in any session."""
         if self._process is None:
             return
         group = self._process.pid
@@ -349,7 +349,7 @@ class Run:
         return bool(now) and now == before
 
     def _keep_newest(self, *, settled: bool) -> None:
-        """`settled`: nothing writes any more, so the formats alone decide what is whole."""
+        """Keeps the files that are whole. `settled`: nothing writes any more, so the formats alone decide what is whole."""
         for path in reversed(tools.found(self._scratch, self._settings.checkpoints)):
             found = tools.signature(path)
             if found == self._kept and found:

@@ -66,7 +66,7 @@ async def simulate(params: Simulate, ctx: TaskContext) -> Any:
 
 
 def _hold(memory_mib: int) -> bytearray:
-    """Memory that is really there: a page belongs to the process only once it was written."""
+    """Returns memory that is really there: a page belongs to the process only once it was written."""
     held = bytearray(memory_mib * 2**20)
     held[::PAGE_BYTES] = b"\x01" * len(range(0, len(held), PAGE_BYTES))
     return held

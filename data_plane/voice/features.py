@@ -42,7 +42,7 @@ def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: A
 
 
 def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: ArrayModule) -> SpeakerFeatures:
-    """At most the first `longest_seconds` of a recording; `between` is called after each minute.
+    """Reads at most the first `longest_seconds` of a recording; `between` is called after each minute.
 
     Raises: TaskError `invalid_input` where the file is no sound, too short, silent, or has less than LEAST_SECONDS of speech.
     """

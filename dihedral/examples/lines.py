@@ -10,13 +10,13 @@ CLOSES = ("Nothing else moves.", "Nobody says a word.", "It is very quiet.", "We
 
 
 def plain(count: int, seed: int) -> list[str]:
-    """`count` short paragraphs, the same for the same seed."""
+    """Returns `count` short paragraphs, the same for the same seed."""
     rng = random.Random(seed)
     return [f"{_sentence(rng)} {_sentence(rng)} {rng.choice(CLOSES)}" for _ in range(count)]
 
 
 def sailor(count: int, seed: int) -> list[dict[str, str]]:
-    """`count` documents of prompt and completion, in the voice that an adapter is to learn."""
+    """Returns `count` documents of prompt and completion, in the voice that an adapter is to learn."""
     rng = random.Random(seed)
     return [
         {"prompt": _sentence(rng), "completion": f" Aye, {_sentence(rng).lower()[:-1]}, mates. Heave ho!"}

@@ -68,7 +68,7 @@ def meadow() -> Picture:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """8-bit RGB; the format by the suffix."""
+    """Writes 8-bit RGB; the suffix decides the format."""
     from PIL import Image
 
     Image.fromarray((picture * 255 + 0.5).astype(np.uint8)).save(path)

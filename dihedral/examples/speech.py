@@ -52,7 +52,7 @@ def speak(speaker: Speaker, seconds: float, seed: int) -> Signal:
 
 
 def write(sound: Signal, path: Path) -> None:
-    """Mono 16-bit WAV at RATE."""
+    """Writes a mono 16-bit WAV at RATE."""
     import soundfile
 
     soundfile.write(path, sound, RATE, subtype="PCM_16")

@@ -23,7 +23,7 @@ def installed() -> bool:
 
 
 def aligned(words: list[str], samples: FloatArray, rate: int) -> tuple[list[Timed], list[Timed]] | None:
-    """(words, phonemes) in time; None where a word cannot be pronounced, or the sound is not that sentence."""
+    """Returns (words, phonemes) in time; None where a word cannot be pronounced, or the sound is not that sentence."""
     decoder = _decoder()
     names = [_plain(word) for word in words]
     for name, word in zip(names, words, strict=True):
@@ -54,7 +54,7 @@ def aligned(words: list[str], samples: FloatArray, rate: int) -> tuple[list[Time
 
 @cache
 def _decoder() -> Any:
-    """Kept for the life of the process, a slot's: words once added stay, and loading takes a third of a second."""
+    """Keeps the decoder for the life of the process, a slot's: words once added stay, and loading takes a third of a second."""
     from pocketsphinx import Decoder
 
     return Decoder(samprate=spectra.RATE, lm=None, loglevel="FATAL", bestpath=False)

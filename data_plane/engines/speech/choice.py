@@ -37,7 +37,7 @@ class SpeakSettings(Strict, kw_only=True, rename="camel"):
 
 
 def voices() -> list[VoiceEntry]:
-    """Those that are installed, without those of settings."""
+    """Returns the installed voices, without those of settings."""
     return [voice for listed, _ in INSTALLED.values() for voice in listed()]
 
 

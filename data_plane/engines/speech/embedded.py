@@ -1,4 +1,4 @@
-"""The voice that is installed with Dihedral: hibari-tts, English, run by ONNX Runtime. The only file that knows of it.
+"""The voice that is installed with Dihedral: hibari-tts, English, run by ONNX Runtime. No other file depends on that package.
 
 The network computes how long each phoneme lasts (25 ms steps) and keeps that to itself. A graph file is a protobuf message, and a message that
 is appended to another is merged into it, so one more output is declared by appending a few bytes. The name of that tensor belongs to the
@@ -74,7 +74,7 @@ class Embedded:
 
     @cached_property
     def _loaded(self) -> Any:
-        """Loaded with the first sentence, so that a refusal costs nothing."""
+        """Loads the voice with the first sentence, so that a refusal costs nothing."""
         from hibari import Hibari
 
         try:

@@ -7,7 +7,7 @@ from dihedral.data_plane.media.speech_timing import Span, Timed, speech, spread,
 
 
 def matched(words: list[str], spoken: list[Timed]) -> list[Timed]:
-    """Each written word at the time of what was spoken for it.
+    """Places each written word at the time of what was spoken for it.
 
     Where more or fewer words were spoken than are written ("7:30 pm" as "seven thirty P.M."), the written ones share that time by letters.
     """
