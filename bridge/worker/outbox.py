@@ -21,7 +21,7 @@ KEPT_NAMES, KEPT_BYTES = 32, 256 * 1024
 CHUNK_EVENTS, CHUNK_BYTES = 250, 256 * 1024  # limits of one report, so that no single call blocks the server
 COUNT_SECONDS = 1.0
 UNNUMBERED: dict[str, Any] = {"seq": 1, "created": ""}
-"""Of an event that Redis has not logged yet: the script that logs it writes both."""
+"""The seq and time of an event that Redis has not logged yet: the script that logs it writes both."""
 _PLACEHOLDER = b'"seq":1,"created":"",'
 
 
@@ -40,7 +40,7 @@ class Outbox:
         return bool(self._queued or self._latest or self._left_out)
 
     def put(self, event: DataEvent | LogEvent) -> None:
-        """Adds an event (UNNUMBERED). Of data a later event of the same name may take the place of this one."""
+        """Adds an event (UNNUMBERED). A later data event of the same name may replace this one."""
         if self._closed:
             return
         name = event.name if isinstance(event, DataEvent) else ""
