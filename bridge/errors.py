@@ -12,7 +12,7 @@ DihedralError
 
 
 class DihedralError(Exception):
-    """Whatever Dihedral raises on purpose."""
+    """The base of every error that Dihedral raises on purpose."""
 
 
 class SettingsError(DihedralError):

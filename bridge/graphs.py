@@ -29,11 +29,11 @@ LIGHT_BATCH = 8
 INDEX = re.compile("0|[1-9][0-9]{0,8}")
 
 NodeState = tuple[str, str]
-"""Status, and the reason of a skip ("broken", "not_taken") or ""."""
+"""The status of a node, and the reason of a skip ("broken", "not_taken") or ""."""
 
 
 class Placement(msgspec.Struct, array_like=True, frozen=True):
-    """What a plan fixes about a node's place; travels with the graph.
+    """The place of a node as its plan fixes it; stored with the graph.
 
     `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's.
     """
@@ -53,7 +53,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Resolution(msgspec.Struct, frozen=True):
-    """`unknown`: parents whose end would decide something and of which nothing is known."""
+    """The decided nodes. `unknown`: parents whose end would decide a node and whose records were not given."""
 
     ready: list[str]
     skipped: list[tuple[str, str]]
@@ -77,7 +77,7 @@ class Topology:
 
     @cached_property
     def shares(self) -> dict[str, int]:
-        """Each node's part of 10⁹ by progressWeight; equal where all weights are 0. The sum is exact."""
+        """Returns each node's part of 10⁹ by progressWeight; equal parts where all weights are 0. The sum is exact."""
         if len(self.nodes) == 1:
             return dict.fromkeys(self.nodes, SHARES)
         weights = {node.id: node.progress_weight for node in self.graph.nodes}
@@ -97,15 +97,15 @@ class Topology:
 
     @property
     def roots(self) -> list[str]:
-        """The nodes that are ready when nothing has ended yet."""
+        """Returns the nodes that are ready before any node has ended."""
         return [node for node, edges in self.incoming.items() if not edges]
 
     def handled(self, node: str) -> bool:
-        """Whether a failure of the node has somewhere to go."""
+        """Returns whether the node has an outgoing `on_failure` edge."""
         return node in self._handled
 
     def sources(self, node: str) -> list[str]:
-        """The nodes whose records the input of `node` needs: its parents in edge order, then those of `$from`."""
+        """Returns the nodes whose records the input of `node` needs: its parents in edge order, then the sources of `$from`."""
         found = {edge.from_: None for edge in self.incoming[node]}
         for source in references(self.nodes[node].params):
             found[source] = None
@@ -113,7 +113,7 @@ class Topology:
 
 
 def references(value: Any) -> Iterable[str]:
-    """The node ids of every `$from` in a value."""
+    """Returns the node ids of every `$from` in a value."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -127,7 +127,7 @@ def references(value: Any) -> Iterable[str]:
 
 
 def edge_verdict(topology: Topology, edge: Edge, state: NodeState) -> str:
-    """satisfied | not_taken | broken, for an edge whose source has ended."""
+    """Returns satisfied | not_taken | broken for an edge whose source has ended."""
     status, reason = state
     if status == "completed":
         return "not_taken" if edge.kind == EdgeKind.on_failure else "satisfied"
@@ -139,9 +139,9 @@ def edge_verdict(topology: Topology, edge: Edge, state: NodeState) -> str:
 
 
 def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Iterable[str]) -> Resolution:
-    """What is decided about pending `candidates`, given the states of the nodes known to have ended.
+    """Decides pending `candidates`, given the states of the nodes known to have ended.
 
-    A skip decides its children within the call. A candidate that waits for parents of which nothing is known names
+    A skip decides its children within the call. A candidate that waits for parents of unknown state names
     them in `unknown`, unless a broken edge has decided it already.
     """
     known = dict(states)
@@ -149,7 +149,7 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
     skipped: dict[str, str] = {}
     unknown: dict[str, None] = {}
     queue = deque(dict.fromkeys(candidates))
-    queued = set(queue)  # a join of many parents is looked at once for all of them that are skipped, not once for each
+    queued = set(queue)  # a join of many parents is checked once for all its skipped parents, not once for each
     while queue:
         node = queue.popleft()
         queued.discard(node)
@@ -182,7 +182,7 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
 
 
 def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Placement]) -> list[Group]:
-    """Entries for ready nodes: a node for a slot alone, light ones of a place at most 8 together."""
+    """Groups ready nodes into entries: each node for a slot alone, light nodes of one place at most 8 together."""
     groups: list[Group] = []
     light: dict[tuple[str, str], list[str]] = {}
     for node in ready:
@@ -197,7 +197,7 @@ def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Placeme
 
 
 def retry_reset(topology: Topology, states: Mapping[str, NodeState], from_start: bool) -> set[str]:
-    """The nodes that a retry runs again: unhandled failures, the cancelled, broken skips, and all their descendants."""
+    """Returns the nodes that a retry runs again: unhandled failures, cancelled nodes, broken skips, and all their descendants."""
     if from_start:
         return set(topology.nodes)
     queue = deque(
@@ -222,7 +222,7 @@ _ABSENT = object()
 def node_input(
     topology: Topology, node_id: str, outputs: Mapping[str, Any], fields: Collection[str] | None = None, limit: int = 0
 ) -> dict[str, Any]:
-    """The params with every `$from` resolved, then fields still missing by name from the node's input.
+    """Returns the params with every `$from` resolved; fields still missing are then filled by name from the node's input.
 
     That is the submitted input overlaid by the outputs of the parents in edge order; only names in `fields` are filled.
     `outputs` has the completed nodes whose records are known.
@@ -247,7 +247,7 @@ def node_input(
 
 
 class _Room:
-    """Counts what is put into params. A value costs every time it is named: a few kilobytes of `$from` can name one a million times."""
+    """Counts the bytes put into params. A value costs every time it is named: a few kilobytes of `$from` can name one value a million times."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -285,7 +285,7 @@ def _resolved(value: Any, outputs: Mapping[str, Any], room: _Room) -> Any:
 
 
 def at_pointer(document: Any, pointer: str) -> Any:
-    """The value at an RFC 6901 pointer, or a marker that `is` never a value."""
+    """Returns the value at an RFC 6901 pointer, or a marker that `is` never a value."""
     for raw in pointer.split("/")[1:]:
         name = raw.replace("~1", "/").replace("~0", "~")
         if isinstance(document, dict) and name in document:

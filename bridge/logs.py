@@ -1,4 +1,4 @@
-"""Structured logs on stderr: JSON for machines, one coloured line for people. Extra fields (job, node, ...) travel along."""
+"""Structured logs on stderr: JSON for machines, one coloured line for people. Extra fields (job, node, ...) are part of each line."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", 
 
 
 def configure(level: str, form: str, plane: str, secrets: Collection[str] = ()) -> None:
-    """`form`: json, console, or auto (console on a terminal). `secrets` never leave: each line says *** instead.
+    """Configures the logs. `form`: json, console, or auto (console on a terminal). `secrets` are never written: each line shows *** instead.
 
-    Replaces what was configured before.
+    Replaces the earlier configuration.
     """
     handler = logging.StreamHandler(sys.stderr)
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
@@ -34,7 +34,7 @@ def configure(level: str, form: str, plane: str, secrets: Collection[str] = ()) 
 
 
 def bind(**fields: str) -> None:
-    """Fields that every line of this process has from now on, as far as it does not say otherwise."""
+    """Adds fields to every later line of this process, unless the line sets them itself."""
     make = logging.getLogRecordFactory()
 
     def made(*arguments: Any, **more: Any) -> logging.LogRecord:
@@ -46,13 +46,13 @@ def bind(**fields: str) -> None:
 
 
 class _Clean(logging.Formatter):
-    """Another formatter's text without secrets, as they are or as JSON would write them."""
+    """Removes secrets, plain or as JSON writes them, from another formatter's text."""
 
     def __init__(self, formatter: logging.Formatter, secrets: Collection[str]) -> None:
         super().__init__()
         self._formatter = formatter
         spelled = {text for secret in secrets if secret for text in (secret, json.dumps(secret)[1:-1])}
-        self._secrets = sorted(spelled, key=len, reverse=True)  # one may be within another
+        self._secrets = sorted(spelled, key=len, reverse=True)  # one secret may contain another
 
     def format(self, record: logging.LogRecord) -> str:
         text = self._formatter.format(record)

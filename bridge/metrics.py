@@ -1,8 +1,8 @@
-"""The metrics of both planes: what is counted where it happens, and what is asked only when somebody looks.
+"""The metrics of both planes: counters that change where the event happens, and values that are read only at a scrape.
 
 Names without `dihedral_` are a contract of old dashboards. Labels come from bounded sets (tasks, pipelines, pools, route templates,
-words of ours); no job id ever becomes one. Whatever runs once a node or an entry looks its children up beforehand: `labels()` costs
-more than counting does. What all processes see alike in Redis is not here but in control_plane/overview.py.
+fixed words); no job id ever becomes one. Code that runs once per node or entry looks its children up beforehand: `labels()` costs
+more than counting does. Values that every process reads alike from Redis are not here but in control_plane/overview.py.
 """
 
 import asyncio
@@ -136,7 +136,7 @@ build.info({"version": VERSION})
 
 
 def node_observer(tasks: Iterable[str]) -> Callable[[str, str, float], None]:
-    """`observe(task, outcome, seconds)` for the worker loop, of these tasks alone."""
+    """Returns `observe(task, outcome, seconds)` for the worker loop, limited to these tasks."""
     observers = {
         (task, outcome): node_duration_seconds.labels(task, outcome).observe for task in tasks for outcome in OUTCOMES
     }
@@ -156,7 +156,7 @@ async def watch_loop() -> None:
 
 
 class _OldNames(Collector):
-    """`worker_jobs_total{type}` and `worker_job_duration_seconds{type}`: the node histogram, summed over its outcomes."""
+    """Yields `worker_jobs_total{type}` and `worker_job_duration_seconds{type}`: the node histogram, summed over its outcomes."""
 
     def collect(self) -> Iterator[Metric]:
         sums: dict[tuple[str, str, str], float] = {}
@@ -189,5 +189,5 @@ class _Also(Collector):
 
 
 def exposition(families: Iterable[Metric] = ()) -> bytes:
-    """What /metrics answers: everything that was counted in this process, and `families`, which were asked for just now."""
+    """Returns the body of /metrics: all counters of this process, and `families`, which were read just now."""
     return generate_latest() + generate_latest(_Also(families))

@@ -1,4 +1,4 @@
-"""What this process asks on somebody's behalf (webhooks, the LLM endpoint) must not lead into the network it stands in.
+"""Guards the requests that this process sends for others (webhooks, the LLM endpoint): they must not reach the network in which it runs.
 
 A name may be pointed anywhere, and elsewhere between a check and its use, so the check is made where it cannot be passed by: the transport
 resolves the name itself, looks at the addresses, and connects to one that it has looked at; the name goes on in Host and TLS.
@@ -22,21 +22,21 @@ COMPATIBLE = ipaddress.IPv6Network("::/96")
 SPECIAL = [
     ipaddress.IPv6Network(each)
     for each in (
-        "fec0::/10",  # site-local, deprecated (RFC 3879), and still routed where somebody has it
-        "64:ff9b:1::/48",  # NAT64 of one's own network (RFC 8215)
+        "fec0::/10",  # site-local, deprecated (RFC 3879), and still routed in some networks
+        "64:ff9b:1::/48",  # NAT64 of a local network (RFC 8215)
         "5f00::/16",  # segment routing (RFC 9602)
         "3fff::/20",  # documentation (RFC 9637)
     )
 ]
-"""What `is_global` of some Python versions takes for public."""
+"""The private networks that `is_global` of some Python versions takes for public."""
 
 
 class Forbidden(Exception):
-    """The address leads where nothing may be asked."""
+    """The address is one to which no request may be sent."""
 
 
 class Guard:
-    """`allow`: host names, addresses and networks that may be private, and may be asked without TLS."""
+    """The rules for addresses. `allow`: host names, addresses and networks that may be private, and may be used without TLS."""
 
     def __init__(self, allow: Sequence[str]) -> None:
         self._names: set[str] = set()
@@ -48,7 +48,7 @@ class Guard:
                 self._names.add(each.lower())
 
     def check_url(self, url: str) -> None:
-        """What can be known without asking anybody. Raises Forbidden."""
+        """Checks an address as far as possible without a name look-up. Raises Forbidden."""
         try:
             parts = urlsplit(url)
             host, _ = (parts.hostname or "").rstrip("."), parts.port
@@ -65,14 +65,14 @@ class Guard:
             raise Forbidden("only https, so that it cannot be read on the way (outgoing.allow)")
 
     def check_address(self, address: Address, host: str) -> None:
-        """Raises Forbidden where `host` leads to a private `address`."""
+        """Checks one address. Raises Forbidden where `host` leads to a private `address`."""
         if self._is_named(host) or self._is_listed(address):
             return
         if not all(_is_public(each) for each in _within(address)):
             raise Forbidden(f"{host} leads to {address}, which is no public address (outgoing.allow)")
 
     async def resolve(self, host: str, port: int) -> str:
-        """The address to connect to; all that the name has must be allowed. Raises Forbidden, OSError."""
+        """Returns the address to connect to; all addresses of the name must be allowed. Raises Forbidden, OSError."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(row[4][0]).partition("%")[0] for row in found]
@@ -88,7 +88,7 @@ class Guard:
 
 
 def own_guard(endpoint: str, allow: Sequence[str]) -> Guard:
-    """For the operator's own endpoint: naming localhost or an address there is allowing it, a name that leads to one is not."""
+    """Returns the guard for the operator's own endpoint: an endpoint of localhost or an address is allowed by being named; a name that leads to a private address is not."""
     with suppress(ValueError):
         host = urlsplit(endpoint).hostname or ""
         if host == "localhost" or _address(host) is not None:
@@ -97,7 +97,7 @@ def own_guard(endpoint: str, allow: Sequence[str]) -> Guard:
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to an address that `guard` has looked at. Raises Forbidden; httpx.ConnectError where the name is unknown."""
+    """Connects to an address that `guard` has checked. Raises Forbidden; httpx.ConnectError where the name is unknown."""
 
     def __init__(self, guard: Guard, **options: Any) -> None:
         self._guard = guard
@@ -111,7 +111,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             address = await self._guard.resolve(host, request.url.port or 0)
         except (OSError, UnicodeError) as error:  # a label of more than 63 characters
             raise httpx.ConnectError(f"{host} is not known: {error}", request=request) from error
-        request.extensions = {**request.extensions, "sni_hostname": host}  # what the certificate must name
+        request.extensions = {**request.extensions, "sni_hostname": host}  # the certificate must name this host
         request.url = request.url.copy_with(host=address)  # the Host header was made from the name before
         return await self._inner.handle_async_request(request)
 
@@ -124,7 +124,7 @@ def _is_public(address: Address) -> bool:
 
 
 def _address(host: str) -> Address | None:
-    """The address that a host is written as, also as `127.1` or `2130706433`, which the C library reads too."""
+    """Returns the address that a host is written as, also as `127.1` or `2130706433`, which the C library reads too."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -136,7 +136,7 @@ def _address(host: str) -> Address | None:
 
 
 def _within(address: Address) -> list[Address]:
-    """The address, and those that it carries inside: whoever routes it may unpack them."""
+    """Returns the address and the addresses embedded in it: a router may unpack them."""
     found: list[Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
         teredo = address.teredo or ()
@@ -144,5 +144,5 @@ def _within(address: Address) -> list[Address]:
         if address in NAT64 or address in COMPATIBLE:
             found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address.ipv4_mapped is not None:
-            found.remove(address)  # is_global says no of every mapped address
+            found.remove(address)  # is_global is False for every mapped address
     return found

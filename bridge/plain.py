@@ -1,18 +1,18 @@
-"""Text of users as text: what would move a terminal's cursor, set its title or turn the direction of a line is written out instead."""
+"""Makes users' text safe to print: characters that would move a terminal's cursor, set its title or change the direction of a line are written as escapes."""
 
 import re
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""C0 but tab and newline, DEL, C1, what changes direction, line and paragraph separators, lone surrogates."""
+"""The escaped characters: C0 except tab and newline, DEL, C1, direction marks, line and paragraph separators, lone surrogates."""
 
 
 def plain(text: str) -> str:
-    """ESC becomes the four characters \\x1b, and so on; tab and newline stay."""
+    """Escapes the text: ESC becomes the four characters \\x1b, and so on; tab and newline stay."""
     return _UNSAFE.sub(lambda found: _spelled(found[0]), text)
 
 
 def plain_line(text: str) -> str:
-    """The same in one line, so that nothing can pretend to be the next one."""
+    """Escapes the text into one line, so that no part of it looks like the next line."""
     return plain(text).replace("\n", "\\n")
 
 

@@ -28,12 +28,12 @@ OF_FILE = "_file"
 SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 TASKS = "tasks"
 OF_TASKS = {"comfyui": ("run_comfyui", "servers"), "tools": ("run_tool", "tools")}
-"""[comfyui.NAME] and [tools.NAME] are written shorter than what they are, [tasks.run_comfyui.servers.NAME] and [tasks.run_tool.tools.NAME]."""
+"""Short names of tables: [comfyui.NAME] and [tools.NAME] mean [tasks.run_comfyui.servers.NAME] and [tasks.run_tool.tools.NAME]."""
 SECRET_NAME = re.compile(r"key|token|secret|passw|authorization|cookie", re.IGNORECASE)
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
-    """`file` None means ./dihedral.toml where there is one. `overrides`: "section.snake_case_key" → value (flags).
+    """Loads the settings. `file` None means ./dihedral.toml where it exists. `overrides`: "section.snake_case_key" → value (flags).
 
     Raises:
         SettingsError: "<file, variable or flag>: <path>: <reason>".
@@ -48,7 +48,7 @@ def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
 
 
 def given(file: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
-    """What file and environment decide, as "section.snake_case_key": a launcher's own defaults must not overrule it.
+    """Returns the settings that file and environment set, as "section.snake_case_key": a launcher's own defaults must not replace them.
 
     Raises:
         SettingsError: as `load`.
@@ -65,13 +65,13 @@ def given(file: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def secrets(loaded: Settings) -> frozenset[str]:
-    """What no log may say: keys, and the password within an address."""
+    """Returns the texts that no log may contain: keys, and the password within an address."""
     found = set(_secrets_of_tasks(loaded.tasks))
     for section in _sections():
         for field in msgspec.structs.fields(section.type):
             if field.encode_name in SECRETS:
                 value = getattr(getattr(loaded, section.name), field.name)
-                if field.encode_name == "keys":  # a line each, of which the key alone is secret
+                if field.encode_name == "keys":  # one key per line; only the key itself is secret
                     found |= {line.split()[-1] for line in value.splitlines() if line.split()}
                 else:
                     found.add(urlsplit(value).password or "" if field.encode_name == "url" else value)
@@ -79,7 +79,7 @@ def secrets(loaded: Settings) -> frozenset[str]:
 
 
 def _secrets_of_tasks(value: Any, name: str = "") -> Iterator[str]:
-    """Of the tables below [tasks.ID], whose types only the tasks know, a name says what is secret."""
+    """Finds secrets in the tables below [tasks.ID] by their names, since only the tasks know the types."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _secrets_of_tasks(item, key)
@@ -91,7 +91,7 @@ def _secrets_of_tasks(value: Any, name: str = "") -> Iterator[str]:
 
 
 def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child process that is to have these settings ("section.snake_case_key" → value)."""
+    """Returns the environment of a child process with these settings ("section.snake_case_key" → value)."""
     made = dict(os.environ if environ is None else environ)
     for path, value in decided.items():
         section, _, key = path.partition(".")
@@ -101,24 +101,24 @@ def environment(decided: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
 
 def forget_foreign(environ: MutableMapping[str, str]) -> None:
-    """Takes out what a worker has no use for and a task must not see: the control plane's secrets and a client's key."""
+    """Removes the settings that a worker does not need and a task must not see: the control plane's secrets and a client's key."""
     for name in list(environ):
         if name.upper().startswith(FOREIGN):
             del environ[name]
 
 
 def server_url(environ: Mapping[str, str] | None = None) -> str:
-    """Where clients look for the control plane."""
+    """Returns the address at which clients find the control plane."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_URL", "http://127.0.0.1:8000")
 
 
 def client_key(environ: Mapping[str, str] | None = None) -> str | None:
-    """The API key of clients; None where there is none."""
+    """Returns the API key of clients; None where no key is set."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_API_KEY") or None
 
 
 def client_ca(environ: Mapping[str, str] | None = None) -> str | None:
-    """A file of certificates that clients trust instead of the usual ones."""
+    """Returns the file of certificates that clients trust instead of the usual ones."""
     return (os.environ if environ is None else environ).get("DIHEDRAL_CA") or None
 
 
@@ -183,7 +183,7 @@ def _from_flags(overrides: Mapping[str, Any]) -> list[Row]:
 
 
 def _field(section: str, key: str, source: str) -> Any:
-    """The field of a section by its snake_case name."""
+    """Returns the field of a section by its snake_case name."""
     for field in _fields(section, source):
         if field.name == key:
             return field
@@ -191,7 +191,7 @@ def _field(section: str, key: str, source: str) -> Any:
 
 
 def _sections() -> list[Any]:
-    """Those with settings of their own; what [tasks.ID] may hold is the task's matter."""
+    """Returns the sections with known settings; the contents of [tasks.ID] are checked by the task."""
     return [field for field in msgspec.structs.fields(Settings) if field.name != TASKS]
 
 
@@ -220,7 +220,9 @@ def _check(section: str, key: str, value: Any, source: str) -> None:
                 raise SettingsError(f"{source}: {section}.{key}: {error}{shown}") from error
             if isinstance(value, float) and not math.isfinite(value):  # TOML has nan and inf, which no limit refuses
                 raise SettingsError(f"{source}: {section}.{key}: Expected a finite number (it is {value!r})")
-            if (section, key) == ("redis", "url") and not _is_server(value):  # not shown: it may have a password
+            if (section, key) == ("redis", "url") and not _is_server(
+                value
+            ):  # the value is not shown, since it may contain a password
                 raise SettingsError(
                     f"{source}: redis.url: Expected an address that begins with one of {', '.join(SCHEMES)} (Sentinel is not supported); / ? # @ in a password are written %2F %3F %23 %40"
                 )
@@ -242,7 +244,7 @@ def _is_server(url: str) -> bool:
 
 
 def _parsed(text: str, wanted: Any) -> Any:
-    """A variable's text as the type of its field; what does not parse is left to the check."""
+    """Converts a variable's text to the type of its field; text that does not parse is left to the check."""
     info = msgspec.inspect.type_info(wanted)
     if isinstance(info, msgspec.inspect.Metadata):
         info = info.type

@@ -1,10 +1,10 @@
-"""Times as they leave the system."""
+"""The format of times in documents for clients."""
 
 import time
 
 
 def rfc3339(ms: int) -> str:
-    """UTC with milliseconds, from epoch milliseconds."""
+    """Formats epoch milliseconds as UTC with milliseconds."""
     seconds, rest = divmod(ms, 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"
 

@@ -16,11 +16,11 @@ from dihedral.bridge.version import VERSION
 from dihedral.schemas.structs.settings import Settings
 
 TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
-"""The W3C trace context of the request that is being answered; empty where nobody traces."""
+"""Returns the W3C trace context of the current request; empty where tracing is off."""
 
 
 class Tracing:
-    """`provider`: an OpenTelemetry TracerProvider; what it was given decides where spans go."""
+    """Makes the tracer. `provider`: an OpenTelemetry TracerProvider, whose configuration decides where spans go."""
 
     def __init__(self, provider: Any) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -34,7 +34,7 @@ class Tracing:
 
     @contextmanager
     def request(self, name: str, traceparent: str) -> Iterator[Any]:
-        """A span around a submission; jobs made within it belong to its trace."""
+        """Opens a span around a submission; jobs created within it belong to its trace."""
         parent = self._wire.extract({"traceparent": traceparent})
         with self._tracer.start_as_current_span(name, context=parent, kind=self._kind.SERVER) as span:
             carrier: dict[str, str] = {}
@@ -47,7 +47,7 @@ class Tracing:
 
     @contextmanager
     def node(self, traceparent: str, run: NodeRun, plane: str, worker: str) -> Iterator["NodeSpan"]:
-        """A span around one run of a node."""
+        """Opens a span around one run of a node."""
         attributes = {
             "dihedral.job": run.job_id,
             "dihedral.node": run.node_id,
@@ -63,7 +63,7 @@ class Tracing:
             yield NodeSpan(span, self._failed)
 
     def close(self) -> None:
-        """Sends what has not been sent yet."""
+        """Sends the spans that have not been sent yet."""
         self._provider.shutdown()
 
 
@@ -79,7 +79,7 @@ class NodeSpan:
 
 
 def start(settings: Settings, plane: str) -> Tracing | None:
-    """None where `tracing.endpoint` is empty. Headers for the collector come from OpenTelemetry's own variables.
+    """Returns the tracer; None where `tracing.endpoint` is empty. Headers for the collector come from OpenTelemetry's own variables.
 
     Raises:
         SettingsError: the extra `otel` is not installed.

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from dihedral.control_plane import connections
 
-    # It calls a refusal with a reason an unfinished handshake, and whoever has no key could fill the log with that.
+    # It calls a refusal with a reason an unfinished handshake, and a client without a key could fill the log with that.
     unfinished = "without completing handshake"
     logging.getLogger("uvicorn.error").addFilter(lambda record: unfinished not in str(record.msg))
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stderr.write(f"dihedral control: serving on http://{f'[{host}]' if ':' in host else host}:{port}\n")
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """Our clients first: uvicorn closes sockets without a reason (1012) and waits for event streams in vain."""
+            """Closes the hub's clients first: uvicorn closes sockets without a reason (1012) and waits for event streams in vain."""
             await app.state.hub.close()
             await super().shutdown(sockets)
 
@@ -82,7 +82,7 @@ MOST_DESCRIPTORS = 65_536
 
 
 def _raise_descriptors() -> None:
-    """A soft limit of 1,024 descriptors is usual, and no limit of connections."""
+    """Raises the soft limit of descriptors: it is usually 1,024, which is too low for the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -91,11 +91,11 @@ def _raise_descriptors() -> None:
 
 
 class OpenToAll(DihedralError):
-    """Whoever can reach this machine could do anything."""
+    """The control plane would be open to every client that can reach this machine."""
 
 
 def refuse_open_to_all(loaded: Settings) -> None:
-    """Beyond loopback only with a key, or when told so. Without Redis it is not known; it is then closed until that is there.
+    """Allows addresses beyond loopback only with a key, or with `--insecure`. While Redis is away that is unknown; the control plane is then closed until it is known.
 
     Raises:
         OpenToAll

@@ -1,13 +1,13 @@
-"""Who asks, and what he may do: API keys on REST, event streams and the WebSocket, and from where a browser may ask.
+"""Authentication and authorization: API keys on REST, event streams and the WebSocket, and the origins from which a browser may send requests.
 
-A control plane is open, as on one person's machine, while there has never been a key and it listens on loopback (or was told
-`--insecure`). From the first key on everything but health and schemas wants one. A route that does not say which scope it wants is
-for readers if it only reads, else for admins. Whoever is no admin sees his own jobs and artifacts; those of others are not there.
+A control plane is open, as on one person's machine, while there has never been a key and it listens on loopback (or runs with
+`--insecure`). From the first key on everything except health and schemas requires one. A route that does not declare its scope is
+for readers if it only reads, else for admins. Callers who are not admins see their own jobs and artifacts; those of others are hidden.
 
 Browsers cannot put a header on a WebSocket, an event stream or an image, so `POST /api/session` turns a key into a cookie. The
 cookie only ever reads: what changes something needs the key itself, which no other site can send, so there is no request to forge.
-What a browser asks of an open control plane is not protected by any secret; there the Origin of every change and of every WebSocket
-must be our own, and the Host must be no name that somebody could point at this machine (DNS rebinding).
+A browser's requests to an open control plane are not protected by any secret; there the Origin of every change and of every WebSocket
+must be the control plane's own, and the Host must not be a name that an attacker could point at this machine (DNS rebinding).
 """
 
 import asyncio
@@ -38,7 +38,7 @@ COOKIE = "dihedral_session"
 MAX_SESSIONS = 50
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC = re.compile(r"/(?:health(?:/.*)?|schema(?:/.*)?|schemas/.*|console(?:/.*)?)?")
-"""What anybody may read: whether it runs, how it is asked, and pages without data."""
+"""The public routes: health, the description of the API, and pages without data."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -52,7 +52,7 @@ _decode_session = msgspec.json.Decoder(Session).decode
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """`key` None: nobody had to say who he is. `until_ms`: the end of a browser's session; `session`: its key in Redis."""
+    """The authenticated caller. `key` None: no key was required. `until_ms`: the end of a browser's session; `session`: its key in Redis."""
 
     key: ApiKey | None = None
     until_ms: int | None = None
@@ -60,12 +60,12 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The owner of what he makes; empty: nobody's."""
+        """Returns the owner of new jobs and artifacts; empty: no owner."""
         return self.key.owner if self.key else ""
 
     @property
     def visible_owner(self) -> str | None:
-        """The owner whose jobs and artifacts he sees; None: everybody's."""
+        """Returns the owner whose jobs and artifacts they see; None: those of every owner."""
         return None if self.key is None or "admin" in self.key.scopes else self.key.owner
 
     @property
@@ -77,7 +77,7 @@ ANONYMOUS = Principal()
 
 
 def admitted(app: ASGIApp) -> ASGIApp:
-    """Before every HTTP handler; `/ws` asks by itself, since before its handshake nobody can be told why."""
+    """Guards every HTTP handler; `/ws` checks by itself, since before its handshake no reason can be sent."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or PUBLIC.fullmatch(scope["path"]):
@@ -91,7 +91,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
             return
 
         async def answered(message: Message) -> None:
-            turn.close()  # what streams from here on holds up no other request of its key
+            turn.close()  # a response that streams from here on delays no other request of its key
             await send(message)
 
         access: Access = scope["litestar_app"].state.access
@@ -103,7 +103,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
 
 
 async def _turn(scope: Any, found: "Principal") -> ExitStack:
-    """One of the requests of its key that are handled at once. Uploads take none: they last as long as their line wants."""
+    """One of the requests of its key that are handled at once. Uploads take none: they last as long as their connection needs."""
     stack = ExitStack()
     opt = scope["route_handler"].opt
     if not opt.get("is_long", False):
@@ -114,7 +114,7 @@ async def _turn(scope: Any, found: "Principal") -> ExitStack:
 
 
 class Turns:
-    """So many requests of one key at once, the others in the order in which they came: a burst of one key's reads delays its own."""
+    """Limits the requests of one key at once; the others wait in order of arrival, so a burst of one key delays only that key."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -122,7 +122,7 @@ class Turns:
         self._by_key: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def take(self, key: str) -> Callable[[], None]:
-        """What gives the turn back. Raises 429 where a thousand wait already."""
+        """Waits for a turn; returns the object that releases it. Raises 429 where a thousand wait already."""
         turns, users = self._by_key.setdefault(key, (asyncio.Semaphore(self._at_once), [0]))
         if users[0] >= self._at_once + self._most_waiting:
             detail = f"{users[0]} requests of this key wait for their turn (control.requestsPerKey)"
@@ -148,7 +148,7 @@ class Turns:
 
 
 class Bodies:
-    """Bytes of JSON bodies that are held now, by key and in all."""
+    """Counts the bytes of JSON bodies that are held now, by key and in total."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -156,7 +156,7 @@ class Bodies:
 
     @contextmanager
     def hold(self, found: "Principal") -> Iterator[Callable[[int], None]]:
-        """A function that counts bytes as they come, until the end of the block. It raises 429 or 503 beyond the limit."""
+        """Yields a function that counts bytes as they come, until the end of the block. It raises 429 or 503 beyond the limit."""
         key, mine = found.key.id if found.key else "", 0
 
         def add(size: int) -> None:
@@ -208,7 +208,7 @@ class Access:
         self.bodies = Bodies(settings.control.bodies_bytes)
 
     async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:
-        """Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""
+        """Authenticates a request. Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""
         if changes:
             self._check_origin(connection)
         found = await self._identify(connection, cookie=cookie)
@@ -237,25 +237,28 @@ class Access:
         return self._may_be_open and await self.keyring.is_empty()
 
     async def still(self, found: Principal) -> bool:
-        """Whether he would still be let in, for what goes on for long."""
+        """Returns whether the caller would still be admitted, for long connections."""
         if found.key is None:
             return await self.is_open()
         if found.until_ms is not None and found.until_ms < time.time() * 1000:
             return False
-        if found.session and not await self._client.exists(found.session):  # it was logged out
+        if found.session and not await self._client.exists(found.session):  # the session was logged out
             return False
         return await self.keyring.by_id(found.key.id) is not None
 
     # Browsers -------------------------------------------------------------------------------------------------------
 
     def _check_origin(self, connection: Connection) -> None:
-        """Only browsers send one; a page of another site must not act with what this browser has, or from where it stands."""
+        """Checks the Origin, which only browsers send: a page of another site must not act with this browser's session or network position."""
         origin = connection.headers.get("origin")
         if origin is None or origin in self._control.allowed_origins:
             return
         scheme, _, host = origin.lower().partition("://")
         ours = connection.headers.get("x-forwarded-proto", str(connection.scope["scheme"])).lower()
-        is_downgrade = scheme != "https" and ours in ("https", "wss")  # whoever is on the line writes such a page
+        is_downgrade = scheme != "https" and ours in (
+            "https",
+            "wss",
+        )  # an attacker on the network can write such a page
         if host != connection.headers.get("host", "").lower() or is_downgrade:
             detail = f"pages of {origin[:200]} may not ask here (control.allowedOrigins)"
             raise ApiProblem(403, "origin_forbidden", detail)
@@ -268,7 +271,7 @@ class Access:
         raise ApiProblem(421, "host_forbidden", detail)
 
     async def begin_session(self, found: Principal) -> tuple[str, Session]:
-        """The cookie's value, which Redis has as a hash only, and the session."""
+        """Starts a session; returns the cookie's value, of which Redis stores only a hash, and the session."""
         assert found.key is not None
         seconds = self._control.session_seconds
         ends = int((time.time() + seconds) * 1000)
@@ -279,7 +282,7 @@ class Access:
         return value, session
 
     async def _end_oldest(self, key_id: str, new: str) -> None:
-        """A key has MAX_SESSIONS at most: who asks for one without end takes them from himself."""
+        """Keeps at most MAX_SESSIONS per key: a client that asks for more loses its own oldest ones."""
         mine = keys.sessions_of(key_id)
         await self._client.zadd(mine, {new: time.time()})
         await self._client.pexpire(mine, self._control.session_seconds * 1000)
@@ -300,11 +303,11 @@ class Access:
             raise _refused("session_ended", "this session has ended; begin another with POST /api/session")
         return Principal(key, session.expires_ms, _session_key(value))
 
-    # What goes on for long ------------------------------------------------------------------------------------------
+    # Long connections ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def socket(self, found: Principal) -> Iterator[None]:
-        """Counted as open meanwhile. Raises 429 where a key has as many sockets and event streams in this process as it may have."""
+        """Counts the connection as open during the block. Raises 429 where a key has its maximum of sockets and event streams in this process."""
         if found.key is not None and self._sockets[found.key.id] >= self._most_sockets:
             detail = f"this key has {self._most_sockets} sockets and event streams open (websocket.maxSocketsPerKey)"
             raise ApiProblem(429, "too_many_sockets", detail, headers={"Retry-After": "5"})
@@ -320,7 +323,7 @@ class Access:
 
 @lru_cache(1024)
 def _is_unmistakable(host: str) -> bool:
-    """An address cannot be pointed elsewhere, and a name without a dot belongs to nobody outside; any other can, by its owner."""
+    """Returns whether a host is safe from DNS rebinding: an address, or a name without a dot, which no outside owner can point elsewhere."""
     name = _name(host)
     return "." not in name or is_address(name)
 

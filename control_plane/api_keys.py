@@ -1,8 +1,8 @@
 """API keys: random, shown once, kept as a hash, in one Redis hash that every control plane reads again when its version moves.
 
 A key is `dhk_<id>_<secret>`: the id names the record, the secret is 256 random bits, so a plain SHA-256 of it cannot be searched
-and a slow hash would only slow every request. A revoked or expired key stays in the list: where there was ever a key nobody
-gets in without one.
+and a slow hash would only slow every request. A revoked or expired key stays in the list: once a key has ever existed, no
+caller is admitted without one.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, Client
 from dihedral.bridge.times import now_rfc3339
 
 SCOPES = ("submit", "read", "cancel", "admin")
-"""admin: everything, of every owner."""
+"""The scopes of a key. admin: everything, of every owner."""
 FRESH_SECONDS = 1.0
-"""How long a process may go on with what it knows: a revoked key is refused everywhere after that."""
+"""Seconds for which a process may use its cached keys: after that a revoked key is refused everywhere."""
 
 _TOKEN = re.compile(r"dhk_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 class KeyRefused(DihedralError):
-    """A key that cannot be made or revoked as it was asked for."""
+    """The key cannot be made or revoked as requested."""
 
 
 class ApiKey(msgspec.Struct, kw_only=True, rename="camel"):
-    """`jobs_per_minute` and `max_alive` (jobs that have not ended): 0 means no limit. Times are epoch ms; None: never."""
+    """The record of a key. `jobs_per_minute` and `max_alive` (jobs that have not ended): 0 means no limit. Times are epoch ms; None: never."""
 
     id: str
     owner: str
@@ -61,7 +61,7 @@ def digest(token: str) -> str:
 
 
 def given(text: str) -> list[ApiKey]:
-    """The keys of `control.keys`, a line each: owner, scopes, key. Raises KeyRefused."""
+    """Parses `control.keys`, a line for each key: owner, scopes, key. Raises KeyRefused."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -91,7 +91,7 @@ async def create(
     jobs_per_minute: int = 0,
     max_alive: int = 0,
 ) -> tuple[ApiKey, str]:
-    """The record and the key itself, which nothing can show again. Raises KeyRefused."""
+    """Makes a key; returns the record and the key itself, which cannot be shown again. Raises KeyRefused."""
     if min(jobs_per_minute, max_alive) < 0 or (expires_seconds is not None and expires_seconds <= 0):
         raise KeyRefused("limits and ages are not negative")
     id = secrets.token_hex(8)
@@ -124,13 +124,13 @@ def _checked_scopes(scopes: Sequence[str]) -> list[str]:
 
 
 async def stored(client: Client) -> list[ApiKey]:
-    """Every key there ever was, oldest first."""
+    """Lists every key ever made, oldest first."""
     rows: dict[Any, bytes] = await client.hgetall(keys.API_KEYS)
     return sorted((_decode(row) for row in rows.values()), key=lambda key: (key.created, key.id))
 
 
 async def revoke(client: Client, id: str) -> ApiKey:
-    """Raises KeyRefused where there is none of that id."""
+    """Revokes a key. Raises KeyRefused where the id is unknown."""
     row = await client.hget(keys.API_KEYS, id)
     if row is None:
         raise KeyRefused(f"there is no key {id!r}")
@@ -149,13 +149,13 @@ async def _store(client: Client, key: ApiKey) -> None:
 
 
 class Keyring:
-    """What a process knows of the keys; asks Redis at most once a second, so that requests cost no round trip.
+    """A process's cache of the keys; asks Redis at most once a second, so that requests cost no round trip.
 
-    While Redis is away it goes on with that; one that has never reached it lets nobody in.
+    While Redis is away it keeps using the cache; a process that has never reached Redis admits no caller.
     """
 
     def __init__(self, client: Client, known: Sequence[ApiKey] = (), *, fresh_seconds: float = FRESH_SECONDS) -> None:
-        """`known`: keys that are valid beside those in Redis (`control.keys`)."""
+        """Makes the cache. `known`: keys that are valid beside those in Redis (`control.keys`)."""
         self._client = client
         self._fresh = fresh_seconds
         self._known = {key.id: key for key in known}
@@ -166,12 +166,12 @@ class Keyring:
         self._reading = asyncio.Lock()
 
     async def is_empty(self) -> bool:
-        """Whether there has never been a key, also if Redis has lost them since. Raises LOST while that is not known."""
+        """Returns whether there has never been a key, even if Redis has lost the keys since. Raises LOST while that is not known."""
         await self._refresh()
         return not self._had_some
 
     async def find(self, token: str) -> ApiKey | None:
-        """The valid key that `token` is."""
+        """Returns the valid key of `token`, or None."""
         shaped = _TOKEN.fullmatch(token)
         if shaped is None:
             return None
@@ -182,7 +182,7 @@ class Keyring:
         return key
 
     async def by_id(self, id: str) -> ApiKey | None:
-        """The key with this id, if it is still valid."""
+        """Returns the key with this id, if it is still valid."""
         await self._refresh()
         key = self._keys.get(id)
         return key if key is not None and key.is_valid else None
@@ -199,7 +199,7 @@ class Keyring:
             except CONNECTION_ERRORS:
                 if self._looked == float("-inf"):
                     raise
-                # Who was let in before Redis went away finds nothing here that he must not see.
+                # A caller admitted before Redis went away finds nothing here that they must not see.
             self._looked = looked
 
     async def _read(self) -> None:

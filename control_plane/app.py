@@ -2,7 +2,7 @@
 
 The loops start after the connection is made and end in this order: the executor drains (so
 no light node is cut off), the hub closes its clients (they reconnect elsewhere), the scheduler stops, then store and Redis
-close. A control plane starts although Redis is away: it answers 503 and /health/ready says why.
+close. A control plane starts although Redis is away: it answers 503 and /health/ready gives the reason.
 """
 
 import asyncio
@@ -53,13 +53,13 @@ from dihedral.schemas.structs.settings import Settings
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 4.0
-"""How long a request waits for Redis; nothing blocks on this connection, so a longer silence is an outage."""
+"""Seconds that a request waits for Redis; no command blocks on this connection, so a longer silence is an outage."""
 SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
-    """Contacts nothing. `spans`: instead of what the settings say of tracing.
+    """Builds the application without contacting any server. `spans`: replaces the tracing of the settings.
 
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
@@ -140,7 +140,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
-    """None: pages of other origins may read no answer."""
+    """Returns the CORS configuration; None: pages of other origins may read no answer."""
     if not settings.control.allowed_origins:
         return None
     return CORSConfig(
@@ -153,7 +153,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
 
 
 def _watch(done: "asyncio.Task[None]", name: str) -> None:
-    """A loop that ends by itself is a bug or a refusal; the process must not go on as if it were whole."""
+    """Ends the process when a loop ends by itself, which is a bug or a refusal: the process must not continue without it."""
     if done.cancelled() or done.exception() is None:
         return
     error = done.exception()
@@ -165,7 +165,7 @@ def _watch(done: "asyncio.Task[None]", name: str) -> None:
 
 
 def _measured(app: ASGIApp) -> ASGIApp:
-    """Counts API requests by route template; everything else passes untouched."""
+    """Counts API requests by route template; other requests pass unchanged."""
     counters: dict[tuple[str, str, int], Counter] = {}
     durations: dict[str, Histogram] = {}
 
@@ -205,7 +205,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
 
 
 def _traced(spans: Tracing) -> Callable[..., ASGIApp]:
-    """A span around every submission."""
+    """Opens a span around every submission."""
 
     def wrap(app: ASGIApp) -> ASGIApp:
         async def middleware(scope: Scope, receive: Receive, send: Send) -> None:

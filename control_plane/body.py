@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded, JSON by its content type, and as the bytes that came, which are kept as they are."""
+"""Reads a request's body: bounded, JSON by its content type, and as the received bytes, which are kept unchanged."""
 
 import asyncio
 from typing import Any
@@ -13,11 +13,11 @@ from dihedral.schemas.structs.problem import ProblemDetail
 BODY_SECONDS, LEAST_BYTES_PER_SECOND = 30.0, 64 * 1024
 CLOSE = {"Connection": "close"}
 DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What a decoder raises about a body; `refusal` says it to the client."""
+"""The errors of a decoder; `refusal` turns them into a problem for the client."""
 
 
 async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = False) -> bytes:
-    """The raw body. Raises ApiProblem: 413 beyond `limit` bytes, 429 or 503 where too many are held already, 415 not JSON; an empty one is b"" where `optional`."""
+    """Reads the raw body. Raises ApiProblem: 413 beyond `limit` bytes, 429 or 503 where too many are held already, 415 not JSON; an empty one is b"" where `optional`."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
@@ -52,7 +52,7 @@ def too_large(limit: int) -> ApiProblem:
 
 
 async def refusal(raw: bytes | memoryview, error: Exception, stem: str = "", name: str = "") -> ApiProblem:
-    """Why a body was not taken: 400 not JSON, else 422 with every problem by the schema `name` of `stem`, if there is one."""
+    """Returns the problem of a refused body: 400 not JSON, else 422 with every problem by the schema `name` of `stem`, if it exists."""
     return await asyncio.to_thread(_refusal, raw, error, stem, name)
 
 
@@ -63,7 +63,7 @@ def _refusal(raw: bytes | memoryview, error: Exception, stem: str, name: str) ->
     except RecursionError:
         detail = ProblemDetail(pointer="", code="too_deep", detail="more than 64 levels")
         return ApiProblem(422, "too_deep", "the body is nested too deeply", [detail])
-    except msgspec.ValidationError as wrong:  # JSON, but with a number that nothing here can hold
+    except msgspec.ValidationError as wrong:  # JSON, but with a number that no type here can hold
         return _unfit([("", "invalid", str(wrong))])
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         return ApiProblem(400, "not_json", f"the body is not JSON: {wrong}")

@@ -1,4 +1,4 @@
-"""What a connection may cost before anybody knows who is at its other end: uvicorn's protocols, with limits.
+"""Limits the cost of a connection before its client is authenticated: uvicorn's protocols, with limits.
 
 A client that has not yet been admitted can hold a descriptor, memory of its unfinished request, and a place in the log. So every connection has a
 limit for each of them: connections in all and per address, bytes of a head, seconds for a head, and a least rate at which a body comes and an answer is taken.
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
 PIPELINED = 32
-"""Requests that may stand behind the one being answered; each holds some kilobytes."""
+"""The number of requests that may wait behind the one being answered; each holds some kilobytes."""
 LEAST_BYTES_PER_SECOND = 1024
 RESERVED_DESCRIPTORS = 256
-"""For Redis, the store, files and libraries."""
+"""Descriptors reserved for Redis, the store, files and libraries."""
 LINES_PER_MINUTE = 6
 ADDRESSES = 10_000
 
 
 class QuietLog:
-    """At most LINES_PER_MINUTE warnings per address in a minute; the first line of the next minute has the number of those left out."""
+    """Lets through at most LINES_PER_MINUTE warnings per address in a minute; the first line of the next minute has the number of those left out."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -56,7 +56,7 @@ class QuietLog:
 
 
 class _Logger(logging.LoggerAdapter[logging.Logger]):
-    """uvicorn's logger for one connection: its warnings are about what the client sent."""
+    """uvicorn's logger for one connection: its warnings are about the client's data."""
 
     def __init__(self, limits: "Limits", address: str) -> None:
         super().__init__(logging.getLogger("uvicorn.error"), {})
@@ -71,7 +71,7 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 class Limits:
-    """The connections of one process, and what they may cost."""
+    """The connections of one process, and their limits."""
 
     def __init__(self, settings: Settings) -> None:
         control = settings.control
@@ -88,7 +88,7 @@ class Limits:
         self._idle: OrderedDict[Connection, None] = OrderedDict()
 
     def admit(self, connection: object, address: str) -> bool:
-        """Whether there is room for one more; it counts from then on until `left`."""
+        """Returns whether one more connection is allowed; it counts from then on until `left`."""
         if len(self._open) >= self.most and not self._evict():
             return False
         if self._by_address[address] >= self.most_per_address and not self._is_proxy(address):
@@ -105,7 +105,7 @@ class Limits:
                 del self._by_address[address]
 
     def replace(self, connection: object, by: object) -> None:
-        """The connection is `by`'s now (a WebSocket's); its address stays."""
+        """Moves the connection to the protocol `by` (a WebSocket's); its address stays."""
         self._open.discard(connection)
         self._open.add(by)
 
@@ -126,13 +126,13 @@ class Limits:
     def _is_proxy(self, address: str) -> bool:
         try:
             found = ipaddress.ip_address(address)
-        except ValueError:  # a unix socket's
+        except ValueError:  # the address of a unix socket
             return True
         return found.is_loopback or any(found in network for network in self._proxies)
 
 
 class Connection(HttpToolsProtocol):
-    """`limits` is set by `protocols`."""
+    """The HTTP protocol with limits. `limits` is set by `protocols`."""
 
     limits: Limits
     socket_class: type["SocketConnection"]
@@ -145,7 +145,7 @@ class Connection(HttpToolsProtocol):
         self._body = 0
         self._moved = 0  # bytes received since the last look
         self._is_reading = True  # a request is awaited or incomplete
-        self._begun: float | None = self.loop.time()  # of an incomplete head
+        self._begun: float | None = self.loop.time()  # the start time of an incomplete head
         self._unsent: int | None = None
         self._ticking: asyncio.TimerHandle | None = None
         if not self.limits.admit(self, self.address):
@@ -163,7 +163,7 @@ class Connection(HttpToolsProtocol):
             self._ticking.cancel()
         super().connection_lost(exc)
 
-    # What comes -----------------------------------------------------------------------------------------------------
+    # Received data --------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -173,7 +173,7 @@ class Connection(HttpToolsProtocol):
             self._begun = self.loop.time()
         before, self._completed = self._body, False
         super().data_received(data)
-        if self._completed:  # what followed in the same piece is small: asyncio reads 256 KiB at most
+        if self._completed:  # the rest of the same piece is small: asyncio reads 256 KiB at most
             return
         self._overhead += len(data) - (self._body - before)
         if self._overhead > HEAD_BYTES + 8 * self._body and not self.transport.is_closing():
@@ -195,7 +195,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def _count(self, size: int) -> None:
-        """Within one piece, so that what is refused was never built."""
+        """Checks within one piece, so that a refused part is never built."""
         self._lines += size
         if self._lines > HEAD_BYTES:
             raise ValueError("the head is too large")
@@ -235,16 +235,18 @@ class Connection(HttpToolsProtocol):
             self._ticking.cancel()
         super().handle_websocket_upgrade()
 
-    # What takes too long --------------------------------------------------------------------------------------------
+    # Time limits ----------------------------------------------------------------------------------------------------
 
     def _tick_later(self) -> None:
         seconds = min(self.limits.head_seconds, self.limits.stall_seconds) / 2
         self._ticking = self.loop.call_later(seconds, self._tick, seconds)
 
     def _tick(self, seconds: float) -> None:
-        """Closes the connection where its head is late, its body does not come, or its answer is not taken."""
+        """Closes the connection where its head is late, its body does not arrive, or its answer is not read."""
         if self.transport.is_closing():
-            self._stalled_for(self.transport.get_write_buffer_size() > 0, seconds)  # what it still has to take
+            self._stalled_for(
+                self.transport.get_write_buffer_size() > 0, seconds
+            )  # bytes that the client has not read yet
             self._tick_later()
             return
         if self._begun is not None:
@@ -261,7 +263,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle.more_body and not self.cycle.waiting_for_100_continue
 
     def _is_stuck(self, seconds: float) -> bool:
-        """Whether the answer waits for the client, which takes less than it has to."""
+        """Returns whether the answer waits for a client that reads slower than the least rate."""
         size = self.transport.get_write_buffer_size()
         before, self._unsent = self._unsent, size if self.flow.write_paused else None
         return before is not None and self._unsent is not None and before - size < LEAST_BYTES_PER_SECOND * seconds
@@ -290,7 +292,7 @@ class Connection(HttpToolsProtocol):
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
-    """Counts like the connection that it was before its handshake."""
+    """The WebSocket protocol; it counts as the connection that it was before its handshake."""
 
     limits: Limits
 
@@ -305,14 +307,14 @@ class SocketConnection(WebSocketsSansIOProtocol):
 
 
 def protocols(settings: Settings) -> dict[str, Any]:
-    """`http` and `ws` for uvicorn.Config, sharing their limits."""
+    """Returns `http` and `ws` for uvicorn.Config, sharing their limits."""
     limits = Limits(settings)
     socket = type("LimitedSocket", (SocketConnection,), {"limits": limits})
     return {"http": type("LimitedConnection", (Connection,), {"limits": limits}), "ws": socket}
 
 
 def config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
-    """uvicorn's configuration for this application, with the limits of its settings."""
+    """Returns uvicorn's configuration for this application, with the limits of its settings."""
     return uvicorn.Config(
         answers_head(app),
         **protocols(settings),

@@ -1,4 +1,4 @@
-"""HEAD where GET is: the answer to GET, without its body (RFC 9110, 9.3.2)."""
+"""Answers HEAD wherever there is GET: the answer to GET without its body (RFC 9110, 9.3.2)."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from litestar.types import ASGIApp, Message, Receive, Send
 
 
 def is_head(scope: Any) -> bool:
-    """For a handler whose answer is expensive to make and will not be sent."""
+    """Returns whether a handler may skip an expensive answer, since its body will not be sent."""
     return bool(scope["state"].get("is_head"))
 
 
 def answers_head(app: ASGIApp) -> ASGIApp:
-    """The server itself leaves the body out. What streams is told that the client has gone, as soon as its head is sent."""
+    """Handles HEAD. The server itself leaves the body out; a stream receives a disconnect as soon as its head is sent."""
 
     async def wrapped(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "HEAD":

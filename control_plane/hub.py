@@ -3,15 +3,15 @@
 Subscribe first, then read snapshot and log in one script, then live. A logged event must be the last one + 1, else the log is
 read again: Pub/Sub loses messages whenever a connection breaks, and redis-py reconnects without a word. So the state of every
 watched job is read again whenever Redis confirms a subscription of the connection's own channel, which it does after every
-reconnect whoever made it, and after 15 quiet seconds.
+reconnect, automatic or not, and after 15 quiet seconds.
 
-Messages and answers travel on two connections, so either may be the older one. What an answer says counts only as far as it goes
-beyond what was heard. What is kept for each client: watches.py.
+Messages and answers travel on two connections, so either may be the older one. An answer counts only as far as it goes
+beyond the received messages. The state kept for each client is in watches.py.
 
 After a failover a seq may have gone back; the epoch is the replication id of the server that has the job, and another one means
 a resync.
 
-Large because reading, rereading and recovering share one connection and one order; what is pure stands in watches.py.
+Large because reading, rereading and recovering share one connection and one order; the pure part is in watches.py.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ GOODBYE_SECONDS = 1.0
 FIRST_DELAY = 0.05
 FAILOVER_SECONDS = 1.0
 HUB_CHANNEL = "hub"
-"""A channel that is always subscribed, so that the connection is never without one."""
+"""A channel that is always subscribed, so that the connection always has one."""
 
 
 class UnknownJob(Exception):
@@ -50,7 +50,7 @@ class UnknownJob(Exception):
 
 
 class Hub:
-    """`documents` makes the job document of a resync."""
+    """The hub of one process. `documents` makes the job document of a resync."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Hub:
         self._quiet = quiet_seconds
         self._silent = silent_seconds
         self._epochs: dict[int, str] = {}
-        """By partition, of those that are watched."""
+        """The epochs of the watched partitions."""
         self._watches: dict[str, Watch] = {}
         self._changes: list[Watch] = []
         self._changed = asyncio.Event()
@@ -94,7 +94,7 @@ class Hub:
                 self._delay = min(self._delay * 2, 2.0)
 
     def measured(self) -> list[Metric]:
-        """What is watched here now, for the metrics."""
+        """Returns the number of watches and clients now, for the metrics."""
         subscriptions = sum(len(watch.subscriptions) for watch in self._watches.values())
         return [
             GaugeMetricFamily("dihedral_hub_watched_jobs", "Jobs watched through this process", len(self._watches)),
@@ -105,7 +105,7 @@ class Hub:
 
     @contextmanager
     def attended(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Whoever is to be told, by `wake`, that this process goes away (`closing`), and is waited for a moment then."""
+        """Registers a client that must be notified, by `wake`, when this process stops (`closing`); the process waits a moment for it."""
         self._clients.add(wake)
         try:
             yield
@@ -115,7 +115,7 @@ class Hub:
                 self._empty.set()
 
     async def close(self) -> None:
-        """Lets the clients know that this process goes away, and gives them a second to say goodbye."""
+        """Notifies the clients that this process stops, and gives them a second to close."""
         self.closing.set()
         for wake in list(self._clients):
             wake()
@@ -130,7 +130,7 @@ class Hub:
     async def subscribe(
         self, job_id: str, after: int, epoch: str | None, wake: Callable[[], None], visible_owner: str | None = None
     ) -> Subscription:
-        """Ready to collect when this returns: snapshot and kept events first. Raises UnknownJob, also for a job that is not of `sees`; LOST."""
+        """Subscribes a client; snapshot and kept events are ready to collect when this returns. Raises UnknownJob, also for a job that is not of `sees`; LOST."""
         watch = self._watches.get(job_id)
         if watch is None:
             watch = self._watches[job_id] = Watch(job_id)
@@ -150,7 +150,7 @@ class Hub:
             raise
 
     async def fill(self, subscription: Subscription, after: int, epoch: str | None = None) -> None:
-        """Makes what follows `after` pending: the kept events, or a snapshot where they do not reach. Raises UnknownJob, LOST."""
+        """Makes everything after `after` pending: the kept events, or a snapshot where they do not reach so far. Raises UnknownJob, LOST."""
         watch = subscription.watch
         subscription.ready = subscription.lost = False
         subscription.events = []
@@ -214,7 +214,7 @@ class Hub:
             await client.aclose()
 
     async def _follow(self, pubsub: PubSub) -> None:
-        """The only one that sends here: a client that leaves in the middle of a command would cost all the connection."""
+        """Sends all commands of this connection: a client that leaves in the middle of a command would otherwise break it for all."""
         while True:
             try:
                 async with asyncio.timeout(self._silent):
@@ -251,7 +251,9 @@ class Hub:
         if watch is None:
             return
         if message["type"] == "subscribe":
-            if channel == watch.channels[-1] and watch.asked:  # else it was for an earlier watch of the same job
+            if (
+                channel == watch.channels[-1] and watch.asked
+            ):  # otherwise the message was for an earlier watch of the same job
                 watch.confirmed.set()
         else:
             watch.heard = time.monotonic()
@@ -261,7 +263,7 @@ class Hub:
                 self._on_event(watch, message["data"])
 
     def _on_connection(self) -> None:
-        """Every channel is subscribed now, by whichever connection; what was said before has to be read."""
+        """Handles the subscription of every channel, on any connection; events published before it have to be read."""
         self._delay = FIRST_DELAY
         if self._recovering is not None:
             self._recovering.cancel()
@@ -285,7 +287,7 @@ class Hub:
             self._schedule_reread(watch, head.seq)
 
     def _end(self, watch: Watch) -> None:
-        """The job is no more; one of the same id is another job and gets a watch of its own."""
+        """Ends the watch of a deleted job; a new job of the same id gets a new watch."""
         watch.gone = True
         self._forget(watch)
         for subscription in watch.subscriptions:
@@ -294,13 +296,15 @@ class Hub:
     # Reading again --------------------------------------------------------------------------------------------------
 
     async def _read(self, watch: Watch, after: int | None = None) -> JobView | None:
-        """The job, and its events after `after` or those not heard yet; brings the watch up to date. One read at a time."""
+        """Reads the job, and its events after `after` or those not received yet; brings the watch up to date. One read at a time."""
         async with watch.reading:
             while not watch.gone:
                 epoch, seen = await self._epoch_of(watch), watch.seq
                 known = [seq for seq in (after, seen) if seq is not None]
                 view = await self._jobs.read(watch.job_id, min(known, default=0))
-                if view is None or (seen is not None and view.owner != watch.owner):  # another's job of the same id
+                if view is None or (
+                    seen is not None and view.owner != watch.owner
+                ):  # another owner's job of the same id
                     self._end(watch)
                     return None
                 watch.heard = time.monotonic()
@@ -310,9 +314,9 @@ class Hub:
                     snapshot = await self._snapshot(view, epoch)
                     if (
                         watch.seq in (seen, None) or view.seq >= watch.seq
-                    ):  # else the answer is older than what was heard
+                    ):  # otherwise the answer is older than the received messages
                         self._replace(watch, view, snapshot)
-                    continue  # what was heard meanwhile was taken back
+                    continue  # the events received meanwhile were undone
                 else:
                     self._apply_log(watch, view)
                 return view
@@ -337,19 +341,19 @@ class Hub:
         watch.move(view.seq, view.progress)
 
     def _replace(self, watch: Watch, view: JobView, snapshot: Snapshot) -> None:
-        """Everybody gets a snapshot: the seq went back, or the log no longer reaches so far."""
+        """Sends every client a snapshot: the seq went back, or the log no longer reaches so far."""
         watch.begin(view, snapshot.epoch)
         for subscription in watch.subscriptions:
             subscription.replace(snapshot)
 
     def _schedule_reread(self, watch: Watch, seq: int) -> None:
-        """The log is to be read up to `seq`, of which there was a word."""
+        """Schedules a read of the log up to `seq`, which a message has named."""
         idle, watch.wanted = watch.wanted == 0, max(watch.wanted, seq)
         if idle:
             self._group.create_task(self._catch_up(watch))
 
     async def _catch_up(self, watch: Watch) -> None:
-        """One read for all that was heard before it; whatever the log has not then, it never had."""
+        """Reads once for all messages received before it; an event that is not in the log then was never there."""
         while wanted := watch.wanted:
             metrics.hub_rereads_total.inc()
             await self._reread(watch)
@@ -357,7 +361,7 @@ class Hub:
                 watch.wanted = 0
 
     async def _recover(self) -> None:
-        """Another epoch than that of a watch is a resync for its clients, the same one means reading what was missed."""
+        """Compares epochs: a new one is a resync for the watch's clients, the same one means reading the missed events."""
         self._epochs.clear()
         for watch in list(self._watches.values()):
             await self._reread(watch)
@@ -367,7 +371,7 @@ class Hub:
             await self._until_answered(lambda: self._read(watch))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """A server that has just come back may still be loading: only an answer ends this."""
+        """Repeats until the server answers: one that has just come back may still be loading."""
         delay = FIRST_DELAY
         while True:
             try:
@@ -378,7 +382,7 @@ class Hub:
             delay = min(delay * 2, 2.0)
 
     async def _looks_for_failovers(self) -> None:
-        """A cluster's master may be replaced while the connection to another node of it stays as it is."""
+        """Checks the epochs of a cluster: a master may be replaced while the connection to another node stays open."""
         while True:
             await asyncio.sleep(FAILOVER_SECONDS)
             watched = {self._jobs.scripts.partition(job_id).number: job_id for job_id in self._watches}

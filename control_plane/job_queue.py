@@ -1,11 +1,11 @@
-"""JobQueue: what a user may ask of jobs, and what the answer looks like. Policy over dihedral.bridge.fabric.jobs, which never validates.
+"""JobQueue: the operations on jobs for users, and their answers. Policy over dihedral.bridge.fabric.jobs, which never validates.
 
 Planning comes first and finds every problem at once; only then is anything written. An Idempotency-Key is tied to a job id and
 the digest of the raw body before the job is created, and creating it is idempotent by the same digest, so a crash or a lost
-answer between the two is repaired by the client's own retry: whoever finds the key submits under the id that it names. Once
-the job was created the key says so, and a repeat never creates it again, also when the job has expired or was deleted.
+answer between the two is repaired by the client's own retry: a process that finds the key submits under the id that it names. Once
+the job was created the key records that, and a repeat never creates it again, also when the job has expired or was deleted.
 
-Large because every question that a route asks of jobs is one short method here; what a job waits for stands in waiting.py.
+Large because every operation of a route on jobs is one short method here; the reasons for which a job waits are in waiting.py.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ from dihedral.schemas.structs.worker import WorkerInfo
 FRESH_SECONDS = 1.0
 AGAIN_SECONDS = 0.05
 RESERVED = frozenset({"batch"})
-"""Ids that would hide behind routes of the same name."""
+"""Ids that are refused because routes of the same name would hide them."""
 PAGE = 100
 BLOCK = 50
 BLOCK_BYTES = 1 << 20
@@ -57,7 +57,7 @@ BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
 AT_ONCE = 16  # nodes whose outputs are in memory together while a graph is sent
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # beyond, a time zone would need a year of five digits
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # a later time would need a year of five digits in some time zone
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -67,7 +67,7 @@ _decode_error = msgspec.json.Decoder(JobError).decode
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True):
-    """What an Idempotency-Key is tied to. `created`: the job was created; before that it may still have to be."""
+    """The record of an Idempotency-Key. `created`: the job was created; until then a repeat may still have to create it."""
 
     job_id: str
     created: bool
@@ -81,7 +81,7 @@ class Planned(msgspec.Struct):
 
 
 class JobQueue:
-    """`own`: the capabilities of the control plane itself, known before any worker has announced them."""
+    """Makes the queue. `own`: the capabilities of the control plane itself, known before any worker has announced them."""
 
     def __init__(
         self, jobs: Jobs, settings: Settings, pipelines: Mapping[str, Pipeline], own: Mapping[str, Capability]
@@ -102,14 +102,14 @@ class JobQueue:
     # Planning -------------------------------------------------------------------------------------------------------
 
     async def decode(self, body: bytes | memoryview) -> JobRequest:
-        """Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
+        """Decodes a body. Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
         try:
             return _decode_request(body)
         except DECODE_ERRORS as error:
             raise await refusal(body, error, "request", "JobRequest") from error
 
     async def plan(self, request: JobRequest, job_id: str | None = None, owner: str = "") -> Planned:
-        """What would run, or ApiProblem with every problem of the plan."""
+        """Returns the plan of a job. Raises ApiProblem with every problem of the plan."""
         _check_envelope(request, self._guard)
         submission, pipeline, prefix = self._submission(request)
         if isinstance(submission.workflow_id, str):
@@ -125,11 +125,11 @@ class JobQueue:
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
-            capabilities = await self.capabilities()  # a worker may just have brought it
+            capabilities = await self.capabilities()  # a worker may just have announced it
             found = planning.problems(graph, capabilities)
         if not found and any(capabilities[node.task].runtime.kind == "gpu" for node in graph.nodes):
             found = planning.memory_problems(graph, capabilities, await self.workers())
-            if found:  # one that only restarts may have the device
+            if found:  # a worker that is only restarting may have the device
                 found = planning.memory_problems(graph, capabilities, await self.jobs.workers.recent())
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
@@ -170,7 +170,7 @@ class JobQueue:
         return submission, pipeline.id, "/pipeline"
 
     async def capabilities(self) -> dict[str, Capability]:
-        """Every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
+        """Returns every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
         known = await self.known_tasks()
         if self._merged is None or self._merged[0] is not known:
             self._merged = known, {**self._own, **{task: each.capability for task, each in known.items()}}
@@ -189,7 +189,7 @@ class JobQueue:
         return self._known
 
     def _look_again(self) -> bool:
-        """Lets known tasks be read anew, unless that was just done: a batch of unknown tasks must not cost a read each."""
+        """Allows another read of the known tasks, unless one was just done: a batch of unknown tasks must not cost a read each."""
         if time.monotonic() - self._known_at < AGAIN_SECONDS:
             return False
         self._known_at = float("-inf")
@@ -204,7 +204,7 @@ class JobQueue:
     # Submitting -----------------------------------------------------------------------------------------------------
 
     async def submit(self, body: bytes, principal: Principal = ANONYMOUS, key: str | None = None) -> tuple[Job, bool]:
-        """(job, whether it is new). Raises ApiProblem."""
+        """Submits a job; returns (job, whether it is new). Raises ApiProblem."""
         request = await self.decode(body)
         owner = principal.name
         digest = _digest(body, owner)
@@ -217,7 +217,9 @@ class JobQueue:
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
             if kept is not None:
-                planned.graph.workflow_id = kept.job_id  # somebody was first with the same request: one job for both
+                planned.graph.workflow_id = (
+                    kept.job_id
+                )  # another client was first with the same request: one job for both
         job_id = planned.graph.workflow_id
         new = self._new(planned, request, digest, principal)
         if going := await note_use(self.jobs.client, _named(new)):
@@ -229,19 +231,19 @@ class JobQueue:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
             return await (self.document(new.view()) if word == "ok" else self._repeated(job_id, owner)), word == "ok"
-        if key is not None and word == "exists":  # no repeat could succeed, but the same key with another id can
+        if key is not None and word == "exists":  # a repeat could not succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self.not_accepted(word, job_id)
 
     async def _check_allowance(self, principal: Principal) -> None:
-        """Before anything is planned or kept. Raises 429."""
+        """Checks the limits before any planning or storing. Raises 429."""
         left, word = await self.jobs.allowance(self.limit_of(principal))
         if not left:
             self._count(None, word)
             raise self.not_accepted(word, "")
 
     async def _repeated(self, job_id: str, owner: str) -> Job:
-        """The job that a key made. One of the same id that another owner has made since is another job."""
+        """Returns the job that an Idempotency-Key created. A job of the same id that another owner has made since is a different job."""
         found = await self.jobs.read(job_id)
         if found is None or found.owner != owner:
             raise ApiProblem(409, "job_gone", f"this Idempotency-Key made the job {job_id!r}, which is gone")
@@ -250,9 +252,9 @@ class JobQueue:
     async def submit_batch(
         self, items: Sequence[bytes | msgspec.Raw], principal: Principal = ANONYMOUS
     ) -> list[Job | ApiProblem]:
-        """Each item on its own: a bad one stops no other. What the key's or the queue's limits refuse is not even decoded.
+        """Submits each item independently: a bad one stops no other. Items that the key's or the queue's limits refuse are not even decoded.
 
-        Items are looked at where they lie, a block at a time, so that a batch costs its own bytes and little more.
+        Items are read in place, a block at a time, so that a batch costs its own bytes and little more.
         """
         answers: list[Job | ApiProblem | None] = [None] * len(items)
         sent: asyncio.Task[None] | None = None
@@ -274,7 +276,7 @@ class JobQueue:
             if sent is not None:
                 await sent
             sent = asyncio.create_task(self._submit_block(new, answers))
-            await asyncio.sleep(0)  # planning never waits by itself: let the block out
+            await asyncio.sleep(0)  # planning never waits by itself, so this lets the block be sent
             if left <= 0 and index < len(items):
                 await sent
                 left, word = await self.jobs.allowance(self.limit_of(principal))
@@ -339,14 +341,14 @@ class JobQueue:
         )
 
     def limit_of(self, principal: Principal) -> Limit:
-        """A key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
+        """Returns a key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
         key, count = principal.key, self.settings.redis.partitions
         if key is None or not (key.jobs_per_minute or key.max_alive):
             return ()
         return key.id, -(-key.jobs_per_minute // count), -(-key.max_alive // count)
 
     async def _lookup(self, owner: str, key: str | None, digest: str) -> IdempotencyRecord | None:
-        """What a key is tied to. Raises 409 where that was another body."""
+        """Reads the record of an Idempotency-Key. Raises 409 where it was used with another body."""
         if key is None:
             return None
         raw = await self.jobs.client.get(keys.idempotency(owner, key))
@@ -358,7 +360,7 @@ class JobQueue:
         return IdempotencyRecord(job_id, bool(created))
 
     async def _reserve(self, owner: str, key: str, digest: str, job_id: str) -> IdempotencyRecord | None:
-        """Ties a key to a job; answers what it is tied to where somebody was first."""
+        """Ties an Idempotency-Key to a job; returns the existing record where another request was first."""
         name = keys.idempotency(owner, key)
         seconds = self.settings.control.idempotency_seconds
         if await self.jobs.client.set(name, f"{job_id} {digest}", nx=True, ex=seconds):
@@ -384,7 +386,7 @@ class JobQueue:
 
     # Documents ------------------------------------------------------------------------------------------------------
 
-    # `sees`: the owner whose jobs may be looked at (Principal.visible_owner); to him those of others are not there. None: all of them.
+    # `sees`: the owner whose jobs may be read (Principal.visible_owner); jobs of other owners are hidden. None: all jobs.
 
     async def document_of(self, job_id: str, visible_owner: str | None) -> Job:
         return await self.document(await self.view(job_id, visible_owner=visible_owner), position=True)
@@ -403,7 +405,7 @@ class JobQueue:
         return found
 
     async def document(self, view: JobView, *, position: bool = False) -> Job:
-        """`position`: whether to count its place in the line, which a list of many does not."""
+        """Makes a job's document. `position`: whether to count its place in the queue, which a long list does not."""
         return Job(
             job_id=view.job_id,
             status=JobStatus(view.status),
@@ -420,9 +422,9 @@ class JobQueue:
         )
 
     async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
-        """The normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
+        """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
 
-        As JSON, piece by piece: what all nodes have left may be many times as large as what a request may cost.
+        The result is JSON in pieces: the outputs of all nodes may be many times larger than the memory that a request may use.
         """
         view = await self.view(job_id, depth=Depth.graph, visible_owner=visible_owner)
         if view.graph is None:
@@ -457,10 +459,10 @@ class JobQueue:
         cursor: str | None,
         visible_owner: str | None = None,
     ) -> tuple[list[Job], str | None]:
-        """Newest first; the cursor of the next page, or None at the end.
+        """Lists jobs, newest first; returns them with the cursor of the next page, or None at the end.
 
         A page may have fewer jobs than `limit` and still have a next one: a rare status in a long list is looked for
-        over several requests instead of one that holds up everybody.
+        over several requests instead of one that delays all clients.
         """
         wanted = frozenset(statuses)
         before = None if cursor is None else _cursor(cursor)
@@ -490,7 +492,7 @@ class JobQueue:
     # Changing -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, job_id: str, visible_owner: str | None) -> tuple[Job, bool]:
-        """(job, whether it was alive)."""
+        """Cancels a job; returns (job, whether it was alive)."""
         if visible_owner is not None:
             await self.view(job_id, visible_owner=visible_owner)
         word = await self.jobs.cancel(checked(job_id))
@@ -499,7 +501,7 @@ class JobQueue:
         return await self.document_of(job_id, visible_owner), word != "ended"
 
     async def finish(self, job_id: str, node_id: str, visible_owner: str | None) -> Job:
-        """Asks a running node to end now with the best result that it has. Only the worker that runs it hears it, once."""
+        """Asks a running node to end now with the best result that it has. Only the worker that runs it receives the request, once."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.record(node_id).status != "running":
             raise ApiProblem(409, "node_not_running", f"{node_id!r} does not run, so there is nothing to end early")
@@ -519,7 +521,7 @@ class JobQueue:
         return await self.document_of(job_id, principal.visible_owner)
 
     async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
-        """Forgets an ended job and answers what it was."""
+        """Deletes an ended job and returns its last document."""
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
@@ -527,12 +529,12 @@ class JobQueue:
 
 
 def _digest(body: bytes | memoryview, owner: str) -> str:
-    """Tells a repeat from another request, which the same bytes of another owner are: 128 bits, since it is kept with every job."""
+    """Computes the digest that tells a repeat from another request; the same bytes of another owner are another request. 128 bits, since every job stores it."""
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 
 
 def _named(job: NewJob) -> list[str]:
-    """The artifacts that a graph names; looked for only where there can be one."""
+    """Returns the artifacts that a graph names; searches only where there can be one."""
     return sorted(set(names_in(msgspec.json.decode(job.graph)))) if b'"bucket"' in job.graph else []
 
 
@@ -546,14 +548,14 @@ def is_id(text: str) -> bool:
 
 
 def checked(job_id: str) -> str:
-    """Raises 404 for what can be no job id, and so must not become part of a key."""
+    """Checks a job id. Raises 404 for a text that cannot be one, and so must not become part of a key."""
     if not is_id(job_id):
         raise unknown_job(job_id)
     return job_id
 
 
 def _check_envelope(request: JobRequest, guard: Guard) -> None:
-    """What stands beside graph and pipeline. Raises ApiProblem with every problem."""
+    """Checks the fields beside graph and pipeline. Raises ApiProblem with every problem."""
     found = []
     if not isinstance(request.metadata, msgspec.UnsetType) and planning.too_deep(request.metadata):
         found.append(planning.Problem("/metadata", "too_deep", f"nested more than {planning.MAX_NESTING} deep"))
@@ -566,7 +568,7 @@ def _check_envelope(request: JobRequest, guard: Guard) -> None:
         except Forbidden as error:
             found.append(planning.Problem("/webhook/url", "forbidden_url", str(error)))
     nodes = [] if isinstance(request.graph, msgspec.UnsetType) else request.graph.nodes
-    for index, node in enumerate(nodes):  # what belongs to an earlier run is dropped, and so never seen by the planner
+    for index, node in enumerate(nodes):  # fields of an earlier run are dropped, so the planner never sees them
         details = None if isinstance(node.error, msgspec.UnsetType) else node.error.details
         for name, value in (("output", node.output), ("error", details)):
             if isinstance(value, dict | list) and planning.too_deep(value):
@@ -594,7 +596,7 @@ def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | 
 
 
 def _of(done: int, share: int) -> float:
-    """A node's own progress from its part of the job's; a node without weight shows none."""
+    """Returns a node's own progress from its part of the job's; a node without weight shows none."""
     return min(1.0, max(0, done) / share) if share else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What a host is, as far as its spelling tells."""
+"""Classifies a host by its spelling alone."""
 
 import ipaddress
 

@@ -1,8 +1,8 @@
 """The Model Context Protocol for agents: JSON-RPC 2.0 in, JSON out, without sessions. `answer` is the whole of it; `routes/mcp.py` carries it.
 
-Every message stands for itself, so any control plane of several answers any of them. A tool does what the REST route of its name does, under
-the same key: owners see their own jobs, and a scope that is missing is told as the tool's error. What a request is wrong in is a tool's error
-too (`isError`, with the problem document), since the model can mend it; errors of JSON-RPC are for clients that are wrong.
+Every message is independent, so any control plane of several answers any of them. A tool does what the REST route of its name does, under
+the same key: owners see their own jobs, and a missing scope is reported as the tool's error. A mistake in a request is a tool's error
+too (`isError`, with the problem document), since the model can correct it; errors of JSON-RPC are for faulty clients.
 
 The protocol is small and the official package brings 28 others, so the few shapes that are needed are here; that package's client is the
 peer that tests ask with.
@@ -31,7 +31,7 @@ WAIT_SECONDS = 50  # clients give up on a tool after a minute
 LOOK_SECONDS = 0.5
 MOST_JOBS = 100
 MOST_EVENTS = 1000
-SHOWN_BYTES = 1_000_000  # of an artifact that is given to the model itself
+SHOWN_BYTES = 1_000_000  # limit of an artifact that is sent to the model itself
 ENDED = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})
 INSTRUCTIONS = (
     "Dihedral runs media pipelines as durable jobs. Choose a run_… tool, or list_tasks and submit_job with a graph; then call wait_job until the job has "
@@ -58,7 +58,7 @@ class Call(msgspec.Struct):
 
 
 class Asked(NamedTuple):
-    """Who asks whom. address: of this control plane as the client knows it, without a slash at its end."""
+    """The context of a call. address: this control plane's address as the client knows it, without a slash at its end."""
 
     queue: JobQueue
     store: ArtifactStore
@@ -67,7 +67,7 @@ class Asked(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """call: from arguments to structured content, and what else is shown. scope: that the key needs."""
+    """A tool. call: turns arguments into structured content and further content blocks. scope: the one that the key needs."""
 
     call: Callable[[Asked, Any], Awaitable[tuple[Object, list[Object]]]]
     arguments: Any
@@ -83,7 +83,7 @@ class RpcError(Exception):
 
 
 async def answer(raw: bytes, asked: Asked) -> tuple[Object | None, bool]:
-    """The answer to a message, None where it wants none, and whether it was a message at all."""
+    """Returns the answer to a message, None where it needs none, and whether it was a valid message."""
     try:
         message = msgspec.json.decode(raw, type=Message)
     except msgspec.ValidationError as error:
@@ -148,7 +148,7 @@ def _listed(name: str, description: str, schema: Object, scope: str, is_destruct
 
 
 def _pipeline_tools(queue: JobQueue) -> list[Object]:
-    """One for each pipeline, with its own schema."""
+    """Makes a tool for each pipeline, with the pipeline's schema."""
     return [
         _listed(
             tool_of(pipeline.id),
@@ -161,7 +161,7 @@ def _pipeline_tools(queue: JobQueue) -> list[Object]:
 
 
 def tool_of(pipeline: str) -> str:
-    """Clients take letters, digits, _ and - in the name of a tool, 64 of them."""
+    """Makes a valid tool name: clients accept at most 64 letters, digits, _ and -."""
     return f"run_{pipeline.replace('.', '_')}"[:64]
 
 
@@ -184,7 +184,7 @@ async def _called(params: Object, asked: Asked) -> Object:
             found, shown = await _submitted({"pipeline": pipeline, "params": call.arguments}, asked)
     except msgspec.ValidationError as error:
         return _refused(ApiProblem(422, "invalid_request", f"the arguments do not fit: {error}"), call.name)
-    except Exception as error:  # as every route: a problem that says nothing of the inside
+    except Exception as error:  # as in every route, the problem reveals no internals
         return _refused(as_problem(error), call.name)
     text = msgspec.json.encode(found).decode()
     return {"content": [{"type": "text", "text": text}, *shown], "structuredContent": found, "isError": False}
@@ -346,7 +346,7 @@ async def _download(asked: Asked, wanted: Download) -> tuple[Object, list[Object
 
 
 async def _seen(store: ArtifactStore, meta: ArtifactMeta) -> list[Object]:
-    """A small picture, as the model sees it."""
+    """Returns a small picture as content for the model."""
     if not meta.content_type.startswith("image/") or meta.size_bytes > SHOWN_BYTES:
         return []
     content = b"".join([chunk async for chunk in store.open(meta.bucket, meta.key, 0, meta.size_bytes)])

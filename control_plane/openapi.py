@@ -1,4 +1,4 @@
-"""What OpenAPI cannot see where a handler reads its raw body: the shape of the body, and of the problems."""
+"""Documents for OpenAPI what it cannot see where a handler reads its raw body: the shape of the body, and of the problems."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from litestar.openapi.spec.enums import OpenAPIType
 from dihedral.schemas.structs.problem import Problem
 
 ANYWHERE = (400, 422, 503)
-"""A body that breaks off, a parameter that cannot be obeyed, a job store that is away."""
+"""The statuses of any request: an incomplete body, a parameter that cannot be applied, a job store that is away."""
 
 
 def body(stem: str, name: str, description: str) -> type[Operation]:
-    """An operation whose JSON body is `name` of the source schema `stem`, published at /schemas/{stem}.json."""
+    """Describes an operation whose JSON body is `name` of the source schema `stem`, published at /schemas/{stem}.json."""
 
-    @dataclass  # else the inherited __init__ knows of no __post_init__
+    @dataclass  # otherwise the inherited __init__ does not call __post_init__
     class WithBody(Operation):
         def __post_init__(self) -> None:
             schema = Schema(
@@ -33,7 +33,7 @@ def body(stem: str, name: str, description: str) -> type[Operation]:
 
 
 def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
-    """Problem responses for `statuses` and for what any request may meet, and documents for `_201=Job` and the like."""
+    """Returns problem responses for `statuses` and for those of any request, and documents for arguments such as `_201=Job`."""
     found = {
         status: ResponseSpec(
             data_container=Problem, media_type="application/problem+json", description="Problem details"

@@ -1,6 +1,6 @@
-"""The whole system in numbers: what Redis knows, asked at each scrape. Every control plane says the same, so take `max`, not `sum`.
+"""The metrics of the whole system: values in Redis, read at each scrape. Every control plane reports the same values, so use `max`, not `sum`.
 
-Where Redis does not answer in time, nothing is said of it but `dihedral_redis_up 0`: an old number would look like a quiet system.
+Where Redis does not answer in time, only `dihedral_redis_up 0` is reported: an old number would look like an idle system.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ LIVE = ("scheduled", "queued", "running", "cancelling")
 
 
 class Overview:
-    """What was read is kept for a second, so that scrapes cannot load Redis."""
+    """Keeps the values for a second, so that scrapes cannot overload Redis."""
 
     def __init__(self, jobs: Jobs, pipelines: Iterable[str]) -> None:
-        """`pipelines`: what is counted from the start as nothing, so that the first job of each is seen as a rise."""
+        """Makes the reader. `pipelines`: their counters start at 0, so that the first job of each shows as an increase."""
         self._jobs = jobs
         self._nothing = {f"{status} {pipeline}": 0 for status in JOB_ENDED for pipeline in (NO_PIPELINE, *pipelines)}
         self._nothing |= {f"dead {reason}": 0 for reason in DEAD_REASONS}

@@ -1,6 +1,6 @@
 """Errors as clients see them: RFC 9457 problem details, every problem of a request at once.
 
-Codes are stable words for programs; `detail` is a sentence for people. Nothing of the inside of the server leaks.
+Codes are stable words for programs; `detail` is a sentence for people. No internals of the server are revealed.
 """
 
 import logging
@@ -26,7 +26,7 @@ BUSY_SECONDS = "2"
 
 
 class ApiProblem(Exception):
-    """Whatever a request is refused with."""
+    """The refusal of a request."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class ApiProblem(Exception):
 
 
 def refused(detail: str, problems: Sequence[PlanProblem], prefix: str = "") -> ApiProblem:
-    """422 with the problems of a plan; `prefix` is put before each pointer."""
+    """Returns 422 with the problems of a plan; `prefix` is put before each pointer."""
     errors = [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
     return ApiProblem(422, "invalid_request", detail, errors)
 
@@ -82,7 +82,7 @@ def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[byt
 async def refuse(
     path: str, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
 ) -> None:
-    """`answer` where no handler can; `kind`: what the messages' types begin with."""
+    """Sends a problem where no handler can; `kind`: the beginning of the messages' types."""
     body = msgspec.json.encode(problem.document(path))
     named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
     headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
@@ -91,7 +91,7 @@ async def refuse(
 
 
 def as_problem(error: Exception) -> ApiProblem:
-    """The problem that an exception is to a client."""
+    """Returns the problem that a client receives for an exception."""
     match error:
         case ApiProblem():
             return error

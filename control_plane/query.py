@@ -1,4 +1,4 @@
-"""Query parameters are obeyed or refused: a misspelt filter that is ignored answers another question than was asked."""
+"""Accepts or refuses query parameters: ignoring a misspelt filter would answer a different question."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from dihedral.schemas.strict import AwareDateTime
 
 
 async def known_once(request: Request[Any, Any, Any]) -> None:
-    """For `before_request`. Raises 422 for a parameter that the handler does not declare, or that comes twice."""
+    """Checks the parameters, as a `before_request` hook. Raises 422 for a parameter that the handler does not declare, or that comes twice."""
     if not request.scope["query_string"]:
         return
     parameters = request.route_handler.parsed_fn_signature.parameters
@@ -27,7 +27,7 @@ async def known_once(request: Request[Any, Any, Any]) -> None:
 
 
 def moment_ms(name: str, text: str | None) -> int | None:
-    """RFC 3339 as epoch ms. Raises 422; a `+` that was not escaped has become a space, and is no moment either."""
+    """Converts RFC 3339 to epoch ms. Raises 422, also for a `+` that was not escaped and so has become a space."""
     if text is None:
         return None
     try:

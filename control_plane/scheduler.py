@@ -1,4 +1,4 @@
-"""The loops that belong to no worker: what is due, what was abandoned, what got lost, what can be forgotten.
+"""The loops that belong to no worker: they move due entries, reclaim abandoned ones, repair lost ones, and remove expired ones.
 
 Several schedulers may run; every step they take passes only if the job still needs it. The scheduler runs no node: it is a
 reclaimer on every stream, so that a place whose last worker died still gives its nodes back, and once a minute it heals the live
@@ -35,7 +35,7 @@ HEAL_AFTER_SECONDS = 60.0
 
 
 class Scheduler:
-    """`sweep_seconds`: how often live jobs are looked at, and how long one must have been still."""
+    """The scheduler of one process. `sweep_seconds`: the interval of checks of live jobs, and the time for which a job must have been unchanged."""
 
     def __init__(self, settings: Settings, *, sweep_seconds: float = SWEEP_EVERY_SECONDS) -> None:
         self.settings = settings
@@ -49,7 +49,7 @@ class Scheduler:
         self._cancelling: dict[int, dict[str, float]] = {}
 
     async def run(self) -> None:
-        """Until cancelled; an unreachable server is waited for."""
+        """Runs until cancelled; waits while the server is unreachable."""
         try:
             await self._connect()
             async with asyncio.TaskGroup() as group:
@@ -112,7 +112,7 @@ class Scheduler:
         return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
 
     async def sweep(self) -> None:
-        """Heals live jobs that stand still, prunes the index of expired jobs, forgets consumers and workers that are gone."""
+        """Repairs live jobs without change, prunes the index of expired jobs, removes consumers and workers that are gone."""
         for part in self._scripts.partitions:
             await self._heal_still(part)
             await self._prune(part)
@@ -133,12 +133,14 @@ class Scheduler:
             if found.updated_ms < horizon and found.status != "scheduled":
                 try:
                     await self.heal_job(part, found)
-                except msgspec.MsgspecError as error:  # written by somebody else; it must not end everybody's scheduler
+                except (
+                    msgspec.MsgspecError
+                ) as error:  # another program wrote it; it must not end the scheduler for all jobs
                     log.error("a job that stands still cannot be read: %s", error, extra={"job": job_id})
         self._note_cancelling(part, cancelling)
 
     def _note_cancelling(self, part: Partition, found: set[str]) -> None:
-        """How long the oldest cancel has been waiting for the word of a worker, since this scheduler first saw it."""
+        """Returns how long the oldest cancel has been waiting for a worker's report, since this scheduler first saw it."""
         before, now = self._cancelling.get(part.number, {}), time.monotonic()
         self._cancelling[part.number] = {job_id: before.get(job_id, now) for job_id in found}
         since = [began for jobs in self._cancelling.values() for began in jobs.values()]
@@ -174,7 +176,7 @@ class Scheduler:
         return self._writers[part.number].put(report)
 
     async def _prune(self, part: Partition) -> None:
-        """Takes ids out of the index whose jobs have expired: oldest first, until one is found that has not."""
+        """Removes ids of expired jobs from the index: oldest first, up to the first that has not expired."""
         while True:
             ids = [raw.decode() for raw in await self._client.zrange(part.index, 0, 199)]
             pipe = self._client.pipeline(transaction=False)
@@ -189,12 +191,12 @@ class Scheduler:
                 return
 
     async def _forget_consumers(self, part: Partition) -> None:
-        """Drops the consumers that hold nothing and belong to no live worker; one that still reads is made anew by that."""
+        """Drops the consumers that hold nothing and belong to no live worker; a consumer that still reads is created again by its read."""
         alive = {worker.worker_id for worker in await self._jobs.workers.alive()}
         for stream in await self._streams(part):
             try:
                 consumers = await self._client.xinfo_consumers(stream, keys.GROUP)
-            except redis.ResponseError:  # nobody has read from it yet
+            except redis.ResponseError:  # no consumer has read from the stream yet
                 continue
             for row in consumers:
                 if row["pending"] == 0 and row["name"].decode() not in alive:

@@ -1,4 +1,4 @@
-"""Says in one sentence what a job waits for: its start, a retry, a worker, a slot, or device memory."""
+"""Describes in one sentence what a job waits for: its start, a retry, a worker, a slot, or device memory."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +15,7 @@ Ahead = Callable[[str, NodeRecord], Awaitable[int | None]]
 
 
 async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = None) -> WaitingFor | None:
-    """Asks for the workers only where the answer depends on them, and for the place in the line only where `ahead` is given."""
+    """Describes the wait. Reads the workers only where the answer depends on them, and the place in the queue only where `ahead` is given."""
     if view.status == "scheduled":
         return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
     if view.status not in ("queued", "running"):
@@ -45,14 +45,14 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
 
 
 def _place(before: int) -> str:
-    """In its line, the first being 1; other priorities and partitions are taken in turns, so it is a good estimate."""
+    """Returns the job's place in its queue, from 1; other priorities and partitions are taken in turns, so it is a good estimate."""
     if before >= 100:
         return "behind 100 others or more"
     return "next in its queue" if before == 0 else f"about number {before + 1} in its queue"
 
 
 async def _waiting_inside(view: JobView, workers: Workers) -> WaitingFor | None:
-    """Of a job whose every running node is with a worker that waits for device memory."""
+    """Describes a job whose every running node is with a worker that waits for device memory."""
     if not any(record.status == "running" and record.place.startswith("python/") for record in view.records.values()):
         return None
     waits = [

@@ -1,8 +1,8 @@
-"""What this process knows of each watched job, and what each client is still to be sent; pure, without a connection.
+"""The state of each watched job in this process, and the events still to be sent to each client; pure, without a connection.
 
-A subscription keeps what its client has not been sent yet: event texts (shared between clients) and the fact that progress
+A subscription keeps what its client has not received yet: event texts (shared between clients) and the fact that progress
 has moved, which is sent at most once per interval. What is more than websocket.queueLength is not kept but read from the log
-again when the client comes for it; nobody waits for a slow one.
+again when the client collects it; no other client waits for a slow one.
 
 Progress is not logged: it carries the last logged seq and passes when (seq, progress) is greater than what was seen, because
 between two events progress only rises.
@@ -22,7 +22,7 @@ from dihedral.schemas.structs.websocket import Snapshot
 
 
 class EventHeader(msgspec.Struct):
-    """What the hub reads of a message; the rest is passed on as it came."""
+    """The fields of a message that the hub reads; the rest is passed on unchanged."""
 
     type: str
     seq: int = 0
@@ -34,7 +34,7 @@ _head = msgspec.json.Decoder(EventHeader).decode
 
 
 class Update(msgspec.Struct, frozen=True):
-    """What one subscription is to be sent next. `seq`: the last logged event that it covers."""
+    """The next message of one subscription. `seq`: the last logged event that it covers."""
 
     kind: str  # update, resync or gone
     job_id: str
@@ -50,7 +50,7 @@ class Update(msgspec.Struct, frozen=True):
         return self.kind == "gone" or self.status in JOB_ENDED
 
     def encoded(self) -> bytes:
-        """The message of product.md; event texts are joined, not decoded."""
+        """Encodes the message for the client; event texts are joined, not decoded."""
         if self.snapshot is not None:
             return msgspec.json.encode({"type": "resync", "jobId": self.job_id, "snapshot": self.snapshot})
         head = {
@@ -87,7 +87,7 @@ class Subscription:
         self.wake = wake
         self.events: list[tuple[int, str]] = []
         self.sent = 0
-        self.since = 0.0  # when the oldest of `events` was heard
+        self.since = 0.0  # the time at which the oldest of `events` was received
         self.ready = False
         self.first = True
         self.moved = False
@@ -112,13 +112,13 @@ class Subscription:
         self.wake()
 
     def replace(self, snapshot: Snapshot) -> None:
-        """What was not sent yet is in the snapshot."""
+        """Drops the unsent events: they are in the snapshot."""
         self.events, self.lost = [], False
         self.replaced, self.sent = snapshot, snapshot.seq
         self.wake()
 
     def due(self, interval: float) -> float | None:
-        """Seconds until there is something to send: 0 now, None nothing."""
+        """Returns the seconds until there is a message to send: 0 now, None never."""
         if not self.ready:
             return None
         if self.first or self.replaced or self.events or self.lost or self.watch.gone:
@@ -128,12 +128,12 @@ class Subscription:
         return None
 
     def collect(self) -> Update:
-        """Takes everything that is pending; that the job is gone comes after all the rest."""
+        """Takes everything that is pending; the notice that the job is gone comes last."""
         watch = self.watch
         kind, taken, snapshot = "update", self.events, self.replaced
         status, progress = watch.status, watch.progress
         if snapshot is not None:
-            # What came after the snapshot was made stays for the next chunk.
+            # Events that came after the snapshot was made stay for the next chunk.
             kind, taken, self.replaced = "resync", [], None
             status, progress = str(snapshot.status), snapshot.progress
         elif taken:
@@ -150,7 +150,7 @@ class Subscription:
 
 
 class Watch:
-    """What this process knows of a job that somebody watches. `seq`: None until the job was read."""
+    """The state of a watched job in this process. `seq`: None until the job was read."""
 
     __slots__ = (
         "asked",
@@ -198,7 +198,7 @@ class Watch:
         self.progress, self.moved_at = view.progress, view.seq
 
     def advance(self, head: EventHeader, text: str) -> None:
-        """The next logged event."""
+        """Adds the next logged event."""
         self.seq = head.seq
         if head.type == "status":
             self.status, self.progress, self.moved_at = head.status, head.progress, head.seq
@@ -206,7 +206,7 @@ class Watch:
             subscription.push(head.seq, text)
 
     def move(self, seq: int, progress: float) -> None:
-        """Progress as of the logged event `seq`; an older one changes nothing."""
+        """Applies progress as of the logged event `seq`; an older one changes nothing."""
         if (seq, progress) <= (self.moved_at, self.progress) or self.status in JOB_ENDED:
             return
         self.moved_at = seq
@@ -216,7 +216,7 @@ class Watch:
                 subscription.move()
 
     def encode(self, chunk: Update) -> bytes:
-        """Clients that are equally far get the same bytes."""
+        """Encodes a message once: clients at the same event receive the same bytes."""
         if self.encoded is None or self.encoded[0] != chunk:
             self.encoded = (chunk, chunk.encoded())
         return self.encoded[1]
@@ -227,7 +227,7 @@ def numbered(view: JobView) -> list[tuple[int, str]]:
 
 
 def understood(data: bytes) -> EventHeader | None:
-    """None for what is no message of ours; it may still mean that something happened."""
+    """Decodes a message; returns None for an unknown format, which may still mean that the job changed."""
     try:
         return _head(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

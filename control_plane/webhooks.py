@@ -1,8 +1,8 @@
-"""Webhooks: whoever asked for it is told when a job has ended, at least once, also through a crash of this process.
+"""Webhooks: a subscriber is notified when a job has ended, at least once, even if this process crashes.
 
-That somebody is to be told is written together with the job (submit.lua) and taken back when he has been: so nothing that happens
-between the end of a job and the telling loses it, and what a process has taken and not settled when it dies is due again a minute later.
-The price is that he may be told twice: `webhook-id` is the same then (job and attempt).
+The pending webhook is written together with the job (submit.lua) and removed once it is delivered: so no event between the end of a
+job and the delivery loses it, and a webhook that a process has taken and not settled when it dies is due again a minute later.
+The price is that a subscriber may be notified twice: `webhook-id` is the same then (job and attempt).
 
 The message is signed as Standard Webhooks has it, so their libraries check it: HMAC-SHA256 by the secret over `id.timestamp.body`.
 What does not answer 2xx is tried again with growing pauses, `outgoing.webhookAttempts` times; 410 ends it at once.
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 TURN_MS = 60_000
-"""How long what a process has taken is left to it; a whole telling takes less (webhookTimeoutSeconds is at most that)."""
+"""Seconds for which a taken webhook belongs to its process; a whole delivery takes less (webhookTimeoutSeconds is at most that)."""
 AT_ONCE = 16
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 6 * 3600.0
 
@@ -45,7 +45,7 @@ _decode = msgspec.json.Decoder(Webhook).decode
 
 
 class Webhooks:
-    """`document` makes the job document that is sent."""
+    """Sends the webhooks. `document` makes the job document that is sent."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Webhooks:
         self._ttl_ms = int(settings.jobs.ttl_seconds * 1000)
 
     async def run(self) -> None:
-        """Until cancelled; an unreachable server is waited for."""
+        """Runs until cancelled; waits while the server is unreachable."""
         async with httpx.AsyncClient(
             transport=GuardedTransport(self._guard), timeout=self._settings.webhook_timeout_seconds
         ) as client:
@@ -86,10 +86,10 @@ class Webhooks:
     async def _tell(self, client: httpx.AsyncClient, part: Partition, job_id: str, tries: int, claim: str) -> None:
         view = await self._jobs.read(job_id)
         raw = None if view is None else await self._jobs.client.get(keys.webhook(job_id, part))
-        if view is None or not raw:  # expired or deleted: there is nothing to say of it any more
+        if view is None or not raw:  # the job has expired or was deleted, so there is nothing to send
             await self._settle(part, "done", job_id, claim)
             return
-        if not view.ended:  # retried meanwhile
+        if not view.ended:  # the job was retried meanwhile
             await self._settle(part, "again", job_id, claim, 0)
             return
         said = await self._send(client, view, _decode(raw))
@@ -109,7 +109,7 @@ class Webhooks:
         await self._jobs.scripts.call("webhooks", part, [(word, job_id, claim, delay_ms)])
 
     async def _send(self, client: httpx.AsyncClient, view: JobView, webhook: Webhook) -> str | None:
-        """None where it was taken, else why not; never the address, which may carry a secret of its own."""
+        """Sends one webhook; returns None where it was accepted, else the reason; never the address, which may contain a secret."""
         event = {"type": "job.ended", "timestamp": now_rfc3339(), "data": await self._document(view)}
         body = msgspec.json.encode(event)
         headers = signed(webhook.secret, f"{view.job_id}.{view.attempt}", int(time.time()), body)
@@ -123,12 +123,12 @@ class Webhooks:
                 return "gone" if response.status_code == 410 else f"it answered {response.status_code}"
         except Forbidden:
             return "it leads to an address that may not be asked"
-        except Exception as error:  # whatever one submitter's address brings about, the others are told
+        except Exception as error:  # an error of one subscriber's address must not stop the others
             return type(error).__name__
 
 
 def signed(secret: str, id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-    """The headers of a message. `secret`: whsec_ and base64."""
+    """Returns the headers of a message. `secret`: whsec_ and base64."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signature = hmac.digest(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256)
     return {

@@ -1,4 +1,4 @@
-"""The artifact store: `open_store` gives the one that the settings name."""
+"""The artifact store: `open_store` opens the store that the settings name."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 
 
 def open_store(settings: ArtifactsSettings) -> ArtifactStore:
-    """The store that the settings name; nothing is contacted yet."""
+    """Opens the store that the settings name; nothing is contacted yet."""
     if settings.store == StoreKind.s3:
         from dihedral.bridge.artifacts.s3 import S3Store
 

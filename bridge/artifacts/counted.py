@@ -4,7 +4,10 @@ from dihedral.bridge.artifacts.measured import Transfer
 from dihedral.bridge.artifacts.store import BUCKETS
 from dihedral.bridge.metrics import artifact_bytes_total, artifact_errors_total, artifact_seconds
 
-for _operation in ("put", "read"):  # what comes late is there as nothing, so that its first time is seen as a rise
+for _operation in (
+    "put",
+    "read",
+):  # a counter that starts late is exported as 0 first, so that its first count shows as an increase
     artifact_seconds.labels(_operation)
     for _bucket in BUCKETS:
         artifact_bytes_total.labels(_operation, _bucket)

@@ -1,8 +1,8 @@
-"""Which artifacts there are, newest first, without reading what is known of each: a page of a list costs the page.
+"""The index of the artifacts, newest first. Listing reads no artifact's meta file, so a page of a list costs only that page.
 
-`.index/<owner>/<bucket>/<day>/<time>~<digest of the key>` is a link whose target is the key; an artifact of nobody has the owner `-`. Names alone tell owner, bucket
+`.index/<owner>/<bucket>/<day>/<time>~<digest of the key>` is a link whose target is the key; an artifact without an owner has `-` there. Names alone tell owner, bucket
 and time, so that one user's list never reads what others own. An entry is made before its artifact appears and removed after it has gone: a crash between leaves
-an entry that names nothing, which a list passes over.
+an entry that names no artifact, which a list skips.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Index:
         self._is_complete = False
 
     def complete(self, everything: Callable[[], Iterable[ArtifactMeta]]) -> None:
-        """Makes the entries of a directory that was written before there was an index."""
+        """Makes the index entries of a directory that an older version wrote without an index."""
         if self._is_complete:
             return
         if not (self._root / COMPLETE).exists():
@@ -67,7 +67,7 @@ class Index:
             path.parent.rmdir()
 
     def entries(self, owner: str | None, bucket: str | None, until: str | None) -> Iterator[Entry]:
-        """Newest first; `owner` None: everybody's. `until`: none that is newer than this time."""
+        """Lists artifacts, newest first. `owner` None: those of every owner. `until`: artifacts newer than this time are left out."""
         folders = []
         for each in [owner or NOBODY] if owner is not None else _names(self._root):
             place = self._root / each

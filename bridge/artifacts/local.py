@@ -38,10 +38,10 @@ STALE_SECONDS = 24 * 3600
 
 
 class LocalStore:
-    """A directory: `<bucket>/<key>` holds the bytes, `.meta/<bucket>/<key>.json` what is known of them.
+    """A directory: `<bucket>/<key>` holds the bytes, `.meta/<bucket>/<key>.json` their metadata.
 
-    Several processes may share it. An artifact exists when its meta does. Bytes and meta are two files, so whoever changes both or
-    reads one by the other holds a lock on the folder of the meta meanwhile: a process that is frozen then stops nobody elsewhere.
+    Several processes may share it. An artifact exists when its meta does. Bytes and meta are two files, so a caller that changes both or
+    reads both holds a lock on the meta's folder meanwhile: a frozen process then blocks no other folder.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,7 +83,7 @@ class LocalStore:
             return meta
 
     def _begin(self, stack: ExitStack) -> IO[bytes]:
-        """A file that the stack removes, unless it has been renamed. Entered here: a cancel may drop the answer."""
+        """A temporary file that the exit stack removes, unless it has been renamed. It is entered here, since a cancel may drop the return value."""
         with os_errors_as_store_errors(self._root):
             self._temporary.mkdir(parents=True, exist_ok=True)
             part = tempfile.NamedTemporaryFile(dir=self._temporary, delete=False)  # noqa: SIM115
@@ -112,7 +112,7 @@ class LocalStore:
             finally:
                 draft.unlink(missing_ok=True)
             for folder in (data.parent, about.parent, indexed):
-                with suppress(FileNotFoundError):  # deleted since
+                with suppress(FileNotFoundError):  # it was deleted meanwhile
                     _sync(folder)
 
     def _paths(self, bucket: str, key: str) -> tuple[Path, Path]:
@@ -163,7 +163,7 @@ class LocalStore:
 
     @contextmanager
     def _found(self, bucket: str, key: str, folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
-        """Under the lock, where a file that is not there is an artifact that is not there."""
+        """Holds the lock; a missing file means a missing artifact (ArtifactNotFound)."""
         with os_errors_as_store_errors(self._root):
             try:
                 with _locked(folder, how):
@@ -194,7 +194,7 @@ class LocalStore:
         return await asyncio.to_thread(read)
 
     def _indexed(self, bucket: str | None, owner: str | None, before: tuple[str, str] | None) -> Iterator[ArtifactMeta]:
-        """Newest first. Those of one moment come together, so that they can be put into order."""
+        """Yields artifacts, newest first. Artifacts of the same moment come together, so that the caller can sort them."""
         entries = self._index.entries(owner, bucket, None if before is None else before[0])
         for _, moment in groupby(entries, key=lambda entry: entry.created_at):
             found = []
@@ -205,7 +205,7 @@ class LocalStore:
             yield from sorted(found, key=newest, reverse=True)
 
     def _of_job(self, bucket: str | None, job_id: str, owner: str | None) -> Iterator[ArtifactMeta]:
-        """Their keys begin with its id (TaskContext.store names them so)."""
+        """Finds a job's artifacts: their keys begin with the job's id (TaskContext.store names them so)."""
         folders = [bucket] if bucket is not None else BUCKETS
         metas = (meta for name in folders for meta in self._everything(f".meta/{name}/{job_id}"))
         found = [meta for meta in metas if meta.job_id == job_id and owner in (None, meta.owner)]
@@ -218,7 +218,7 @@ class LocalStore:
                 yield meta
 
     async def delete(self, bucket: str, key: str) -> None:
-        """With the folders that it leaves empty: every upload has one of its own."""
+        """Removes the file and the folders that become empty: every upload has its own folder."""
 
         def remove() -> None:
             data, about = self._paths(bucket, key)
@@ -241,12 +241,12 @@ class LocalStore:
                 self._temporary.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self._temporary):
                     pass
-                for path in self._temporary.iterdir():  # what a killed process left
+                for path in self._temporary.iterdir():  # files that a killed process left
                     with suppress(OSError):
                         if time.time() - path.stat().st_mtime > STALE_SECONDS:
                             path.unlink()
 
-        await asyncio.to_thread(probe)  # who gives up a check of a dead disk does not wait for it
+        await asyncio.to_thread(probe)  # a caller that gives up the check of a dead disk does not wait for it
 
     async def link(
         self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
@@ -275,7 +275,7 @@ def _discard(part: IO[bytes]) -> None:
 
 @contextmanager
 def _locked(folder: Path, how: int, make: Callable[[], None] | None = None) -> Iterator[None]:
-    """Under the folder's lock, `how` LOCK_EX or LOCK_SH, against every thread and process.
+    """Holds the folder's lock (`how`: LOCK_EX or LOCK_SH) against every thread and process.
 
     `make` makes the folder where there is none. Raises FileNotFoundError without it.
     """
@@ -287,7 +287,7 @@ def _locked(folder: Path, how: int, make: Callable[[], None] | None = None) -> I
 
 
 def _lock(folder: Path, how: int, make: Callable[[], None] | None) -> int:
-    """Begins anew as often as a delete takes the folder away in between."""
+    """Starts again each time a delete removes the folder in between."""
     while True:
         try:
             if make is not None:
@@ -302,13 +302,13 @@ def _lock(folder: Path, how: int, make: Callable[[], None] | None) -> int:
             fcntl.flock(descriptor, how)
             if os.path.samestat(folder.stat(), os.fstat(descriptor)):
                 if make is not None:
-                    make()  # what it makes stays now
+                    make()  # under the lock, what `make` makes stays
                 stack.pop_all()
                 return descriptor
 
 
 def _make_room(data: Path, about: Path) -> None:
-    """Folders for both. Raises BadKey where one name would have to be a file and a folder; FileNotFoundError: try again."""
+    """Makes the folders of both files. Raises BadKey where one name would have to be a file and a folder; FileNotFoundError: try again."""
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         about.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""An artifact store whose traffic is told: what moved, how long it took, what failed."""
+"""An artifact store whose traffic is reported: bytes moved, duration, failures."""
 
 import asyncio
 import builtins
@@ -16,7 +16,7 @@ from dihedral.schemas.structs.artifact import ArtifactMeta
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """One operation on the store; `code` is the error's, empty when it went well."""
+    """One operation on the store; `code` is the error's code, empty on success."""
 
     operation: str
     bucket: str
@@ -33,7 +33,7 @@ class _Moved:
 
 
 class MeasuredStore:
-    """`note` hears every put and read, and of the rest what failed. A read that its reader gave up counts as far as it came."""
+    """Calls `note` for every put and read, and for each other operation that failed. A read that its reader stopped counts the bytes it had delivered."""
 
     def __init__(self, store: ArtifactStore, note: Note) -> None:
         self._store = store

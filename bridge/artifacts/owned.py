@@ -1,8 +1,8 @@
-"""The artifacts of one owner: a store in which those of others are not there.
+"""The artifacts of one owner: a store that hides the artifacts of other owners.
 
-References to artifacts stand in params and outputs, where their writer can put any; so it is the store that is asked on behalf of a job
-or of a request that says no, not whoever reads the params. Examples are everybody's. What nobody owns (made while the control plane
-was open) only admins see.
+References to artifacts stand in params and outputs, where their writer can put any; so the store that acts for a job
+or a request refuses, not the code that reads the params. Examples are visible to every owner. Artifacts without an owner (made while
+the control plane was open) are visible to admins only.
 """
 
 from collections.abc import AsyncIterator
@@ -16,20 +16,20 @@ from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, Bad
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
 KEPT_SLASHES = 2
-"""In `<job>/<node>/<name>`, the keys of checkpoints and previews, which are written over; others have a nonce before the name."""
+"""Names in `<job>/<node>/<name>`: the keys of checkpoints and previews, which are overwritten. Other keys have a nonce before the name."""
 OWNER = "dihedral.owner"
-"""Where a job's graph names its owner, in its metadata: so the workers know."""
+"""The metadata key in a job's graph that names its owner, so that the workers know the owner."""
 
 
 def is_visible(meta: ArtifactMeta, owner: str | None) -> bool:
-    """Whether it is there for `owner`; None: for whoever sees everything."""
+    """Returns whether the artifact is visible to `owner`; None: to a caller that sees everything."""
     if owner is None or (meta.bucket == "inputs" and meta.key.startswith("examples/")):
         return True
     return not isinstance(meta.owner, UnsetType) and meta.owner == owner
 
 
 class OwnedStore:
-    """`sees` as in `is_visible`; `name`: the owner of what is put, empty: nobody. For one request or one run of a node."""
+    """Serves one request or one run of a node. `sees`: as in `is_visible`. `name`: the owner of new artifacts; empty: no owner."""
 
     def __init__(self, store: ArtifactStore, sees: str | None, name: str) -> None:
         self._store = store
@@ -38,7 +38,7 @@ class OwnedStore:
         self._seen: set[tuple[str, str]] = set()
 
     async def put(self, bucket: str, key: str, source: Source, content_type: str, **more: Any) -> ArtifactMeta:
-        """Raises BadKey where another owner's artifact is there: ids of deleted jobs can be taken anew, and checkpoints and previews
+        """Raises BadKey where the key holds another owner's artifact: ids of deleted jobs can be used again, and checkpoints and previews
         have no nonce in their keys.
         """
         if more.get("job_id") and key.count("/") == KEPT_SLASHES:
@@ -74,7 +74,7 @@ class OwnedStore:
         return await self._store.list(bucket, job_id, limit, self._sees, before)
 
     async def delete(self, bucket: str, key: str) -> None:
-        """Examples are everybody's to read, and nobody's but an admin's to delete."""
+        """Refuses to delete an example unless the caller is an admin; every owner may read examples."""
         meta = await self.meta(bucket, key)
         if self._sees is not None and meta.owner != self._sees:
             raise ArtifactNotFound(f"there is no artifact {bucket}/{key} of yours")

@@ -1,7 +1,7 @@
-"""Deletes artifacts that are older than a given age, but none that a job which has not ended, or one that is just being submitted, names.
+"""Deletes artifacts older than a given age, except those that an unfinished job, or a job being submitted right now, names.
 
-A submission notes what it names and then asks whether that is being deleted; a prune notes what it will delete and then asks who names it. Whichever came first,
-one of the two sees the other. Both notes are in Redis, since stores know no order; they expire, so that a process that died in between is in nobody's way.
+A submission notes the artifacts that it names and then checks whether they are being deleted; a prune notes what it will delete and then checks whether a job names it.
+Whichever came first, one of the two sees the other. Both notes are in Redis, since stores know no order; they expire, so that a process that died in between blocks no other.
 """
 
 import json
@@ -19,17 +19,17 @@ from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
 NOTED_SECONDS = 10
-"""How long a submission is taken to be under way: from its note to the job it takes one call, which is given up after four."""
+"""Seconds for which a submission counts as under way: between its note and the job lies one call, which is given up after four seconds."""
 GOING_SECONDS = 3600
 AT_ONCE = 500
 EXAMPLES = "inputs/examples/"
-"""What the console's forms and POST /api/train name."""
+"""The artifacts that the console's forms and POST /api/train name."""
 
 
 async def prune(
     store: ArtifactStore, older_than_seconds: float, *, dry_run: bool, jobs: Jobs | None = None
 ) -> list[ArtifactMeta]:
-    """Returns what was, or with `dry_run` would be, deleted, the oldest last. `jobs` None: there are none that could name anything."""
+    """Returns the artifacts that were deleted, or with `dry_run` would be, the oldest last. `jobs` None: there are no jobs that could name any."""
     horizon = rfc3339(int((time.time() - older_than_seconds) * 1000))
     old = [
         meta
@@ -56,7 +56,7 @@ async def prune(
 
 
 async def note_use(client: Client, names: Sequence[str]) -> list[str]:
-    """For a submission, before it is written: notes that it names these, and returns those of them that are being deleted."""
+    """Notes, before a submission is written, that it names these artifacts; returns those of them that are being deleted."""
     if not names:
         return []
     now = time.time()
@@ -67,7 +67,7 @@ async def note_use(client: Client, names: Sequence[str]) -> list[str]:
 
 
 def names_in(document: Any) -> Iterator[str]:
-    """`bucket/key` of everything in a JSON document that has the form of a reference to an artifact."""
+    """Returns `bucket/key` of everything in a JSON document that has the form of an artifact reference."""
     if isinstance(document, dict):
         bucket, key = document.get("bucket"), document.get("key")
         if isinstance(bucket, str) and isinstance(key, str):
@@ -89,7 +89,7 @@ async def _note_deletion(client: Client, names: Sequence[str]) -> None:
 
 
 async def _named(jobs: Jobs, names: Sequence[str]) -> set[str]:
-    """Those that are named by a submission under way, or by a job that has not ended."""
+    """Returns the artifacts that a submission under way, or a job that has not ended, names."""
     since = time.time() - NOTED_SECONDS
     found = {name for name in names if (await jobs.client.zscore(keys.ARTIFACTS_NAMED, name) or 0) > since}
     for part in jobs.scripts.partitions:

@@ -1,8 +1,8 @@
-"""Artifacts in any S3-compatible store, through miniopy-async, always wrapped: its faults stay in here.
+"""Artifacts in any S3-compatible store, through miniopy-async, always wrapped: its faults stay inside this module.
 
-What is worked around: everything is spooled first, since S3 wants the size and the sum in front; parts are sent
-by ourselves, one after the other, since the library reads parallel ones into memory and leaves a cancelled upload's parts on the
-server; requests are sent again by ourselves, since a body has to begin anew; the session is ours, since its own cannot be closed for
+The workarounds: everything is spooled first, since S3 requires size and checksum in advance; parts are sent
+by this module, one after the other, since the library reads parallel ones into memory and leaves a cancelled upload's parts on the
+server; requests are retried by this module, since a body has to begin anew; the session is made here, since the library's own cannot be closed for
 good; the region is given, since its look-up is one more request.
 
 Large because one class implements the whole store protocol over one client, and every method works around the same library.
@@ -51,7 +51,7 @@ from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
-PART_BYTES = 8 << 20  # what an upload holds in memory; 10,000 of them, the most that S3 takes, are 80 GB
+PART_BYTES = 8 << 20  # an upload holds one part in memory; 10,000 parts, the most that S3 takes, are 80 GB
 CONNECTIONS = 32
 ATTEMPTS = 3
 RETRY_SECONDS = 0.1
@@ -60,7 +60,7 @@ LONG_SECONDS = 300.0  # a part on a line of 28 KB/s; a list of a million keys
 ABORT_SECONDS = 5.0
 CHECK_SECONDS = 60.0
 PROBE = ".ready"
-"""No key of an artifact, so that no list shows it."""
+"""The key of the probe object; it is not a valid artifact key, so no list shows it."""
 CLOCK = timedelta(seconds=1)  # a list may say the time of a change in whole seconds
 
 ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
@@ -74,7 +74,7 @@ CONNECTION_ERRORS = (ClientOSError, ServerDisconnectedError)
 
 
 class S3Store:
-    """`settings.endpoint`: host:port or an http(s) address; buckets are made when first written to. For one event loop.
+    """The store on an S3 server, for one event loop. `settings.endpoint`: host:port or an http(s) address; buckets are made when first written to.
 
     Raises SettingsError where an address or the credentials cannot be used; nothing is contacted yet.
     """
@@ -155,7 +155,7 @@ class S3Store:
             await self._ensure(bucket)
             try:
                 await self._upload(meta, spool)
-            except ArtifactNotFound:  # somebody has removed the bucket since it was made
+            except ArtifactNotFound:  # the bucket has been removed since it was made
                 self._buckets.discard(bucket)
                 await self._ensure(bucket)
                 await self._upload(meta, spool)
@@ -203,10 +203,10 @@ class S3Store:
                 part = partial(_send_part, client, place, content, upload, len(parts) + 1)
                 parts.append(Part(len(parts) + 1, await self._ask(what, part, LONG_SECONDS)))
             done = await self._ask(what, lambda: client._complete_multipart_upload(*place, upload, parts), LONG_SECONDS)
-            if not done.etag:  # S3 may say 200 first and then, in the body, what went wrong
+            if not done.etag:  # S3 may answer 200 first and then report an error in the body
                 raise ArtifactStoreUnavailable(f"{what}: the store could not put the parts together")
         except BaseException:
-            with suppress(Exception):  # what went wrong before says more; the server's own rules remove the parts then
+            with suppress(Exception):  # the first error explains more; the server's own rules remove the parts then
                 async with asyncio.timeout(ABORT_SECONDS):
                     await client._abort_multipart_upload(*place, upload)
             raise
@@ -267,14 +267,14 @@ class S3Store:
             return []
         changed: list[tuple[datetime, str, str]] = []
         for name in BUCKETS if bucket is None else (bucket,):
-            with suppress(ArtifactNotFound):  # nothing was ever put there
+            with suppress(ArtifactNotFound):  # nothing was ever stored there
                 changed += await self._ask(
                     name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
                 )
         changed.sort(reverse=True)
         if (
             before is not None
-        ):  # what was changed later was, but for the clock's grain, created later too, or written over since
+        ):  # an object changed later was also created later (up to the clock's resolution), or overwritten since
             latest = datetime.fromisoformat(before[0]) + CLOCK
             changed = [each for each in changed if each[0] <= latest]
         found: list[ArtifactMeta] = []
@@ -282,7 +282,7 @@ class S3Store:
             if len(found) >= limit:
                 found.sort(key=newest, reverse=True)
                 if datetime.fromisoformat(found[limit - 1].created_at) >= changed[at][0] + CLOCK:
-                    break  # what is left was changed, and so created, before the last one that is wanted
+                    break  # the remaining objects were changed, and so created, before the last one that is needed
             known = await self._known([place for _, *place in changed[at : at + CONNECTIONS]])
             found += [
                 meta
@@ -294,7 +294,7 @@ class S3Store:
         return sorted(found, key=newest, reverse=True)[:limit]
 
     async def _known(self, places: Sequence[Sequence[str]]) -> Sequence[ArtifactMeta]:
-        """Without what has gone since, and what is no artifact: others may use the bucket too."""
+        """Leaves out objects deleted meanwhile and objects that are no artifacts: other programs may use the bucket too."""
         found: list[ArtifactMeta] = []
 
         async def look(bucket: str, key: str) -> None:
@@ -314,7 +314,7 @@ class S3Store:
         await self._ask(f"{bucket}/{key}", partial(self._client().remove_object, bucket, key))
 
     async def check(self) -> None:
-        """Writes to every bucket, at most once a minute: a store that answers may still have no room, or room for some buckets only."""
+        """Writes to every bucket, at most once a minute: a store that answers may still be full, or have space for some buckets only."""
         if time.monotonic() - self._checked < CHECK_SECONDS:
             await self._ask("the store", partial(self._client().bucket_exists, BUCKETS[0]))
             return
@@ -343,7 +343,7 @@ class S3Store:
             await session.close()
 
     async def _ask(self, what: str, request: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
-        """The answer to a request, which is sent again where the server was lost or is busy. Raises only errors of ours."""
+        """Returns the response to a request, which is sent again where the connection was lost or the server is busy. Raises only StoreError."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 # aiohttp's own limits do not cover a body that the server does not take
@@ -365,7 +365,7 @@ class S3Store:
 
 
 def _passing(error: Exception) -> bool:
-    """Whether the same request may well succeed in a moment."""
+    """Returns whether the same request is likely to succeed in a moment."""
     match error:
         case S3Error():
             return error.response.status >= 500
@@ -390,7 +390,7 @@ def _of(error: Exception, what: str) -> StoreError:
 
 
 async def _changes(client: Any, bucket: str, prefix: str | None) -> list[tuple[datetime, str, str]]:
-    """(time of its last change, bucket, key) of each object."""
+    """Yields (time of the last change, bucket, key) of each object."""
     objects = client.list_objects(bucket, prefix=prefix, recursive=True)
     return [(each.last_modified, bucket, each.object_name) async for each in objects]
 
@@ -402,7 +402,7 @@ async def _send_part(client: Any, place: tuple[str, str], content: bytes, upload
 
 
 def _created(text: str, changed: datetime) -> str:
-    """`text`, or where somebody else has put the object there the time of its last change."""
+    """Returns `text`, or the time of the object's last change where another program stored it."""
     moment = changed
     with suppress(ValueError):
         moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")
@@ -410,7 +410,7 @@ def _created(text: str, changed: datetime) -> str:
 
 
 def _spool(stack: ExitStack) -> IO[bytes]:
-    """Entered here: a cancel may drop the answer."""
+    """Enters the context here, since a cancel may drop the return value."""
     with os_errors_as_store_errors(Path(tempfile.gettempdir())):
         spool = tempfile.TemporaryFile()  # noqa: SIM115
         stack.callback(close_anyway, spool)

@@ -1,4 +1,4 @@
-"""What an artifact store is: its methods, its errors, and the names that it takes. `open_store` opens the one that the settings name.
+"""The interface of an artifact store: its methods, its errors, and the names that it accepts. `open_store` opens the store that the settings name.
 
 No half artifact is ever visible: a local one is written beside its place, synced, and renamed with its meta; a remote one appears
 when the store has all of it. Keys contain the claim's nonce, so two runs of a node never write the same key.
@@ -54,7 +54,7 @@ class ArtifactStoreUnavailable(StoreError):
 
 
 class ArtifactStore(Protocol):
-    """Every method may raise StoreError; times and sizes are of the artifact, not of what is on disk."""
+    """The interface of every store. Every method may raise StoreError; times and sizes are the artifact's, not the file's."""
 
     async def put(
         self,
@@ -69,11 +69,11 @@ class ArtifactStore(Protocol):
         owner: str = "",
         name: str = "",
     ) -> ArtifactMeta:
-        """Stores it whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing. `owner`: empty, nobody. `name`: the file's own."""
+        """Stores an artifact whole or not at all. `limit`: bytes; more raise TooLarge and leave nothing. `owner`: empty means no owner. `name`: the file's name."""
         ...
 
     def open(self, bucket: str, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Bytes [start, end) in chunks; `end` None means to the end."""
+        """Reads bytes [start, end) in chunks; `end` None means to the end."""
         ...
 
     async def fetch(self, bucket: str, key: str, to: Path) -> None: ...
@@ -88,19 +88,19 @@ class ArtifactStore(Protocol):
         owner: str | None = None,
         before: tuple[str, str] | None = None,
     ) -> list[ArtifactMeta]:
-        """Newest first; with `owner` theirs alone, with `job_id` those whose keys begin with it, with `before` those behind it (`newest`)."""
+        """Lists artifacts, newest first. `owner`: only this owner's; `job_id`: only keys that begin with it; `before`: only those after it in the order of `newest`."""
         ...
 
     async def delete(self, bucket: str, key: str) -> None: ...
 
     async def check(self) -> None:
-        """Raises where the store could not be used now."""
+        """Raises StoreError where the store cannot be used now."""
         ...
 
     async def link(
         self, bucket: str, key: str, disposition: str = "inline", content_type: str | None = None
     ) -> str | None:
-        """A presigned address for clients, for a while; None where the control plane serves the bytes itself.
+        """Returns a presigned address for clients, valid for a limited time; None where the control plane serves the bytes itself.
 
         `disposition`, `content_type`: the headers with which the store is to answer; without, the type is that of the object.
         """
@@ -114,7 +114,7 @@ def is_bucket(name: str) -> bool:
 
 
 def is_segment(name: str) -> bool:
-    """Whether it can stand between two slashes of a key; every id of a job or node can."""
+    """Returns whether the text may stand between two slashes of a key; every id of a job or node may."""
     return _SEGMENT.fullmatch(name) is not None
 
 
@@ -129,12 +129,12 @@ def check_key(bucket: str, key: str) -> None:
 
 
 def checked_type(content_type: str) -> str:
-    """The type to store; "" is unknown bytes. Raises BadContentType: it becomes a header, of a download or to the server."""
+    """Returns the type to store; "" means unknown bytes. Raises BadContentType where it cannot be a header, which downloads and the store server need."""
     if content_type and not _CONTENT_TYPE.fullmatch(content_type):
         raise BadContentType(f"{content_type[:200]!r} is no content type, like image/png or text/plain; charset=utf-8")
     return content_type or "application/octet-stream"
 
 
 def newest(meta: ArtifactMeta) -> tuple[str, str]:
-    """A key to sort by, the newest last."""
+    """Returns a sort key, the newest last."""
     return meta.created_at, meta.key

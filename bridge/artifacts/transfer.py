@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[..., T], *arguments: object, stopped: threading.Event | None = None) -> T:
-    """As asyncio.to_thread, but a cancelled caller goes on only when the thread is done: nothing writes behind its back.
+    """Works like asyncio.to_thread, but a cancelled caller continues only when the thread is done, so nothing is written after that.
 
-    `stopped` is set then, for work that can take long to look at.
+    `stopped` is set on a cancel; long work checks it.
     """
     running = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
     try:
@@ -31,7 +31,7 @@ async def in_thread(work: Callable[..., T], *arguments: object, stopped: threadi
 
 
 async def pour(source: Source, part: IO[bytes], limit: int | None) -> tuple[int, str]:
-    """Writes a source into an open file and flushes it; (bytes, sha256). Raises TooLarge beyond `limit`."""
+    """Writes a source into an open file and flushes it; returns (bytes, sha256). Raises TooLarge beyond `limit`."""
     poured = _Poured(part, limit)
     if isinstance(source, Path | bytes):
         stopped = threading.Event()
@@ -73,18 +73,18 @@ class _Poured:
 
 
 def _folder_of(part: IO[bytes]) -> Path:
-    """A file without a name is in the folder for temporary files."""
+    """Opens a file without a name in the folder for temporary files."""
     return Path(tempfile.gettempdir()) if isinstance(part.name, int) else Path(part.name).parent
 
 
 def close_anyway(part: IO[bytes]) -> None:
-    with suppress(OSError):  # what it still buffers may not fit
+    with suppress(OSError):  # the bytes still buffered may not fit
         part.close()
 
 
 @contextmanager
 def os_errors_as_store_errors(where: Path) -> Iterator[None]:
-    """Turns what the file system says into what the store says."""
+    """Turns errors of the file system into errors of the store."""
     try:
         yield
     except OSError as error:

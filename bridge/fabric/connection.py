@@ -1,14 +1,14 @@
 """Connections to Redis: none of them retries by itself.
 
-redis-py repeats a command whose answer was lost, and so runs a script twice behind its caller's back; here only code that
-knows what it asked for asks again. A blocking read needs a time-out above its BLOCK (redis-py's default is 5 s).
+redis-py repeats a command whose answer was lost, and so runs a script twice without its caller's knowledge; here only the code
+that made a request repeats it. A blocking read needs a time-out above its BLOCK (redis-py's default is 5 s).
 
 redis-py also sends each command within `asyncio.wait_for`, which makes a task of it and, before Python 3.12, loses a cancel that
-comes together with the result (seen: loops that nobody could end any more). Connections here send within `asyncio.timeout`.
+comes together with the result (seen: loops that could no longer be ended). Connections here send within `asyncio.timeout`.
 
 A cluster's address is `redis+cluster://[user:password@]host:port[,host:port…]` (`rediss+cluster` with TLS): the nodes named are those
-that are asked where the others are. Commands go to the node of their key's slot; Pub/Sub reaches every node, so whoever
-listens does so on any one of those named.
+from which the client learns the others. Commands go to the node of their key's slot; Pub/Sub reaches every node, so a
+subscriber connects to any one of those named.
 """
 
 import asyncio
@@ -31,19 +31,19 @@ from dihedral.bridge.fabric.keys import LAYOUT, LAYOUT_VERSION, READABLE_LAYOUTS
 from dihedral.bridge.metrics import redis_round_trips_total
 
 Client = Any
-"""A redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
+"""The type redis.asyncio.Redis. Its annotations describe both ways to decode at once, so a strict checker refuses every use."""
 
 CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
-"""What a lost or refused connection raises; the answer to the command in flight is unknown."""
+"""The errors of a lost or refused connection; the answer to the command in flight is unknown."""
 
 OLDEST_SERVER = (7, 0)
 
 UNKNOWN_FUNCTION = "Function not found"
-"""What every server says of a function that no library has; redis-py has no type for it."""
+"""The error text of every server for a function that no library has; redis-py has no type for it."""
 
 
 def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Client:
-    """An asyncio client; connects when first used. `timeout_seconds` must exceed any BLOCK asked of it."""
+    """Returns an asyncio client, which connects when first used. `timeout_seconds` must exceed the BLOCK of every command."""
     options |= {"socket_timeout": timeout_seconds, "socket_connect_timeout": 5, "retry": AsyncRetry(NoBackoff(), 0)}
     if is_cluster(url):
         return _connect_to_cluster(url, options)
@@ -55,7 +55,7 @@ def connect(url: str, *, timeout_seconds: float = 10.0, **options: Any) -> Clien
 
 
 def listener(url: str) -> Client:
-    """A client for Pub/Sub; of a cluster's nodes any one hears everything."""
+    """Returns a client for Pub/Sub; any one node of a cluster receives every message."""
     return connect(random.choice(_nodes(url)), timeout_seconds=30)
 
 
@@ -64,7 +64,7 @@ def is_cluster(url: str) -> bool:
 
 
 def _nodes(url: str) -> list[str]:
-    """The addresses of a cluster's nodes that a URL names, as URLs of their own; of a single server its own."""
+    """Returns one URL for each cluster node that `url` names; for a single server `url` itself."""
     if not is_cluster(url):
         return [url]
     scheme, _, rest = url.partition("+cluster://")
@@ -73,13 +73,13 @@ def _nodes(url: str) -> list[str]:
 
 
 def _connect_to_cluster(url: str, options: dict[str, Any]) -> Client:
-    """redis-py repeats nothing here but what a node refused because the slot is elsewhere."""
+    """Keeps redis-py from repeating a command, except one that a node refused because the slot is on another node."""
     first, *others = _nodes(url)
     client: Client = _Cluster.from_url(
         first,
         startup_nodes=[redis.asyncio.cluster.ClusterNode(*_place(other)) for other in others],
-        require_full_coverage=False,  # one master away is one master away
-        reinitialize_steps=0,  # a moved slot is noted; to ask for all slots anew closes the connections of everybody
+        require_full_coverage=False,  # the loss of one master must not stop the others
+        reinitialize_steps=0,  # a moved slot is noted; reading all slots again would close every connection of this client
         **options,
     )
     kind: Any = client.connection_kwargs.get("connection_class", redis.asyncio.Connection)
@@ -90,7 +90,7 @@ def _connect_to_cluster(url: str, options: dict[str, Any]) -> Client:
 
 
 class _Cluster(redis.asyncio.cluster.RedisCluster):
-    """Finds the keys of FCALL where those of EVALSHA are; redis-py asks a server for them, at every call."""
+    """Finds the keys of FCALL where those of EVALSHA are; redis-py would ask a server for them at every call."""
 
     async def _determine_slot(self, command: str, *args: Any) -> int:
         return await super()._determine_slot("EVALSHA" if command == "FCALL" else command, *args)
@@ -109,7 +109,7 @@ def _place(node: str) -> tuple[str, int]:
 @cache
 def _that_hears_cancels(kind: Any) -> Any:
     class Connection(kind):  # type: ignore[misc]
-        """One command at a time, as redis-py uses it: a second sender would find the time-out taken away by the first."""
+        """Sends one command at a time, as redis-py does: a second sender would find that the first has removed the time-out."""
 
         socket_timeout: float | None
 
@@ -133,7 +133,7 @@ def _that_hears_cancels(kind: Any) -> Any:
                 raise await self._closed(error) from error
 
         async def _closed(self, error: RuntimeError) -> redis.ConnectionError:
-            """What asyncio and uvloop say of a transport that is closed, or that redis-py has begun anew under a reader."""
+            """Errors that asyncio and uvloop raise for a closed transport, or for one that redis-py has reopened during a read."""
             await self.disconnect(nowait=True)
             return redis.ConnectionError(str(error))
 
@@ -141,7 +141,7 @@ def _that_hears_cancels(kind: Any) -> Any:
 
 
 def connect_blocking(url: str, *, timeout_seconds: float) -> Any:
-    """A client for a thread of its own. Raises LOST where no node of a cluster answers; else it connects when first used."""
+    """Returns a blocking client for a separate thread. Raises CONNECTION_ERRORS where no node of a cluster answers; else it connects when first used."""
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds, "retry": Retry(NoBackoff(), 0),
     }  # fmt: skip
@@ -183,7 +183,9 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
             )
         await _check_functions(client)
         known = await client.get(LAYOUT)
-        if known is None:  # only then written: at its memory limit a server takes no write, but workers must come back
+        if (
+            known is None
+        ):  # written only if missing: at its memory limit a server refuses writes, but workers must be able to reconnect
             await client.set(LAYOUT, f"{LAYOUT_VERSION}:{partitions}", nx=True)
             known = await client.get(LAYOUT)
         version, _, count = known.decode().rpartition(":")
@@ -208,7 +210,7 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
 
 
 async def _check_functions(client: Client) -> None:
-    """Calls one that nobody has: some stores say that they are Redis 7 and know no functions."""
+    """Calls a function that does not exist: some stores claim to be Redis 7 but have no functions."""
     try:
         await client.execute_command("FCALL", "dihedral", 1, LAYOUT)
     except redis.exceptions.NoPermissionError as error:
@@ -225,6 +227,6 @@ async def _check_functions(client: Client) -> None:
 
 
 async def now_ms(client: Client) -> int:
-    """The server's time: who is alive and what is old must not depend on whose clock is right."""
+    """Returns the server's time: which worker is alive and which entry is old must not depend on a local clock."""
     seconds, micros = await client.time()
     return int(seconds) * 1000 + int(micros) // 1000

@@ -1,4 +1,4 @@
-"""Dead letters: entries and nodes that were given up, until somebody requeues or drops them."""
+"""Dead letters: entries and nodes that were given up, until a user requeues or drops them."""
 
 import re
 
@@ -18,11 +18,11 @@ class DeadLetters:
         self._partitions = jobs.scripts.partitions
 
     async def count(self) -> int:
-        """Letters that nobody has requeued or dropped yet."""
+        """The letters that no user has requeued or dropped yet."""
         return sum([int(await self._client.xlen(part.dead)) for part in self._partitions])
 
     async def page(self, before: str | None = None, limit: int = 500) -> list[DeadLetter]:
-        """Newest first, those older than the letter `before`. Raises ValueError where that can be no letter's id."""
+        """Lists letters older than the letter `before`, newest first. Raises ValueError where that cannot be a letter's id."""
         last = None if before is None else self._letter(before)
         found = []
         for part in self._partitions:
@@ -40,7 +40,7 @@ class DeadLetters:
         return _dead_letter(part, *rows[0]) if rows else None
 
     async def requeue(self, letter: DeadLetter, limit: Limit = ()) -> str:
-        """Retries the job, if its last attempt is the letter's, and drops all its letters; answers as Jobs.retry."""
+        """Retries the job, if its last attempt is the letter's, and drops all its letters; returns the word of Jobs.retry."""
         if not letter.job_id:
             return "unknown"
         word = await self._jobs.retry(letter.job_id, attempt=letter.attempt, limit=limit)
@@ -49,7 +49,7 @@ class DeadLetters:
         return word
 
     async def drop(self, letter_id: str) -> str:
-        """ok | unknown."""
+        """Drops a letter; returns ok | unknown."""
         try:
             part, entry = self._letter(letter_id)
         except ValueError:
@@ -57,7 +57,7 @@ class DeadLetters:
         return "ok" if await self._client.xdel(part.dead, entry) else "unknown"
 
     async def _drop_all_of(self, job_id: str) -> None:
-        """Each failed node of a job has one; the stream is bounded, so it is read through."""
+        """Finds the letters of a job, one for each failed node; the stream is bounded, so all of it is read."""
         part, start = self._jobs.scripts.partition(job_id), "-"
         while rows := await self._client.xrange(part.dead, min=start, count=1000):
             mine = [entry for entry, fields in rows if fields.get(b"job") == job_id.encode()]
@@ -66,12 +66,12 @@ class DeadLetters:
             start = f"({rows[-1][0].decode()}"
 
     def _letter(self, letter_id: str) -> tuple[Partition, str]:
-        """Partition and entry. Raises ValueError."""
+        """Splits a letter's id into partition and entry. Raises ValueError."""
         found = _LETTER.fullmatch(letter_id)
         if found is None:
             raise ValueError(letter_id)
         number, ms, nth = (int(digits) for digits in found.groups())
-        if number >= len(self._partitions) or max(ms, nth) >= 2**64 or ms == nth == 0:  # no entry has these
+        if number >= len(self._partitions) or max(ms, nth) >= 2**64 or ms == nth == 0:  # no entry has such an id
             raise ValueError(letter_id)
         return self._partitions[number], f"{ms}-{nth}"
 

@@ -41,7 +41,7 @@ WORDS = ("ok", "gone", "stale", "malformed", "vanished", "not_yours")
 
 
 class Delivery:
-    """One claimed entry, what is known of its job, and the nodes it runs.
+    """One claimed entry, the known state of its job, and the nodes that it runs.
 
     `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
     elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
@@ -73,7 +73,7 @@ class Delivery:
         self.quarantined = {node for node, _, _ in claim.quarantined}
 
     def move(self, to: str) -> None:
-        """Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
+        """Moves to a state. Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
         check_delivery(self.state, to)
         self.state = to
 
@@ -95,7 +95,7 @@ class Delivery:
 
     @property
     def heavy(self) -> bool:
-        """Whether its nodes take slots."""
+        """Returns whether its nodes take slots."""
         named = [*self.open, *self.claim.waiting]
         return bool(named) and not self.routes[named[0]].light
 
@@ -107,7 +107,7 @@ class Delivery:
         return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
 
     def learn(self, node: str, raw: str) -> None:
-        """Takes in a record as Redis has it; an empty text is a pending node, about which nothing is to be known."""
+        """Stores a record as Redis has it; an empty text is a pending node, which has no record."""
         if not raw:
             return
         record = parse_record(raw)
@@ -121,7 +121,7 @@ class Delivery:
         self.open.add(node)
 
     def withdraw(self, node: str) -> None:
-        """Takes begin() back: the node was not started."""
+        """Undoes begin(): the node was not started."""
         self.open.discard(node)
         del self.attempts[node], self.redeliveries[node]
 
@@ -131,7 +131,7 @@ class Delivery:
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
-        """The outputs that the input of a node is made of: those of its sources that have completed."""
+        """Returns the outputs that make the input of a node: those of its completed sources."""
         found = {}
         for node in self.topology.sources(node_id):
             record = self.records.get(node)
@@ -141,7 +141,7 @@ class Delivery:
 
 
 class Topologies:
-    """Decoded graphs by their text, the latest 64: deliveries of one job share one."""
+    """A cache of the latest 64 decoded graphs by their text: deliveries of one job share one graph."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Placement]]] = OrderedDict()
@@ -185,18 +185,18 @@ class Consumer:
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
-        """Creates what is missing; from `0`, so that entries older than the group are delivered too."""
+        """Creates the missing streams and groups, from `0`, so that entries older than the group are delivered too."""
         for stream in self._parts:
             try:
                 await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
             except redis.exceptions.OutOfMemoryError:
-                return  # take makes the group, which the limit does not refuse
+                return  # take.lua makes the group, and the memory limit does not refuse that
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
 
     async def take(self, light: int, heavy: int) -> tuple[int, list[Delivery]]:
-        """Reads without waiting, no more than `light` and `heavy` nodes can start; (entries seen, deliveries).
+        """Reads without waiting, no more than `light` and `heavy` nodes can start; returns (entries seen, deliveries).
 
         The urgent streams come first, of all partitions, but in one turn of ten low and normal, each in front every other time, so
         that nothing starves. A turn is a take that found something: were empty ones counted, the rhythm of a worker (two takes a
@@ -230,16 +230,16 @@ class Consumer:
 
     @property
     def idle_cost(self) -> float:
-        """How much a take costs that finds nothing, in calls of which four are little."""
+        """The number of Redis calls that a take without a result costs; up to four are cheap."""
         calls = 1 if len(self._streams) == 1 else len(PRIORITIES) * len(self._streams)
         return max(1.0, calls / 4)
 
     def prefer_partition(self, part: Partition) -> None:
-        """The next take is for an entry of this partition, for which room was made."""
+        """Lets the next take read this partition first: a node was preempted there for one of its entries."""
         self._owed = part
 
     def _asks(self, first: int, levels: Sequence[int]) -> Iterator[tuple[Partition, list[str]]]:
-        """What is asked, call by call, the partitions in turn; where there is one, one call looks through all streams."""
+        """Yields the streams to read, call by call, the partitions in turn; with one partition a single call reads all streams."""
         parts = self._scripts.partitions
         if len(parts) == 1:
             yield parts[0], [self._streams[0][level] for level in levels]
@@ -250,7 +250,7 @@ class Consumer:
                 yield part, [self._streams[part.number][level]]
 
     async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
-        """Blocks until an entry comes, for at most BLOCK_MS. `free()` answers (light, heavy) when it has come."""
+        """Blocks until an entry comes, for at most BLOCK_MS. `free()` returns (light, heavy) at that time."""
         if self._clustered:
             await self._look()
             return []
@@ -270,10 +270,10 @@ class Consumer:
         return deliveries
 
     async def _look(self) -> None:
-        """Waits until a stream has an entry that nobody was handed; the next take is for it.
+        """Waits until a stream has an entry that no worker has been given; the next take is for it.
 
         One command cannot wait on several slots, so each partition has a read of its own. It is one without the group, which
-        claims nothing, and so may go on unheard while this worker is busy.
+        claims nothing, so its answer may stay unread while this worker is busy.
         """
         for part in self._scripts.partitions:
             if part.number not in self._looks:
@@ -298,7 +298,7 @@ class Consumer:
         await asyncio.gather(*looks, return_exceptions=True)
 
     async def recover(self, light: int, heavy: int) -> list[Delivery]:
-        """What this consumer has pending and does not hold: takes whose answer was lost."""
+        """Returns entries that are pending for this consumer but not held by it: takes whose answer was lost."""
         await self.make_groups()
         deliveries: list[Delivery] = []
         for stream in self._parts:
@@ -344,7 +344,7 @@ class Consumer:
         return claims if time.monotonic() - asked < self._lease / 2 else await self._still_ours(part, claims)
 
     async def _still_ours(self, part: Partition, claims: list[Claim]) -> list[Claim]:
-        """Without those that were taken over while the answer waited to be read: until then nobody renewed them."""
+        """Leaves out deliveries that were taken over while the answer waited to be read: until then no thread renewed their leases."""
         ours = [claim for claim in claims if claim.word == "ok"]
         words = await self._scripts.renew(
             part, [[c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer] for c in ours]
@@ -366,7 +366,7 @@ class Consumer:
 
 
 def _rows(reply: Any) -> list[tuple[bytes, list[tuple[bytes, Any]]]]:
-    """XREADGROUP's answer in one shape: RESP3 nests the entries once more than RESP2."""
+    """Returns XREADGROUP's answer in one shape: RESP3 nests the entries one level deeper than RESP2."""
     if not reply:
         return []
     pairs = reply.items() if isinstance(reply, dict) else reply

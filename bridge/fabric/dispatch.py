@@ -23,9 +23,9 @@ def plan_batches(
     front: bool = False,
     declined: bool = False,
 ) -> list[EntrySpec]:
-    """The entries that carry `ready` to their places. The graph is inside while graph × entries stays below the limit.
+    """Returns the entries that carry `ready` to their places. They contain the graph while graph × entries stays below the limit.
 
-    `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so nobody makes room for them.
+    `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so no worker preempts a node for them.
     """
     stands = PRIORITIES[0] if front else priority
     groups = graphs.group(topology, ready, routes)

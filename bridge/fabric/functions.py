@@ -1,9 +1,9 @@
 """The Lua as one library of functions: its text, its names, and how a function is called.
 
 The library and its functions carry a hash of the text, so processes of several versions work side by side on one server, and a name
-always means the same text. It is loaded where a server says that it does not know the function: into the very server, which
-in a cluster is the key's master. Only who may load does so; a worker's user may not (a function runs with the rights of its caller,
-so whoever replaces one acts as the control plane), and waits until the control plane, which calls in every partition each second, has.
+always means the same text. It is loaded where a server reports an unknown function: into that server, which
+in a cluster is the key's master. Only a user with that permission loads it; a worker's user may not (a function runs with the rights of its caller,
+so a client that replaces one acts as the control plane), and waits until the control plane, which calls in every partition each second, has.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from dihedral.bridge.fabric.lifecycle import lua_prelude
 _FOLDER = files("dihedral.bridge.fabric") / "lua"
 
 SHARED = ("_call", "_jobs", "_nodes", "_entries", "_claims", "_transitions")
-"""What every transition builds on, in the order in which it is defined."""
+"""The shared files that every transition uses, in the order of their definition."""
 NAMES = sorted(file.name[:-4] for file in _FOLDER.iterdir() if file.name[0] not in "_.")
-"""Every transition."""
+"""The files of the transitions."""
 
 
 class Library(msgspec.Struct, frozen=True):
@@ -46,14 +46,14 @@ def library() -> Library:
 
 
 def body() -> str:
-    """The tables of lifecycle.py, the shared code, then each file in a block of its own: a chunk has room for 200 locals."""
+    """Joins the tables of lifecycle.py, the shared code, then each file in its own block: a Lua chunk may have 200 locals."""
     shared = [(_FOLDER / f"{name}.lua").read_text() for name in SHARED]
     blocks = [f"do\n{(_FOLDER / f'{name}.lua').read_text()}end\n" for name in ("_plain", *NAMES)]
     return lua_prelude() + "".join([*shared, *blocks])
 
 
 async def call(client: Client, name: str, key: str, *arguments: Any) -> Any:
-    """Raises: redis.ResponseError that is `passing` where nobody has loaded the library and this user may not."""
+    """Calls a function. Raises a transient redis.ResponseError where no process has loaded the library and this user may not load it."""
     known = library()
     command = ("FCALL", known.function(name), 1, key, *arguments)
     try:
@@ -69,7 +69,7 @@ async def call(client: Client, name: str, key: str, *arguments: Any) -> Any:
 
 
 def call_blocking(client: Any, name: str, key: str, *arguments: Any) -> Any:
-    """`call` for a client of dihedral.bridge.fabric.connection.connect_blocking."""
+    """Does what `call` does, with a client of dihedral.bridge.fabric.connection.connect_blocking."""
     known = library()
     command = ("FCALL", known.function(name), 1, key, *arguments)
     try:
@@ -85,7 +85,7 @@ def call_blocking(client: Any, name: str, key: str, *arguments: Any) -> Any:
 
 
 def _there(client: Any, key: str) -> dict[str, Any]:
-    """Of a cluster the one node that answered: redis-py loads into all masters, and fails with any one of them."""
+    """Loads the library into the one node that answered: in a cluster redis-py loads into all masters, and fails if any one fails."""
     clusters = (redis.asyncio.cluster.RedisCluster, redis.cluster.RedisCluster)
     return {"target_nodes": client.get_node_from_key(key)} if isinstance(client, clusters) else {}
 

@@ -1,6 +1,6 @@
 """Jobs as their callers see them: submit, read, list, cancel, retry, delete.
 
-The scripts know items and words; here are the things: a job to submit and a view of a job. Policy (limits, idempotency,
+The scripts know items and words; this module has the objects: a job to submit and a view of a job. Policy (limits, idempotency,
 planning) is the control plane's.
 """
 
@@ -44,7 +44,7 @@ _decode_artifacts = msgspec.json.Decoder(list[ArtifactMeta]).decode
 
 
 class NewJob(msgspec.Struct):
-    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job with the same id.
+    """A planned job. `graph` is the normalised graph's JSON; `digest` tells a repeat from another job of the same id.
 
     `created_ms`: the server's time when it was accepted, 0 before.
     """
@@ -65,7 +65,7 @@ class NewJob(msgspec.Struct):
     webhook: bytes = b""
 
     def view(self) -> "JobView":
-        """What a look at it shows right after it was accepted."""
+        """Returns the view of a job right after it was accepted."""
         scheduled = self.start_at_ms is not None and self.start_at_ms > self.created_ms
         root = self.topology.roots[0]
         place = f"{self.topology.nodes[root].plane}/{self.routes[root].pool}"
@@ -122,7 +122,7 @@ class JobView(msgspec.Struct):
         return self.records.get(node_id, PENDING)
 
     def states(self) -> dict[str, tuple[str, str]]:
-        """Status and reason of each node that has a record."""
+        """Returns status and reason of each node that has a record."""
         return {node: (record.status, record.reason) for node, record in self.records.items()}
 
 
@@ -143,7 +143,7 @@ class Jobs:
         self._submitting: asyncio.Task[None] | None = None
 
     async def submit(self, job: NewJob) -> str:
-        """ok | same | exists | full | quota | rate MS | memory. What comes while a call is on its way goes out together in the next."""
+        """Submits a job; returns ok | same | exists | full | quota | rate MS | memory. Jobs that arrive while a call is under way go out together in the next."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._submissions.append((job, future))
         if self._submitting is None or self._submitting.done():
@@ -165,7 +165,7 @@ class Jobs:
                     future.set_result(word)
 
     async def submit_many(self, jobs: Sequence[NewJob]) -> list[str]:
-        """A word per job; calls are cut by bytes and by items. `memory`: the server is at its limit and kept nothing of it."""
+        """Submits jobs; returns a word for each. Calls are split by bytes and by items. `memory`: the server is at its limit and stored no part of the job."""
         words: list[str] = [""] * len(jobs)
         by_partition: dict[int, list[int]] = {}
         for index, job in enumerate(jobs):
@@ -210,7 +210,7 @@ class Jobs:
         )  # fmt: skip
 
     async def allowance(self, limit: Limit) -> tuple[int, str]:
-        """(how many more jobs would be accepted now, the word that refuses the next one), so that what cannot be accepted is not planned.
+        """Returns (how many more jobs would be accepted now, the word that refuses the next one), so that a refused job is not planned.
 
         Takes nothing: submit.lua counts. With several partitions one may refuse earlier.
         """
@@ -226,7 +226,7 @@ class Jobs:
         return left, word
 
     async def _room_of_key(self, part: Partition, limit: tuple[str, int, int], now: int) -> list[tuple[int, str]]:
-        """What `over` in _call.lua would answer."""
+        """Returns the answer of `over` in _call.lua."""
         name, per_minute, most = limit
         rooms = []
         if most > 0:
@@ -243,7 +243,7 @@ class Jobs:
 
     @property
     def _max_queued(self) -> int:
-        """A script sees its own partition only, so each has its share of the limit."""
+        """Returns one partition's share of the limit: a script sees its own partition only."""
         return -(-self.settings.jobs.max_queued // len(self.scripts.partitions))
 
     @property
@@ -251,7 +251,7 @@ class Jobs:
         return self.settings.jobs.inline_graph_bytes
 
     async def read(self, job_id: str, after: int | None = None, depth: Depth = Depth.document) -> JobView | None:
-        """As much of the job as `depth` says and, with `after`, every kept event with a greater seq, in one atomic look; None for an unknown job."""
+        """Reads as much of the job as `depth` asks for and, with `after`, every kept event with a greater seq, in one atomic read; None for an unknown job."""
         reply = await self.scripts.read(
             self.scripts.partition(job_id), [(job_id, -1 if after is None else after, depth)]
         )
@@ -273,7 +273,7 @@ class Jobs:
         return views
 
     async def left(self, job_id: str, nodes: Sequence[str]) -> dict[str, bytes]:
-        """What ended nodes have left: `{"output":…}` or `{"error":…}`, by node."""
+        """Returns the results of ended nodes by node: `{"output":…}` or `{"error":…}`."""
         if not nodes:
             return {}
         key = self.scripts.partition(job_id).job(job_id)
@@ -281,7 +281,7 @@ class Jobs:
         return {node: text for node, text in zip(nodes, texts, strict=True) if text is not None}
 
     async def ahead(self, job_id: str, record: NodeRecord) -> int | None:
-        """How many entries of its place are taken before that of a ready node: 100 means as many or more. None: it stands in no line."""
+        """Returns how many entries of its place are ahead of a ready node's entry: 100 means 100 or more. None: it is not queued."""
         entry, _, stream = record.entry.partition("@")
         part = self.scripts.partition(job_id)
         plane, _, pool = record.place.partition("/")
@@ -297,7 +297,7 @@ class Jobs:
     async def page(
         self, before: tuple[int, str] | None, limit: int, *, since_ms: int = 0, until_ms: int | None = None
     ) -> list[tuple[int, str]]:
-        """(created ms, job id) newest first, older than `before`; the index may name jobs that have expired."""
+        """Returns (created ms, job id) of jobs older than `before`, newest first; the index may name jobs that have expired."""
         top = "+inf" if until_ms is None else str(until_ms)
         if before is not None and (until_ms is None or before[0] <= until_ms):
             top = str(before[0])
@@ -321,7 +321,7 @@ class Jobs:
         return rows[:limit]
 
     async def cancel(self, job_id: str) -> str:
-        """cancelled | cancelling | ended | unknown."""
+        """Cancels a job; returns cancelled | cancelling | ended | unknown."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -331,7 +331,7 @@ class Jobs:
     async def retry(
         self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
     ) -> str:
-        """ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -350,15 +350,15 @@ class Jobs:
         return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
 
     async def delete(self, job_id: str) -> str:
-        """ok | alive | unknown."""
+        """Deletes a job; returns ok | alive | unknown."""
         return await self.scripts.delete(self.scripts.partition(job_id), job_id)
 
     async def epoch(self, job_id: str = "") -> str:
-        """The replication id of the server that has the job: another one means that a seq may have gone back."""
+        """Returns the replication id of the server that has the job: a different id means that a seq may have gone back."""
         return str((await functions.call(self.client, "epoch", self.scripts.partition(job_id).index)).decode())
 
     async def counts(self) -> dict[str, int]:
-        """What the scripts have counted, over all partitions: jobs by live status, by end and pipeline, and what happened."""
+        """Returns the counters of the scripts, summed over all partitions: jobs by live status, by end and pipeline, and other events."""
         found: dict[str, int] = {}
         for part in self.scripts.partitions:
             for name, number in (await self.client.hgetall(part.counts)).items():

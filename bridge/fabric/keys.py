@@ -13,9 +13,9 @@ from dihedral.bridge.pools import PRIORITIES
 GROUP = "workers"
 LAYOUT = "dihedral:layout"
 LAYOUT_VERSION = 4
-"""Grows when a job is stored otherwise than before; a server that holds older jobs is refused, not misread."""
+"""The version of the layout; it grows when jobs are stored in a different way. A server that holds older jobs is refused, not misread."""
 READABLE_LAYOUTS = frozenset({3})
-"""Older versions whose jobs this one reads and goes on with. 3 kept what a node leaves inside its record; 4 keeps it beside."""
+"""The older versions whose jobs this one reads and continues. 3 kept a node's result inside its record; 4 keeps it in a separate field."""
 CANCEL_CHANNEL = "cancel"
 PROTOCOL = 1
 """Written into every entry and heartbeat, and grows when an older plane would misread what a newer one writes; no plane decides by it."""
@@ -42,7 +42,7 @@ class Partition:
         self.dead = f"stream:dead{self.suffix}"
         self.counts = f"counts{self.suffix}"
         self.webhooks = f"webhooks{self.suffix}"
-        """Jobs whose end is to be announced, by the time at which they are due."""
+        """Jobs whose end must be announced, by the time at which they are due."""
         self.webhook_tries = f"webhooks:tries{self.suffix}"
 
     def job(self, job_id: str) -> str:
@@ -97,20 +97,20 @@ def worker(worker_id: str) -> str:
 
 
 def memory_peaks(kind: str) -> str:
-    """No worker's id: those have dashes before any colon."""
+    """A name that cannot be a worker's id, since every worker's id has dashes before any colon."""
     return f"worker:memory:{kind}"
 
 
-MEMORY_KINDS = "worker:memory:kinds"  # no kind: those have blanks
-OLD_MEMORY_PEAKS = "worker:memory"  # of earlier versions, in which a peak could be lost
+MEMORY_KINDS = "worker:memory:kinds"  # not the key of a kind: kinds contain spaces
+OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could lose a peak
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"
 API_KEYS_VERSION = "dihedral:keys:version"
 ARTIFACTS_NAMED = "dihedral:artifacts:named"
-"""What submissions name, by time; those of the last seconds may be under way."""
+"""The artifacts that submissions name, by time; submissions of the last seconds may be under way."""
 ARTIFACTS_GOING = "dihedral:artifacts:going"
-"""What a prune is deleting."""
+"""The artifacts that a prune is deleting."""
 
 
 def idempotency(owner: str, key: str) -> str:
@@ -118,12 +118,12 @@ def idempotency(owner: str, key: str) -> str:
 
 
 def webhook(job_id: str, part: Partition) -> str:
-    """Where a job's webhook stands, with its secret: outside the job, which workers read."""
+    """The key of a job's webhook with its secret: outside the job, because workers read the job."""
     return f"webhooks:job:{job_id}{part.suffix}"
 
 
 def session(digest: str) -> str:
-    """A browser's session; `digest` is that of its cookie."""
+    """The key of a browser's session; `digest` is the digest of its cookie."""
     return f"session:{digest}"
 
 

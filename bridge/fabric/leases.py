@@ -38,7 +38,7 @@ Write = Callable[[Partition, Report], Awaitable[Reply]]
 class Renewer(threading.Thread):
     """Renews every held entry each third of a lease, from its own thread and connection: no task can starve it.
 
-    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `tell(key, word)` hears `lost`
+    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `tell(key, word)` receives `lost`
     and `cancelling`, in this thread too.
     """
 
@@ -84,7 +84,9 @@ class Renewer(threading.Thread):
         for rows in by_partition.values():
             try:
                 self._renew_in(rows)
-            except CONNECTION_ERRORS as error:  # one master of a cluster; the others are to hear of what they have
+            except (
+                CONNECTION_ERRORS
+            ) as error:  # one master of a cluster is lost; the others still need the renewal of their leases
                 lost = error
         if lost is not None:
             raise lost
@@ -108,7 +110,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Reclaimer:
-    """Takes over what dead owners left, on the streams it is given, and gives the nodes back to the streams.
+    """Takes over what dead owners left on the given streams, and requeues the nodes.
 
     It runs nothing itself: what ran when the owner died counts a delivery and goes back alone, what has died too often or may
     not run twice fails as `worker_lost`, and the whole graph is resolved once, since the owner may have died between
@@ -125,11 +127,11 @@ class Reclaimer:
         self._topologies = Topologies()
 
     def forget(self) -> None:
-        """After a broken connection or a slow answer every look starts anew."""
+        """Forgets all looks: after a broken connection or a slow answer they start anew."""
         self._seen.clear()
 
     async def look(self, part: Partition, streams: Iterable[str]) -> int:
-        """One look over the pending entries of `streams`; answers how many were taken over."""
+        """Looks once over the pending entries of `streams`; returns how many were taken over."""
         taken = 0
         for stream in streams:
             begun = time.monotonic()
@@ -144,7 +146,7 @@ class Reclaimer:
         return taken
 
     async def take_from(self, part: Partition, stream: str, owner: str) -> int:
-        """Takes over all that `owner` holds on a stream, at once: the caller has seen it die."""
+        """Takes over, at once, all entries that `owner` holds on a stream: the caller has seen its process die."""
         taken = 0
         rows = [
             (entry, Sighting(owner, stamp, 0.0)) for entry, who, stamp in await self._pending(stream) if who == owner
@@ -155,7 +157,7 @@ class Reclaimer:
         return taken
 
     async def _pending(self, stream: str) -> list[tuple[str, str, int]]:
-        """(entry, consumer, stamp) of every pending entry, page by page; each page with a server time of its own."""
+        """Yields (entry, consumer, stamp) of every pending entry, page by page; each page has its own server time."""
         rows: list[tuple[str, str, int]] = []
         start = "-"
         while True:
@@ -164,7 +166,7 @@ class Reclaimer:
             except redis.ResponseError as error:
                 if is_transient(error):
                     raise
-                return rows  # there is no such stream or group yet
+                return rows  # the stream or group does not exist yet
             now = int(seconds) * 1000 + int(micros) // 1000
             rows += [(entry.decode(), consumer.decode(), now - idle) for entry, consumer, idle, _ in page]
             if len(page) < 200:
@@ -234,9 +236,9 @@ class Reclaimer:
 
 
 async def reap_worker(settings: Settings, pid: int) -> int:
-    """What a supervisor does when it has seen a process of this machine die, and killed its group: nobody waits for a lease.
+    """Recovers the work of a process of this machine that the supervisor has seen die and whose group it killed: no job waits for a lease.
 
-    Takes over what every worker of that process held, and takes it out of the list of workers; answers how many entries.
+    Takes over the entries of every worker of that process, removes those workers from the list, and returns how many entries.
     """
     client = connect(settings.redis.url)
     try:
@@ -262,7 +264,7 @@ async def reap_worker(settings: Settings, pid: int) -> int:
 
 
 def worker_lost(delivery: Delivery, node: str) -> list[Step]:
-    """The step that ends a node whose owners died with it, and puts it among the dead letters."""
+    """Builds the step that ends a node whose owners died with it, and adds it to the dead letters."""
     times = delivery.redeliveries[node]
     why = f"its worker was lost {times} time{'s' if times != 1 else ''} while it ran"
     if not delivery.routes[node].idempotent:

@@ -9,7 +9,7 @@ A node that is absent from the job's records is *pending*. It becomes *ready* wh
 was lost, or when a retryable failure leaves attempts; it never becomes pending again except by a retry of the whole job,
 which deletes its record.
 
-A job is *queued* until its first node starts. *cancelling* is the time between a cancel and the word of the last owner
+A job is *queued* until its first node starts. *cancelling* is the time between a cancel and the report of the last owner
 that its process is gone; nothing starts in it.
 
 A delivery is *held* from its claim on. It is *releasing* when its worker drains and its nodes go back, *ending* once the ack is on its
@@ -60,7 +60,7 @@ def check_delivery(old: str, new: str) -> None:
 
 
 def lua_prelude() -> str:
-    """The tables as Lua source: NODE_MOVES, JOB_MOVES, JOB_ENDED, NODE_ENDED, JOB_STARTS and S, the spelling of each."""
+    """Returns the tables as Lua source: NODE_MOVES, JOB_MOVES, JOB_ENDED, NODE_ENDED, JOB_STARTS and S, the spelling of each."""
     words = sorted({*NODE_MOVES, *JOB_MOVES})
     lines = ["local S = {" + ",".join(f"{word}='{word}'" for word in words) + "}"]
     for name, table in (("NODE_MOVES", NODE_MOVES), ("JOB_MOVES", JOB_MOVES)):

@@ -31,20 +31,20 @@ _array = msgspec.msgpack.Encoder().encode
 
 
 def encode_item(item: Any) -> bytes:
-    """The values of an item (less than 65,536), one behind the other: without the byte or three that make an array of them."""
+    """Packs the values of an item (less than 65,536), one after the other, without the one or three bytes of an array header."""
     array = _array(item)
     return array[3:] if array[0] == 0xDC else array[1:]
 
 
 Limit = tuple[str, int, int] | tuple[()]
-"""What one key may submit and retry: (name, jobs per minute, most alive), counted under that name within a partition; 0 means none."""
+"""The limit of one key for submissions and retries: (name, jobs per minute, most alive), counted under that name within a partition; 0 means no limit."""
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What take and reclaim answer for an entry; only `word` = ok carries more than stream and entry.
+    """The answer of take and reclaim for an entry; only `word` = ok carries more than stream and entry.
 
-    `started`: (node, attempt, deliveries lost with it running); `suspects` likewise, but still to be started, alone;
-    `priority`: where it is not that of its stream, else empty; `records`: (node, raw record).
+    `started`: (node, attempt, deliveries lost with it running); `suspects` has the same form, for nodes still to be started, each alone;
+    `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record).
     """
 
     word: str
@@ -101,7 +101,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):
-    """One item of report.lua; `entry` and `claim` are empty when nobody owns it (the scheduler's healing)."""
+    """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair)."""
 
     job_id: str
     stream: str
@@ -113,7 +113,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What report answers for an item: its word, a word for each step, and the records that were asked for."""
+    """The answer of report for an item: its word, a word for each step, and the requested records."""
 
     word: str
     words: list[str] = []
@@ -122,7 +122,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 def _reply(row: bytes | list[bytes]) -> Reply:
     if isinstance(row, bytes):
-        word, _, *words = row.decode().split(" ")  # the second is the job's status
+        word, _, *words = row.decode().split(" ")  # the second word is the job's status
         return Reply(word, words)
     text, *records = [each.decode() for each in row]
     word, _, *words = text.split(" ")
@@ -168,15 +168,15 @@ STATE = (
 
 
 def parse_state(raw: str) -> dict[str, str]:
-    """The words of a job's `state` by name; what has not happened yet is left out."""
+    """Returns the words of a job's `state` by name, without times that have not come yet."""
     return {name: word for name, word in zip(STATE, raw.split(" "), strict=False) if word != "-"}
 
 
 class Depth(enum.IntEnum):
-    """How much of a job a look reads (read.lua): each with what the one before it has."""
+    """The depth of a read of a job (read.lua): each depth includes the one before it."""
 
     document = 0
-    """What a list shows: fields and artifacts, never an output; records only while the job lives."""
+    """The data of a list: fields and artifacts, never an output; records only while the job is alive."""
     records = 1
     graph = 2
     outputs = 3
@@ -218,7 +218,7 @@ class Scripts:
         return self.partitions[partition_number(job_id, len(self.partitions))]
 
     async def submit(self, part: Partition, items: Sequence[Any]) -> tuple[list[str], int]:
-        """A word per item, and the server's time in ms, at which the jobs were created."""
+        """Submits jobs; returns a word per item, and the server's time in ms at which they were created."""
         *words, now = await self._words("submit", part, items)
         return words, int(now)
 
@@ -263,14 +263,14 @@ class Scripts:
         skips: Sequence[tuple[str, str, int]] = (),
         limit: Limit = (),
     ) -> str:
-        """`skips`: (node, reason, share) of those among `reset` that what is kept has decided already."""
+        """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
         return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
 
     async def upgrade(self, part: Partition) -> int:
-        """Moves a partition's jobs of the layout before to this one; how many there were."""
+        """Moves a partition's jobs from the previous layout to this one; returns how many."""
         moved = 0
         job_ids = [each.decode() for each in await self.client.zrange(part.index, 0, -1)]
         for start in range(0, len(job_ids), 100):
@@ -279,12 +279,12 @@ class Scripts:
         return moved
 
     async def due(self, part: Partition, limit: int = 100) -> tuple[int, int, int]:
-        """Moves what is due; (moved, dropped, ms until the next or -1)."""
+        """Moves the due entries to their streams; returns (moved, dropped, ms until the next or -1)."""
         moved, dropped, wait = (await self.call("due", part, [[limit]]))[0]
         return int(moved), int(dropped), int(wait)
 
     async def room(self, part: Partition, streams: Sequence[str], rank: int, patience_ms: int) -> bool:
-        """Whether the caller is to make room for an entry that has waited so long for a slot. `rank`: the caller's place in PRIORITIES."""
+        """Returns whether the caller must preempt a node for an entry that has waited `patience_ms` for a slot. `rank`: the caller's place in PRIORITIES."""
         found = await self.call("room", part, [[list(streams), rank, patience_ms]])
         return bool(found[0])
 
@@ -292,7 +292,7 @@ class Scripts:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
 
     async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
-        """Items (job id, after or -1, Depth); [] for an unknown job, else [flat fields, events]."""
+        """Reads jobs. Items: (job id, after or -1, Depth). Returns per item [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
 
     async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:
@@ -309,16 +309,16 @@ class Scripts:
             self._seconds[name].observe(time.perf_counter() - begun)
 
     def call_blocking(self, client: Any, name: str, part: Partition, items: Sequence[Any]) -> Any:
-        """For a caller with a client of its own (the renewal thread)."""
+        """Renews with the caller's own client (the renewal thread's)."""
         encoded = [encode_item(item) for item in items]
         return functions.call_blocking(client, name, part.index, self._headers[part.number], *encoded)
 
 
 class Writer:
-    """One writer of a partition: reports of a tick go out in one call, the next after its answer.
+    """The one writer of a partition: reports of a tick go out in one call, the next call follows its answer.
 
     Concurrent batches overtake each other, so a process has one of these per partition. A call whose answer was lost is sent
-    again until it is answered: steps are idempotent (`already`), and the claim fences what came too late.
+    again until it is answered: steps are idempotent (`already`), and the claim fences a report that came too late.
     """
 
     def __init__(self, scripts: Scripts, part: Partition) -> None:
@@ -345,7 +345,7 @@ class Writer:
             self._wake.clear()
 
     def _cut(self) -> list[tuple[bytes, int, "asyncio.Future[Reply]"]]:
-        """The reports of the next call: one, or as many as stay within the limits together."""
+        """Returns the reports of the next call: one, or as many as stay within the limits together."""
         size = count = steps = 0
         for item, has, _ in self._queue:
             size += len(item)
@@ -369,11 +369,11 @@ class Writer:
 
 
 _PASSING = re.compile(rf"""(?:^|caused error: [('"]*)(?:BUSY|MISCONF|NOREPLICAS|{UNKNOWN_FUNCTION})\b""")
-"""redis-py has types for the other words and takes them off the text; a pipeline puts its command before it."""
+"""Returns the error's first word. redis-py has types for other words and removes them from the text; a pipeline puts its command first."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the server will serve otherwise soon: away, full, failing over, a script or disk in the way, a library not yet loaded."""
+    """Returns whether the error is transient: server away, full or failing over, a script or disk that blocks it, a library not yet loaded."""
     if isinstance(error, (*CONNECTION_ERRORS, ServerUnavailable)):
         return True
     if isinstance(error, (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)):

@@ -36,7 +36,7 @@ _decode_known = msgspec.json.Decoder(KnownTask).decode
 
 
 def _understood(decode: Callable[[bytes], T], text: bytes, what: str) -> T | None:
-    """None, said once, for what a worker of a newer version tells otherwise; it must not end an older control plane."""
+    """Decodes what a worker announced. Returns None, logged once, for the format of a newer version, which must not stop an older control plane."""
     try:
         return decode(text)
     except msgspec.MsgspecError as error:
@@ -57,7 +57,7 @@ class WorkerRegistry:
         self._partitions = partitions
 
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
-        """A worker's heartbeat: itself for LIVE_SECONDS, its tasks for a week after it was last seen."""
+        """Writes a worker's heartbeat: the worker for LIVE_SECONDS, its tasks for a week after it was last seen."""
         now = await now_ms(self._client)
         known: list[str | bytes] = []
         for each in capabilities:
@@ -68,19 +68,19 @@ class WorkerRegistry:
             await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
 
     async def depart(self, worker_id: str) -> None:
-        """It lives no more, and stays among those seen lately."""
+        """Removes a worker from the live ones; it stays among those seen recently."""
         await self._put("ZADD", keys.WORKERS, await now_ms(self._client) - LIVE_SECONDS * 1000 - 1, worker_id)
 
     async def _put(self, command: str, key: str, *arguments: Any) -> None:
         await functions.call(self._client, "put", key, command, *arguments)
 
     async def alive(self) -> list[WorkerInfo]:
-        """Workers with a heartbeat in the last 15 s."""
+        """Returns the workers with a heartbeat in the last 15 s."""
         horizon = await now_ms(self._client) - LIVE_SECONDS * 1000
         return await self._found(await self._client.zrange(keys.WORKERS, horizon, "+inf", byscore=True))
 
     async def recent(self) -> list[WorkerInfo]:
-        """Also those that were seen in the last week."""
+        """Returns the workers seen in the last week, live or not."""
         return await self._found(await self._client.zrange(keys.WORKERS, 0, "+inf", byscore=True))
 
     async def _found(self, ids: list[bytes]) -> list[WorkerInfo]:
@@ -93,7 +93,7 @@ class WorkerRegistry:
         return [found for text in raw if text and (found := _understood(_decode_worker, text, "heartbeat"))]
 
     async def known_tasks(self) -> list[KnownTask]:
-        """Every task of live and recently seen workers, stable order."""
+        """Returns every task of live and recently seen workers, in a stable order."""
         horizon = await now_ms(self._client) - RECENT_SECONDS * 1000
         rows = await self._client.hgetall(keys.CAPABILITIES)
         known = [_understood(_decode_known, row, "capability") for _, row in sorted(rows.items())]
@@ -103,7 +103,7 @@ class WorkerRegistry:
         return {known.capability.id: known.capability for known in await self.known_tasks()}
 
     async def queues(self) -> list[QueueInfo]:
-        """Depth (not delivered), pending (delivered, not acked) and age of the oldest waiting entry, per place."""
+        """Returns, per place, depth (not delivered), pending (delivered, not acked) and the age of the oldest waiting entry."""
         places = {("node", "default"), ("python", "default")}
         for known in await self.known_tasks():
             places.add((str(known.capability.plane), known.capability.runtime.pool))

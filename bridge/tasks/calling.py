@@ -1,4 +1,4 @@
-"""How a task function is called.
+"""Calls task functions.
 
 Both ways to run a task live here, because what they enforce is the same: params and output have the declared types, the
 output has a size limit, every exception becomes one typed error. `run_light` runs an async task in the event loop it is called
@@ -29,7 +29,7 @@ from dihedral.schemas.structs.graph import NodeError
 
 OUTPUT_BYTES = 1024 * 1024  # the default of jobs.nodeOutputBytes
 MESSAGE_CHARS = 2_000
-TRACEBACK_CHARS = 8_000  # the innermost frames say most, so the end is kept
+TRACEBACK_CHARS = 8_000  # the innermost frames explain most, so the end is kept
 DETAILS_BYTES = 16 * 1024
 REPEAT_CANCEL_SECONDS = 1.0
 
@@ -46,7 +46,7 @@ async def run_light(
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     kept: ModelCache | None = None,
 ) -> NodeOutcome:
-    """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is where it lives (None = here)."""
+    """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is the loop to which the store belongs (None = this one)."""
     task = registry.get(run.task)
     if task is None:
         return failed("unknown_task", f"this worker has no task {run.task!r}")
@@ -91,7 +91,7 @@ async def run_light(
 
 
 class _Stop:
-    """Cancels the task that made it, when its time is over or the job is cancelled, and again while it goes on."""
+    """Cancels the task that made it, when its time is over or the job is cancelled, and repeats that while the task goes on."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -121,7 +121,7 @@ class _Stop:
 
     @property
     def from_outside(self) -> bool:
-        """Whether somebody else cancelled the event-loop task too, which must then go on as a cancellation."""
+        """Returns whether another caller cancelled the event-loop task too; then the cancellation must continue."""
         return self._task is not None and self._task.cancelling() - self._before > self._said
 
     def outcome(self, task: Task) -> NodeOutcome | None:
@@ -130,7 +130,7 @@ class _Stop:
         return NodeOutcome(status="cancelled") if self._reason else None
 
     async def close(self) -> None:
-        """Takes back what it has said. `uncancel` alone leaves a cancel that the task did not wait long enough to meet."""
+        """Withdraws its cancels. `uncancel` alone would leave a cancel that the task has not received yet."""
         for handle in (self._timer, self._repeat):
             if handle is not None:
                 handle.cancel()
@@ -159,7 +159,7 @@ def run_plain(
     kept: ModelCache | None = None,
     finishing: Callable[[], bool] = bool,
 ) -> NodeOutcome:
-    """Runs a plain function in this thread; whoever started the process watches its time."""
+    """Runs a plain function in this thread; the parent of the process watches its time."""
     task = registry.get(run.task)
     if task is None:
         return failed("unknown_task", f"this worker has no task {run.task!r}")
@@ -198,7 +198,7 @@ def capabilities(registry: Registry) -> list[Capability]:
 
 
 def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
-    """Completed, or failed where the result is not what the task declared (`invalid_output`) or too large."""
+    """Returns a completed outcome, or a failed one where the result does not have the declared type (`invalid_output`) or is too large."""
     try:
         output = task.output(result)
     except (
@@ -217,7 +217,7 @@ def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -
 
 
 def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> NodeOutcome:
-    """What a task raised, as one typed error with class and traceback.
+    """Turns a task's exception into one typed error with class and traceback.
 
     A device out of memory is `out_of_memory`; a broken one `device_poisoned`, which another process may survive, where the task may run again.
     """
@@ -245,7 +245,7 @@ def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> 
 
 
 def timed_out(task: Task, timeout_seconds: float) -> NodeOutcome:
-    """Retryable where the task says that a TimeoutError is."""
+    """Returns the time-out error; it is retryable where the task's `retry_on` includes TimeoutError."""
     retryable = issubclass(TimeoutError, task.retry_on)
     message = f"{task.capability.id} did not end within {timeout_seconds:g} s"
     return failed("timeout", message, {"timeoutSeconds": timeout_seconds}, retryable=retryable)

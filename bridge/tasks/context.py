@@ -1,4 +1,4 @@
-"""What a running task holds in its hands: progress, events, cancel, files, and the errors that it may raise on purpose.
+"""The interface of a running task: progress, events, cancel, files, and the errors that it may raise on purpose.
 
 A task of the worker's own event loop awaits `fetch_async` and `store_async`. A task in a slot runs in the main thread of its process and
 may block; the artifact store lives on the event loop of another thread there, which is why a context may name a `loop`.
@@ -28,7 +28,7 @@ from dihedral.schemas.structs.capability import Capability
 T = TypeVar("T")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-CANCEL_LOOK_SECONDS = 0.1  # how late a blocked transfer may notice a cancel
+CANCEL_LOOK_SECONDS = 0.1  # the longest delay after which a blocked transfer notices a cancel
 
 
 class TaskError(DihedralError):
@@ -48,25 +48,25 @@ class TaskCancelled(BaseException):
 
 
 class SimulatedDevice(Protocol):
-    """What a task sees of `dihedral.data_plane.gpu_memory.simulated.SimulatedGpu`, which a task that knows only the bridge need not import."""
+    """The interface of `dihedral.data_plane.gpu_memory.simulated.SimulatedGpu` for tasks, so that a task that uses only the bridge need not import it."""
 
     @property
     def index(self) -> int: ...
 
     def allocate(self, size: int) -> AbstractContextManager[object]:
-        """Bytes, held until the block or the last reference ends. Raises MemoryError; RuntimeError where the context is poisoned."""
+        """Allocates bytes, held until the block or the last reference ends. Raises MemoryError; RuntimeError where the context is poisoned."""
 
     def compute(self, seconds: float) -> None:
-        """At speed 1. Raises RuntimeError where the context is poisoned."""
+        """Computes for `seconds` at speed 1. Raises RuntimeError where the context is poisoned."""
 
 
 class ModelCache:
-    """What a process keeps from one run to the next: one loaded model, and the simulated GPU where its device is one."""
+    """The objects that a process keeps from one run to the next: one loaded model, and the simulated GPU if its device is simulated."""
 
     def __init__(
         self, simulated_gpu: SimulatedDevice | None = None, running: Callable[[], frozenset[Any]] = frozenset
     ) -> None:
-        """`running`: the threads and processes that this process has now; those that a model starts while it is loaded stay with it."""
+        """Makes an empty cache. `running`: the threads and processes that this process has now; those that a model starts while it loads belong to it."""
         self.simulated_gpu = simulated_gpu
         self.key = ""
         self.running: frozenset[Any] = frozenset()
@@ -75,7 +75,7 @@ class ModelCache:
         self._value: Any = None
 
     def get(self, key: str, version: str, load: Callable[[], T]) -> T:
-        """What `load` made for this key and version, now or in an earlier run; anything else that was kept goes before."""
+        """Returns the object that `load` made for this key and version, now or in an earlier run; any other kept object is dropped first."""
         if not key or (self.key, self._version) != (key, version):
             self.drop()
             before = self._running()
@@ -109,9 +109,9 @@ class TaskContext:
         finishing: Callable[[], bool] = bool,
         settings: "Callable[[type[Any]], Any] | None" = None,
     ) -> None:
-        """`capabilities`: those of this worker. `directory`: made when asked for, a temporary one where None. `loop`: where the store lives, None = here.
+        """Makes a context. `capabilities`: this worker's. `directory`: made on first use, temporary where None. `loop`: the loop of the store, None = this one.
 
-        `kept`: None where nothing outlives the run. `warm_key`: of what the task may keep. `finishing`: whether somebody wants the best result so far.
+        `kept`: None where no object outlives the run. `warm_key`: the key of the object that the task may keep. `finishing`: returns whether a user wants the best result so far.
         `settings`: makes a struct of this task's table in the settings file; None: the defaults.
         """
         self.job_id = run.job_id
@@ -136,7 +136,7 @@ class TaskContext:
         self._fetched = 0
 
     def settings(self, kind: type[T]) -> T:
-        """What the operator set for this task, as a msgspec struct of this type: the table [tasks.ID] of the settings file.
+        """Returns the operator's settings for this task as a msgspec struct of this type: the table [tasks.ID] of the settings file.
 
         Raises:
             TaskError: code `invalid_settings`: the table is not of this type; the message names the path and the reason.
@@ -146,10 +146,10 @@ class TaskContext:
         except (SettingsError, msgspec.ValidationError) as error:
             raise TaskError(str(error), code="invalid_settings") from None
 
-    # Said to whoever watches the job --------------------------------------------------------------------------------
+    # Events for the watchers of the job -----------------------------------------------------------------------------
 
     def progress(self, fraction: float) -> None:
-        """0..1 of this node; a smaller number than before is ignored."""
+        """Reports the progress of this node, 0..1; a smaller number than before is ignored."""
         self._emit.progress(min(1.0, max(0.0, float(fraction))))
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
@@ -157,11 +157,14 @@ class TaskContext:
 
         Raises:
             TypeError: something in it has no JSON form.
+            ValueError: the name has not 1 to 128 characters.
         """
+        if not 1 <= len(name) <= 128:
+            raise ValueError(f"the name of data has 1 to 128 characters, not {len(name)}")
         self._emit.data(name, msgspec.to_builtins(payload, str_keys=True, enc_hook=_as_list))
 
     def log(self, message: str, level: str = "info") -> None:
-        """`level`: debug, info, warning or error."""
+        """Adds a line to the job's log. `level`: debug, info, warning or error."""
         if level not in ("debug", "info", "warning", "error"):
             raise ValueError(f"unknown log level {level!r}")
         self._emit.log(level, printable(message))
@@ -173,7 +176,7 @@ class TaskContext:
         return self._cancelled()
 
     def check_cancelled(self) -> None:
-        """Call it between steps: a task that ends by it keeps its slot warm; one that never looks is killed.
+        """Raises if the task must stop. Call it between steps: a task that stops this way keeps its slot warm; one that never checks is killed.
 
         Raises:
             TaskCancelled: the job was cancelled or this node's time is over.
@@ -183,29 +186,29 @@ class TaskContext:
 
     @property
     def finish_early(self) -> bool:
-        """Whether somebody asked this node to end now with the best result that it has, as completed. Look between steps."""
+        """Returns whether a user asked this node to end now, as completed, with the best result that it has. Check it between steps."""
         return self._finishing()
 
     # The device -----------------------------------------------------------------------------------------------------
 
     def warm(self, load: Callable[[], T], version: str = "") -> T:
-        """What `load` makes, kept in this process for the next run whose params named by `@task(warm=…)` are the same.
+        """Returns the object that `load` makes, kept in this process for the next run whose params named by `@task(warm=…)` are the same.
 
-        `version`: of the contents behind those params, where they may change. A process keeps one such object, and drops it when another run
+        `version`: the version of the contents behind those params, if they may change. A process keeps one such object, and drops it when another run
         needs the memory; a task must not change it.
         """
         return load() if self._kept is None else self._kept.get(self._warm_key, version, load)
 
     @property
     def simulated_gpu(self) -> SimulatedDevice | None:
-        """Of this slot; None where its device is real or there is none."""
+        """The simulated GPU of this slot; None where its device is real or it has no device."""
         return None if self._kept is None else self._kept.simulated_gpu
 
     # Files ----------------------------------------------------------------------------------------------------------
 
     @property
     def workdir(self) -> Path:
-        """A directory of this run alone; it is gone when the run has ended."""
+        """The directory of this run alone; it is removed when the run has ended."""
         if self._made is None:
             if self._directory is None:
                 self._made = Path(tempfile.mkdtemp(prefix="dihedral-"))
@@ -243,10 +246,10 @@ class TaskContext:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def keep_checkpoint(self, bucket: str, source: Path | bytes) -> None:
-        """Stores what a later run of this node goes on from, in the place of the one before. Blocks, also while the node is cancelled.
+        """Stores the state from which a later run of this node continues, in place of the previous checkpoint. Blocks, also while the node is cancelled.
 
         It is no artifact of the job's result. Its key has no nonce, so an owner that was thought dead may still put an older one
-        there: a checkpoint must be valid whichever run wrote it, and say itself what it belongs to.
+        there: a checkpoint must be valid whichever run wrote it, and must itself record what it belongs to.
 
         Raises:
             StoreError: the store is full or does not answer.
@@ -254,7 +257,7 @@ class TaskContext:
         self._wait(self._keep(bucket, "checkpoint", source, "application/octet-stream"), heeds_cancel=False)
 
     def checkpoint(self, bucket: str) -> Path | None:
-        """The last one that any run of this node kept, in the workdir; None where there is none. Blocks.
+        """Copies the last checkpoint of any run of this node into the workdir; returns None where there is none. Blocks.
 
         Raises:
             StoreError: the store does not answer.
@@ -267,16 +270,16 @@ class TaskContext:
             return None
 
     def drop_checkpoint(self, bucket: str) -> None:
-        """Once the result is stored. Blocks. A store that does not answer keeps the checkpoint; the result is none the worse for it."""
+        """Deletes the checkpoint once the result is stored. Blocks. If the store does not answer, the checkpoint stays, which does no harm to the result."""
         try:
             self._wait(self._drop(bucket), heeds_cancel=False)
         except StoreError as error:
             self.log(f"the checkpoint stays in the store: {error}", "warning")
 
     def keep_preview(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactRef:
-        """Stores what the work looks like so far under `<job>/<node>/<name>`, in the place of the one before. Blocks.
+        """Stores a preview of the work so far under `<job>/<node>/<name>`, in place of the previous one. Blocks.
 
-        Like a checkpoint it is no artifact of the result; it stays behind when the node has ended.
+        Like a checkpoint it is no artifact of the result; it remains when the node has ended.
 
         Raises:
             StoreError: the store is full or does not answer.
@@ -308,7 +311,7 @@ class TaskContext:
                 raise
 
     def close(self) -> None:
-        """Removes the workdir, if there is one; blocks."""
+        """Removes the workdir, if it exists; blocks."""
         if self._made is not None:
             shutil.rmtree(self._made, ignore_errors=True)
 
@@ -352,7 +355,7 @@ class TaskContext:
                 raise TaskCancelled from None
             except TimeoutError:
                 if future.done():
-                    raise  # the transfer's own
+                    raise  # the transfer itself was cancelled or failed
                 if heeds_cancel and self._cancelled():
                     future.cancel()
 
@@ -363,7 +366,7 @@ class TaskContext:
 
 
 def printable(text: str) -> str:
-    """The same text without lone surrogates, which no JSON may carry."""
+    """Returns the text without lone surrogates, which JSON must not contain."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,11 +1,11 @@
-"""What a device says when it fails, told from what a task does wrong: by the error's name or sentence, so that no CUDA library is needed.
+"""Tells failures of a device from errors of a task, by the error's name or message, so that no CUDA library is needed.
 
 A CUDA context that has met one of the sticky errors fails every later call with the same error ("leaves the process in an inconsistent state",
 CUDA runtime API, `cudaError_t`), so its process must be replaced. Libraries on top of it then report a failed execution of their own: that may
 have other causes too, memory among them (BVLC/caffe#2197, pytorch/pytorch#119420), but a new process is right for all of them.
 
-CuPy and the driver say names. PyTorch and NCCL say the driver's sentence, and not always the name; PyTorch's `AcceleratorError` has the number.
-Left out are names that say neither: CUDNN_STATUS_INTERNAL_ERROR (also where there is no memory to load a kernel, pytorch/pytorch#81620),
+CuPy and the driver report names. PyTorch and NCCL report the driver's message, and not always the name; PyTorch's `AcceleratorError` has the number.
+Left out are names that mean neither: CUDNN_STATUS_INTERNAL_ERROR (also where there is no memory to load a kernel, pytorch/pytorch#81620),
 CUBLAS_STATUS_NOT_INITIALIZED, and NCCL's own (`ncclSystemError`, `ncclInternalError`, `ncclRemoteError`): a socket, a bug, another process.
 """
 
@@ -45,7 +45,7 @@ STICKY_SENTENCES = (
     "uncorrectable ECC error", "the launch timed out", "hardware stack error", "operation not supported on global/shared address space",
     "invalid program counter", "uncorrectable NVLink error", "context is destroyed", "Invalid access of peer GPU memory",
 )  # fmt: skip
-"""Of the driver, as they begin (`cudaGetErrorString`)."""
+"""The beginnings of the driver's messages (`cudaGetErrorString`)."""
 
 STICKY_NUMBERS = frozenset({214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911})
 OUT_OF_MEMORY_NUMBER = 2
@@ -57,7 +57,7 @@ _SAYS_OUT_OF_MEMORY = re.compile(f"CUDA out of memory|{_SAYS}out of memory")
 
 
 def device_fault(error: BaseException) -> DeviceFault | None:
-    """Looks at the error and at those that it came from; a poisoned context outweighs what it caused."""
+    """Classifies the error and the errors that caused it; a poisoned context outweighs its consequences."""
     found: DeviceFault | None = None
     for each in _chain(error):
         text = str(each)
@@ -77,7 +77,7 @@ def device_fault(error: BaseException) -> DeviceFault | None:
 
 
 def _number(error: BaseException) -> int | None:
-    """CUDA's own of PyTorch's AcceleratorError; other accelerators have other numbers."""
+    """The CUDA error numbers of PyTorch's AcceleratorError; other accelerators have other numbers."""
     number = getattr(error, "error_code", None)
     of_cuda = _is_of_torch(error, "AcceleratorError") and str(error).startswith("CUDA")
     return number if of_cuda and isinstance(number, int) else None

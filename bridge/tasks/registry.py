@@ -3,8 +3,8 @@
     @task(description="Counts words.")
     async def count_words(params: Text, ctx: TaskContext) -> Count: ...
 
-`@task` changes nothing about the function, so it can be called and tested as what it is. `collect` imports modules and the plugins of the
-entry-point group `dihedral.tasks`, reads the types of what is marked there, and derives each capability (its manifest entry).
+`@task` changes nothing about the function, so it can be called and tested as a plain function. `collect` imports modules and the plugins of the
+entry-point group `dihedral.tasks`, reads the types of the functions marked there, and derives each capability (its manifest entry).
 A function that cannot be a task is refused then, with file and line, not when its first job arrives.
 
 Light tasks (`async def`, kind cpu) run in the worker itself; plain functions and everything of kind gpu run in a slot.
@@ -55,11 +55,11 @@ Schema = dict[str, Any]
 
 
 class InvalidTask(DihedralError):
-    """A module cannot be loaded, or what it marks cannot be a task; names file, line and reason."""
+    """A module cannot be loaded, or a function that it marks cannot be a task; names file, line and reason."""
 
 
 class Declaration(msgspec.Struct, kw_only=True, frozen=True):
-    """What `@task` was given."""
+    """The options given to `@task`."""
 
     id: str | None
     label: str | None
@@ -85,7 +85,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Task:
-    """A function and all that its types say about it."""
+    """A task function and everything derived from its types."""
 
     def __init__(
         self, function: Function, params_type: Any, output_type: Any, capability: Capability, declared: Declaration
@@ -102,7 +102,7 @@ class Task:
         self._output = msgspec.json.Decoder(output_type)
 
     def params(self, values: Mapping[str, Any]) -> Any:
-        """Raises: msgspec.ValidationError: they are not what the task declared."""
+        """Decodes params. Raises msgspec.ValidationError where they do not have the declared type."""
         return msgspec.convert(values, self.params_type)
 
     def configure(self, table: Mapping[str, Any]) -> None:
@@ -116,7 +116,7 @@ class Task:
             self.settings(self._declared.settings)
 
     def settings(self, kind: type[S]) -> S:
-        """The task's table as this type; what is not in it has the type's defaults.
+        """Converts the task's table to this type; missing settings have the type's defaults.
 
         Raises:
             SettingsError: "tasks.ID.path: reason", without the value, which may be a secret.
@@ -133,16 +133,16 @@ class Task:
             raise SettingsError(f"{where}{path.rstrip('`')}: {reason}") from None
 
     def memory_mib(self, params: Mapping[str, Any]) -> int:
-        """Device memory that a run with these params is declared to need."""
+        """Returns the device memory that a run with these params is declared to need, MiB."""
         return declared_mib(self.capability, params)
 
     def warm_key(self, params: Mapping[str, Any]) -> str:
-        """Of what a run may keep loaded for the next one; empty: nothing."""
+        """Returns the key of the object that a run may keep loaded for the next one; empty: no object."""
         named = self._declared.warm
         return f"{self.capability.id} {_values(params, named)}" if named else ""
 
     def size_bucket(self, params: Mapping[str, Any]) -> str:
-        """Runs that need about the same memory have the same: numbers count by their product, to a fifth, the rest as it is."""
+        """Returns a key that runs of about the same memory need share: numbers count by their product, in steps of a fifth, other values as they are."""
         named = self._declared.memory_by
         numbers = [params[name] for name in named if isinstance(params.get(name), int | float)]
         product = math.prod(numbers)
@@ -151,21 +151,21 @@ class Task:
         return f"{self.capability.id} {self.capability.version} {size} {rest}"
 
     def smaller(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The declared variant that needs less memory; None where there is none, or none smaller than this."""
+        """Returns the declared variant that needs less memory; None where there is none, or none smaller than this one."""
         if self._declared.smaller is None:
             return None
         found = self._declared.smaller(self.params(params))
         return None if found is None else msgspec.to_builtins(found)
 
     def rehearses(self, params: Mapping[str, Any]) -> bool:
-        """Whether these params ask for a fault. Params that are none of the task's ask for nothing; whoever runs it refuses them."""
+        """Returns whether these params ask for a fault. Params that are invalid for the task ask for none; the run refuses them."""
         try:
             return self._declared.rehearses is not None and self._declared.rehearses(self.params(params))
         except msgspec.ValidationError:
             return False
 
     def output(self, result: Any) -> bytes:
-        """The result as JSON, checked: structs can be built with any values, and clients read the schema.
+        """Encodes the result as JSON and checks it: structs can be built with any values, and clients rely on the schema.
 
         Raises:
             msgspec.ValidationError: it is not of the declared type.
@@ -181,7 +181,7 @@ Registry = dict[str, Task]
 
 
 def declared_mib(capability: Capability, params: Mapping[str, Any]) -> int:
-    """Device memory that a run with these params is declared to need, MiB; a parameter that is not known yet counts as none."""
+    """Returns the device memory that a run with these params is declared to need, MiB; a parameter not known yet counts as absent."""
     runtime = capability.runtime
     if not isinstance(runtime.memory_param, str):
         return runtime.memory_mib
@@ -251,8 +251,8 @@ def task(
 
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
-    then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt is
-    worth it. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
+    then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
+    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -299,7 +299,7 @@ def collect(
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Registry:
-    """The tasks of modules and plugins by id; of one plane, where `plane` is given.
+    """Returns the tasks of modules and plugins by id; only those of `plane`, if given.
 
     `directory` goes on the module search path behind the installed packages, so that nothing in it can shadow one.
     `settings`: the tables of the settings file by task.
@@ -345,7 +345,7 @@ def _sources(modules: Iterable[str], plugins: bool) -> Iterator[list[Function]]:
 
 
 def _imported(name: str) -> ModuleType:
-    """A module by its name, or by the path of its file."""
+    """Imports a module by its name, or by the path of its file."""
     if not (name.endswith(".py") or "/" in name):
         return importlib.import_module(name)
     path = Path(name).resolve()
@@ -362,7 +362,7 @@ def _imported(name: str) -> ModuleType:
 def _load(load: Callable[[], Any], what: str) -> Any:
     try:
         return load()
-    except (Exception, SystemExit) as error:  # a script that ends by sys.exit() must not end the worker without a word
+    except (Exception, SystemExit) as error:  # a script that calls sys.exit() must not end the worker without a message
         raise InvalidTask(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
@@ -379,7 +379,7 @@ def _marked(module: Any, name: str) -> list[Function]:
 
 
 def task_of(function: Function) -> Task:
-    """What a marked function is as a task. Raises InvalidTask where it cannot be one."""
+    """Builds the task of a marked function. Raises InvalidTask where the function cannot be one."""
     if not isinstance(getattr(function, MARK, None), Declaration):
         raise InvalidTask(f"{_where(function)} is not marked with @task")
     declared: Declaration = getattr(function, MARK)
@@ -535,7 +535,7 @@ def _parameters(schema: Schema) -> list[Parameter]:
 
 
 def _type_name(schema: Schema) -> str:
-    """A word for people: `integer`, `artifact`, `string | null`, `array of artifact`."""
+    """Returns a readable type name: `integer`, `artifact`, `string | null`, `array of artifact`."""
     if schema.get("x-artifact"):
         return "artifact"
     if "anyOf" in schema:

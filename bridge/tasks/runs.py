@@ -1,4 +1,4 @@
-"""One run of one node as data: what goes in, what comes out, what it may say, and how it is asked to stop."""
+"""One run of one node as data: its input, its outcome, its events, and the requests to stop it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ EVENT_BYTES = 64 * 1024
 
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
-    """`delivery_count`: workers that this node has lost before. `owner`: whose job it is; empty: nobody's, and then nothing is forbidden."""
+    """The input of a run. `delivery_count`: workers that this node has lost before. `owner`: the owner of the job; empty: the job has no owner, and the run may use every artifact."""
 
     job_id: str
     node_id: str
@@ -27,7 +27,7 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """`output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
+    """The outcome of a run. `output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
 
     `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
     """
@@ -43,7 +43,7 @@ class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Emit(Protocol):
-    """What a running node says; none of these blocks."""
+    """The methods with which a running node reports; none of them blocks."""
 
     def progress(self, fraction: float) -> None: ...
 
@@ -52,22 +52,24 @@ class Emit(Protocol):
     def log(self, level: str, message: str) -> None: ...
 
     def waits(self, reason: str) -> None:
-        """Why the node does not begin yet, a sentence; empty: it begins."""
+        """Reports why the node does not start yet, as a sentence; empty: it starts."""
 
 
 Wished: TypeAlias = Literal["finish", "pause"]
-"""To end with the best result so far; to stop where another run can go on."""
+"""Requests to end with the best result so far, or to stop where another run can continue."""
 
 
 class CancelToken:
-    """Belongs to one event loop; cancel() may be said twice. A wish is gentler: nobody kills a task that does not hear it."""
+    """The requests to stop one run, for one event loop; cancel() may be called twice. A wish is gentler: a task that ignores it is not killed."""
 
     rank = 1
-    """0 is the most urgent."""
+    """The place of the job's priority; 0 is the most urgent."""
     may_pause: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether it may be asked to pause now."""
+    """Returns whether the run may be asked to pause now."""
     wishes: Sequence[Wished] = ()
-    _wish_listeners: Sequence[Callable[[Wished], None]] = ()  # of few runs: every run makes a token
+    _wish_listeners: Sequence[
+        Callable[[Wished], None]
+    ] = ()  # an empty tuple by default: every run makes a token, few listen
 
     def __init__(self) -> None:
         self.cancelled = False
@@ -80,7 +82,7 @@ class CancelToken:
                 listener(wish)
 
     def listen_to_wishes(self, listener: Callable[[Wished], None]) -> None:
-        """Calls it for every wish, at once for those that have been."""
+        """Calls `listener` for every wish, and at once for the earlier ones."""
         self._wish_listeners = [*self._wish_listeners, listener]
         for wish in self.wishes:
             listener(wish)
@@ -95,7 +97,7 @@ class CancelToken:
                 listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Calls it at the cancel, at once when that has been."""
+        """Calls `listener` at the cancel, or at once if the cancel has already happened."""
         self._listeners.append(listener)
         if self.cancelled:
             listener()

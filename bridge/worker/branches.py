@@ -1,7 +1,7 @@
-"""Runs the nodes of one delivery: what is ready first, then whatever each end makes ready here.
+"""Runs the nodes of one delivery: first the ready nodes, then those that each end makes ready here.
 
-`run(node)` runs one node to its end, commits the outcome, and answers with the nodes that this delivery goes on with; they
-are already started. So the order is the graph's, decided by whoever commits; here is only the concurrency. A straight run is
+`run(node)` runs one node to its end, commits the outcome, and returns the nodes with which this delivery continues; they
+are already started. So the order is the graph's, decided by the code that commits; this module adds only concurrency. A straight run is
 called directly. Where it forks, it goes on with the first branch itself, and LangGraph's functional API runs each of the others as a task
 beside it, which may fork again: a node starts when its own parents are done. LangGraph's StateGraph has a barrier after
 each superstep, which makes a short branch wait for an unrelated long one, and a raising node there cancels its siblings; neither
@@ -31,7 +31,7 @@ class Executor:
         self._forks: _Forks | None = None
 
     async def execute(self, first: Sequence[str], run: RunNode) -> None:
-        """Returns when every node of the delivery has ended; `run` must not raise but for a bug, which ends the delivery."""
+        """Returns when every node of the delivery has ended; an exception of `run` is a bug and ends the delivery."""
         ready = first
         branches: list[_Branch] = []
         try:
@@ -48,7 +48,7 @@ class Executor:
 
     async def _fork(self, node: str, run: RunNode) -> "_Branch":
         if not _langgraph.cache_info().currsize:
-            await asyncio.to_thread(_langgraph)  # nobody waits for the import
+            await asyncio.to_thread(_langgraph)  # the event loop does not wait for the import
         if self._forks is None or not self._forks.open:
             self._forks = _Forks()
         branch = _Branch(lambda: self.execute([node], run))
@@ -57,7 +57,7 @@ class Executor:
 
 
 class _Branch:
-    """A part of a delivery that runs beside the rest of it. `ended`: None, or what it raised."""
+    """A part of a delivery that runs beside the rest of it. `ended`: None, or the exception that it raised."""
 
     def __init__(self, execute: Callable[[], Awaitable[None]]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,7 +65,7 @@ class _Branch:
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Raises no error of the branch: in LangGraph a task that raises ends the others of its run (one that is cancelled does not)."""
+        """Runs the branch without raising its errors: in LangGraph a task that raises ends the others of its run (a cancelled one does not)."""
         if self.ended.done():
             return
         self._task = asyncio.current_task()
@@ -105,7 +105,7 @@ class _Forks:
         self._changed.set()
 
     async def _batches(self) -> AsyncIterator[list[_Branch]]:
-        """What came in one turn of the loop, until nothing lives any more or enough has come."""
+        """Yields the branches of each turn of the loop, until none is alive or the run has carried enough."""
         for number in range(1, RUN_TASKS + 1):
             await self._changed.wait()
             self._changed.clear()

@@ -1,6 +1,6 @@
-"""What can start here now: free places by kind, each task's own concurrency, and the turn of a node that runs alone.
+"""The capacity of a worker: free places by kind, each task's own concurrency, and the turn of a node that runs alone.
 
-`changed` is set whenever a place, a lock or a delivery is given back; who waits for one of them waits for that.
+`changed` is set whenever a place, a lock or a delivery is released; code that needs one of them waits for it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dihedral.bridge.tasks.registry import Registry
 
 
 class Capacity:
-    """`slots` heavy and `light` light nodes may run at once; without slots every node counts as light."""
+    """The places of a worker: `slots` heavy and `light` light nodes may run at once; without slots every node counts as light."""
 
     __slots__ = (
         "_free",
@@ -33,7 +33,7 @@ class Capacity:
     def __init__(self, registry: Registry, plane: str, pool: str, *, slots: int, light: int) -> None:
         self.slots = slots
         self.closed = False
-        """A worker that stops starts nothing more; what it was handed goes back."""
+        """True once the worker stops: it starts no more nodes, and requeues those that it was given."""
         self.at_work = {"light": 0, "heavy": 0}  # nodes in their task
         self.changed = asyncio.Event()
         self._registry = registry
@@ -54,7 +54,7 @@ class Capacity:
         return "light" if delivery.routes[node].light or not self.slots else "heavy"
 
     def free(self) -> tuple[int, int]:
-        """How many more light and heavy nodes can start; less than none when more was handed over than could."""
+        """Returns how many more light and heavy nodes can start; negative when more were handed over than could start."""
         return self._free["light"], self._free["heavy"]
 
     def occupy(self, delivery: Delivery, node: str) -> None:
@@ -89,7 +89,7 @@ class Capacity:
 
     @property
     def solo(self) -> bool:
-        """Whether a node runs alone now, beside which no light one may start."""
+        """Returns whether a node runs alone now, so that no light node may start."""
         return self._solo.locked()
 
     def is_limited(self, task: str) -> bool:
@@ -97,7 +97,7 @@ class Capacity:
 
     @asynccontextmanager
     async def turn(self, task: str, *, light: bool, alone: bool) -> AsyncIterator[None]:
-        """Waits until the task's own concurrency allows, and for what shares this process until it may run.
+        """Waits until the task's own concurrency allows the node, and until the nodes that share this process allow it.
 
         A node whose owner died with it runs with no other light node beside it, so that it can only take itself down.
         """
@@ -114,7 +114,7 @@ class Capacity:
     # Metrics --------------------------------------------------------------------------------------------------------
 
     def measured(self, waiting: int) -> list[Metric]:
-        """What runs here now; `waiting`: heavy nodes that wait for memory of a device."""
+        """Returns the number of nodes that run here now; `waiting`: heavy nodes that wait for memory of a device."""
         at_work = self.at_work | {"heavy": self.at_work["heavy"] - waiting}
         active = GaugeMetricFamily("worker_active_tasks", "Nodes that run in this process now", sum(at_work.values()))
         there = GaugeMetricFamily(

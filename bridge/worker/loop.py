@@ -1,12 +1,12 @@
 """The loop of both planes, top-down: run, take, handle, stop.
 
-Who does what: `_takes` talks to the streams, one `_handle` per delivery drives its nodes (nodes.py), `Renewer` (a thread) keeps the
+The parts: `_takes` reads the streams, one `_handle` per delivery drives its nodes (nodes.py), `Renewer` (a thread) keeps the
 leases, `_reclaims` watches other workers' leases, `_listens` receives cancels, `Presence` announces that this worker lives,
-`_makes_room` lets what is less urgent pause, the `Writer` of each partition commits. A plane passes in how one node is run
+`_makes_room` pauses less urgent nodes, the `Writer` of each partition commits. A plane passes in how one node is run
 (`run_node`): in this process, or in a slot.
 
-A node starts only after Redis said so; an entry is acknowledged only when all its nodes have ended and what they made ready
-is started or dispatched. Everything between is healed by whoever reclaims the entry.
+A node starts only after Redis has confirmed it; an entry is acknowledged only when all its nodes have ended and the nodes that they
+made ready are started or dispatched. If the worker dies in between, the worker that reclaims the entry completes the rest.
 
 Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
 its node goes back to the stream, at the front. Only then do the leases end, so no other worker starts a node that
@@ -73,7 +73,7 @@ class Worker:
         pool: str = "default",
         tracing: Tracing | None = None,
     ) -> None:
-        """`slots` and `light`: how many nodes of each kind may run at once."""
+        """Makes the worker of one place. `slots` and `light`: how many nodes of each kind may run at once."""
         self.settings = settings
         self.plane = plane
         self.pool = pool
@@ -105,7 +105,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether it has been announced and serves."""
+        """Returns whether the worker has been announced and serves."""
         return self.presence.ready
 
     @property
@@ -114,7 +114,7 @@ class Worker:
 
     @property
     def held(self) -> Mapping[tuple[str, str], Delivery]:
-        """The deliveries that it works on, by (stream, entry)."""
+        """The deliveries that this worker holds, by (stream, entry)."""
         return self._held
 
     # Run ------------------------------------------------------------------------------------------------------------
@@ -158,7 +158,9 @@ class Worker:
                 takes = group.create_task(self._takes())
                 await self._stopping.wait()
                 takes.cancel()
-                await asyncio.wait({takes})  # what it has taken is known before the drain looks at what is held
+                await asyncio.wait(
+                    {takes}
+                )  # the drain looks at the held deliveries, so the last take must be known before
                 await self._drain()
                 for task in background:
                     task.cancel()
@@ -177,11 +179,11 @@ class Worker:
         self.capacity.closed = True
 
     def problems(self) -> list[str]:
-        """Why this worker is not ready, a sentence each."""
+        """Returns the reasons why this worker is not ready, a sentence each."""
         return [self.presence.trouble] if self.presence.trouble else []
 
     def measured(self) -> list[Metric]:
-        """What runs here now, for the metrics."""
+        """Returns the nodes that run here now, for the metrics."""
         return self.capacity.measured(waiting=sum(bool(each.waiting_for) for each in self.nodes.running))
 
     async def _connect(self) -> None:
@@ -202,7 +204,7 @@ class Worker:
     # Take -----------------------------------------------------------------------------------------------------------
 
     async def _takes(self) -> None:
-        """Takes no more than is free; waits in a blocking read when there is nothing."""
+        """Takes no more entries than places are free; waits in a blocking read when the streams are empty."""
         recover = False
         while not self._stopping.is_set():
             try:
@@ -222,7 +224,7 @@ class Worker:
                     # priority of a backlog, as if they were equal.
                     continue
                 if self.capacity.slots and min(self.capacity.free()) <= 0:
-                    # A blocking read would be handed what cannot start here, and would keep it from others.
+                    # A blocking read would receive entries that cannot start here, and would keep them from other workers.
                     await self.capacity.wait_for_change(0.1 * self._taker.idle_cost)
                 else:
                     self._accept(await self._taker.wait(self.capacity.free))
@@ -245,7 +247,7 @@ class Worker:
     # Handle ---------------------------------------------------------------------------------------------------------
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Runs a delivery to its end; whatever goes wrong here stays with this delivery."""
+        """Runs a delivery to its end; an error here ends this delivery only."""
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
@@ -264,7 +266,7 @@ class Worker:
             self.capacity.changed.set()
 
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
-        """Nodes that cannot run here now go to the front of their place, as entries of their own."""
+        """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
         batches = plan_batches(
             delivery.part, delivery.topology, delivery.routes, nodes, priority=delivery.priority, inline_limit=0, graph_size=1,
@@ -278,7 +280,7 @@ class Worker:
         await self._write(delivery.part, delivery.report([Dispatch(batch) for batch in batches]))
 
     async def _until_answered(self, call: Callable[[], Awaitable[Any]]) -> None:
-        """Asks again while the server is away; the drain, which waits for the answer, has an end."""
+        """Repeats a call while the server is away; the drain, which waits for the answer, has a time limit."""
         while True:
             try:
                 await call()
@@ -299,7 +301,7 @@ class Worker:
 
     def _on_renewal(self, key: tuple[str, str], word: str) -> None:
         delivery = self._held.get(key)
-        if delivery is None or delivery.ending:  # a claim that was given up is no lost one
+        if delivery is None or delivery.ending:  # a claim that this worker has released is not a lost one
             return
         if word == "lost":
             log.warning("the lease of an entry is lost", extra={"job": delivery.job_id})
@@ -308,7 +310,7 @@ class Worker:
             self.nodes.cancel(lambda other: other is delivery)
 
     async def _listens(self) -> None:
-        """Hears cancels at once; what is missed here the next renewal tells. `job node` asks a node to end early, and is not repeated."""
+        """Receives cancels at once; the next renewal reports a cancel missed here. The message `job node` asks a node to end early, and is not repeated."""
         while True:
             client = listener(self._url)
             try:
@@ -343,7 +345,7 @@ class Worker:
                 reclaimer.forget()
 
     async def _makes_room(self) -> None:
-        """Lets nodes of lower priority pause where those of higher priority find no place."""
+        """Pauses nodes of lower priority where those of higher priority find no place."""
         while self.capacity.slots and not self._stopping.is_set():
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
@@ -356,9 +358,9 @@ class Worker:
     # Stop -----------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Lets running nodes end within the grace period, then cancels them and gives them back; nodes that only wait go at once.
+        """Lets running nodes end within the grace period, then cancels and requeues them; nodes that only wait are requeued at once.
 
-        A server that does not answer then is not waited for: no task runs here any more, so the leases may end.
+        Does not wait for a server that is away then: no task runs here any more, so the leases may end.
         """
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
         while self._held and time.monotonic() < deadline:
@@ -378,7 +380,7 @@ class Worker:
                 self.capacity.withdraw()
                 lost = await self._taker.recover(0, 0)
                 for delivery in lost:
-                    delivery.move("releasing")  # none of it has begun here
+                    delivery.move("releasing")  # none of its nodes has started here
                 self._accept(lost)
                 while self._held:
                     await self.capacity.wait_for_change(0.1)

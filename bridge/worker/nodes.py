@@ -1,4 +1,4 @@
-"""One node, from its start to its report: turn, input, run, outcome; and what running nodes emit meanwhile.
+"""One node, from its start to its report: turn, input, run, outcome; and the events that running nodes emit meanwhile.
 
 A node that this worker does not run after all (no such task, no memory for it, a drain) goes back to its place as the same attempt.
 
@@ -41,8 +41,8 @@ STORE_TROUBLE = ("artifact_store_unavailable", "artifact_store_full")
 class Nodes:
     """The nodes that run in one worker.
 
-    `write(part, report)` commits a report; `hasten()` lets the next heartbeat come soon; `prefer(part)` lets the next take be for
-    an entry of that partition, for which a node has made room.
+    `write(part, report)` commits a report; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read
+    that partition first, for whose entry a node was preempted.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Nodes:
     # Run ------------------------------------------------------------------------------------------------------------
 
     async def run(self, delivery: Delivery, node_id: str) -> list[str]:
-        """One started node: run, commit, and answer with what this delivery goes on with."""
+        """Runs one started node, commits its outcome, and returns the nodes with which this delivery continues."""
         kind = self._capacity.kind(delivery, node_id)
         pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
         running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
@@ -125,7 +125,7 @@ class Nodes:
         return await self._reporter.commit(delivery, running, outcome)
 
     async def _outcome(self, delivery: Delivery, running: NodeExecution) -> NodeOutcome | None:
-        """None when the node was not run: given back, or no longer wanted."""
+        """Runs the node; returns None when it did not run, because it was requeued or is no longer needed."""
         node = delivery.topology.nodes[running.node_id]
         alone = delivery.redeliveries[node.id] > 0
         if not (alone or self._capacity.solo or self._capacity.is_limited(node.task)):
@@ -189,7 +189,7 @@ class Nodes:
         return outcome
 
     async def _start(self, delivery: Delivery, running: NodeExecution) -> bool:
-        """Starts a suspect whose turn has come; false when it is no longer ours to start."""
+        """Starts a suspect whose turn has come; returns False when this worker may no longer start it."""
         if running.cancel.cancelled:
             return False
         reply = await self._write(delivery.part, delivery.report([Start(running.node_id, self._worker_id)]))
@@ -214,10 +214,10 @@ class Nodes:
         asked = node.timeout_seconds
         return min(asked, within) if isinstance(asked, int | float) else within
 
-    # Give back ------------------------------------------------------------------------------------------------------
+    # Requeue --------------------------------------------------------------------------------------------------------
 
     async def _no_task(self, running: NodeExecution) -> None:
-        """A task that this worker does not know waits for one that does: it goes back, with a delay."""
+        """Requeues, with a delay, a node whose task this worker does not know, for a worker that does."""
         task = running.delivery.topology.nodes[running.node_id].task
         where = {"job": running.delivery.job_id, "node": running.node_id}
         log.warning("no task %r here; its node waits for another worker", task, extra=where)
@@ -226,7 +226,7 @@ class Nodes:
     async def _hand_on(
         self, running: NodeExecution, message: str, *, code: str, declined: bool = False, front: bool = False
     ) -> None:
-        """A node that is not to run here goes back to its place, as the same attempt; what was declined with a delay, of which `code` is the reason."""
+        """Requeues a node that must not run here, as the same attempt; a declined node with a delay, whose reason is `code`."""
         delivery, node_id = running.delivery, running.node_id
         delay_ms, reason = (NO_TASK_DELAY_MS, code) if declined else (0, "-")
         batches = self.entries(delivery, [node_id], delay_ms=delay_ms, reason=reason, declined=declined, front=front)
@@ -275,7 +275,7 @@ class Nodes:
         self._emitted.set()
 
     async def flushes(self) -> None:
-        """Writes what running nodes have said, all of a tick in one call."""
+        """Writes the events of running nodes, those of one tick in one call."""
         while True:
             await self._emitted.wait()
             self._emitted.clear()
@@ -287,14 +287,14 @@ class Nodes:
                     report = running.delivery.report(steps)
                     pending.append((running.delivery, self._write(running.delivery.part, report)))
                 if running.outbox and not running.delivery.lost:
-                    self._mark(running)  # what it may not emit yet is looked at again with the next tick
+                    self._mark(running)  # events held back by the limit are tried again with the next tick
             for delivery, future in pending:
                 if (await future).word != "ok":
                     self.lose(delivery)
             await asyncio.sleep(FLUSH_SECONDS)
 
     def lose(self, delivery: Delivery) -> None:
-        """Another worker has this delivery: whatever still runs here ends without a word."""
+        """Ends, without a report, the nodes that still run here: another worker has this delivery."""
         if not delivery.lost:
             metrics.lease_losses_total.inc()
         delivery.move("lost")
@@ -312,7 +312,7 @@ class Nodes:
 
 
 def _made_room(running: NodeExecution, outcome: NodeOutcome) -> bool:
-    """Whether a run has ended because it was asked to pause; one that could not keep its checkpoint goes on from the one before."""
+    """Returns whether a run has ended because it was asked to pause; if it could not store its checkpoint, it continues from the previous one."""
     stopped = outcome.status == "cancelled" or (outcome.error is not None and outcome.error.code in STORE_TROUBLE)
     return stopped and outcome.began and "pause" in running.cancel.wishes and not running.cancel.cancelled
 

@@ -1,4 +1,4 @@
-"""The events that a node has emitted and that are not written yet: bounded, whatever its task emits.
+"""The events that a node has emitted and that are not written yet: their number is bounded, however many its task emits.
 
 Lua's memory does not count for the server's limit, and a script stops every other client: 178 bytes of `simulate` without pauses
 once made one report of a million events, of which the server took 12 GB and for minutes did nothing else. So a
@@ -8,16 +8,21 @@ what was left out is counted, and the count is an event of its own.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from dihedral.bridge.tasks.runs import EVENT_BYTES
+from dihedral.schemas.structs.events import DataEvent, LogEvent, LogLevel
 
 BURST_EVENTS, EVENTS_PER_SECOND = 1000, 100.0
 BURST_BYTES, BYTES_PER_SECOND = 1 << 20, 128 * 1024.0
 KEPT_NAMES, KEPT_BYTES = 32, 256 * 1024
-CHUNK_EVENTS, CHUNK_BYTES = 250, 256 * 1024  # of one report, so that no single call holds the server
+CHUNK_EVENTS, CHUNK_BYTES = 250, 256 * 1024  # limits of one report, so that no single call blocks the server
 COUNT_SECONDS = 1.0
+UNNUMBERED: dict[str, Any] = {"seq": 1, "created": ""}
+"""The seq and time of an event that Redis has not logged yet: the script that logs it writes both."""
+_PLACEHOLDER = b'"seq":1,"created":"",'
 
 
 class Outbox:
@@ -34,11 +39,12 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._queued or self._latest or self._left_out)
 
-    def put(self, event: dict[str, object], name: str = "") -> None:
-        """Adds an event. `name`: of data, of which a later event may take the place of this one; empty: of none."""
+    def put(self, event: DataEvent | LogEvent) -> None:
+        """Adds an event (UNNUMBERED). A later data event of the same name may replace this one."""
         if self._closed:
             return
-        text = msgspec.json.encode(event)
+        name = event.name if isinstance(event, DataEvent) else ""
+        text = _encoded(event)
         if len(text) > EVENT_BYTES:
             name = ""
             text = self._warning(f"an event of {len(text)} bytes was dropped; the limit is {EVENT_BYTES}")
@@ -50,11 +56,11 @@ class Outbox:
         self._queued.append(body)
 
     def close(self) -> None:
-        """Nothing is added any more: a thread that the task left behind could go on for ever."""
+        """Closes the outbox: a thread that the task left behind could otherwise add events for ever."""
         self._closed = True
 
     def take(self, *, last: bool = False) -> list[str]:
-        """What one report may carry, in order. `last`: the node has ended, so what was set aside is due; called until it is empty."""
+        """Returns the events that one report may carry, in order. `last`: the node has ended, so held-back events are due; call it until it returns none."""
         now = self._clock()
         for name, body in list(self._latest.items()):
             if last or self._affords(len(body)):
@@ -94,4 +100,9 @@ class Outbox:
             self._left_out += 1
 
     def _warning(self, message: str) -> bytes:
-        return msgspec.json.encode({"type": "log", "nodeId": self._node_id, "level": "warning", "message": message})
+        return _encoded(LogEvent(**UNNUMBERED, node_id=self._node_id, level=LogLevel.warning, message=message))
+
+
+def _encoded(event: DataEvent | LogEvent) -> bytes:
+    """The event without what Redis writes; these fields come right behind the tag, so the first match is theirs."""
+    return msgspec.json.encode(event).replace(_PLACEHOLDER, b"", 1)

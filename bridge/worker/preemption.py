@@ -1,8 +1,8 @@
-"""Which node makes room where every slot is taken and one of higher priority waits on a stream.
+"""Chooses the node to preempt where every slot is taken and a node of higher priority waits on a stream.
 
-A node that only waits for device memory is given back first: it has begun nothing. Of the others only those are asked whose task is
-declared resumable and which have been under way for a while (`worker.preemptAfterMs`), and only to stop where they can go on: nobody
-kills them. The lowest priority gives way first, of equals the one that began last. room.lua tells one asker of each entry.
+A node that only waits for device memory is requeued first: it has not started. Of the others only those are asked whose task is
+declared resumable and which have been under way for a while (`worker.preemptAfterMs`), and only to stop where they can continue: they are
+never killed. The lowest priority is preempted first, among equals the one that started last. room.lua reports each entry to one worker only.
 
 What waits for device memory while one of lower priority has it: data_plane/slots/seats.py.
 """
@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dihedral.bridge.fabric.scripts import Scripts
 from dihedral.bridge.worker.reporting import NodeExecution
 
-PATIENCE_MS = 1000  # what waits for less is about to begin anyway
+PATIENCE_MS = 1000  # an entry that waits less long is about to start anyway
 
 
 async def preempt(scripts: Scripts, plane: str, pool: str, running: Iterable[NodeExecution]) -> None:
-    """Asks those to give way that are to do so now. `running`: here, in that place, whose every slot is taken."""
+    """Asks the nodes to pause that must do so now. `running`: the nodes of this worker in that place, whose every slot is taken."""
     may = [each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())]
     for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):
         for part in scripts.partitions:
@@ -28,4 +28,4 @@ async def preempt(scripts: Scripts, plane: str, pool: str, running: Iterable[Nod
                     one.cancel.wish("pause")
                 break
         else:
-            return  # nothing is above the lowest, so nothing is above the others
+            return  # if no entry is above the lowest, none is above the others

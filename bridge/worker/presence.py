@@ -1,4 +1,4 @@
-"""How a worker makes itself known: a heartbeat with what it runs, and the tasks that it knows."""
+"""Announces a worker: a heartbeat with the nodes that it runs and the tasks that it knows."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next h
 
 
 class Presence:
-    """`running()`: the nodes that run now."""
+    """The heartbeat of one worker. `running()`: the nodes that run now."""
 
     __slots__ = (
         "_device", "_devices", "_metrics_url", "_news", "_plane", "_pool", "_registry", "_running", "_slots", "_started_at", "memory",
@@ -46,9 +46,9 @@ class Presence:
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.ready = False
         self.trouble: str | None = "not connected yet"
-        """Why this worker cannot serve now, a sentence."""
+        """The reason why this worker cannot serve now, a sentence."""
         self.memory: dict[str, tuple[int, int]] = {}
-        """Device -> (bytes in use, bytes there are), announced with every heartbeat."""
+        """The memory by device: (bytes in use, bytes in total), announced with every heartbeat."""
         self._registry = registry
         self._running = running
         self._plane = plane
@@ -61,7 +61,7 @@ class Presence:
         self._news = asyncio.Event()
 
     def hasten(self) -> None:
-        """Lets the next heartbeat come soon."""
+        """Sends the next heartbeat soon."""
         self._news.set()
 
     async def announces(self, workers: WorkerRegistry) -> None:

@@ -1,4 +1,4 @@
-"""What a running node says, and what its end sets in motion: outcome, skips, starts, dispatches, ack.
+"""Reports what a running node emits, and commits what its end causes: outcome, skips, starts, dispatches, ack.
 
 An outcome is written together with everything that it decides by itself. What depends on other parents is decided in further
 rounds, each with the records read *after* the round before was written: of two parents that end at the same time on
@@ -34,7 +34,8 @@ from dihedral.bridge.fabric.steps import (
 )
 from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
-from dihedral.bridge.worker.outbox import Outbox
+from dihedral.bridge.worker.outbox import UNNUMBERED, Outbox
+from dihedral.schemas.structs.events import DataEvent, LogEvent, LogLevel
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
 
@@ -43,7 +44,7 @@ RETRY_CAP_MS = 60_000
 
 
 class NodeExecution:
-    """One node of a delivery while it runs: its cancel token and what it has said and nobody has written yet."""
+    """One node of a delivery while it runs: its cancel token and the events that are not written yet."""
 
     def __init__(
         self,
@@ -54,16 +55,16 @@ class NodeExecution:
         tell: Callable[[], None] = lambda: None,
         pause_after: float | None = None,
     ) -> None:
-        """`mark`: it has said something to be written; `tell`: it begins to wait, or waits no more.
+        """Makes the state of a running node. `mark`: called when it has an event to write; `tell`: called when it begins or ends to wait.
 
-        `pause_after`: seconds from its first progress on after which it may be asked to pause; None: never.
+        `pause_after`: seconds after its first progress before it may be asked to pause; None: never.
         """
         self._mark = mark
         self._tell = tell
         self.waiting_for = ""
         self.waited_seconds = 0.0
-        self.given_up = False  # it is to begin in another worker
-        self.room_in: Partition | None = None  # where an entry waits for which it makes room
+        self.given_up = False  # it must start in another worker
+        self.room_in: Partition | None = None  # the partition of the entry for which this node was preempted
         self._waits_since = 0.0
         self.delivery = delivery
         self.node_id = node_id
@@ -73,19 +74,21 @@ class NodeExecution:
             self.cancel.rank = PRIORITIES.index(delivery.priority)
             self.cancel.may_pause = self.may_pause
         self._pause_after = pause_after
-        self._under_way: float | None = None  # since its first progress: what comes before would have to be done again
+        self._under_way: float | None = (
+            None  # the time of its first progress: work before that is repeated after a pause
+        )
         self.fraction = 0.0
         self.said = 0.0
         self.outbox = Outbox(node_id)
         self.started_ms = int(time.time() * 1000)
-        self.runner: asyncio.Task[Any] | None = None  # the one that is in the node's task
+        self.runner: asyncio.Task[Any] | None = None  # the asyncio task that runs the node's task
         self.deadline = math.inf
 
     @property
     def task(self) -> str:
         return self.delivery.topology.nodes[self.node_id].task
 
-    # The Emit that the task speaks through --------------------------------------------------------------------------
+    # The Emit interface of the task ---------------------------------------------------------------------------------
 
     def progress(self, fraction: float) -> None:
         """Keeps the highest fraction of this attempt; it is written with the next tick."""
@@ -96,16 +99,17 @@ class NodeExecution:
             self._mark(self)
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
-        self.outbox.put({"type": "data", "nodeId": self.node_id, "name": name, "data": payload}, name)
+        self.outbox.put(DataEvent(**UNNUMBERED, node_id=self.node_id, name=name, data=payload))
         self._mark(self)
 
     def log(self, level: str, message: str) -> None:
         text = message.encode("utf-8", "replace").decode()
-        self.outbox.put({"type": "log", "nodeId": self.node_id, "level": level, "message": text[: EVENT_BYTES // 4]})
+        text = text[: EVENT_BYTES // 4]
+        self.outbox.put(LogEvent(**UNNUMBERED, node_id=self.node_id, level=LogLevel(level), message=text))
         self._mark(self)
 
     def waits(self, reason: str) -> None:
-        """Stands in the heartbeat; the first time also in the job's log."""
+        """Publishes the reason for waiting with the heartbeat, the first time also in the job's log."""
         changes = bool(reason) != bool(self.waiting_for)
         if changes and reason:
             self.log("info", f"waits for device memory: {reason}")
@@ -126,13 +130,13 @@ class NodeExecution:
         return bool(self.waiting_for) and not self.cancel.cancelled
 
     def give_up_waiting(self) -> None:
-        """A node that does not wait any more stays."""
+        """Keeps a node that no longer waits."""
         if self.only_waits:
             self.given_up = True
             self.cancel.cancel()
 
     def steps(self, *, last: bool = False) -> list[Step]:
-        """What is not written yet, in order, as much as one report may carry; progress last, as the sum of all."""
+        """Returns the events not yet written, in order, as many as one report may carry; progress last, as one combined value."""
         steps: list[Step] = []
         for body in self.outbox.take(last=last):
             self.delivery.event_number += 1
@@ -145,14 +149,14 @@ class NodeExecution:
 
 
 class JobOutputTooLarge(DihedralError):
-    """What a node leaves does not fit into what its job may leave (`jobs.outputBytes`)."""
+    """The node's result does not fit into the limit of its job (`jobs.outputBytes`)."""
 
 
 class Reporter:
     """Commits outcomes for the deliveries of one worker.
 
-    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that go elsewhere; `reserve(delivery, node)` takes the capacity for
-    a node that can start here at once, `unreserve` gives it back.
+    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
+    a node that can start here at once, `unreserve` releases it.
     """
 
     def __init__(
@@ -173,7 +177,7 @@ class Reporter:
         self._job_bytes = settings.jobs.output_bytes
 
     async def commit(self, delivery: Delivery, running: NodeExecution, outcome: NodeOutcome) -> list[str]:
-        """Writes an outcome and all that it decides; answers with the nodes that this delivery has started to go on with."""
+        """Writes an outcome and all that it decides; returns the nodes that this delivery has started to continue with."""
         node = running.node_id
         outcome = self._checked(running, outcome)
         try:
@@ -184,13 +188,13 @@ class Reporter:
                 try:
                     return await self._commit(delivery, node, steps, shorter)
                 except JobOutputTooLarge:
-                    steps = []  # they are written
+                    steps = []  # these steps are written
             raise JobOutputTooLarge
         finally:
             delivery.open.discard(node)
 
     async def last_steps(self, delivery: Delivery, running: NodeExecution) -> list[Step] | None:
-        """What a node that has ended still has to say, for the report of its end; what exceeds one report is written before. None: the claim was lost."""
+        """Returns the remaining events of an ended node, for the report of its end; those beyond one report are written before. None: the claim was lost."""
         running.outbox.close()
         steps = running.steps(last=True)
         while running.outbox:
@@ -200,7 +204,7 @@ class Reporter:
         return steps
 
     async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: NodeOutcome) -> list[str]:
-        """The node stays among the open ones until its last round is over, so that nobody acknowledges the entry before."""
+        """Keeps the node among the open ones until its last round is over, so that the entry is not acknowledged before."""
         again = self._again(delivery, node, outcome)
         if again is not None:
             await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
@@ -217,7 +221,7 @@ class Reporter:
         goes_on: list[str] = []
         while True:
             found = graphs.resolve(delivery.topology, delivery.states, candidates)
-            # Two parents that end at once in this delivery both find their child ready; the first has begun it.
+            # Two parents that end at once in this delivery both find their child ready; the first has started it.
             ready = [node for node in found.ready if node not in delivery.attempts]
             here = [node for node in ready if self._reserve(delivery, node)]
             away = [node for node in ready if node not in here]
@@ -264,10 +268,10 @@ class Reporter:
             steps = []
 
     async def _send(self, delivery: Delivery, steps: list[Step], reads: Iterable[str], *, ack: bool) -> Reply | None:
-        """None when the claim was lost.
+        """Writes a report; returns None when the claim was lost.
 
         Raises:
-            JobOutputTooLarge: nothing from the end of the node on is written.
+            JobOutputTooLarge: the end of the node and all later steps are not written.
         """
         reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
         if reply.word != "ok":
@@ -280,7 +284,7 @@ class Reporter:
         return reply
 
     def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:
-        """The step that puts a retryable failure back with full jitter, while attempts are left and nobody cancelled."""
+        """Builds the step that requeues a retryable failure with full jitter, while attempts are left and the job is not cancelled."""
         attempt = delivery.attempts[node]
         if outcome.status != "failed" or not outcome.retryable or outcome.error is None:
             return None
@@ -291,7 +295,7 @@ class Reporter:
         return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
     def _checked(self, running: NodeExecution, outcome: NodeOutcome) -> NodeOutcome:
-        """Turns what no job may store into a failure: an output too large, a cancel that nobody asked for."""
+        """Turns an outcome that must not be stored into a failure: an output too large, a cancel without a request."""
         if outcome.output is not None and len(outcome.output) > self._output_bytes:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
@@ -313,7 +317,7 @@ def _without_output(outcome: NodeOutcome, limit: int) -> NodeOutcome:
 
 
 def _without_details(outcome: NodeOutcome) -> NodeOutcome:
-    """An error that always fits (FREE_BYTES in report.lua): neither traceback nor artifacts, which stay in the store."""
+    """Returns an error that always fits (FREE_BYTES in report.lua), without traceback and artifacts; the artifacts stay in the store."""
     error = outcome.error or NodeError(code="job_output_too_large", message="its artifacts would not fit", details={})
     left_out = {"detailsLeftOut": "the outputs of this job have reached their limit"}
     short = NodeError(code=error.code[:64], message=error.message[:150], details=left_out)

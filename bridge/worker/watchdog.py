@@ -1,9 +1,9 @@
-"""A thread that notices when a task holds up the event loop, names it, and in the end ends the process.
+"""A thread that notices when a task blocks the event loop, names the task, and finally ends the process.
 
 An `async` task that computes (`while True: pass`) stops everything in its process: other nodes, its own time-out, a cancel, SIGTERM. Its
-leases are renewed all the same (leases.py: from a thread), so no other worker would ever take over. What the loop cannot do any more
+leases are renewed all the same (leases.py: from a thread), so no other worker would ever take over. What the loop can no longer do,
 this thread does: it logs the stack, and past the node's time-out, a cancel and its grace, or MOST_BLOCKED_SECONDS it fails that node, gives the
-others back uncounted, and ends the process, which its supervisor starts again.
+others back without counting an attempt, and ends the process, which its supervisor starts again.
 
 A process that stood still as a whole (SIGSTOP, a suspended machine) is told apart: then this thread stood still too. So is one in which a
 C extension keeps the interpreter's lock, which nothing inside the process can notice.
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 BLOCKED_SECONDS = 2.0
 MOST_BLOCKED_SECONDS = (
-    60.0  # nothing that belongs on an event loop takes so long, and others' nodes stand still meanwhile
+    60.0  # no step that belongs on an event loop takes so long, and all other nodes stand still meanwhile
 )
 EXIT_CODE = 70
 STACK_CHARS = 4000
 
 
 class Watchdog(threading.Thread):
-    """`running()` and `held()` are asked from this thread, while the event loop stands still."""
+    """Watches one event loop. `running()` and `held()` are called from this thread, while the event loop stands still."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Watchdog(threading.Thread):
         self._over.set()
 
     def note_cancel(self, key: tuple[str, str]) -> None:
-        """A renewal was answered with `cancelling`; thread-safe."""
+        """Records that a renewal was answered with `cancelling`; thread-safe."""
         self._cancelled.setdefault(key, time.monotonic())
 
     def run(self) -> None:
@@ -133,7 +133,7 @@ class Watchdog(threading.Thread):
         self._scripts.call_blocking(client, "report", one.delivery.part, [one.delivery.report([step])])
 
     def _give_back(self, client: Any, delivery: Delivery) -> None:
-        """What must not run twice stays with its lease, and fails when that ends."""
+        """Leaves a node that must not run twice to its lease; it fails when the lease ends."""
         if any(not delivery.routes[node].idempotent for node in delivery.open):
             return
         batches: list[Any] = []

@@ -1,7 +1,7 @@
-"""The pipelines that can be asked for: ours, those of plugins, and those of `pipelines.dir`; later ones replace earlier ones.
+"""The available pipelines: built-in, those of plugins, and those of `pipelines.dir`; later ones replace earlier ones.
 
-Whatever can be known of a template without its parameters is checked when it is loaded: an operator's mistake stops the start
-with one line, it does not wait for the first user.
+Everything in a template that does not depend on its parameters is checked when it is loaded: an operator's mistake stops the start
+with one line, before the first user meets it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ _decode = msgspec.json.Decoder(Pipeline).decode
 
 
 def load(directory: str) -> dict[str, Pipeline]:
-    """Raises SettingsError naming the file that is no pipeline document, and why."""
+    """Loads the pipelines. Raises SettingsError with the file that is no pipeline document, and the reason."""
     found: dict[str, Pipeline] = {}
     for source in (_ours(), _plugins(), _folder(directory)):
         places: dict[str, str] = {}
@@ -46,7 +46,7 @@ def load(directory: str) -> dict[str, Pipeline]:
     return found
 
 
-# Where they come from -------------------------------------------------------------------------------------------------
+# Sources --------------------------------------------------------------------------------------------------------------
 
 
 def _ours() -> Iterator[tuple[str, bytes]]:
@@ -61,7 +61,7 @@ def _plugins() -> Iterator[tuple[str, bytes]]:
         where = f"plugin {point.name} ({point.value})"
         try:
             yield where, msgspec.json.encode(point.load())
-        except Exception as error:  # a plugin raises what it likes
+        except Exception as error:  # a plugin may raise any exception
             raise SettingsError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
 
 
@@ -78,11 +78,11 @@ def _folder(directory: str) -> Iterator[tuple[str, bytes]]:
             raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-# What is wrong with one -----------------------------------------------------------------------------------------------
+# Checks of a template -------------------------------------------------------------------------------------------------
 
 
 def _wrong(pipeline: Pipeline) -> str:
-    """The first thing that can be known to be wrong; empty where there is none."""
+    """Returns the first problem that can be found in advance; empty where there is none."""
     if planning.too_deep(pipeline.params) or planning.too_deep(pipeline.graph):
         return f"nested more than {planning.MAX_NESTING} deep"
     try:
@@ -115,7 +115,7 @@ def _of_plan(template: dict[str, Any]) -> str:
 
 
 def _named(value: Any, at: str) -> Iterator[tuple[str, Any]]:
-    """Every `$param`: where it stands and what it names. Recursive: the depth has been checked."""
+    """Yields every `$param`: its position and the name that it refers to. Recursive: the depth has been checked."""
     members: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         if "$param" in value:

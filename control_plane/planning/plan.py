@@ -1,10 +1,10 @@
 """From what was submitted to what can run: a pipeline filled in, a graph normalised, every problem of a plan named. Pure.
 
-All problems are found at once, each with an RFC 6901 pointer into the submitted graph, because whoever wrote the graph wants
-to mend it once. What only the run can tell is left to the run: whether a source of `$from` will complete, and what stands
+All problems are found at once, each with an RFC 6901 pointer into the submitted graph, because the author of the graph wants
+to correct it once. Problems that only the run can show are left to the run: whether a source of `$from` will complete, and what stands
 in an output whose schema is open.
 
-Large because every problem of a graph is found in one place, so that all of them are told at once.
+Large because every problem of a graph is found in one place, so that all of them are reported at once.
 """
 
 from collections import deque
@@ -27,12 +27,12 @@ from dihedral.schemas.structs.worker import WorkerInfo
 MAX_NODES: Final = 2000
 MAX_EDGES: Final = 20_000
 MAX_NESTING: Final = 64
-MAX_PROBLEMS: Final = 100  # a problem document has no more; looking on would only cost time
+MAX_PROBLEMS: Final = 100  # a problem document has no more, so a longer search would only cost time
 NAMED_IN_A_CYCLE: Final = 20
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """`pointer`: relative to the graph, or to `{"params": …}` for the parameters of a pipeline."""
+    """A problem of a plan. `pointer`: relative to the graph, or to `{"params": …}` for the parameters of a pipeline."""
 
     pointer: str
     code: str
@@ -43,7 +43,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def normalise(submission: GraphSubmission, workflow_id: str) -> Graph:
-    """The graph as it is kept and read: every field with a default is there, nothing of an earlier run is."""
+    """Returns the graph as it is stored and read: with every default, without any field of an earlier run."""
     return Graph(
         schema="langgraph.v1",
         workflow_id=workflow_id,
@@ -81,7 +81,7 @@ def _node(node: NodeSubmission) -> Node:
 
 
 def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Placement]:
-    """Where each node of a graph without problems goes."""
+    """Returns the placement of each node of a graph without problems."""
     known: dict[str, Placement] = {}
     for task in {node.task for node in graph.nodes}:
         found = capabilities[task]
@@ -95,7 +95,7 @@ def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Pl
 
 
 def problems(graph: Graph, capabilities: Mapping[str, Capability]) -> list[Problem]:
-    """All that keeps a graph from being run, at most MAX_PROBLEMS; none means that `Topology` and `routes` will do."""
+    """Returns the problems that prevent a graph from running, at most MAX_PROBLEMS; without any, `Topology` and `routes` will succeed."""
     found: list[Problem] = []
     for problem in _problems(graph, capabilities):
         found.append(problem)
@@ -141,7 +141,7 @@ def _problems(graph: Graph, capabilities: Mapping[str, Capability]) -> Iterator[
 def memory_problems(
     graph: Graph, capabilities: Mapping[str, Capability], workers: Sequence[WorkerInfo]
 ) -> list[Problem]:
-    """Nodes that need more device memory than any of these workers of their pool has, where one is known.
+    """Finds nodes that need more device memory than any of these workers of their pool has, where that is known.
 
     A worker without a GPU computes on the CPU and refuses nothing; a need that only the run can tell is left to the run.
     """
@@ -151,7 +151,7 @@ def memory_problems(
         runtime = capabilities[node.task].runtime
         if runtime.kind != "gpu":
             continue
-        # A parent's output may stand in for the default.
+        # A parent's output may replace the default.
         params = {str(runtime.memory_param): None} | node.params if node.id in fed or node.input else node.params
         need = declared_mib(capabilities[node.task], params)
         there = [each for each in workers if each.pool == runtime.pool and node.task in each.tasks]
@@ -196,7 +196,7 @@ def _edge_problems(graph: Graph, places: dict[str, int], sound: list[Edge]) -> I
 
 
 def _cycles(places: Mapping[str, int], edges: list[Edge]) -> Iterator[tuple[int, list[str]]]:
-    """Cycles that share no node, each with the position of an edge that closes it."""
+    """Returns cycles that share no node, each with the position of an edge that closes it."""
     incoming: dict[str, list[int]] = {node: [] for node in places}
     for position, edge in enumerate(edges):
         incoming[edge.to].append(position)
@@ -219,7 +219,7 @@ def _cycles(places: Mapping[str, int], edges: list[Edge]) -> Iterator[tuple[int,
 
 
 def _ordered(nodes: set[str] | Mapping[str, int], edges: list[Edge]) -> list[str]:
-    """The nodes that are on no cycle and behind none, parents first."""
+    """Returns the nodes that are on no cycle and behind none, parents first."""
     open_parents = dict.fromkeys(nodes, 0)
     children: dict[str, list[str]] = {node: [] for node in nodes}
     for edge in edges:
@@ -239,7 +239,7 @@ def _ordered(nodes: set[str] | Mapping[str, int], edges: list[Edge]) -> list[str
 
 
 def _upstream(places: Mapping[str, int], edges: list[Edge]) -> dict[str, int]:
-    """The ancestors of each node as a set of bits; nodes on or behind a cycle are left out, theirs cannot be told."""
+    """Returns the ancestors of each node as a set of bits; nodes on or behind a cycle are left out, since theirs are undefined."""
     parents: dict[str, list[str]] = {node: [] for node in places}
     for edge in edges:
         parents[edge.to].append(edge.from_)
@@ -273,7 +273,7 @@ def _node_problems(at: str, node: Node, capabilities: Mapping[str, Capability]) 
 def _param_problems(
     at: str, node: Node, capability: Capability | None, parents: list[Capability | None]
 ) -> Iterator[Problem]:
-    """Params and submitted input against the task's schema; what a parent may still supply is not missing, nor final."""
+    """Checks params and submitted input against the task's schema; a field that a parent may still supply is neither missing nor final."""
     if capability is None:
         return
     check = _check(capability)
@@ -302,7 +302,7 @@ def _param_problems(
 
 
 def _offers(parent: Capability | None, name: str) -> bool:
-    """Whether a parent's output may have a member of that name."""
+    """Returns whether a parent's output may have a member of that name."""
     if parent is None:
         return True
     names = _output_names(parent)
@@ -349,7 +349,7 @@ def _reference_problems(
 
 
 def _references(params: dict[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
-    """Every object with `$from`, and where it stands, in the order of the document."""
+    """Yields every object with `$from`, and its position, in the order of the document."""
     found: list[tuple[tuple[str | int, ...], dict[str, Any]]] = []
     stack: list[tuple[tuple[str | int, ...], Any]] = [((), params)] if params else []
     while stack:
@@ -372,7 +372,7 @@ def _is_pointer(path: Any) -> bool:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether a value has more than MAX_NESTING levels of objects and arrays."""
+    """Returns whether a value has more than MAX_NESTING levels of objects and arrays."""
     level = [value] if value else []
     for _ in range(MAX_NESTING + 1):
         if not level:
@@ -433,10 +433,10 @@ _LEFT_OUT: Final = object()
 
 
 def expand(pipeline: Pipeline, params: dict[str, Any]) -> tuple[GraphSubmission | None, list[Problem]]:
-    """The pipeline's graph with its parameters filled in; pointers of the problems begin with `/params`.
+    """Returns the pipeline's graph with its parameters filled in; pointers of the problems begin with `/params`.
 
-    A parameter that is neither given nor has a default takes the place that names it along: an optional setting of a task
-    stays out of its params.
+    A parameter that is neither given nor has a default is removed together with the member that names it: an optional setting of a
+    task stays out of its params.
     """
     if too_deep(params):
         return None, [Problem("/params", "too_deep", f"nested more than {MAX_NESTING} deep")]
@@ -462,7 +462,7 @@ def expand(pipeline: Pipeline, params: dict[str, Any]) -> tuple[GraphSubmission 
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:
-    """Recursive: a template is an operator's file, and its depth is checked with the graph it makes."""
+    """Fills in a value. Recursive: a template is an operator's file, and its depth is checked with the graph that it makes."""
     if isinstance(template, list):
         return [each for each in (_filled(item, values) for item in template) if each is not _LEFT_OUT]
     if not isinstance(template, dict):

@@ -1,8 +1,8 @@
-"""What a JSON Schema has against a document, fast where the document is right and complete where it is not.
+"""Checks a document against a JSON Schema: fast where the document is valid, with every error where it is not.
 
 jsonschema takes a millisecond, a submission has a few tens of microseconds. So a schema is compiled once into a *proof*: a
-function that answers True only where it can show the document valid. It knows the keywords that msgspec writes; whatever
-else a schema says, and whatever a proof cannot show, goes to jsonschema, whose answer is kept by the bytes of both.
+function that answers True only where it can show the document valid. It knows the keywords that msgspec writes; every
+other keyword, and every document that a proof cannot show valid, goes to jsonschema, whose answer is kept by the bytes of both.
 
 A *wild card* is an object with `$from`: its value is known only when the node runs, so it fits everywhere, and a complaint
 about something that contains one counts only where the wild card cannot have caused it.
@@ -26,7 +26,7 @@ ANNOTATIONS: Final = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator", "format"}
     | {"$schema", "$id", "$defs", "$comment"}
 )
-# What may fail for an object or array although only a member of it is a wild card.
+# The keywords that may fail for an object or array although only one of its members is a wild card.
 ABOUT_MEMBERS: Final = frozenset(
     {
         "anyOf",
@@ -69,11 +69,11 @@ class Check:
         self._schema = msgspec.json.encode(loose)
         try:
             self._proof = _Compiler(loose).proof(loose)
-        except (re.error, TypeError, ValueError, AttributeError):  # not a schema: jsonschema says what is wrong with it
+        except (re.error, TypeError, ValueError, AttributeError):  # not a schema: jsonschema reports the error
             self._proof = _nothing
 
     def complaints(self, document: dict[str, Any]) -> tuple[Complaint, ...]:
-        """All that is wrong with a document, but for required members that are missing at its top."""
+        """Returns all errors of a document, except required members missing at its top level."""
         if self._proof(document):
             return ()
         return _complaints(self._schema, msgspec.json.encode(document))
@@ -84,12 +84,12 @@ def is_wild(value: Any) -> bool:
 
 
 def pointer(path: Path) -> str:
-    """RFC 6901."""
+    """Formats a path as an RFC 6901 pointer."""
     return "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in path)
 
 
 def _root(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, or the definition to which msgspec gives nothing but a reference."""
+    """Returns the schema, or the definition to which it is only a reference (as msgspec writes it)."""
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith("#/$defs/"):
         found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
@@ -102,7 +102,7 @@ def _root(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nothing(value: Any) -> bool:
-    """Shows nothing: jsonschema decides."""
+    """Proves nothing, so jsonschema decides."""
     return False
 
 
@@ -136,7 +136,9 @@ class _Compiler:
             return []
         words.discard("$ref")
         if name not in self.done:
-            self.done[name] = lambda value: self.done[name](value)  # while it is being compiled: it may name itself
+            self.done[name] = lambda value: self.done[name](
+                value
+            )  # used while the schema is being compiled, since it may refer to itself
             self.done[name] = self.proof(self.definitions[name])
         return [lambda value: self.done[name](value)]
 
@@ -239,7 +241,7 @@ def _complaints(schema: bytes, document: bytes) -> tuple[Complaint, ...]:
     try:
         for error in _validator(schema).iter_errors(decoded):
             found += _of_error(decoded, error)
-    except Exception as error:  # a plugin wrote the schema, and jsonschema raises what it likes over a bad one
+    except Exception as error:  # a plugin wrote the schema, and jsonschema may raise any exception over a bad one
         why = f"the task's schema cannot be used: {type(error).__name__}: {error}"
         found.append(Complaint((), "bad_schema", why[:DETAIL_LENGTH]))
     return tuple(found)

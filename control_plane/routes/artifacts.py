@@ -42,7 +42,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses tho
 
 
 def _store(request: Req) -> ArtifactStore:
-    """What is there for whoever asks."""
+    """Returns the store as the caller sees it: only with the artifacts visible to them."""
     found = principal(request)
     return OwnedStore(request.app.state.store, found.visible_owner, found.name)
 
@@ -58,7 +58,7 @@ BYTES = ResponseSpec(data_container=bytes, media_type="*/*", description="Its by
     responses=answers(413, 415, 507, _201=ArtifactMeta),
 )
 async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[bytes]:
-    """`bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
+    """Uploads an artifact. `bucket` (default inputs) comes before `file`, as a field or in the query; the field wins."""
     limit = request.app.state.settings.artifacts.max_upload_bytes
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit + FORM_BYTES:
@@ -106,14 +106,14 @@ class _Form:
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
-            if size > self._limit + FORM_BYTES:  # whatever it is that follows the file
+            if size > self._limit + FORM_BYTES:  # counts everything that follows the file too
                 raise too_large(self._limit)
             for part in self._parser.parse(chunk) if chunk else ():
                 yield part
         self._parser.close()  # raises where the last boundary is missing
 
     async def file(self) -> MultipartSegment:
-        """The head of the part named file; a bucket field before it is taken in."""
+        """Reads up to the head of the part named file; uses a bucket field before it."""
         name, text = "", b""
         async for part in self._parts:
             if isinstance(part, MultipartSegment):
@@ -129,7 +129,7 @@ class _Form:
         raise ApiProblem(422, "no_file", "there is no part named file")
 
     async def data(self) -> AsyncIterator[bytes]:
-        """The file's bytes. Raises ApiProblem where something follows that can no longer be obeyed."""
+        """Yields the file's bytes. Raises ApiProblem where a field follows that can no longer be applied."""
         within = True
         async for part in self._parts:
             if isinstance(part, MultipartSegment):
@@ -154,7 +154,7 @@ async def list_artifacts(
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
     cursor: FromQuery[str | None] = None,
 ) -> ArtifactList:
-    """`cursor`: the `next` of the page before."""
+    """Lists artifacts. `cursor`: the `next` of the previous page."""
     before = None if cursor is None else _moment(cursor)
     found = await _store(request).list(bucket, jobId, limit, before=before)
     return ArtifactList(artifacts=found, next=_cursor(found[-1]) if len(found) == limit else None)
@@ -187,8 +187,8 @@ async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> 
 async def download(
     request: Req, bucket: FromPath[str], key: FromPath[str], seq: FromQuery[int | None] = None
 ) -> Response[Any]:
-    """`seq` of the event that told of it makes another address, for who keeps what a key held before it was written over."""
-    store = _store(request)  # one for the request: it remembers that this artifact may be seen
+    """Downloads an artifact. `seq`, the event that announced it, only makes the address unique, so that a cache does not show an overwritten artifact."""
+    store = _store(request)  # one store per request: it remembers that this artifact is visible
     meta = await _found(store, bucket, key)
     how, content_type = shown_as(meta.content_type)
     link = await store.link(meta.bucket, meta.key, _disposition(how, meta), content_type)
@@ -200,7 +200,7 @@ async def download(
     start, end, status = 0, meta.size_bytes, 200
     wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
-        wanted = None  # the part would not fit to what the client has
+        wanted = None  # the range would not match the part that the client already has
     if wanted is not None and any(wanted.groups()):
         start, end = _span(wanted, meta.size_bytes)
         if start >= end:
@@ -234,12 +234,12 @@ async def delete_artifact(request: Req, bucket: FromPath[str], key: FromPath[str
 async def _found(store: ArtifactStore, bucket: str, key: str) -> ArtifactMeta:
     try:
         return await store.meta(bucket, key.lstrip("/"))
-    except BadKey as error:  # no store has such a key
+    except BadKey as error:  # no store accepts such a key
         raise ArtifactNotFound(str(error)) from error
 
 
 def _headers(meta: ArtifactMeta) -> dict[str, str]:
-    """Files are users' files: never sniffed, never run in our origin."""
+    """Returns headers that keep a user's file from being sniffed or run in the control plane's origin."""
     how, content_type = shown_as(meta.content_type)
     return {
         "Content-Type": content_type,  # as a header: as a media type Litestar would add a charset to text

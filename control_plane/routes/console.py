@@ -24,7 +24,7 @@ from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 Req = Request[Any, Any, State]
 
 VIEWS = ("jobs/", "new", "artifacts", "workers")
-"""How the paths of views begin; `to` in `control_plane/console/router.js` has the whole ones."""
+"""The beginnings of the views' paths; `to` in `control_plane/console/router.js` has the full paths."""
 SERVED = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -69,7 +69,7 @@ def console_routes(artifacts: ArtifactsSettings) -> list[HTTPRouteHandler]:
 
 
 def policy(artifacts: ArtifactsSettings) -> str:
-    """Content-Security-Policy of the page. `blob:` is for what is looked at before it is uploaded."""
+    """Returns the Content-Security-Policy of the page. `blob:` is for previews of files before their upload."""
     store = ""
     if artifacts.store == StoreKind.s3:
         place = artifacts.public_endpoint or artifacts.endpoint

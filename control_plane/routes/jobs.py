@@ -123,7 +123,7 @@ async def list_jobs(
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
 ) -> JobList:
-    """`status`: one or several, comma separated."""
+    """Lists jobs. `status`: one or several, comma separated."""
     statuses = [] if status is None else status.split(",")
     for word in statuses:
         if word not in set(JobStatus):
@@ -167,7 +167,7 @@ async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
 async def read_events(
     request: Req, job_id: FromPath[str], after: Annotated[int, QueryParameter(ge=0, le=MAX_SEQ)] = 0
 ) -> Response[Any]:
-    """With `Accept: text/event-stream` a stream that ends with the job; `Last-Event-ID` goes before `after`."""
+    """Returns a job's events; with `Accept: text/event-stream` a stream that ends with the job, where `Last-Event-ID` overrides `after`."""
     queue = _queue(request)
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
@@ -200,7 +200,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     responses=answers(404, 409, _202=Job),
 )
 async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
-    """Tasks that train look for it between steps; others go on. A node that moves to another worker must be asked again."""
+    """Asks a node to end early. Tasks that train check for it between steps; others go on. A node that moves to another worker must be asked again."""
     return _job(await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
 
 
@@ -228,7 +228,7 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     responses=answers(404, 409),
 )
 async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[bool] = False) -> None:
-    """Its artifacts stay unless `artifacts=true`; its checkpoints and previews, which nothing names any more, go with it."""
+    """Deletes a job. Its artifacts stay unless `artifacts=true`; its checkpoints and previews, which no job names any more, are deleted with it."""
     view = await _queue(request).delete(job_id, principal(request).visible_owner)
     store: ArtifactStore = request.app.state.store
     for meta in await store.list(job_id=job_id, limit=1_000_000):
@@ -269,7 +269,7 @@ async def read_status(request: Req, job_id: FromPath[str]) -> JobStatusView:
 
 
 async def _optional(request: Req, struct: Any) -> Any:
-    """The body as `struct`, or `struct()` where there is none."""
+    """Returns the body as `struct`, or `struct()` where there is none."""
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes, optional=True)
     if not raw:
         return struct()

@@ -1,4 +1,4 @@
-"""`/ws` and Server-Sent Events: two ways to say what the hub's subscriptions collect. Pings are uvicorn's (websocket.pingSeconds)."""
+"""`/ws` and Server-Sent Events: two ways to send what the hub's subscriptions collect. Pings are uvicorn's (websocket.pingSeconds)."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011
 CLOSE_SECONDS = 10.0
 COMMENT_SECONDS = 15.0
 ADMITTED_SECONDS = 1.0
-"""How often it is asked whether the key of an open socket is still valid; only once a second does that ask Redis."""
+"""Seconds between checks that the key of an open socket is still valid; Redis is asked only once a second."""
 MAX_SEQ = 2**53
 STORE_LOST = (*CONNECTION_ERRORS, redis.RedisError)
 
@@ -51,11 +51,11 @@ class _Dropped(Exception):
 
 
 class _Gone(Exception):
-    """The client is no longer there."""
+    """The client has gone."""
 
 
 class Client:
-    """One WebSocket: reads subscriptions, sends what they collect; a slow one is closed and slows nobody."""
+    """One WebSocket: reads subscriptions, sends their events; a slow one is closed and delays no other."""
 
     def __init__(self, socket: WebSocket[Any, Any, State], hub: Hub, access: Access, found: Principal) -> None:
         self._socket = socket
@@ -94,7 +94,7 @@ class Client:
                         await self._close(INTERNAL_ERROR, "something went wrong here; resume with after")
 
     async def _close(self, code: int, reason: str) -> None:
-        """Whoever does not read cannot be told why; it has a while to read it, and costs nothing else by then."""
+        """Closes the socket with a reason. A client that does not read has limited time to receive it, and uses no other resource by then."""
         with suppress(TimeoutError, _Gone):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._or_gone(self._socket.close(code, reason))
@@ -116,12 +116,14 @@ class Client:
                 if subscription is not None:
                     self._hub.unsubscribe(subscription)
                 self._reply(ResponseMessage.unsubscribed, message.job_id)
-            while len(self._replies) > self._hub.settings.queue_length:  # it asks faster than it takes the answers
+            while (
+                len(self._replies) > self._hub.settings.queue_length
+            ):  # the client asks faster than it reads the answers
                 self._answered.clear()
                 await self._answered.wait()
 
     def _understood(self, text: str) -> Subscribe | Unsubscribe | None:
-        """A binary frame reads as an empty text, which is no message either."""
+        """Receives a text; a binary frame is returned as an empty text, which is no valid message either."""
         limit = self._hub.settings.max_message_bytes
         if len(text) > limit or len(text.encode()) > limit:
             return None
@@ -165,7 +167,7 @@ class Client:
         self._reply(ResponseMessage.failed, job_id, reason)
 
     async def _write(self) -> None:
-        """Replies first: what a subscription collects comes after the answer to it."""
+        """Sends replies first: a subscription's events come after the answer to its request."""
         interval = self._hub.settings.update_interval_ms / 1000
         while True:
             if self._hub.closing.is_set():
@@ -208,14 +210,14 @@ class Client:
         metrics.websocket_messages_sent_total.inc()
 
     async def _or_gone(self, sending: Awaitable[None]) -> None:
-        """A server says in many ways that the connection has ended: after a ping that nobody answered it is a RuntimeError."""
+        """Turns the server's many errors for a closed connection into one; after an unanswered ping it is a RuntimeError."""
         try:
             await sending
         except (RuntimeError, OSError, WebSocketDisconnect) as error:
             raise _Gone from error
 
     async def _watch(self) -> None:
-        """Drops a client that does not take what it is sent, or whose key is no longer valid."""
+        """Drops a client that does not read its messages, or whose key is no longer valid."""
         stall = self._hub.settings.send_timeout_seconds
         look = min(0.25, stall / 4)
         asked = time.monotonic()
@@ -251,7 +253,7 @@ async def ws(socket: WebSocket[Any, Any, State]) -> None:
 
 
 async def _refuse(socket: WebSocket[Any, Any, State], problem: ApiProblem) -> None:
-    """Before the handshake: with a problem document where the server can send one, else with a bare 403."""
+    """Refuses before the handshake: with a problem document where the server can send one, else with a bare 403."""
     if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
         await socket.close(POLICY_VIOLATION, problem.code)
         return
@@ -271,10 +273,10 @@ async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Pri
 
 
 async def sse_response(request: Request[Any, Any, State], job_id: str, after: int) -> Stream:
-    """Every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
+    """Streams every event after `after`, then live, until the job has ended. Raises ApiProblem for an unknown job."""
     state, found = request.app.state, principal(request)
     await state.queue.view(job_id, visible_owner=found.visible_owner)
-    # Counted where it is looked at, and until the end of the request: a hundred that come at once are a hundred.
+    # The stream is counted at the check, and until the end of the request: a hundred that come at once count as a hundred.
     request.scope["state"]["until_end"].enter_context(state.access.socket(found))
     # The generator subscribes when it is first asked: one that never is, because the client has gone, leaves nothing behind.
     return Stream(
@@ -285,7 +287,7 @@ async def sse_response(request: Request[Any, Any, State], job_id: str, after: in
 
 
 async def _admitted(access: Access, found: Principal, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """The stream, while its key is valid: a job that says nothing is asked for with each comment."""
+    """Yields the stream while its key is valid; for a silent job the key is checked with each comment."""
     async with aclosing(pieces):
         asked = time.monotonic()
         async for piece in pieces:
@@ -297,7 +299,7 @@ async def _admitted(access: Access, found: Principal, pieces: AsyncGenerator[byt
 
 
 async def _still(access: Access, found: Principal) -> bool:
-    """While Redis is away nobody is dropped for it: he was let in, and is told nothing new anyway."""
+    """Checks the key. While Redis is away no client is dropped: they were admitted before, and receive nothing new anyway."""
     try:
         return await access.still(found)
     except STORE_LOST:

@@ -15,7 +15,7 @@ Req = Request[Any, Any, State]
 
 @post("/mcp", scope="read", is_long=True, include_in_schema=False)
 async def ask(request: Req) -> Response[bytes]:
-    """Any key that reads; what a tool needs beyond that is its own affair. A message may wait for a job, so it takes no request's turn,
+    """Accepts any key that reads; a tool checks the further scopes that it needs. A message may wait for a job, so it takes no request's turn,
     but counts as a socket of its key."""
     state, found = request.app.state, principal(request)
     wanted = request.headers.get("mcp-protocol-version", mcp.PROTOCOLS[0])

@@ -1,4 +1,4 @@
-"""What serves the jobs: capabilities, pipelines, workers, queues, dead letters, health, metrics, schemas."""
+"""Routes of the service itself: capabilities, pipelines, workers, queues, dead letters, health, metrics, schemas."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -40,7 +40,7 @@ def _queue(request: Req) -> JobQueue:
 
 @get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers())
 async def capabilities(request: Req) -> CapabilityList:
-    """`sources`: by plane the ids of the workers that live, and of those that were the last to announce a task."""
+    """Lists the capabilities. `sources`: by plane the ids of the live workers, and of those that announced a task last."""
     queue = _queue(request)
     known = await queue.capabilities()
     sources: dict[str, set[str]] = {"node": set(), "python": set()}
@@ -66,7 +66,7 @@ async def workers(request: Req) -> WorkerList:
     found = await _queue(request).jobs.workers.alive()
     if principal(request).visible_owner is not None:
         for worker in found:
-            worker.running = []  # whose jobs they are is not known here
+            worker.running = []  # the owners of these jobs are not known here
     return WorkerList(workers=found)
 
 
@@ -86,7 +86,7 @@ async def dead_letters(
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
 ) -> DeadLetterList:
-    """`cursor`: the `next` of the page before, which is the id of its last letter."""
+    """Lists dead letters. `cursor`: the `next` of the previous page, which is the id of its last letter."""
     try:
         found = await _letters(request).page(cursor, limit)
     except ValueError as error:
@@ -106,7 +106,7 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
     responses=answers(404, 409, 429, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
-    """As POST /api/jobs/{jobId}/retry, if the job's last attempt is that of the letter."""
+    """Requeues as POST /api/jobs/{jobId}/retry does, if the job's last attempt is that of the letter."""
     letter = await _dead_letter(request, letter_id)
     queue = _queue(request)
     word = await _letters(request).requeue(letter, queue.limit_of(principal(request)))
@@ -155,7 +155,10 @@ async def ready(request: Req) -> dict[str, Any]:
     found = await asyncio.gather(*map(_within, checks.values()), return_exceptions=True)
     wrong = {name: result for name, result in zip(checks, found, strict=True) if isinstance(result, BaseException)}
     if wrong:
-        for name, error in wrong.items():  # to the log alone: it names paths and addresses, and this route wants no key
+        for (
+            name,
+            error,
+        ) in wrong.items():  # only to the log: the text names paths and addresses, and this route requires no key
             quiet.warn(name, f"not ready: {name}: {type(error).__name__}: {error}")
         sentences = "; ".join(f"{name}: {_public(error)}" for name, error in wrong.items())
         raise ApiProblem(503, "not_ready", f"{sentences}; the log says more", headers={"Retry-After": "2"})

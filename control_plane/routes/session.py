@@ -1,4 +1,4 @@
-"""A browser's session: a key becomes a cookie that reads, for what cannot carry a header (WebSocket, event stream, media)."""
+"""A browser's session: a key becomes a cookie that reads, for requests that cannot carry a header (WebSocket, event stream, media)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Req = Request[Any, Any, State]
 
 
 class SessionView(msgspec.Struct, rename="camel"):
-    """`owner` None and no end: nobody has to say who he is here."""
+    """A session as its document shows it. `owner` None without an end: this control plane requires no key."""
 
     owner: str | None
     scopes: list[str]

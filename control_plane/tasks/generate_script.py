@@ -13,7 +13,7 @@ from dihedral.schemas.structs.control_plane import LlmSettings
 
 MAX_LINE = 300
 MARKER = re.compile(r"^(?:[-*•]+|`{3}\w*|[0-9]+[.)])(?:\s+|$)")
-"""What a list or a fence puts before a line; "1984 was cold." begins with none."""
+"""The marks of a list or a fence before a line; "1984 was cold." begins with none."""
 
 
 class ScriptParams(Shape):
@@ -53,7 +53,7 @@ async def generate_script(params: ScriptParams, ctx: TaskContext) -> WrittenScri
 
 
 def from_template(prompt: str, lines: int) -> Script:
-    """The same prompt always gives the same lines."""
+    """Writes lines from a template; the same prompt always gives the same lines."""
     subject = " ".join(prompt.split())[:120].rstrip(".!?") or "this picture"
     stock = [
         f"Look closely: {subject}.",
@@ -66,7 +66,7 @@ def from_template(prompt: str, lines: int) -> Script:
 
 
 def _parse(text: str, params: ScriptParams) -> Script:
-    """JSON as asked for, or plain lines, which small models give; never an empty script, never bits of broken JSON."""
+    """Parses the requested JSON, or plain lines, which small models write; never returns an empty script or bits of broken JSON."""
     title, lines = _written(text)
     kept = [MARKER.sub("", " ".join(line.split()))[:MAX_LINE] for line in lines if isinstance(line, str)]
     kept = [line for line in kept if line][: params.lines]
@@ -77,7 +77,7 @@ def _parse(text: str, params: ScriptParams) -> Script:
 
 
 def _written(text: str) -> tuple[Any, list[Any]]:
-    """(title, lines) as far as they can be told apart in what a model wrote; neither need be of its type."""
+    """Returns (title, lines) as far as they can be separated in a model's text; neither is checked to have its type."""
     try:
         found = msgspec.json.decode(text[text.index("{") : text.rindex("}") + 1])
         title, lines = found.get("title"), found["lines"]

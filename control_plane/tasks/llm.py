@@ -16,14 +16,14 @@ from dihedral.bridge.tasks.registry import TaskError
 from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 
 llm: ContextVar[LlmSettings] = ContextVar("llm")
-"""Set by the executor around every run: the task has no settings of its own."""
+"""The settings, which the executor sets around every run: the task itself has none."""
 allowed: ContextVar[Sequence[str]] = ContextVar("allowed")
-"""Set likewise: outgoing.allow."""
+"""The value of outgoing.allow, set in the same way."""
 MAX_ANSWER_BYTES = 1 << 20
 
 
 async def ask(settings: LlmSettings, prompt: str) -> str:
-    """The text that the model wrote, within `llm.timeoutSeconds` from the first byte sent to the last one read.
+    """Returns the text that the model wrote, within `llm.timeoutSeconds` from the first byte sent to the last one read.
 
     Raises:
         TaskError: retryable where another attempt may go better. None has a cause: httpx quotes headers, and one is the key.
@@ -74,12 +74,12 @@ def _authorization(settings: LlmSettings) -> dict[str, str]:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Reading all certificates takes 30 ms, which the event loop has not."""
+    """Loads the certificates outside the event loop, since that takes 30 ms."""
     return httpx.create_ssl_context()
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """The body; one that is larger than MAX_ANSWER_BYTES is left where it exceeds that."""
+    """Reads the body; stops where it exceeds MAX_ANSWER_BYTES."""
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
@@ -89,12 +89,12 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _without(key: str, text: str) -> str:
-    """Some servers quote the key that they refuse."""
+    """Removes the key from an error: some servers quote the key that they refuse."""
     return text.replace(key, "***") if key else text
 
 
 class Generated(Struct):
-    """What Ollama answers, as far as it is read here."""
+    """The answer of Ollama, as far as it is read here."""
 
     response: str
 
@@ -108,7 +108,7 @@ class Choice(Struct):
 
 
 class Completion(Struct):
-    """What an OpenAI-compatible endpoint answers, as far as it is read here."""
+    """The answer of an OpenAI-compatible endpoint, as far as it is read here."""
 
     choices: Annotated[list[Choice], Meta(min_length=1)]
 

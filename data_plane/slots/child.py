@@ -51,6 +51,7 @@ from dihedral.data_plane.slots.messages import (
     Stop,
     frame,
 )
+from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
 STORE_THREAD = "artifact store"
@@ -165,7 +166,7 @@ class _Said:
 
     def log(self, level: str, message: str) -> None:
         self._pace()
-        self._link.send(Line(number=self._number, level=level, message=message[:EVENT_BYTES]))
+        self._link.send(Line(number=self._number, level=LogLevel(level), message=message[:EVENT_BYTES]))
 
     def _pace(self) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import msgspec
 from dihedral.bridge.artifacts.measured import Transfer
 from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
 from dihedral.data_plane.gpu_memory.simulated import Simulation
+from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
 FRAME_BYTES = 256 * 1024 * 1024  # far above any graph; more is garbage
@@ -75,7 +76,7 @@ class Data(msgspec.Struct, tag="data", kw_only=True):
 
 class Line(msgspec.Struct, tag="line", kw_only=True):
     number: int
-    level: str
+    level: LogLevel
     message: str
 
 

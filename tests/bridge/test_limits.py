@@ -1,4 +1,4 @@
-"""What submit.lua counts for a key, and what webhooks.lua hands out: exact, whoever asks at the same time."""
+"""What submit.lua and retry.lua count for a key, what a job may keep, and what webhooks.lua hands out: exact, whoever asks at the same time."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.steps import End, Event, Progress, Skip
+from dihedral.schemas.structs.settings import Settings
 from tests.bridge.world import World, batch, ended
 
 both = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
@@ -163,6 +165,29 @@ async def test_a_look_at_a_job_costs_what_it_asks_for(redis: Any) -> None:
     assert sizes[1] < 2000
     assert sizes[2] < 2500
     assert sizes[3] > 10_000_000
+
+
+@both
+async def test_a_list_reads_the_same_bytes_with_ten_bytes_and_with_ten_mebibytes_of_outputs(redis: Any) -> None:
+    jobs = Jobs(redis, Settings())
+    sent, looked = [], []
+    for size in (1, 1 << 20):
+        await redis.flushdb()
+        world = World(redis)
+        claim = await running(world, 10)
+        await world.report(claim, [left(f"n{number}", size) for number in range(10)], ack=True)
+        assert await redis.hstrlen("job:job", "o:n0") == size
+        await redis.config_resetstat()
+        before = (await redis.info("stats"))["total_net_output_bytes"]
+        (view,) = await jobs.read_many([job for _, job in await jobs.page(None, 100)])
+        after = (await redis.info("stats"))["total_net_output_bytes"]
+        assert view is not None
+        assert view.status == "completed"
+        sent.append(after - before)
+        looked.append({name: row["calls"] for name, row in (await redis.info("commandstats")).items()})
+    assert abs(sent[1] - sent[0]) < 100, f"{sent}: only numbers of another length"
+    assert looked[0] == looked[1]
+    assert not {"cmdstat_hgetall", "cmdstat_hvals"} & set(looked[1]), "nothing is read whole inside the server either"
 
 
 # Webhooks ---------------------------------------------------------------------------------------------------------------

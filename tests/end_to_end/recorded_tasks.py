@@ -1,5 +1,7 @@
 """The tasks of test_recorded_events.py, loaded by the worker's process with `--tasks recorded_tasks`."""
 
+from contextlib import suppress
+
 from msgspec import Struct
 
 from dihedral import ArtifactRef, TaskContext, TaskError, task
@@ -29,6 +31,10 @@ def speaks(params: Nothing, ctx: TaskContext) -> Stored:
     print("a line of standard output")
     ctx.progress(0.25)
     ctx.data("point", {"text": TEXT, "x": 1e300, "y": -0.0, "none": None, "list": [], "deep": {"a": [{}, True]}})
+    ctx.data("n" * 128, {})
+    for name in ("", "n" * 129):
+        with suppress(ValueError):
+            ctx.data(name, {})  # refused, else the log would hold what its schema does not allow
     ctx.data("large", {"text": "x" * 1_000_000})
     ctx.progress(1.0)
     stored = ctx.store("inputs", "words.txt", TEXT.encode(), "text/plain")

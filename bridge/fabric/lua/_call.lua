@@ -1,28 +1,28 @@
--- What every transition shares: a job's header, its node records, its event log, and the entries that carry it.
+-- The code that every transition shares: a job's header, its node records, its event log, and the entries that carry it.
 --
 -- These six files (functions.SHARED) stand behind the library's name (VERSION is its hash) and the tables of lifecycle.py (S, NODE_MOVES, ...), and before
 -- each transition file. ARGV[1] of a call is its header: { tag, suffix, ttl_ms, log_length, group, protocol, log_bytes, output_bytes }. Every
--- other ARGV is one item, its values in MessagePack one behind the other (an array would be a table that grows). User JSON is opaque text here: it is
+-- other ARGV is one item, its values in MessagePack one after the other (an array would be a table that grows). User JSON is opaque text here: it is
 -- stored, concatenated and published, never decoded.
 --
--- A record is `status entry attempt deliveries started ended reason place share`; "-" stands for nothing, share is the node's part of the
+-- A record is `status entry attempt deliveries started ended reason place share`; "-" means no value, share is the node's part of the
 -- progress so far, of 10^9. Counters move only in node_put, by the difference between a node's old and new status. What an ended node
--- leaves, its output or error as JSON, is a field of its own (`o:<node>`), so that the state of a job is read without its payloads.
+-- produces, its output or error as JSON, is a separate field (`o:<node>`), so that the state of a job is read without its payloads.
 --
 -- What costs here is Lua itself: a table that grows costs more than a command, so what is small is built at once, or is a text.
 
--- Of one call: begin() sets all of it, so that a call that failed leaves nothing to the next.
+-- The variables of one call: begin() sets all of them, so that a failed call leaves no value to the next.
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
-local alive -- how many jobs are, for submit.lua
+local alive -- the number of live jobs, for submit.lua
 
--- Of the header, which few callers change: read again where its bytes are others.
+-- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
 local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
-local COUNTS -- jobs by live status, ended ones by `status pipeline`, and what happened (`redelivered`, `dead reason`)
-local WEBHOOKS -- jobs of which somebody is to be told when they have ended
+local COUNTS -- jobs by live status, ended ones by `status pipeline`, and other events (`redelivered`, `dead reason`)
+local WEBHOOKS -- jobs whose subscriber must be notified when they have ended
 
--- For ever: texts that come again.
+-- Kept across calls: texts that are used again.
 local SECOND, SECOND_TEXT
 local NONE = {}
 
@@ -52,7 +52,7 @@ local function date_and_time(seconds)
 end
 
 local function header_read(bytes)
-  HEADER = nil -- of one that cannot be read nothing may count for the next call
+  HEADER = nil -- a header that cannot be read must leave no value for the next call
   local tag
   tag, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES = unpack(cmsgpack.unpack(bytes))
   JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
@@ -75,7 +75,7 @@ end
 
 local function job_key(id) return JOB .. id end
 
--- Counts in COUNTS; save() writes what a call has changed of it.
+-- Counts in COUNTS; save() writes the counters that a call has changed.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end
 
 -- What a key may submit and retry: limit = { name, jobs per minute, most alive } or {}; 0: none. A minute's jobs may come at once, then they

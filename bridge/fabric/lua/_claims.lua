@@ -1,4 +1,4 @@
--- Claims: who has an entry, and what it may start of it.
+-- Claims: the consumer that has an entry, and the nodes of the entry that it may start.
 
 local function claim_drop(J, name)
   field_put(J, 'c:' .. name, false)
@@ -11,7 +11,7 @@ local function with_node(list, node, r)
   return list
 end
 
--- Those of `candidates` that an entry covers: ready and running, each a list { node, record, node, record, ... }.
+-- Returns the nodes of `candidates` that an entry covers: ready and running, each a list { node, record, node, record, ... }.
 local function covered(J, name, candidates)
   local ready, running = NONE, NONE
   for k = 1, #candidates do
@@ -25,7 +25,7 @@ local function covered(J, name, candidates)
   return ready, running
 end
 
--- A node that has begun, or is to begin alone, as the answer of take says it.
+-- A node that has started, or must start alone, in the form of take's answer.
 local function begun(list, node, r)
   local text = node .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries]
   if list == '' then return text end
@@ -34,16 +34,16 @@ end
 
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, stream, entry, ... }, see the end.
--- `new`: nobody can have claimed it yet. `lost`: the claim of a dead owner is taken over, so its nodes are looked up in all records,
+-- `new`: no consumer can have claimed it yet. `lost`: the claim of a dead owner is taken over, so its nodes are looked up in all records,
 -- none is started, and what ran counts a delivery. Suspects are light nodes whose owner died with them: they are started
--- one by one when they run alone, so that one that only waits for its turn when the next owner dies counts nothing.
+-- one by one when they run alone, so that a node that only waits for its turn when the next owner dies counts no delivery.
 local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   if not fields then
     entry_ack(stream, entry)
     return { 'vanished', stream, entry }
   end
   local id, names, needed = fields.job or '', split(fields.nodes), split(fields.needs)
-  -- What is no job's id would be the name of another key; more names than any entry of ours has are more than unpack() takes.
+  -- A text that is not a job's id would name another key; more names than any valid entry has are more than unpack() accepts.
   if not string.find(id, '^[%w._-]+$') or #names == 0 or #names + 2 * #needed > 5000 then
     local seen = {}
     for i = 1, #fields.flat, 2 do seen[#seen + 1] = fields.flat[i] .. '=' .. string.sub(fields.flat[i + 1], 1, 200) end
@@ -66,7 +66,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local ready, running = covered(J, name, candidates)
   local owned = not new and field(J, 'c:' .. name)
   if owned and not lost and #ready == 0 and #running == 0 then
-    candidates = names_of(J, 'n:') -- its own nodes have ended, and it went on with what they made ready
+    candidates = names_of(J, 'n:') -- the entry's own nodes have ended, and it continued with the nodes that they made ready
     ready, running = covered(J, name, candidates)
   end
   if not JOB_STARTS[J.status] then
@@ -115,7 +115,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local told = lost and candidates or needed
   for k = 1, #told do
     local raw
-    if lost then raw = field(J, 'n:' .. told[k]) -- who takes over runs nothing, and so needs no outputs
+    if lost then raw = field(J, 'n:' .. told[k]) -- the consumer that takes over runs no node, and so needs no outputs
     else raw = record_told(J, told[k]) end
     if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end

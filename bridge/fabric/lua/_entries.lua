@@ -8,7 +8,7 @@ local function split(text)
   return list
 end
 
--- How records and claims name an entry. Ids are unique within a stream only: two entries of one job, sent to two places in
+-- Returns the name of an entry in records and claims. Ids are unique within a stream only: two entries of one job, sent to two places in
 -- the same millisecond, have the same id.
 local function entry_name(stream, entry) return entry .. '@' .. stream end
 
@@ -16,7 +16,7 @@ local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
--- take. `failure`: why it goes back; `goes_on`: it will, from where it is, so its progress stays. priority: of what stands on the stream of a higher one, else ''. declined: a worker could not run it.
+-- take. `failure`: why it goes back; `goes_on`: the node will continue from its checkpoint, so its progress stays. priority: the entry's own where it is on the stream of a higher one, else ''. declined: a worker could not run it.
 local function dispatch(J, batch, keep, due, failure, goes_on)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
   local priority, declined = batch[10], batch[11]
@@ -59,8 +59,8 @@ local function dispatch(J, batch, keep, due, failure, goes_on)
   return entry
 end
 
--- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind. All that a call has
--- acknowledged goes in save(), stream by stream.
+-- XACK, then XDEL, but never the group's last-delivered id: without it `lag` is nil and autoscalers go blind. The entries that a call has
+-- acknowledged are removed in save(), stream by stream.
 
 local function entry_ack(stream, entry)
   local list = acked[stream] or {}
@@ -77,7 +77,7 @@ local function id_after(id, other)
   return ms > other_ms or (ms == other_ms and nth > other_nth)
 end
 
--- The group's last-delivered id, as far as we know.
+-- Returns the group's last-delivered id, as far as it is known.
 local function last_delivered(stream)
   local known = delivered[stream]
   if not known then
@@ -106,7 +106,7 @@ local function acks_save(stream, list)
   call_with(drop, 'XDEL', stream)
 end
 
--- Writes all that the call has changed.
+-- Writes all changes of the call.
 local function save()
   for _, J in pairs(loaded) do
     if J and is_changed(J) then job_save(J) end
@@ -121,7 +121,7 @@ local function save()
   for stream, list in pairs(acked) do acks_save(stream, list) end
 end
 
--- What an entry says, by name; a name in the constructor has its place, so that the table need not grow.
+-- Returns the fields of an entry by name; the constructor reserves a place for each name, so that the table need not grow.
 local function fields_of(flat)
   local fields = { job = nil, nodes = nil, created = nil, v = nil, graph = nil, routes = nil, needs = nil, flat = nil }
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
@@ -134,7 +134,7 @@ local function entry_fields(stream, entry)
   return rows[1] and fields_of(rows[1][2])
 end
 
--- The consumer that has an entry in its pending list, and the idle time; nil when nobody has.
+-- Returns the consumer that has an entry in its pending list, and the idle time; nil when no consumer has it.
 local function entry_owner(stream, entry)
   local rows = redis.pcall('XPENDING', stream, GROUP, entry, entry, 1)
   if rows.err or not rows[1] then return nil end

@@ -1,13 +1,13 @@
 -- The jobs that a call has loaded: their fields, their event log, their end.
 
--- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for whatever a report has to
--- say of it. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
+-- A job is loaded once in a call, changed in memory, and written once, by save(): one read and one write for all steps of
+-- a report. Entries, delays and messages go out at once; one that goes out for a job that is not written then is stale, or dropped.
 
--- What every transition needs of a job is one field, `state`, fourteen words (those of job_new, with the time of the last write
--- before the last two); the rest stands beside it, `error` only where a node has failed unhandled.
+-- The data of a job that every transition needs is one field, `state`, fourteen words (those of job_new, with the time of the last write
+-- before the last two); the rest is in other fields, `error` only where a node has failed unhandled.
 local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) %S+ ?(%d*) ?(%d*)$'
 
--- outputs: the bytes of all `o:` and `a:` fields; logged: of the event log. Lists have room for what most jobs put there.
+-- outputs: the bytes of all `o:` and `a:` fields; logged: the bytes of the event log. Lists have space for the entries of most jobs.
 local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created,
     outputs, logged)
   local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
@@ -18,7 +18,7 @@ local function job_new(id, fields, status, seq, trimmed, remaining, running, bro
   return J
 end
 
--- A job, or nil where there is none. `wanted`: fields that will be asked for, read in the same call.
+-- Loads a job; nil where there is none. `wanted`: fields that will be needed, read in the same call.
 local function job_load(id, wanted)
   local J = loaded[id]
   if J ~= nil then return J or nil end
@@ -33,7 +33,7 @@ local function job_load(id, wanted)
   return job_new(id, fields, string.match(row[1], STATE_WORDS))
 end
 
--- A field beside the state; nil where the job has none of that name.
+-- Returns a field other than the state; nil where the job has none of that name.
 local function field(J, name)
   local value = J.fields[name]
   if value == nil then
@@ -57,7 +57,7 @@ local function field_put(J, name, value)
   end
 end
 
--- The names of a kind (`n:`, `c:`, ...) that a job has, without the kind; of those that this call has written, only what it removed.
+-- Returns the names of a kind (`n:`, `c:`, ...) that a job has in the store, without the kind, except those that this call has removed.
 local function names_of(J, kind)
   local found = {}
   for _, name in ipairs(redis.call('HKEYS', job_key(J.id))) do
@@ -66,7 +66,7 @@ local function names_of(J, kind)
   return found
 end
 
--- Calls a command with a list of any length: unpack() has its limits. The last reply.
+-- Calls a command with a list of any length, since unpack() has its limits. Returns the last reply.
 local function call_with(list, name, key, group)
   if #list <= 1000 then
     if #list == 0 then return nil end
@@ -127,7 +127,7 @@ end
 -- Every change of a job's status or of a node goes with an event or a field.
 local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
 
--- Event log: one JSON text, the same bytes in the list and on the channel. `rest` is what follows seq and created.
+-- Logs an event: one JSON text, the same bytes in the list and on the channel. `rest` is the text after seq and created.
 local function emit(J, channel, rest)
   J.seq = J.seq + 1
   local text = '{"seq":' .. text_of[J.seq] .. CREATED .. rest

@@ -13,7 +13,7 @@ end
 
 local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
 
--- A record with what the node has left, as readers of outputs are told: record, newline, JSON or nothing. nil: it is pending.
+-- Returns a record with the node's result, in the form for readers of outputs: record, newline, JSON or nothing. nil: it is pending.
 local function record_told(J, node)
   local raw = field(J, 'n:' .. node)
   if not raw then return nil end
@@ -39,7 +39,7 @@ local function node_put(J, node, before, r)
   return true
 end
 
--- Sets the share in a record that is written next; whether it has moved.
+-- Sets the share in a record that is written next; returns whether it has changed.
 local function share_set(J, r, share)
   if share == r.share then return false end
   J.progress = J.progress + share - r.share

@@ -1,4 +1,4 @@
--- What is no transition: it needs no header and changes no job.
+-- Functions that are no transitions: they need no header and change no job.
 
 -- page: 200 pending entries of a stream and the server's time of the same moment. KEYS[1]: the stream; ARGV: the group, the first entry.
 register('page', { 'no-writes' }, function(keys, arguments)
@@ -12,7 +12,7 @@ register('epoch', { 'no-writes' }, function() return string.match(redis.call('IN
 -- and small, and without them all workers would seem gone.
 register('put', { 'allow-oom' }, function(keys, arguments) return redis.call(arguments[1], keys[1], unpack(arguments, 2)) end)
 
--- ahead: how many entries that no worker has been given stand before one, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of them.
+-- ahead: the number of entries before a given one that no worker has been given, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of them.
 register('ahead', { 'no-writes' }, function(keys, arguments)
   local last = redis.call('GET', keys[1] .. ':delivered') or '0-0'
   local upto = arguments[1] == '+' and '+' or '(' .. arguments[1]

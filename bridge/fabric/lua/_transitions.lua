@@ -1,11 +1,11 @@
--- How a transition is registered.
+-- Registers a transition.
 
 local function register(name, flags, callback)
   redis.register_function({ function_name = name .. '_' .. VERSION, flags = flags, callback = callback })
 end
 
--- `commit` is given what an item says and answers its reply; what it has changed is written behind the last. `reply`, if given, makes
--- the call's of theirs. Flags: at the memory limit only submit is refused; read is served also where nothing may be written
+-- `commit` receives the values of an item and returns its reply; its changes are written after the last item. `reply`, if given, makes
+-- the call's reply from the items' replies. Flags: at the memory limit only submit is refused; read is served also where writes are refused
 -- (min-replicas-to-write).
 local function transition(name, flags, commit, reply)
   register(name, flags, function(_, arguments)

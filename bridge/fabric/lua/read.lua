@@ -1,7 +1,7 @@
--- read: a job's state, and as much else as the reader needs, in one look, so that a snapshot and the events after it fit together.
+-- read: returns a job's state, and as much else as the reader needs, in one read, so that a snapshot and the events after it fit together.
 -- KEYS[1]: the partition's index. Item: { job, after or -1 (no events), depth }. What a depth reads, each with what the ones before it read:
 --   0: the fields of a list or a document: never an output, and records only of a job that is alive (why does it wait?)
---   1: every record and claim   2: graph and routes   3: what the nodes have left
+--   1: every record and claim   2: graph and routes   3: the results of the nodes
 -- Replies, in MessagePack, per item {} or { fields (flat), events }.
 local NAMED = { 'state', 'digest', 'priority', 'pipeline', 'owner', 'metadata', 'webhook', 'error', 'startAt', 'stored' }
 local DEPTH_OF = { ['n:'] = 1, ['c:'] = 1, ['o:'] = 3 }

@@ -1,8 +1,8 @@
--- report: commits what a worker has to say of its claims. running -> ended | ready; pending -> running | ready | skipped.
+-- report: commits a worker's reports on its claims. running -> ended | ready; pending -> running | ready | skipped.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
--- `too_large`: a job's outputs would exceed their limit; the end is not written and nothing behind it (`refused`), nor the ack.
+-- `too_large`: a job's outputs would exceed their limit; the end, every later step (`refused`) and the ack are not written.
 -- Order within an item: the steps as given, the end-of-job test, the ack; the reads, which see all of it, last.
 -- Replies per item `word status word...`: ok | gone | stale, the job's status (or -), a word for each step; with reads a list of that text and
 -- node, raw record, node, raw record, ...
@@ -11,10 +11,10 @@ local function own(r, entry) return r.status == S.pending or (r.status == S.read
 
 local steps_of = {}
 
--- What a node may leave whatever the others have left: an error of one sentence. The limit of a job is exceeded by this much a node at most.
+-- The bytes that every node may store whatever the others have stored: an error of one sentence. Each node exceeds the job's limit by at most this.
 local FREE_BYTES = 1024
 
--- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '', nothing or why it is given up }
+-- { 'end', node, attempt, status, reason, payload, share, handled, error or '', artifacts or '', nil or the reason of its dead letter }
 steps_of['end'] = function(J, entry, step)
   local _, node, attempt, status, reason, payload, share, handled, failure, artifacts, given_up = unpack(step)
   local r = node_get(J, node)
@@ -44,7 +44,7 @@ steps_of['end'] = function(J, entry, step)
 end
 
 -- { 'again', node, attempt, next attempt, failure, batch }: back to ready: later, a retryable failure with attempts left (next =
--- attempt + 1); or at once, or later, to go on elsewhere (the same attempt).
+-- attempt + 1); or at once, or later, to continue in another worker (the same attempt).
 steps_of['again'] = function(J, entry, step)
   local _, node, attempt, following, failure, batch = unpack(step)
   local r = node_get(J, node)
@@ -87,7 +87,7 @@ steps_of['send'] = function(J, entry, step)
   return sent and 'ok' or 'taken'
 end
 
--- { 'resend', entry name, batch }: the records name an entry that no stream and no delay has any more; of a cancelled job, to end them
+-- { 'resend', entry name, batch }: the records name an entry that is on no stream and in no delay any more; in a cancelled job the step ends these nodes
 steps_of['resend'] = function(J, _, step)
   local _, lost, batch = unpack(step)
   if JOB_ENDED[J.status] then return 'taken' end
@@ -117,7 +117,7 @@ end
 steps_of['progress'] = function(J, entry, step)
   local r = node_get(J, step[2])
   if r.status ~= S.running or r.entry ~= entry then return 'stale' end
-  if step[3] < r.share then return 'behind' end -- within an attempt it does not fall
+  if step[3] < r.share then return 'behind' end -- within an attempt progress does not decrease
   share_set(J, r, step[3])
   node_put(J, step[2], S.running, r)
   publish_progress(J, step[2], step[4])
@@ -135,9 +135,9 @@ end
 
 local unclaimed = { skip = true, send = true, resend = true }
 
--- The fields that an item will ask for; of very many the rest is read one by one (unpack() has its limits).
+-- Returns the fields that an item will need; beyond the limit of unpack() the rest is read one by one.
 local function wanted(name, steps, reads, ack)
-  local names = { 'c:' .. name, ack and 'pipeline' or nil, nil } -- the last word of a job is counted by its pipeline
+  local names = { 'c:' .. name, ack and 'pipeline' or nil, nil } -- the end of a job is counted by its pipeline
   for k = 1, #steps do
     if #names > 2000 then return names end
     local word = steps[k][1]

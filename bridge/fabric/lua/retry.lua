@@ -1,6 +1,6 @@
 -- retry: begins the next attempt of an ended job. failed | cancelled -> queued; the nodes named become pending again.
 -- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips, limit? }; skip =
--- { node, reason, share }: what the nodes that are kept have decided already. limit: of the key that asks, as in submit.
+-- { node, reason, share }: decisions that the kept nodes have already made. limit: the limit of the calling key, as in submit.
 -- Replies a word per item: ok | conflict | unknown | quota | rate MS.
 transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips, limit)
   local J = job_load(id)
@@ -40,6 +40,6 @@ transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batche
   status_event(J)
   for _, skip in ipairs(skips) do node_skip(J, skip[1], node_get(J, skip[1]), skip[2], skip[3]) end
   for _, batch in ipairs(batches) do dispatch(J, batch, is_pending) end
-  conclude(J) -- a cancel that came too late leaves nothing to run again
+  conclude(J) -- after a cancel that came too late no node is left to run again
   return 'ok'
 end)

@@ -1,7 +1,7 @@
--- room: asks whether a more urgent entry for a slot waits, and takes it on to make room for it; changes no job.
+-- room: checks whether a more urgent entry for a slot waits, and assigns its preemption to the caller; changes no job.
 -- KEYS[1]: the partition's index. One item: { streams, rank, patience_ms }; the three streams of a place, rank 0 is the first's.
--- Replies 1 or 0. An entry counts when its rank is below the asker's, it has waited for so long, and no worker has
--- declined it. Whoever is told of it has half a minute to make room; then it may be told again.
+-- Replies 1 or 0. An entry counts when its rank is below the asker's, it has waited for patience_ms, and no worker has
+-- declined it. The caller that receives 1 has half a minute to preempt a node; then the entry may be reported again.
 local RANKS = { high = 0, normal = 1, low = 2 }
 local PAGE, MOST_PAGES = 16, 16
 

@@ -1,9 +1,9 @@
--- submit: creates jobs with their first entries, or answers for those that exist. absent -> queued | scheduled.
+-- submit: creates jobs with their first entries, or reports those that exist. absent -> queued | scheduled.
 -- KEYS[1]: the partition's index. Item: { id, digest, remaining, batches, start_at_ms or 0, max_queued, limit?, webhook?, field, value, ...}.
 -- Replies a word per item: ok | same (this very submission) | exists (another with this id) | full | quota | rate MS; last the time, ms.
--- Not flagged allow-oom: at the memory limit nothing is accepted and nothing is written.
+-- Not flagged allow-oom: at the memory limit no job is accepted and nothing is written.
 
--- What the fields of a new job answer for those that it has not: nobody looks for them in the store.
+-- The metatable for the missing fields of a new job: they are not looked up in the store.
 local NOTHING_ELSE = { __index = function() return false end }
 
 local function known_digest(id)
@@ -29,7 +29,7 @@ transition('submit', {}, function(id, digest, remaining, batches, start_at, max_
   alive = alive + 1
   count_for(limit, id)
   if webhook then redis.call('ZADD', WEBHOOKS, 0, id) end
-  -- Address and secret stand outside the job: a worker's user reads jobs, and no `webhooks:*`.
+  -- Address and secret are stored outside the job: a worker's user may read jobs, but no `webhooks:*`.
   if type(webhook) == 'string' then redis.call('SET', 'webhooks:job:' .. id .. SUFFIX, webhook) end
   status_event(J)
   for k = 1, #batches do dispatch(J, batches[k], is_pending, status == S.scheduled and start_at or nil) end

@@ -17,7 +17,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     claims[#claims + 1] = answer
   end
 
-  -- How many entries to read next. Those behind the last one that has to be taken with care (for a slot, of several nodes, with a graph
+  -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
   -- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
   -- could not be started here is left to others.
   local function next_count(stream)

@@ -1,4 +1,4 @@
--- upgrade: moves a job of layout 3 to layout 4: what a node has left, which stood in its record behind a newline, becomes a field of its own,
+-- upgrade: moves a job of layout 3 to layout 4: a node's result, which was in its record after a newline, becomes a separate field,
 -- and the nodes that stored artifacts are listed. Nothing else changes, whatever the job's status.
 -- KEYS[1]: the partition's index. Item: { job }. Replies a word per item: ok | unknown | same.
 transition('upgrade', { 'allow-oom' }, function(id)

@@ -1,6 +1,6 @@
--- webhooks: which ended jobs have somebody to tell, and what became of telling. Items:
---   { 'take', most, lease_ms }: ended jobs that are due; nobody else is given them for lease_ms.
---   { 'done', job, claim, ttl_ms }: forgotten, its address and secret after that time. { 'again', job, claim, delay_ms }: due again then.
+-- webhooks: returns the ended jobs whose subscribers must be notified, and records the results. Items:
+--   { 'take', most, lease_ms }: ended jobs that are due; no other process receives them for lease_ms.
+--   { 'done', job, claim, ttl_ms }: removed, its address and secret after that time. { 'again', job, claim, delay_ms }: due again then.
 -- KEYS[1]: the partition's index. Replies per item: { { job, tries so far, claim }, ... }, or ok | stale (put there anew, or taken by another).
 -- A claim is the score that the taker gave it: `webhooks<suffix>` has jobs by the time at which they are due, 0 from submit and retry.
 transition('webhooks', { 'allow-oom' }, function(act, job, claim, delay)
