@@ -79,7 +79,11 @@ class Watchdog(threading.Thread):
         named = False
         while not self._over.wait(LOOK_SECONDS):
             now = time.monotonic()
-            if now - looked > 4 * LOOK_SECONDS:
+            if self._loop.is_closed():
+                return
+            if (
+                now - looked > 4 * LOOK_SECONDS or not self._loop.is_running()
+            ):  # a loop that has stopped is blocked by no task
                 self._beat = now
             looked = now
             blocked = now - self._beat
