@@ -17,7 +17,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_loop_that_has_ended_is_not_taken_for_a_blocked_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
-    monkeypatch.setattr(watchdog.os, "_exit", ends.append)
+    monkeypatch.setattr("os._exit", ends.append)
     unused: Any = None
     loop = asyncio.new_event_loop()
 
