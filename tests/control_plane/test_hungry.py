@@ -20,6 +20,7 @@ import pytest
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.control_plane.served import edge, graph, node
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -121,7 +122,7 @@ async def test_a_batch_of_62_mib_costs_little_more_and_holds_up_nobody(
         assert sum("jobId" in each for each in jobs) == accepted, [each for each in jobs if "jobId" not in each][:1]
         grown = mib(pid, "VmHWM") - before
     assert grown < 5 * 61
-    assert worst < 1.0
+    assert worst < at_this_load(1.0)
 
 
 async def test_a_burst_of_reads_by_one_key_is_answered_and_holds_up_nobody(tmp_path: Path) -> None:
@@ -134,4 +135,4 @@ async def test_a_burst_of_reads_by_one_key_is_answered_and_holds_up_nobody(tmp_p
         answers = await asyncio.gather(*burst)
         stop.set()
         assert {answer.status_code for answer in answers} == {200}
-        assert await watching < 1.0
+        assert await watching < at_this_load(1.0)
