@@ -8,6 +8,7 @@ ever more seldom, so that a bar of ten hours leaves room for what is printed beh
 import asyncio
 import os
 import tempfile
+import weakref
 from collections import deque
 from contextlib import suppress
 
@@ -35,6 +36,7 @@ class Budget:
         self.last: deque[tuple[str, str]] = deque()
         """The last lines that were left out, as (level, line)."""
         self.whole = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
+        weakref.finalize(self, self.whole.close)  # of a run whose slot died or was closed nothing asks for it any more
         self.whole_bytes = 0
         self._last_bytes = 0
         self._lines = TOTAL_LINES
