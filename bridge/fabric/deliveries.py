@@ -55,7 +55,9 @@ class Delivery:
         self.job_id = claim.job_id
         self.stream = claim.stream
         self.entry = claim.entry
+        self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
+        self.held_at = claim.held_at
         self.topology = topology
         self.routes = routes
         self.records: dict[str, NodeRecord] = {}
@@ -128,7 +130,10 @@ class Delivery:
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
         if ack and not self.lost:
             self.move("ending")
-        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
+        begun = None
+        if self.held_at:
+            begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""
@@ -339,7 +344,7 @@ class Consumer:
         asked = time.monotonic()
         claims = await self._scripts.take(
             part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
-            streams=streams or [], handed=handed or [],
+            streams=streams or [], handed=handed or [], holding=True,
         )  # fmt: skip
         return claims if time.monotonic() - asked < self._lease / 2 else await self._still_ours(part, claims)
 

@@ -44,7 +44,8 @@ class Claim(msgspec.Struct, frozen=True):
     """The answer of take and reclaim for an entry; only `word` = ok carries more than stream and entry.
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` has the same form, for nodes still to be started, each alone;
-    `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record).
+    `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record); `held_at`: the server's
+    time where nothing has been written yet, and the first report begins the node, else empty.
     """
 
     word: str
@@ -61,12 +62,17 @@ class Claim(msgspec.Struct, frozen=True):
     created_ms: str = "0"
     priority: str = ""
     records: list[tuple[str, str]] = []
+    held_at: str = ""
 
 
-def _claim(row: list[bytes]) -> Claim:
+def _claim(row: list[bytes], nonce: str = "") -> Claim:
     words = [word.decode() for word in row]
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
+    if words[0] == "held":
+        _, stream, entry, job_id, node, attempt, now, created, graph, routes, traceparent = words
+        started = [(node, int(attempt), 0)]
+        return Claim("ok", stream, entry, job_id, nonce, started, [], [], graph, routes, traceparent, created, "", [], now)
     (
         word,
         stream,
@@ -101,7 +107,10 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):
-    """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair)."""
+    """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair).
+
+    `begun`: node, worker and time of the node with which a held entry begins, in its first report.
+    """
 
     job_id: str
     stream: str
@@ -110,6 +119,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     steps: list[Step]
     reads: list[str]
     ack: bool
+    begun: tuple[str, str, str] | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -233,9 +243,12 @@ class Scripts:
         heavy: int,
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
+        holding: bool = False,
     ) -> list[Claim]:
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
-        return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
+        """Takes entries. `holding`: without writing, where it may; see take.lua."""
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), holding]
+        rows = (await self.call("take", part, [item]))[0]
+        return [_claim(row, f"{nonce}.h{number}") for number, row in enumerate(rows)]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]

@@ -5,7 +5,8 @@ leases, `_reclaims` watches other workers' leases, `_listens` receives cancels, 
 `_makes_room` pauses less urgent nodes, the `Writer` of each partition commits. A plane passes in how one node is run
 (`run_node`): in this process, or in a slot.
 
-A node starts only after Redis has confirmed it; an entry is acknowledged only when all its nodes have ended and the nodes that they
+A node starts only after Redis has confirmed it. One that is light and may run twice starts at once where its entry is pending for this
+worker alone: its first report says that it began, with its end, or after FLUSH_SECONDS while it still runs. An entry is acknowledged only when all its nodes have ended and the nodes that they
 made ready are started or dispatched. If the worker dies in between, the worker that reclaims the entry completes the rest.
 
 Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
@@ -39,7 +40,7 @@ from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.branches import Executor
 from dihedral.bridge.worker.capacity import Capacity
-from dihedral.bridge.worker.nodes import NO_TASK_DELAY_MS, Nodes, RunNode
+from dihedral.bridge.worker.nodes import FLUSH_SECONDS, NO_TASK_DELAY_MS, Nodes, RunNode
 from dihedral.bridge.worker.preemption import preempt
 from dihedral.bridge.worker.presence import Presence
 from dihedral.bridge.worker.watchdog import Watchdog
@@ -243,6 +244,20 @@ class Worker:
                 self.capacity.occupy(delivery, node)
             assert self._tasks is not None
             delivery.handling = self._tasks.create_task(self._handle(delivery))
+        if any(delivery.held_at for delivery in deliveries):
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._begin_held, deliveries)
+
+    def _begin_held(self, deliveries: list[Delivery]) -> None:
+        """Reports that the nodes which still run have begun."""
+        for delivery in deliveries:
+            if delivery.held_at and delivery.state == "held" and delivery.key in self._held:
+                begun = self._write(delivery.part, delivery.report([]))
+                begun.add_done_callback(lambda future, delivery=delivery: self._on_begun(delivery, future.result()))  # type: ignore[misc]
+
+    def _on_begun(self, delivery: Delivery, reply: Reply) -> None:
+        if reply.word != "ok":
+            delivery.move("lost")
+            self.nodes.cancel(lambda other: other is delivery)
 
     # Handle ---------------------------------------------------------------------------------------------------------
 
@@ -251,6 +266,10 @@ class Worker:
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
+            if delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open):
+                self._on_begun(delivery, await self._write(delivery.part, delivery.report([])))
+            if delivery.lost:
+                return
             if delivery.open and not delivery.releasing:
                 await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
             if delivery.lost or delivery.ending:

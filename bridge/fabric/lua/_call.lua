@@ -15,9 +15,11 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
+local patterns, heard_of -- who listens, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
+local SMALL_LOG -- the bytes up to which a job's log is a field of the job
 local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
 local COUNTS -- jobs by live status, ended ones by `status pipeline`, and other events (`redelivered`, `dead reason`)
 local WEBHOOKS -- jobs whose subscriber must be notified when they have ended
@@ -58,8 +60,17 @@ local function header_read(bytes)
   JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
   INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
   DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  SMALL_LOG = LOG_BYTES < 16384 and 0 or 2000
   text_of = text_of or setmetatable({ [1e9] = '1000000000' }, { __index = spell })
   HEADER = bytes
+end
+
+-- The time of an event in its text; `ms` as NOW_TEXT.
+local function created(ms)
+  if ms == NOW_TEXT then return CREATED end
+  local seconds = string.sub(ms, 1, -4)
+  if seconds ~= SECOND then SECOND, SECOND_TEXT = seconds, date_and_time(tonumber(seconds)) end
+  return ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(ms, -3) .. 'Z",'
 end
 
 local function begin(header)
@@ -70,10 +81,28 @@ local function begin(header)
   NOW_TEXT = clock[1] .. ms
   NOW = NOW_TEXT + 0
   CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
-  loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
+  loaded, ended, counted, acked, delivered, alive, patterns, heard_of = {}, {}, {}, {}, {}, nil, nil, {}
 end
 
 local function job_key(id) return JOB .. id end
+
+-- Returns whether anybody listens to a job: a PUBLISH costs twice what this does, and most jobs have several and no listener.
+-- In a cluster a listener may be at any node, and a user who may not ask publishes.
+local function heard(id)
+  if SUFFIX ~= '' then return true end
+  if patterns == nil then
+    local count = redis.pcall('PUBSUB', 'NUMPAT')
+    patterns = type(count) == 'table' or count > 0
+  end
+  if patterns then return true end
+  local known = heard_of[id]
+  if known == nil then
+    local rows = redis.pcall('PUBSUB', 'NUMSUB', 'status:' .. id, 'progress:' .. id, 'data:' .. id)
+    known = rows.err ~= nil or rows[2] + rows[4] + rows[6] > 0
+    heard_of[id] = known
+  end
+  return known
+end
 
 -- Counts in COUNTS; save() writes the counters that a call has changed.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end

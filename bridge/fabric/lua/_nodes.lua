@@ -21,8 +21,8 @@ local function record_told(J, node)
 end
 
 local function node_event(J, node, r, worker, failure)
-  emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
-    text_of[r.attempt] .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
+  emit(J, 'n ' .. r.status .. ' ' .. text_of[r.attempt] .. ' ' .. node .. ' ' .. (worker or '-') .. ' ' .. r.reason .. ' ' ..
+    (failure or ''), 'status:')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.
@@ -47,15 +47,15 @@ local function share_set(J, r, share)
   return true
 end
 
--- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own.
-local function node_start(J, node, r, entry, worker)
+-- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own. `at`: when it started, if not now.
+local function node_start(J, node, r, entry, worker, at)
   if not JOB_STARTS[J.status] then return nil end
   if not (r.status == S.pending or (r.status == S.ready and r.entry == entry)) then return nil end
   local before = r.status
-  r.status, r.entry, r.reason, r.started, r.ended = S.running, entry, '-', NOW_TEXT, '-'
+  r.status, r.entry, r.reason, r.started, r.ended = S.running, entry, '-', at or NOW_TEXT, '-'
   node_put(J, node, before, r)
   if J.status == S.queued and job_move(J, S.running) then
-    if J.started == '-' then J.started = NOW_TEXT end
+    if J.started == '-' then J.started = at or NOW_TEXT end
     status_event(J)
   end
   node_event(J, node, r, worker)
