@@ -15,7 +15,7 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
-local patterns, heard_of -- who listens, as far as it was asked
+local asked, heard_of -- the jobs of the call, and which of them somebody listens to, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
@@ -73,7 +73,8 @@ local function created(ms)
   return ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(ms, -3) .. 'Z",'
 end
 
-local function begin(header)
+local function begin(arguments)
+  local header = arguments[1]
   if header ~= HEADER then header_read(header) end
   local clock = redis.call('TIME')
   if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
@@ -81,27 +82,28 @@ local function begin(header)
   NOW_TEXT = clock[1] .. ms
   NOW = NOW_TEXT + 0
   CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
-  loaded, ended, counted, acked, delivered, alive, patterns, heard_of = {}, {}, {}, {}, {}, nil, nil, {}
+  loaded, ended, counted, acked, delivered, alive, asked, heard_of = {}, {}, {}, {}, {}, nil, arguments, {}
 end
 
 local function job_key(id) return JOB .. id end
 
--- Returns whether anybody listens to a job: a PUBLISH costs twice what this does, and most jobs have several and no listener.
--- In a cluster a listener may be at any node, and a user who may not ask publishes.
+-- Returns whether anybody listens to the status of a job; most have several events and no listener. It is asked once for all jobs of a call (whose
+-- items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
 local function heard(id)
-  if SUFFIX ~= '' then return true end
-  if patterns == nil then
-    local count = redis.pcall('PUBSUB', 'NUMPAT')
-    patterns = type(count) == 'table' or count > 0
+  if heard_of[id] == nil then
+    local channels = {}
+    if asked and SUFFIX == '' and redis.pcall('PUBSUB', 'NUMPAT') == 0 then
+      for i = 2, math.min(#asked, 1000) do
+        local _, job = cmsgpack.unpack_one(asked[i])
+        channels[i - 1] = 'status:' .. tostring(job)
+      end
+      local rows = redis.pcall('PUBSUB', 'NUMSUB', unpack(channels))
+      for i = 1, rows.err and 0 or #rows, 2 do heard_of[string.sub(rows[i], 8)] = rows[i + 1] > 0 end
+    end
+    asked = nil
+    if heard_of[id] == nil then heard_of[id] = true end
   end
-  if patterns then return true end
-  local known = heard_of[id]
-  if known == nil then
-    local rows = redis.pcall('PUBSUB', 'NUMSUB', 'status:' .. id, 'progress:' .. id, 'data:' .. id)
-    known = rows.err ~= nil or rows[2] + rows[4] + rows[6] > 0
-    heard_of[id] = known
-  end
-  return known
+  return heard_of[id]
 end
 
 -- Counts in COUNTS; save() writes the counters that a call has changed.

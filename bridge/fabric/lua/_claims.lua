@@ -132,7 +132,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local told = lost and candidates or needed
   for k = 1, #told do
     local raw
-    if lost then raw = field(J, 'n:' .. told[k]) -- the consumer that takes over runs no node, and so needs no outputs
+    if lost then raw = record_raw(J, told[k]) -- the consumer that takes over runs no node, and so needs no outputs
     else raw = record_told(J, told[k]) end
     if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end

@@ -10,7 +10,8 @@ local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+
 -- outputs: the bytes of all `o:` and `a:` fields; logged: the bytes of the event log. Lists have space for the entries of most jobs.
 local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created,
     outputs, logged)
-  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
+  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil, nil }, nodes = {},
+    moved = { nil },
     status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
     progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created,
     outputs = tonumber(outputs) or 0, logged = tonumber(logged) or 0 }
@@ -28,8 +29,8 @@ local function job_load(id, wanted)
     loaded[id] = false
     return nil
   end
-  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4] }
-  for i = 4, #wanted do fields[wanted[i]] = row[i + 1] end
+  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4], [wanted[4] or ''] = row[5] }
+  for i = 5, #wanted do fields[wanted[i]] = row[i + 1] end
   return job_new(id, fields, string.match(row[1], STATE_WORDS))
 end
 
@@ -153,10 +154,16 @@ local function log_save(J, log)
   end
 end
 
+local function record_text(r)
+  return r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' .. r.started .. ' ' .. r.ended .. ' ' ..
+    r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share]
+end
+
 local function job_save(J)
   local key = job_key(J.id)
   local log = key .. ':events'
   if #J.events > 0 then log_save(J, log) end
+  for k = 1, #J.moved do field_put(J, 'n:' .. J.moved[k], record_text(J.nodes[J.moved[k]])) end
   J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
     text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
     J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT .. ' ' ..
@@ -170,14 +177,14 @@ local function job_save(J)
 end
 
 -- Every change of a job's status or of a node goes with an event or a field.
-local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
+local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved[1] end
 
--- Logs an event, and publishes it where anybody listens.
+-- Logs an event, and publishes it; on `status:` only where anybody listens.
 local function emit(J, line, channel)
   J.seq = J.seq + 1
   line = NOW_TEXT .. line
   J.events[#J.events + 1] = line
-  if heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.seq, line)) end
+  if channel ~= 'status:' or heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.seq, line)) end
 end
 
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
@@ -195,7 +202,6 @@ local function job_move(J, to)
 end
 
 local function publish_progress(J, node, node_progress)
-  if not heard(J.id) then return end
   redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. text_of[J.seq] .. CREATED ..
     '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end

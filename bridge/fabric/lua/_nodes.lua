@@ -3,19 +3,32 @@
 local function record_parse(raw)
   if not raw then
     return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
-      place = '-', share = 0 }
+      place = '-', share = 0, moved = false }
   end
   local status, entry, attempt, deliveries, started, ended_at, reason, place, share =
     string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)')
   return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
-    ended = ended_at, reason = reason, place = place, share = share + 0 }
+    ended = ended_at, reason = reason, place = place, share = share + 0, moved = false }
 end
 
-local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
+-- Returns a node's record, which is parsed once in a call and written once, by save(); only what ends in node_put may change it.
+local function node_get(J, node)
+  local r = J.nodes[node]
+  if not r then
+    r = record_parse(field(J, 'n:' .. node))
+    J.nodes[node] = r
+  end
+  return r
+end
+
+local function record_raw(J, node)
+  local r = J.nodes[node]
+  return r and r.moved and record_text(r) or field(J, 'n:' .. node)
+end
 
 -- Returns a record with the node's result, in the form for readers of outputs: record, newline, JSON or nothing. nil: it is pending.
 local function record_told(J, node)
-  local raw = field(J, 'n:' .. node)
+  local raw = record_raw(J, node)
   if not raw then return nil end
   return raw .. '\n' .. (NODE_ENDED[string.match(raw, '^%S+')] and field(J, 'o:' .. node) or '')
 end
@@ -34,8 +47,10 @@ local function node_put(J, node, before, r)
     J.remaining = J.remaining - 1
     r.ended = NOW_TEXT
   end
-  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share])
+  if not r.moved then
+    r.moved = true
+    J.moved[#J.moved + 1] = node
+  end
   return true
 end
 

@@ -22,10 +22,10 @@ steps_of['end'] = function(J, entry, step)
   local r = node_get(J, node)
   if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
-  r.status, r.reason = status, reason == '' and '-' or reason
   if not NODE_MOVES[S.running][status] then return 'illegal' end
   local size = #payload + #artifacts
   if size > FREE_BYTES and J.outputs + size > OUTPUT_BYTES then return 'too_large' end
+  r.status, r.reason = status, reason == '' and '-' or reason
   J.outputs = J.outputs + size
   if payload ~= '' then field_put(J, 'o:' .. node, payload) end
   local moved = share >= 0 and share_set(J, r, share)
