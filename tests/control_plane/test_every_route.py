@@ -69,7 +69,7 @@ def routes() -> Iterator[tuple[str, str, list[str]]]:
     for route in create_app(made_settings("redis://127.0.0.1:1", _nowhere())).routes:
         if isinstance(route, HTTPRoute):
             for method in sorted(route.methods - {"OPTIONS"}):
-                handler = route.route_handler_map[method][0]  # type: ignore[index]
+                handler = route.route_handler_map[method][0]
                 parameters = handler.parsed_fn_signature.parameters
                 names = [name for name, each in parameters.items() if isinstance(each.kwarg_definition, QueryParameter)]
                 yield str(method), route.path, names
