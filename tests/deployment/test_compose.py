@@ -325,7 +325,7 @@ def test_a_later_host_is_added_to_our_certificate_and_never_to_ones_own(tmp_path
     secrets = made_secrets(tmp_path)
     assert names_of(secrets) == {"localhost", "s3.localhost"}
     key = (secrets / "tls_key").read_text()
-    command = [tmp_path / "secrets.sh", "box.example", "192.168.1.5"]
+    command = [str(tmp_path / "secrets.sh"), "box.example", "192.168.1.5"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "box.example" in said
     assert names_of(secrets) == {"localhost", "s3.localhost", "box.example", "s3.box.example", "192.168.1.5"}
@@ -335,7 +335,7 @@ def test_a_later_host_is_added_to_our_certificate_and_never_to_ones_own(tmp_path
         [*own, "-keyout", secrets / "tls_key", "-out", secrets / "tls_cert"], check=True, capture_output=True
     )
     before = (secrets / "tls_cert").read_text()
-    done = subprocess.run([tmp_path / "secrets.sh", "other.example"], check=True, capture_output=True, text=True)
+    done = subprocess.run([str(tmp_path / "secrets.sh"), "other.example"], check=True, capture_output=True, text=True)
     assert (secrets / "tls_cert").read_text() == before
     assert "does not name other.example" in done.stderr
 
