@@ -299,7 +299,7 @@ class Reporter:
         if isinstance(outcome, Completed) and len(outcome.output) > self._output_bytes:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
-        if outcome.status == "cancelled" and not running.cancel.cancelled:
+        if outcome.status == "cancelled" and not running.control.cancelled:
             return _failure(outcome, "cancelled_itself", "the task ended as cancelled without a request to cancel it")
         return outcome
 

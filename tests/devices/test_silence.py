@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.runs import RunControl
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
@@ -114,7 +114,7 @@ async def test_a_node_that_waits_is_not_told_otherwise_because_a_look_takes_a_mo
             def waits(self, reason: str) -> None:
                 said.append(reason)
 
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(Says(), cancel, memoryMiB=14 * GIB)
         await becomes(lambda: said)
         driver.answers.clear()
@@ -142,7 +142,7 @@ async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
 ) -> None:
     monkeypatch.setattr("dihedral.data_plane.slots.pool.MEMORY_BACK_SECONDS", 0.3)
     async with silent(tmp_path) as (made, driver):
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)
         await heard.began()
         driver.answers.clear()
@@ -156,7 +156,7 @@ async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
 async def test_a_node_can_be_cancelled_while_the_driver_hangs(tmp_path: Path) -> None:
     async with silent(tmp_path) as (made, driver):
         driver.answers.clear()
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(None, cancel, memoryMiB=GIB)
         await becomes(lambda: driver.at_once)
         cancel.cancel()
@@ -203,7 +203,7 @@ async def test_a_driver_that_answers_with_errors_is_said_with_its_error(tmp_path
 async def test_an_error_that_nobody_asks_about_any_more_is_no_problem(tmp_path: Path, quickly: None) -> None:
     async with silent(tmp_path) as (made, driver):
         driver.error = OSError("GPU is lost")
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(None, cancel, memoryMiB=GIB)
         await becomes(made.pool.problems)
         cancel.cancel()

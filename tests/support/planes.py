@@ -16,7 +16,7 @@ from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.planning import plan as planning
@@ -128,7 +128,7 @@ class Planes:
             id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
         }
 
-        async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
             return await run_light(registry, run, None, emit, cancel)
 
         worker = Worker(
