@@ -23,6 +23,7 @@ from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
+from tests.support.polling import becomes_async
 
 LEASE_MS = 300
 
@@ -199,15 +200,7 @@ class Planes:
 
     async def becomes(self, what: Callable[[], Any], seconds: float = 45) -> Any:
         """Waits for a condition, sync or async; its value."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            found = what()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            assert asyncio.get_running_loop().time() < deadline, "it did not happen"
-            await asyncio.sleep(0.01)
+        return await becomes_async(what, seconds)
 
     async def close(self) -> None:
         for event in GATES.values():
