@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.control_plane.locked import locked_house
 from tests.control_plane.served import Served, made_settings, new_id, pointers, serve, submission
-from tests.control_plane.test_access import locked_house
 from tests.support.leaks import leaks
 from tests.support.planes import node
 from tests.support.servers import start_server
