@@ -76,7 +76,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
-        queue = JobQueue(jobs, settings, pipelines, own)
+        queue = JobQueue(jobs, settings, pipelines, own, store)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
