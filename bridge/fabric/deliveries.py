@@ -44,7 +44,8 @@ class Delivery:
     """One claimed entry, the known state of its job, and the nodes that it runs.
 
     `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
-    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
+    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started. `kept` are
+    steps that go out with the next report.
     """
 
     def __init__(
@@ -67,12 +68,15 @@ class Delivery:
         self.open: set[str] = set()
         self.state = "held"
         self.event_number = 0
+        self.kept: list[Step] = []
+        self.posted = False  # its last report is on its way, and nobody waits for the answer
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
         for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
             self.begin(node, attempt, deliveries)
         self.quarantined = {node for node, _, _ in claim.quarantined}
+        self.certain = not any(self.redeliveries.values())  # no owner was lost with one of its nodes
 
     def move(self, to: str) -> None:
         """Moves to a state. Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
@@ -90,6 +94,11 @@ class Delivery:
     @property
     def releasing(self) -> bool:
         return self.state == "releasing"
+
+    @property
+    def unwritten(self) -> bool:
+        """Returns whether a report has something to say of it that no other will."""
+        return self.state == "held" and bool(self.held_at or self.kept)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -133,6 +142,8 @@ class Delivery:
         begun = None
         if self.held_at:
             begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+        if self.kept:
+            steps, self.kept = [*self.kept, *steps], []
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
 
     def outputs(self, node_id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import asyncio
 import enum
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -71,8 +71,8 @@ def _claim(row: list[bytes], nonce: str = "") -> Claim:
         return Claim(words[0], words[1], words[2])
     if words[0] == "held":
         _, stream, entry, job_id, node, attempt, now, created, graph, routes, traceparent = words
-        started = [(node, int(attempt), 0)]
-        return Claim("ok", stream, entry, job_id, nonce, started, [], [], graph, routes, traceparent, created, "", [], now)
+        began = [(node, int(attempt), 0)]
+        return Claim("ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now)
     (
         word,
         stream,
@@ -342,14 +342,18 @@ class Writer:
     def __init__(self, scripts: Scripts, part: Partition) -> None:
         self._scripts = scripts
         self._part = part
-        self._queue: list[tuple[bytes, int, asyncio.Future[Reply]]] = []
+        self._queue: list[tuple[bytes, int, Callable[[Reply], None]]] = []
         self._wake = asyncio.Event()
 
     def put(self, report: Report) -> "asyncio.Future[Reply]":
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._queue.append((encode_item(report), len(report.steps), future))
-        self._wake.set()
+        self.post(report, lambda reply: None if future.done() else future.set_result(reply))
         return future
+
+    def post(self, report: Report, on_reply: Callable[[Reply], None]) -> None:
+        """Writes a report for whose answer nobody waits."""
+        self._queue.append((encode_item(report), len(report.steps), on_reply))
+        self._wake.set()
 
     async def run(self) -> None:
         while True:
@@ -357,12 +361,11 @@ class Writer:
             while self._queue:
                 batch = self._cut()
                 replies = await self._send([item for item, _, _ in batch])
-                for (_, _, future), reply in zip(batch, replies, strict=True):
-                    if not future.done():
-                        future.set_result(reply)
+                for (_, _, on_reply), reply in zip(batch, replies, strict=True):
+                    on_reply(reply)
             self._wake.clear()
 
-    def _cut(self) -> list[tuple[bytes, int, "asyncio.Future[Reply]"]]:
+    def _cut(self) -> list[tuple[bytes, int, Callable[[Reply], None]]]:
         """Returns the reports of the next call: one, or as many as stay within the limits together."""
         size = count = steps = 0
         for item, has, _ in self._queue:

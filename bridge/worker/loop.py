@@ -6,7 +6,7 @@ leases, `_reclaims` watches other workers' leases, `_listens` receives cancels, 
 (`run_node`): in this process, or in a slot.
 
 A node starts only after Redis has confirmed it. One that is light and may run twice starts at once where its entry is pending for this
-worker alone: its first report says that it began, with its end, or after FLUSH_SECONDS while it still runs. An entry is acknowledged only when all its nodes have ended and the nodes that they
+worker alone: its first report says that it began: with its end, or when it waits. An entry is acknowledged only when all its nodes have ended and the nodes that they
 made ready are started or dispatched. If the worker dies in between, the worker that reclaims the entry completes the rest.
 
 Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
@@ -20,6 +20,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import redis
 from prometheus_client.metrics_core import Metric
 
+from dihedral.bridge.awaiting import UntilItWaits
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
@@ -40,7 +42,7 @@ from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.branches import Executor
 from dihedral.bridge.worker.capacity import Capacity
-from dihedral.bridge.worker.nodes import FLUSH_SECONDS, NO_TASK_DELAY_MS, Nodes, RunNode
+from dihedral.bridge.worker.nodes import NO_TASK_DELAY_MS, Nodes, RunNode
 from dihedral.bridge.worker.preemption import preempt
 from dihedral.bridge.worker.presence import Presence
 from dihedral.bridge.worker.watchdog import Watchdog
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 
 GIVE_BACK_SECONDS = 5.0
 PREEMPTION_SECONDS = 2.0
+MOST_HELD = 2000  # deliveries, with those whose last report is not answered yet
 
 
 class Worker:
@@ -93,6 +96,7 @@ class Worker:
         self._taker = Consumer(self._jobs, self._url, self.worker_id, plane, pool, self._held)
         self.nodes = Nodes(
             settings, registry, run_node, self.capacity, self._write, plane=plane, worker_id=self.worker_id,
+            post=lambda part, report, on_reply: self._writers[part.number].post(report, on_reply), ended=self._drop,
             hasten=self.presence.hasten, prefer=self._taker.prefer_partition, tracing=tracing,
         )  # fmt: skip
         self._executor = Executor()
@@ -214,7 +218,7 @@ class Worker:
                     recover = False
                 self.capacity.changed.clear()
                 light, heavy = self.capacity.free()
-                if self.capacity.solo or light + heavy <= 0:
+                if self.capacity.solo or light + heavy <= 0 or len(self._held) > MOST_HELD:
                     await self.capacity.wait_for_change(1)
                     continue
                 seen, deliveries = await self._taker.take(light, heavy)
@@ -242,24 +246,31 @@ class Worker:
             self._held[delivery.key] = delivery
             for node in delivery.open:
                 self.capacity.occupy(delivery, node)
+        self._handle_beside(deque(deliveries))
+
+    def _handle_beside(self, deliveries: deque[Delivery]) -> None:
+        if deliveries:
             assert self._tasks is not None
-            delivery.handling = self._tasks.create_task(self._handle(delivery))
-        if any(delivery.held_at for delivery in deliveries):
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._begin_held, deliveries)
-
-    def _begin_held(self, deliveries: list[Delivery]) -> None:
-        """Reports that the nodes which still run have begun."""
-        for delivery in deliveries:
-            if delivery.held_at and delivery.state == "held" and delivery.key in self._held:
-                begun = self._write(delivery.part, delivery.report([]))
-                begun.add_done_callback(lambda future, delivery=delivery: self._on_begun(delivery, future.result()))  # type: ignore[misc]
-
-    def _on_begun(self, delivery: Delivery, reply: Reply) -> None:
-        if reply.word != "ok":
-            delivery.move("lost")
-            self.nodes.cancel(lambda other: other is delivery)
+            self._tasks.create_task(self._handle_all(deliveries))
 
     # Handle ---------------------------------------------------------------------------------------------------------
+
+    async def _handle_all(self, deliveries: deque[Delivery]) -> None:
+        """Runs one delivery after the other in this task; while one waits, another task goes on with the rest."""
+        while deliveries:
+            delivery = deliveries.popleft()
+            delivery.handling = asyncio.current_task()
+
+            def waits(delivery: Delivery = delivery) -> None:
+                if delivery.unwritten:
+                    self.nodes.mark(delivery)
+                self._handle_beside(deliveries)
+
+            await UntilItWaits(self._handle(delivery), waits)
+
+    def _drop(self, delivery: Delivery) -> None:
+        self._held.pop(delivery.key, None)
+        self.capacity.changed.set()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Runs a delivery to its end; an error here ends this delivery only."""
@@ -267,22 +278,24 @@ class Worker:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
             if delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open):
-                self._on_begun(delivery, await self._write(delivery.part, delivery.report([])))
-            if delivery.lost:
-                return
+                if (await self._write(delivery.part, delivery.report([]))).word != "ok":
+                    delivery.move("lost")
+                    return
             if delivery.open and not delivery.releasing:
                 await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
             if delivery.lost or delivery.ending:
                 return
             if delivery.releasing:
+                if delivery.kept:
+                    await self._write(delivery.part, delivery.report([]))
                 await self._give_back(delivery, sorted(delivery.open), ack=True)
             else:
                 await self._write(delivery.part, delivery.report([], ack=True))
         except Exception:
             log.exception("a delivery failed; its nodes wait for its lease to end", extra={"job": delivery.job_id})
         finally:
-            self._held.pop(delivery.key, None)
-            self.capacity.changed.set()
+            if not delivery.posted:
+                self._drop(delivery)
 
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""

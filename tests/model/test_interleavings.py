@@ -34,7 +34,7 @@ from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Scripts, parse_record, parse_state
 from dihedral.bridge.tasks.runs import Cancelled, Completed, Failed, Outcome
-from dihedral.bridge.worker import loop
+from dihedral.bridge.worker import nodes
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.graph import NodeError
@@ -252,7 +252,8 @@ class Machine(RuleBasedStateMachine):
         self.do(self._tick(worker))
 
     async def _tick(self, worker: Worker) -> None:
-        worker._begin_held(list(worker.held.values()))
+        for delivery in worker.held.values():
+            worker.nodes.mark(delivery)
         await self._settle()
 
     @rule()
@@ -401,7 +402,7 @@ def edge_verdict(topology: Any, edge: Any, states: dict[str, tuple[str, str]]) -
 
 def explore(redis_url: str, examples: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     URL[:] = [redis_url]
-    monkeypatch.setattr(loop, "FLUSH_SECONDS", 3600.0)  # the machine chooses when a tick is over
+    monkeypatch.setattr(nodes, "FLUSH_SECONDS", 0.0)
     run_state_machine_as_test(
         Machine,
         settings=settings(
