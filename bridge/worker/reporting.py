@@ -205,12 +205,14 @@ class Reporter:
             steps = await self.last_steps(delivery, running)
             if steps is None:
                 return []
-            for shorter in (outcome, _without_output(outcome, self._job_bytes), _without_details(outcome)):
-                try:
-                    return await self._commit(delivery, node, steps, shorter)
-                except JobOutputTooLarge:
-                    steps = []  # these steps are written
-            raise JobOutputTooLarge
+            try:
+                return await self._commit(delivery, node, steps, outcome)
+            except JobOutputTooLarge:  # the steps before its end are written
+                outcome = _without_output(outcome, self._job_bytes)
+            try:
+                return await self._commit(delivery, node, [], outcome)
+            except JobOutputTooLarge:
+                return await self._commit(delivery, node, [], _without_details(outcome))
         finally:
             delivery.open.discard(node)
 
