@@ -72,7 +72,9 @@ def _claim(row: list[bytes], nonce: str = "") -> Claim:
     if words[0] == "held":
         _, stream, entry, job_id, node, attempt, now, created, graph, routes, traceparent = words
         began = [(node, int(attempt), 0)]
-        return Claim("ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now)
+        return Claim(
+            "ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now
+        )
     (
         word,
         stream,

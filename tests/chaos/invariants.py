@@ -350,7 +350,9 @@ async def unreclaimable(client: Any, jobs: list[str]) -> list[str]:
         fields = await client.hgetall(f"job:{job}")
         found.append(f"{job}: {fields.get(b'state')}")
         found += [f"  {name.decode()} = {value[:200]!r}" for name, value in fields.items() if name[1:2] == b":"]
-        found += [f"  {raw[-900:]!r}" for raw in (fields.get(b"log", b""), *await client.lrange(f"job:{job}:events", -6, -1))]
+        found += [
+            f"  {raw[-900:]!r}" for raw in (fields.get(b"log", b""), *await client.lrange(f"job:{job}:events", -6, -1))
+        ]
     async for raw in client.scan_iter("stream:process:*", _type="stream"):
         name = raw.decode()
         found.append(f"{name}: {await client.xlen(name)} entries, groups {await client.xinfo_groups(name)}")

@@ -418,5 +418,7 @@ def test_no_interleaving_loses_or_doubles_a_node(redis_url: str, monkeypatch: py
 
 @pytest.mark.long
 @pytest.mark.timeout(36000)
-def test_no_interleaving_loses_or_doubles_a_node_in_10000_examples(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_interleaving_loses_or_doubles_a_node_in_10000_examples(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     explore(redis_url, 10_000, 60, monkeypatch)
