@@ -101,6 +101,8 @@ WORKER = {
     "protocol": 1,
     "tasks": [],
     "devices": [],
+    "gpuTasksOnCpu": True,
+    "draining": False,
 }
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
