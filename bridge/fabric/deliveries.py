@@ -192,6 +192,7 @@ class Consumer:
         self._parts = {
             stream: part for part in parts for lane in ("", *lanes) for stream in part.streams(plane, pool, lane)
         }
+        self._every = [stream for part in parts for stream in part.every_stream(plane, pool)]
         self._closed = False
         self._lanes_asked = (0, 0.0)  # for how many slots, and when
         self._held = held
@@ -207,8 +208,8 @@ class Consumer:
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
-        """Creates the missing streams and groups, from `0`, so that entries older than the group are delivered too."""
-        for stream in self._parts:
+        """Creates the missing streams and groups, also of lanes that it does not serve (autoscalers ask for them), from `0`, so that entries older than the group are delivered too."""
+        for stream in self._every:
             try:
                 await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
             except redis.exceptions.OutOfMemoryError:

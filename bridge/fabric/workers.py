@@ -57,20 +57,23 @@ class WorkerRegistry:
         self._partitions = partitions
 
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
-        """Writes a worker's heartbeat: the worker for LIVE_SECONDS, its tasks for a week after it was last seen."""
+        """Writes a worker's heartbeat: the worker for LIVE_SECONDS, its tasks for a week after it was last seen.
+
+        The worker comes last: of one that is listed everything else is known.
+        """
         now = await now_ms(self._client)
         known: list[str | bytes] = []
         for each in capabilities:
             known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
-        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
-        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+        for first in range(0, len(known), 1000):
+            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
         await self._put("HSET", keys.PLACES, f"{info.plane}/{info.pool}", now)
         await self._put("PEXPIRE", keys.PLACES, RECENT_SECONDS * 1000)
         if info.devices and not info.draining:
             for part in self._partitions:
                 await self._put("ZADD", part.devices(info.pool), now, info.worker_id)
-        for first in range(0, len(known), 1000):
-            await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
+        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
+        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
 
     async def leave_devices(self, pool: str, worker_id: str) -> None:
         """Lets other workers of the pool run what prefers a device, where this was the last that has one; for a worker that takes no more nodes."""
