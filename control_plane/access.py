@@ -87,7 +87,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
             scope["state"]["principal"] = found = await _admit(scope)
             turn = await _turn(scope, found)
         except Exception as error:
-            await refuse(scope["path"], as_problem(error), send)
+            await refuse(scope, as_problem(error), send)
             return
 
         async def answered(message: Message) -> None:

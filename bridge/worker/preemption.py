@@ -22,15 +22,15 @@ async def preempt(
 
     `lanes`: those whose entries it would start.
     """
-    may = [each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())]
-    for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):
+    may = [each for each in running if not each.light and each.control.rank and (each.only_waits or each.may_pause())]
+    for one in sorted(may, key=lambda each: (-each.control.rank, not each.only_waits, -each.started_ms)):
         for part, lane in [(part, lane) for part in scripts.partitions for lane in lanes]:
-            if await scripts.room(part, part.streams(plane, pool, lane), one.cancel.rank, PATIENCE_MS):
+            if await scripts.room(part, part.streams(plane, pool, lane), one.control.rank, PATIENCE_MS):
                 one.room_in = part
                 if one.only_waits:
                     one.give_up_waiting()
                 else:
-                    one.cancel.wish("pause")
+                    one.control.request("pause")
                 break
         else:
             return  # if no entry is above the lowest, none is above the others

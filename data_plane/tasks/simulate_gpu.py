@@ -85,7 +85,9 @@ def half(params: SimulateGpu) -> SimulateGpu | None:
 def simulate_gpu(params: SimulateGpu, ctx: TaskContext) -> SimulateGpuOutput:
     gpu = ctx.simulated_gpu or WithoutDevice()
     if isinstance(gpu, WithoutDevice):
-        ctx.log("no simulated GPU here (dihedral up --simulate-gpus 1x24GiB): it takes its time, and no memory", "warning")
+        ctx.log(
+            "no simulated GPU here (dihedral up --simulate-gpus 1x24GiB): it takes its time, and no memory", "warning"
+        )
     cold = False
 
     def load() -> object:

@@ -86,7 +86,9 @@ def test_a_worker_may_leave_gpu_tasks_for_one_that_is_still_to_be_started(house:
     house.environ["DIHEDRAL_WORKER__GPU_TASKS_ON_CPU"] = "false"
     house.worker("--slots", "1")
     house.post("/api/jobs", gpu_job("x"))
-    reason = "a is left for a worker of data plane, pool default with a device, and none is there (worker.gpuTasksOnCpu)"
+    reason = (
+        "a is left for a worker of data plane, pool default with a device, and none is there (worker.gpuTasksOnCpu)"
+    )
     becomes(lambda: (house.get("/api/jobs/x")["waitingFor"] or {}).get("message") == reason)
     house.worker("--simulate-gpus", "1x24GiB")
     assert house.ended("x")["status"] == "completed"

@@ -16,7 +16,7 @@ from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Completed, Declined, Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.planning import plan as planning
@@ -24,6 +24,7 @@ from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
 from dihedral.schemas.structs.worker import DeviceInfo
+from tests.support.polling import becomes_async
 
 LEASE_MS = 300
 
@@ -146,13 +147,13 @@ class Planes:
             id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
         }
 
-        async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
             need = run.params.get("memoryMiB", 0)
             if device_mib and need > device_mib:
-                return NodeOutcome(status="cancelled", began=False, elsewhere=f"needs {need} MiB")
+                return Declined(reason=f"needs {need} MiB")
             PLACED.append((run.node_id, worker.worker_id))
             if run.task == "cpu_heavy":
-                return NodeOutcome(status="completed", output=b"{}")
+                return Completed(output=b"{}")
             return await run_light(registry, run, None, emit, cancel)
 
         worker = Worker(
@@ -224,15 +225,7 @@ class Planes:
 
     async def becomes(self, what: Callable[[], Any], seconds: float = 45) -> Any:
         """Waits for a condition, sync or async; its value."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            found = what()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            assert asyncio.get_running_loop().time() < deadline, "it did not happen"
-            await asyncio.sleep(0.01)
+        return await becomes_async(what, seconds)
 
     async def close(self) -> None:
         for event in GATES.values():
