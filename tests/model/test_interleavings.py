@@ -226,7 +226,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _expire(self) -> None:
         devices = self.jobs.scripts.partitions[0].devices("default")
-        for member in await self.client.zrange(devices, 0, -1):
+        members: list[Any] = await self.client.zrange(devices, 0, -1)
+        for member in members:
             if member.decode() not in self.workers:
                 await self.client.zrem(devices, member)
 
