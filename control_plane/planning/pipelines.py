@@ -17,6 +17,7 @@ from jsonschema.exceptions import SchemaError
 from dihedral.bridge.errors import SettingsError
 from dihedral.bridge.tasks.params import titled, wrong_artifacts
 from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.planning.schema_check import pointer
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.submission import GraphSubmission
@@ -90,7 +91,7 @@ def _wrong(pipeline: Pipeline) -> str:
     try:
         Draft202012Validator.check_schema(pipeline.params)
     except SchemaError as error:
-        return f"/params{_pointer(error.absolute_path)}: {error.message}"
+        return f"/params{pointer(tuple(error.absolute_path))}: {error.message}"
     if wrong := wrong_artifacts(pipeline.params, "/params"):
         return wrong
     properties = pipeline.params.get("properties", {})
@@ -139,7 +140,3 @@ def _is_param(document: Any, pointer: str) -> bool:
         part = name.replace("~1", "/").replace("~0", "~")
         document = document[int(part)] if isinstance(document, list) else document.get(part)
     return isinstance(document, dict) and "$param" in document
-
-
-def _pointer(path: Iterable[Any]) -> str:
-    return "".join(f"/{part}" for part in path)
