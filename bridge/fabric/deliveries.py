@@ -6,6 +6,8 @@ write over its successor.
 New entries are read and claimed by one script. When there is nothing, a blocking read on a connection of its own
 waits, and what it brings is handed to the same script. After a lost answer the consumer first looks what it has pending: what
 it does not hold is its own lost take.
+
+Large because which streams are read when, by a take and by a wait, is one argument.
 """
 
 import asyncio
