@@ -336,7 +336,7 @@ class Jobs:
     async def retry(
         self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
     ) -> str:
-        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | full | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -352,7 +352,9 @@ class Jobs:
             graph_size=len(found.graph),
         )  # fmt: skip
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
+        return await self.scripts.retry(
+            part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued
+        )
 
     async def delete(self, job_id: str) -> str:
         """Deletes a job; returns ok | alive | unknown."""

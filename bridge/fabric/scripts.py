@@ -265,9 +265,12 @@ class Scripts:
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
         limit: Limit = (),
+        max_queued: int = 0,
     ) -> str:
         """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
+        return (
+            await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit, max_queued]])
+        )[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
