@@ -12,7 +12,7 @@ import { Component, html, render, useEffect, useRef, useSource, useState } from 
 
 const TABS = [
   [to.jobs, "Jobs", "jobs"],
-  [to.artifacts, "Artifacts", "artifacts"],
+  [to.gallery, "Artifacts", "artifacts"],
   [to.workers, "Workers", "workers"],
 ];
 
@@ -21,7 +21,7 @@ function viewOf(path) {
   const parts = path.split("/").slice(2).map(decoded);
   if (parts[0] === "jobs" && parts.length === 2) return [parts[1], html`<${JobPage} key=${parts[1]} jobId=${parts[1]} />`];
   if (path === to.new) return ["New job", html`<${NewJob} />`];
-  if (path === to.artifacts) return ["Artifacts", html`<${ArtifactList} />`];
+  if (path === to.gallery) return ["Artifacts", html`<${ArtifactList} />`];
   if (parts[0] === "artifacts" && parts.length > 2) {
     const reference = { bucket: parts[1], key: parts.slice(2).join("/") };
     return [parts.at(-1), html`<${ArtifactPage} key=${path} reference=${reference} />`];

@@ -77,7 +77,7 @@ export function ArtifactPage({ reference }) {
   async function drop() {
     await api(bytesPath(meta), { method: "DELETE" });
     say(`${shortKey(meta.key)} is deleted`);
-    go(to.artifacts);
+    go(to.gallery);
   }
   return html`<div class="page">
     <div class="title"><h1>${shortKey(meta.key)}</h1><span class="tag">${meta.bucket}</span>

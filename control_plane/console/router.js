@@ -16,9 +16,12 @@ export const to = {
   jobs: "/",
   job: (id, node) => `/console/jobs/${encodeURIComponent(id)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
   new: "/console/new",
-  artifacts: "/console/artifacts",
+  gallery: "/console/artifacts",
   artifact: (ref) => `/console/artifacts/${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`,
   workers: "/console/workers",
+  queue: "/console/queue",
+  keys: "/console/keys",
+  compare: (ids) => `/console/compare?jobs=${ids.map(encodeURIComponent).join(",")}`,
 };
 
 export function go(address, { replace = false } = {}) {
