@@ -13,8 +13,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Router
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
@@ -74,7 +75,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
-        queue = JobQueue(jobs, settings, pipelines, own)
+        queue = JobQueue(jobs, settings, pipelines, own, store)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
@@ -133,10 +134,17 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             description="Durable GPU media jobs. The source schemas are at /schemas/{name}.json.",
             path="/schema",
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
         ),
         request_max_body_size=None,
         logging_config=None,
     )
+
+
+async def _no_other_page(request: Request[Any, Any, Any]) -> None:
+    """Raises 404 in place of Litestar's own page in HTML, whose route alone has a parameter."""
+    if request.path_params:
+        raise problems.ApiProblem(404, "not_found", "there is no such page of the schema; /schema has all of it")
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -35,7 +35,7 @@ from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import failed, run_light
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.worker.loop import Worker
 from dihedral.data_plane.device import Device
 from dihedral.data_plane.gpu_memory import readings as memory
@@ -204,20 +204,20 @@ class _Stops:
 
 # Running one node ---------------------------------------------------------------------------------------------------
 
-RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 
 def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, settings: Settings) -> RunNode:
     output_bytes = settings.jobs.node_output_bytes
 
-    async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def run_node(run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
         task = registry.get(run.task)
         rehearsal = task is not None and task.rehearses(run.params)
         if rehearsal and not settings.worker.rehearsals:
             return failed("rehearsals_off", "this worker rehearses no faults (worker.rehearsals)")
         if task is not None and task.light and not rehearsal:
-            return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
-        return await pool.run(run, emit, cancel)
+            return await run_light(registry, run, store, emit, control, output_bytes=output_bytes)
+        return await pool.run(run, emit, control)
 
     return run_node
 

@@ -184,6 +184,7 @@ class Depth(enum.IntEnum):
 
 PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", 0, "")
 
+_heads = msgspec.msgpack.Decoder(list[list[str]])
 _reads = msgspec.msgpack.Decoder(list[list[list[str]]])
 
 
@@ -294,6 +295,10 @@ class Scripts:
     async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
         """Reads jobs. Items: (job id, after or -1, Depth). Returns per item [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
+
+    async def heads(self, part: Partition, job_ids: Sequence[str]) -> list[list[str]]:
+        """Returns per job [] for an unknown one, else [owner, pipeline, about]."""
+        return _heads.decode(await self.call("heads", part, [[job_id] for job_id in job_ids]))
 
     async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:
         return [word.decode() for word in await self.call(name, part, items)]

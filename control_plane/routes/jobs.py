@@ -1,6 +1,5 @@
 """Jobs over REST: submit, plan, list, read, cancel, retry, delete, and the routes of old clients."""
 
-import asyncio
 import re
 from contextlib import suppress
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body
 from dihedral.control_plane.access import principal
+from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
@@ -28,6 +28,7 @@ from dihedral.schemas.structs.request import RetryRequest, TrainRequest
 Req = Request[Any, Any, State]
 
 MAX_KEY = 255
+MAX_QUERY = 500
 MAX_SEQ = 2**53
 EXAMPLES = {
     "picture": {"bucket": "inputs", "key": "examples/picture.png"},
@@ -109,7 +110,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw), owner=principal(request).name)
+    planned = await queue.plan(await queue.decode(raw), principal=principal(request))
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
@@ -122,8 +123,14 @@ async def list_jobs(
     until: Annotated[str | None, MOMENT] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
+    q: Annotated[str | None, QueryParameter(max_length=MAX_QUERY)] = None,
+    tag: Annotated[str | None, QueryParameter(max_length=MAX_QUERY)] = None,
 ) -> JobList:
-    """Lists jobs. `status`: one or several, comma separated."""
+    """Lists jobs. `status`: one or several, comma separated. `tag`: one or several that a job must all have, comma separated.
+
+    `q`: words that a job must all have, in any case: in its name, a tag, its pipeline or task, the name or value of a given param
+    (the first 2,000 characters of each), or as the beginning of its id. A page of a search may be empty and still have a `next`.
+    """
     statuses = [] if status is None else status.split(",")
     for word in statuses:
         if word not in set(JobStatus):
@@ -138,6 +145,9 @@ async def list_jobs(
         limit=limit,
         cursor=cursor,
         visible_owner=principal(request).visible_owner,
+        search=None
+        if q is None and tag is None
+        else Search(q or "", [each for each in (tag or "").split(",") if each]),
     )
     return JobList(jobs=jobs, next=following)
 
@@ -172,10 +182,9 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(
-        queue.view(job_id, after, visible_owner=principal(request).visible_owner), queue.jobs.epoch(job_id)
-    )
-    head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
+    view = await queue.view(job_id, after, visible_owner=principal(request).visible_owner)
+    epoch = await queue.jobs.epoch(view.job_id)
+    head = msgspec.json.encode({"jobId": view.job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
 
@@ -231,7 +240,7 @@ async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[b
     """Deletes a job. Its artifacts stay unless `artifacts=true`; its checkpoints and previews, which no job names any more, are deleted with it."""
     view = await _queue(request).delete(job_id, principal(request).visible_owner)
     store: ArtifactStore = request.app.state.store
-    for meta in await store.list(job_id=job_id, limit=1_000_000):
+    for meta in await store.list(job_id=view.job_id, limit=1_000_000):
         owner = "" if isinstance(meta.owner, msgspec.UnsetType) else meta.owner
         if owner == view.owner and (artifacts or meta.key.count("/") == KEPT_SLASHES):
             with suppress(ArtifactNotFound):

@@ -22,6 +22,8 @@ from tests.contracts.kinds import (
     SHA256,
     SHARE,
     STAMP,
+    TAG,
+    TITLE,
     Kind,
     choice,
     exactly,
@@ -164,6 +166,13 @@ JOB: Shape = {
     "waitingFor": nullable(of(WAITING_FOR)),
     "error": nullable(of(JOB_ERROR)),
     "artifacts": many(of(ARTIFACT_META)),
+    "name": nullable(text()),
+    "tags": many(text()),
+    "task": nullable(text()),
+    "params": nullable(OBJECT),
+    "given": many(text()),
+    "rerunOf": nullable(text()),
+    "thumbnail": nullable(of(ARTIFACT_REF)),
 }
 
 HEAD: Shape = {"seq": whole(1), "created": STAMP}
@@ -431,7 +440,11 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "JobRequest": {
             "graph": optional(of(GRAPH_SUBMISSION)),
             "pipeline": optional(ID),
+            "task": optional(ID),
             "params": optional(OBJECT),
+            "name": optional(TITLE),
+            "tags": optional(many(TAG, at_most=20)),
+            "rerunOf": optional(ID),
             "startAt": optional(MOMENT),
             "priority": optional(PRIORITY),
             "metadata": optional(OBJECT),
