@@ -1,9 +1,13 @@
 // The frame around every view: navigation, the mark of the connection, the question for a key, and which view an address means.
 import { giveKey, session } from "./api.js";
-import { ArtifactList, ArtifactPage } from "./artifacts.js";
+import { ArtifactPage } from "./artifact.js";
+import { Compare } from "./compare.js";
+import { DropAnywhere } from "./drop.js";
+import { Gallery } from "./gallery.js";
 import { JobPage } from "./job.js";
 import { JobList } from "./jobs.js";
 import { live } from "./live.js";
+import { t } from "./messages.js";
 import { NewJob } from "./new.js";
 import { Link, place, to } from "./router.js";
 import { Dialog, Empty, Icon, Notices } from "./ui.js";
@@ -21,11 +25,12 @@ function viewOf(path) {
   const parts = path.split("/").slice(2).map(decoded);
   if (parts[0] === "jobs" && parts.length === 2) return [parts[1], html`<${JobPage} key=${parts[1]} jobId=${parts[1]} />`];
   if (path === to.new) return ["New job", html`<${NewJob} />`];
-  if (path === to.gallery) return ["Artifacts", html`<${ArtifactList} />`];
+  if (path === to.gallery) return ["Artifacts", html`<${Gallery} />`];
   if (parts[0] === "artifacts" && parts.length > 2) {
     const reference = { bucket: parts[1], key: parts.slice(2).join("/") };
     return [parts.at(-1), html`<${ArtifactPage} key=${path} reference=${reference} />`];
   }
+  if (path === "/console/compare") return [t("Compare"), html`<${Compare} />`];
   if (path === to.workers) return ["Workers and queues", html`<${Workers} />`];
   return ["Not found", html`<div class="page"><h1 class="hidden">Not found</h1><${Empty} title="There is no such page">
     <p><${Link} href=${to.jobs}>Go to the jobs<//></p><//></div>`];
@@ -69,6 +74,7 @@ function App() {
       <${Guard} key=${place.path}>${view}<//>
     </main>
     <${Notices} />
+    <${DropAnywhere} />
     <${KeyPrompt} />`;
 }
 

@@ -59,7 +59,7 @@ function Curve({ series, log, smooth }) {
   const [drag, setDrag] = useState(null);
   const lines = series.lines ?? [{ name: "", points: series.points }];
   const whole = useMemo(() => lines.map((line) => ({ ...line, points: smoothed(finite(line.points).filter((point) => !log || point[1] > 0), smooth) })), [series, lines.map((line) => line.points.length).join(), log, smooth]);
-  const shown = whole.map((line, index) => ({ ...line, index, points: part ? line.points.filter(([x]) => x >= part[0] && x <= part[1]) : line.points })).filter((line) => line.points.length);
+  const shown = whole.map((line, index) => ({ ...line, index: line.index ?? index, points: part ? line.points.filter(([x]) => x >= part[0] && x <= part[1]) : line.points })).filter((line) => line.points.length);
   if (!shown.length) return log ? html`<figure class="curve"><figcaption><h3>${series.title}</h3></figcaption><p class="muted">${t("Nothing above zero for a log scale.")}</p></figure>` : null;
   const scale = log ? Math.log10 : (value) => value;
   const xs = part ? { least: part[0], most: part[1] } : range(shown, 0, (value) => value);

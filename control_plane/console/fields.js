@@ -179,8 +179,11 @@ export function wantedOf(schema, name = "") {
   return { accept: WORDS.find(([words]) => words.test(said))?.[1] ?? [] };
 }
 
+const isExampleOfOther = (format, key) => /^examples\//.test(key) && !key.startsWith(`examples/${format}.`) && /\.(safetensors|json|jsonl)$/i.test(key);
+
 export function takes(wanted, { name, type = "", bucket }) {
-  if (wanted.format && bucket && wanted.bucket && bucket !== wanted.bucket && bucket !== "inputs") return false; // a look is no voice, though both are tensors
+  if (wanted.format && /\.safetensors$/i.test(name) && bucket && bucket !== wanted.bucket && bucket !== "inputs") return false; // a look is no voice, though both are tensors
+  if (wanted.format && isExampleOfOther(wanted.format, name)) return false;
   if (!wanted.accept.length) return true;
   const main = IMAGES.test(name) ? "image" : SOUNDS.test(name) ? "audio" : VIDEOS.test(name) ? "video" : type.split("/")[0];
   return wanted.accept.some((each) => {

@@ -47,7 +47,7 @@ export function Files({ id, control, schema, many, value, change, taken, busy, n
   const now = useRef(chosen);
   now.current = chosen;
   const fitting = useStored(wanted);
-  const example = fitting.find(isExample);
+  const example = fitting.find((meta) => (wanted.format ? meta.key.startsWith(`examples/${wanted.format}.`) : isExample(meta)));
 
   const latest = useRef(null); // a file may arrive after the form was drawn again
   latest.current = { change, taken };

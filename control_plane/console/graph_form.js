@@ -25,18 +25,18 @@ const EXAMPLE = {
 };
 
 // `from`: the job whose graph is changed.
-export function GraphJob({ from }) {
-  const name = `graph ${from ?? ""}`;
-  const [text, setText] = useState(drafts.get(name) ?? "");
+export function GraphJob({ from, name = "", tags = "" }) {
+  const draft = `graph ${from ?? ""}`;
+  const [text, setText] = useState(drafts.get(draft) ?? "");
   const [error, setError] = useState(null);
-  const options = useOptions(from ? { rerunOf: from } : {});
+  const options = useOptions(from ? { rerunOf: from, name, tags } : {});
   const { busy, error: refused, submit } = useSubmit();
   const change = (next) => {
-    drafts.set(name, next);
+    drafts.set(draft, next);
     setText(next);
   };
   useEffect(() => {
-    if (from && !drafts.has(name)) get(`${jobPath(from)}/graph`).then((graph) => change(JSON.stringify(submission(graph), null, 2)), setError);
+    if (from && !drafts.has(draft)) get(`${jobPath(from)}/graph`).then((graph) => change(JSON.stringify(submission(graph), null, 2)), setError);
   }, []);
   const read = useMemo(() => parsed(text), [text]);
   const body = read.document && withOptions(read.bare ? { graph: read.document } : read.document, options.value);

@@ -13,7 +13,7 @@ import { Parameters } from "./parameters.js";
 import { Results } from "./results.js";
 import { go, Link, place, to, withQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
-import { Action, attempt, Copyable, Countdown, Dialog, Duration, Failure, Icon, Loading, Progress, say, Status, Time, Tree, useWidth } from "./ui.js";
+import { Action, attempt, Copy, Copyable, Countdown, Dialog, Duration, Failure, Icon, Loading, Progress, say, Status, Time, Tree, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useSource, useState } from "./view.js";
 
 const LOOK_MS = 2500;
@@ -119,7 +119,7 @@ function Head({ model, remedies }) {
   const failed = job.status === "failed";
   const hasErrors = failed && (job.error || [...model.nodes.values()].some((node) => node.status === "failed"));
   return html`<div class="job-head">
-    <div class="title"><h1 class=${job.name ? "" : "mono id"}>${nameOf(job)}</h1>
+    <div class="title"><h1 class=${job.name ? "" : "mono id"}>${nameOf(job)}</h1>${!job.name && html`<${Copy} text=${job.jobId} label=${t("Copy the id")} />`}
       <div class="end">
         ${alive && [...model.nodes.values()].filter((node) => node.status === "running" && CAN_FINISH.has(node.definition.task)).slice(0, 1).map((node) => html`<${FinishNow} key=${node.id} model=${model} node=${node} />`)}
         ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${cancel}>${t("Cancel")}<//>`}
@@ -129,7 +129,7 @@ function Head({ model, remedies }) {
         ${alive && html`<${Notify} />`}
         ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>${t("Delete job")}</button>`}
       </div></div>
-    <p class="job-line"><${Copyable} text=${job.jobId} shown=${job.name ? job.jobId.slice(0, 12) : job.jobId} label=${t("Copy the id")} />
+    <p class="job-line">${job.name && html`<${Copyable} text=${job.jobId} shown=${job.jobId.slice(0, 12)} label=${t("Copy the id")} />`}
       <${Link} class="tag" href=${what ? `${to.jobs}?pipeline=${encodeURIComponent(what)}` : to.jobs}>${what ?? t("graph")}<//>
       ${(job.tags ?? []).map((tag) => html`<${Link} key=${tag} class="tag plain" href="${to.jobs}?tag=${encodeURIComponent(tag)}"><${Icon} of="tag" />${tag}<//>`)}
       ${job.rerunOf && html`<span class="muted">${t("rerun of")} <${Link} href=${to.job(job.rerunOf)}>${job.rerunOf.slice(0, 12)}<//></span>`}</p>
@@ -226,7 +226,7 @@ function About({ model }) {
   const { job, graph } = model;
   return html`<section class="panel" aria-labelledby="h-about"><header><h2 id="h-about">${t("About")}</h2></header><div class="body">
     <dl class="facts">
-      <dt>${t("Id")}</dt><dd><${Copyable} text=${job.jobId} /></dd>
+      <dt>${t("Id")}</dt><dd class="mono">${job.jobId}</dd>
       <dt>${t("Created")}</dt><dd>${exact(job.created)}</dd>
       ${job.startAt && html`<dt>${t("Starts at")}</dt><dd>${exact(job.startAt)}</dd>`}
       ${job.started && html`<dt>${t("Started")}</dt><dd>${exact(job.started)}</dd>`}

@@ -43,7 +43,7 @@ export function Output({ value }) {
   const flat = entries.filter(([, each]) => isPlain(each));
   const deep = entries.filter(([, each]) => !isPlain(each));
   return html`<div class="stack output">
-    ${flat.length > 0 && html`<dl class="facts">${flat.map(([name, each]) => [html`<dt key=${`${name} name`} title=${name}>${titleOf(name)}</dt>`, html`<dd key=${name} class=${numeric(each) ? "numbers" : ""}><${Cell} value=${each} /></dd>`])}</dl>`}
+    ${flat.length > 0 && html`<dl class="pairs">${flat.map(([name, each]) => html`<div key=${name}><dt title=${name}>${titleOf(name)}</dt><dd class=${numeric(each) ? "numbers" : ""}><${Cell} value=${each} /></dd></div>`)}</dl>`}
     ${deep.map(([name, each]) => html`<${Deep} key=${name} name=${name} value=${each} />`)}
   </div>`;
 }

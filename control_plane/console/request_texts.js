@@ -12,7 +12,7 @@ export function curl(body, { origin, locked }) {
   return lines.join(" \\\n  ");
 }
 
-const SNAKE = { startAt: "start_at" };
+const SNAKE = { startAt: "start_at", rerunOf: "rerun_of" };
 
 export function python(body, { origin }) {
   const given = Object.entries(body).map(([name, value]) => `    ${SNAKE[name] ?? name}=${literal(value, 4)},`);
@@ -44,17 +44,17 @@ function parameter(value) {
   }
 }
 
-// `task`: the task whose only node the graph is; `null` where the body is another graph.
-export function commandLine(body, { origin, task }) {
+export function commandLine(body, { origin }) {
   const url = origin === DEFAULT_URL ? [] : [`--url ${origin}`];
   const common = [
     ...(body.name ? [`--name ${quoted(body.name)}`] : []),
     ...(body.tags ?? []).map((tag) => `--tag ${quoted(tag)}`),
     ...(body.priority ? [`--priority ${body.priority}`] : []),
     ...(body.startAt ? [`--start-at ${body.startAt}`] : []),
+    ...url,
   ];
-  const params = Object.entries(body.params ?? task?.params ?? {});
-  if (task) return ["dihedral run", task.id, ...params.map(([name, value]) => quoted(`${name}=${parameter(value)}`)), ...common, ...url].join(" ");
-  if (body.pipeline) return [`dihedral submit --pipeline ${body.pipeline}`, ...params.map(([name, value]) => `--param ${quoted(`${name}=${parameter(value)}`)}`), ...common, ...url, "--watch"].join(" \\\n  ");
+  const params = Object.entries(body.params ?? {}).map(([name, value]) => quoted(`${name}=${parameter(value)}`));
+  if (body.task) return [`dihedral run ${body.task}`, ...params, ...common].join(" \\\n  ");
+  if (body.pipeline) return [`dihedral submit --pipeline ${body.pipeline}`, ...params.map((each) => `--param ${each}`), ...common, "--watch"].join(" \\\n  ");
   return [`dihedral submit - ${[...url, "--watch"].join(" ")} <<'END'`, JSON.stringify(body, null, 2), "END"].join("\n");
 }

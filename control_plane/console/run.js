@@ -37,6 +37,7 @@ export function usePlan(document) {
 
 // Name, tags, time, urgency and who is told -----------------------------------------------------------------------------------
 
+// `given`: {name, tags, rerunOf} to begin with.
 export function useOptions(given = {}) {
   const [value, change] = useState({ name: "", tags: "", priority: "normal", startAt: "", webhook: "", secret: "", ...given });
   return { value, change };
@@ -107,9 +108,9 @@ export function Planned({ plan, template, note, title = t("What will run") }) {
 
 // The same request elsewhere -------------------------------------------------------------------------------------------------
 
-export function Same({ body, task = null }) {
+export function Same({ body }) {
   const [shown, setShown] = useState("curl");
-  const about = { origin: location.origin, locked: held(), task };
+  const about = { origin: location.origin, locked: held() };
   const texts = { curl: () => curl(body, about), Python: () => python(body, about), [t("Command line")]: () => commandLine(body, about) };
   const text = (texts[shown] ?? texts.curl)();
   return html`<details class="panel same"><summary><h2>${t("Same request as")}</h2><span class="muted">curl, Python, ${t("Command line")}</span></summary>
@@ -165,7 +166,7 @@ export function FormJob({ what, params, options: given, children }) {
       ${[...new Set(others)].map((text) => html`<p key=${text} class="wrong" role="alert">${text}</p>`)}
       <div class="buttons run-bar"><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : t("Run")}</button></div>
     </div></form>
-    <div class="stack aside"><${Planned} plan=${plan} template=${what.graph} /><${Same} body=${body} task=${what.task && { id: what.task, params: read }} /></div>
+    <div class="stack aside"><${Planned} plan=${plan} template=${what.graph} /><${Same} body=${body} /></div>
   </div>`;
 }
 
@@ -180,15 +181,12 @@ export const pipelineForm = (pipeline) => ({
   pointerOf: (pointer) => /^\/params(\/.*)$/.exec(pointer)?.[1],
 });
 
-// A task as what FormJob wants: a graph of one node.
-export function taskForm(capability) {
-  const node = { id: capability.id, task: capability.id, plane: capability.plane };
-  return {
-    id: `task ${capability.id}`, task: capability.id, label: served(capability.label), description: served(capability.description), schema: capability.io.input,
-    graph: { nodes: [node], edges: [] },
-    body: (params) => ({ graph: { schema: "langgraph.v1", nodes: [{ ...node, params }], edges: [] } }),
-    pointerOf: (pointer) => /^\/graph\/nodes\/0\/params(\/.*)$/.exec(pointer)?.[1],
-  };
-}
+// A task as what FormJob wants.
+export const taskForm = (capability) => ({
+  id: `task ${capability.id}`, task: capability.id, label: served(capability.label), description: served(capability.description), schema: capability.io.input,
+  graph: { nodes: [{ id: capability.id, task: capability.id, plane: capability.plane }], edges: [] },
+  body: (params) => ({ task: capability.id, params }),
+  pointerOf: (pointer) => /^\/params(\/.*)$/.exec(pointer)?.[1],
+});
 
 export const Back = () => html`<${Link} class="back" href=${to.new}><${Icon} of="back" />${t("All pipelines and tasks")}<//>`;

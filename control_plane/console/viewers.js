@@ -15,15 +15,37 @@ const THUMB_BYTES = 6e6; // a larger picture costs more to decode than a thumbna
 
 export const KIND_ICONS = { video: "film", audio: "audio", image: "image", tensors: "tensors", text: "text", other: "file" };
 
-// A small look at a file: the picture, the first frame of a film, else the mark of its kind.
-export function Thumbnail({ meta, alt = "" }) {
+// The last preview that a node has kept is the poster of the film that it made.
+export const isPoster = (meta) => Boolean(meta.job_id) && meta.key.endsWith("/preview.jpg");
+export const posterOf = (meta, files) => (kindOf(meta) === "video" ? files.find((each) => isPoster(each) && each.job_id === meta.job_id && each.node_id === meta.node_id) : undefined);
+
+// A small look at a file: the picture, the first frame of a film or its poster, else the mark of its kind.
+export function Thumbnail({ meta, poster, alt = "" }) {
   const kind = kindOf(meta);
   const [broken, setBroken] = useState(false);
   const url = bytesPath(meta);
   const wrong = () => setBroken(true);
   if (!broken && kind === "image" && !(meta.size_bytes > THUMB_BYTES)) return html`<img class="thumb" src=${url} alt=${alt} loading="lazy" decoding="async" onError=${wrong} />`;
-  if (!broken && kind === "video") return html`<video class="thumb" src="${url}#t=0.5" preload="metadata" muted playsinline tabindex="-1" aria-hidden="true" onError=${wrong}></video>`;
+  if (!broken && kind === "video") return html`<video class="thumb" src="${url}#t=0.5" poster=${poster && bytesPath(poster)} preload=${poster ? "none" : "metadata"} muted playsinline tabindex="-1" aria-hidden="true" onError=${wrong}></video>`;
   return html`<span class="thumb blank"><${Icon} of=${KIND_ICONS[kind]} /></span>`;
+}
+
+const WAVE_THUMB_BYTES = 4e6;
+let decoding = Promise.resolve(); // one sound after the other
+
+// The loudness of a sound as a small picture, made when it comes in sight.
+export function WaveThumb({ meta }) {
+  const canvas = useRef(null);
+  const [peaks, setPeaks] = useState(null);
+  useEffect(() => {
+    if (meta.size_bytes > WAVE_THUMB_BYTES) return undefined;
+    const stop = new AbortController();
+    decoding = decoding.then(() => stop.signal.aborted || decoded(bytesPath(meta), stop.signal).then(setPeaks, () => {}));
+    return () => stop.abort();
+  }, [meta.key]);
+  useEffect(() => peaks && draw(canvas.current, peaks.filter((_, index) => index % 4 === 0), 1), [peaks]);
+  if (!peaks) return html`<span class="thumb blank"><${Icon} of="audio" /></span>`;
+  return html`<canvas ref=${canvas} class="thumb wave-thumb" aria-hidden="true"></canvas>`;
 }
 
 // video, audio, image, tensors, text or other.

@@ -1,0 +1,4 @@
+// German. The keys are the English texts of the source.
+export default {
+  Jobs: "Jobs",
+};
