@@ -20,6 +20,7 @@ from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
@@ -122,7 +123,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
-            *console_routes(settings.artifacts),
+            *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],
         cors_config=_cors(settings),
@@ -133,6 +134,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             version=VERSION,
             description="Durable GPU media jobs. The source schemas are at /schemas/{name}.json.",
             path="/schema",
+            servers=[Server(url=settings.control.root_path or "/")],
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
             openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
         ),
@@ -204,7 +206,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
             # uvicorn ends what outlasts a stop by five seconds, and would answer it with 500 in plain text.
             if seconds is not None:
                 raise
-            await problems.refuse(scope["path"], problems.STOPPING, noted)
+            await problems.refuse(scope, problems.STOPPING, noted)
         finally:
             route = scope.get("path_template") or "unknown"
             note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)

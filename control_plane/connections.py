@@ -25,6 +25,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from dihedral.bridge import metrics
 from dihedral.control_plane.head import answers_head
 from dihedral.control_plane.problems import MEDIA_TYPE, ApiProblem
+from dihedral.control_plane.root import below
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -326,7 +327,7 @@ def protocols(settings: Settings) -> dict[str, Any]:
 def config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """Returns uvicorn's configuration for this application, with the limits of its settings."""
     return uvicorn.Config(
-        answers_head(app),
+        below(settings.control.root_path, answers_head(app)),
         **protocols(settings),
         ws_ping_interval=settings.websocket.ping_seconds,
         ws_ping_timeout=settings.websocket.ping_seconds,

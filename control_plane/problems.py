@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, StoreFull, TooLarge
 from dihedral.bridge.fabric.scripts import is_transient
 from dihedral.control_plane.planning.plan import Problem as PlanProblem
+from dihedral.control_plane.root import address
 from dihedral.schemas.structs.problem import Problem, ProblemDetail
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def out_of_memory() -> ApiProblem:
 def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
     # Not request.url: that is made of Host too, which may be nonsense.
     return Response(
-        msgspec.json.encode(problem.document(request.scope["path"])),
+        msgspec.json.encode(problem.document(address(request.scope, request.scope["path"]))),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=problem.headers,
@@ -80,10 +81,10 @@ def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[byt
 
 
 async def refuse(
-    path: str, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
+    scope: Any, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
 ) -> None:
     """Sends a problem where no handler can; `kind`: the beginning of the messages' types."""
-    body = msgspec.json.encode(problem.document(path))
+    body = msgspec.json.encode(problem.document(address(scope, scope["path"])))
     named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
     headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
     await send({"type": f"{kind}.start", "status": problem.status, "headers": headers})

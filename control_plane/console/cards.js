@@ -1,4 +1,5 @@
 // What can be run, as a card with a picture of what comes out: the last one made here, else one that ships, else the mark of its kind.
+import { root } from "./api.js";
 import { served } from "./messages.js";
 import { Link } from "./router.js";
 import { Icon } from "./ui.js";
@@ -31,7 +32,7 @@ export function outputOf(each, tasks) {
 
 export function Card({ href, id, label, text, picture, kind, small, bare }) {
   const icon = KIND_ICONS[kind] ?? (kind === "graph" ? "graph" : "task");
-  const shown = SHIPPED.has(id) ? html`<img class="thumb" src="/console/pictures/${id}.webp" alt="" loading="lazy" />` : picture ? html`<${Thumbnail} meta=${picture} />` : html`<span class="thumb blank"><${Icon} of=${icon === "file" ? "task" : icon} /></span>`;
+  const shown = SHIPPED.has(id) ? html`<img class="thumb" src="${root}/console/pictures/${id}.webp" alt="" loading="lazy" />` : picture ? html`<${Thumbnail} meta=${picture} />` : html`<span class="thumb blank"><${Icon} of=${icon === "file" ? "task" : icon} /></span>`;
   if (bare) return html`<span class="card-picture">${shown}</span>`;
   return html`<${Link} class="kind ${small ? "small" : ""}" href=${href}>
     ${small ? html`<span class="kind-icon"><${Icon} of=${icon === "file" ? "task" : icon} /></span>` : html`<span class="card-picture">${shown}</span>`}

@@ -1,10 +1,12 @@
 // What is seen and heard of a job when its page is not looked at: the tab's title and icon, and a notification when it has ended.
+import { root } from "./api.js";
 import { nameOf, percent, STATUS } from "./format.js";
 import { t } from "./messages.js";
 import { to } from "./router.js";
 import { changes } from "./view.js";
 
 const SIDE = 32;
+const MARK = `${root}/console/mark.svg`;
 const TONES = { completed: "#19733c", failed: "#b3261e", cancelled: "#63676f" };
 
 export const wish = { ...changes(), on: wanted() };
@@ -36,7 +38,7 @@ export async function toggleNotifications() {
 // A job that this page watched has ended.
 export function hasEnded(job) {
   if (!wish.on || (!document.hidden && document.hasFocus() && location.pathname === to.job(job.jobId))) return;
-  const note = new Notification(nameOf(job), { body: job.error ? `${STATUS[job.status] ?? job.status}: ${job.error.message}` : STATUS[job.status] ?? job.status, tag: job.jobId, icon: "/console/mark.svg" });
+  const note = new Notification(nameOf(job), { body: job.error ? `${STATUS[job.status] ?? job.status}: ${job.error.message}` : STATUS[job.status] ?? job.status, tag: job.jobId, icon: MARK });
   note.onclick = () => {
     focus();
     location.assign(to.job(job.jobId));
@@ -49,7 +51,7 @@ let drawn = "";
 export function showInTab(job) {
   const link = document.querySelector("link[rel=icon]");
   if (!job) {
-    if (drawn) setIcon(link, "/console/mark.svg", "image/svg+xml");
+    if (drawn) setIcon(link, MARK, "image/svg+xml");
     drawn = "";
     return;
   }
@@ -69,7 +71,7 @@ function setIcon(link, url, type) {
 
 // The mark's ring: as full as the job is, or whole in the colour of its end.
 async function ring(part, tone) {
-  if (part === null && !tone) return "/console/mark.svg";
+  if (part === null && !tone) return MARK;
   const canvas = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
   const pen = canvas.getContext("2d");
   const arc = (to, colour) => {

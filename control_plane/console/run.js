@@ -1,5 +1,5 @@
 // The form of a pipeline or of a task, and what it shares with a graph as JSON: name and tags, when and how urgently, the plan, the button.
-import { held, post } from "./api.js";
+import { held, post, root } from "./api.js";
 import { Form } from "./form.js";
 import { formOf, valuesOf } from "./fields.js";
 import { local, nodes as countNodes } from "./format.js";
@@ -110,7 +110,7 @@ export function Planned({ plan, template, note, title = t("What will run") }) {
 
 export function Same({ body }) {
   const [shown, setShown] = useState("curl");
-  const about = { origin: location.origin, locked: held() };
+  const about = { origin: location.origin + root, locked: held() };
   const texts = { curl: () => curl(body, about), Python: () => python(body, about), [t("Command line")]: () => commandLine(body, about) };
   const text = (texts[shown] ?? texts.curl)();
   return html`<details class="panel same"><summary><h2>${t("Same request as")}</h2><span class="muted">curl, Python, ${t("Command line")}</span></summary>

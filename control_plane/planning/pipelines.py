@@ -16,6 +16,7 @@ from jsonschema.exceptions import SchemaError
 
 from dihedral.bridge.errors import SettingsError
 from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.planning.schema_check import pointer
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.submission import GraphSubmission
@@ -88,7 +89,7 @@ def _wrong(pipeline: Pipeline) -> str:
     try:
         Draft202012Validator.check_schema(pipeline.params)
     except SchemaError as error:
-        return f"/params{_pointer(error.absolute_path)}: {error.message}"
+        return f"/params{pointer(tuple(error.absolute_path))}: {error.message}"
     properties = pipeline.params.get("properties", {})
     for name, each in properties.items():
         if isinstance(each, dict) and "default" in each and not Draft202012Validator(each).is_valid(each["default"]):
@@ -135,7 +136,3 @@ def _is_param(document: Any, pointer: str) -> bool:
         part = name.replace("~1", "/").replace("~0", "~")
         document = document[int(part)] if isinstance(document, list) else document.get(part)
     return isinstance(document, dict) and "$param" in document
-
-
-def _pointer(path: Iterable[Any]) -> str:
-    return "".join(f"/{part}" for part in path)

@@ -20,6 +20,7 @@ from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, moment_ms, refused
+from dihedral.control_plane.root import address
 from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
@@ -46,12 +47,12 @@ def _queue(request: Req) -> JobQueue:
     return request.app.state.queue  # type: ignore[no-any-return]
 
 
-def _job(job: Job, status: int) -> Response[bytes]:
+def _job(request: Req, job: Job, status: int) -> Response[bytes]:
     return Response(
         msgspec.json.encode(job),
         status_code=status,
         media_type="application/json",
-        headers={"Location": f"/api/jobs/{job.job_id}"},
+        headers={"Location": address(request.scope, f"/api/jobs/{job.job_id}")},
     )
 
 
@@ -68,7 +69,7 @@ async def submit(request: Req) -> Response[bytes]:
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     job, created = await _queue(request).submit(raw, principal(request), key)
-    return _job(job, 201 if created else 200)
+    return _job(request, job, 201 if created else 200)
 
 
 @post(
@@ -92,7 +93,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     found = []
     for index, answer in enumerate(await _queue(request).submit_batch(items, principal(request))):
         if isinstance(answer, ApiProblem):
-            found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
+            found.append(msgspec.json.encode(answer.document(address(request.scope, f"/api/jobs/batch#/jobs/{index}"))))
         else:
             found.append(msgspec.json.encode(answer))
     return Response(b'{"jobs":[' + b",".join(found) + b"]}", media_type="application/json")
@@ -198,7 +199,7 @@ async def read_events(
 )
 async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     job, alive = await _queue(request).cancel(job_id, principal(request).visible_owner)
-    return _job(job, 202 if alive else 200)
+    return _job(request, job, 202 if alive else 200)
 
 
 @post(
@@ -210,7 +211,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 )
 async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
     """Asks a node to end early. Tasks that train check for it between steps; others go on. A node that moves to another worker must be asked again."""
-    return _job(await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
+    return _job(request, await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
 
 
 @post(
@@ -224,6 +225,7 @@ async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) ->
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
     return _job(
+        request,
         await _queue(request).retry(job_id, from_start=wish.from_ == "start", principal=principal(request)),
         200,
     )
@@ -268,7 +270,7 @@ async def train(request: Req) -> Response[bytes]:
         params["prompt"] = wish.prompt
     wanted = msgspec.json.encode({"pipeline": "talking_picture", "params": params})
     job, _ = await _queue(request).submit(wanted, principal(request))
-    return _job(job, 201)
+    return _job(request, job, 201)
 
 
 @get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))

@@ -138,6 +138,28 @@ NETWORK = Kind(
     ("10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"),
     ("", "example.com", "10.0.0.0/8/", "10.0.0.0/1000", "::1\n", 1, None),
 )
+ROOT_PATH = Kind(
+    ("", "/dihedral", "/a/b", "/apiary", "/x.y~z", "/wsx/api"),
+    (
+        "/",
+        "dihedral",
+        "/dihedral/",
+        "/a//b",
+        "/a b",
+        "/a\n",
+        "/ws",
+        "/api/x",
+        "/console",
+        "/..",
+        "/a/..",
+        "/a?b",
+        "/%61",
+        5,
+        None,
+        [],
+        {},
+    ),
+)
 ORIGIN = Kind(
     ("https://console.example", "http://[::1]:8000", "http://a"),
     (

@@ -226,7 +226,9 @@ async def test_a_worker_that_is_frozen_while_it_decides_keeps_only_those_waiting
         heard = RecordedEvents()
         with locked(file, wait=True):
             node = made.start(heard, memoryMiB=GIB)
-            await becomes_async(lambda: said_of(heard, "another worker keeps the promises of this device locked (1 s)"))
+            await becomes_async(
+                lambda: said_of(heard, "another worker keeps the reservations of this device locked (1 s)")
+            )
             assert made.pool.problems() != []
             assert (await made.start(task="plain")).status == "completed"
             assert not node.done()
