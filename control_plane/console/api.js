@@ -16,7 +16,7 @@ export class Problem extends Error {
 }
 
 // Whether a key is asked for, why, and the requests that wait for it.
-export const session = { ...changes(), asked: false, waiting: [] };
+export const session = { ...changes(), asked: false, waiting: [], who: null };
 
 let key = kept();
 
@@ -40,6 +40,22 @@ export async function giveKey(given) {
   const waiting = session.waiting.splice(0);
   session.tell();
   for (const resolve of waiting) resolve();
+}
+
+// {owner, scopes} of this page's requests; read again when it is looked at, because a key may lose scopes while the page is open.
+export async function whoAsks() {
+  session.who = await api("/api/session").catch(() => session.who);
+  session.tell();
+}
+
+export async function signOut() {
+  await api("/api/session", { method: "DELETE" });
+  try {
+    sessionStorage.removeItem("key");
+  } catch {
+    // nothing was kept
+  }
+  location.assign(below("/"));
 }
 
 function keep(given) {

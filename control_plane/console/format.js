@@ -99,4 +99,3 @@ export const nodes = (count) => tn(count, "{n} node", "{n} nodes");
 export const files = (count) => tn(count, "{n} file", "{n} files");
 export const jobs = (count) => tn(count, "{n} job", "{n} jobs");
 
-export const plural = (count, word, words = `${word}s`) => `${count.toLocaleString()} ${count === 1 ? word : words}`;

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.tasks.params import titled, wrong_artifacts
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.schema_check import pointer
 from dihedral.schemas.documents import problems_of
@@ -43,6 +44,7 @@ def load(directory: str) -> dict[str, Pipeline]:
             if pipeline.id in places:
                 raise SettingsError(f"{where}: the id {pipeline.id!r} is taken by {places[pipeline.id]}")
             places[pipeline.id] = where
+            pipeline.params = titled(pipeline.params)
             found[pipeline.id] = pipeline
     return found
 
@@ -90,6 +92,8 @@ def _wrong(pipeline: Pipeline) -> str:
         Draft202012Validator.check_schema(pipeline.params)
     except SchemaError as error:
         return f"/params{pointer(tuple(error.absolute_path))}: {error.message}"
+    if wrong := wrong_artifacts(pipeline.params, "/params"):
+        return wrong
     properties = pipeline.params.get("properties", {})
     for name, each in properties.items():
         if isinstance(each, dict) and "default" in each and not Draft202012Validator(each).is_valid(each["default"]):
