@@ -1,7 +1,7 @@
 // A form made from a JSON schema: the fields one must see first, the settings in their groups below.
 import { Files } from "./files.js";
 import { isRequired, kindOf, limitsOf, plain, propertiesOf, titleOf } from "./fields.js";
-import { served, t, tn } from "./messages.js";
+import { served, t } from "./messages.js";
 import { html, useState } from "./view.js";
 import { Lines, List, Mouth, Sliders, Ticks } from "./widgets.js";
 
@@ -11,32 +11,35 @@ const FIRST = ["text", "file", "files", "list", "mouth"];
 // `typed`: see fields.js; `problems`: pointer → sentence; `change(typed)` with the whole form; `busy(±1)` while files are sent.
 export function Form({ schema, typed, problems, change, touch, busy, prefix = "f" }) {
   const fields = propertiesOf(schema);
-  const isFirst = ([name, each]) => isRequired(schema, name) || (FIRST.includes(kindOf(each)) && !plain(each)["x-group"]);
-  const rank = ([name, each]) => (kindOf(each) === "text" && isRequired(schema, name) ? 0 : kindOf(each) === "text" ? 1 : kindOf(each) === "mouth" ? 3 : 2);
-  const first = fields.filter(isFirst).sort((a, b) => rank(a) - rank(b));
+  const groupOf = ([, each]) => each["x-group"] ?? plain(each)["x-group"] ?? "";
+  const lead = fields.length ? groupOf(fields[0]) : ""; // the first group of a form is what it is about
+  const isFirst = (field) => (lead ? groupOf(field) === lead : isRequired(schema, field[0]) || (FIRST.includes(kindOf(field[1])) && !groupOf(field)));
+  const rank = ([name, each]) => ["text", "list", "file", "files", "mouth"].indexOf(kindOf(each)) + (isRequired(schema, name) ? 0 : 10) + (kindOf(each) === "mouth" ? 5 : 0);
+  const first = fields.filter(isFirst);
+  const main = lead ? first : first.sort((a, b) => rank(a) - rank(b));
   const rest = fields.filter((field) => !isFirst(field));
   const groups = new Map();
   for (const field of rest) {
-    const name = plain(field[1])["x-group"] ?? field[1]["x-group"] ?? "";
+    const name = groupOf(field);
     if (!groups.has(name)) groups.set(name, []);
     groups.get(name).push(field);
   }
   const draw = ([name, each]) => html`<${Field} key=${name} name=${name} schema=${each} value=${typed[name]} pointer=${`/${name}`} problems=${problems} needed=${isRequired(schema, name)} prefix=${prefix}
     change=${(value) => (change((before) => ({ ...before, [name]: value })), touch?.(`/${name}`))} busy=${busy} whole=${typed} root=${schema} />`;
   return html`<div class="stack form">
-    ${first.map(draw)}
-    ${[...groups].map(([name, members]) => html`<${Group} key=${name} name=${name} members=${members} draw=${draw} problems=${problems} typed=${typed} always=${rest.length <= FEW && groups.size === 1} />`)}
+    ${lead ? html`<div class="settings lead-group">${main.map(draw)}</div>` : main.map(draw)}
+    ${[...groups].map(([name, members]) => html`<${Group} key=${name} name=${name} members=${members} draw=${draw} problems=${problems} typed=${typed} schema=${schema} always=${rest.length <= FEW && groups.size === 1} />`)}
   </div>`;
 }
 
-function Group({ name, members, draw, problems, typed, always }) {
+function Group({ name, members, draw, problems, typed, schema, always }) {
   const amiss = members.some(([field]) => hasProblem(problems, `/${field}`));
   const changed = members.filter(([field, each]) => typed[field] !== undefined && JSON.stringify(typed[field]) !== JSON.stringify(plain(each).default)).length;
-  const [opened, setOpened] = useState(false);
+  const [opened, setOpened] = useState(members.some(([field]) => isRequired(schema, field)));
   const title = name ? served(name) : t("Settings");
   if (always && !name) return html`<div class="settings">${members.map(draw)}</div>`;
   return html`<details class="more group" open=${opened || amiss} onToggle=${(event) => setOpened(event.target.open)}>
-    <summary>${title} <span class="muted">${changed ? tn(changed, "{n} changed", "{n} changed") : tn(members.length, "{n} setting", "{n} settings")}</span></summary>
+    <summary>${title} <span class="muted">${changed ? html`<strong>${t("{n} changed", { n: changed })}</strong> · ` : ""}${members.map(([field, each]) => titleOf(field, each)).join(", ")}</span></summary>
     <div class="settings">${members.map(draw)}</div></details>`;
 }
 

@@ -48,7 +48,7 @@ const secret = () => `whsec_${btoa(String.fromCharCode(...crypto.getRandomValues
 export function Options({ value, change, prefix = "o" }) {
   const typed = (name) => (event) => change({ ...value, [name]: event.target.value });
   const hook = (event) => change({ ...value, webhook: event.target.value, secret: value.secret || secret() });
-  const more = [value.startAt ? t("at {time}", { time: local(new Date(value.startAt)) }) : "", value.priority === "normal" ? "" : t(value.priority === "high" ? "high priority" : "low priority"), value.webhook ? t("webhook") : ""].filter(Boolean);
+  const more = [value.startAt ? t("at {time}", { time: local(new Date(value.startAt)) }) : "", value.priority === "normal" ? "" : value.priority === "high" ? t("high priority") : t("low priority"), value.webhook ? t("webhook") : ""].filter(Boolean);
   return html`<div class="options"><div class="settings">
       <div class="field"><label for="${prefix}-name">${t("Name")}</label><input id="${prefix}-name" type="text" maxlength="200" value=${value.name} onInput=${typed("name")} placeholder=${t("From the prompt or the file")} autocomplete="off" /></div>
       <div class="field"><label for="${prefix}-tags">${t("Tags")}</label><input id="${prefix}-tags" type="text" value=${value.tags} onInput=${typed("tags")} placeholder=${t("Separated by commas")} autocomplete="off" /></div></div>

@@ -48,6 +48,11 @@ def show_data(page: Page) -> None:
     page.get_by_role("button", name=re.compile("^Data")).click()
 
 
+def open_groups(page: Page) -> None:
+    for group in page.locator("details.group > summary").all():
+        group.click()
+
+
 def upload(house: Stack, name: str, content: bytes, kind: str) -> dict[str, str]:
     answer = house.http.post("/api/artifacts", files={"file": (name, content, kind)})
     assert answer.status_code == 201

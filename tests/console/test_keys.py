@@ -52,7 +52,7 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     tab = open_tab(house.url)
     page = tab.page
     page.goto(f"/console/jobs/{job}")
-    dialog = page.get_by_role("dialog", name="Your key")
+    dialog = page.get_by_role("dialog", name="Sign in")
     expect(dialog).to_be_visible()
     dialog.get_by_label("API key").fill("dih_wrong")
     dialog.get_by_role("button", name="Sign in").click()
@@ -72,6 +72,6 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     assert page.evaluate("Object.values(localStorage).join()").find(token) == -1
     other = open_tab(house.url)
     other.page.goto("/")
-    expect(other.page.get_by_role("dialog", name="Your key")).to_be_visible()
+    expect(other.page.get_by_role("dialog", name="Sign in")).to_be_visible()
     for each in (tab, other):
         each.said = [line for line in each.said if not re.search("WebSocket", line)]

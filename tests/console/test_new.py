@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.steps import name
+from tests.console.steps import name, open_groups
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
@@ -21,11 +21,12 @@ def test_files_and_a_press_become_a_finished_video(tab: Tab, house: Stack, files
     page.get_by_role("link", name=re.compile("^Talking picture")).click()
     expect(page.get_by_role("group", name="Planned graph of 4 nodes")).to_be_visible()
     page.get_by_label("Prompt").fill("Dusk over the hills")
-    page.get_by_label("Picture", exact=True).set_input_files(files["picture"])
-    page.get_by_label("Voice", exact=True).set_input_files(files["recording"])
+    open_groups(page)
+    page.get_by_label("Background picture", exact=True).set_input_files(files["picture"])
+    page.get_by_label("Sounds like", exact=True).set_input_files(files["recording"])
     for file in ("picture", "recording"):  # its name may stand in the list of stored files too
         expect(page.locator("span").get_by_text(files[file].name, exact=True)).to_be_visible()
-    page.get_by_label("Seconds").fill("1")
+    page.get_by_label("Length (seconds)").fill("1")
     page.get_by_label("Width").fill("160")
     page.get_by_label("Height").fill("120")
     page.get_by_role("button", name="Run").click()
