@@ -14,7 +14,7 @@ import msgspec
 import redis.asyncio
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
@@ -290,7 +290,7 @@ class Jobs:
         entry, _, stream = record.entry.partition("@")
         part = self.scripts.partition(job_id)
         plane, _, pool = record.place.partition("/")
-        streams = part.streams(plane, pool)
+        streams = part.streams(plane, pool, keys.lane_of(stream))
         if stream not in streams:
             return None
         counts = [
@@ -336,7 +336,7 @@ class Jobs:
     async def retry(
         self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
     ) -> str:
-        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | full | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -352,7 +352,9 @@ class Jobs:
             graph_size=len(found.graph),
         )  # fmt: skip
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
+        return await self.scripts.retry(
+            part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued
+        )
 
     async def delete(self, job_id: str) -> str:
         """Deletes a job; returns ok | alive | unknown."""
