@@ -19,7 +19,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ArtifactRef
-from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
+from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
@@ -81,6 +81,8 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
+    unavailable: Callable[[], str] | None
+    voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
 
 
@@ -100,6 +102,17 @@ class Task:
         self._declared = declared
         self._table: Mapping[str, Any] = {}
         self._output = msgspec.json.Decoder(output_type)
+
+    @cached_property
+    def manifest(self) -> Capability:
+        """The capability with what this worker finds on its machine. Asks programs once, so a slot should not need it."""
+        declared = self._declared
+        found: dict[str, Any] = {}
+        if declared.unavailable is not None and (reason := declared.unavailable()):
+            found["unavailable"] = reason
+        if declared.voices is not None and declared.settings is not None:
+            found["voices"] = declared.voices(self.settings(declared.settings))
+        return msgspec.structs.replace(self.capability, **found)
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """Decodes params. Raises msgspec.ValidationError where they do not have the declared type."""
@@ -217,6 +230,8 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
 ) -> Callable[[F], F]: ...
 
@@ -245,6 +260,8 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
@@ -253,6 +270,9 @@ def task(
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
+
+    What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
+    empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -281,6 +301,8 @@ def task(
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
         settings=settings,
+        unavailable=unavailable,
+        voices=voices,
         examples=tuple(examples),
     )
 

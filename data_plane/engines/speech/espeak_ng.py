@@ -1,7 +1,5 @@
 """espeak-ng, where it is installed: over a hundred languages, small and mechanical. It is a separate program (GPL-3); nothing of it is loaded here."""
 
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -26,10 +24,7 @@ _SCRIPTS = {
 
 @cache
 def voices() -> list[VoiceEntry]:
-    if (program := shutil.which("espeak-ng")) is None:
-        return []
-    said = subprocess.run([program, "--voices"], capture_output=True, text=True, timeout=10, check=False).stdout
-    rows = [line.split() for line in said.splitlines()[1:]]
+    rows = [line.split() for line in process.listed(["espeak-ng", "--voices"]).splitlines()[1:]]
     return [VoiceEntry(f"espeak:{row[1]}", row[3].replace("_", " "), row[1]) for row in rows if len(row) >= 4]
 
 
