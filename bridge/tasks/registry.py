@@ -30,6 +30,7 @@ import msgspec
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
+from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
@@ -84,6 +85,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     unavailable: Callable[[], str] | None
     voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
+    groups: dict[str, tuple[str, ...]]
 
 
 class Task:
@@ -233,6 +235,7 @@ def task(
     unavailable: Callable[[], str] | None = None,
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
 ) -> Callable[[F], F]: ...
 
 
@@ -263,13 +266,15 @@ def task(
     unavailable: Callable[[], str] | None = None,
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
-    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
+    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
+    each group of the form, by the group's title.
 
     What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
     empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
@@ -304,6 +309,7 @@ def task(
         unavailable=unavailable,
         voices=voices,
         examples=tuple(examples),
+        groups={group: tuple(names) for group, names in groups.items()},
     )
 
     def mark(marked: F) -> F:
@@ -428,8 +434,12 @@ def task_of(function: Function) -> Task:
     try:
         params_type, output_type = _types(function)
         input_schema, output_schema = _schemas(params_type, output_type)
-    except (InvalidTask, TypeError, NameError) as error:
+        marked(msgspec.inspect.type_info(params_type), input_schema)
+        input_schema = grouped(titled(input_schema), declared.groups)
+    except (InvalidTask, TypeError, NameError, ValueError) as error:
         raise InvalidTask(f"{where}: task {id!r}: {error}") from error
+    if wrong := wrong_artifacts(input_schema):
+        raise InvalidTask(f"{where}: task {id!r}: params{wrong}")
     named = [*declared.memory_by, *declared.warm, *([declared.memory_param] if declared.memory_param else [])]
     for name in named:
         if name not in input_schema.get("properties", {}):
@@ -528,7 +538,7 @@ def _schemas(params_type: Any, output_type: Any) -> tuple[Schema, Schema]:
             name = value["$ref"]
             if name in within:
                 raise InvalidTask(f"the type {name} contains itself, so it has no closed schema")
-            found = inline(named[name], (*within, name))
+            found = inline({key: each for key, each in named[name].items() if key != "title"}, (*within, name))
             marked = {"x-artifact": True} if name == artifact_name else {}
             return found | marked | {key: inline(item, within) for key, item in value.items() if key != "$ref"}
         result = {key: item if key in ("default", "enum") else inline(item, within) for key, item in value.items()}
