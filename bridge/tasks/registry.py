@@ -71,6 +71,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     pool: str
     timeout_seconds: float
     concurrency: int
+    needs_device: bool
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
@@ -221,6 +222,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -252,6 +254,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -279,6 +282,8 @@ def task(
     What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
     empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
 
+    `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
+
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
@@ -295,6 +300,7 @@ def task(
         pool=pool,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
+        needs_device=needs_device,
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
@@ -424,6 +430,7 @@ def task_of(function: Function) -> Task:
         (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
+        (declared.kind == "gpu" or not declared.needs_device, "only a task of kind gpu can need a device"),
         (
             not (declared.resumable and inspect.iscoroutinefunction(function)),
             "resumable must be a plain function: an async one is not asked to stop but cancelled",
@@ -486,6 +493,7 @@ def _capability(
             memory_mib=declared.memory_mib,
             light=_is_light(function, declared),
             memory_param=declared.memory_param or msgspec.UNSET,
+            needs_device=declared.needs_device or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),

@@ -265,7 +265,7 @@ class Run:
             found.backward()
             summed += float(found.detach())
         if not math.isfinite(summed):
-            raise TaskError(f"the training diverged at step {number}: a smaller learningRate may help", code="diverged")
+            raise diverged(number)
         torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
         self._optimizer.step()
         return summed
@@ -311,7 +311,13 @@ class Run:
             times = torch.tensor([int((look + 0.5) / JUDGED * most)])
             with torch.inference_mode():
                 summed += float(self._loss([place], latents, noise, times)) / JUDGED
-        self._ctx.data("judgedLoss", {"step": number, "loss": finite(summed)})
+        if not math.isfinite(summed):
+            raise (
+                TaskError("the base answers with numbers that are none", code="invalid_model")
+                if number == 0
+                else diverged(number)
+            )
+        self._ctx.data("judgedLoss", {"step": number, "loss": summed})
         if number == 0:
             self._state = self._state._replace(first_loss=summed)
         if summed < self._state.best_loss or not self._state.best:
@@ -402,10 +408,8 @@ def counted(sizes: list[Size]) -> dict[Size, int]:
     return {size: sizes.count(size) for size in sorted(set(sizes))}
 
 
-def finite(loss: float) -> float:
-    if not math.isfinite(loss):
-        raise TaskError("the training diverged: a smaller learningRate may help", code="diverged")
-    return loss
+def diverged(step: int) -> TaskError:
+    return TaskError(f"the training diverged at step {step}: a smaller learningRate may help", code="diverged")
 
 
 def png(picture: Any) -> bytes:
