@@ -71,7 +71,7 @@ def kohya_bytes(values: Mapping[str, Tensor], alpha: float, metadata: dict[str, 
     import torch
     from safetensors.torch import save
 
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, pair in pairs(values).items():
         name = f"lora_unet_{module.replace('.', '_')}"
         tensors |= {
@@ -85,7 +85,7 @@ def kohya_bytes(values: Mapping[str, Tensor], alpha: float, metadata: dict[str, 
 def diffusers_bytes(values: Mapping[str, Tensor], alpha: float, metadata: dict[str, str]) -> bytes:
     from safetensors.torch import save
 
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, pair in pairs(values).items():
         tensors |= {
             f"unet.{module}.lora_A.weight": pair.down,
