@@ -1,6 +1,8 @@
 """Task `run_comfyui`: a ComfyUI workflow as a durable job.
 
 The prompt's id is made of job, node and attempt, so a run that is delivered a second time finds what the first has posted, and waits for that.
+
+Large because the way of one prompt (find, post, watch, copy, take back) is one sequence.
 """
 
 import asyncio

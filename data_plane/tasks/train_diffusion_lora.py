@@ -1,4 +1,7 @@
-"""Task `train_diffusion_lora`: pictures with captions become a LoRA of a Stable Diffusion model (1, 2 or XL), as ComfyUI and diffusers load it."""
+"""Task `train_diffusion_lora`: pictures with captions become a LoRA of a Stable Diffusion model (1, 2 or XL), as ComfyUI and diffusers load it.
+
+Large because one training (bring in, go on, step, look, store) is one sequence over one state.
+"""
 
 import hashlib
 import io
