@@ -32,7 +32,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral import documents as doc
-from dihedral.control_plane.loopback import is_loopback
+from dihedral.bridge.hosts import is_loopback
 
 Document = dict[str, Any]
 T = TypeVar("T")

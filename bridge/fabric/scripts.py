@@ -246,10 +246,14 @@ class Scripts:
         heavy: int,
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
+        devices: str = "",
         holding: bool = False,
     ) -> list[Claim]:
-        """Takes entries. `holding`: without writing, where it may; see take.lua."""
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), holding]
+        """Claims entries. `devices`: the key of take.lua, for a caller without a device that asks for the lane of nodes that prefer one.
+
+        `holding`: without writing, where it may; see take.lua.
+        """
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), devices, holding]
         rows = (await self.call("take", part, [item]))[0]
         return [_claim(row, f"{nonce}.h{number}") for number, row in enumerate(rows)]
 
@@ -278,9 +282,12 @@ class Scripts:
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
         limit: Limit = (),
+        max_queued: int = 0,
     ) -> str:
         """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
+        return (
+            await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit, max_queued]])
+        )[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]

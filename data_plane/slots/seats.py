@@ -202,7 +202,9 @@ class SlotScheduler:
         if silent > SILENT_SECONDS:
             return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
         return (
-            f"another worker keeps the promises of this device locked ({busy:.0f} s)" if busy > SILENT_SECONDS else ""
+            f"another worker keeps the reservations of this device locked ({busy:.0f} s)"
+            if busy > SILENT_SECONDS
+            else ""
         )
 
     def close(self) -> None:

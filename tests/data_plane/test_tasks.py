@@ -72,7 +72,7 @@ def test_the_manifest_entry_comes_from_the_types(module: types.ModuleType) -> No
     entry = made.capability
     assert (entry.label, entry.description, entry.plane) == ("Train it", "Trains it.", Plane.python)
     assert entry.io.input["additionalProperties"] is False
-    assert entry.io.input["properties"]["picture"]["x-artifact"] is True
+    assert entry.io.input["properties"]["picture"]["x-artifact"]
     assert entry.io.input["properties"]["inner"]["items"]["additionalProperties"] is False
     assert "$ref" not in msgspec.json.encode(entry.io).decode()
     by_name = {parameter.name: parameter for parameter in entry.parameters}
