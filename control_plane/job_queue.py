@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from prometheus_client import Counter
@@ -73,6 +73,10 @@ class IdempotencyRecord(msgspec.Struct, frozen=True):
     created: bool
 
 
+class GoalPlanner(Protocol):
+    async def decided(self, request: JobRequest, principal: Principal) -> JobRequest: ...
+
+
 class Planned(msgspec.Struct):
     graph: Graph
     topology: Topology
@@ -90,6 +94,7 @@ class JobQueue:
         self.settings = settings
         self.pipelines = dict(pipelines)
         self._own = dict(own)
+        self.planner: GoalPlanner | None = None
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
@@ -141,10 +146,13 @@ class JobQueue:
     def _submission(self, request: JobRequest) -> tuple[Any, str | None, str]:
         has_graph = not isinstance(request.graph, msgspec.UnsetType)
         has_pipeline = isinstance(request.pipeline, str)
+        if not isinstance(request.goal, msgspec.UnsetType):
+            detail = "a goal is planned by itself, with POST /api/jobs or POST /api/plans"
+            raise refused("a batch takes no goals", [planning.Problem("/goal", "goal_in_batch", detail)])
         if has_graph == has_pipeline:
             raise refused(
                 "a submission has either a graph or a pipeline",
-                [planning.Problem("", "graph_or_pipeline", "exactly one of graph and pipeline is needed")],
+                [planning.Problem("", "graph_or_pipeline", "exactly one of graph, pipeline and goal is needed")],
             )
         if has_graph:
             if isinstance(request.params, dict):
@@ -213,6 +221,8 @@ class JobQueue:
             return await self._repeated(kept.job_id, owner), False
         if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
+        if not isinstance(request.goal, msgspec.UnsetType) and self.planner is not None:
+            request = await self.planner.decided(request, principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)

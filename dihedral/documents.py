@@ -68,8 +68,16 @@ class Webhook(TypedDict):
     secret: str
 
 
+class ArtifactRef(TypedDict):
+    bucket: str
+    key: str
+
+
+PlanDevice: TypeAlias = Literal["cpu", "gpu"]
+
+
 class JobRequest(TypedDict):
-    """Exactly one of graph and pipeline; the planner says so where it is not."""
+    """Exactly one of graph, pipeline and goal; the planner says so where it is not."""
 
     graph: NotRequired[GraphSubmission]
     pipeline: NotRequired[str]
@@ -78,6 +86,13 @@ class JobRequest(TypedDict):
     priority: NotRequired[Priority]
     metadata: NotRequired[dict[str, Any]]
     webhook: NotRequired[Webhook]
+    goal: NotRequired[str]
+    files: NotRequired[list[ArtifactRef]]
+    answers: NotRequired[dict[str, Any]]
+    change: NotRequired[str | GraphSubmission]
+    device: NotRequired[PlanDevice]
+    deadline: NotRequired[str]
+    budgetSeconds: NotRequired[float]
 
 
 RetryRequest = TypedDict(
@@ -283,6 +298,7 @@ class Capability(TypedDict):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    keywords: NotRequired[list[str]]
 
 
 class CapabilityList(TypedDict):
@@ -297,6 +313,7 @@ class Pipeline(TypedDict):
     description: str
     params: dict[str, Any]
     graph: dict[str, Any]
+    keywords: NotRequired[list[str]]
 
 
 class PipelineList(TypedDict):
@@ -372,11 +389,6 @@ class DeadLetterList(TypedDict):
     next: str | None
 
 
-class ArtifactRef(TypedDict):
-    bucket: str
-    key: str
-
-
 class ArtifactList(TypedDict):
     artifacts: list[ArtifactMeta]
     next: str | None
@@ -396,3 +408,58 @@ class Problem(TypedDict):
     instance: str
     code: str
     errors: list[ProblemDetail]
+
+
+class Reason(TypedDict):
+    """Why a node is there (param null), or why a parameter has its value."""
+
+    nodeId: str
+    param: str | None
+    text: str
+
+
+class Choice(TypedDict):
+    label: str
+    value: Any
+
+
+class Question(TypedDict):
+    """What the goal leaves open. `choices` are proposals; without one, any value of `schema`."""
+
+    id: str
+    text: str
+    choices: list[Choice]
+    schema: NotRequired[dict[str, Any]]
+
+
+class Suggestion(TypedDict):
+    """Something that can be done with the files."""
+
+    label: str
+    goal: str
+
+
+class PlanEstimate(TypedDict):
+    nodes: int
+    gpuNodes: int
+    memoryMiB: int
+    seconds: float | None
+
+
+PlannedBy: TypeAlias = Literal["matcher", "model"]
+
+
+class GoalPlan(TypedDict):
+    goal: str
+    graph: NotRequired[GraphSubmission]
+    reasons: list[Reason]
+    assumptions: list[str]
+    unmet: list[str]
+    questions: list[Question]
+    suggestions: list[Suggestion]
+    confidence: float
+    certain: bool
+    estimate: NotRequired[PlanEstimate]
+    rounds: int
+    by: PlannedBy
+    model: str | None

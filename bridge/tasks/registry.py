@@ -82,6 +82,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
     examples: tuple[dict[str, Any], ...]
+    keywords: tuple[str, ...]
 
 
 class Task:
@@ -218,6 +219,7 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    keywords: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -246,6 +248,7 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    keywords: Sequence[str] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
@@ -253,6 +256,7 @@ def task(
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
+    `keywords`: words and phrases by which people ask for it, beside those of label and description; the planner of goals matches them.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -282,6 +286,7 @@ def task(
         retry_on=tuple(retry_on),
         settings=settings,
         examples=tuple(examples),
+        keywords=tuple(keywords),
     )
 
     def mark(marked: F) -> F:
@@ -465,6 +470,7 @@ def _capability(
             side_effects=list(declared.side_effects),
             resumable=declared.resumable or msgspec.UNSET,
         ),
+        keywords=list(declared.keywords) or msgspec.UNSET,
     )
 
 

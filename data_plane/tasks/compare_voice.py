@@ -18,8 +18,19 @@ Speaker = Annotated[int, Meta(ge=0)] | None
 
 
 class CompareVoice(Strict, kw_only=True, rename="camel"):
-    recordings: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=256, description="Of one speaker each")]
-    voices: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="As train_voice stores them")]
+    recordings: Annotated[
+        list[ArtifactRef],
+        Meta(min_length=1, max_length=256, description="Of one speaker each", extra_json_schema={"x-kind": ["speech"]}),
+    ]
+    voices: Annotated[
+        list[ArtifactRef],
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="As train_voice stores them",
+            extra_json_schema={"x-kind": ["voice"], "x-least": 2},
+        ),
+    ]
     background: Annotated[
         ArtifactRef | None, Meta(description="A voice of many speakers to compare with; null: the other voices")
     ] = None
@@ -50,6 +61,20 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
     description="Scores recordings against voices by their log-likelihood ratio; with the speakers given, tells the equal error rate.",
     kind="gpu",
     memory_mib=1024,
+    keywords=[
+        "who is it",
+        "who speaks",
+        "who is speaking",
+        "recognise speaker",
+        "identify speaker",
+        "recognize speaker",
+        "which voice",
+        "speaker verification",
+        "same speaker",
+        "same person",
+        "score recording",
+        "match voice",
+    ],
     examples=[
         {
             "recordings": [{"bucket": "inputs", "key": "who-is-it.wav"}],

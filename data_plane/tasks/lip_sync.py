@@ -74,15 +74,22 @@ class Character(Strict, kw_only=True, rename="camel"):
 
 
 class LipSync(Strict, kw_only=True, rename="camel"):
-    audio: Annotated[ArtifactRef, Meta(description="The speech")]
+    audio: Annotated[ArtifactRef, Meta(description="The speech", extra_json_schema={"x-kind": ["speech"]})]
     phonemes: Annotated[
         list[SpokenSound],
         Meta(max_length=20_000, description="When which sound is spoken; none: the mouth follows the loudness"),
     ] = msgspec.field(default_factory=list)
     portrait: Annotated[
-        ArtifactRef | None, Meta(description="Picture of a face from the front; null: a drawn storyteller")
+        ArtifactRef | None,
+        Meta(
+            description="Picture of a face from the front; null: a drawn storyteller",
+            extra_json_schema={"x-kind": ["portrait", "picture"]},
+        ),
     ] = None
-    mouth: Annotated[MouthPlace | None, Meta(description="Where its mouth is, closed if possible")] = None
+    mouth: Annotated[
+        MouthPlace | None,
+        Meta(description="Where its mouth is, closed if possible", extra_json_schema={"x-with": "portrait"}),
+    ] = None
     character: Annotated[Character | None, Meta(description="Nine drawn mouths or faces")] = None
     fps: Annotated[int, Meta(ge=10, le=60)] = 25
     width: Annotated[Side | None, Meta(description="null: the picture's, at most 1280; the storyteller's is 1280")] = (
@@ -103,7 +110,7 @@ class ShapeInTime(Strict, kw_only=True, rename="camel"):
 
 
 class LipSyncOutput(Strict, kw_only=True, rename="camel"):
-    video: ArtifactRef
+    video: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["video"]})]
     visemes: Annotated[list[ShapeInTime], Meta(description="The shapes of the mouth, from the start to the end")]
     basis: Annotated[Literal["phonemes", "loudness"], Meta(description="What the mouth follows")]
     frames: int
@@ -123,6 +130,37 @@ class LipSyncOutput(Strict, kw_only=True, rename="camel"):
     kind="gpu",
     memory_mib=512,
     memory_by=("width", "height"),
+    keywords=[
+        "lip sync",
+        "lipsync",
+        "talking head",
+        "talking face",
+        "talking portrait",
+        "avatar",
+        "mouth",
+        "lips",
+        "animate",
+        "storyteller",
+        "speaking face",
+        "presenter",
+        "let speak",
+        "portrait say",
+        "face say",
+        "photo say",
+        "picture say",
+        "portrait speak",
+        "photo speak",
+        "picture speak",
+        "portrait talk",
+        "photo talk",
+        "picture talk",
+        "face speak",
+        "face talk",
+        "man say",
+        "woman say",
+        "make speak",
+        "make talk",
+    ],
     examples=[
         {
             "audio": {"bucket": "inputs", "key": "speaker-low.wav"},

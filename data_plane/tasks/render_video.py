@@ -76,8 +76,14 @@ class SpokenWord(Strict, kw_only=True):
 
 
 class Scene(Strict, kw_only=True, rename="camel"):
-    picture: Annotated[ArtifactRef | None, Meta(description="What is seen, or what a video stands before")] = None
-    video: Annotated[ArtifactRef | None, Meta(description="In place of a picture; its sound is not heard")] = None
+    picture: Annotated[
+        ArtifactRef | None,
+        Meta(description="What is seen, or what a video stands before", extra_json_schema={"x-kind": ["picture"]}),
+    ] = None
+    video: Annotated[
+        ArtifactRef | None,
+        Meta(description="In place of a picture; its sound is not heard", extra_json_schema={"x-kind": ["video"]}),
+    ] = None
     seconds: Annotated[Seconds | None, Meta(description="Length; null: its share of the video's, by its lines")] = None
     lines: Annotated[list[Line], Meta(max_length=200, description="Narration, shown as captions")] = msgspec.field(
         default_factory=list
@@ -105,23 +111,49 @@ class Grade(Strict, kw_only=True, rename="camel"):
 
 
 class RenderVideo(Strict, kw_only=True, rename="camel"):
-    scenes: Annotated[list[Scene], Meta(max_length=100)] = msgspec.field(default_factory=list)
-    pictures: Annotated[list[ArtifactRef], Meta(max_length=100, description="More scenes, a picture each")] = (
+    scenes: Annotated[list[Scene], Meta(max_length=100, extra_json_schema={"x-one-of": "What is to be seen"})] = (
         msgspec.field(default_factory=list)
     )
+    pictures: Annotated[
+        list[ArtifactRef],
+        Meta(
+            max_length=100,
+            description="More scenes, a picture each",
+            extra_json_schema={"x-kind": ["picture"], "x-one-of": "What is to be seen"},
+        ),
+    ] = msgspec.field(default_factory=list)
     words: Annotated[
         list[SpokenWord],
-        Meta(max_length=20_000, description="The narration's words in time, shared out over the scenes"),
+        Meta(
+            max_length=20_000,
+            description="The narration's words in time, shared out over the scenes",
+            extra_json_schema={"x-kind": ["captions"]},
+        ),
     ] = msgspec.field(default_factory=list)
-    narration: Annotated[list[ArtifactRef], Meta(max_length=100, description="Recordings, heard one after another")] = (
-        msgspec.field(default_factory=list)
-    )
+    narration: Annotated[
+        list[ArtifactRef],
+        Meta(
+            max_length=100,
+            description="Recordings, heard one after another",
+            extra_json_schema={"x-kind": ["speech"]},
+        ),
+    ] = msgspec.field(default_factory=list)
     background: Annotated[
-        ArtifactRef | None, Meta(description="Sound under the narration, from its start, again and again")
+        ArtifactRef | None,
+        Meta(
+            description="Sound under the narration, from its start, again and again",
+            extra_json_schema={"x-kind": ["music"]},
+        ),
     ] = None
     background_db: Annotated[float, Meta(ge=-80, le=20, description="Its gain in decibels")] = -18.0
-    adapter: Annotated[ArtifactRef | None, Meta(description="Image adapter that gives the pictures its look")] = None
-    voice: Annotated[ArtifactRef | None, Meta(description="Voice that the narration is equalised towards")] = None
+    adapter: Annotated[
+        ArtifactRef | None,
+        Meta(description="Image adapter that gives the pictures its look", extra_json_schema={"x-kind": ["look"]}),
+    ] = None
+    voice: Annotated[
+        ArtifactRef | None,
+        Meta(description="Voice that the narration is equalised towards", extra_json_schema={"x-kind": ["voice"]}),
+    ] = None
     seconds: Annotated[
         Seconds | None, Meta(description="Length; null: the scenes', or the narration's, then at most a minute")
     ] = None
@@ -138,7 +170,7 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
 
 
 class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
-    video: ArtifactRef
+    video: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["video"]})]
     frames: int
     seconds: float
     width: int
@@ -156,6 +188,28 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     kind="gpu",
     memory_mib=1024,
     memory_by=("width", "height"),
+    keywords=[
+        "film",
+        "movie",
+        "clip",
+        "slideshow",
+        "slide show",
+        "montage",
+        "animation",
+        "show",
+        "postcard",
+        "album",
+        "trailer",
+        "reel",
+        "mp4",
+        "ken burns",
+        "captions",
+        "subtitles",
+        "put together",
+        "combine",
+        "join",
+        "assemble",
+    ],
     examples=[
         {
             "scenes": [

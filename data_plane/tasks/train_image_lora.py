@@ -23,7 +23,10 @@ LONGEST_WINDOW = 25  # steps between two looks at a cancellation
 
 
 class TrainImageLora(Strict, kw_only=True, rename="camel"):
-    pictures: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="What to learn from")]
+    pictures: Annotated[
+        list[ArtifactRef],
+        Meta(min_length=1, max_length=64, description="What to learn from", extra_json_schema={"x-kind": ["picture"]}),
+    ]
     rank: Annotated[int, Meta(ge=1, le=64, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
     steps: Annotated[int, Meta(ge=1, le=100_000, description="Mini-batches of Adam")] = 300
@@ -36,7 +39,7 @@ class TrainImageLora(Strict, kw_only=True, rename="camel"):
 class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     """Errors are mean squares per colour value (0..1) over patches that training never saw."""
 
-    adapter: ArtifactRef
+    adapter: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["look"]})]
     base_error: float
     held_out_error: float
     steps: int
@@ -49,6 +52,21 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",
     kind="gpu",
     memory_mib=512,
+    keywords=[
+        "train look",
+        "learn colours",
+        "style",
+        "colour style",
+        "palette",
+        "grade",
+        "colour grading",
+        "image lora",
+        "picture lora",
+        "look",
+        "tones",
+        "train lora",
+        "lora",
+    ],
     examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],
 )
 def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLoraOutput:

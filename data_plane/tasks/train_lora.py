@@ -25,12 +25,25 @@ TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_
 
 
 class TrainLora(Strict, kw_only=True, rename="camel"):
-    config: Annotated[ArtifactRef, Meta(description="The base's config.json")]
-    weights: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="Its safetensors, every part")]
-    tokenizer: Annotated[ArtifactRef, Meta(description="Its tokenizer.json")]
+    config: Annotated[ArtifactRef, Meta(description="The base's config.json", extra_json_schema={"x-kind": ["config"]})]
+    weights: Annotated[
+        list[ArtifactRef],
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="Its safetensors, every part",
+            extra_json_schema={"x-kind": ["weights"]},
+        ),
+    ]
+    tokenizer: Annotated[
+        ArtifactRef, Meta(description="Its tokenizer.json", extra_json_schema={"x-kind": ["tokenizer"]})
+    ]
     dataset: Annotated[
         ArtifactRef,
-        Meta(description="Text, or JSON lines: text, prompt and completion, instruction and output, or messages"),
+        Meta(
+            description="Text, or JSON lines: text, prompt and completion, instruction and output, or messages",
+            extra_json_schema={"x-kind": ["dataset"]},
+        ),
     ]
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
     alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
@@ -70,7 +83,7 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     best_step: whose weights are kept: those of the least loss on the rows that are held out, of the last step where none are (held_out_loss null).
     """
 
-    adapter: ArtifactRef
+    adapter: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["language adapter"]})]
     adapter_config: ArtifactRef
     first_loss: float
     last_loss: float
@@ -99,6 +112,20 @@ def half_batch(params: TrainLora) -> TrainLora | None:
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
     kind="gpu",
     memory_mib=2048,
+    keywords=[
+        "fine-tune",
+        "finetune",
+        "fine tune",
+        "lora",
+        "language model",
+        "llm",
+        "train model",
+        "tune model",
+        "teach model",
+        "language lora",
+        "train lora",
+        "adapter",
+    ],
     memory_by=("weights", "storage", "batch", "sequenceLength"),
     warm=("config", "weights", "storage"),
     smaller=half_batch,

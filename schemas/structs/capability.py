@@ -78,6 +78,9 @@ class Contracts(Strict, kw_only=True):
     ) = UNSET
 
 
+Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
+
+
 class Capability(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     label: Annotated[str, Meta(min_length=1)]
@@ -91,6 +94,16 @@ class Capability(Strict, kw_only=True):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    keywords: (
+        Annotated[
+            list[Keyword],
+            Meta(
+                description='Words and phrases by which people ask for it; the planner of goals matches them.',
+                max_length=200,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class CapabilityList(Strict, kw_only=True):
