@@ -2,6 +2,8 @@
 
 A plan is certain where nothing is open: every need is met, no word that leads the goal is without meaning here, and no second reading
 explains the goal as well by other tasks.
+
+Large because each thing that may be open has its own sentence and question.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,8 @@
 """Understand: a goal becomes tokens with their places, and what stands in it that is no request by itself: quotes, numbers, topics, negations.
 
 A quote, a file's name and what is told of a topic are data: they become values of parameters and never ask for a task.
+
+Large because every way to write a number, a quote or a topic is a few lines here.
 """
 
 import re
