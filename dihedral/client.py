@@ -32,7 +32,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral import documents as doc
-from dihedral.control_plane.loopback import is_loopback
+from dihedral.bridge.hosts import is_loopback
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -57,8 +57,10 @@ class Progress(TypedDict):
 
 
 class JobFilters(TypedDict, total=False):
-    """`status`: one or several, comma separated. `since`, `until`: RFC 3339, of the creation. `cursor`: `next` of the page before."""
+    """`q`: words to find in names, tags, pipelines, tasks and given params. `tag`, `status`: one or several, comma separated. `since`, `until`: RFC 3339, of the creation. `cursor`: `next` of the page before."""
 
+    q: str | None
+    tag: str | None
     status: str | None
     pipeline: str | None
     since: str | None
@@ -156,6 +158,7 @@ class AsyncClient:
         *,
         graph: doc.GraphSubmission | Document | None = None,
         pipeline: str | None = None,
+        task: str | None = None,
         params: Mapping[str, Any] | None = None,
         files: Mapping[str, File | Sequence[File]] | None = None,
         priority: doc.Priority | str | None = None,
@@ -163,10 +166,14 @@ class AsyncClient:
         metadata: Document | None = None,
         webhook: doc.Webhook | Document | None = None,
         idempotency_key: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        rerun_of: str | None = None,
     ) -> doc.Job:
-        """Submits a graph or a pipeline; returns the job document, before it has run.
+        """Submits a graph, a pipeline or one task alone; returns the job document, before it has run.
 
-        `files`: params of the pipeline whose value is a local file, or a list of them; they are uploaded first.
+        `files`: params of the pipeline or task whose value is a local file, or a list of them; they are uploaded first.
+        `rerun_of`: the job that this one repeats; alone it runs the same again, with `params` over those of that job.
         `start_at`: RFC 3339 with an offset. A key is made where none is given, so a submission whose answer was lost is sent again and
         runs once.
 
@@ -182,7 +189,8 @@ class AsyncClient:
             else:
                 filled[name] = [await self._uploaded(path) for path in given]
         body = {
-            "graph": graph, "pipeline": pipeline, "params": filled or None, "priority": priority, "startAt": start_at,
+            "graph": graph, "pipeline": pipeline, "task": task, "params": filled or None, "name": name,
+            "tags": list(tags) if tags else None, "rerunOf": rerun_of, "priority": priority, "startAt": start_at,
             "metadata": metadata, "webhook": webhook,
         }  # fmt: skip
         content = json.dumps({name: value for name, value in body.items() if value is not None})

@@ -29,6 +29,7 @@ class NodeSubmission(TypedDict):
     output: NotRequired[Any]
     error: NotRequired[NodeError]
     retries: NotRequired[SubmittedRetries]
+    pool: NotRequired[str]
     timeoutSeconds: NotRequired[float]
     tags: NotRequired[list[str]]
     telemetry: NotRequired[dict[str, Any]]
@@ -77,13 +78,18 @@ PlanDevice: TypeAlias = Literal["cpu", "gpu"]
 
 
 class JobRequest(TypedDict):
-    """Exactly one of graph, pipeline and goal; the planner says so where it is not."""
+    """Exactly one of graph, pipeline, task and goal, or none of them with rerunOf; the planner reports it otherwise."""
 
     graph: NotRequired[GraphSubmission]
     pipeline: NotRequired[str]
+    task: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    name: NotRequired[str]
+    tags: NotRequired[list[str]]
+    rerunOf: NotRequired[str]
     startAt: NotRequired[str]
     priority: NotRequired[Priority]
+    pool: NotRequired[str]
     metadata: NotRequired[dict[str, Any]]
     webhook: NotRequired[Webhook]
     goal: NotRequired[str]
@@ -149,6 +155,13 @@ class Job(TypedDict):
     waitingFor: WaitingFor | None
     error: JobError | None
     artifacts: list[ArtifactMeta]
+    name: str | None
+    tags: list[str]
+    task: str | None
+    params: dict[str, Any] | None
+    given: list[str]
+    rerunOf: str | None
+    thumbnail: ArtifactRef | None
 
 
 class JobList(TypedDict):
@@ -175,6 +188,7 @@ class Node(TypedDict):
     output: NotRequired[Any]
     error: NotRequired[NodeError]
     retries: Retries
+    pool: NotRequired[str]
     timeoutSeconds: NotRequired[float]
     tags: list[str]
     telemetry: NotRequired[dict[str, Any]]
@@ -263,6 +277,7 @@ class Runtime(TypedDict):
     concurrency: int
     memoryMiB: int
     light: NotRequired[bool]
+    needsDevice: NotRequired[bool]
     memoryParam: NotRequired[str]
 
 
@@ -356,6 +371,8 @@ class WorkerInfo(TypedDict):
     protocol: int
     tasks: list[str]
     devices: NotRequired[list[DeviceInfo]]
+    gpuTasksOnCpu: NotRequired[bool]
+    draining: NotRequired[bool]
 
 
 class WorkerList(TypedDict):

@@ -30,6 +30,7 @@ import msgspec
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
+from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
 from dihedral.schemas.structs.graph import Plane
@@ -70,6 +71,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     pool: str
     timeout_seconds: float
     concurrency: int
+    needs_device: bool
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
@@ -82,6 +84,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
     examples: tuple[dict[str, Any], ...]
+    groups: dict[str, tuple[str, ...]]
     keywords: tuple[str, ...]
 
 
@@ -207,6 +210,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -219,6 +223,7 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
     keywords: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
@@ -236,6 +241,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -248,6 +254,7 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
     keywords: Sequence[str] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
@@ -255,9 +262,11 @@ def task(
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
-    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
-    `keywords`: words and phrases by which people ask for it, beside those of label and description; the planner of goals matches them.
+    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
+    each group of the form, by the group's title. `keywords`: words and phrases by which people ask for it,
+    beside those of label and description; the planner of goals matches them.
 
+    `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
@@ -274,6 +283,7 @@ def task(
         pool=pool,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
+        needs_device=needs_device,
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
@@ -286,6 +296,7 @@ def task(
         retry_on=tuple(retry_on),
         settings=settings,
         examples=tuple(examples),
+        groups={group: tuple(names) for group, names in groups.items()},
         keywords=tuple(keywords),
     )
 
@@ -401,6 +412,7 @@ def task_of(function: Function) -> Task:
         (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
+        (declared.kind == "gpu" or not declared.needs_device, "only a task of kind gpu can need a device"),
         (
             not (declared.resumable and inspect.iscoroutinefunction(function)),
             "resumable must be a plain function: an async one is not asked to stop but cancelled",
@@ -411,8 +423,12 @@ def task_of(function: Function) -> Task:
     try:
         params_type, output_type = _types(function)
         input_schema, output_schema = _schemas(params_type, output_type)
-    except (InvalidTask, TypeError, NameError) as error:
+        marked(msgspec.inspect.type_info(params_type), input_schema)
+        input_schema = grouped(titled(input_schema), declared.groups)
+    except (InvalidTask, TypeError, NameError, ValueError) as error:
         raise InvalidTask(f"{where}: task {id!r}: {error}") from error
+    if wrong := wrong_artifacts(input_schema):
+        raise InvalidTask(f"{where}: task {id!r}: params{wrong}")
     named = [*declared.memory_by, *declared.warm, *([declared.memory_param] if declared.memory_param else [])]
     for name in named:
         if name not in input_schema.get("properties", {}):
@@ -459,6 +475,7 @@ def _capability(
             memory_mib=declared.memory_mib,
             light=_is_light(function, declared),
             memory_param=declared.memory_param or msgspec.UNSET,
+            needs_device=declared.needs_device or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),
@@ -512,7 +529,7 @@ def _schemas(params_type: Any, output_type: Any) -> tuple[Schema, Schema]:
             name = value["$ref"]
             if name in within:
                 raise InvalidTask(f"the type {name} contains itself, so it has no closed schema")
-            found = inline(named[name], (*within, name))
+            found = inline({key: each for key, each in named[name].items() if key != "title"}, (*within, name))
             marked = {"x-artifact": True} if name == artifact_name else {}
             return found | marked | {key: inline(item, within) for key, item in value.items() if key != "$ref"}
         result = {key: item if key in ("default", "enum") else inline(item, within) for key, item in value.items()}

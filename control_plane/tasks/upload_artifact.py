@@ -55,6 +55,7 @@ class Uploaded(Shape):
         "upload",
     ],
     examples=[{"name": "notes.txt", "text": "Hello"}],
+    groups={"File": ("name", "bucket", "contentType"), "Content": ("text", "base64", "document")},
 )
 async def upload_artifact(params: UploadParams, ctx: TaskContext) -> Uploaded:
     if sum(given is not None for given in (params.text, params.base64, params.document)) > 1:

@@ -5,6 +5,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
+from dihedral.bridge.tasks.params import Recording, VoiceModel
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
@@ -18,21 +19,14 @@ Speaker = Annotated[int, Meta(ge=0)] | None
 
 
 class CompareVoice(Strict, kw_only=True, rename="camel"):
-    recordings: Annotated[
-        list[ArtifactRef],
-        Meta(min_length=1, max_length=256, description="Of one speaker each", extra_json_schema={"x-kind": ["speech"]}),
-    ]
+    recordings: Annotated[list[Recording], Meta(min_length=1, max_length=256, description="Of one speaker each")]
     voices: Annotated[
-        list[ArtifactRef],
-        Meta(
-            min_length=1,
-            max_length=64,
-            description="As train_voice stores them",
-            extra_json_schema={"x-kind": ["voice"], "x-least": 2},
-        ),
+        list[VoiceModel],
+        Meta(min_length=1, max_length=64, description="As train_voice stores them", extra_json_schema={"x-least": 2}),
     ]
     background: Annotated[
-        ArtifactRef | None, Meta(description="A voice of many speakers to compare with; null: the other voices")
+        VoiceModel | None,
+        Meta(title="Background voice", description="A voice of many speakers to compare with; null: the other voices"),
     ] = None
     speakers: Annotated[
         list[Speaker] | None,
@@ -67,7 +61,6 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
         "who is speaking",
         "recognise speaker",
         "identify speaker",
-        "recognize speaker",
         "which voice",
         "speaker verification",
         "same speaker",
@@ -87,6 +80,7 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
             "speakers": [0, 1, None],
         },
     ],
+    groups={"What is compared": ("recordings", "voices", "background"), "Evaluation": ("speakers",)},
 )
 def compare_voice(params: CompareVoice, ctx: TaskContext) -> CompareVoiceOutput:
     """Raises: TaskError `invalid_input`: a file is no voice or no speech, bandwidths differ, speakers that do not fit the lists."""

@@ -52,6 +52,7 @@ def _hurts(params: Simulate) -> bool:
         "pretend work",
     ],
     examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
+    groups={"Work": ("steps", "stepSeconds", "output"), "Faults": ("failAt", "crashAt", "hangAt", "memoryMiB")},
 )
 async def simulate(params: Simulate, ctx: TaskContext) -> Any:
     held = _hold(params.memory_mib)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from msgspec import Meta
 
+from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines.speech import alignment, choice, placing, text
 from dihedral.data_plane.engines.speech.engine import Engine, Spoken
@@ -32,15 +33,8 @@ LIKE_COMPONENTS = 8  # Gaussians: enough to choose one of nineteen factors
 Placed = Literal["engine", "alignment", "letters"]
 
 PACES = {
-    "very slow": 0.65,
-    "slow": 0.8,
-    "calm": 0.9,
-    "fast": 1.25,
-    "quick": 1.25,
-    "very fast": 1.5,
-    "double speed": 2.0,
-    "half speed": 0.5,
-}
+    "very slow": 0.65, "slow": 0.8, "calm": 0.9, "fast": 1.25, "quick": 1.25, "very fast": 1.5, "double speed": 2.0, "half speed": 0.5,
+}  # fmt: skip
 """How fast the words of a goal ask for; the planner reads them."""
 
 
@@ -62,10 +56,11 @@ class Speak(Strict, kw_only=True, rename="camel"):
     speed: Annotated[
         float, Meta(ge=0.5, le=2, description="1: the voice's own pace", extra_json_schema={"x-words": PACES})
     ] = 1.0
-    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the breath in the sound")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the breath in the sound")] = 0
     like: Annotated[
-        ArtifactRef | None,
+        Annotated[ArtifactRef, artifact("audio/*", ".m4a", ".safetensors", format="recording", bucket="voices")] | None,
         Meta(
+            title="Sounds like",
             description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone",
             extra_json_schema={"x-kind": ["voice", "speech"]},
         ),
@@ -141,6 +136,7 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
         {"text": "Good evening. The sun goes down over the lake."},
         {"lines": ["Guten Abend.", "Die Sonne geht unter."], "voice": "espeak:de", "speed": 0.9},
     ],
+    groups={"Text": ("text", "lines"), "Voice": ("voice", "like", "speed", "seed")},
 )
 def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
     """Raises: TaskError `invalid_input`, `nothing_to_say`, `text_too_long`, `markup_unsupported`, `script_unsupported`, `voice_unavailable`, `speech_failed`."""

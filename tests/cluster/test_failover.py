@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dihedral.client import AsyncClient, Refused, Unreachable
-from tests.cluster.servers import becomes
+from tests.cluster.servers import NOT_YET
 from tests.fundamentals.drawing import graph, node
+from tests.support.polling import at_this_load, becomes
 
 pytestmark = pytest.mark.cluster
 
@@ -84,10 +85,10 @@ async def fails_over(cluster: Any, house: Any, number: int, seconds: float) -> d
         cluster.masters[number], cluster.replicas[number] = cluster.replicas[number], cluster.masters[number]
         await asyncio.sleep(seconds / 4)
         over.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(at_this_load(60)):
             await running
         lost = await judged(client, load, killed)
-    await asyncio.to_thread(becomes, cluster.is_whole)
+    await asyncio.to_thread(becomes, cluster.is_whole, despite=NOT_YET)
     assert load.longest_silence < AGAIN_SECONDS
     assert house.control.poll() is None
     assert [worker.poll() for worker in house.workers] == [None] * len(house.workers)

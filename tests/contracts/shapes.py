@@ -18,10 +18,13 @@ from tests.contracts.kinds import (
     OBJECT,
     ORIGIN,
     POOL,
+    ROOT_PATH,
     SECRET,
     SHA256,
     SHARE,
     STAMP,
+    TAG,
+    TITLE,
     Kind,
     choice,
     exactly,
@@ -101,6 +104,7 @@ NODE: Shape = {
     "output": optional(ANYTHING),
     "error": optional(of(NODE_ERROR)),
     "retries": of(RETRIES),
+    "pool": optional(POOL),
     "timeoutSeconds": optional(TIMEOUT),
     "tags": TAGS,
     "telemetry": optional(OBJECT),
@@ -164,6 +168,13 @@ JOB: Shape = {
     "waitingFor": nullable(of(WAITING_FOR)),
     "error": nullable(of(JOB_ERROR)),
     "artifacts": many(of(ARTIFACT_META)),
+    "name": nullable(text()),
+    "tags": many(text()),
+    "task": nullable(text()),
+    "params": nullable(OBJECT),
+    "given": many(text()),
+    "rerunOf": nullable(text()),
+    "thumbnail": nullable(of(ARTIFACT_REF)),
 }
 
 HEAD: Shape = {"seq": whole(1), "created": STAMP}
@@ -231,6 +242,7 @@ RUNTIME: Shape = {
     "memoryMiB": whole(0),
     "light": optional(FLAG),
     "memoryParam": optional(text(1)),
+    "needsDevice": optional(FLAG),
 }
 IO: Shape = {"input": OBJECT, "output": OBJECT}
 PARAMETER: Shape = {
@@ -276,6 +288,8 @@ WORKER: Shape = {
     "protocol": whole(1),
     "tasks": many(text()),
     "devices": optional(many(of(DEVICE))),
+    "gpuTasksOnCpu": optional(FLAG),
+    "draining": optional(FLAG),
 }
 QUEUE: Shape = {
     "plane": PLANE,
@@ -355,6 +369,7 @@ CONTROL = section(
     maxConnections=whole(16),
     maxConnectionsPerAddress=whole(1),
     proxies=many(NETWORK),
+    rootPath=ROOT_PATH,
     headSeconds=number(above=0),
     stallSeconds=number(above=0),
     bodiesBytes=whole(1_048_576),
@@ -399,6 +414,7 @@ GPUS = Kind(
 )
 WORKER_SECTION = section(
     pool=identifier(64),
+    gpuTasksOnCpu=FLAG,
     slots=whole(0, 1024),
     lightConcurrency=whole(1, 100_000),
     host=text(1),
@@ -474,9 +490,14 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "JobRequest": {
             "graph": optional(of(GRAPH_SUBMISSION)),
             "pipeline": optional(ID),
+            "task": optional(ID),
             "params": optional(OBJECT),
+            "name": optional(TITLE),
+            "tags": optional(many(TAG, at_most=20)),
+            "rerunOf": optional(ID),
             "startAt": optional(MOMENT),
             "priority": optional(PRIORITY),
+            "pool": optional(POOL),
             "metadata": optional(OBJECT),
             "webhook": optional(of(WEBHOOK)),
             "goal": optional(text(0, 4000)),

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
@@ -18,6 +18,8 @@ from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
 from tests.support.in_process import RecordedEvents
+from tests.support.outcomes import Seen, ended
+from tests.support.polling import at_this_load
 
 MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
@@ -56,15 +58,15 @@ class Rig:
     def start(
         self,
         heard: RecordedEvents | None = None,
-        cancel: CancelToken | None = None,
+        cancel: RunControl | None = None,
         task: str = "simulate_gpu",
         **params: Any,
-    ) -> "asyncio.Task[NodeOutcome]":
+    ) -> "asyncio.Task[Seen]":
         """A node that runs, or waits, until it is awaited."""
         run = NodeRun(
             job_id="job", node_id="n", task=task, attempt=1, nonce="x1", params=params, timeout_seconds=60
         )  # fmt: skip
-        return asyncio.ensure_future(self.pool.run(run, heard or RecordedEvents(), cancel or CancelToken()))
+        return asyncio.ensure_future(ended(self.pool.run(run, heard or RecordedEvents(), cancel or RunControl())))
 
     def used(self, index: int = 0) -> int:
         """MiB in use on a device."""
@@ -90,13 +92,13 @@ class Rig:
 @contextlib.asynccontextmanager
 async def rig(tmp_path: Path, text: str, slots: int, **options: Any) -> AsyncIterator[Rig]:
     made = Rig(tmp_path, text, slots, **options)
-    async with made.pool, asyncio.timeout(90):
+    async with made.pool, asyncio.timeout(at_this_load(90)):
         while len(made.pool.pids()) < slots:  # noqa: ASYNC110 (processes that start)
             await asyncio.sleep(0.01)
         yield made
 
 
-def output(outcome: NodeOutcome) -> Any:
+def output(outcome: Seen) -> Any:
     assert outcome.status == "completed", outcome
     assert outcome.output is not None
     return msgspec.json.decode(outcome.output)
@@ -104,7 +106,7 @@ def output(outcome: NodeOutcome) -> Any:
 
 async def waited(heard: RecordedEvents) -> str:
     """Why a node waits, once it does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(at_this_load(20)):
         while not heard.reasons:
             heard._changed.clear()
             await heard._changed.wait()

@@ -198,7 +198,9 @@ def _slots_of(name: str, field: Schema, required: bool) -> Iterator[Slot]:
         "name": name,
         "field": name,
         "schema": schema,
-        "words": frozenset(each for each in stems(f"{name} {description}") if each not in STOP_STEMS)
+        "words": frozenset(
+            each for each in stems(f"{name} {field.get('title', '')} {description}") if each not in STOP_STEMS
+        )
         | frozenset(map(stem, hints.get("x-words", {}) if isinstance(hints.get("x-words"), dict) else ())),
         "required": required,
         "group": str(hints.get("x-one-of", "")),
@@ -209,12 +211,12 @@ def _slots_of(name: str, field: Schema, required: bool) -> Iterator[Slot]:
         "description": description or str(item.get("description", "")),
         "own": frozenset(stems(name)),
     }
-    is_file = item.get("x-artifact") is True
+    is_file = bool(item.get("x-artifact"))
     members = []
     if many and not is_file:
         for member, about in (item.get("properties") or {}).items():
             inner = not_null(about) if isinstance(about, dict) else {}
-            if inner.get("x-artifact") is True and set(item.get("required", ())) <= {member}:
+            if inner.get("x-artifact") and set(item.get("required", ())) <= {member}:
                 text = str(about.get("description", ""))
                 kinds = _kinds_of_slot(member, text, inner, {**inner, **about}, True)
                 words = frozenset(each for each in stems(f"{member} {text}") if each not in STOP_STEMS)
@@ -251,6 +253,8 @@ def _kinds_of_slot(name: str, description: str, item: Schema, hints: Schema, is_
         return [declared]
     if isinstance(declared, list):
         return [str(each) for each in declared]
+    if is_file and (found := _kinds_of_artifact(hints.get("x-artifact"))):
+        return found
     if is_file:
         found = kinds_of(stems(name)) or kinds_of(stems(description))[:1]
         return [*found, *({"audio": ["speech"]}.get(found[0], []) if found else [])] or ["file"]
@@ -263,6 +267,26 @@ def _kinds_of_slot(name: str, description: str, item: Schema, hints: Schema, is_
     return []
 
 
+FORMATS: Final = {"recording": ["speech"], "image": ["picture"]}
+
+
+def _kinds_of_artifact(marked: Any) -> list[str]:
+    """Returns the kinds that an `x-artifact` says: its format's, and those of the media types that it accepts."""
+    if not isinstance(marked, dict):
+        return []
+    accept = [str(each) for each in marked.get("accept", ())]
+    found = FORMATS.get(str(marked.get("format")), [str(marked.get("format"))])
+    return list(
+        dict.fromkeys(
+            [
+                *found,
+                *("picture" for each in accept if each == "image/*"),
+                *("video" for each in accept if each == "video/*"),
+            ]
+        )
+    )
+
+
 def _products(node: str, schema: Schema, at: str = "", deep: int = 0) -> Iterator[Product]:
     root = not_null(schema)
     for name, each in (root.get("properties") or {}).items():
@@ -270,12 +294,13 @@ def _products(node: str, schema: Schema, at: str = "", deep: int = 0) -> Iterato
             continue
         inner = not_null(each)
         items = not_null(inner["items"]) if isinstance(inner.get("items"), dict) else {}
-        is_file = inner.get("x-artifact") is True or items.get("x-artifact") is True
+        is_file = bool(inner.get("x-artifact") or items.get("x-artifact"))
         kind = str(inner.get("type", ""))
         declared = each.get("x-kind", inner.get("x-kind", items.get("x-kind")))
         kinds = [declared] if isinstance(declared, str) else [str(each) for each in declared or ()]
         if not kinds and is_file:
-            kinds = [*kinds_of(stems(name)), *stems(name)]
+            marked = inner.get("x-artifact") or items.get("x-artifact")
+            kinds = [*_kinds_of_artifact(marked), *kinds_of(stems(name)), *stems(name)]
         elif not kinds and kind == "string" and name.lower() in TEXTS:
             kinds = ["text"]
         path = f"{at}/{name.replace('~', '~0').replace('/', '~1')}"

@@ -19,6 +19,7 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.tasks.registry import declared_mib
 from dihedral.control_plane.access import Principal
+from dihedral.control_plane.identity import MAX_DERIVED
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering
 from dihedral.control_plane.planning.goals.drafting import File
@@ -87,9 +88,10 @@ class Planner:
             )
         metadata = dict(request.metadata) if isinstance(request.metadata, dict) else {}
         metadata[METADATA] = provenance(told)
+        name = request.name if isinstance(request.name, str) else _name(told.goal)
         return msgspec.structs.replace(
             request, goal=msgspec.UNSET, files=msgspec.UNSET, answers=msgspec.UNSET, change=msgspec.UNSET, device=msgspec.UNSET,
-            deadline=msgspec.UNSET, budget_seconds=msgspec.UNSET, graph=told.graph, metadata=metadata,
+            deadline=msgspec.UNSET, budget_seconds=msgspec.UNSET, graph=told.graph, metadata=metadata, name=name or msgspec.UNSET,
         )  # fmt: skip
 
     async def _told(
@@ -225,10 +227,12 @@ def _tools(tasks: Mapping[str, Any]) -> dict[str, str]:
 
 def _check(request: JobRequest) -> None:
     given = [
-        name for name in ("graph", "pipeline", "params") if not isinstance(getattr(request, name), msgspec.UnsetType)
+        name
+        for name in ("graph", "pipeline", "task", "params", "rerun_of")
+        if not isinstance(getattr(request, name), msgspec.UnsetType)
     ]
     if isinstance(request.goal, msgspec.UnsetType) or given:
-        found = [planning.Problem("", "graph_or_pipeline", "exactly one of graph, pipeline and goal is needed")]
+        found = [planning.Problem("", "graph_or_pipeline", "exactly one of graph, pipeline, task and goal is needed")]
         raise refused("a submission has either a graph, a pipeline or a goal", found)
 
 
@@ -273,6 +277,11 @@ def provenance(told: GoalPlan) -> Object:
         "assumptions": told.assumptions,
         "reasons": [msgspec.to_builtins(each) for each in told.reasons],
     }
+
+
+def _name(goal: str) -> str:
+    """Returns the goal as a job's name; empty where it has no letter."""
+    return "".join(each for each in " ".join(goal.split()) if each.isprintable())[:MAX_DERIVED].strip()
 
 
 def _escaped(name: str) -> str:
