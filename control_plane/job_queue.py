@@ -149,7 +149,7 @@ class JobQueue:
         """Returns the problems that a submission would have if its shape were right."""
         try:
             mended = Mended(msgspec.json.decode(body), wrong)
-            if "goal" not in mended.document:
+            if "goal" not in (mended.document or {}):
                 await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
         except ApiProblem as problem:
             return [each for each in problem.errors if mended.shows(each.pointer, each.detail)]

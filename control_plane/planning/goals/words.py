@@ -1,6 +1,8 @@
 """The language of goals: stems, kinds of media, units and numbers, in English and in the German of everyday. Nothing here knows a task.
 
 The stems are crude on purpose: both sides, goal and manifest, are reduced in the same way, and only equality counts.
+
+Large because a vocabulary is a list of words.
 """
 
 import re
