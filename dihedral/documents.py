@@ -303,6 +303,13 @@ class Contracts(TypedDict):
     sideEffects: list[str]
 
 
+class Voice(TypedDict):
+    id: str
+    label: str
+    language: str
+    engine: str
+
+
 class Capability(TypedDict):
     id: str
     label: str
@@ -317,6 +324,8 @@ class Capability(TypedDict):
     security: dict[str, Any]
     contracts: Contracts
     keywords: NotRequired[list[str]]
+    unavailable: NotRequired[str]
+    voices: NotRequired[list[Voice]]
 
 
 class CapabilityList(TypedDict):
