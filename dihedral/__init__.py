@@ -6,9 +6,9 @@ if TYPE_CHECKING:
     from dihedral.bridge.tasks.context import TaskCancelled
     from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
     from dihedral.client import AsyncClient, Client
-    from dihedral.schemas.structs.artifact import ArtifactRef
+    from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
-__all__ = ["ArtifactRef", "AsyncClient", "Client", "TaskCancelled", "TaskContext", "TaskError", "task"]
+__all__ = ["ArtifactRef", "AsyncClient", "Client", "ModelRef", "TaskCancelled", "TaskContext", "TaskError", "task"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,10 +16,10 @@ def __getattr__(name: str) -> Any:
         from dihedral import client
 
         return getattr(client, name)
-    if name == "ArtifactRef":
-        from dihedral.schemas.structs.artifact import ArtifactRef
+    if name in ("ArtifactRef", "ModelRef"):
+        from dihedral.schemas.structs import artifact
 
-        return ArtifactRef
+        return getattr(artifact, name)
     if name in __all__:
         from dihedral.bridge.tasks import registry as tasks
 

@@ -34,7 +34,7 @@ from dihedral.data_plane.media.speech_timing import Span, Timed
 from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
 from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0
@@ -120,8 +120,8 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
         ArtifactRef | None, Meta(description="Sound under the narration, from its start, again and again")
     ] = None
     background_db: Annotated[float, Meta(ge=-80, le=20, description="Its gain in decibels")] = -18.0
-    adapter: Annotated[ArtifactRef | None, Meta(description="Image adapter that gives the pictures its look")] = None
-    voice: Annotated[ArtifactRef | None, Meta(description="Voice that the narration is equalised towards")] = None
+    adapter: Annotated[ModelRef | None, Meta(description="Image adapter that gives the pictures its look")] = None
+    voice: Annotated[ModelRef | None, Meta(description="Voice that the narration is equalised towards")] = None
     seconds: Annotated[
         Seconds | None, Meta(description="Length; null: the scenes', or the narration's, then at most a minute")
     ] = None

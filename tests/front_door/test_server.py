@@ -138,7 +138,9 @@ def test_a_server_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     becomes(lambda: not server.answers())
 
 
-@pytest.mark.parametrize("name", ["C# app", "what?", "100%41", "a b&c;d:e@[f]", "a+b=c,d", "данные 数据 🙂", "%2F..%2F"])
+@pytest.mark.parametrize(
+    "name", ["C# app", "what?", "100%41", "a b&c;d:e@[f]", "a+b=c,d", "данные 数据 🙂", "%2F..%2F"]
+)
 async def test_a_directory_of_any_name_is_served(tmp_path: Path, name: str) -> None:
     server = EmbeddedServer(tmp_path / name / "redis", tmp_path / "server.log")
     (tmp_path / name).mkdir()
