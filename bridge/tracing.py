@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from dihedral.bridge.errors import SettingsError
-from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Failed, NodeRun, Outcome
 from dihedral.bridge.version import VERSION
 from dihedral.schemas.structs.settings import Settings
 
@@ -72,9 +72,9 @@ class NodeSpan:
         self._span = span
         self._failed = failed
 
-    def ended(self, outcome: NodeOutcome) -> None:
-        self._span.set_attribute("dihedral.outcome", outcome.status)
-        if outcome.error is not None:
+    def ended(self, outcome: Outcome) -> None:
+        self._span.set_attribute("dihedral.outcome", type(outcome).__name__.lower())
+        if isinstance(outcome, Failed):
             self._span.set_status(self._failed(outcome.error.code))
 
 

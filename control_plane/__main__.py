@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dihedral.bridge import logs, settings
+from dihedral.bridge import hosts, logs, settings
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.fabric import keys
 from dihedral.schemas.structs.settings import Settings
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         refuse_open_to_all(loaded)
         logs.configure(loaded.logs.level, loaded.logs.format, "node", settings.secrets(loaded))
-        listening = listen(loaded.control.host, loaded.control.port)
+        listening = hosts.listen(loaded.control.host, loaded.control.port)
         from dihedral.control_plane.app import create_app
 
         app = create_app(loaded)
@@ -105,9 +105,8 @@ def refuse_open_to_all(loaded: Settings) -> None:
 
     from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect_blocking
     from dihedral.control_plane.api_keys import given
-    from dihedral.control_plane.loopback import is_loopback
 
-    if given(loaded.control.keys) or loaded.control.insecure or is_loopback(loaded.control.host):
+    if given(loaded.control.keys) or loaded.control.insecure or hosts.is_loopback(loaded.control.host):
         return
     try:
         client = connect_blocking(loaded.redis.url, timeout_seconds=5)
@@ -122,21 +121,6 @@ def refuse_open_to_all(loaded: Settings) -> None:
             f"{loaded.control.host} can be reached from elsewhere and there is no API key: make one (dihedral keys create --owner NAME), "
             "listen on 127.0.0.1, or say --insecure"
         )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; binding first makes a busy port one clear line instead of a trace. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once (no 40 ms for Nagle's algorithm) only where the protocol is named
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise OSError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
-    listening.set_inheritable(True)
-    return listening
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,8 +29,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
+from dihedral.bridge.hosts import is_address, is_loopback
 from dihedral.control_plane.api_keys import SCOPES, ApiKey, Keyring, given
-from dihedral.control_plane.loopback import is_address, is_loopback
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
 from dihedral.schemas.structs.settings import Settings
 
@@ -87,7 +87,7 @@ def admitted(app: ASGIApp) -> ASGIApp:
             scope["state"]["principal"] = found = await _admit(scope)
             turn = await _turn(scope, found)
         except Exception as error:
-            await refuse(scope["path"], as_problem(error), send)
+            await refuse(scope, as_problem(error), send)
             return
 
         async def answered(message: Message) -> None:

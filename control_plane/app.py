@@ -13,12 +13,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Router
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
@@ -76,7 +78,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
-        queue = JobQueue(jobs, settings, pipelines, own)
+        queue = JobQueue(jobs, settings, pipelines, own, store)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
@@ -123,7 +125,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
-            *console_routes(settings.artifacts),
+            *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],
         cors_config=_cors(settings),
@@ -134,11 +136,19 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             version=VERSION,
             description="Durable GPU media jobs. The source schemas are at /schemas/{name}.json.",
             path="/schema",
+            servers=[Server(url=settings.control.root_path or "/")],
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
         ),
         request_max_body_size=None,
         logging_config=None,
     )
+
+
+async def _no_other_page(request: Request[Any, Any, Any]) -> None:
+    """Raises 404 in place of Litestar's own page in HTML, whose route alone has a parameter."""
+    if request.path_params:
+        raise problems.ApiProblem(404, "not_found", "there is no such page of the schema; /schema has all of it")
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -198,7 +208,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
             # uvicorn ends what outlasts a stop by five seconds, and would answer it with 500 in plain text.
             if seconds is not None:
                 raise
-            await problems.refuse(scope["path"], problems.STOPPING, noted)
+            await problems.refuse(scope, problems.STOPPING, noted)
         finally:
             route = scope.get("path_template") or "unknown"
             note(str(scope["method"]), route, status, time.perf_counter() - begun if seconds is None else seconds)

@@ -14,14 +14,18 @@ import logging
 import resource
 import time
 from collections import Counter, OrderedDict
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from dihedral.bridge import metrics
 from dihedral.control_plane.head import answers_head
+from dihedral.control_plane.problems import MEDIA_TYPE, ApiProblem
+from dihedral.control_plane.root import below
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -151,7 +155,7 @@ class Connection(HttpToolsProtocol):
         if not self.limits.admit(self, self.address):
             metrics.connections_refused_total.labels("limit").inc()
             self.limits.log.warn(self.address, "a connection was refused: there are as many as are allowed")
-            self._refuse(b"503 Service Unavailable", b"too many connections")
+            self._refuse(503, "too_many_connections", "there are as many connections as are allowed")
             return
         self.limits.idle(self, True)
         self._tick_later()
@@ -177,7 +181,7 @@ class Connection(HttpToolsProtocol):
             return
         self._overhead += len(data) - (self._body - before)
         if self._overhead > HEAD_BYTES + 8 * self._body and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large", b"the head of the request is too large")
+            self._refuse(431, "head_too_large", "the head of the request is too large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -227,7 +231,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()  # an answer is under way: another one in between would be read as a part of it
             return
-        super().send_400_response(msg)
+        self._refuse(400, "malformed_request", "this is not HTTP")
 
     def handle_websocket_upgrade(self) -> None:
         self.limits.idle(self, False)
@@ -251,7 +255,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._begun is not None:
             if self.loop.time() - self._begun > self.limits.head_seconds:
-                self._slow(b"408 Request Timeout", b"the request did not come in time")
+                self._slow("the request did not come in time")
         elif self._is_reading and self.cycle is not None and not self.flow.read_paused and self._awaits_body():
             self._stalled_for(self._moved < LEAST_BYTES_PER_SECOND * seconds, seconds)
         else:
@@ -273,22 +277,29 @@ class Connection(HttpToolsProtocol):
     def _stalled_for(self, is_stalled: bool, seconds: float) -> None:
         self._stalled = self._stalled + seconds if is_stalled else 0.0
         if self._stalled >= self.limits.stall_seconds:
-            self._slow(b"408 Request Timeout", b"the body did not come in time")
+            self._slow("the body did not come in time")
 
-    def _slow(self, status: bytes, text: bytes) -> None:
+    def _slow(self, text: str) -> None:
         metrics.connections_refused_total.labels("slow").inc()
-        if (
-            self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        ) or self.transport.is_closing():
+        if self._is_answering() or self.transport.is_closing():
             self.transport.abort()
         else:
-            self._refuse(status, text)
+            self._refuse(408, "too_slow", text)
 
-    def _refuse(self, status: bytes, text: bytes) -> None:
-        if not (self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete):
-            head = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            self.transport.write(head % (status, len(text), text))
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+
+    def _refuse(self, status: int, code: str, text: str) -> None:
+        """Sends a problem without a request, as far as the client can still receive one, and closes the connection."""
+        if not self._is_answering():
+            self.transport.write(_problem(status, code, text))
         self.transport.close()
+
+
+def _problem(status: int, code: str, text: str) -> bytes:
+    body = msgspec.json.encode(ApiProblem(status, code, text).document(""))
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + body
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
@@ -316,7 +327,7 @@ def protocols(settings: Settings) -> dict[str, Any]:
 def config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """Returns uvicorn's configuration for this application, with the limits of its settings."""
     return uvicorn.Config(
-        answers_head(app),
+        below(settings.control.root_path, answers_head(app)),
         **protocols(settings),
         ws_ping_interval=settings.websocket.ping_seconds,
         ws_ping_timeout=settings.websocket.ping_seconds,

@@ -3,7 +3,7 @@
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import Registry
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.tasks.llm import allowed, llm
@@ -11,10 +11,10 @@ from dihedral.schemas.structs.settings import Settings
 
 
 def make(settings: Settings, registry: Registry, store: ArtifactStore, tracing: Tracing | None) -> Worker:
-    async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def run_node(run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
         llm.set(settings.llm)
         allowed.set(settings.outgoing.allow)
-        return await run_light(registry, run, store, emit, cancel, output_bytes=settings.jobs.node_output_bytes)
+        return await run_light(registry, run, store, emit, control, output_bytes=settings.jobs.node_output_bytes)
 
     return Worker(
         settings=settings,

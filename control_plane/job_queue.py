@@ -16,15 +16,17 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 from prometheus_client import Counter
 
 from dihedral.bridge import metrics
-from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.artifacts.owned import OWNER, OwnedStore
 from dihedral.bridge.artifacts.prune import names_in, note_use
+from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.errors import StoreError
 from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.finding import beginning, heads
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
@@ -33,15 +35,20 @@ from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import TRACEPARENT
+from dihedral.control_plane import identity
 from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
+from dihedral.control_plane.identity import About
 from dihedral.control_plane.planning import plan as planning
-from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
+from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
+from dihedral.control_plane.planning.wanted import Wanted, again, wanted
+from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus
 from dihedral.schemas.structs.job import Job, JobError, JobStatus
 from dihedral.schemas.structs.pipeline import Pipeline
+from dihedral.schemas.structs.problem import ProblemDetail
 from dihedral.schemas.structs.request import JobRequest
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.worker import WorkerInfo
@@ -55,6 +62,12 @@ BLOCK = 50
 BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
+SEARCHED_AT_ONCE = 1000
+MAX_SEARCHED = 10_000
+"""Jobs that one request of a search looks at."""
+SHORTEST_PREFIX = 4
+MAX_CANDIDATES = 1000
+NAMED_CANDIDATES = 20
 AT_ONCE = 16  # nodes whose outputs are in memory together while a graph is sent
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # a later time would need a year of five digits in some time zone
@@ -77,19 +90,30 @@ class Planned(msgspec.Struct):
     graph: Graph
     topology: Topology
     routes: dict[str, Placement]
-    pipeline: str | None
+    wanted: Wanted
+    request: JobRequest
+    """The request, with what it takes from the job that it repeats."""
+    rerun_of: str = ""
 
 
 class JobQueue:
     """Makes the queue. `own`: the capabilities of the control plane itself, known before any worker has announced them."""
 
     def __init__(
-        self, jobs: Jobs, settings: Settings, pipelines: Mapping[str, Pipeline], own: Mapping[str, Capability]
+        self,
+        jobs: Jobs,
+        settings: Settings,
+        pipelines: Mapping[str, Pipeline],
+        own: Mapping[str, Capability],
+        store: ArtifactStore | None = None,
     ) -> None:
         self.jobs = jobs
         self.settings = settings
         self.pipelines = dict(pipelines)
         self._own = dict(own)
+        self._store = store
+        self._defaults = identity.Defaults(jobs.client)
+        self._finding = asyncio.Lock()
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
@@ -101,17 +125,51 @@ class JobQueue:
 
     # Planning -------------------------------------------------------------------------------------------------------
 
-    async def decode(self, body: bytes | memoryview) -> JobRequest:
-        """Decodes a body. Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
+    async def decode(self, body: bytes | memoryview, principal: Principal = ANONYMOUS) -> JobRequest:
+        """Decodes a body. Raises ApiProblem: 400 not JSON, 422 with every problem of its shape and those of the plan that can be told all the same."""
         try:
             return _decode_request(body)
         except DECODE_ERRORS as error:
-            raise await refusal(body, error, "request", "JobRequest") from error
+            problem = await refusal(body, error, "request", "JobRequest")
+            if problem.status == 422 and len(body) <= MOST_BYTES:
+                problem.add(await self._behind(body, problem.errors, principal))
+            raise problem from error
 
-    async def plan(self, request: JobRequest, job_id: str | None = None, owner: str = "") -> Planned:
-        """Returns the plan of a job. Raises ApiProblem with every problem of the plan."""
-        _check_envelope(request, self._guard)
-        submission, pipeline, prefix = self._submission(request)
+    async def _behind(
+        self, body: bytes | memoryview, wrong: Sequence[ProblemDetail], principal: Principal
+    ) -> list[ProblemDetail]:
+        """Returns the problems that a submission would have if its shape were right."""
+        try:
+            mended = Mended(msgspec.json.decode(body), wrong)
+            await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
+        except ApiProblem as problem:
+            return [each for each in problem.errors if mended.shows(each.pointer, each.detail)]
+        except DECODE_ERRORS:  # it cannot be made to fit
+            pass
+        return []
+
+    async def plan(self, request: JobRequest, job_id: str | None = None, principal: Principal = ANONYMOUS) -> Planned:
+        """Returns the plan of a job. Raises ApiProblem with every problem of the plan, and of the fields beside it."""
+        beside = _beside(request, self._guard)
+        try:
+            planned = await self._plan(request, job_id, principal)
+        except ApiProblem as problem:
+            if problem.status == 422:
+                problem.add(details(beside))
+            raise
+        if beside:
+            raise refused(beside[0].detail, beside)
+        return planned
+
+    async def _plan(self, request: JobRequest, job_id: str | None, principal: Principal) -> Planned:
+        owner, rerun_of = principal.name, ""
+        if isinstance(request.rerun_of, str):
+            request, rerun_of = await self._again(request, request.rerun_of, principal.visible_owner)
+        capabilities = await self.capabilities() if isinstance(request.task, str) else {}
+        if isinstance(request.task, str) and request.task not in capabilities and self._look_again():
+            capabilities = await self.capabilities()  # a worker may just have announced it
+        what = wanted(request, self.pipelines, capabilities)
+        submission = what.submission
         if isinstance(submission.workflow_id, str):
             job_id = submission.workflow_id
         graph = planning.normalise(submission, job_id or secrets.token_hex(16))
@@ -135,39 +193,9 @@ class JobQueue:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
         if found:
-            raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found, prefix)
-        return Planned(graph, Topology(graph), planning.routes(graph, capabilities), pipeline)
-
-    def _submission(self, request: JobRequest) -> tuple[Any, str | None, str]:
-        has_graph = not isinstance(request.graph, msgspec.UnsetType)
-        has_pipeline = isinstance(request.pipeline, str)
-        if has_graph == has_pipeline:
-            raise refused(
-                "a submission has either a graph or a pipeline",
-                [planning.Problem("", "graph_or_pipeline", "exactly one of graph and pipeline is needed")],
-            )
-        if has_graph:
-            if isinstance(request.params, dict):
-                raise refused(
-                    "params belong to a pipeline",
-                    [planning.Problem("/params", "unknown_field", "a graph has no params")],
-                )
-            return request.graph, None, "/graph"
-        pipeline = self.pipelines.get(str(request.pipeline))
-        if pipeline is None:
-            known = ", ".join(sorted(self.pipelines)) or "none"
-            raise refused(
-                "there is no such pipeline",
-                [
-                    planning.Problem(
-                        "/pipeline", "unknown_pipeline", f"no pipeline {request.pipeline!r}; there are: {known}"
-                    )
-                ],
-            )
-        submission, found = planning.expand(pipeline, request.params if isinstance(request.params, dict) else {})
-        if submission is None:
-            raise refused(f"the parameters of {pipeline.id} do not fit", found)
-        return submission, pipeline.id, "/pipeline"
+            found = [msgspec.structs.replace(each, pointer=what.pointer(each.pointer)) for each in found]
+            raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found)
+        return Planned(graph, Topology(graph), planning.routes(graph, capabilities), what, request, rerun_of)
 
     async def capabilities(self) -> dict[str, Capability]:
         """Returns every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
@@ -205,7 +233,7 @@ class JobQueue:
 
     async def submit(self, body: bytes, principal: Principal = ANONYMOUS, key: str | None = None) -> tuple[Job, bool]:
         """Submits a job; returns (job, whether it is new). Raises ApiProblem."""
-        request = await self.decode(body)
+        request = await self.decode(body, principal)
         owner = principal.name
         digest = _digest(body, owner)
         kept = await self._lookup(owner, key, digest)
@@ -213,7 +241,7 @@ class JobQueue:
             return await self._repeated(kept.job_id, owner), False
         if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
-        planned = await self.plan(request, kept.job_id if kept is not None else None, owner)
+        planned = await self.plan(request, kept.job_id if kept is not None else None, principal)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
             if kept is not None:
@@ -221,11 +249,11 @@ class JobQueue:
                     kept.job_id
                 )  # another client was first with the same request: one job for both
         job_id = planned.graph.workflow_id
-        new = self._new(planned, request, digest, principal)
+        new = await self._new(planned, request, digest, principal)
         if going := await note_use(self.jobs.client, _named(new)):
             raise _going(going)
         word = await self.jobs.submit(new)
-        self._count(planned.pipeline, word)
+        self._count(planned.wanted.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
             if key is not None:
                 name = keys.idempotency(owner, key)
@@ -292,9 +320,9 @@ class JobQueue:
     async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
         if item.nbytes > self.settings.control.body_limit_bytes:
             raise too_large(self.settings.control.body_limit_bytes)
-        request = await self.decode(item)
-        planned = await self.plan(request, owner=principal.name)
-        return self._new(planned, request, _digest(item, principal.name), principal)
+        request = await self.decode(item, principal)
+        planned = await self.plan(request, principal=principal)
+        return await self._new(planned, request, _digest(item, principal.name), principal)
 
     async def _breathe(self) -> None:
         """Lets other requests in between, where planning has taken long enough."""
@@ -322,7 +350,7 @@ class JobQueue:
             self._submitted[pipeline, word] = counter
         counter.inc()
 
-    def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
+    async def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
         return NewJob(
             job_id=planned.graph.workflow_id,
@@ -331,14 +359,44 @@ class JobQueue:
             topology=planned.topology,
             routes=planned.routes,
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
-            pipeline=planned.pipeline,
+            pipeline=planned.wanted.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
             owner=principal.name,
             limit=self.limit_of(principal),
             webhook=b"" if isinstance(webhook, msgspec.UnsetType) else msgspec.json.encode(webhook),
             metadata=msgspec.json.encode(request.metadata) if isinstance(request.metadata, dict) else b"{}",
             traceparent=TRACEPARENT.get(),
+            about=identity.encode(await self._about(planned, principal)),
         )
+
+    async def _about(self, planned: Planned, principal: Principal) -> About:
+        what, request = planned.wanted, planned.request
+        name = request.name if isinstance(request.name, str) else ""
+        return About(
+            name=name,
+            tags=list(dict.fromkeys(request.tags)) if isinstance(request.tags, list) else [],
+            task=what.task,
+            given=what.given,
+            defaults=await self._defaults.keep(what.defaults, what.given),
+            rerun_of=planned.rerun_of,
+            derived="" if name else await self._derived(planned, principal),
+        )
+
+    async def _derived(self, planned: Planned, principal: Principal) -> str:
+        """Returns the name that has to be stored: that of a graph, and that of a file whose key is another one."""
+        what = planned.wanted
+        if line := identity.titled(planned.graph.metadata):
+            return line
+        if not what.given:
+            return identity.named_by_nodes(planned.graph)
+        file = identity.first_file(what.given)
+        if file is None or self._store is None or identity.named_by(what.given):
+            return ""
+        try:
+            meta = await OwnedStore(self._store, principal.visible_owner, principal.name).meta(*file)
+        except StoreError:
+            return ""
+        return "" if isinstance(meta.name, msgspec.UnsetType) else meta.name[: identity.MAX_DERIVED]
 
     def limit_of(self, principal: Principal) -> Limit:
         """Returns a key's limits as one partition counts them; exact with one, else each partition has its share, rounded up."""
@@ -401,11 +459,52 @@ class JobQueue:
     ) -> JobView:
         found = await self.jobs.read(checked(job_id), after, depth)
         if found is None or visible_owner not in (None, found.owner):
-            raise unknown_job(job_id)
+            job_id = await self.full_id(job_id, visible_owner)
+            found = await self.jobs.read(job_id, after, depth)
+            if found is None:  # it was deleted meanwhile
+                raise unknown_job(job_id)
         return found
 
-    async def document(self, view: JobView, *, position: bool = False) -> Job:
-        """Makes a job's document. `position`: whether to count its place in the queue, which a long list does not."""
+    async def full_id(self, prefix: str, visible_owner: str | None) -> str:
+        """Returns the one id that begins so. Raises ApiProblem: 404 where there is none, 409 where there are several.
+
+        One search at a time: each looks at every id of the store, so a burst of wrong ids must not delay other requests.
+        """
+        if len(checked(prefix)) < SHORTEST_PREFIX:
+            raise unknown_job(prefix)
+        async with self._finding:
+            begun = [job_id async for job_id in beginning(self.jobs, prefix, MAX_CANDIDATES)]
+            known = await heads(self.jobs, begun)
+        found = [
+            job_id
+            for job_id, head in zip(begun, known, strict=True)
+            if head is not None and visible_owner in (None, head.owner)
+        ]
+        if not found:
+            raise unknown_job(prefix)
+        if len(found) == 1 and len(begun) < MAX_CANDIDATES:
+            return found[0]
+        errors = [ProblemDetail(pointer="", code="candidate", detail=each) for each in found[:NAMED_CANDIDATES]]
+        raise ApiProblem(409, "ambiguous_id", f"{len(found)} jobs begin with {prefix!r}", errors)
+
+    async def _again(self, request: JobRequest, rerun_of: str, visible_owner: str | None) -> tuple[JobRequest, str]:
+        """Returns the request, complete where it only names the job to repeat, and the id of that job."""
+        try:
+            view = await self.view(rerun_of, depth=Depth.graph, visible_owner=visible_owner)
+        except ApiProblem as problem:
+            raise refused(
+                "the job to repeat is not known", [planning.Problem("/rerunOf", problem.code, problem.detail)]
+            ) from problem
+        if all(isinstance(each, msgspec.UnsetType) for each in (request.graph, request.pipeline, request.task)):
+            request = again(request, identity.decode(view.about), view.pipeline, view.graph or "{}", self.pipelines)
+        return request, view.job_id
+
+    async def document(self, view: JobView, *, position: bool = False, row: bool = False) -> Job:
+        """Makes a job's document. `position`: whether to count its place in the queue, which a long list does not. `row`: without large params."""
+        about = identity.decode(view.about)
+        params = None
+        if about.task or view.pipeline:
+            params = {**await self._defaults.of(about.defaults), **about.given}
         return Job(
             job_id=view.job_id,
             status=JobStatus(view.status),
@@ -419,6 +518,13 @@ class JobQueue:
             waiting_for=await waiting_for(view, self.workers, self.jobs.ahead if position else None),
             error=_decode_error(view.error) if view.error else None,
             artifacts=view.artifacts,
+            name=identity.name_of(about) or None,
+            tags=about.tags,
+            task=about.task or None,
+            params=identity.shortened(params) if row and params else params,
+            given=list(about.given),
+            rerun_of=about.rerun_of or None,
+            thumbnail=identity.thumbnail(view.artifacts, about.given),
         )
 
     async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
@@ -458,46 +564,66 @@ class JobQueue:
         limit: int,
         cursor: str | None,
         visible_owner: str | None = None,
+        search: identity.Search | None = None,
     ) -> tuple[list[Job], str | None]:
         """Lists jobs, newest first; returns them with the cursor of the next page, or None at the end.
 
         A page may have fewer jobs than `limit` and still have a next one: a rare status in a long list is looked for
         over several requests instead of one that delays all clients.
         """
-        wanted = frozenset(statuses)
+        among = frozenset(statuses)
         before = None if cursor is None else _cursor(cursor)
+        size, most = (PAGE, MAX_SEEN) if search is None else (SEARCHED_AT_ONCE, MAX_SEARCHED)
         found: list[Job] = []
         seen = 0
         while True:
-            rows = await self.jobs.page(before, PAGE, since_ms=since_ms, until_ms=until_ms)
-            views = await self.jobs.read_many([job_id for _, job_id in rows])
-            for row, view in zip(rows, views, strict=True):
-                before = row
-                if (
-                    view is None
-                    or visible_owner not in (None, view.owner)
-                    or (wanted and view.status not in wanted)
-                    or (pipeline and view.pipeline != pipeline)
-                ):
-                    continue
-                found.append(await self.document(view))
-                if len(found) == limit:
-                    return found, _cursor_of(row)
-            if len(rows) < PAGE:
+            rows = await self.jobs.page(before, size, since_ms=since_ms, until_ms=until_ms)
+            fitting = rows if search is None else await self._fitting(rows, search, visible_owner)
+            for start in range(0, len(fitting), PAGE):
+                some = fitting[start : start + PAGE]
+                views = await self.jobs.read_many([job_id for _, job_id in some])
+                for row, view in zip(some, views, strict=True):
+                    if (
+                        view is None
+                        or visible_owner not in (None, view.owner)
+                        or (among and view.status not in among)
+                        or (pipeline and view.pipeline != pipeline)
+                    ):
+                        continue
+                    found.append(await self.document(view, row=True))
+                    if len(found) == limit:
+                        return found, _cursor_of(row)
+            if len(rows) < size:
                 return found, None
+            before = rows[-1]
             seen += len(rows)
-            if seen >= MAX_SEEN:
-                return found, _cursor_of(rows[-1])
+            if seen >= most:
+                return found, _cursor_of(before)
+
+    async def _fitting(
+        self, rows: Sequence[tuple[int, str]], search: identity.Search, visible_owner: str | None
+    ) -> Sequence[tuple[int, str]]:
+        """Returns the rows whose jobs the search finds."""
+        found = await heads(self.jobs, [job_id for _, job_id in rows])
+        await self._breathe()
+        return [
+            row
+            for row, head in zip(rows, found, strict=True)
+            if head is not None
+            and visible_owner in (None, head.owner)
+            and search.fits(row[1], identity.decode(head.about), head.pipeline)
+        ]
 
     # Changing -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, job_id: str, visible_owner: str | None) -> tuple[Job, bool]:
         """Cancels a job; returns (job, whether it was alive)."""
         if visible_owner is not None:
-            await self.view(job_id, visible_owner=visible_owner)
+            job_id = (await self.view(job_id, visible_owner=visible_owner)).job_id
         word = await self.jobs.cancel(checked(job_id))
         if word == "unknown":
-            raise unknown_job(job_id)
+            job_id = await self.full_id(job_id, visible_owner)
+            word = await self.jobs.cancel(job_id)
         return await self.document_of(job_id, visible_owner), word != "ended"
 
     async def finish(self, job_id: str, node_id: str, visible_owner: str | None) -> Job:
@@ -505,15 +631,16 @@ class JobQueue:
         view = await self.view(job_id, visible_owner=visible_owner)
         if view.record(node_id).status != "running":
             raise ApiProblem(409, "node_not_running", f"{node_id!r} does not run, so there is nothing to end early")
-        await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{job_id} {node_id}")
+        await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{view.job_id} {node_id}")
         return await self.document(view)
 
     async def retry(self, job_id: str, *, from_start: bool, principal: Principal) -> Job:
         if principal.visible_owner is not None:
-            await self.view(job_id, visible_owner=principal.visible_owner)
+            job_id = (await self.view(job_id, visible_owner=principal.visible_owner)).job_id
         word = await self.jobs.retry(checked(job_id), from_start=from_start, limit=self.limit_of(principal))
         if word == "unknown":
-            raise unknown_job(job_id)
+            job_id = await self.full_id(job_id, principal.visible_owner)
+            word = await self.jobs.retry(job_id, from_start=from_start, limit=self.limit_of(principal))
         if word == "conflict":
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
         if word != "ok":
@@ -523,7 +650,7 @@ class JobQueue:
     async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
         """Deletes an ended job and returns its last document."""
         view = await self.view(job_id, visible_owner=visible_owner)
-        if view.status not in JOB_ENDED or await self.jobs.delete(job_id) != "ok":
+        if view.status not in JOB_ENDED or await self.jobs.delete(view.job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
         return view
 
@@ -554,8 +681,8 @@ def checked(job_id: str) -> str:
     return job_id
 
 
-def _check_envelope(request: JobRequest, guard: Guard) -> None:
-    """Checks the fields beside graph and pipeline. Raises ApiProblem with every problem."""
+def _beside(request: JobRequest, guard: Guard) -> list[planning.Problem]:
+    """Returns the problems of the fields beside graph and pipeline."""
     found = []
     if not isinstance(request.metadata, msgspec.UnsetType) and planning.too_deep(request.metadata):
         found.append(planning.Problem("/metadata", "too_deep", f"nested more than {planning.MAX_NESTING} deep"))
@@ -573,8 +700,7 @@ def _check_envelope(request: JobRequest, guard: Guard) -> None:
         for name, value in (("output", node.output), ("error", details)):
             if isinstance(value, dict | list) and planning.too_deep(value):
                 found.append(planning.Problem(f"/graph/nodes/{index}/{name}", "too_deep", "nested too deep"))
-    if found:
-        raise refused(found[0].detail, found)
+    return found
 
 
 def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None) -> bytes:

@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, StoreFull, TooLarge
 from dihedral.bridge.fabric.scripts import is_transient
 from dihedral.control_plane.planning.plan import Problem as PlanProblem
+from dihedral.control_plane.root import address
 from dihedral.schemas.structs.problem import Problem, ProblemDetail
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class ApiProblem(Exception):
         self.errors = list(errors)[:MAX_ERRORS]
         self.headers = dict(headers or {})
 
+    def add(self, errors: Sequence[ProblemDetail]) -> None:
+        """Adds further problems of the same request."""
+        self.errors = [*self.errors, *(each for each in errors if each not in self.errors)][:MAX_ERRORS]
+
     def document(self, instance: str) -> Problem:
         return Problem(
             type=f"urn:dihedral:problem:{self.code}",
@@ -57,8 +62,11 @@ class ApiProblem(Exception):
 
 def refused(detail: str, problems: Sequence[PlanProblem], prefix: str = "") -> ApiProblem:
     """Returns 422 with the problems of a plan; `prefix` is put before each pointer."""
-    errors = [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
-    return ApiProblem(422, "invalid_request", detail, errors)
+    return ApiProblem(422, "invalid_request", detail, details(problems, prefix))
+
+
+def details(problems: Sequence[PlanProblem], prefix: str = "") -> list[ProblemDetail]:
+    return [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
 
 
 def unknown_job(job_id: str) -> ApiProblem:
@@ -72,7 +80,7 @@ def out_of_memory() -> ApiProblem:
 def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
     # Not request.url: that is made of Host too, which may be nonsense.
     return Response(
-        msgspec.json.encode(problem.document(request.scope["path"])),
+        msgspec.json.encode(problem.document(address(request.scope, request.scope["path"]))),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=problem.headers,
@@ -80,10 +88,10 @@ def answer(request: Request[Any, Any, Any], problem: ApiProblem) -> Response[byt
 
 
 async def refuse(
-    path: str, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
+    scope: Any, problem: ApiProblem, send: Callable[[Any], Awaitable[None]], kind: str = "http.response"
 ) -> None:
     """Sends a problem where no handler can; `kind`: the beginning of the messages' types."""
-    body = msgspec.json.encode(problem.document(path))
+    body = msgspec.json.encode(problem.document(address(scope, scope["path"])))
     named = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
     headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
     await send({"type": f"{kind}.start", "status": problem.status, "headers": headers})

@@ -97,10 +97,13 @@ def began(pid: int) -> int:
     return 0
 
 
-def die_with_parent(parent: int) -> None:
-    """Linux kills this process when its parent dies, also while C code holds the interpreter lock; elsewhere the pipe must do."""
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Asks Linux to send this process a signal when its parent dies, also while C code holds the interpreter lock; does nothing elsewhere.
+
+    May be called between fork and exec.
+    """
     if not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # it died before the call above

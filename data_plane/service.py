@@ -7,7 +7,6 @@ in them, and the leases of those nodes run out elsewhere.
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -33,10 +32,11 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.hosts import is_loopback, listen
 from dihedral.bridge.tasks import models
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import failed, run_light
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.worker.loop import Worker
 from dihedral.data_plane.device import Device
 from dihedral.data_plane.gpu_memory import readings as memory
@@ -76,7 +76,11 @@ async def serve(settings: Settings) -> int:
         log.warning("models.roots: %s is no folder here; its models will not be found", root)
     for id in settings.tasks.keys() - registry.keys():
         log.info("[tasks.%s] is of no task of this worker", id)
-    listening = listen(settings.worker.host, settings.worker.port)
+    try:
+        listening = listen(settings.worker.host, settings.worker.port)
+        listening.listen(128)
+    except OSError as error:
+        raise Refused(f"worker.host, worker.port: {error}") from error
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
     device = simulation.device if simulation is not None else await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
@@ -150,7 +154,7 @@ def _shared(
         shared = SharedReservations(files, os.getpid())
         return shared, shared.join()
     except OSError as error:
-        log.warning("promises are not shared with other workers of this machine: %s", error)
+        log.warning("reservations are not shared with other workers of this machine: %s", error)
         return None, set()
 
 
@@ -209,20 +213,20 @@ class _Stops:
 
 # Running one node ---------------------------------------------------------------------------------------------------
 
-RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 
 def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, settings: Settings) -> RunNode:
     output_bytes = settings.jobs.node_output_bytes
 
-    async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def run_node(run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
         task = registry.get(run.task)
         rehearsal = task is not None and task.rehearses(run.params)
         if rehearsal and not settings.worker.rehearsals:
             return failed("rehearsals_off", "this worker rehearses no faults (worker.rehearsals)")
         if task is not None and task.light and not rehearsal:
-            return await run_light(registry, run, store, emit, cancel, output_bytes=output_bytes)
-        return await pool.run(run, emit, cancel)
+            return await run_light(registry, run, store, emit, control, output_bytes=output_bytes)
+        return await pool.run(run, emit, control)
 
     return run_node
 
@@ -233,7 +237,7 @@ async def _warn_of_others(jobs: Jobs, seen: set[int]) -> None:
         for other in await jobs.workers.alive():
             if other.devices and other.host == socket.gethostname() and other.pid not in seen:
                 log.warning(
-                    "worker %s of this machine has GPUs too, and its promises are not seen here (another user, another directory for "
+                    "worker %s of this machine has GPUs too, and its reservations are not seen here (another user, another directory for "
                     "temporary files?); if they are the same GPUs, one worker with more slots would share their memory",
                     other.worker_id,
                 )
@@ -252,36 +256,12 @@ def refuse_local_store_far_away(settings: Settings) -> None:
         return
     url = urlsplit(settings.redis.url)
     host = url.hostname or "localhost"
-    if url.scheme == "unix" or host == "localhost" or _is_loopback(host):
+    if url.scheme == "unix" or is_loopback(host):
         return
     raise Refused(
         f"redis.url names another machine ({host}) but artifacts.store is local: "
         'its workers need a store they share (artifacts.store = "s3" and artifacts.endpoint)'
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Raises: Refused: the address cannot be had."""
-    try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(where)
-            listening.listen(128)
-        except OSError:
-            listening.close()
-            raise
-    except OSError as error:
-        raise Refused(f"worker.host {host}, worker.port {port}: {error.strerror or error}") from error
-    return listening
 
 
 def address(listening: socket.socket) -> str:

@@ -15,11 +15,15 @@ COPY data_plane ./data_plane
 COPY dihedral ./dihedral
 RUN /opt/dihedral/bin/pip install --no-cache-dir --no-deps .
 
-# Source mounted over /src; restarts when a file changes. Also what `codegen` runs in.
-FROM build AS dev
+# Source mounted over /src; restarts when a file changes. Also what `codegen` runs in, and an editor (.devcontainer): with git, and a user whose home it may write.
+FROM build AS tools
+RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-client && rm -rf /var/lib/apt/lists/* \
+  && useradd --uid 1000 --home-dir /home/dev --no-create-home --shell /bin/bash dev && mkdir --mode 1777 /home/dev
+
+FROM tools AS dev
 COPY codegen ./codegen
 RUN /opt/dihedral/bin/pip install --no-cache-dir --editable '.[dev,test]'
-ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PATH=/opt/dihedral/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/home/dev
 CMD ["watchfiles", "--filter", "python", "dihedral control --host 0.0.0.0 --port 8000", "/src"]
 
 FROM ${PYTHON_IMAGE} AS runtime

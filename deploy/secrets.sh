@@ -1,5 +1,6 @@
 #!/bin/sh
 # Writes the secrets that compose.yaml mounts into deploy/secrets/, random and each only once; never overwrites one that is there.
+# secrets.sh [HOST ...]: the hosts of the self-signed certificate; a later run adds hosts to it, and leaves a certificate of your own alone.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p secrets
@@ -33,9 +34,37 @@ api_key() { printf 'dhk_%s_%s' "$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')" "
 put metrics_key "$(api_key)"
 put api_keys "admin admin $(api_key)
 prometheus read $(cat secrets/metrics_key)"
+
+# names HOST ...: what a certificate for them says. The store is found at s3.HOST.
+names() {
+  for host in "$@"; do
+    case $host in
+    *:*:*) echo "IP:$host" ;;
+    *[!0-9.]*) printf 'DNS:%s\n' "$host" "s3.$host" ;;
+    *) echo "IP:$host" ;;
+    esac
+  done
+}
+named() { openssl x509 -in secrets/tls_cert -noout -ext subjectAltName | tr -d ' ' | tr ',' '\n' | sed -n -e 's/^IPAddress:/IP:/' -e '/^DNS:/p' -e '/^IP:/p'; }
+# certify OPTION ...: a certificate for $wanted; the options name its key
+certify() { openssl req -x509 -days 365 -subj "/O=Dihedral self-signed/CN=dihedral" -addext "subjectAltName=$wanted" "$@" -out secrets/tls_cert 2>/dev/null || {
+  echo "no certificate can be made for $wanted" >&2
+  exit 1
+}; }
 if [ ! -e secrets/tls_key ]; then
-  openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj "/CN=${1:-localhost}" -addext "subjectAltName=DNS:${1:-localhost},DNS:s3.${1:-localhost}" \
-    -keyout secrets/tls_key -out secrets/tls_cert 2>/dev/null
+  wanted=$(names "${@:-localhost}" | paste -s -d , -)
+  certify -newkey rsa:2048 -nodes -keyout secrets/tls_key
   chmod 644 secrets/tls_key
+elif openssl x509 -in secrets/tls_cert -noout -subject | grep -q 'Dihedral self-signed'; then
+  before=$(named)
+  wanted=$( (echo "$before" && names "$@") | sort -u | paste -s -d , -)
+  if [ "$wanted" != "$(echo "$before" | sort -u | paste -s -d , -)" ]; then
+    certify -key secrets/tls_key
+    echo "the certificate names $* too now: docker compose restart traefik"
+  fi
+else
+  for name in $(names "$@"); do
+    named | grep -qx "$name" || echo "tls_cert is your own and does not name ${name#*:}: make one that does" >&2
+  done
 fi
-echo "deploy/secrets is complete; your API key is the last word of the first line of api_keys; the certificate is self-signed for ${1:-localhost}: put your own in tls_cert and tls_key"
+echo "deploy/secrets is complete; your API key is the last word of the first line of api_keys; the certificate is for $(named | sed 's/^[^:]*://' | paste -s -d ' ' -)"

@@ -32,7 +32,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 from dihedral import documents as doc
-from dihedral.control_plane.loopback import is_loopback
+from dihedral.bridge.hosts import is_loopback
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -61,8 +61,10 @@ class Progress(TypedDict):
 
 
 class JobFilters(TypedDict, total=False):
-    """`status`: one or several, comma separated. `since`, `until`: RFC 3339, of the creation. `cursor`: `next` of the page before."""
+    """`q`: words to find in names, tags, pipelines, tasks and given params. `tag`, `status`: one or several, comma separated. `since`, `until`: RFC 3339, of the creation. `cursor`: `next` of the page before."""
 
+    q: str | None
+    tag: str | None
     status: str | None
     pipeline: str | None
     since: str | None
@@ -161,6 +163,7 @@ class AsyncClient:
         *,
         graph: doc.GraphSubmission | Document | None = None,
         pipeline: str | None = None,
+        task: str | None = None,
         params: Mapping[str, Any] | None = None,
         files: Mapping[str, File | Sequence[File]] | None = None,
         priority: doc.Priority | str | None = None,
@@ -168,11 +171,15 @@ class AsyncClient:
         metadata: Document | None = None,
         webhook: doc.Webhook | Document | None = None,
         idempotency_key: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        rerun_of: str | None = None,
     ) -> doc.Job:
-        """Submits a graph or a pipeline; returns the job document, before it has run.
+        """Submits a graph, a pipeline or one task alone; returns the job document, before it has run.
 
-        `files`: params of the pipeline whose value is a local file, or a list of them; they are uploaded first, and deleted again where the submission
-        is refused.
+        `files`: params of the pipeline or task whose value is a local file, or a list of them; they are uploaded first, and deleted again where the
+        submission is refused.
+        `rerun_of`: the job that this one repeats; alone it runs the same again, with `params` over those of that job.
         `start_at`: RFC 3339 with an offset. A key is made where none is given, so a submission whose answer was lost is sent again and
         runs once.
 
@@ -185,12 +192,13 @@ class AsyncClient:
         uploaded: list[doc.ArtifactRef] = []
         try:
             await self._check_sizes([path for given in (files or {}).values() for path in _paths(given)])
-            for name, given in (files or {}).items():
+            for param, given in (files or {}).items():
                 refs = [await self._uploaded(path, uploaded) for path in _paths(given)]
-                filled[name] = refs[0] if isinstance(given, str | Path) else refs
+                filled[param] = refs[0] if isinstance(given, str | Path) else refs
             return await self._submitted(
                 {
-                    "graph": graph, "pipeline": pipeline, "params": filled or None, "priority": priority, "startAt": start_at,
+                    "graph": graph, "pipeline": pipeline, "task": task, "params": filled or None, "name": name,
+                    "tags": list(tags) if tags else None, "rerunOf": rerun_of, "priority": priority, "startAt": start_at,
                     "metadata": metadata, "webhook": webhook,
                 },
                 idempotency_key or uuid.uuid4().hex,

@@ -69,11 +69,15 @@ class Webhook(TypedDict):
 
 
 class JobRequest(TypedDict):
-    """Exactly one of graph and pipeline; the planner says so where it is not."""
+    """Exactly one of graph, pipeline and task, or none of them with rerunOf; the planner reports it otherwise."""
 
     graph: NotRequired[GraphSubmission]
     pipeline: NotRequired[str]
+    task: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    name: NotRequired[str]
+    tags: NotRequired[list[str]]
+    rerunOf: NotRequired[str]
     startAt: NotRequired[str]
     priority: NotRequired[Priority]
     metadata: NotRequired[dict[str, Any]]
@@ -121,6 +125,11 @@ class ArtifactMeta(TypedDict):
     owner: NotRequired[str]
 
 
+class ArtifactRef(TypedDict):
+    bucket: str
+    key: str
+
+
 class Job(TypedDict):
     jobId: str
     status: JobStatus
@@ -134,6 +143,13 @@ class Job(TypedDict):
     waitingFor: WaitingFor | None
     error: JobError | None
     artifacts: list[ArtifactMeta]
+    name: str | None
+    tags: list[str]
+    task: str | None
+    params: dict[str, Any] | None
+    given: list[str]
+    rerunOf: str | None
+    thumbnail: ArtifactRef | None
 
 
 class JobList(TypedDict):
@@ -370,11 +386,6 @@ class DeadLetter(TypedDict):
 class DeadLetterList(TypedDict):
     deadLetters: list[DeadLetter]
     next: str | None
-
-
-class ArtifactRef(TypedDict):
-    bucket: str
-    key: str
 
 
 class ModelRef(TypedDict):

@@ -1,4 +1,4 @@
-"""`python -m dihedral.example_inputs`: puts a picture and a recording into the store, where `POST /api/train` expects them."""
+"""`python -m dihedral.example_inputs`: puts example inputs into the store: one for each format that params name, as `examples/FORMAT.*`."""
 
 import argparse
 import asyncio
@@ -13,7 +13,14 @@ from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.bridge.errors import DihedralError
 
-PLACES = {"picture": ("examples/picture.png", "image/png"), "recording": ("examples/recording.wav", "audio/wav")}
+PLACES = {
+    "picture": ("examples/picture.png", "image/png"),
+    "recording": ("examples/recording.wav", "audio/wav"),
+    "config": ("examples/config.json", "application/json"),
+    "weights": ("examples/weights.safetensors", "application/octet-stream"),
+    "tokenizer": ("examples/tokenizer.json", "application/json"),
+    "dataset": ("examples/dataset.jsonl", "application/jsonl"),
+}
 
 
 async def store_examples(store: ArtifactStore) -> None:
@@ -22,7 +29,7 @@ async def store_examples(store: ArtifactStore) -> None:
     if not missing:
         return
     with tempfile.TemporaryDirectory() as folder:
-        made = examples.make(Path(folder))
+        made = examples.make(Path(folder)) | examples.base()
         for name in missing:
             key, kind = PLACES[name]
             await store.put("inputs", key, made[name], kind)

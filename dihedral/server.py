@@ -6,7 +6,6 @@ starts the next one sends a stop to a server without a parent, and waits for the
 never its process id: where no parent reaps, a dead process keeps its id.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import importlib.resources
@@ -15,7 +14,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -27,12 +25,12 @@ import redis
 
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, OLDEST_SERVER, connect_blocking
+from dihedral.data_plane.process_groups import die_with_parent
 
 SOCKET_PATH_BYTES = 104  # what sockaddr_un holds on macOS; Linux has four more
 START_SECONDS = 60.0  # reading a large append-only file back
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
-PR_SET_PDEATHSIG = 1
 
 
 class ServerNotFound(DihedralError):
@@ -123,7 +121,7 @@ class EmbeddedServer:
                 stderr=log,
                 pass_fds=[self._lock.fileno()],
                 process_group=0,  # Ctrl-C in the terminal is for `up`, which stops the server last
-                preexec_fn=lambda: die_with_parent(parent),
+                preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM),
             )
         self._lock.close()  # the server holds it now
         self._lock = None
@@ -182,15 +180,6 @@ class EmbeddedServer:
                 self.process = None
                 raise ServerFailed(f"the embedded server {what}: {last_line(self._log) or 'it said nothing'}")
             time.sleep(POLL_SECONDS)
-
-
-def die_with_parent(parent: int) -> None:
-    """Runs in a child between fork and exec: Linux sends it SIGTERM when the parent dies; elsewhere the next start finds it."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the call above
 
 
 def last_line(log: Path) -> str:

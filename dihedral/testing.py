@@ -26,7 +26,7 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache
 from dihedral.bridge.tasks.registry import task_of
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Completed, EndedOutcome, Failed, NodeRun, RunControl
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
 File = Path | str
@@ -114,7 +114,7 @@ def run(
         finalize(result, rmtree, folder, ignore_errors=True)
     store = LocalStore(folder / "artifacts")
     registry = {made.capability.id: made}
-    cancel = CancelToken()
+    control = RunControl()
     with _loop() as loop:
 
         def there(work: Any) -> Any:
@@ -125,13 +125,13 @@ def run(
             job_id="test", node_id=made.capability.id, task=made.capability.id, attempt=1, nonce="test", params=values,
             timeout_seconds=timeout_seconds,
         )  # fmt: skip
-        emit = _Emit(result, cancel, cancel_at, finish_at)
+        emit = _Emit(result, control, cancel_at, finish_at)
         if made.light:
-            outcome = there(run_light(registry, node, store, emit, cancel, kept=ModelCache()))
+            outcome = there(run_light(registry, node, store, emit, control, kept=ModelCache()))
         else:
             outcome = run_plain(
-                registry, node, lambda: store, emit, lambda: cancel.cancelled, loop=lambda: loop, kept=ModelCache(),
-                finishing=lambda: "finish" in cancel.wishes,
+                registry, node, lambda: store, emit, lambda: control.cancelled, loop=lambda: loop, kept=ModelCache(),
+                finishing=lambda: "finish" in control.requests,
             )  # fmt: skip
         for meta in outcome.artifacts:
             result.artifacts.append(there(_fetched(store, meta, folder / "results" / str(len(result.artifacts)))))
@@ -139,10 +139,11 @@ def run(
     return _ended(result, outcome)
 
 
-def _ended(result: Run, outcome: NodeOutcome) -> Run:
+def _ended(result: Run, outcome: EndedOutcome) -> Run:
     result.status = outcome.status
-    result.output = None if outcome.output is None else msgspec.json.decode(outcome.output)
-    if outcome.error is not None:
+    if isinstance(outcome, Completed):
+        result.output = msgspec.json.decode(outcome.output)
+    if isinstance(outcome, Failed):
         raise TaskFailed(result, outcome.error.code, outcome.error.message, outcome.error.details)
     return result
 
@@ -150,9 +151,9 @@ def _ended(result: Run, outcome: NodeOutcome) -> Run:
 class _Emit:
     """Collects what a task emits, and stops the task where the test requires it."""
 
-    def __init__(self, result: Run, cancel: CancelToken, cancel_at: float | None, finish_at: float | None) -> None:
+    def __init__(self, result: Run, control: RunControl, cancel_at: float | None, finish_at: float | None) -> None:
         self._result = result
-        self._cancel = cancel
+        self._control = control
         self._cancel_at = cancel_at
         self._finish_at = finish_at
 
@@ -160,9 +161,9 @@ class _Emit:
         self._result.progress = max(self._result.progress, fraction)
         self._result.events.append({"type": "progress", "progress": self._result.progress})
         if self._finish_at is not None and fraction >= self._finish_at:
-            self._cancel.wish("finish")
+            self._control.request("finish")
         if self._cancel_at is not None and fraction >= self._cancel_at:
-            self._cancel.cancel()
+            self._control.cancel()
 
     def data(self, name: str, payload: dict[str, Any]) -> None:
         self._result.events.append({"type": "data", "name": name, "data": payload})

@@ -17,7 +17,6 @@ Large because one stack is started, watched and stopped by one class.
 import asyncio
 import contextlib
 import fcntl
-import ipaddress
 import os
 import re
 import shutil
@@ -37,9 +36,10 @@ from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsErr
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import reap_worker
-from dihedral.data_plane.process_groups import kill_group, signal_group
+from dihedral.bridge.hosts import is_loopback
+from dihedral.data_plane.process_groups import die_with_parent, kill_group, signal_group
 from dihedral.schemas.structs.settings import Settings
-from dihedral.server import EmbeddedServer, die_with_parent, last_line
+from dihedral.server import EmbeddedServer, last_line
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
 CALM_SECONDS = 10.0  # a child that ran so long had a healthy start: its end is no failed start
@@ -227,7 +227,7 @@ class LocalStack:
         loaded = settings_.load(options.config, environ, decided)
         self._drain_seconds = loaded.jobs.drain_seconds
         if "worker.rehearsals" not in given:
-            decided["worker.rehearsals"] = _is_loopback(loaded.control.host)
+            decided["worker.rehearsals"] = is_loopback(loaded.control.host)
         self._take_data_dir()
         shutil.rmtree(gpus, ignore_errors=True)  # simulated devices begin anew, with their scripted faults
         port = _port(loaded.control.host, loaded.control.port)
@@ -422,7 +422,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 process_group=0,
-                preexec_fn=lambda: die_with_parent(parent),
+                preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM),
             )
         code = await self._process.wait()
         await kill_group(self._process.pid)
@@ -458,12 +458,6 @@ def _port(host: str, port: int) -> int:
         except OSError as error:
             raise CannotStart(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
         return int(probe.getsockname()[1])
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _address(host: str, port: int) -> str:

@@ -63,6 +63,7 @@ class NewJob(msgspec.Struct):
     created_ms: int = 0
     limit: Limit = ()
     webhook: bytes = b""
+    about: bytes = b""
 
     def view(self) -> "JobView":
         """Returns the view of a job right after it was accepted."""
@@ -79,6 +80,8 @@ class NewJob(msgspec.Struct):
             created_ms=self.created_ms,
             start_at_ms=self.start_at_ms,
             pipeline=self.pipeline,
+            owner=self.owner,
+            about=self.about.decode(),
             records={root: msgspec.structs.replace(PENDING, status="ready", place=place)},
         )
 
@@ -102,6 +105,7 @@ class JobView(msgspec.Struct):
     owner: str = ""
     metadata: str = "{}"
     webhook: str = ""
+    about: str = ""
     remaining: int = 0
     running: int = 0
     broken: int = 0
@@ -193,6 +197,7 @@ class Jobs:
             "metadata": "" if job.metadata == b"{}" else job.metadata.decode(),
             "traceparent": job.traceparent,
             "webhook": "1" if job.webhook else "",
+            "about": job.about.decode(),
         }
         fields = [text for name, value in stored.items() if value for text in (name, value)]
         batches = plan_batches(
@@ -331,7 +336,7 @@ class Jobs:
     async def retry(
         self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
     ) -> str:
-        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | full | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -347,7 +352,9 @@ class Jobs:
             graph_size=len(found.graph),
         )  # fmt: skip
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
+        return await self.scripts.retry(
+            part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued
+        )
 
     async def delete(self, job_id: str) -> str:
         """Deletes a job; returns ok | alive | unknown."""
@@ -413,6 +420,7 @@ def view(job_id: str, reply: list[list[str]]) -> JobView | None:
         owner=number("owner", ""),
         metadata=number("metadata", "{}"),
         webhook=number("webhook", ""),
+        about=number("about", ""),
         remaining=optional("remaining") or 0,
         running=optional("running") or 0,
         broken=optional("broken") or 0,

@@ -106,6 +106,8 @@ OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could l
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"
+DEFAULTS = "dihedral:defaults"
+"""The defaults with which the params of jobs ran, by their digest; one for each version of a pipeline's or task's defaults."""
 API_KEYS_VERSION = "dihedral:keys:version"
 ARTIFACTS_NAMED = "dihedral:artifacts:named"
 """The artifacts that submissions name, by time; submissions of the last seconds may be under way."""

@@ -184,6 +184,7 @@ class Depth(enum.IntEnum):
 
 PENDING = NodeRecord("pending", "", 1, 0, None, None, "", "", 0, "")
 
+_heads = msgspec.msgpack.Decoder(list[list[str]])
 _reads = msgspec.msgpack.Decoder(list[list[list[str]]])
 
 
@@ -262,9 +263,12 @@ class Scripts:
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
         limit: Limit = (),
+        max_queued: int = 0,
     ) -> str:
         """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
+        return (
+            await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit, max_queued]])
+        )[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
@@ -294,6 +298,10 @@ class Scripts:
     async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
         """Reads jobs. Items: (job id, after or -1, Depth). Returns per item [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
+
+    async def heads(self, part: Partition, job_ids: Sequence[str]) -> list[list[str]]:
+        """Returns per job [] for an unknown one, else [owner, pipeline, about]."""
+        return _heads.decode(await self.call("heads", part, [[job_id] for job_id in job_ids]))
 
     async def _words(self, name: str, part: Partition, items: Sequence[Any]) -> list[str]:
         return [word.decode() for word in await self.call(name, part, items)]

@@ -22,7 +22,7 @@ from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
 from dihedral.bridge.tasks.registry import Registry, Task
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Cancelled, Completed, Emit, EndedOutcome, Failed, NodeRun, RunControl
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import NodeError
@@ -39,13 +39,13 @@ async def run_light(
     run: NodeRun,
     store: ArtifactStore | Callable[[], ArtifactStore] | None,
     emit: Emit,
-    cancel: CancelToken,
+    control: RunControl,
     *,
     output_bytes: int = OUTPUT_BYTES,
     directory: Path | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     kept: ModelCache | None = None,
-) -> NodeOutcome:
+) -> EndedOutcome:
     """Runs an async task here; `store` may be a callable that opens it on first use, `loop` is the loop to which the store belongs (None = this one)."""
     task = registry.get(run.task)
     if task is None:
@@ -54,25 +54,25 @@ async def run_light(
         params = task.params(run.params)
     except msgspec.ValidationError as error:
         return failed("invalid_params", str(error))
-    if cancel.cancelled:
-        return NodeOutcome(status="cancelled", began=False)
+    if control.cancelled:
+        return Cancelled(began=False)
     opened = store if store is None or callable(store) else lambda: store
     context = TaskContext(
         run,
         emit,
-        lambda: cancel.cancelled,
+        lambda: control.cancelled,
         opened,
         capabilities=partial(capabilities, registry),
         directory=directory,
         loop=loop,
         kept=kept,
         warm_key=task.warm_key(run.params) if kept is not None else "",
-        finishing=lambda: "finish" in cancel.wishes,
+        finishing=lambda: "finish" in control.requests,
         settings=task.settings,
         model_roots=task.model_roots,
     )
     stop = _Stop(run.timeout_seconds)
-    cancel.listen(stop.cancelled)
+    control.on_cancel(stop.cancelled)
     try:
         return finished(task, await task.function(params, context), context, output_bytes)
     except asyncio.CancelledError:
@@ -85,7 +85,7 @@ async def run_light(
         # SystemExit and KeyboardInterrupt from a task would end the worker and every other node in it.
         return stop.outcome(task) or failure(error, task, context.artifacts)
     finally:
-        cancel.forget(stop.cancelled)
+        control.remove(stop.cancelled)
         await stop.close()
         if context.has_files:
             await asyncio.to_thread(context.close)
@@ -125,10 +125,10 @@ class _Stop:
         """Returns whether another caller cancelled the event-loop task too; then the cancellation must continue."""
         return self._task is not None and self._task.cancelling() - self._before > self._said
 
-    def outcome(self, task: Task) -> NodeOutcome | None:
+    def outcome(self, task: Task) -> EndedOutcome | None:
         if self._reason == "timeout":
             return timed_out(task, self._timeout_seconds)
-        return NodeOutcome(status="cancelled") if self._reason else None
+        return Cancelled() if self._reason else None
 
     async def close(self) -> None:
         """Withdraws its cancels. `uncancel` alone would leave a cancel that the task has not received yet."""
@@ -159,7 +159,7 @@ def run_plain(
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     kept: ModelCache | None = None,
     finishing: Callable[[], bool] = bool,
-) -> NodeOutcome:
+) -> EndedOutcome:
     """Runs a plain function in this thread; the parent of the process watches its time."""
     task = registry.get(run.task)
     if task is None:
@@ -185,7 +185,7 @@ def run_plain(
     try:
         return finished(task, task.function(params, context), context, output_bytes)
     except TaskCancelled:
-        return NodeOutcome(status="cancelled") if cancelled() else _cancelled_itself(context)
+        return Cancelled() if cancelled() else _cancelled_itself(context)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return failure(error, task, context.artifacts)
     finally:
@@ -199,7 +199,7 @@ def capabilities(registry: Registry) -> list[Capability]:
 # Outcomes -----------------------------------------------------------------------------------------------------------
 
 
-def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -> NodeOutcome:
+def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -> Completed | Failed:
     """Returns a completed outcome, or a failed one where the result does not have the declared type (`invalid_output`) or is too large."""
     try:
         output = task.output(result)
@@ -215,10 +215,10 @@ def finished(task: Task, result: Any, context: TaskContext, output_bytes: int) -
     if len(output) > output_bytes:
         message = f"the output has {len(output)} bytes, jobs.nodeOutputBytes allows {output_bytes}; store an artifact"
         return failed("output_too_large", message, {"sizeBytes": len(output), "limitBytes": output_bytes})
-    return NodeOutcome(status="completed", output=output, artifacts=context.artifacts)
+    return Completed(output=output, artifacts=context.artifacts)
 
 
-def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> NodeOutcome:
+def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> Failed:
     """Turns a task's exception into one typed error with class and traceback.
 
     A device out of memory is `out_of_memory`; a broken one `device_poisoned`, which another process may survive, where the task may run again.
@@ -246,7 +246,7 @@ def failure(error: BaseException, task: Task, artifacts: list[ArtifactMeta]) -> 
     return msgspec.structs.replace(outcome, poisoned=True) if fault == "device_poisoned" else outcome
 
 
-def timed_out(task: Task, timeout_seconds: float) -> NodeOutcome:
+def timed_out(task: Task, timeout_seconds: float) -> Failed:
     """Returns the time-out error; it is retryable where the task's `retry_on` includes TimeoutError."""
     retryable = issubclass(TimeoutError, task.retry_on)
     message = f"{task.capability.id} did not end within {timeout_seconds:g} s"
@@ -260,12 +260,12 @@ def failed(
     *,
     retryable: bool = False,
     artifacts: list[ArtifactMeta] | None = None,
-) -> NodeOutcome:
+) -> Failed:
     error = NodeError(code=code, message=printable(message[:MESSAGE_CHARS]), details=details or {})
-    return NodeOutcome(status="failed", error=error, retryable=retryable, artifacts=artifacts or [])
+    return Failed(error=error, retryable=retryable, artifacts=artifacts or [])
 
 
-def _cancelled_itself(context: TaskContext) -> NodeOutcome:
+def _cancelled_itself(context: TaskContext) -> Failed:
     message = "the task ended as cancelled without a request to cancel it"
     return failed("cancelled_itself", message, artifacts=context.artifacts)
 

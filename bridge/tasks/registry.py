@@ -30,6 +30,7 @@ import msgspec
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
+from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
 from dihedral.schemas.structs.graph import Plane
@@ -82,6 +83,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
     examples: tuple[dict[str, Any], ...]
+    groups: dict[str, tuple[str, ...]]
 
 
 class Task:
@@ -219,6 +221,7 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
 ) -> Callable[[F], F]: ...
 
 
@@ -247,13 +250,15 @@ def task(
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, Sequence[str]] = {},
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
     `id` defaults to the function's name, `description` to its docstring. `concurrency`: at most so many at once in one worker, 0 = no limit of
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
-    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start.
+    succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
+    each group of the form, by the group's title.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -283,6 +288,7 @@ def task(
         retry_on=tuple(retry_on),
         settings=settings,
         examples=tuple(examples),
+        groups={group: tuple(names) for group, names in groups.items()},
     )
 
     def mark(marked: F) -> F:
@@ -410,8 +416,12 @@ def task_of(function: Function) -> Task:
     try:
         params_type, output_type = _types(function)
         input_schema, output_schema = _schemas(params_type, output_type)
-    except (InvalidTask, TypeError, NameError) as error:
+        marked(msgspec.inspect.type_info(params_type), input_schema)
+        input_schema = grouped(titled(input_schema), declared.groups)
+    except (InvalidTask, TypeError, NameError, ValueError) as error:
         raise InvalidTask(f"{where}: task {id!r}: {error}") from error
+    if wrong := wrong_artifacts(input_schema):
+        raise InvalidTask(f"{where}: task {id!r}: params{wrong}")
     named = [*declared.memory_by, *declared.warm, *([declared.memory_param] if declared.memory_param else [])]
     for name in named:
         if name not in input_schema.get("properties", {}):
@@ -519,7 +529,7 @@ def _schemas(params_type: Any, output_type: Any) -> tuple[Schema, Schema]:
             name = value["$ref"]
             if name in within:
                 raise InvalidTask(f"the type {name} contains itself, so it has no closed schema")
-            found = inline(named[name], (*within, name))
+            found = inline({key: each for key, each in named[name].items() if key != "title"}, (*within, name))
             marked = {"x-artifact": True} if name == artifact_name else {}
             return found | marked | {key: inline(item, within) for key, item in value.items() if key != "$ref"}
         result = {key: item if key in ("default", "enum") else inline(item, within) for key, item in value.items()}

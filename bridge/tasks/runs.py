@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -10,6 +10,8 @@ from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.graph import NodeError
 
 EVENT_BYTES = 64 * 1024
+
+NodeStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
@@ -26,20 +28,47 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
     owner: str = ""
 
 
-class NodeOutcome(msgspec.Struct, kw_only=True, frozen=True):
-    """The outcome of a run. `output`: JSON of a completed node, else None. `began`: whether the task's function was entered.
+class Completed(msgspec.Struct, tag="completed", kw_only=True, frozen=True):
+    """The task has returned. `output`: its result as JSON."""
 
-    `poisoned`: the process that ran it cannot use its device any more. `elsewhere`: why it was not begun here, and should be given to others.
-    """
+    status: ClassVar[NodeStatus] = "completed"
+    output: bytes
+    artifacts: list[ArtifactMeta] = []
 
-    status: Literal["completed", "failed", "cancelled"]
-    output: bytes | None = None
-    error: NodeError | None = None
+
+class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
+    """The task ended with an error, or could not be called. `poisoned`: the process that ran it cannot use its device any more."""
+
+    status: ClassVar[NodeStatus] = "failed"
+    error: NodeError
     retryable: bool = False
     artifacts: list[ArtifactMeta] = []
-    began: bool = True
     poisoned: bool = False
-    elsewhere: str = ""
+
+
+class Cancelled(msgspec.Struct, tag="cancelled", kw_only=True, frozen=True):
+    """The run was cancelled. `began`: whether the task's function was entered."""
+
+    status: ClassVar[NodeStatus] = "cancelled"
+    began: bool = True
+    artifacts: list[ArtifactMeta] = []
+
+
+class Declined(msgspec.Struct, tag="declined", kw_only=True, frozen=True):
+    """The run was not begun, because it does not fit here; another worker may have room. `code`: the kind of reason; `reason`: a sentence."""
+
+    code: Literal["memory", "worker"] = "memory"
+    reason: str
+
+
+class Preempted(msgspec.Struct, tag="preempted", kw_only=True, frozen=True):
+    """The task was asked to pause and has stopped where another run can continue."""
+
+
+EndedOutcome: TypeAlias = Completed | Failed | Cancelled
+"""The outcomes with which a node ends; after the others it is requeued, as the same attempt."""
+
+Outcome: TypeAlias = EndedOutcome | Declined | Preempted
 
 
 class Emit(Protocol):
@@ -55,60 +84,65 @@ class Emit(Protocol):
         """Reports why the node does not start yet, as a sentence; empty: it starts."""
 
 
-Wished: TypeAlias = Literal["finish", "pause"]
+Request: TypeAlias = Literal["finish", "pause"]
 """Requests to end with the best result so far, or to stop where another run can continue."""
 
 
-class CancelToken:
-    """The requests to stop one run, for one event loop; cancel() may be called twice. A wish is gentler: a task that ignores it is not killed."""
+class RunControl:
+    """What others ask of one run, for one event loop: to cancel it, which may come twice, or a gentler request, for which no task is killed."""
 
     rank = 1
     """The place of the job's priority; 0 is the most urgent."""
     may_pause: Callable[[], bool] = staticmethod(lambda: False)
     """Returns whether the run may be asked to pause now."""
-    wishes: Sequence[Wished] = ()
-    _wish_listeners: Sequence[
-        Callable[[Wished], None]
-    ] = ()  # an empty tuple by default: every run makes a token, few listen
+    requests: Sequence[Request] = ()
+    _on_request: Sequence[
+        Callable[[Request], None]
+    ] = ()  # empty tuples by default: every run has a control, few listen
 
     def __init__(self) -> None:
         self.cancelled = False
-        self._listeners: list[Callable[[], None]] = []
+        self._on_cancel: list[Callable[[], None]] = []
 
-    def wish(self, wish: Wished) -> None:
-        if wish not in self.wishes:
-            self.wishes = [*self.wishes, wish]
-            for listener in list(self._wish_listeners):
-                listener(wish)
-
-    def listen_to_wishes(self, listener: Callable[[Wished], None]) -> None:
-        """Calls `listener` for every wish, and at once for the earlier ones."""
-        self._wish_listeners = [*self._wish_listeners, listener]
-        for wish in self.wishes:
-            listener(wish)
-
-    def forget_wishes(self, listener: Callable[[Wished], None]) -> None:
-        self._wish_listeners = [each for each in self._wish_listeners if each != listener]
+    @property
+    def pausing(self) -> bool:
+        """True when the run was asked to pause, and not cancelled since."""
+        return "pause" in self.requests and not self.cancelled
 
     def cancel(self) -> None:
         if not self.cancelled:
             self.cancelled = True
-            for listener in list(self._listeners):
+            for listener in list(self._on_cancel):
                 listener()
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def request(self, what: Request) -> None:
+        if what not in self.requests:
+            self.requests = [*self.requests, what]
+            for listener in list(self._on_request):
+                listener(what)
+
+    def on_cancel(self, listener: Callable[[], None]) -> None:
         """Calls `listener` at the cancel, or at once if the cancel has already happened."""
-        self._listeners.append(listener)
+        self._on_cancel.append(listener)
         if self.cancelled:
             listener()
 
-    def forget(self, listener: Callable[[], None]) -> None:
-        self._listeners.remove(listener)
+    def on_request(self, listener: Callable[[Request], None]) -> None:
+        """Calls `listener` for every request, and at once for the earlier ones."""
+        self._on_request = [*self._on_request, listener]
+        for what in self.requests:
+            listener(what)
+
+    def remove(self, listener: Callable[..., None]) -> None:
+        """Removes a listener of cancels or of requests; one that is not there is no error."""
+        self._on_cancel = [each for each in self._on_cancel if each != listener]
+        self._on_request = [each for each in self._on_request if each != listener]
 
     async def wait(self) -> None:
-        heard = asyncio.Event()
-        self.listen(heard.set)
+        """Waits until the run is cancelled."""
+        cancelled = asyncio.Event()
+        self.on_cancel(cancelled.set)
         try:
-            await heard.wait()
+            await cancelled.wait()
         finally:
-            self.forget(heard.set)
+            self.remove(cancelled.set)

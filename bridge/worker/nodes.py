@@ -21,8 +21,19 @@ from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
 from dihedral.bridge.fabric.steps import Requeue, Start
+from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import (
+    Cancelled,
+    Completed,
+    Declined,
+    Emit,
+    Failed,
+    NodeRun,
+    Outcome,
+    Preempted,
+    RunControl,
+)
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.capacity import Capacity
 from dihedral.bridge.worker.reporting import NodeExecution, Reporter
@@ -31,11 +42,10 @@ from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RunNode = Callable[[NodeRun, Emit, CancelToken], Awaitable[NodeOutcome]]
+RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
-STORE_TROUBLE = ("artifact_store_unavailable", "artifact_store_full")
 
 
 class Nodes:
@@ -93,7 +103,7 @@ class Nodes:
         running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
         self._running[*delivery.key, node_id] = running
         if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
-            running.cancel.cancel()
+            running.control.cancel()
         begun = time.monotonic()
         try:
             outcome = await self._outcome(delivery, running)
@@ -104,28 +114,47 @@ class Nodes:
                 self._prefer(running.room_in)
             self._capacity.vacate(delivery, node_id)
         if outcome is not None:
-            status = "preempted" if _made_room(running, outcome) else outcome.status
-            if outcome.error is not None:
-                where = {"job": delivery.job_id, "node": node_id, "attempt": delivery.attempts[node_id]}
-                log.info("a node failed: %s", outcome.error.code, extra=where)
-            if outcome.began:
-                seconds = time.monotonic() - begun - running.waited_seconds
-                self.observe(delivery.topology.nodes[node_id].task, status, seconds)
+            self._note(running, outcome, time.monotonic() - begun - running.waited_seconds)
         if delivery.lost or outcome is None:
             return []
-        if delivery.releasing and outcome.status == "cancelled":
-            if delivery.routes[node_id].idempotent or not outcome.began:
-                if steps := await self._reporter.last_steps(delivery, running):
-                    await self._write(delivery.part, delivery.report(steps))
-                return []
-            outcome = _failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
-        if status == "preempted":
-            await self._hand_on(running, "it made room for a node of higher priority", code="preempted")
-            return []
-        return await self._reporter.commit(delivery, running, outcome)
+        if delivery.releasing and not isinstance(outcome, Completed | Failed):
+            return await self._release(running, outcome)
+        if isinstance(outcome, Preempted):
+            await self._requeue(running, "it made room for a node of higher priority", code="preempted")
+        elif isinstance(outcome, Declined):
+            await self._requeue(running, outcome.reason, code=outcome.code, declined=True)
+        elif isinstance(outcome, Cancelled) and running.given_up and not outcome.began:
+            reason = "its worker had no memory for it yet, and gave its slot away"
+            await self._requeue(running, reason, code="worker", front=self._capacity.closed)
+        else:
+            return await self._reporter.commit(delivery, running, outcome)
+        return []
 
-    async def _outcome(self, delivery: Delivery, running: NodeExecution) -> NodeOutcome | None:
-        """Runs the node; returns None when it did not run, because it was requeued or is no longer needed."""
+    def _note(self, running: NodeExecution, outcome: Outcome, seconds: float) -> None:
+        """Logs a failure, and measures a run that has begun. `seconds`: that it took."""
+        node = running.delivery.topology.nodes[running.node_id]
+        if isinstance(outcome, Failed):
+            where = {
+                "job": running.delivery.job_id, "node": node.id, "attempt": running.delivery.attempts[node.id],
+            }  # fmt: skip
+            log.info("a node failed: %s", outcome.error.code, extra=where)
+        if isinstance(outcome, Preempted):
+            self.observe(node.task, "preempted", seconds)
+        elif not isinstance(outcome, Declined) and (not isinstance(outcome, Cancelled) or outcome.began):
+            self.observe(node.task, outcome.status, seconds)
+
+    async def _release(self, running: NodeExecution, outcome: Cancelled | Declined | Preempted) -> list[str]:
+        """Leaves a node that a drain has stopped to its delivery, which goes back to its place as a whole; one that must not run twice fails."""
+        delivery = running.delivery
+        if isinstance(outcome, Cancelled) and outcome.began and not delivery.routes[running.node_id].idempotent:
+            lost = failed("worker_lost", "its worker was stopped while it ran, and its task must not run twice")
+            return await self._reporter.commit(delivery, running, lost)
+        if steps := await self._reporter.last_steps(delivery, running):
+            await self._write(delivery.part, delivery.report(steps))
+        return []
+
+    async def _outcome(self, delivery: Delivery, running: NodeExecution) -> Outcome | None:
+        """Runs the node; returns None for a suspect that this worker may no longer start."""
         node = delivery.topology.nodes[running.node_id]
         alone = delivery.redeliveries[node.id] > 0
         if not (alone or self._capacity.solo or self._capacity.is_limited(node.task)):
@@ -135,16 +164,17 @@ class Nodes:
                 return None
             return await self._execute(delivery, running, node)
 
-    async def _execute(self, delivery: Delivery, running: NodeExecution, node: Node) -> NodeOutcome | None:
+    async def _execute(self, delivery: Delivery, running: NodeExecution, node: Node) -> Outcome:
         if node.task not in self._registry:
-            await self._no_task(running)
-            return None
+            where = {"job": delivery.job_id, "node": node.id}
+            log.warning("no task %r here; its node waits for another worker", node.task, extra=where)
+            return Declined(code="worker", reason=f"waiting for a worker that knows {node.task}")
         if delivery.redeliveries[node.id] > 0 and not delivery.routes[node.id].idempotent:
-            return _failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
+            return failed("worker_lost", "its worker was lost while it ran, and its task must not run twice")
         try:
             params = self._input(delivery, running.node_id)
         except (ReferenceNotFound, InputTooLarge) as error:
-            return _failed(error.code, str(error))
+            return failed(error.code, str(error))
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,
@@ -160,37 +190,24 @@ class Nodes:
         self._capacity.at_work["light" if running.light else "heavy"] += 1
         try:
             if self._tracing is None:
-                outcome = await self._run_node(run, running, running.cancel)
+                outcome = await self._run_node(run, running, running.control)
             else:
                 with self._tracing.node(delivery.claim.traceparent, run, self._plane, self._worker_id) as span:
-                    outcome = await self._run_node(run, running, running.cancel)
+                    outcome = await self._run_node(run, running, running.control)
                     span.ended(outcome)
         except Exception as error:
             log.exception(
                 "running %s failed in the worker itself", node.task, extra={"job": delivery.job_id, "node": node.id}
             )
-            return _failed("internal_error", f"{type(error).__name__}: {error}")
+            return failed("internal_error", f"{type(error).__name__}: {error}")
         finally:
             self._capacity.at_work["light" if running.light else "heavy"] -= 1
             self._capacity.changed.set()
-        if outcome.began or delivery.releasing or delivery.lost:
-            return outcome
-        if outcome.elsewhere:
-            await self._hand_on(running, outcome.elsewhere, code="memory", declined=True)
-            return None
-        if running.given_up:
-            await self._hand_on(
-                running,
-                "its worker had no memory for it yet, and gave its slot away",
-                code="worker",
-                front=self._capacity.closed,
-            )
-            return None
         return outcome
 
     async def _start(self, delivery: Delivery, running: NodeExecution) -> bool:
         """Starts a suspect whose turn has come; returns False when this worker may no longer start it."""
-        if running.cancel.cancelled:
+        if running.control.cancelled:
             return False
         reply = await self._write(delivery.part, delivery.report([Start(running.node_id, self._worker_id)]))
         if reply.word == "ok" and reply.words[0] in ("ok", "already"):
@@ -216,14 +233,7 @@ class Nodes:
 
     # Requeue --------------------------------------------------------------------------------------------------------
 
-    async def _no_task(self, running: NodeExecution) -> None:
-        """Requeues, with a delay, a node whose task this worker does not know, for a worker that does."""
-        task = running.delivery.topology.nodes[running.node_id].task
-        where = {"job": running.delivery.job_id, "node": running.node_id}
-        log.warning("no task %r here; its node waits for another worker", task, extra=where)
-        await self._hand_on(running, f"waiting for a worker that knows {task}", code="worker", declined=True)
-
-    async def _hand_on(
+    async def _requeue(
         self, running: NodeExecution, message: str, *, code: str, declined: bool = False, front: bool = False
     ) -> None:
         """Requeues a node that must not run here, as the same attempt; a declined node with a delay, whose reason is `code`."""
@@ -303,25 +313,9 @@ class Nodes:
     def cancel(self, chosen: Callable[[Delivery], bool]) -> None:
         for running in list(self._running.values()):
             if chosen(running.delivery):
-                running.cancel.cancel()
+                running.control.cancel()
 
     def finish(self, job_id: str, node_id: str) -> None:
         for running in list(self._running.values()):
             if (running.delivery.job_id, running.node_id) == (job_id, node_id):
-                running.cancel.wish("finish")
-
-
-def _made_room(running: NodeExecution, outcome: NodeOutcome) -> bool:
-    """Returns whether a run has ended because it was asked to pause; if it could not store its checkpoint, it continues from the previous one."""
-    stopped = outcome.status == "cancelled" or (outcome.error is not None and outcome.error.code in STORE_TROUBLE)
-    return stopped and outcome.began and "pause" in running.cancel.wishes and not running.cancel.cancelled
-
-
-def _failed(code: str, message: str) -> NodeOutcome:
-    return NodeOutcome(
-        status="failed",
-        output=None,
-        error=NodeError(code=code, message=message, details={}),
-        retryable=False,
-        artifacts=[],
-    )
+                running.control.request("finish")

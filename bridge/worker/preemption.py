@@ -17,15 +17,15 @@ PATIENCE_MS = 1000  # an entry that waits less long is about to start anyway
 
 async def preempt(scripts: Scripts, plane: str, pool: str, running: Iterable[NodeExecution]) -> None:
     """Asks the nodes to pause that must do so now. `running`: the nodes of this worker in that place, whose every slot is taken."""
-    may = [each for each in running if not each.light and each.cancel.rank and (each.only_waits or each.may_pause())]
-    for one in sorted(may, key=lambda each: (-each.cancel.rank, not each.only_waits, -each.started_ms)):
+    may = [each for each in running if not each.light and each.control.rank and (each.only_waits or each.may_pause())]
+    for one in sorted(may, key=lambda each: (-each.control.rank, not each.only_waits, -each.started_ms)):
         for part in scripts.partitions:
-            if await scripts.room(part, part.streams(plane, pool), one.cancel.rank, PATIENCE_MS):
+            if await scripts.room(part, part.streams(plane, pool), one.control.rank, PATIENCE_MS):
                 one.room_in = part
                 if one.only_waits:
                     one.give_up_waiting()
                 else:
-                    one.cancel.wish("pause")
+                    one.control.request("pause")
                 break
         else:
             return  # if no entry is above the lowest, none is above the others

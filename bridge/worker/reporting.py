@@ -33,10 +33,10 @@ from dihedral.bridge.fabric.steps import (
     Step,
 )
 from dihedral.bridge.pools import PRIORITIES
-from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
+from dihedral.bridge.tasks.calling import failed
+from dihedral.bridge.tasks.runs import EVENT_BYTES, Cancelled, Completed, EndedOutcome, Failed, RunControl
 from dihedral.bridge.worker.outbox import UNNUMBERED, Outbox
 from dihedral.schemas.structs.events import DataEvent, LogEvent, LogLevel
-from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
 
 RETRY_BASE_MS = 500
@@ -44,7 +44,7 @@ RETRY_CAP_MS = 60_000
 
 
 class NodeExecution:
-    """One node of a delivery while it runs: its cancel token and the events that are not written yet."""
+    """One node of a delivery while it runs: its control and the events that are not written yet."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class NodeExecution:
         self.delivery = delivery
         self.node_id = node_id
         self.light = light
-        self.cancel = CancelToken()
+        self.control = RunControl()
         if not light:
-            self.cancel.rank = PRIORITIES.index(delivery.priority)
-            self.cancel.may_pause = self.may_pause
+            self.control.rank = PRIORITIES.index(delivery.priority)
+            self.control.may_pause = self.may_pause
         self._pause_after = pause_after
         self._under_way: float | None = (
             None  # the time of its first progress: work before that is repeated after a pause
@@ -121,19 +121,19 @@ class NodeExecution:
             self._tell()
 
     def may_pause(self) -> bool:
-        if self._pause_after is None or self._under_way is None or self.cancel.wishes or self.cancel.cancelled:
+        if self._pause_after is None or self._under_way is None or self.control.requests or self.control.cancelled:
             return False
         return time.monotonic() - self._under_way >= self._pause_after
 
     @property
     def only_waits(self) -> bool:
-        return bool(self.waiting_for) and not self.cancel.cancelled
+        return bool(self.waiting_for) and not self.control.cancelled
 
     def give_up_waiting(self) -> None:
         """Keeps a node that no longer waits."""
         if self.only_waits:
             self.given_up = True
-            self.cancel.cancel()
+            self.control.cancel()
 
     def steps(self, *, last: bool = False) -> list[Step]:
         """Returns the events not yet written, in order, as many as one report may carry; progress last, as one combined value."""
@@ -176,7 +176,7 @@ class Reporter:
         self._output_bytes = settings.jobs.node_output_bytes
         self._job_bytes = settings.jobs.output_bytes
 
-    async def commit(self, delivery: Delivery, running: NodeExecution, outcome: NodeOutcome) -> list[str]:
+    async def commit(self, delivery: Delivery, running: NodeExecution, outcome: EndedOutcome) -> list[str]:
         """Writes an outcome and all that it decides; returns the nodes that this delivery has started to continue with."""
         node = running.node_id
         outcome = self._checked(running, outcome)
@@ -203,7 +203,7 @@ class Reporter:
             steps = running.steps(last=True)
         return steps
 
-    async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: NodeOutcome) -> list[str]:
+    async def _commit(self, delivery: Delivery, node: str, steps: list[Step], outcome: EndedOutcome) -> list[str]:
         """Keeps the node among the open ones until its last round is over, so that the entry is not acknowledged before."""
         again = self._again(delivery, node, outcome)
         if again is not None:
@@ -283,10 +283,10 @@ class Reporter:
             raise JobOutputTooLarge
         return reply
 
-    def _again(self, delivery: Delivery, node: str, outcome: NodeOutcome) -> Step | None:
+    def _again(self, delivery: Delivery, node: str, outcome: EndedOutcome) -> Step | None:
         """Builds the step that requeues a retryable failure with full jitter, while attempts are left and the job is not cancelled."""
         attempt = delivery.attempts[node]
-        if outcome.status != "failed" or not outcome.retryable or outcome.error is None:
+        if not isinstance(outcome, Failed) or not outcome.retryable:
             return None
         if attempt >= delivery.topology.nodes[node].retries.max_attempts:
             return None
@@ -294,55 +294,56 @@ class Reporter:
         batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
         return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
-    def _checked(self, running: NodeExecution, outcome: NodeOutcome) -> NodeOutcome:
+    def _checked(self, running: NodeExecution, outcome: EndedOutcome) -> EndedOutcome:
         """Turns an outcome that must not be stored into a failure: an output too large, a cancel without a request."""
-        if outcome.output is not None and len(outcome.output) > self._output_bytes:
+        if isinstance(outcome, Completed) and len(outcome.output) > self._output_bytes:
             message = f"the output has {len(outcome.output)} bytes, jobs.nodeOutputBytes allows {self._output_bytes}"
             return _failure(outcome, "output_too_large", message)
-        if outcome.status == "cancelled" and not running.cancel.cancelled:
+        if outcome.status == "cancelled" and not running.control.cancelled:
             return _failure(outcome, "cancelled_itself", "the task ended as cancelled without a request to cancel it")
         return outcome
 
 
-def _failure(outcome: NodeOutcome, code: str, message: str) -> NodeOutcome:
-    error = NodeError(code=code, message=message, details={})
-    return NodeOutcome(status="failed", output=None, error=error, retryable=False, artifacts=outcome.artifacts)
+def _failure(outcome: EndedOutcome, code: str, message: str) -> Failed:
+    return failed(code, message, artifacts=outcome.artifacts)
 
 
-def _without_output(outcome: NodeOutcome, limit: int) -> NodeOutcome:
-    if outcome.status != "completed":
+def _without_output(outcome: EndedOutcome, limit: int) -> EndedOutcome:
+    if not isinstance(outcome, Completed):
         return _without_details(outcome)
     message = f"the outputs of this job would exceed {limit} bytes (jobs.outputBytes); store artifacts instead"
     return _failure(outcome, "job_output_too_large", message)
 
 
-def _without_details(outcome: NodeOutcome) -> NodeOutcome:
-    """Returns an error that always fits (FREE_BYTES in report.lua), without traceback and artifacts; the artifacts stay in the store."""
-    error = outcome.error or NodeError(code="job_output_too_large", message="its artifacts would not fit", details={})
+def _without_details(outcome: EndedOutcome) -> EndedOutcome:
+    """Returns an outcome that always fits (FREE_BYTES in report.lua), without traceback and artifacts; the artifacts stay in the store."""
+    if isinstance(outcome, Cancelled):
+        return Cancelled()
     left_out = {"detailsLeftOut": "the outputs of this job have reached their limit"}
-    short = NodeError(code=error.code[:64], message=error.message[:150], details=left_out)
-    return NodeOutcome(status="failed" if outcome.status == "completed" else outcome.status, error=short)
+    if isinstance(outcome, Completed):
+        return failed("job_output_too_large", "its artifacts would not fit", left_out)
+    return failed(outcome.error.code[:64], outcome.error.message[:150], left_out)
 
 
-def end_step(delivery: Delivery, node: str, outcome: NodeOutcome) -> Step:
-    share = delivery.topology.shares[node] if outcome.status == "completed" else -1
-    failure = msgspec.json.encode(outcome.error).decode() if outcome.error is not None else ""
+def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> Step:
+    share = delivery.topology.shares[node] if isinstance(outcome, Completed) else -1
+    failure = msgspec.json.encode(outcome.error).decode() if isinstance(outcome, Failed) else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""
     ended = (
         node, delivery.attempts[node], outcome.status, "", _payload(outcome), share, delivery.topology.handled(node), failure, artifacts,
     )  # fmt: skip
-    if outcome.error is not None and outcome.error.code == "worker_lost":
+    if isinstance(outcome, Failed) and outcome.error.code == "worker_lost":
         return EndGivenUp(*ended, why=outcome.error.message)
     return End(*ended)
 
 
-def _payload(outcome: NodeOutcome) -> str:
-    if outcome.status == "completed":
-        return f'{{"output":{(outcome.output or b"null").decode()}}}'
-    return f'{{"error":{msgspec.json.encode(outcome.error).decode()}}}' if outcome.error is not None else ""
+def _payload(outcome: EndedOutcome) -> str:
+    if isinstance(outcome, Completed):
+        return f'{{"output":{outcome.output.decode()}}}'
+    return f'{{"error":{msgspec.json.encode(outcome.error).decode()}}}' if isinstance(outcome, Failed) else ""
 
 
-def _record(outcome: NodeOutcome) -> NodeRecord:
+def _record(outcome: EndedOutcome) -> NodeRecord:
     return NodeRecord(outcome.status, "", 0, 0, None, None, "", "", 0, _payload(outcome))
 
 

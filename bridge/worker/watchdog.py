@@ -23,7 +23,7 @@ from dihedral.bridge.fabric.connection import connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.scripts import Scripts
-from dihedral.bridge.tasks.runs import NodeOutcome
+from dihedral.bridge.tasks.runs import Failed
 from dihedral.bridge.worker.reporting import NodeExecution, end_step
 from dihedral.schemas.structs.graph import NodeError
 
@@ -109,7 +109,7 @@ class Watchdog(threading.Thread):
 
     def _is_over(self, one: NodeExecution, now: float, blocked: float) -> bool:
         asked = self._cancelled.get(one.delivery.key)
-        if one.cancel.cancelled or asked is not None:
+        if one.control.cancelled or asked is not None:
             return (blocked if asked is None else now - asked) > self._grace
         return now > one.deadline + self._grace
 
@@ -133,7 +133,7 @@ class Watchdog(threading.Thread):
     def _fail(self, client: Any, one: NodeExecution, blocked: float) -> None:
         message = f"it blocked the event loop of its worker for {blocked:.0f} s; a task that computes is a plain function, which has a process of its own"
         error = NodeError(code="event_loop_blocked", message=message, details={"stack": self._stack()})
-        step = end_step(one.delivery, one.node_id, NodeOutcome(status="failed", error=error))
+        step = end_step(one.delivery, one.node_id, Failed(error=error))
         self._scripts.call_blocking(client, "report", one.delivery.part, [one.delivery.report([step])])
 
     def _give_back(self, client: Any, delivery: Delivery) -> None:

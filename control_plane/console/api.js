@@ -2,6 +2,10 @@
 import { parse } from "./numbers.js";
 import { changes } from "./view.js";
 
+// The path below which a proxy serves this page, "" or as "/dihedral": this module is in the folder `console` of it.
+export const root = new URL("..", import.meta.url).pathname.slice(0, -1);
+const below = (path) => (root && path.startsWith(`${root}/`) ? path : root + path);
+
 export class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || `HTTP ${status}`);
@@ -26,7 +30,7 @@ function keyGiven() {
 // The server turns it into a cookie that reads, for what can carry no header: the WebSocket, pictures, players. What changes something
 // carries the key itself, which this tab keeps until it is closed.
 export async function giveKey(key) {
-  const answer = await fetch("/api/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+  const answer = await fetch(below("/api/session"), { method: "POST", headers: { Authorization: `Bearer ${key}` } });
   if (!answer.ok) throw await problemOf(answer);
   keep(key);
   session.asked = false;
@@ -79,7 +83,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
     options.body = typeof body === "string" ? body : JSON.stringify(body);
   }
   for (;;) {
-    const answer = await fetch(path, { ...options, headers: { ...options.headers, ...credentials() } });
+    const answer = await fetch(below(path), { ...options, headers: { ...options.headers, ...credentials() } });
     compare(answer.headers.get("Date"));
     if (answer.status === 401) {
       await keyGiven();
@@ -109,7 +113,7 @@ export const post = (path, body, headers) => api(path, { method: "POST", body, h
 
 export const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
 const keyPath = (ref) => `${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`;
-export const bytesPath = (ref) => `/api/artifacts/${keyPath(ref)}`;
+export const bytesPath = (ref) => below(`/api/artifacts/${keyPath(ref)}`);
 export const metaPath = (ref) => `/api/artifacts-meta/${keyPath(ref)}`;
 
 // Sends one file; `moved` is told the part that has gone, 0..1. Answers the meta document.
@@ -119,7 +123,7 @@ export function upload(file, moved, signal) {
     const form = new FormData();
     form.append("bucket", "inputs");
     form.append("file", file, file.name);
-    request.open("POST", "/api/artifacts");
+    request.open("POST", below("/api/artifacts"));
     for (const [name, value] of Object.entries(credentials())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && moved(event.loaded / event.total);

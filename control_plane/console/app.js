@@ -1,5 +1,5 @@
 // The frame around every view: navigation, the mark of the connection, the question for a key, and which view an address means.
-import { giveKey, session } from "./api.js";
+import { giveKey, root, session } from "./api.js";
 import { ArtifactList, ArtifactPage } from "./artifacts.js";
 import { JobPage } from "./job.js";
 import { JobList } from "./jobs.js";
@@ -17,8 +17,8 @@ const TABS = [
 ];
 
 function viewOf(path) {
-  if (path === to.jobs) return ["Jobs", html`<${JobList} />`];
-  const parts = path.split("/").slice(2).map(decoded);
+  if (path === to.jobs || path === root) return ["Jobs", html`<${JobList} />`];
+  const parts = path.slice(root.length).split("/").slice(2).map(decoded);
   if (parts[0] === "jobs" && parts.length === 2) return [parts[1], html`<${JobPage} key=${parts[1]} jobId=${parts[1]} />`];
   if (path === to.new) return ["New job", html`<${NewJob} />`];
   if (path === to.artifacts) return ["Artifacts", html`<${ArtifactList} />`];
@@ -50,11 +50,11 @@ function App() {
     if (!first.current) main.current.focus({ preventScroll: true });
     first.current = false;
   }, [place.path]);
-  const under = (tab) => (tab === to.jobs ? place.path === tab || place.path.startsWith("/console/jobs/") : place.path.startsWith(tab));
+  const under = (tab) => (tab === to.jobs ? place.path === tab || place.path.startsWith(to.job("")) : place.path.startsWith(tab));
   return html`
     <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>Skip to the content</a>
     <header class="head">
-      <${Link} href=${to.jobs} class="brand"><img src="/console/mark.svg" alt="" width="22" height="22" /><span>Dihedral</span><//>
+      <${Link} href=${to.jobs} class="brand"><img src="${root}/console/mark.svg" alt="" width="22" height="22" /><span>Dihedral</span><//>
       <nav aria-label="Main">
         ${TABS.map(([href, label, icon]) => html`<${Link} key=${href} href=${href} class="tab"
           aria-current=${under(href) ? "page" : undefined}><${Icon} of=${icon} /><span>${label}</span><//>`)}

@@ -7,7 +7,7 @@ import { html, useEffect, useEvery, useRef, useState } from "./view.js";
 
 const LOOK_MS = 5000;
 
-export const isArtifact = (schema) => schema["x-artifact"] === true;
+export const isArtifact = (schema) => Boolean(schema["x-artifact"]);
 const isFiles = (schema) => schema.type === "array" && isArtifact(schema.items ?? {});
 
 export function defaultsOf(schema) {

@@ -1,6 +1,6 @@
 // The one WebSocket of the page. It is always open, so that a cut is seen at once; every job that is watched is subscribed to
 // again with `after` when it comes back. Whatever is shown while it is cut is marked as it was at `live.seen`.
-import { get } from "./api.js";
+import { get, root } from "./api.js";
 import { parse } from "./numbers.js";
 import { changes } from "./view.js";
 
@@ -26,7 +26,7 @@ function become(state) {
 }
 
 function connect() {
-  const made = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
+  const made = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${root}/ws`);
   socket = made;
   const late = setTimeout(() => made.close(), SILENCE_MS);
   made.onopen = () => {

@@ -1,4 +1,5 @@
 // The address is the state: path and query say which view is shown and how; back and forward work by themselves.
+import { root } from "./api.js";
 import { changes, html } from "./view.js";
 
 export const place = { ...changes(), path: location.pathname, query: new URLSearchParams(location.search) };
@@ -13,12 +14,12 @@ addEventListener("popstate", read);
 
 // Where each view is.
 export const to = {
-  jobs: "/",
-  job: (id, node) => `/console/jobs/${encodeURIComponent(id)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
-  new: "/console/new",
-  artifacts: "/console/artifacts",
-  artifact: (ref) => `/console/artifacts/${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`,
-  workers: "/console/workers",
+  jobs: `${root}/`,
+  job: (id, node) => `${root}/console/jobs/${encodeURIComponent(id)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
+  new: `${root}/console/new`,
+  artifacts: `${root}/console/artifacts`,
+  artifact: (ref) => `${root}/console/artifacts/${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`,
+  workers: `${root}/console/workers`,
 };
 
 export function go(address, { replace = false } = {}) {

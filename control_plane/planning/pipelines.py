@@ -15,7 +15,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from dihedral.bridge.errors import SettingsError
+from dihedral.bridge.tasks.params import titled, wrong_artifacts
 from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.planning.schema_check import pointer
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.submission import GraphSubmission
@@ -42,6 +44,7 @@ def load(directory: str) -> dict[str, Pipeline]:
             if pipeline.id in places:
                 raise SettingsError(f"{where}: the id {pipeline.id!r} is taken by {places[pipeline.id]}")
             places[pipeline.id] = where
+            pipeline.params = titled(pipeline.params)
             found[pipeline.id] = pipeline
     return found
 
@@ -88,7 +91,9 @@ def _wrong(pipeline: Pipeline) -> str:
     try:
         Draft202012Validator.check_schema(pipeline.params)
     except SchemaError as error:
-        return f"/params{_pointer(error.absolute_path)}: {error.message}"
+        return f"/params{pointer(tuple(error.absolute_path))}: {error.message}"
+    if wrong := wrong_artifacts(pipeline.params, "/params"):
+        return wrong
     properties = pipeline.params.get("properties", {})
     for name, each in properties.items():
         if isinstance(each, dict) and "default" in each and not Draft202012Validator(each).is_valid(each["default"]):
@@ -135,7 +140,3 @@ def _is_param(document: Any, pointer: str) -> bool:
         part = name.replace("~1", "/").replace("~0", "~")
         document = document[int(part)] if isinstance(document, list) else document.get(part)
     return isinstance(document, dict) and "$param" in document
-
-
-def _pointer(path: Iterable[Any]) -> str:
-    return "".join(f"/{part}" for part in path)

@@ -173,7 +173,7 @@ def _edge_problems(graph: Graph, places: dict[str, int], sound: list[Edge]) -> I
     for index, edge in enumerate(graph.edges):
         unknown = [(name, end) for name, end in (("from", edge.from_), ("to", edge.to)) if end not in places]
         for name, end in unknown:
-            yield Problem(f"/edges/{index}/{name}", "unknown_node", f"there is no node {end!r}{_meant(end, places)}")
+            yield Problem(f"/edges/{index}/{name}", "unknown_node", f"there is no node {end!r}{meant(end, places)}")
         if edge.metadata and too_deep(edge.metadata):
             yield Problem(f"/edges/{index}/metadata", "too_deep", f"nested more than {MAX_NESTING} deep")
         if unknown:
@@ -255,7 +255,7 @@ def _upstream(places: Mapping[str, int], edges: list[Edge]) -> dict[str, int]:
 def _node_problems(at: str, node: Node, capabilities: Mapping[str, Capability]) -> Iterator[Problem]:
     capability = capabilities.get(node.task)
     if capability is None:
-        yield Problem(f"{at}/task", "unknown_task", f"there is no task {node.task!r}{_meant(node.task, capabilities)}")
+        yield Problem(f"{at}/task", "unknown_task", f"there is no task {node.task!r}{meant(node.task, capabilities)}")
     else:
         if capability.plane != node.plane:
             detail = f"{node.task!r} runs on plane {capability.plane.value!r}, not on {node.plane.value!r}"
@@ -331,7 +331,7 @@ def _reference_problems(
         yield Problem(f"{at}/$from", "bad_reference", "$from is the id of a node")
         return
     if source not in places:
-        yield Problem(f"{at}/$from", "unknown_node", f"there is no node {source!r}{_meant(source, places)}")
+        yield Problem(f"{at}/$from", "unknown_node", f"there is no node {source!r}{meant(source, places)}")
         return
     if node in upstream and not upstream[node] >> places[source] & 1:
         detail = f"{source!r} is not upstream of {node!r}: no path of edges leads from it here"
@@ -343,7 +343,7 @@ def _reference_problems(
         first = path.split("/")[1].replace("~1", "/").replace("~0", "~")
         if first not in names:
             detail = (
-                f"the output of {source!r} ({graph.nodes[places[source]].task}) has no {first!r}{_meant(first, names)}"
+                f"the output of {source!r} ({graph.nodes[places[source]].task}) has no {first!r}{meant(first, names)}"
             )
             yield Problem(f"{at}/path", "unknown_output", detail)
 
@@ -393,7 +393,8 @@ def _capability(
     return capabilities.get(graph.nodes[places[node]].task)
 
 
-def _meant(name: str, known: Any) -> str:
+def meant(name: str, known: Any) -> str:
+    """Returns a suggestion for a mistyped name; empty where no known name is like it."""
     close = get_close_matches(name, list(known)[:MAX_NODES], n=1, cutoff=0.75) if len(known) <= 200 else []
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -32,6 +32,7 @@ from dihedral.control_plane.inert import display_name, disposition, plain_name, 
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, refused
+from dihedral.control_plane.root import address
 from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta, Limits
 
 Req = Request[Any, Any, State]
@@ -90,7 +91,7 @@ async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[by
     except BadContentType as error:
         raise ApiProblem(422, error.code, f"the part named file: {error}") from error
     return Response(msgspec.json.encode(meta), status_code=201, media_type="application/json",
-                    headers={"Location": f"/api/artifacts/{meta.bucket}/{meta.key}"})  # fmt: skip
+                    headers={"Location": address(request.scope, f"/api/artifacts/{meta.bucket}/{meta.key}")})  # fmt: skip
 
 
 @get(

@@ -35,8 +35,11 @@ class File(msgspec.Struct, frozen=True):
     etag: str
 
 
-def console_routes(artifacts: ArtifactsSettings) -> list[HTTPRouteHandler]:
+def console_routes(artifacts: ArtifactsSettings, root: str = "") -> list[HTTPRouteHandler]:
+    """Returns the routes of the console. `root`: control.rootPath; modules find it by their own address, the page must be told."""
     found = dict(_files(files("dihedral.control_plane") / "console"))
+    page = found["index.html"].text.replace(b'="/', f'="{root}/'.encode())
+    found["index.html"] = _file("text/html", page)
     headers = {
         "Content-Security-Policy": policy(artifacts),
         "X-Content-Type-Options": "nosniff",
@@ -90,6 +93,9 @@ def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, File]]:
             continue
         suffix = each.name[each.name.rfind(".") :]
         if suffix in SERVED:
-            text = each.read_bytes()
-            etag = f'"{hashlib.sha256(text).hexdigest()[:32]}"'
-            yield prefix + each.name, File(SERVED[suffix], text, gzip.compress(text, 9, mtime=0), etag)
+            yield prefix + each.name, _file(SERVED[suffix], each.read_bytes())
+
+
+def _file(media_type: str, text: bytes) -> File:
+    etag = f'"{hashlib.sha256(text).hexdigest()[:32]}"'
+    return File(media_type, text, gzip.compress(text, 9, mtime=0), etag)

@@ -1,6 +1,5 @@
 """Jobs over REST: submit, plan, list, read, cancel, retry, delete, and the routes of old clients."""
 
-import asyncio
 import re
 from contextlib import suppress
 from typing import Annotated, Any
@@ -15,11 +14,13 @@ from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body
 from dihedral.control_plane.access import principal
+from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, moment_ms, refused
+from dihedral.control_plane.root import address
 from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
@@ -28,6 +29,7 @@ from dihedral.schemas.structs.request import RetryRequest, TrainRequest
 Req = Request[Any, Any, State]
 
 MAX_KEY = 255
+MAX_QUERY = 500
 MAX_SEQ = 2**53
 EXAMPLES = {
     "picture": {"bucket": "inputs", "key": "examples/picture.png"},
@@ -45,12 +47,12 @@ def _queue(request: Req) -> JobQueue:
     return request.app.state.queue  # type: ignore[no-any-return]
 
 
-def _job(job: Job, status: int) -> Response[bytes]:
+def _job(request: Req, job: Job, status: int) -> Response[bytes]:
     return Response(
         msgspec.json.encode(job),
         status_code=status,
         media_type="application/json",
-        headers={"Location": f"/api/jobs/{job.job_id}"},
+        headers={"Location": address(request.scope, f"/api/jobs/{job.job_id}")},
     )
 
 
@@ -67,7 +69,7 @@ async def submit(request: Req) -> Response[bytes]:
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     job, created = await _queue(request).submit(raw, principal(request), key)
-    return _job(job, 201 if created else 200)
+    return _job(request, job, 201 if created else 200)
 
 
 @post(
@@ -91,7 +93,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     found = []
     for index, answer in enumerate(await _queue(request).submit_batch(items, principal(request))):
         if isinstance(answer, ApiProblem):
-            found.append(msgspec.json.encode(answer.document(f"/api/jobs/batch#/jobs/{index}")))
+            found.append(msgspec.json.encode(answer.document(address(request.scope, f"/api/jobs/batch#/jobs/{index}"))))
         else:
             found.append(msgspec.json.encode(answer))
     return Response(b'{"jobs":[' + b",".join(found) + b"]}", media_type="application/json")
@@ -109,7 +111,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw), owner=principal(request).name)
+    planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
@@ -122,8 +124,14 @@ async def list_jobs(
     until: Annotated[str | None, MOMENT] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
     cursor: FromQuery[str | None] = None,
+    q: Annotated[str | None, QueryParameter(max_length=MAX_QUERY)] = None,
+    tag: Annotated[str | None, QueryParameter(max_length=MAX_QUERY)] = None,
 ) -> JobList:
-    """Lists jobs. `status`: one or several, comma separated."""
+    """Lists jobs. `status`: one or several, comma separated. `tag`: one or several that a job must all have, comma separated.
+
+    `q`: words that a job must all have, in any case: in its name, a tag, its pipeline or task, the name or value of a given param
+    (the first 2,000 characters of each), or as the beginning of its id. A page of a search may be empty and still have a `next`.
+    """
     statuses = [] if status is None else status.split(",")
     for word in statuses:
         if word not in set(JobStatus):
@@ -138,6 +146,9 @@ async def list_jobs(
         limit=limit,
         cursor=cursor,
         visible_owner=principal(request).visible_owner,
+        search=None
+        if q is None and tag is None
+        else Search(q or "", [each for each in (tag or "").split(",") if each]),
     )
     return JobList(jobs=jobs, next=following)
 
@@ -172,10 +183,9 @@ async def read_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
         return await sse_response(request, checked(job_id), int(last) if _NUMBER.fullmatch(last) else after)
-    view, epoch = await asyncio.gather(
-        queue.view(job_id, after, visible_owner=principal(request).visible_owner), queue.jobs.epoch(job_id)
-    )
-    head = msgspec.json.encode({"jobId": job_id, "epoch": epoch})[:-1]
+    view = await queue.view(job_id, after, visible_owner=principal(request).visible_owner)
+    epoch = await queue.jobs.epoch(view.job_id)
+    head = msgspec.json.encode({"jobId": view.job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
     return Response(text, media_type="application/json")
 
@@ -189,7 +199,7 @@ async def read_events(
 )
 async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     job, alive = await _queue(request).cancel(job_id, principal(request).visible_owner)
-    return _job(job, 202 if alive else 200)
+    return _job(request, job, 202 if alive else 200)
 
 
 @post(
@@ -201,7 +211,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 )
 async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
     """Asks a node to end early. Tasks that train check for it between steps; others go on. A node that moves to another worker must be asked again."""
-    return _job(await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
+    return _job(request, await _queue(request).finish(job_id, node_id, principal(request).visible_owner), 202)
 
 
 @post(
@@ -215,6 +225,7 @@ async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) ->
 async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     wish = await _optional(request, RetryRequest)
     return _job(
+        request,
         await _queue(request).retry(job_id, from_start=wish.from_ == "start", principal=principal(request)),
         200,
     )
@@ -231,7 +242,7 @@ async def delete_job(request: Req, job_id: FromPath[str], artifacts: FromQuery[b
     """Deletes a job. Its artifacts stay unless `artifacts=true`; its checkpoints and previews, which no job names any more, are deleted with it."""
     view = await _queue(request).delete(job_id, principal(request).visible_owner)
     store: ArtifactStore = request.app.state.store
-    for meta in await store.list(job_id=job_id, limit=1_000_000):
+    for meta in await store.list(job_id=view.job_id, limit=1_000_000):
         owner = "" if isinstance(meta.owner, msgspec.UnsetType) else meta.owner
         if owner == view.owner and (artifacts or meta.key.count("/") == KEPT_SLASHES):
             with suppress(ArtifactNotFound):
@@ -259,7 +270,7 @@ async def train(request: Req) -> Response[bytes]:
         params["prompt"] = wish.prompt
     wanted = msgspec.json.encode({"pipeline": "talking_picture", "params": params})
     job, _ = await _queue(request).submit(wanted, principal(request))
-    return _job(job, 201)
+    return _job(request, job, 201)
 
 
 @get("/api/status/{job_id:str}", summary="For old clients: status and progress", responses=answers(404))

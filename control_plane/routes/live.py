@@ -257,7 +257,7 @@ async def _refuse(socket: WebSocket[Any, Any, State], problem: ApiProblem) -> No
     if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
         await socket.close(POLICY_VIOLATION, problem.code)
         return
-    await refuse("/ws", problem, socket.send, "websocket.http.response")
+    await refuse(socket.scope, problem, socket.send, "websocket.http.response")
 
 
 async def _attend(socket: WebSocket[Any, Any, State], access: Access, found: Principal) -> None:

@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from dihedral.control_plane import body, mcp
 from dihedral.control_plane.access import Access, principal
 from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.root import base_url
 
 Req = Request[Any, Any, State]
 
@@ -23,10 +24,9 @@ async def ask(request: Req) -> Response[bytes]:
         detail = f"the protocol {wanted[:40]!r} is not known here; {', '.join(mcp.PROTOCOLS)} are"
         raise ApiProblem(400, "unknown_protocol", detail)
     raw = await body.read(request, state.settings.control.body_limit_bytes)
-    address = str(request.base_url).rstrip("/")
     access: Access = state.access
     with access.socket(found):
-        answer, is_message = await mcp.answer(raw, mcp.Asked(state.queue, state.store, found, address))
+        answer, is_message = await mcp.answer(raw, mcp.Asked(state.queue, state.store, found, base_url(request)))
     if answer is None:
         return Response(b"", status_code=202)
     status = 200 if is_message else 400

@@ -5,10 +5,12 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import Cookie, State
+from litestar.openapi.datastructures import ResponseSpec
 
 from dihedral.bridge.times import rfc3339
 from dihedral.control_plane.access import COOKIE, Access, Principal, principal
 from dihedral.control_plane.openapi import answers
+from dihedral.control_plane.root import address
 
 Req = Request[Any, Any, State]
 
@@ -44,7 +46,7 @@ async def begin(request: Req) -> Response[SessionView]:
     value, session = await access.begin_session(found)
     is_https = "https" in (request.scope["scheme"], request.headers.get("x-forwarded-proto"))
     cookie = Cookie(
-        key=COOKIE, value=value, path="/", httponly=True, samesite="strict", secure=is_https,
+        key=COOKIE, value=value, path=address(request.scope, "") or "/", httponly=True, samesite="strict", secure=is_https,
         max_age=request.app.state.settings.control.session_seconds,
     )  # fmt: skip
     return Response(_view(found, session.expires_ms), cookies=[cookie])
@@ -62,11 +64,12 @@ async def read(request: Req) -> SessionView:
     by_cookie=True,
     status_code=204,
     summary="End the session",
-    responses=answers(401),
-    response_cookies=[Cookie(key=COOKIE, value="", path="/", max_age=0, httponly=True)],
+    responses={**answers(401), 204: ResponseSpec(data_container=None, generate_examples=False)},
 )
-async def end(request: Req) -> None:
+async def end(request: Req) -> Response[None]:
     await request.app.state.access.end_session(request)
+    gone = Cookie(key=COOKIE, value="", path=address(request.scope, "") or "/", max_age=0, httponly=True)
+    return Response(None, status_code=204, cookies=[gone])
 
 
 session_routes = [begin, read, end]

@@ -36,6 +36,7 @@ class Uploaded(Shape):
     description="Stores a small text, JSON document or base64 content as an artifact.",
     timeout_seconds=300,
     examples=[{"name": "notes.txt", "text": "Hello"}],
+    groups={"File": ("name", "bucket", "contentType"), "Content": ("text", "base64", "document")},
 )
 async def upload_artifact(params: UploadParams, ctx: TaskContext) -> Uploaded:
     if sum(given is not None for given in (params.text, params.base64, params.document)) > 1:

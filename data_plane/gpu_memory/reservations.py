@@ -125,7 +125,7 @@ class SharedReservations:
         try:
             state = msgspec.json.decode(file.text, type=_State) if file.text else _State()
         except msgspec.DecodeError as error:
-            log.warning("promises of other workers cannot be read: %s", error)
+            log.warning("reservations of other workers cannot be read: %s", error)
             return _State()
         return _State(
             {
@@ -142,7 +142,7 @@ class SharedReservations:
     def _say(self, error: OSError) -> None:
         """Logs the error once, until the files can be used again."""
         if not self._trouble:
-            log.warning("promises are not shared with other workers of this machine: %s", error)
+            log.warning("reservations are not shared with other workers of this machine: %s", error)
         self._trouble = str(error)
 
 

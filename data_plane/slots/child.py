@@ -31,7 +31,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
-from dihedral.bridge.tasks.runs import EVENT_BYTES, CancelToken, NodeOutcome
+from dihedral.bridge.tasks.runs import EVENT_BYTES, Cancelled, Completed, Failed, Outcome, Preempted, RunControl
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import descendants, die_with_parent
@@ -45,6 +45,7 @@ from dihedral.data_plane.slots.messages import (
     FromParent,
     Hello,
     Line,
+    Pause,
     Progress,
     Ready,
     Start,
@@ -54,6 +55,7 @@ from dihedral.data_plane.slots.messages import (
 from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
 
+STORE_TROUBLE = ("artifact_store_unavailable", "artifact_store_full")
 STORE_THREAD = "artifact store"
 SMALLEST_PROGRESS = 0.001  # so a run reports at most a thousand fractions, however often the task does
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -204,6 +206,7 @@ class _Child:
         self._starts: queue.SimpleQueue[Start | Forget] = queue.SimpleQueue()
         self._number = 0
         self._stopped = False
+        self._pausing = False
         self._finishing = False
         self._gpu: SimulatedGpu | None = None
         if hello.gpu is not None and hello.simulation is not None:
@@ -211,7 +214,7 @@ class _Child:
         self._kept = ModelCache(self._gpu, running)
         self._inside = False
         self._terminated = False
-        self._token: tuple[asyncio.AbstractEventLoop, CancelToken] | None = None
+        self._control: tuple[asyncio.AbstractEventLoop, RunControl] | None = None
         self._store_thread = _StoreThread(hello.artifacts)
         self._runner: asyncio.Runner | None = None
 
@@ -251,20 +254,23 @@ class _Child:
         while True:
             message = self._link.receive()
             if isinstance(message, Start):
-                self._number, self._stopped, self._finishing = message.number, False, False
+                self._number = message.number
+                self._stopped = self._pausing = self._finishing = False
                 self._starts.put(message)
             elif isinstance(message, Forget):
                 self._starts.put(message)
             elif isinstance(message, Finish) and message.number == self._number:
                 self._finishing = True
-                if self._token is not None:
-                    loop, token = self._token
-                    loop.call_soon_threadsafe(token.wish, "finish")
+                if self._control is not None:
+                    loop, control = self._control
+                    loop.call_soon_threadsafe(control.request, "finish")
+            elif isinstance(message, Pause) and message.number == self._number:
+                self._stopped = self._pausing = True  # only plain functions can pause
             elif isinstance(message, Stop) and message.number == self._number:
-                self._stopped = True
-                if self._token is not None:
-                    loop, token = self._token
-                    loop.call_soon_threadsafe(token.cancel)
+                self._stopped, self._pausing = True, False
+                if self._control is not None:
+                    loop, control = self._control
+                    loop.call_soon_threadsafe(control.cancel)
 
     def _on_term(self, signum: int, frame: FrameType | None) -> None:
         self._terminated = self._stopped = True
@@ -273,7 +279,7 @@ class _Child:
         if self.said is None:
             os._exit(128 + signum)
 
-    def _run_with_device(self, start: Start, said: _Said) -> tuple[NodeOutcome, int, bool]:
+    def _run_with_device(self, start: Start, said: _Said) -> tuple[Outcome, int, bool]:
         """The outcome, the peak of device memory, and whether it was the smaller variant that ran: out of memory, that runs once.
 
         Afterwards only a model that the task asked to keep is held: what lies idle here is missing in another slot.
@@ -286,14 +292,14 @@ class _Child:
         if self._gpu is not None:
             self._gpu.reset_peak()
         outcome = self._run(start, said)
-        out_of_memory = outcome.error is not None and outcome.error.code == "out_of_memory"
+        out_of_memory = isinstance(outcome, Failed) and outcome.error.code == "out_of_memory"
         smaller = _smaller(task, start.run.params, said) if out_of_memory and not self._stopped else None
         if smaller is not None:
             self._make_room()
             run = msgspec.structs.replace(start.run, params=smaller)
             outcome = self._run(msgspec.structs.replace(start, run=run), said)
         peak = self._gpu.peak_bytes if self._gpu is not None else memory_held()
-        if outcome.status != "completed":
+        if not isinstance(outcome, Completed):
             self._kept.drop()  # whatever is wrong with it is not kept for the next run
         self._give_memory_back()
         return outcome, peak, smaller is not None
@@ -311,13 +317,13 @@ class _Child:
         if self._gpu is not None:
             self._gpu.give_memory_back()
 
-    def _run(self, start: Start, said: _Said) -> NodeOutcome:
+    def _run(self, start: Start, said: _Said) -> Outcome:
         try:
             self._inside = True
             task = self._registry.get(start.run.task)
             if task is not None and asyncio.iscoroutinefunction(task.function):
                 return self._run_async(start, said)
-            return run_plain(
+            outcome = run_plain(
                 self._registry,
                 start.run,
                 self._store_thread.store,
@@ -329,22 +335,23 @@ class _Child:
                 kept=self._kept,
                 finishing=lambda: self._finishing,
             )
+            return Preempted() if self._pausing and _has_stopped(outcome) else outcome
         except TaskCancelled:  # SIGTERM, at a moment when the task itself could not catch it
-            return NodeOutcome(status="cancelled")
+            return Cancelled()
         finally:
             self._inside = False
 
-    def _run_async(self, start: Start, said: _Said) -> NodeOutcome:
+    def _run_async(self, start: Start, said: _Said) -> Outcome:
         if self._runner is None:
             self._runner = asyncio.Runner()
         threads = ThreadPoolExecutor(thread_name_prefix="to_thread")
         self._runner.get_loop().set_default_executor(threads)
-        token = CancelToken()
-        self._token = self._runner.get_loop(), token
+        control = RunControl()
+        self._control = self._runner.get_loop(), control
         if self._stopped:
-            token.cancel()
+            control.cancel()
         if self._finishing:
-            token.wish("finish")
+            control.request("finish")
         try:
             return self._runner.run(
                 run_light(
@@ -352,7 +359,7 @@ class _Child:
                     start.run,
                     self._store_thread.store,
                     said,
-                    token,
+                    control,
                     output_bytes=self._hello.output_bytes,
                     directory=Path(start.directory),
                     loop=self._store_thread,
@@ -360,13 +367,18 @@ class _Child:
                 )
             )
         finally:
-            self._token = None
+            self._control = None
             threads.shutdown(
                 wait=False, cancel_futures=True
             )  # those that run on are left over, as threads of a plain task are
 
     def _end_tasks(self) -> list[str]:
         return self._runner.run(end_tasks()) if self._runner is not None else []
+
+
+def _has_stopped(outcome: Outcome) -> bool:
+    """Returns whether a run that was asked to pause has; one that could not store its checkpoint has too, and is continued from the previous one."""
+    return isinstance(outcome, Cancelled) or (isinstance(outcome, Failed) and outcome.error.code in STORE_TROUBLE)
 
 
 def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:

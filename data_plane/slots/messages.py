@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from dihedral.bridge.artifacts.measured import Transfer
-from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, Outcome
 from dihedral.data_plane.gpu_memory.simulated import Simulation
 from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
@@ -43,7 +43,13 @@ class Start(msgspec.Struct, tag="start", kw_only=True):
 
 
 class Stop(msgspec.Struct, tag="stop", kw_only=True):
-    """Requests the task of this number to end."""
+    """Requests the task of this number to end, because its run is cancelled or its time is over."""
+
+    number: int
+
+
+class Pause(msgspec.Struct, tag="pause", kw_only=True):
+    """Requests the task of this number to stop where another run can continue."""
 
     number: int
 
@@ -89,7 +95,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     """
 
     number: int
-    outcome: NodeOutcome
+    outcome: Outcome
     transfers: list[Transfer] = []
     peak: int = 0
     warm_key: str = ""
@@ -98,7 +104,7 @@ class Done(msgspec.Struct, tag="done", kw_only=True):
     replace: bool = False
 
 
-FromParent: TypeAlias = Hello | Start | Stop | Finish | Forget
+FromParent: TypeAlias = Hello | Start | Stop | Pause | Finish | Forget
 
 
 FromChild: TypeAlias = Ready | Progress | Data | Line | Done

@@ -23,7 +23,7 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry, Task
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Cancelled, Completed, Declined, Emit, NodeRun, Outcome, Preempted, RunControl
 from dihedral.data_plane.gpu_memory.ledger import Reservation
 from dihedral.data_plane.gpu_memory.readings import Read, Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
@@ -124,20 +124,20 @@ class SlotPool:
         """Process ids of the slots that live, each the leader of a process group."""
         return [seat.slot.pid for seat in self._all if seat.slot is not None and seat.slot.alive]
 
-    async def run(self, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def run(self, run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
         """Runs a node in the next free slot and answers when nothing of it runs any more."""
         task = self._registry.get(run.task)
         if task is None:
             return failed("unknown_task", f"this worker has no task {run.task!r}")
         try:
-            taken = await self._seats.take(self._wish(task, run), cancel, emit.waits)
+            taken = await self._seats.take(self._wish(task, run), control, emit.waits)
         except DoesNotFit as error:
-            return NodeOutcome(status="cancelled", began=False, elsewhere=str(error))
+            return Declined(reason=str(error))
         if taken is None:
-            return NodeOutcome(status="cancelled", began=False)
+            return Cancelled(began=False)
         begun = time.monotonic()
         try:
-            return await self._run(taken, task, run, emit, cancel)
+            return await self._run(taken, task, run, emit, control)
         finally:
             held = metrics.device_seconds_total.labels(run.task, _device(task, taken.seat))
             held.inc(time.monotonic() - begun)
@@ -148,7 +148,7 @@ class SlotPool:
         need = self._peaks.need_bytes(task, run.params) if self._counts_memory else None
         return ResourceRequest(need, task.warm_key(run.params))
 
-    async def _run(self, taken: Assignment, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def _run(self, taken: Assignment, task: Task, run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
         seat = taken.seat
         slot = seat.slot
         if slot is None:
@@ -158,19 +158,19 @@ class SlotPool:
         self._runs += 1
         directory = self._root / str(self._runs)
         stopping = _Stopping(self._seats, taken)
-        cancel.listen(stopping.begin)
+        control.on_cancel(stopping.begin)
         try:
-            outcome = await slot.run(task, run, emit, cancel, self._grace_seconds, directory)
-            if outcome.status == "cancelled" and cancel.cancelled:
+            outcome = await slot.run(task, run, emit, control, self._grace_seconds, directory)
+            if isinstance(outcome, Cancelled) and control.cancelled:
                 await stopping.verify(slot, emit)
-            elif outcome.status == "completed" and taken.reservation is not None and not slot.ran_smaller:
+            elif isinstance(outcome, Completed) and taken.reservation is not None and not slot.ran_smaller:
                 self._remember(task, run, slot.peak, taken.reservation)
             outcome = await self._with_output(run, outcome, slot, emit, directory.with_suffix(".output"))
         except BaseException:
             slot.spent = True
             raise
         finally:
-            cancel.forget(stopping.begin)
+            control.remove(stopping.begin)
             self._seats.release(taken)
             if slot.spent:
                 self._restart(seat)
@@ -185,10 +185,10 @@ class SlotPool:
         peak = max(told, reservation.peak) if told else max(declared, reservation.peak)
         self._beside(self._peaks.note(task, run.params, peak), f"remember {run.task}")
 
-    async def _with_output(self, run: NodeRun, outcome: NodeOutcome, slot: Slot, emit: Emit, path: Path) -> NodeOutcome:
+    async def _with_output(self, run: NodeRun, outcome: Outcome, slot: Slot, emit: Emit, path: Path) -> Outcome:
         """Returns the outcome with all that the run printed as one artifact more, where its log holds only part of it."""
         printed = slot.output
-        if printed is None:
+        if printed is None or isinstance(outcome, Declined | Preempted):
             return outcome
         with printed.whole as whole:
             if not printed.left_out or self._store is None:

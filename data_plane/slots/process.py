@@ -34,7 +34,7 @@ from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks.calling import failed, timed_out
 from dihedral.bridge.tasks.registry import Task
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun, Wished
+from dihedral.bridge.tasks.runs import Cancelled, Completed, Emit, Failed, NodeRun, Outcome, Request, RunControl
 from dihedral.data_plane.process_groups import descendants, kill_group, members, signal_group
 from dihedral.data_plane.slots.messages import (
     FRAME_BYTES,
@@ -45,6 +45,7 @@ from dihedral.data_plane.slots.messages import (
     FromParent,
     Hello,
     Line,
+    Pause,
     Progress,
     Ready,
     Start,
@@ -123,7 +124,7 @@ class Slot:
         self._number = 0
         self._emit: Emit | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._done: asyncio.Future[NodeOutcome] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._garbage = ""
         self._exit = asyncio.ensure_future(process.wait())
         self._reading = asyncio.ensure_future(self._reads())
@@ -194,8 +195,8 @@ class Slot:
         return not (self.spent or self._exit.done() or self._garbage)
 
     async def run(
-        self, task: Task, run: NodeRun, emit: Emit, cancel: CancelToken, grace_seconds: float, directory: Path
-    ) -> NodeOutcome:
+        self, task: Task, run: NodeRun, emit: Emit, control: RunControl, grace_seconds: float, directory: Path
+    ) -> Outcome:
         """Runs one node; when `spent` is set afterwards, this process cannot run another. Its group is gone then."""
         loop = asyncio.get_running_loop()
         self._number += 1
@@ -213,16 +214,16 @@ class Slot:
         def cancelled() -> None:
             stop("cancelled")
 
-        def wished(wish: Wished) -> None:
-            self._send(Finish(number=number) if wish == "finish" else Stop(number=number))
+        def requested(what: Request) -> None:
+            self._send(Finish(number=number) if what == "finish" else Pause(number=number))
 
         number = self._number
-        cancel.listen(cancelled)
+        control.on_cancel(cancelled)
         timer = loop.call_later(run.timeout_seconds, stop, "timeout")
         try:
             unlimited = msgspec.structs.replace(run, timeout_seconds=math.inf)
             self._send(Start(number=number, run=unlimited, directory=str(directory)))
-            cancel.listen_to_wishes(wished)
+            control.on_request(requested)
             await _first(self._done, self._exit, stopped)
             if not (self._done.done() or self._exit.done()):
                 await self._stop(grace_seconds)
@@ -231,8 +232,8 @@ class Slot:
             await self.end()
             raise
         finally:
-            cancel.forget(cancelled)
-            cancel.forget_wishes(wished)
+            control.remove(cancelled)
+            control.remove(requested)
             timer.cancel()
             self._emit = None
             self._out.detach()
@@ -260,27 +261,27 @@ class Slot:
         """Reads the last output after the task's or the process's end, and kills what may still run of it."""
         if self._exit.done():
             await asyncio.wait({self._reading})  # a Done may lie in the socket
-        completed = self._done.done() and self._done.result().status == "completed"
-        if not completed and members(self._process.pid) != [self._process.pid]:
+        outcome = self._done.result() if self._done.done() else None
+        if not isinstance(outcome, Completed) and members(self._process.pid) != [self._process.pid]:
             self.spent = True  # a failed or cancelled task left processes behind
-        if self._done.done() and self._done.result().poisoned:
+        if isinstance(outcome, Failed) and outcome.poisoned:
             self.spent = True
         if not self.alive:
             await self.end()
 
-    def _outcome(self, task: Task, run: NodeRun, stopped: str) -> NodeOutcome:
+    def _outcome(self, task: Task, run: NodeRun, stopped: str) -> Outcome:
         outcome = self._done.result() if self._done.done() else None
         if stopped == "timeout":
             return timed_out(task, run.timeout_seconds)
-        if stopped == "cancelled" and (outcome is None or outcome.status != "completed"):
-            return NodeOutcome(status="cancelled", artifacts=outcome.artifacts if outcome else [])
+        if stopped == "cancelled" and not isinstance(outcome, Completed):
+            return Cancelled(artifacts=outcome.artifacts if isinstance(outcome, Failed | Cancelled) else [])
         if outcome is None:
             outcome = self._crashed(task)
-        if outcome.error is not None and self._err.tail:
+        if isinstance(outcome, Failed) and self._err.tail:
             outcome.error.details["stderr"] = self._err.tail
         return outcome
 
-    def _crashed(self, task: Task) -> NodeOutcome:
+    def _crashed(self, task: Task) -> Failed:
         """Another attempt may fare better (memory, a driver), but only if a half-done first one does no harm."""
         code = self._process.returncode
         details: dict[str, Any] = {}

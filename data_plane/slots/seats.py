@@ -25,7 +25,7 @@ from contextlib import suppress
 import msgspec
 
 from dihedral.bridge.errors import DihedralError
-from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.runs import RunControl
 from dihedral.data_plane.gpu_memory.ledger import Ledger, Reservation
 from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, DeviceProbe, Read, Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
@@ -78,7 +78,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
     seat: SlotHandle
     reservation: Reservation | None
-    cancel: CancelToken
+    control: RunControl
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -87,7 +87,7 @@ class _Waiting(msgspec.Struct, eq=False):
     wish: ResourceRequest
     order: int
     waits: Callable[[str], None]
-    cancel: CancelToken
+    control: RunControl
     taken: asyncio.Future[Assignment | None]
     since: float | None = None
     asked: float = float("-inf")
@@ -129,19 +129,19 @@ class SlotScheduler:
         self._busy_since: float | None = None  # since when another worker has had the lock of the reservations
         self._closed = False
 
-    async def take(self, wish: ResourceRequest, cancel: CancelToken, waits: Callable[[str], None]) -> Assignment | None:
+    async def take(self, wish: ResourceRequest, control: RunControl, waits: Callable[[str], None]) -> Assignment | None:
         """Returns None when the node was cancelled while it waited. `waits` receives the reason while the node waits for memory.
 
         Raises:
             DoesNotFit: it would wait for ever.
         """
-        if cancel.cancelled:
+        if control.cancelled:
             return None
         self._check(wish)
         self._order += 1
-        one = _Waiting(wish, self._order, waits, cancel, asyncio.get_running_loop().create_future())
+        one = _Waiting(wish, self._order, waits, control, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
-        self._waiting.sort(key=lambda each: (each.cancel.rank, each.order))
+        self._waiting.sort(key=lambda each: (each.control.rank, each.order))
         self._serve()
         if one.taken.done():
             return one.taken.result()
@@ -151,7 +151,7 @@ class SlotScheduler:
                 self._waiting.remove(one)
                 one.taken.set_result(None)
 
-        cancel.listen(cancelled)
+        control.on_cancel(cancelled)
         try:
             return await one.taken
         except asyncio.CancelledError:
@@ -161,7 +161,7 @@ class SlotScheduler:
                 self.put_back(served)
             raise
         finally:
-            cancel.forget(cancelled)
+            control.remove(cancelled)
             waits("")
             self._serve()
 
@@ -202,7 +202,9 @@ class SlotScheduler:
         if silent > SILENT_SECONDS:
             return f"the device does not answer ({silent:.0f} s)" + (f": {self._error}" if self._error else "")
         return (
-            f"another worker keeps the promises of this device locked ({busy:.0f} s)" if busy > SILENT_SECONDS else ""
+            f"another worker keeps the reservations of this device locked ({busy:.0f} s)"
+            if busy > SILENT_SECONDS
+            else ""
         )
 
     def close(self) -> None:
@@ -262,7 +264,7 @@ class SlotScheduler:
         wish, ledger = one.wish, self._ledger
         for seat in self._best_first(one):
             if wish.need is None or ledger is None or seat.gpu is None or seat.slot is None:
-                return Assignment(seat, None, one.cancel)
+                return Assignment(seat, None, one.control)
             older = kept_from.get(seat.gpu)
             need = ledger.need_here(seat.gpu, wish.need) + seat.unreclaimable
             if older is not None and not ledger.leaves_room(
@@ -274,7 +276,7 @@ class SlotScheduler:
                 seat.gpu, seat.pid, wish.need, one.order, unreclaimable=seat.unreclaimable, alone=alone
             )
             if reservation is not None:
-                return Assignment(seat, reservation, one.cancel)
+                return Assignment(seat, reservation, one.control)
         if wish.need is not None and ledger is not None and self._free:  # without a free place it waits for that
             self._wait_for_memory(one, wish.need, ledger, kept_from)
         return None
@@ -343,16 +345,16 @@ class SlotScheduler:
         now = time.monotonic()
         if now - (one.since or now) < PATIENCE_SECONDS or now - one.asked < ROOM_SECONDS:
             return
-        lower = [each for each in self._promised if each.seat.gpu == gpu and each.cancel.rank > one.cancel.rank]
+        lower = [each for each in self._promised if each.seat.gpu == gpu and each.control.rank > one.control.rank]
         chosen: list[Assignment] = []
-        for each in sorted(reversed(lower), key=lambda each: -each.cancel.rank):
-            if missing > 0 and each.cancel.may_pause() and each.reservation is not None:
+        for each in sorted(reversed(lower), key=lambda each: -each.control.rank):
+            if missing > 0 and each.control.may_pause() and each.reservation is not None:
                 chosen.append(each)
                 missing -= each.reservation.need
         if missing <= 0:
             one.asked = now
             for each in chosen:
-                each.cancel.wish("pause")
+                each.control.request("pause")
 
     def _check(self, wish: ResourceRequest) -> None:
         if wish.need is None or self._ledger is None:

@@ -7,6 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.tasks.models import shown
+from dihedral.bridge.tasks.params import Recording, VoiceModel
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
@@ -20,10 +21,11 @@ Speaker = Annotated[int, Meta(ge=0)] | None
 
 
 class CompareVoice(Strict, kw_only=True, rename="camel"):
-    recordings: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=256, description="Of one speaker each")]
-    voices: Annotated[list[ModelRef], Meta(min_length=1, max_length=64, description="As train_voice stores them")]
+    recordings: Annotated[list[Recording], Meta(min_length=1, max_length=256, description="Of one speaker each")]
+    voices: Annotated[list[VoiceModel], Meta(min_length=1, max_length=64, description="As train_voice stores them")]
     background: Annotated[
-        ModelRef | None, Meta(description="A voice of many speakers to compare with; null: the other voices")
+        VoiceModel | None,
+        Meta(title="Background voice", description="A voice of many speakers to compare with; null: the other voices"),
     ] = None
     speakers: Annotated[
         list[Speaker] | None,
@@ -64,6 +66,7 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
             "speakers": [0, 1, None],
         },
     ],
+    groups={"What is compared": ("recordings", "voices", "background"), "Evaluation": ("speakers",)},
 )
 def compare_voice(params: CompareVoice, ctx: TaskContext) -> CompareVoiceOutput:
     """Raises: TaskError `invalid_input`: a file is no voice or no speech, bandwidths differ, speakers that do not fit the lists."""

@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.params import Picture, Recording
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module, to_host
 from dihedral.data_plane.kernels import spectra
@@ -62,35 +63,39 @@ class MouthPlace(Strict, kw_only=True, rename="camel"):
 class Character(Strict, kw_only=True, rename="camel"):
     """Nine pictures by the names of Rhubarb Lip Sync's shapes: whole faces of one size, or mouths to be laid over the portrait."""
 
-    A: Annotated[ArtifactRef, Meta(description="Closed: p, b, m")] = msgspec.field(name="A")
-    B: Annotated[ArtifactRef, Meta(description="Teeth together: most consonants, ee")] = msgspec.field(name="B")
-    C: Annotated[ArtifactRef, Meta(description="Open: e, a in 'cat'")] = msgspec.field(name="C")
-    D: Annotated[ArtifactRef, Meta(description="Wide open: a in 'father'")] = msgspec.field(name="D")
-    E: Annotated[ArtifactRef, Meta(description="Rounded: o, er")] = msgspec.field(name="E")
-    F: Annotated[ArtifactRef, Meta(description="Puckered: oo, w")] = msgspec.field(name="F")
-    G: Annotated[ArtifactRef, Meta(description="Upper teeth on the lip: f, v")] = msgspec.field(name="G")
-    H: Annotated[ArtifactRef, Meta(description="Tongue up: l")] = msgspec.field(name="H")
-    X: Annotated[ArtifactRef, Meta(description="At rest")] = msgspec.field(name="X")
+    A: Annotated[Picture, Meta(title="Mouth A", description="Closed: p, b, m")] = msgspec.field(name="A")
+    B: Annotated[Picture, Meta(title="Mouth B", description="Teeth together: most consonants, ee")] = msgspec.field(
+        name="B"
+    )
+    C: Annotated[Picture, Meta(title="Mouth C", description="Open: e, a in 'cat'")] = msgspec.field(name="C")
+    D: Annotated[Picture, Meta(title="Mouth D", description="Wide open: a in 'father'")] = msgspec.field(name="D")
+    E: Annotated[Picture, Meta(title="Mouth E", description="Rounded: o, er")] = msgspec.field(name="E")
+    F: Annotated[Picture, Meta(title="Mouth F", description="Puckered: oo, w")] = msgspec.field(name="F")
+    G: Annotated[Picture, Meta(title="Mouth G", description="Upper teeth on the lip: f, v")] = msgspec.field(name="G")
+    H: Annotated[Picture, Meta(title="Mouth H", description="Tongue up: l")] = msgspec.field(name="H")
+    X: Annotated[Picture, Meta(title="Mouth X", description="At rest")] = msgspec.field(name="X")
 
 
 class LipSync(Strict, kw_only=True, rename="camel"):
-    audio: Annotated[ArtifactRef, Meta(description="The speech")]
+    audio: Annotated[Recording, Meta(title="Speech", description="The speech")]
     phonemes: Annotated[
         list[SpokenSound],
         Meta(max_length=20_000, description="When which sound is spoken; none: the mouth follows the loudness"),
     ] = msgspec.field(default_factory=list)
     portrait: Annotated[
-        ArtifactRef | None, Meta(description="Picture of a face from the front; null: a drawn storyteller")
+        Picture | None, Meta(description="Picture of a face from the front; null: a drawn storyteller")
     ] = None
-    mouth: Annotated[MouthPlace | None, Meta(description="Where its mouth is, closed if possible")] = None
+    mouth: Annotated[
+        MouthPlace | None, Meta(title="Mouth position", description="Where its mouth is, closed if possible")
+    ] = None
     character: Annotated[Character | None, Meta(description="Nine drawn mouths or faces")] = None
-    fps: Annotated[int, Meta(ge=10, le=60)] = 25
+    fps: Annotated[int, Meta(title="Frames per second", ge=10, le=60)] = 25
     width: Annotated[Side | None, Meta(description="null: the picture's, at most 1280; the storyteller's is 1280")] = (
         None
     )
     height: Annotated[Side | None, Meta(description="null: the picture's; the storyteller's is 720")] = None
     strength: Annotated[float, Meta(ge=0, le=2, description="How far the mouth opens; 1: as in speech")] = 1.0
-    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the storyteller's blinks")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the storyteller's blinks")] = 0
     encoder: Annotated[
         Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
     ] = "auto"
@@ -141,6 +146,11 @@ class LipSyncOutput(Strict, kw_only=True, rename="camel"):
             "height": 512,
         },
     ],
+    groups={
+        "Speech": ("audio", "phonemes"),
+        "Face": ("portrait", "mouth", "character", "strength"),
+        "Format": ("width", "height", "fps", "encoder", "seed"),
+    },
 )
 def lip_sync(params: LipSync, ctx: TaskContext) -> LipSyncOutput:
     """Raises: TaskError `invalid_input`, `mouth_required`, `clipped_audio`, `encoder_unavailable`, `disk_full`."""

@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.params import LookModel, Picture, Recording, Video, VoiceModel
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module, to_host
 from dihedral.data_plane.kernels import bars, colour, low_rank
@@ -34,7 +35,7 @@ from dihedral.data_plane.media.speech_timing import Span, Timed
 from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
 from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
+from dihedral.schemas.structs.artifact import ArtifactRef
 
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0
@@ -76,23 +77,27 @@ class SpokenWord(Strict, kw_only=True):
 
 
 class Scene(Strict, kw_only=True, rename="camel"):
-    picture: Annotated[ArtifactRef | None, Meta(description="What is seen, or what a video stands before")] = None
-    video: Annotated[ArtifactRef | None, Meta(description="In place of a picture; its sound is not heard")] = None
-    seconds: Annotated[Seconds | None, Meta(description="Length; null: its share of the video's, by its lines")] = None
+    picture: Annotated[Picture | None, Meta(description="What is seen, or what a video stands before")] = None
+    video: Annotated[Video | None, Meta(description="In place of a picture; its sound is not heard")] = None
+    seconds: Annotated[
+        Seconds | None,
+        Meta(title="Length (seconds)", description="Length; null: its share of the video's, by its lines"),
+    ] = None
     lines: Annotated[list[Line], Meta(max_length=200, description="Narration, shown as captions")] = msgspec.field(
         default_factory=list
     )
     words: Annotated[
         list[SpokenWord], Meta(max_length=20_000, description="Captions at the times when they are spoken")
     ] = msgspec.field(default_factory=list)
-    from_: Annotated[View | None, Meta(description="Where the camera begins; null: chosen")] = msgspec.field(
-        default=None, name="from"
+    from_: Annotated[View | None, Meta(title="Camera from", description="Where the camera begins; null: chosen")] = (
+        msgspec.field(default=None, name="from")
     )
-    to: Annotated[View | None, Meta(description="Where it ends; null: chosen")] = None
+    to: Annotated[View | None, Meta(title="Camera to", description="Where it ends; null: chosen")] = None
     fade: Annotated[
         Annotated[float, Meta(ge=0, le=10)] | None,
         Meta(
-            description="Seconds of cross-fade from the scene before, the first one from black; null: 0.6, the first one 0"
+            title="Cross-fade (seconds)",
+            description="Seconds of cross-fade from the scene before, the first one from black; null: 0.6, the first one 0",
         ),
     ] = None
 
@@ -106,32 +111,48 @@ class Grade(Strict, kw_only=True, rename="camel"):
 
 class RenderVideo(Strict, kw_only=True, rename="camel"):
     scenes: Annotated[list[Scene], Meta(max_length=100)] = msgspec.field(default_factory=list)
-    pictures: Annotated[list[ArtifactRef], Meta(max_length=100, description="More scenes, a picture each")] = (
-        msgspec.field(default_factory=list)
+    pictures: Annotated[list[Picture], Meta(max_length=100, description="More scenes, a picture each")] = msgspec.field(
+        default_factory=list
     )
     words: Annotated[
         list[SpokenWord],
-        Meta(max_length=20_000, description="The narration's words in time, shared out over the scenes"),
+        Meta(
+            max_length=20_000,
+            title="Words in time",
+            description="The narration's words in time, shared out over the scenes",
+        ),
     ] = msgspec.field(default_factory=list)
-    narration: Annotated[list[ArtifactRef], Meta(max_length=100, description="Recordings, heard one after another")] = (
+    narration: Annotated[list[Recording], Meta(max_length=100, description="Recordings, heard one after another")] = (
         msgspec.field(default_factory=list)
     )
     background: Annotated[
-        ArtifactRef | None, Meta(description="Sound under the narration, from its start, again and again")
+        Recording | None,
+        Meta(title="Background sound", description="Sound under the narration, from its start, again and again"),
     ] = None
-    background_db: Annotated[float, Meta(ge=-80, le=20, description="Its gain in decibels")] = -18.0
-    adapter: Annotated[ModelRef | None, Meta(description="Image adapter that gives the pictures its look")] = None
-    voice: Annotated[ModelRef | None, Meta(description="Voice that the narration is equalised towards")] = None
+    background_db: Annotated[
+        float, Meta(ge=-80, le=20, title="Background level (dB)", description="Its gain in decibels")
+    ] = -18.0
+    adapter: Annotated[
+        LookModel | None, Meta(title="Look", description="Image adapter that gives the pictures its look")
+    ] = None
+    voice: Annotated[VoiceModel | None, Meta(description="Voice that the narration is equalised towards")] = None
     seconds: Annotated[
-        Seconds | None, Meta(description="Length; null: the scenes', or the narration's, then at most a minute")
+        Seconds | None,
+        Meta(
+            title="Length (seconds)", description="Length; null: the scenes', or the narration's, then at most a minute"
+        ),
     ] = None
     width: Annotated[int, Meta(ge=32, le=3840, multiple_of=2)] = 1280
     height: Annotated[int, Meta(ge=32, le=2160, multiple_of=2)] = 720
-    fps: Annotated[int, Meta(ge=1, le=60)] = 24
-    spectrum: Annotated[bool, Meta(description="Whether the sound's spectrum is shown")] = True
-    grade: Annotated[Grade, Meta(description="Of the pictures' colours")] = msgspec.field(default_factory=Grade)
-    grain: Annotated[Share, Meta(description="Film grain, 0..1")] = 0.15
-    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the grain")] = 0
+    fps: Annotated[int, Meta(title="Frames per second", ge=1, le=60)] = 24
+    spectrum: Annotated[bool, Meta(title="Show the spectrum", description="Whether the sound's spectrum is shown")] = (
+        True
+    )
+    grade: Annotated[Grade, Meta(title="Colour grade", description="Of the pictures' colours")] = msgspec.field(
+        default_factory=Grade
+    )
+    grain: Annotated[Share, Meta(title="Film grain", description="Film grain, 0..1")] = 0.15
+    seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the grain")] = 0
     encoder: Annotated[
         Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
     ] = "auto"
@@ -169,6 +190,12 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
             "height": 1080,
         }
     ],
+    groups={
+        "Scenes": ("scenes", "pictures", "words"),
+        "Sound": ("narration", "background", "backgroundDb", "voice", "spectrum"),
+        "Colours": ("adapter", "grade", "grain"),
+        "Format": ("seconds", "width", "height", "fps", "encoder", "seed"),
+    },
 )
 def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     """Raises: TaskError `invalid_input`, `encoder_unavailable`, `disk_full`."""

@@ -96,6 +96,7 @@ class RunComfyuiOutput(Strict, kw_only=True, rename="camel"):
             "values": {"1.width": 128},
         }
     ],
+    groups={"Workflow": ("workflow", "values", "files"), "Running": ("server", "outputs", "partial")},
 )
 async def run_comfyui(params: RunComfyui, ctx: TaskContext) -> RunComfyuiOutput:
     """Raises: TaskError `ui_workflow`, `invalid_workflow`, `invalid_input`, `unknown_server`, `comfyui_away`, `comfyui_lost`,

@@ -42,6 +42,7 @@ def _hurts(params: Simulate) -> bool:
     rehearses=_hurts,
     timeout_seconds=7 * 86_400,
     examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
+    groups={"Work": ("steps", "stepSeconds", "output"), "Faults": ("failAt", "crashAt", "hangAt", "memoryMiB")},
 )
 async def simulate(params: Simulate, ctx: TaskContext) -> Any:
     held = _hold(params.memory_mib)

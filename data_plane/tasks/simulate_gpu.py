@@ -65,6 +65,10 @@ def half(params: SimulateGpu) -> SimulateGpu | None:
     resumable=True,
     timeout_seconds=7 * 86_400,
     examples=[{"steps": 10, "stepSeconds": 0.1, "memoryMiB": 14_336}],
+    groups={
+        "Work": ("steps", "stepSeconds", "checkpointEvery"),
+        "Device": ("memoryMiB", "model", "modelMiB", "loadSeconds"),
+    },
 )
 def simulate_gpu(params: SimulateGpu, ctx: TaskContext) -> SimulateGpuOutput:
     """Raises: TaskError `no_simulated_gpu` where the device is real or there is none."""

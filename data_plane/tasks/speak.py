@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.tasks.models import file_name
+from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines.speech import alignment, choice, placing, text
 from dihedral.data_plane.engines.speech.engine import Engine, Spoken
@@ -40,10 +41,13 @@ class Speak(Strict, kw_only=True, rename="camel"):
         str, Meta(max_length=200, description="ENGINE:NAME, such as embedded:heart; empty: the first that is there")
     ] = ""
     speed: Annotated[float, Meta(ge=0.5, le=2, description="1: the voice's own pace")] = 1.0
-    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the breath in the sound")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the breath in the sound")] = 0
     like: Annotated[
-        ModelRef | None,
-        Meta(description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone"),
+        Annotated[ModelRef, artifact("audio/*", ".m4a", ".safetensors", format="recording", bucket="voices")] | None,
+        Meta(
+            title="Sounds like",
+            description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone",
+        ),
     ] = None
 
 
@@ -89,6 +93,7 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
         {"text": "Good evening. The sun goes down over the lake."},
         {"lines": ["Guten Abend.", "Die Sonne geht unter."], "voice": "espeak:de", "speed": 0.9},
     ],
+    groups={"Text": ("text", "lines"), "Voice": ("voice", "like", "speed", "seed")},
 )
 def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
     """Raises: TaskError `invalid_input`, `nothing_to_say`, `text_too_long`, `markup_unsupported`, `script_unsupported`, `voice_unavailable`, `speech_failed`."""

@@ -5,6 +5,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
+from dihedral.bridge.tasks.params import Picture
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module
 from dihedral.data_plane.kernels import low_rank
@@ -23,14 +24,20 @@ LONGEST_WINDOW = 25  # steps between two looks at a cancellation
 
 
 class TrainImageLora(Strict, kw_only=True, rename="camel"):
-    pictures: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=64, description="What to learn from")]
+    pictures: Annotated[list[Picture], Meta(min_length=1, max_length=64, description="What to learn from")]
     rank: Annotated[int, Meta(ge=1, le=64, description="Rank of the adapter")] = 8
-    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
+    alpha: Annotated[
+        float, Meta(gt=0, le=1024, title="Alpha (scale)", description="The change is scaled by alpha / rank")
+    ] = 16.0
     steps: Annotated[int, Meta(ge=1, le=100_000, description="Mini-batches of Adam")] = 300
-    batch: Annotated[int, Meta(ge=1, le=4096, description="Patches in a mini-batch")] = 64
-    patch: Annotated[int, Meta(ge=4, le=16, multiple_of=2, description="Side of a patch in pixels")] = 8
+    batch: Annotated[int, Meta(ge=1, le=4096, title="Batch size", description="Patches in a mini-batch")] = 64
+    patch: Annotated[
+        int, Meta(ge=4, le=16, multiple_of=2, title="Patch side (pixels)", description="Side of a patch in pixels")
+    ] = 8
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="Adam's first step size; falls linearly")] = 0.01
-    seed: Annotated[int, Meta(ge=0, description="Of the first values, the split and the batches")] = 0
+    seed: Annotated[
+        int, Meta(ge=0, title="Random seed", description="Of the first values, the split and the batches")
+    ] = 0
 
 
 class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
@@ -50,6 +57,11 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     kind="gpu",
     memory_mib=512,
     examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],
+    groups={
+        "Pictures": ("pictures",),
+        "Look": ("rank", "alpha", "patch"),
+        "Training": ("steps", "batch", "learningRate", "seed"),
+    },
 )
 def train_image_lora(params: TrainImageLora, ctx: TaskContext) -> TrainImageLoraOutput:
     xp, device, _ = array_module()

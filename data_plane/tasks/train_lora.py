@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 from tokenizers import Tokenizer
 
+from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import ArrayModule, array_module
 from dihedral.data_plane.language import base as base_model
@@ -22,44 +23,74 @@ MOST_LETTERS = 500  # of a prompt or a line in the output
 JUDGEMENTS = 20  # looks of a run at what is held out
 REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded
 
+Weights = Annotated[ModelRef, artifact(".safetensors", ".json", format="weights")]
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class TrainLora(Strict, kw_only=True, rename="camel"):
     weights: Annotated[
-        ModelRef | Annotated[list[ModelRef], Meta(min_length=1, max_length=1001)],
+        Weights | Annotated[list[Weights], Meta(min_length=1, max_length=1001)],
         Meta(
             description="The base's safetensors, every part, and model.safetensors.index.json if there is one; or a local folder that holds all of it"
         ),
     ]
-    config: Annotated[ModelRef | None, Meta(description="The base's config.json; null: that of the folder")] = None
-    tokenizer: Annotated[ModelRef | None, Meta(description="Its tokenizer.json; null: that of the folder")] = None
+    config: Annotated[
+        Annotated[ModelRef, artifact(".json", format="config")] | None,
+        Meta(title="Configuration", description="The base's config.json; null: that of the folder"),
+    ] = None
+    tokenizer: Annotated[
+        Annotated[ModelRef, artifact(".json", format="tokenizer")] | None,
+        Meta(description="Its tokenizer.json; null: that of the folder"),
+    ] = None
     dataset: Annotated[
-        ArtifactRef,
-        Meta(description="Text, or JSON lines: text, prompt and completion, instruction and output, or messages"),
+        Annotated[ArtifactRef, artifact("text/*", ".txt", ".jsonl", ".json", ".csv", ".parquet", format="dataset")],
+        Meta(
+            title="Data set",
+            description="Text, or JSON lines: text, prompt and completion, instruction and output, or messages",
+        ),
     ]
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 8
-    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
+    alpha: Annotated[
+        float, Meta(gt=0, le=1024, title="Alpha (scale)", description="The change is scaled by alpha / rank")
+    ] = 16.0
     target_modules: Annotated[list[TargetModule], Meta(min_length=1, max_length=7, description="Modules to adapt")] = (
         msgspec.field(default_factory=lambda: ["q_proj", "v_proj"])
     )
     steps: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps of AdamW")] = 100
-    batch: Annotated[int, Meta(ge=1, le=1024, description="Sequences at a time")] = 4
+    batch: Annotated[int, Meta(ge=1, le=1024, title="Batch size", description="Sequences at a time")] = 4
     gradient_accumulation: Annotated[int, Meta(ge=1, le=1024, description="Gradient accumulation steps")] = 1
     sequence_length: Annotated[int, Meta(ge=2, le=131_072, description="Tokens of a sequence")] = 256
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="The largest step size")] = 2e-4
-    schedule: Annotated[training.Schedule, Meta(description="LR schedule after warm-up")] = "linear"
-    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps in which it rises")] = 0
-    clip: Annotated[float, Meta(ge=0, description="Max gradient norm (0 = off)")] = 1.0
+    schedule: Annotated[
+        training.Schedule, Meta(title="Learning-rate schedule", description="LR schedule after warm-up")
+    ] = "linear"
+    warmup_steps: Annotated[
+        int, Meta(ge=0, le=1_000_000, title="Warm-up steps", description="Steps in which it rises")
+    ] = 0
+    clip: Annotated[float, Meta(ge=0, title="Max gradient norm", description="Max gradient norm (0 = off)")] = 1.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay")] = 0.0
-    storage: Annotated[files.Storage, Meta(description="Of base, activations; auto: the embedding's on a GPU")] = "auto"
+    storage: Annotated[
+        files.Storage,
+        Meta(title="Precision (dtype)", description="Of base, activations; auto: the embedding's on a GPU"),
+    ] = "auto"
     validation: Annotated[
-        float, Meta(ge=0, le=0.5, description="Share of the rows that is held out, of 20 rows and more; 0: none")
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            title="Held-out share",
+            description="Share of the rows that is held out, of 20 rows and more; 0: none",
+        ),
     ] = 0.1
     checkpoint_every: Annotated[
-        int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
+        int,
+        Meta(
+            ge=0,
+            title="Steps between checkpoints",
+            description="Steps between checkpoints; one more where it is interrupted",
+        ),
     ] = 50
-    seed: Annotated[int, Meta(ge=0, description="Of the first values and the order")] = 0
+    seed: Annotated[int, Meta(ge=0, title="Random seed", description="Of the first values and the order")] = 0
 
 
 class Lines(Strict, kw_only=True):
@@ -120,6 +151,22 @@ def half_batch(params: TrainLora) -> TrainLora | None:
             "steps": 100,
         }
     ],
+    groups={
+        "Model": ("config", "weights", "tokenizer"),
+        "Data": ("dataset", "sequenceLength", "validation"),
+        "Adapter": ("rank", "alpha", "targetModules"),
+        "Training": (
+            "steps",
+            "batch",
+            "gradientAccumulation",
+            "learningRate",
+            "schedule",
+            "warmupSteps",
+            "clip",
+            "weightDecay",
+        ),
+        "Running": ("storage", "checkpointEvery", "seed"),
+    },
 )
 def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     """Raises: TaskError `invalid_model`, `tokenizer_mismatch`, `invalid_dataset`, `invalid_input`, `diverged`, `missing_package`."""

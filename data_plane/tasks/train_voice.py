@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from dihedral.bridge.tasks.params import Recording
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
@@ -23,16 +24,16 @@ HEARD, FITTED = 0.4, 0.95  # of the progress
 
 
 class TrainVoice(Strict, kw_only=True, rename="camel"):
-    recording: Annotated[ArtifactRef | None, Meta(description="The speaker, in WAV, FLAC, MP3, M4A or the like")] = None
-    recordings: Annotated[list[ArtifactRef], Meta(max_length=64, description="More of the same speaker")] = (
-        msgspec.field(default_factory=list)
-    )
+    recording: Annotated[Recording | None, Meta(description="The speaker, in WAV, FLAC, MP3, M4A or the like")] = None
+    recordings: Annotated[
+        list[Recording], Meta(max_length=64, title="More recordings", description="More of the same speaker")
+    ] = msgspec.field(default_factory=list)
     components: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | None,
-        Meta(description="Gaussians in the mixture; null: 1 to 32, as BIC decides"),
+        Meta(title="Mixture components", description="Gaussians in the mixture; null: 1 to 32, as BIC decides"),
     ] = None
     iterations: Annotated[int, Meta(ge=1, le=1000, description="Rounds of expectation and maximisation")] = 25
-    seed: Annotated[int, Meta(ge=0, description="Of the first means")] = 0
+    seed: Annotated[int, Meta(ge=0, title="Random seed", description="Of the first means")] = 0
 
 
 class TrainVoiceOutput(Strict, kw_only=True, rename="camel"):
@@ -67,6 +68,7 @@ class Fitted(NamedTuple):
         {"recording": {"bucket": "inputs", "key": "speaker-low.wav"}},
         {"recordings": [{"bucket": "inputs", "key": f"speaker-low-{take}.wav"} for take in (1, 2)], "components": 8},
     ],
+    groups={"Speaker": ("recording", "recordings"), "Model": ("components", "iterations", "seed")},
 )
 def train_voice(params: TrainVoice, ctx: TaskContext) -> TrainVoiceOutput:
     """Raises: TaskError `invalid_input`: no recording, one that is no speech, recordings of different bandwidths, too little speech."""

@@ -136,6 +136,15 @@ class ControlSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(default_factory=list)
+    root_path: (
+        Annotated[
+            str,
+            Meta(
+                description='The path below which a reverse proxy serves the control plane, as /dihedral; requests are served with it and without, so the proxy may strip it.',
+                pattern='^(?!/(?:api|console|docs|health|mcp|metrics|schema|schemas|ws)(?:/|$))(?:/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])*$(?!\\n)',
+            ),
+        ]
+    ) = field(name='rootPath', default='')
     head_seconds: (
         Annotated[
             float,

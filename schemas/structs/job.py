@@ -92,6 +92,20 @@ class Job(Strict, kw_only=True):
     waiting_for: WaitingFor | None = field(name='waitingFor')
     error: JobError | None
     artifacts: list[artifact.ArtifactMeta]
+    name: Annotated[str, Meta(description='As it was given, else from its prompt or first file; null where there is neither.')] | None
+    tags: list[str]
+    task: Annotated[str, Meta(description='The task that runs alone; null: a pipeline or a graph.')] | None
+    params: Annotated[dict[str, Any], Meta(description='Of the pipeline or task, as they run; a list leaves out values above 1,000 bytes. Null: a graph.')] | None
+    given: Annotated[
+        list[str],
+        Meta(
+            description='The names of the params that were given; the others are defaults.'
+        ),
+    ]
+    rerun_of: (
+        Annotated[str, Meta(description='The job that this one repeats.')] | None
+    ) = field(name='rerunOf')
+    thumbnail: Annotated[artifact.ArtifactRef, Meta(description='A picture to recognise the job by: of its result, else one that was given.')] | None
 
 
 class JobList(Strict, kw_only=True):

@@ -7,6 +7,15 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from . import job, submission
 
+Tag: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=50,
+        pattern='^(?=[^\\S\\n]*\\S)[^,\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]+$(?!\\n)',
+    ),
+]
+
+
 class RetryRequest(Strict, kw_only=True):
     from_: Literal['start'] | UnsetType = field(name='from', default=UNSET)
 
@@ -31,7 +40,39 @@ class JobRequest(Strict, kw_only=True):
         Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
         | UnsetType
     ) = UNSET
+    task: (
+        Annotated[
+            str,
+            Meta(
+                description='Runs this task alone, with params.',
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     params: dict[str, Any] | UnsetType = UNSET
+    name: (
+        Annotated[
+            str,
+            Meta(
+                description='What the job is called, in any script; neither control nor direction characters.',
+                max_length=200,
+                pattern='^(?=[^\\S\\n]*\\S)[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]+$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    tags: Annotated[list[Tag], Meta(max_length=20)] | UnsetType = UNSET
+    rerun_of: (
+        Annotated[
+            str,
+            Meta(
+                description='The job that this one repeats. Without graph, pipeline and task, what that job ran is run again, with these params over its own; null takes one away.',
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = field(name='rerunOf', default=UNSET)
     start_at: AwareDateTime | UnsetType = field(name='startAt', default=UNSET)
     priority: job.Priority | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET

@@ -1,13 +1,10 @@
 """What a test of the stores works on: a store, its place, and how to wait."""
 
-import asyncio
 import resource
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.artifacts.s3 import S3Store
@@ -50,19 +47,6 @@ class Place:
 
 async def read(store: ArtifactStore, bucket: str, key: str, *span: int | None) -> bytes:
     return b"".join([chunk async for chunk in store.open(bucket, key, *span)])  # type: ignore[arg-type]
-
-
-async def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
-    """Waits until it is true, and answers it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = what()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.01)
 
 
 async def stream(*chunks: bytes) -> AsyncIterator[bytes]:

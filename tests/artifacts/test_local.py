@@ -18,7 +18,8 @@ from dihedral.bridge.artifacts import local, open_store
 from dihedral.bridge.artifacts.local import STALE_SECONDS, LocalStore
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, newest
 from dihedral.schemas.structs.settings import ArtifactsSettings
-from tests.artifacts.place import becomes, read, stream
+from tests.artifacts.place import read, stream
+from tests.support.polling import becomes_async
 
 BINARY = "application/octet-stream"
 
@@ -250,7 +251,7 @@ async def test_a_cancel_stops_the_copying_of_a_large_file(store: Any, tmp_path: 
     with source.open("wb") as file:
         file.truncate(2 << 30)  # a hole: it costs nothing to have and seconds to copy
     putting = asyncio.create_task(store.put("videos", "job/node/it", source, BINARY))
-    await becomes(lambda: [path for path in (store._root / ".tmp").glob("*") if path.stat().st_size > 0])
+    await becomes_async(lambda: [path for path in (store._root / ".tmp").glob("*") if path.stat().st_size > 0])
     begun = time.monotonic()
     putting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -18,8 +18,9 @@ from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnava
 from dihedral.bridge.errors import SettingsError, StoreError
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web
-from tests.artifacts.place import PART, Place, becomes, read
+from tests.artifacts.place import PART, Place, read
 from tests.artifacts.seaweed import SECRET
+from tests.support.polling import becomes_async
 
 BINARY = "application/octet-stream"
 
@@ -271,7 +272,7 @@ async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place:
     async def listed() -> Any:
         return await place.store.list("inputs", place.job)
 
-    await becomes(listed)
+    await becomes_async(listed)
     async with line(place.seaweed.endpoint, loses=b"HEAD", times=10_000) as (endpoint, _):
         store = opened(endpoint=endpoint)
         with pytest.raises(ArtifactStoreUnavailable):
@@ -304,7 +305,7 @@ async def test_a_server_that_is_no_s3_is_said(opened: Any) -> None:
 async def test_an_endpoint_may_be_host_and_port(opened: Any, place: Any) -> None:
     store = opened(endpoint=place.seaweed.endpoint.removeprefix("http://"))
     await store.put("inputs", place.key("it"), b"x", BINARY)
-    await becomes(lambda: read(store, "inputs", place.key("it")))
+    await becomes_async(lambda: read(store, "inputs", place.key("it")))
 
 
 def test_a_store_without_keys_is_opened_too() -> None:

@@ -25,7 +25,8 @@ from dihedral.bridge.artifacts.store import (
 )
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
-from tests.artifacts.place import PART, Place, becomes, files_of_at_most, read, stream
+from tests.artifacts.place import PART, Place, files_of_at_most, read, stream
+from tests.support.polling import becomes_async
 
 WHOLE = bytes(range(256)) * 40
 BLOCK = random.Random(0).randbytes(65_521)  # a prime: no two parts of what is made of it are the same
@@ -116,7 +117,7 @@ async def test_a_reader_that_stops_early_leaves_nothing_open(place: Any) -> None
         assert len(await anext(chunks)) > 0
         await chunks.aclose()
     gc.collect()
-    await becomes(lambda: open_files() <= before + 1)
+    await becomes_async(lambda: open_files() <= before + 1)
 
 
 def open_files() -> int:
@@ -128,7 +129,7 @@ async def test_a_put_leaves_no_file_open(place: Any) -> None:
     before = open_files()
     for number in range(20):
         await place.store.put("inputs", place.key(f"it-{number}"), b"x", BINARY)
-    await becomes(lambda: open_files() <= before + 1)
+    await becomes_async(lambda: open_files() <= before + 1)
 
 
 async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for(place: Any) -> None:
@@ -137,7 +138,7 @@ async def test_a_list_is_newest_first_and_of_the_bucket_and_job_it_was_asked_for
     for bucket, where in (("inputs", place), ("loras", place), ("inputs", other), ("inputs", place)):
         key = where.key(f"it-{len(metas)}")
         metas.append(await place.store.put(bucket, key, b"x", BINARY, job_id=where.job, node_id="node"))
-        await becomes(lambda: rfc3339(int(time.time() * 1000)) > metas[-1].created_at)
+        await becomes_async(lambda: rfc3339(int(time.time() * 1000)) > metas[-1].created_at)
     assert await place.store.list("inputs", place.job) == [metas[3], metas[0]]
     assert await place.store.list("loras", place.job) == [metas[1]]
     assert await place.store.list("voices", place.job) == []
@@ -169,7 +170,7 @@ async def test_a_list_of_a_job_that_cannot_be_is_empty(place: Any, job: Any) -> 
 async def test_prune_deletes_what_is_old_and_in_a_dry_run_only_says_it(place: Any) -> None:
     old = [await place.store.put(bucket, place.key("old"), b"x", BINARY) for bucket in ("inputs", "videos")]
     later = rfc3339(int(time.time() * 1000) + 50)
-    await becomes(lambda: rfc3339(int(time.time() * 1000)) > later)
+    await becomes_async(lambda: rfc3339(int(time.time() * 1000)) > later)
     horizon = time.time()
     young = await place.store.put("inputs", place.key("young"), b"x", BINARY)
     for dry_run in (True, False):
@@ -385,7 +386,7 @@ async def test_a_put_that_is_cancelled_at_any_moment_leaves_all_or_nothing(place
         async def settled() -> Any:
             return await place.leftovers() == []
 
-        await becomes(settled)
+        await becomes_async(settled)
         try:
             meta = await place.store.meta("videos", key)
         except ArtifactNotFound:

@@ -137,6 +137,11 @@ async def webhooks(world: World, token: str) -> Call:
     return lambda: world.scripts.call("webhooks", world.part, [item])
 
 
+async def heads(world: World, token: str) -> Call:
+    await world.submit(nodes=2)
+    return lambda: world.scripts.heads(world.part, ["job" if token == "fresh" else "unknown"])
+
+
 async def read(world: World, token: str) -> Call:
     await world.submit()
     return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, 2)])
@@ -168,9 +173,10 @@ SCRIPTS = [
     room,
     webhooks,
     read,
+    heads,
     upgrade,
 ]
-SILENT = {"read", "renew", "drop_consumer"}
+SILENT = {"heads", "read", "renew", "drop_consumer"}
 """Change no job and no entry even when they succeed."""
 every_script = pytest.mark.parametrize("prepare", SCRIPTS, ids=lambda prepare: prepare.__name__)
 

@@ -15,8 +15,9 @@ from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.fabric.dead_letters import DeadLetters
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
-from dihedral.bridge.tasks.runs import CancelToken, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.bridge.worker.loop import Worker
+from tests.support.outcomes import ended
 from tests.support.planes import RUNS, edge, gate, node, planes
 from tests.support.servers import start_server
 
@@ -61,11 +62,11 @@ class Says:
 async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves_no_cancel_behind() -> None:
     """`uncancel` does not take back a cancel that was not delivered yet: the commit after it would have been cut off."""
     registry = tasks.collect(["tests.support.planes"], plugins=False)
-    cancel = CancelToken()
+    cancel = RunControl()
     cancel.cancel()
     run = NodeRun(job_id="j", node_id="never", task="act", attempt=1, nonce="n", params={}, timeout_seconds=10.0)
     RUNS.clear()
-    outcome = await run_light(registry, run, None, Says(), cancel)
+    outcome = await ended(run_light(registry, run, None, Says(), cancel))
     assert (outcome.status, outcome.began) == ("cancelled", False)
     assert RUNS == []
     await asyncio.sleep(0)
@@ -74,7 +75,7 @@ async def test_a_task_that_was_cancelled_before_it_began_never_begins_and_leaves
 async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller() -> None:
     """The task ends in the very step in which it is cancelled."""
     registry = tasks.collect(["tests.support.planes"], plugins=False)
-    cancel = CancelToken()
+    cancel = RunControl()
 
     class Cancels(Says):
         def data(self, name: Any, payload: Any) -> None:
@@ -82,7 +83,7 @@ async def test_a_cancel_that_a_task_never_met_is_not_met_by_its_caller() -> None
 
     params = {"log": 1}
     run = NodeRun(job_id="j", node_id="n", task="act", attempt=1, nonce="n", params=params, timeout_seconds=10.0)
-    await run_light(registry, run, None, Cancels(), cancel)
+    await ended(run_light(registry, run, None, Cancels(), cancel))
     await asyncio.sleep(0)
     this = asyncio.current_task()
     assert this is not None

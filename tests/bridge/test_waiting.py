@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from dihedral.bridge.tasks.calling import run_light
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Cancelled, Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.worker.loop import Worker
 from dihedral.schemas.structs.worker import DeviceInfo
 from tests.support.planes import RUNS, Planes, gate, node, planes
@@ -15,14 +15,14 @@ DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]
 async def start(here: Planes, *, full: bool, waits_seconds: float = 0.0) -> Worker:
     """A worker with one slot and a device; full, a node waits for ever."""
 
-    async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+    async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
         if run.task != "heavy":
             return await run_light(here.registry, run, None, emit, cancel)
         if full:
             emit.waits("needs 14.0 GiB, 9.8 free, 6.1 held by pid 812")
             await cancel.wait()
             emit.waits("")
-            return NodeOutcome(status="cancelled", began=False)
+            return Cancelled(began=False)
         if waits_seconds:
             emit.waits("needs 14.0 GiB, 9.8 free")
             await asyncio.sleep(waits_seconds)

@@ -3,16 +3,17 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from tests.support.polling import becomes
 from tests.support.servers import start_server
 from tests.support.stack import free_port
 
 SLOTS = 16384
+NOT_YET = (redis.RedisError, OSError)
 NODE_TIMEOUT_MS = 1500
 """How long a master is silent before its replica may be promoted; the default is 15 s."""
 
@@ -78,12 +79,12 @@ class Cluster:
             server.cluster("SET-CONFIG-EPOCH", number + 2)
             server.cluster("MEET", "127.0.0.1", first.port, int(first._options[5]))
         for server in self.servers:
-            becomes(lambda server=server: len(server.cluster("NODES")) == 6)  # type: ignore[misc]
+            becomes(lambda server=server: len(server.cluster("NODES")) == 6, despite=NOT_YET)  # type: ignore[misc]
         for master, replica in zip(self.masters, self.replicas, strict=True):
             name = master.id
-            becomes(lambda replica=replica, name=name: name in str(replica.cluster("NODES")))  # type: ignore[misc]
+            becomes(lambda replica=replica, name=name: name in str(replica.cluster("NODES")), despite=NOT_YET)  # type: ignore[misc]
             replica.cluster("REPLICATE", name)
-        becomes(self.is_whole)
+        becomes(self.is_whole, despite=NOT_YET)
 
     def is_whole(self) -> bool:
         """Every slot is served, and each replica follows its master."""
@@ -101,7 +102,7 @@ class Cluster:
         """Kills a master and waits until its replica has been promoted; how many seconds that took."""
         begun = time.monotonic()
         self.masters[number].kill()
-        becomes(lambda: self.replicas[number].is_master)
+        becomes(lambda: self.replicas[number].is_master, despite=NOT_YET)
         return time.monotonic() - begun
 
     def client(self) -> redis.cluster.RedisCluster:
@@ -113,16 +114,3 @@ class Cluster:
             if server.process is not None and server.process.poll() is None:
                 server.kill()
         self._folder.cleanup()
-
-
-def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            found = what()
-        except (redis.RedisError, OSError):
-            found = None
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dihedral.client import AsyncClient, Refused, Unreachable
-from tests.cluster.servers import becomes
+from tests.cluster.servers import NOT_YET
 from tests.fundamentals.drawing import graph, node
+from tests.support.polling import becomes
 
 pytestmark = pytest.mark.cluster
 
@@ -87,7 +88,7 @@ async def fails_over(cluster: Any, house: Any, number: int, seconds: float) -> d
         async with asyncio.timeout(60):
             await running
         lost = await judged(client, load, killed)
-    await asyncio.to_thread(becomes, cluster.is_whole)
+    await asyncio.to_thread(becomes, cluster.is_whole, despite=NOT_YET)
     assert load.longest_silence < AGAIN_SECONDS
     assert house.control.poll() is None
     assert [worker.poll() for worker in house.workers] == [None] * len(house.workers)

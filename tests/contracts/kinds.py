@@ -105,6 +105,12 @@ OBJECT = Kind(({"any": [1, None, {"": "x"}]}, {}), ([], "x", 5, True, None))
 ID = identifier()
 POOL = identifier(64)
 SHARE = number(low=0, high=1)
+UNSEEN = ("a\nb", "a\n", "\x00", "a\x1b[0m", "a\x9f", "a\u2028", "a\u202eb", "a\u2069", " ", "\u3000")
+TITLE = Kind(
+    ("Dusk, second try", "日本語 の声", "المساء", "👩\u200d🎤", "a", "é" * 200, " padded "),
+    ("", "a" * 201, *UNSEEN, 5, True, None, [], {}),
+)
+TAG = Kind(("final", "vidéo 2", "run:7", "a" * 50), ("", "a" * 51, "a,b", *UNSEEN, 5, True, None, [], {}))
 STAMP = Kind(
     ("2026-11-24T04:05:06.789Z", "0000-00-00T00:00:00.000Z"),
     (
@@ -155,6 +161,28 @@ LOCAL = Kind(
 NETWORK = Kind(
     ("10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"),
     ("", "example.com", "10.0.0.0/8/", "10.0.0.0/1000", "::1\n", 1, None),
+)
+ROOT_PATH = Kind(
+    ("", "/dihedral", "/a/b", "/apiary", "/x.y~z", "/wsx/api"),
+    (
+        "/",
+        "dihedral",
+        "/dihedral/",
+        "/a//b",
+        "/a b",
+        "/a\n",
+        "/ws",
+        "/api/x",
+        "/console",
+        "/..",
+        "/a/..",
+        "/a?b",
+        "/%61",
+        5,
+        None,
+        [],
+        {},
+    ),
 )
 ORIGIN = Kind(
     ("https://console.example", "http://[::1]:8000", "http://a"),

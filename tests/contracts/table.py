@@ -45,6 +45,13 @@ JOB = {
     "waitingFor": None,
     "error": None,
     "artifacts": [META],
+    "name": None,
+    "tags": [],
+    "task": None,
+    "params": {"prompt": "dusk"},
+    "given": ["prompt"],
+    "rerunOf": None,
+    "thumbnail": None,
 }
 STATUS = {"type": "status", "seq": 1, "created": AT, "status": "queued", "progress": 0, "attempt": 1, "error": None}
 LOSS = {"type": "data", "seq": 9, "created": AT, "nodeId": "train", "name": "loss", "data": {"step": 1, "loss": 0.5}}

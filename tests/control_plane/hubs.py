@@ -15,7 +15,7 @@ from litestar import Litestar
 
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.fabric.jobs import Jobs
-from dihedral.control_plane.__main__ import listen
+from dihedral.bridge.hosts import listen
 from dihedral.control_plane.access import Access
 from dihedral.control_plane.hub import Hub
 from dihedral.control_plane.job_queue import JobQueue

@@ -15,10 +15,10 @@ import uvicorn
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.hosts import listen
 from dihedral.bridge.times import now_rfc3339
 from dihedral.bridge.tracing import Tracing
 from dihedral.control_plane import connections
-from dihedral.control_plane.__main__ import listen
 from dihedral.control_plane.app import create_app
 from dihedral.schemas.structs.graph import Plane
 from dihedral.schemas.structs.settings import Settings

@@ -18,9 +18,10 @@ import pytest
 import pytest_asyncio
 
 from dihedral.schemas.structs.settings import StoreKind
-from tests.artifacts.place import becomes, files_of_at_most
+from tests.artifacts.place import files_of_at_most
 from tests.artifacts.seaweed import of_session
 from tests.control_plane.served import PROBLEM, checked, made_settings, new_id, node, serve
+from tests.support.polling import becomes_async
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -290,7 +291,7 @@ async def test_an_upload_whose_client_leaves_stores_nothing(app: Any) -> None:
     async def as_before() -> Any:
         return await stored(app) == before
 
-    await becomes(as_before)
+    await becomes_async(as_before)
     await upload(app)
 
 
@@ -522,7 +523,7 @@ async def test_a_list_has_what_was_asked_for_newest_first(app: Any) -> None:
     metas = []
     for bucket in ("voices", "videos", "voices"):
         metas.append(await upload(app, bucket=bucket))
-        await becomes(lambda: later_than(metas[-1]))
+        await becomes_async(lambda: later_than(metas[-1]))
     assert (await app.get("/api/artifacts", limit=3))["artifacts"] == metas[::-1]
     assert (await app.get("/api/artifacts", bucket="voices", limit=2))["artifacts"] == [metas[2], metas[0]]
     assert (await app.get("/api/artifacts", bucket="videos", limit=1))["artifacts"] == [metas[1]]
@@ -695,9 +696,9 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_no_file_o
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(f"GET {where(meta)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await reader.readexactly(100)
-    await becomes(is_open)
+    await becomes_async(is_open)
     writer.transport.abort()
-    await becomes(lambda: not is_open())
+    await becomes_async(lambda: not is_open())
 
 
 @pytest.mark.parametrize(

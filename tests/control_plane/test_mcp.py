@@ -17,8 +17,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import checked, new_id, node
-from tests.control_plane.test_access import Locked, locked_house
 from tests.support.planes import gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

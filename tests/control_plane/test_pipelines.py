@@ -58,6 +58,7 @@ NODE = TEMPLATE["nodes"][0]
         (json.dumps({name: value for name, value in HELD.items() if name != "graph"}).encode(), "graph"),
         (json.dumps(changed(params={"type": "objekt"})).encode(), "params"),
         (json.dumps(changed(params={"type": "object", "properties": []})).encode(), "params"),
+        (json.dumps(changed(params={"type": "object", "properties": {"a/b": {"type": 1}}})).encode(), "/params/properties/a~1b"),
         (json.dumps(changed(params={"type": "object", "properties": {"wait": {"type": "string", "default": 5}}})).encode(), "default"),
         (json.dumps(changed(graph={**TEMPLATE, "nodes": [{**NODE, "params": {"wait": {"$param": "waite"}}}]})).encode(), "waite"),
         (json.dumps(changed(graph={**TEMPLATE, "nodes": [{**NODE, "params": {"wait": {"$param": 5}}}]})).encode(), "$param"),

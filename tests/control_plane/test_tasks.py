@@ -15,11 +15,12 @@ import pytest
 from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.control_plane.tasks import BUILTIN
 from dihedral.control_plane.tasks.llm import llm
 from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 from tests.control_plane.served import edge, new_id, node, pointers, submission
+from tests.support.outcomes import Seen, ended
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -136,7 +137,7 @@ class Said:
 
 async def run(
     task: str, store: LocalStore | None = None, said: Said | None = None, settings: LlmSettings | None = None, **params: Any
-) -> NodeOutcome:  # fmt: skip
+) -> Seen:  # fmt: skip
     """One run of a task, as the executor of the control plane makes it."""
     made = NodeRun(
         job_id="job", node_id="node", task=task, attempt=1, nonce=new_id("nonce"), params=params, timeout_seconds=60
@@ -144,23 +145,23 @@ async def run(
     before = llm.set(settings or LlmSettings())
     try:
         async with asyncio.timeout(SECONDS):
-            return await run_light(REGISTRY, made, store, said or Said(), CancelToken())
+            return await ended(run_light(REGISTRY, made, store, said or Said(), RunControl()))
     finally:
         llm.reset(before)
 
 
-def output(outcome: NodeOutcome) -> Any:
+def output(outcome: Seen) -> Any:
     assert outcome.status == "completed", outcome.error
     assert outcome.output is not None
     return msgspec.json.decode(outcome.output)
 
 
-def reason(outcome: NodeOutcome) -> str:
+def reason(outcome: Seen) -> str:
     assert outcome.error is not None
     return outcome.error.message
 
 
-def refusal(outcome: NodeOutcome) -> tuple[str, bool]:
+def refusal(outcome: Seen) -> tuple[str, bool]:
     """(code, whether another attempt is worth it) of a failure; it tells no secret."""
     assert outcome.status == "failed", outcome.output
     assert outcome.error is not None
@@ -169,7 +170,7 @@ def refusal(outcome: NodeOutcome) -> tuple[str, bool]:
     return outcome.error.code, outcome.retryable
 
 
-async def write(url: str, kind: str = "ollama", *, lines: int = 2, prompt: str = "the sea", **more: Any) -> NodeOutcome:
+async def write(url: str, kind: str = "ollama", *, lines: int = 2, prompt: str = "the sea", **more: Any) -> Seen:
     settings = LlmSettings(endpoint=url, kind=LlmKind(kind), **{"timeout_seconds": SECONDS, **more})
     return await run("generate_script", settings=settings, prompt=prompt, lines=lines)
 

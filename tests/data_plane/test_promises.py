@@ -173,7 +173,7 @@ def test_without_its_files_a_worker_counts_for_itself_and_says_so_once(
     assert first is not None
     assert one.reservation(12, 11 * GIB) is None
     assert [record.message for record in caplog.records if "not shared" in record.message] == [
-        f"promises are not shared with other workers of this machine: [Errno 2] No such file or directory: '{directory}/gpu'"
+        f"reservations are not shared with other workers of this machine: [Errno 2] No such file or directory: '{directory}/gpu'"
     ]
     directory.mkdir()
     two.decide()

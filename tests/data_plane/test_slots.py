@@ -15,12 +15,13 @@ import pytest
 
 from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
 from tests.data_plane import slot_tasks
 from tests.support.in_process import RecordedEvents
+from tests.support.outcomes import Seen, ended
 
 MODULE = "tests.data_plane.slot_tasks"
 
@@ -48,11 +49,11 @@ async def pool(tmp_path: Path) -> AsyncIterator[SlotPool]:
         yield pool
 
 
-async def run(pool: SlotPool, task: str, heard: RecordedEvents | None = None, **params: Any) -> NodeOutcome:
-    return await pool.run(node(task, **params), heard or RecordedEvents(), CancelToken())
+async def run(pool: SlotPool, task: str, heard: RecordedEvents | None = None, **params: Any) -> Seen:
+    return await ended(pool.run(node(task, **params), heard or RecordedEvents(), RunControl()))
 
 
-def output(outcome: NodeOutcome) -> Any:
+def output(outcome: Seen) -> Any:
     assert outcome.status == "completed", outcome
     assert outcome.output is not None
     return msgspec.json.decode(outcome.output)
@@ -189,9 +190,9 @@ async def test_wrong_params_and_wrong_output_are_refused(pool: SlotPool) -> None
     assert codes == ["invalid_params", "invalid_params", "invalid_output"]
 
 
-async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[NodeOutcome, dict[str, Any], RecordedEvents]:
-    heard, cancel = RecordedEvents(), CancelToken()
-    running = asyncio.ensure_future(pool.run(node(task), heard, cancel))
+async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[Seen, dict[str, Any], RecordedEvents]:
+    heard, cancel = RecordedEvents(), RunControl()
+    running = asyncio.ensure_future(ended(pool.run(node(task), heard, cancel)))
     began = await heard.began()
     cancel.cancel()
     return await asyncio.wait_for(running, 20), began, heard
@@ -202,6 +203,33 @@ async def test_a_cancel_that_the_task_hears_keeps_the_slot(pool: SlotPool, task:
     outcome, began, _ = await cancel_after_it_began(pool, task)
     assert outcome.status == "cancelled"
     assert output(await run(pool, "pid"))["pid"] == began["pid"]
+
+
+async def test_a_run_that_stops_for_a_pause_is_preempted_and_keeps_the_slot(pool: SlotPool) -> None:
+    heard, control = RecordedEvents(), RunControl()
+    running = asyncio.ensure_future(ended(pool.run(node("cooperates"), heard, control)))
+    began = await heard.began()
+    control.request("pause")
+    outcome = await asyncio.wait_for(running, 20)
+    assert outcome.status == "preempted"
+    assert not any(name == "cancelled" for name, _ in heard.events)
+    assert output(await run(pool, "pid"))["pid"] == began["pid"]
+
+
+async def test_a_run_that_is_cancelled_while_it_pauses_is_cancelled(pool: SlotPool) -> None:
+    heard, control = RecordedEvents(), RunControl()
+    running = asyncio.ensure_future(ended(pool.run(node("never_looks"), heard, control)))
+    await heard.began()
+    control.request("pause")
+    control.cancel()
+    assert (await asyncio.wait_for(running, 20)).status == "cancelled"
+
+
+async def test_a_task_that_completes_although_it_was_asked_to_pause_is_completed(pool: SlotPool) -> None:
+    control = RunControl()
+    control.request("pause")
+    outcome = await ended(pool.run(node("pid"), RecordedEvents(), control))
+    assert outcome.status == "completed"
 
 
 async def test_a_task_that_never_looks_is_unwound_by_sigterm(pool: SlotPool) -> None:
@@ -229,7 +257,7 @@ async def test_children_that_a_cancelled_task_left_behind_are_killed(pool: SlotP
 @pytest.mark.parametrize("task", ["cooperates", "stubborn", "waits"])
 async def test_a_node_whose_time_is_over_fails_with_timeout(pool: SlotPool, task: str) -> None:
     output(await run(pool, "pid"))
-    outcome = await pool.run(node(task, timeout_seconds=0.2), RecordedEvents(), CancelToken())
+    outcome = await ended(pool.run(node(task, timeout_seconds=0.2), RecordedEvents(), RunControl()))
     assert outcome.status == "failed"
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
@@ -237,11 +265,11 @@ async def test_a_node_whose_time_is_over_fails_with_timeout(pool: SlotPool, task
 
 
 async def test_a_node_cancelled_while_it_waits_for_a_slot_never_starts(pool: SlotPool) -> None:
-    first, second, heard = CancelToken(), CancelToken(), RecordedEvents()
-    running = asyncio.ensure_future(pool.run(node("cooperates"), heard, first))
+    first, second, heard = RunControl(), RunControl(), RecordedEvents()
+    running = asyncio.ensure_future(ended(pool.run(node("cooperates"), heard, first)))
     await heard.began()
     waiting_heard = RecordedEvents()
-    waiting = asyncio.ensure_future(pool.run(node("reports", count=1), waiting_heard, second))
+    waiting = asyncio.ensure_future(ended(pool.run(node("reports", count=1), waiting_heard, second)))
     await asyncio.sleep(0)
     second.cancel()
     assert (await waiting).status == "cancelled"
@@ -274,7 +302,7 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
     heard = RecordedEvents()
     pool = SlotPool(slots=2, registry=collect([MODULE]), modules=[MODULE], settings=settings(tmp_path))
     async with pool:
-        running = asyncio.ensure_future(pool.run(node("stubborn"), heard, CancelToken()))
+        running = asyncio.ensure_future(ended(pool.run(node("stubborn"), heard, RunControl())))
         began = await heard.began()
     await asyncio.wait({running}, timeout=10)
     assert not runs(began["pid"])
@@ -285,7 +313,7 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.runs import RunControl
 from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.slots.pool import SlotPool
 from tests.data_plane.test_slots import MODULE, node, settings
@@ -298,7 +326,7 @@ class Says(RecordedEvents):
 async def main():
     limits = settings(Path(sys.argv[1]), leaseMs=600)
     async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
-        await pool.run(node(sys.argv[2]), Says(), CancelToken())
+        await pool.run(node(sys.argv[2]), Says(), RunControl())
 
 asyncio.run(main())
 """
@@ -353,9 +381,9 @@ async def test_a_slot_stores_for_the_owner_of_the_job_and_fetches_nothing_of_oth
         await store.put("inputs", f"{owner}.bin", b"given", content_type="text/plain", owner=owner)
     async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=limits) as pool:
 
-        async def copied(of: str, owner: str) -> NodeOutcome:
+        async def copied(of: str, owner: str) -> Seen:
             wanted = node(task, source={"bucket": "inputs", "key": f"{of}.bin"})
-            return await pool.run(msgspec.structs.replace(wanted, owner=owner), RecordedEvents(), CancelToken())
+            return await ended(pool.run(msgspec.structs.replace(wanted, owner=owner), RecordedEvents(), RunControl()))
 
         assert [meta.owner for meta in (await copied("alice", "alice")).artifacts] == ["alice"]
         refused = await copied("alice", "bob")
@@ -434,8 +462,8 @@ async def test_a_process_that_belongs_to_a_kept_model_stays_as_long_as_the_model
 
 
 async def test_a_cancel_ends_processes_that_have_left_the_group(pool: SlotPool) -> None:
-    heard, cancel = RecordedEvents(), CancelToken()
-    running = asyncio.ensure_future(pool.run(node("daemonises"), heard, cancel))
+    heard, cancel = RecordedEvents(), RunControl()
+    running = asyncio.ensure_future(ended(pool.run(node("daemonises"), heard, cancel)))
     child = (await heard.began())["child"]
     cancel.cancel()
     assert (await running).status == "cancelled"

@@ -15,12 +15,13 @@ from msgspec import Meta, Struct
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import InvalidTask, Registry, TaskContext, collect, task
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Plane
 from tests.support.in_process import RecordedEvents
+from tests.support.outcomes import Seen, ended
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +72,7 @@ def test_the_manifest_entry_comes_from_the_types(module: types.ModuleType) -> No
     entry = made.capability
     assert (entry.label, entry.description, entry.plane) == ("Train it", "Trains it.", Plane.python)
     assert entry.io.input["additionalProperties"] is False
-    assert entry.io.input["properties"]["picture"]["x-artifact"] is True
+    assert entry.io.input["properties"]["picture"]["x-artifact"]
     assert entry.io.input["properties"]["inner"]["items"]["additionalProperties"] is False
     assert "$ref" not in msgspec.json.encode(entry.io).decode()
     by_name = {parameter.name: parameter for parameter in entry.parameters}
@@ -224,12 +225,10 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
 # Light runs ----------------------------------------------------------------------------------------------------------
 
 
-async def simulate(
-    cancel: CancelToken | None = None, heard: RecordedEvents | None = None, **params: Any
-) -> NodeOutcome:
+async def simulate(cancel: RunControl | None = None, heard: RecordedEvents | None = None, **params: Any) -> Seen:
     run = NodeRun(job_id="j", node_id="n", task="simulate", attempt=1, nonce="x", params=params, timeout_seconds=0.5)
     registry = collect(BUILTIN, plugins=False)
-    return await run_light(registry, run, None, heard or RecordedEvents(), cancel or CancelToken())
+    return await ended(run_light(registry, run, None, heard or RecordedEvents(), cancel or RunControl()))
 
 
 async def test_simulate_reports_each_step_and_returns_its_steps() -> None:
@@ -264,7 +263,7 @@ async def test_bad_params_never_reach_the_function(params: dict[str, Any]) -> No
 
 
 async def test_a_light_task_is_cancelled_and_timed_out_without_harm_to_its_caller() -> None:
-    cancel = CancelToken()
+    cancel = RunControl()
     asyncio.get_running_loop().call_soon(cancel.cancel)
     assert (await simulate(cancel, steps=1, stepSeconds=60)).status == "cancelled"
     outcome = await simulate(steps=1, stepSeconds=60)
@@ -291,7 +290,7 @@ async def test_a_light_task_that_swallows_cancellation_is_told_again(
         raise NotImplementedError
 
     run = NodeRun(job_id="j", node_id="n", task="swallows", attempt=1, nonce="x", params={}, timeout_seconds=0.01)
-    outcome = await run_light(collected(module, swallows=swallows), run, None, RecordedEvents(), CancelToken())
+    outcome = await ended(run_light(collected(module, swallows=swallows), run, None, RecordedEvents(), RunControl()))
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
 
@@ -307,7 +306,7 @@ async def test_cancelling_the_caller_goes_through() -> None:
 async def test_get_capabilities_lists_what_this_worker_can_run() -> None:
     registry = collect(BUILTIN, plugins=False)
     run = NodeRun(job_id="j", node_id="n", task="get_capabilities", attempt=1, nonce="x", params={}, timeout_seconds=5)
-    outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
+    outcome = await ended(run_light(registry, run, None, RecordedEvents(), RunControl()))
     assert outcome.output is not None
     assert {entry["id"] for entry in msgspec.json.decode(outcome.output)["capabilities"]} == set(registry)
 
@@ -357,7 +356,7 @@ async def test_a_light_task_reads_its_settings_and_has_the_defaults_without_a_ta
             params={"picture": {"bucket": "inputs", "key": "a"}},
             timeout_seconds=5,
         )
-        outcome = await run_light(registry, run, None, RecordedEvents(), CancelToken())
+        outcome = await ended(run_light(registry, run, None, RecordedEvents(), RunControl()))
         assert outcome.output == b'{"steps":%d}' % port
 
 

@@ -26,6 +26,7 @@ from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.artifacts.store import BUCKETS
 from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
+from dihedral.control_plane.connections import Limits
 from tests.support.polling import becomes
 from tests.support.servers import skip
 from tests.support.stack import free_port
@@ -70,7 +71,7 @@ def test_the_profiles_are_there() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_pinned_bounded_watched_and_locked_down(name: Any) -> None:
     service = SERVICES[name]
-    image = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"])
+    image = interpolated(service["image"])
     tag = image.rpartition("/")[2].partition(":")[2]
     assert tag, f"{image} names no version"
     assert tag != "latest"
@@ -93,6 +94,81 @@ def test_only_traefik_is_reached_from_outside_and_only_where_it_was_told() -> No
     assert all(port.startswith("${BIND:-127.0.0.1}:") for port in ports["traefik"])
     assert all(port.startswith("127.0.0.1:") for port in ports["control-plane-dev"])
     assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def interpolated(text: str, **given: str) -> str:
+    """What compose makes of ${NAME:-default}, also within a default."""
+    while found := re.search(r"\$\{(\w+):-([^${}]*)\}", text):
+        text = text.replace(found[0], given.get(found[1]) or found[2])
+    return text
+
+
+@pytest.mark.parametrize("given", [{}, {"HTTPS_PORT": "9443"}, {"HTTPS_PORT": "443"}])
+def test_plain_http_and_presigned_links_lead_to_the_port_that_the_outside_sees(given: Any) -> None:
+    """Traefik's own redirection of an entry point leads to the container's port, whatever compose publishes it as."""
+    port = given.get("HTTPS_PORT", "8443")
+    published = {
+        inner: outer
+        for address in SERVICES["traefik"]["ports"]
+        for _, outer, inner in [interpolated(address, **given).split(":")]
+    }
+    assert published["8443"] == port
+    static = yaml.safe_load((ROOT / "deploy" / "traefik" / "traefik.yml").read_text())
+    assert "redirections" not in json.dumps(static)
+    text = (ROOT / "deploy" / "traefik" / "dynamic.yml").read_text()
+    environment = {
+        name: interpolated(str(value), **given) for name, value in SERVICES["traefik"]["environment"].items()
+    }
+    text = re.sub(r'\{\{ env "(\w+)" \}\}', lambda found: environment[found[1]], text)
+    http = yaml.safe_load(text)["http"]
+    (router,) = [each for each in http["routers"].values() if each["entryPoints"] == ["web"]]
+    (name,) = router["middlewares"]
+    assert http["middlewares"][name] == {"redirectScheme": {"scheme": "https", "port": port}}
+    public = interpolated(SERVICES["control-plane"]["environment"]["DIHEDRAL_ARTIFACTS__PUBLIC_ENDPOINT"], **given)
+    assert public == f"https://s3.localhost:{port}"
+
+
+def test_clients_behind_traefik_do_not_share_the_limit_of_one_address(mounted: Any) -> None:
+    """All of them connect from Traefik's address, which Docker takes from its private ranges."""
+    for name in ("control-plane", "control-plane-dev"):
+        limits = Limits(settings.load(None, variables(name, mounted), {}))
+        for proxy in ("172.18.0.5", "10.1.2.3", "192.168.16.4", "fd4d:6169::3"):
+            assert all(limits.admit(object(), proxy) for _ in range(limits.most_per_address + 1)), proxy
+        assert not all(limits.admit(object(), "203.0.113.9") for _ in range(limits.most_per_address + 1))
+
+
+@pytest.mark.parametrize("name", ["control-plane", "worker", "worker-gpu", "control-plane-dev", "worker-dev"])
+def test_files_of_jobs_and_uploads_are_not_in_memory(name: Any) -> None:
+    """A tmpfs counts for the container's memory, runs no program, and is shared by nobody; a volume without a name is each container's own."""
+    assert SERVICES[name]["tmpfs"] == []
+    assert "/tmp" in SERVICES[name]["volumes"]
+
+
+def started_by(*names: str) -> set[str]:
+    """What `docker compose up NAMES` starts: those and what they depend on."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting += [each for each in SERVICES[name].get("depends_on", {}) if each not in found]
+    return found
+
+
+def test_the_planes_of_development_start_without_those_of_production() -> None:
+    text = (ROOT / "compose.yaml").read_text() + (ROOT / "docs" / "operation.md").read_text()
+    commands = re.findall(r"docker compose up ((?:[\w-]+-dev ?)+)", text)
+    assert len(commands) >= 2
+    for command in commands:
+        assert started_by(*command.split()) == {"control-plane-dev", "worker-dev", "redis", "s3", "s3-init"}
+    assert "--profile dev" not in text, "starts both, and both take the jobs"
+
+
+def test_metrics_are_not_reached_through_traefik() -> None:
+    text = (ROOT / "deploy" / "traefik" / "dynamic.yml").read_text()
+    rules = {name: each["rule"] for name, each in yaml.safe_load(text)["http"]["routers"].items()}
+    assert "!PathPrefix(`/metrics`)" in rules["control-plane"], "a Path would let /metrics/ through"
+    assert "metrics" not in rules["s3"] + rules["grafana"]
 
 
 def test_no_secret_stands_in_the_file() -> None:
@@ -185,6 +261,28 @@ def test_a_devcontainer_names_services_that_are_there(name: Any) -> None:
     assert os.access(ROOT / document["initializeCommand"], os.X_OK)
 
 
+@pytest.mark.parametrize("name", ["control-plane", "data-plane"])
+def test_a_devcontainer_lets_an_editors_server_start(name: Any) -> None:
+    """It is downloaded into the home and run there, as a user with a name, and it calls git."""
+    document = json.loads((ROOT / ".devcontainer" / name / "devcontainer.json").read_text())
+    service = SERVICES[document["service"]]
+    assert "outside" in service["networks"]
+    assert "home:/home/dev" in service["volumes"], "a tmpfs runs no program, and everything else is read-only"
+    text = (ROOT / service["build"]["dockerfile"]).read_text().replace("\\\n", " ")
+    stages = {
+        head.split(" AS ")[1]: (head.split(" AS ")[0], body)
+        for head, body in re.findall(r"^FROM (.*)\n((?:(?!^FROM ).*\n)*)", text, re.M)
+    }
+    base, body = stages[service["build"]["target"]]
+    assert "HOME=/home/dev" in body
+    tools = stages[base][1]
+    assert re.search(r"apt-get install .*\bgit\b", tools)
+    assert "useradd --uid 1000 --home-dir /home/dev" in tools
+    assert "mkdir --mode 1777 /home/dev" in tools, "a volume takes its rights from here, for every UID"
+    assert interpolated(service["user"]) == "1000:1000"
+    assert "safe.directory /src" in document["postCreateCommand"]
+
+
 # With the real things -----------------------------------------------------------------------------------------------
 
 
@@ -216,10 +314,36 @@ def test_the_secrets_are_all_made_each_once_and_random(mounted: Any, tmp_path: P
     assert "PRIVATE KEY" in before["tls_key"]
 
 
+def names_of(secrets: Path) -> set[str]:
+    command = ["openssl", "x509", "-in", str(secrets / "tls_cert"), "-noout", "-ext", "subjectAltName"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return set(re.findall(r"(?:DNS|IP Address):([^,\s]+)", done))
+
+
+def test_a_later_host_is_added_to_our_certificate_and_never_to_ones_own(tmp_path: Path) -> None:
+    """Before, the second call changed nothing and said that the certificate was for the second host."""
+    secrets = made_secrets(tmp_path)
+    assert names_of(secrets) == {"localhost", "s3.localhost"}
+    key = (secrets / "tls_key").read_text()
+    command = [str(tmp_path / "secrets.sh"), "box.example", "192.168.1.5"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "box.example" in said
+    assert names_of(secrets) == {"localhost", "s3.localhost", "box.example", "s3.box.example", "192.168.1.5"}
+    assert (secrets / "tls_key").read_text() == key
+    own = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own", "-addext", "subjectAltName=DNS:own.example"]  # fmt: skip
+    subprocess.run(
+        [*own, "-keyout", secrets / "tls_key", "-out", secrets / "tls_cert"], check=True, capture_output=True
+    )
+    before = (secrets / "tls_cert").read_text()
+    done = subprocess.run([str(tmp_path / "secrets.sh"), "other.example"], check=True, capture_output=True, text=True)
+    assert (secrets / "tls_cert").read_text() == before
+    assert "does not name other.example" in done.stderr
+
+
 def variables(name: str, mounted: Path, **more: str) -> dict[str, str]:
     """What compose gives a plane, with mounted secrets where they lie here."""
     given = {
-        variable: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", str(value)).replace("/run/secrets", str(mounted))
+        variable: interpolated(str(value)).replace("/run/secrets", str(mounted))
         for variable, value in SERVICES[name]["environment"].items()
     }
     return given | more

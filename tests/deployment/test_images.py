@@ -41,7 +41,7 @@ class Image:
             base, _, name = head.partition(" AS ")
             if name not in ("build", target):
                 continue
-            if base != "build":
+            if base not in ("build", "tools"):  # tools: what an editor needs, and no step of ours
                 self.environ = {"PATH": self.environ["PATH"], "HOME": str(tree)}
             for line in filter(None, body.splitlines()):
                 word, _, rest = line.partition(" ")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
@@ -18,6 +18,7 @@ from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
 from tests.support.in_process import RecordedEvents
+from tests.support.outcomes import Seen, ended
 
 MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
@@ -56,15 +57,15 @@ class Rig:
     def start(
         self,
         heard: RecordedEvents | None = None,
-        cancel: CancelToken | None = None,
+        cancel: RunControl | None = None,
         task: str = "simulate_gpu",
         **params: Any,
-    ) -> "asyncio.Task[NodeOutcome]":
+    ) -> "asyncio.Task[Seen]":
         """A node that runs, or waits, until it is awaited."""
         run = NodeRun(
             job_id="job", node_id="n", task=task, attempt=1, nonce="x1", params=params, timeout_seconds=60
         )  # fmt: skip
-        return asyncio.ensure_future(self.pool.run(run, heard or RecordedEvents(), cancel or CancelToken()))
+        return asyncio.ensure_future(ended(self.pool.run(run, heard or RecordedEvents(), cancel or RunControl())))
 
     def used(self, index: int = 0) -> int:
         """MiB in use on a device."""
@@ -96,7 +97,7 @@ async def rig(tmp_path: Path, text: str, slots: int, **options: Any) -> AsyncIte
         yield made
 
 
-def output(outcome: NodeOutcome) -> Any:
+def output(outcome: Seen) -> Any:
     assert outcome.status == "completed", outcome
     assert outcome.output is not None
     return msgspec.json.decode(outcome.output)

@@ -5,7 +5,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from tests.front_door.running import SECONDS, Up, becomes
+from tests.front_door.running import SECONDS, Up
+from tests.support.polling import becomes
 
 GIB = 1024
 

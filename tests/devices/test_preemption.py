@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.devices.simulated_stack import GIB, Stack, graph
-from tests.front_door.running import becomes, up
+from tests.front_door.running import up
+from tests.support.polling import becomes
 
 PLAIN = """
 import time

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge import metrics
-from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.runs import RunControl
 from dihedral.data_plane.gpu_memory import simulated
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
@@ -133,14 +133,14 @@ async def test_a_small_node_passes_a_large_one_only_where_it_keeps_nobody_waitin
 async def test_what_fits_no_device_here_is_not_begun(tmp_path: Path) -> None:
     async with rig(tmp_path, "2x24GiB", slots=2) as made:
         outcome = await made.start(memoryMiB=25 * GIB)
-        assert (outcome.status, outcome.began) == ("cancelled", False)
-        assert outcome.elsewhere == "needs 25.0 GiB, more than any device of this worker has (24.0)"
+        assert (outcome.status, outcome.began) == ("declined", False)
+        assert outcome.reason == "needs 25.0 GiB, more than any device of this worker has (24.0)"
 
 
 async def test_a_node_cancelled_while_it_waits_for_memory_leaves_no_trace(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=2) as made:
         first = made.start(steps=20, stepSeconds=0.02, memoryMiB=14 * GIB)
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         second = made.start(heard, cancel, memoryMiB=14 * GIB)
         await waited(heard)
         cancel.cancel()
@@ -204,7 +204,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
     async with rig(tmp_path, "1x24GiB,hang@3", slots=1) as made:
         first = output(await made.start(memoryMiB=2 * GIB, model="m", modelMiB=GIB))  # two allocations; the model stays
         assert made.used() == GIB
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, memoryMiB=2 * GIB, model="m", modelMiB=GIB)
         await asyncio.sleep(0.5)
         cancel.cancel()
@@ -224,7 +224,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
 
 async def test_a_cancel_says_how_long_it_took_and_that_the_memory_is_back(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
         await heard.began()
         cancel.cancel()
@@ -255,10 +255,10 @@ async def test_a_process_that_died_gives_its_memory_back(tmp_path: Path) -> None
 
 async def test_a_node_that_is_asked_for_its_best_ends_early_and_completes(tmp_path: Path) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, steps=10_000, stepSeconds=0.01, memoryMiB=GIB)
         await heard.began()
-        cancel.wish("finish")
+        cancel.request("finish")
         done = output(await node)
         assert done["early"]
         assert 0 < done["steps"] < 10_000
@@ -313,7 +313,7 @@ async def test_what_an_idle_process_holds_goes_with_it_where_a_node_needs_it(tmp
 async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path) -> None:
     """The task itself ends in time, so nothing but its memory says that the process is spent."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
         cancel.cancel()
@@ -331,7 +331,7 @@ async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path)
 async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path: Path) -> None:
     """A context and the modules of libraries stay in a process: its first cancel passed for a leak."""
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, task="leak", memoryMiB=600, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
         cancel.cancel()
@@ -370,7 +370,7 @@ async def test_a_process_that_gives_its_model_back_is_not_killed_for_the_next_in
 @pytest.mark.parametrize("steps", [12])
 async def test_a_node_goes_on_from_its_checkpoint_in_another_process(tmp_path: Path, steps: int) -> None:
     async with rig(tmp_path, "1x24GiB", slots=1) as made:
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=GIB, checkpointEvery=2)
         while len(heard.events) < 5:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -380,10 +380,10 @@ async def test_a_node_goes_on_from_its_checkpoint_in_another_process(tmp_path: P
         assert 4 <= done["resumedAt"] <= steps
 
 
-def urgency(rank: int, may_pause: bool = True) -> CancelToken:
-    token = CancelToken()
+def urgency(rank: int, may_pause: bool = True) -> RunControl:
+    token = RunControl()
     token.rank = rank
-    token.may_pause = lambda: may_pause and not token.wishes
+    token.may_pause = lambda: may_pause and not token.requests
     return token
 
 
@@ -396,8 +396,8 @@ async def test_what_is_less_urgent_gives_its_memory_to_the_urgent_and_to_nobody_
         heard = RecordedEvents()
         now = made.start(heard, urgent, steps=20, stepSeconds=0.01, memoryMiB=20 * GIB)
         assert (await waited(heard)).startswith("needs 20.0 GiB")
-        assert (await runs_now).status == "cancelled"
-        assert low.wishes == ["pause"]
+        assert (await runs_now).status == "preempted"
+        assert low.requests == ["pause"]
         output(await now)
         assert not older.done()
         output(await older)
@@ -417,7 +417,7 @@ async def test_nobody_pauses_for_memory_that_would_not_be_enough(tmp_path: Path)
         await asyncio.sleep(1.6)  # longer than it waits before others are asked
         equal.cancel()
         output(await urgent)
-        assert not low.wishes
+        assert not low.requests
         low.cancel()
         await asyncio.gather(*running)
 
@@ -453,7 +453,7 @@ async def test_whatever_happens_everything_ends_and_the_devices_are_whole_again(
     async with rig(tmp_path, "2x24GiB,oom@2,poison@4", slots=4) as made:
         nodes, cancels = [], []
         for _ in range(24):
-            cancel = CancelToken()
+            cancel = RunControl()
             size, model = rng.choice([1, 3, 6, 10, 14, 20, 24]), rng.choice(["", "", "a", "b"])
             half: dict[str, Any] = {"model": model, "modelMiB": size * GIB // 2, "steps": rng.randint(0, 8)}
             nodes.append(made.start(None, cancel, memoryMiB=size * GIB, stepSeconds=0.02, **half))

@@ -5,19 +5,20 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dihedral.bridge.tasks.runs import CancelToken
+from dihedral.bridge.tasks.runs import RunControl
 from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from tests.devices.rig import GIB, Rig, output, rig
 from tests.support.in_process import RecordedEvents
+from tests.support.polling import becomes_async
 
 
 class Driver:
@@ -51,12 +52,6 @@ async def silent(tmp_path: Path, slots: int = 2) -> AsyncIterator[tuple[Rig, Dri
         driver.answers.set()
 
 
-async def becomes(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (what a thread does)
-            await asyncio.sleep(0.01)
-
-
 def said_of(heard: RecordedEvents, *beginnings: str) -> bool:
     return any(reason.startswith(beginnings) for reason in heard.reasons)
 
@@ -83,14 +78,16 @@ async def test_a_driver_that_hangs_keeps_a_node_waiting_and_nothing_else(tmp_pat
         output(await made.start(memoryMiB=GIB))
         assert made.pool.problems() == []
         looking = made.pool._seats._looking
-        await becomes(lambda: looking is not None and looking.done())  # its last look could still serve the next node
+        await becomes_async(
+            lambda: looking is not None and looking.done()
+        )  # its last look could still serve the next node
         driver.answers.clear()
         heard = RecordedEvents()
         node = made.start(heard, memoryMiB=GIB)
         before = driver.looks
 
         async def said() -> None:
-            await becomes(
+            await becomes_async(
                 lambda: said_of(heard, "the device does not answer (1 s)", "the device does not answer (2 s)")
             )
 
@@ -114,15 +111,15 @@ async def test_a_node_that_waits_is_not_told_otherwise_because_a_look_takes_a_mo
             def waits(self, reason: str) -> None:
                 said.append(reason)
 
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(Says(), cancel, memoryMiB=14 * GIB)
-        await becomes(lambda: said)
+        await becomes_async(lambda: said)
         driver.answers.clear()
-        await becomes(lambda: driver.at_once)
+        await becomes_async(lambda: driver.at_once)
         assert made.pool._seats._answers
-        await becomes(lambda: not made.pool._seats._answers)
+        await becomes_async(lambda: not made.pool._seats._answers)
         driver.answers.set()
-        await becomes(lambda: made.pool._seats._answers)
+        await becomes_async(lambda: made.pool._seats._answers)
         assert "" not in said
         cancel.cancel()
         await node
@@ -142,7 +139,7 @@ async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
 ) -> None:
     monkeypatch.setattr("dihedral.data_plane.slots.pool.MEMORY_BACK_SECONDS", 0.3)
     async with silent(tmp_path) as (made, driver):
-        heard, cancel = RecordedEvents(), CancelToken()
+        heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)
         await heard.began()
         driver.answers.clear()
@@ -156,9 +153,9 @@ async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
 async def test_a_node_can_be_cancelled_while_the_driver_hangs(tmp_path: Path) -> None:
     async with silent(tmp_path) as (made, driver):
         driver.answers.clear()
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(None, cancel, memoryMiB=GIB)
-        await becomes(lambda: driver.at_once)
+        await becomes_async(lambda: driver.at_once)
         cancel.cancel()
         assert not (await node).began
 
@@ -178,11 +175,11 @@ async def test_nothing_is_admitted_on_a_reading_that_is_old(tmp_path: Path, quic
         ask, seats._probe._ask = seats._probe._ask, lambda: [late()]
         heard = RecordedEvents()
         node = made.start(heard, memoryMiB=20 * GIB)
-        await becomes(lambda: said_of(heard, "the device does not answer ("))
+        await becomes_async(lambda: said_of(heard, "the device does not answer ("))
         async with made.stranger("12GiB"):
             seats._probe._ask = ask
             driver.answers.set()
-            await becomes(lambda: any(reason.startswith("needs 20.0 GiB, 12.0 free") for reason in heard.reasons))
+            await becomes_async(lambda: any(reason.startswith("needs 20.0 GiB, 12.0 free") for reason in heard.reasons))
             assert not node.done()
         output(await node)
 
@@ -192,7 +189,7 @@ async def test_a_driver_that_answers_with_errors_is_said_with_its_error(tmp_path
         driver.error = OSError("GPU is lost")
         heard = RecordedEvents()
         node = made.start(heard, memoryMiB=GIB)
-        await becomes(lambda: said_of(heard, "the device does not answer (1 s): OSError: GPU is lost"))
+        await becomes_async(lambda: said_of(heard, "the device does not answer (1 s): OSError: GPU is lost"))
         assert (await made.start(task="plain")).status == "completed"
         assert made.pool.problems() != []
         driver.error = None
@@ -203,12 +200,12 @@ async def test_a_driver_that_answers_with_errors_is_said_with_its_error(tmp_path
 async def test_an_error_that_nobody_asks_about_any_more_is_no_problem(tmp_path: Path, quickly: None) -> None:
     async with silent(tmp_path) as (made, driver):
         driver.error = OSError("GPU is lost")
-        cancel = CancelToken()
+        cancel = RunControl()
         node = made.start(None, cancel, memoryMiB=GIB)
-        await becomes(made.pool.problems)
+        await becomes_async(made.pool.problems)
         cancel.cancel()
         await node
-        await becomes(lambda: not made.pool.problems())
+        await becomes_async(lambda: not made.pool.problems())
 
 
 async def test_a_younger_node_that_needs_no_memory_takes_no_seat_from_one_that_is_looked_for(tmp_path: Path) -> None:
@@ -229,12 +226,14 @@ async def test_a_worker_that_is_frozen_while_it_decides_keeps_only_those_waiting
         heard = RecordedEvents()
         with locked(file, wait=True):
             node = made.start(heard, memoryMiB=GIB)
-            await becomes(lambda: said_of(heard, "another worker keeps the promises of this device locked (1 s)"))
+            await becomes_async(
+                lambda: said_of(heard, "another worker keeps the reservations of this device locked (1 s)")
+            )
             assert made.pool.problems() != []
             assert (await made.start(task="plain")).status == "completed"
             assert not node.done()
         output(await node)
-        await becomes(lambda: not made.pool.problems())
+        await becomes_async(lambda: not made.pool.problems())
 
 
 async def test_a_pool_ends_while_the_driver_hangs(tmp_path: Path) -> None:
@@ -243,7 +242,7 @@ async def test_a_pool_ends_while_the_driver_hangs(tmp_path: Path) -> None:
         async with asyncio.timeout(20), rig(tmp_path, "1x24GiB", slots=1, changed=driver) as made:
             driver.answers.clear()
             node = made.start(memoryMiB=GIB)
-            await becomes(lambda: driver.at_once)
+            await becomes_async(lambda: driver.at_once)
             node.cancel()
             await asyncio.wait({node})
     finally:
@@ -265,11 +264,11 @@ async def test_the_metrics_do_not_wait_for_a_driver_that_hangs(monkeypatch: pyte
         memory.watch(list, latest, lambda: [driver(Reading(total=80, free=70, holders={}))])
     )  # fmt: skip
     try:
-        await becomes(lambda: latest == {"simulated0": (10, 80)})
+        await becomes_async(lambda: latest == {"simulated0": (10, 80)})
         driver.answers.clear()
-        assert await longest_pause(becomes(lambda: not latest)) < 3
+        assert await longest_pause(becomes_async(lambda: not latest)) < 3
         driver.answers.set()
-        await becomes(lambda: latest)
+        await becomes_async(lambda: latest)
     finally:
         driver.answers.set()
         watch.cancel()

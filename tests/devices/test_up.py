@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.devices.simulated_stack import GIB, Stack, graph
-from tests.front_door.running import SECONDS, becomes, dihedral, one_line, up
+from tests.front_door.running import SECONDS, dihedral, one_line, up
+from tests.support.polling import becomes
 
 
 @pytest.fixture(scope="module")

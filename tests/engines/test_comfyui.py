@@ -19,12 +19,13 @@ from dihedral.bridge import artifacts
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.engines import comfyui
 from dihedral.data_plane.tasks import run_comfyui
 from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.engines.scripted_comfyui import JPEG, PNG, ScriptedComfyui, happens
 from tests.support.in_process import RecordedEvents
+from tests.support.outcomes import Seen, ended
 
 PICTURE: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
@@ -45,13 +46,15 @@ class Runs:
         self.registry["run_comfyui"].configure({"servers": servers})
 
     def begin(
-        self, params: dict[str, Any], token: CancelToken | None = None, *, attempt: int = 1, job: str = "job"
-    ) -> tuple[asyncio.Task[NodeOutcome], RecordedEvents]:
+        self, params: dict[str, Any], token: RunControl | None = None, *, attempt: int = 1, job: str = "job"
+    ) -> tuple[asyncio.Task[Seen], RecordedEvents]:
         heard = RecordedEvents()
         run = NodeRun(
             job_id=job, node_id="draw", task="run_comfyui", attempt=attempt, nonce=uuid.uuid4().hex, params=params, timeout_seconds=60.0,
         )  # fmt: skip
-        return asyncio.create_task(run_light(self.registry, run, self.store, heard, token or CancelToken())), heard
+        return asyncio.create_task(
+            ended(run_light(self.registry, run, self.store, heard, token or RunControl()))
+        ), heard
 
     async def output(self, params: dict[str, Any], **more: Any) -> dict[str, Any]:
         running, _ = self.begin(params, **more)
@@ -174,7 +177,7 @@ async def test_what_comfyui_has_cached_is_told_and_copied(comfy: ScriptedComfyui
 
 
 async def test_a_running_prompt_is_interrupted(comfy: ScriptedComfyui, runs: Runs) -> None:
-    token = CancelToken()
+    token = RunControl()
     running, heard = runs.begin({"workflow": SLOW}, token)
     await happens(lambda: comfy.running)
     token.cancel()
@@ -186,7 +189,7 @@ async def test_a_running_prompt_is_interrupted(comfy: ScriptedComfyui, runs: Run
 async def test_a_queued_prompt_is_deleted_and_nobody_else_is_disturbed(comfy: ScriptedComfyui, runs: Runs) -> None:
     other, _ = runs.begin({"workflow": SLOW}, job="other")
     await happens(lambda: comfy.running)
-    token = CancelToken()
+    token = RunControl()
     mine, heard = runs.begin({"workflow": SLOW}, token)
     await happens(lambda: comfy.pending)
     token.cancel()
@@ -201,7 +204,7 @@ async def test_a_queued_prompt_is_deleted_and_nobody_else_is_disturbed(comfy: Sc
 
 async def test_a_cancel_says_when_the_other_machine_goes_on(comfy: ScriptedComfyui, runs: Runs) -> None:
     comfy.deaf_nodes = True
-    token = CancelToken()
+    token = RunControl()
     running, heard = runs.begin({"workflow": SLOW}, token)
     await happens(lambda: comfy.running)
     token.cancel()
@@ -210,7 +213,7 @@ async def test_a_cancel_says_when_the_other_machine_goes_on(comfy: ScriptedComfy
 
 
 async def test_a_cancel_of_a_server_that_is_away_says_so(comfy: ScriptedComfyui, runs: Runs) -> None:
-    token = CancelToken()
+    token = RunControl()
     running, heard = runs.begin({"workflow": SLOW}, token)
     await happens(lambda: comfy.running and comfy.sockets)
     await comfy.kill()

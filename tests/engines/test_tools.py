@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.tasks.runs import NodeOutcome
 from dihedral.data_plane.engines import tools
 from dihedral.data_plane.process_groups import runs
 from dihedral.data_plane.tasks import run_tool
 from tests.support.in_process import RecordedEvents, TaskRunner, place
+from tests.support.outcomes import Seen
 from tests.support.polling import becomes
 
 __all__ = ["place"]
@@ -68,7 +68,7 @@ class Cancel:
 
 def cancelled_run(
     place: TaskRunner, tmp_path: Path, habit: str, when: str = "checkpoint", steps: int = 100_000
-) -> tuple[NodeOutcome, Cancel]:
+) -> tuple[Seen, Cancel]:
     heard = RecordedEvents()
     cancel = Cancel(tmp_path / "run", when, heard)
     place.registry["run_tool"].configure({"tools": {"mine": table(habit, steps)}})

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dihedral.data_plane.process_groups import members
 
-SECONDS = 30
+SECONDS = 120  # when a test gives up, no promise
 COMMAND = [sys.executable, "-P", "-m", "dihedral.cli"]
 
 
@@ -37,15 +37,6 @@ def environment(**extra: str) -> dict[str, str]:
     """That of the tests, less what would configure the processes under test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DIHEDRAL_")}
     return {**kept, "PYTHONUNBUFFERED": "1", **extra}
-
-
-def becomes(what: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Waits for a condition; its value."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return found
 
 
 class Up:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import dihedral as dihedral_package
-from tests.front_door.running import COMMAND, SECONDS, Up, becomes, dihedral, environment, one_line, up
+from tests.front_door.running import COMMAND, SECONDS, Up, dihedral, environment, one_line, up
 from tests.support import lethal
+from tests.support.polling import becomes
 
 
 @pytest.fixture(scope="module")

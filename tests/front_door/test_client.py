@@ -20,11 +20,12 @@ import pytest
 
 from dihedral import AsyncClient, Client
 from dihedral.client import TERMINAL, ClientError, Cut, Refused, Unreachable
+from tests.support.polling import becomes, becomes_async
 from tests.support.servers import start_server
 from tests.support.stack import Stack, simulate
 
 NOBODY = "http://127.0.0.1:1"
-SECONDS = 40
+SECONDS = 120  # when a test gives up, no promise
 """Far above what anything here takes on a busy machine."""
 
 
@@ -95,19 +96,7 @@ async def line(house: Stack, budgets: Iterator[int] = iter(())) -> AsyncIterator
         yield made
     finally:
         server.close()
-        await becomes(lambda: made.open == 0)
-
-
-async def becomes(what: Callable[[], Any]) -> Any:
-    """Waits for a condition, sync or async; its value."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            found = what()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.01)
+        await becomes_async(lambda: made.open == 0)
 
 
 class InAThread:
@@ -161,7 +150,7 @@ async def ended(client: Any, job: str) -> Any:
         document = await client.job(job)
         return document if document["status"] in TERMINAL else None
 
-    return await becomes(found)
+    return await becomes_async(found)
 
 
 def talkative(steps: int = 100, nodes: int = 2, step_seconds: float = 0.01) -> dict[str, Any]:
@@ -677,8 +666,6 @@ async def test_a_watch_outlives_what_it_watches_through(house: Any, which: Any) 
 
 
 def reached(house: Stack, job: str, seq: int) -> None:
-    from tests.support.polling import becomes
-
     becomes(lambda: len(house.events(job)) > seq, SECONDS)
 
 
@@ -734,7 +721,7 @@ async def test_leaving_a_watch_early_closes_its_connection(house: Any) -> None:
             async for _ in client.watch(job):
                 assert cut.open == 1
                 break
-            await becomes(lambda: cut.open == 0)
+            await becomes_async(lambda: cut.open == 0)
 
             async def fails() -> None:
                 async for _ in client.watch(job):
@@ -742,7 +729,7 @@ async def test_leaving_a_watch_early_closes_its_connection(house: Any) -> None:
 
             with pytest.raises(ZeroDivisionError):
                 await fails()
-            await becomes(lambda: cut.open == 0)
+            await becomes_async(lambda: cut.open == 0)
 
         def leave() -> None:
             with Client(cut.url) as client:
@@ -767,10 +754,10 @@ async def test_closing_the_client_ends_its_watches(house: Any) -> None:
             suspended = client.watch(job)
             await anext(suspended)
             waiting = asyncio.create_task(watched(client, job))
-            await becomes(lambda: cut.open == 2)
+            await becomes_async(lambda: cut.open == 2)
         with pytest.raises(Cut, match=job):
             await waiting
-        await becomes(lambda: cut.open == 0)
+        await becomes_async(lambda: cut.open == 0)
         with pytest.raises(Cut, match=job):
             [event async for event in suspended]
 
@@ -781,7 +768,7 @@ async def test_closing_the_client_ends_its_watches(house: Any) -> None:
             left.close()
 
         await asyncio.to_thread(leave)
-        await becomes(lambda: cut.open == 0)
+        await becomes_async(lambda: cut.open == 0)
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 

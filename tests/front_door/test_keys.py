@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dihedral.client import AsyncClient, Client, Refused
-from tests.front_door.running import becomes, dihedral, one_line, up
+from tests.front_door.running import dihedral, one_line, up
+from tests.support.polling import becomes
 
 SIMULATE = ("submit", "--pipeline", "simulate", "--watch")
 

@@ -21,7 +21,7 @@ from dihedral.server import (
     server_version,
     socket_path,
 )
-from tests.front_door.running import becomes
+from tests.support.polling import becomes
 
 
 @pytest.fixture

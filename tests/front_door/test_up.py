@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dihedral.data_plane.process_groups import members
-from tests.front_door.running import COMMAND, SECONDS, becomes, dihedral, environment, one_line, up
+from tests.front_door.running import COMMAND, SECONDS, dihedral, environment, one_line, up
+from tests.support.polling import becomes
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 

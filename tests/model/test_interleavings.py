@@ -12,7 +12,7 @@ nothing is left in streams, claims or delays.
 
 import asyncio
 import json
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import redis as redis_sync
@@ -33,7 +33,7 @@ from dihedral.bridge.fabric.jobs import Jobs, NewJob
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Scripts, parse_record, parse_state
-from dihedral.bridge.tasks.runs import NodeOutcome
+from dihedral.bridge.tasks.runs import Cancelled, Completed, Failed, Outcome
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.graph import NodeError
@@ -84,7 +84,7 @@ class Machine(RuleBasedStateMachine):
         self.settings.redis.url = URL[0]
         self.settings.jobs.lease_ms = 1
         self.gates: list[Gate] = []
-        self.nodes: list[tuple[str, str, asyncio.Future[NodeOutcome]]] = []
+        self.nodes: list[tuple[str, str, asyncio.Future[Outcome]]] = []
         self.workers: dict[str, tuple[Worker, list[asyncio.Task[Any]]]] = {}
         self.runs: set[tuple[str, str]] = set()
         self.doubled: list[str] = []
@@ -122,15 +122,15 @@ class Machine(RuleBasedStateMachine):
         self.born += 1
         name = f"w{self.born}"
 
-        async def run_node(run: Any, emit: Any, cancel: Any) -> NodeOutcome:
-            future: asyncio.Future[NodeOutcome] = asyncio.get_running_loop().create_future()
+        async def run_node(run: Any, emit: Any, cancel: Any) -> Outcome:
+            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             if (run.nonce, run.node_id) in self.runs:
                 self.doubled.append(run.node_id)
             self.runs.add((run.nonce, run.node_id))
             self.nodes.append((name, run.node_id, future))
             emit.progress(0.5)
-            cancelled = NodeOutcome(status="cancelled")
-            cancel.listen(lambda: None if future.done() else future.set_result(cancelled))
+            cancelled = Cancelled()
+            cancel.on_cancel(lambda: None if future.done() else future.set_result(cancelled))
             return await future
 
         worker = Worker(
@@ -203,12 +203,10 @@ class Machine(RuleBasedStateMachine):
     async def _end(self, which: int, how: str) -> None:
         _, node, future = self.nodes.pop(which % len(self.nodes))
         if not future.done():
-            error = NodeError(code="boom", message="it broke", details={}) if how != "completed" else None
-            status: Literal["completed", "failed"] = "completed" if how == "completed" else "failed"
-            output = json.dumps({"from": node}).encode() if how == "completed" else None
-            future.set_result(
-                NodeOutcome(status=status, output=output, error=error, retryable=how == "retryable", artifacts=[])
-            )
+            error = NodeError(code="boom", message="it broke", details={})
+            failed = Failed(error=error, retryable=how == "retryable")
+            completed = Completed(output=json.dumps({"from": node}).encode())
+            future.set_result(completed if how == "completed" else failed)
         await self._settle()
 
     @rule(which=st.integers(0, 5))

@@ -15,9 +15,10 @@ from dihedral.bridge import artifacts
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.tasks.calling import run_plain
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun
 from dihedral.data_plane.tasks import BUILTIN
 from dihedral.schemas.structs.settings import ArtifactsSettings
+from tests.support.outcomes import Seen, seen
 
 
 class RecordedEvents:
@@ -108,11 +109,13 @@ class TaskRunner:
         job: str = "job",
         heard: RecordedEvents | None = None,
         **more: Any,
-    ) -> tuple[NodeOutcome, RecordedEvents]:
+    ) -> tuple[Seen, RecordedEvents]:
         """`more`: for run_plain."""
         heard = heard or RecordedEvents()
         run = NodeRun(job_id=job, node_id=task, task=task, attempt=1, nonce=nonce, params=params, timeout_seconds=60.0)
-        outcome = run_plain(self.registry, run, lambda: self.store, heard, cancelled, loop=lambda: self.loop, **more)
+        outcome = seen(
+            run_plain(self.registry, run, lambda: self.store, heard, cancelled, loop=lambda: self.loop, **more)
+        )
         return outcome, heard
 
     def output(self, task: str, params: dict[str, Any], **more: Any) -> tuple[dict[str, Any], RecordedEvents]:

@@ -23,6 +23,7 @@ FAMILIES = (
     "webhooks",
     keys.LAYOUT,
     keys.API_KEYS,
+    keys.DEFAULTS,
 )
 
 

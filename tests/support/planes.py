@@ -16,13 +16,14 @@ from dihedral.bridge.graphs import Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
-from dihedral.bridge.tasks.runs import CancelToken, Emit, NodeOutcome, NodeRun
+from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
+from tests.support.polling import becomes_async
 
 LEASE_MS = 300
 
@@ -128,7 +129,7 @@ class Planes:
             id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
         }
 
-        async def run_node(run: NodeRun, emit: Emit, cancel: CancelToken) -> NodeOutcome:
+        async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
             return await run_light(registry, run, None, emit, cancel)
 
         worker = Worker(
@@ -199,15 +200,7 @@ class Planes:
 
     async def becomes(self, what: Callable[[], Any], seconds: float = 45) -> Any:
         """Waits for a condition, sync or async; its value."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            found = what()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            assert asyncio.get_running_loop().time() < deadline, "it did not happen"
-            await asyncio.sleep(0.01)
+        return await becomes_async(what, seconds)
 
     async def close(self) -> None:
         for event in GATES.values():

@@ -1,19 +1,37 @@
-"""Waiting for a condition instead of a time."""
+"""Waiting for a condition instead of a time. How long at most says when a test gives up, and grows with the load of the machine."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 
-def becomes(what: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
+def becomes(what: Callable[[], Any], seconds: float = 30, *, despite: tuple[type[Exception], ...] = ()) -> Any:
+    """Waits for a condition; its value. `despite`: errors that count as "not yet"."""
+    begun = time.monotonic()
     while True:
-        found = what()
+        try:
+            found = what()
+        except despite:
+            found = None
         if found:
             return found
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() - begun < at_this_load(seconds), "it did not happen"
         time.sleep(0.02)
+
+
+async def becomes_async(what: Callable[[], Any], seconds: float = 30) -> Any:
+    """Waits for a condition, sync or async, without blocking the loop; its value."""
+    begun = time.monotonic()
+    while True:
+        found = what()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() - begun < at_this_load(seconds), "it did not happen"
+        await asyncio.sleep(0.01)
 
 
 def at_this_load(seconds: float) -> float:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from dihedral.bridge import artifacts
 from dihedral.bridge.tasks.registry import collect
-from dihedral.bridge.tasks.runs import CancelToken, NodeRun
+from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.data_plane.kernels import spectra
 from dihedral.data_plane.media.decode import recording_pieces
 from dihedral.data_plane.model_files import read_voice
@@ -26,6 +26,7 @@ from dihedral.data_plane.tasks import train_voice
 from dihedral.data_plane.voice import features as voices
 from dihedral.schemas.structs.settings import Settings
 from tests.support.in_process import RecordedEvents, TaskRunner
+from tests.support.outcomes import ended
 from tests.voice import speakers
 
 PERSON, OTHER = speakers.people(8)[2], speakers.people(8)[6]
@@ -344,7 +345,7 @@ async def test_a_slot_that_was_given_nonsense_trains_on(tmp_path: Path) -> None:
             node = NodeRun(
                 job_id="job", node_id="n", task=task, attempt=1, nonce="x", params=params, timeout_seconds=60
             )
-            return await pool.run(node, RecordedEvents(), CancelToken())
+            return await ended(pool.run(node, RecordedEvents(), RunControl()))
 
         before = json.loads((await run("pid")).output)["pid"]
         for name, source in (("nan.wav", of_samples(NAN)(tmp_path)), ("speech.wav", spoken(tmp_path))):

@@ -3,7 +3,7 @@
 --   0: the fields of a list or a document: never an output, and records only of a job that is alive (why does it wait?)
 --   1: every record and claim   2: graph and routes   3: the results of the nodes
 -- Replies, in MessagePack, per item {} or { fields (flat), events }.
-local NAMED = { 'state', 'digest', 'priority', 'pipeline', 'owner', 'metadata', 'webhook', 'error', 'startAt', 'stored' }
+local NAMED = { 'state', 'digest', 'priority', 'pipeline', 'owner', 'metadata', 'webhook', 'error', 'startAt', 'about', 'stored' }
 local DEPTH_OF = { ['n:'] = 1, ['c:'] = 1, ['o:'] = 3 }
 
 local function put_fields(flat, key, names)

@@ -2,7 +2,7 @@
 
 ARTIFACT = {
     "type": "object",
-    "x-artifact": True,
+    "x-artifact": {"accept": ["text/*", ".txt"], "bucket": "inputs", "format": "text"},
     "additionalProperties": False,
     "required": ["bucket", "key"],
     "properties": {"bucket": {"type": "string"}, "key": {"type": "string"}},

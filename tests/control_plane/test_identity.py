@@ -1,0 +1,265 @@
+"""Names, tags, params and origin of jobs; ids shortened to a prefix; search over all jobs of the caller."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.control_plane.locked import locked_house
+from tests.control_plane.served import Served, made_settings, new_id, pointers, serve, submission
+from tests.support.leaks import leaks
+from tests.support.planes import node
+from tests.support.servers import start_server
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TALE: dict[str, Any] = {
+    "id": "tale",
+    "label": "Tale",
+    "description": "Params of several kinds.",
+    "params": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "prompt": {"type": "string"},
+            "steps": {"type": "integer", "default": 3},
+            "pace": {"type": "number", "default": 0.5},
+            "files": {"type": "array", "items": {"type": "object", "x-artifact": True}},
+        },
+    },
+    "graph": {
+        "schema": "langgraph.v1",
+        "nodes": [
+            {
+                "id": "a",
+                "task": "act",
+                "plane": "python",
+                "params": {"output": [{"$param": "prompt"}, {"$param": "steps"}]},
+            }
+        ],
+        "edges": [],
+    },
+}
+NAMES = ("Dusk, second try", "日本語の声", "مساء الخير", "🎬 " * 66, "Übung №1")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    directory = tmp_path_factory.mktemp("identity")
+    process, url = start_server(directory)
+    try:
+        made = made_settings(url, directory)
+        (directory / "pipelines" / "tale.json").write_text(json.dumps(TALE))
+        async with serve(made) as found:
+            await found.planes.start("python")
+            yield found
+            assert await leaks(found.planes.client) == []
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_job_has_the_name_and_the_tags_that_were_given(served: Served, name: str) -> None:
+    job = await served.post(
+        "/api/jobs", {"pipeline": "tale", "params": {"steps": 1}, "name": name, "tags": ["final", "vidéo", "final"]}
+    )
+    assert (job["name"], job["tags"]) == (name, ["final", "vidéo"])
+    read = await served.job(job["jobId"])
+    assert (read["name"], read["tags"]) == (name, ["final", "vidéo"])
+    (row,) = (await served.get("/api/jobs", limit=1))["jobs"]
+    assert (row["jobId"], row["name"], row["tags"]) == (job["jobId"], name, ["final", "vidéo"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a\nb"),
+        ("name", "x" * 201),
+        ("name", "a\u202eb"),
+        ("tags", ["a,b"]),
+        ("tags", ["x"] * 21),
+        ("tags", ["x" * 51]),
+    ],
+)
+async def test_a_name_or_tag_that_cannot_be_shown_is_refused(served: Served, field: str, value: Any) -> None:
+    problem = await served.post("/api/jobs", {"pipeline": "tale", field: value}, expect=422)
+    assert all(each.startswith(f"/{field}") for each in pointers(problem))
+
+
+async def test_a_pipelines_job_has_its_params_as_they_run_and_the_given_ones_marked(served: Served) -> None:
+    job = await served.post("/api/jobs", {"pipeline": "tale", "params": {"steps": 2}})
+    assert job["given"] == ["steps"]
+    assert job["params"]["steps"] == 2
+    defaults = {
+        name: each["default"]
+        for pipeline in (await served.get("/api/pipelines"))["pipelines"]
+        if pipeline["id"] == "tale"
+        for name, each in pipeline["params"]["properties"].items()
+        if "default" in each
+    }
+    assert job["params"] == defaults | {"steps": 2}
+    assert (await served.job(job["jobId"]))["params"] == job["params"]
+
+
+async def test_a_job_without_name_tags_and_params_stores_no_byte_of_identity(served: Served) -> None:
+    job = await served.submit(node("a"))
+    assert await served.planes.client.hget(f"job:{job}", "about") is None
+    read = await served.job(job)
+    assert [read[each] for each in ("name", "tags", "task", "params", "given", "rerunOf", "thumbnail")] == [
+        None, [], None, None, [], None, None,
+    ]  # fmt: skip
+
+
+async def test_a_job_is_named_by_its_prompt_else_by_its_first_file(served: Served) -> None:
+    spoken = await served.post(
+        "/api/jobs", {"pipeline": "tale", "params": {"prompt": "Once upon\na time " + "there was " * 30}}, expect=201
+    )
+    assert spoken["name"].startswith("Once upon a time there was")
+    assert len(spoken["name"]) <= 81
+    upload = await served.http.post("/api/artifacts", files={"file": ("日本語.wav", b"RIFF", "audio/wav")})
+    reference = {name: upload.json()[name] for name in ("bucket", "key")}
+    heard = await served.post("/api/jobs", {"pipeline": "tale", "params": {"files": [reference]}})
+    assert heard["name"] == "日本語.wav"
+    picture = await served.http.post("/api/artifacts", files={"file": ("dusk.png", b"\x89PNG", "image/png")})
+    reference = {name: picture.json()[name] for name in ("bucket", "key")}
+    seen = await served.post("/api/jobs", {"pipeline": "tale", "params": {"files": [reference]}})
+    assert (seen["name"], seen["thumbnail"]) == ("dusk.png", reference)
+    titled = await served.post("/api/jobs", submission(node("a"), metadata={"title": "By its title"}))
+    assert titled["name"] == "By its title"
+
+
+async def test_a_task_runs_alone_with_its_params(served: Served) -> None:
+    job = await served.post("/api/jobs", {"task": "act", "params": {"log": 1}})
+    assert (job["task"], job["pipeline"], job["params"]["log"], job["given"]) == ("act", None, 1, ["log"])
+    assert (await served.ended(job["jobId"]))["status"] == "completed"
+
+
+async def test_a_tasks_problems_point_into_its_params(served: Served) -> None:
+    problem = await served.post("/api/jobs", {"task": "act", "params": {"log": "many", "logs": 1}}, expect=422)
+    assert set(pointers(problem)) == {"/params/log", "/params/logs"}
+    problem = await served.post("/api/jobs", {"task": "heavi", "params": {}}, expect=422)
+    assert pointers(problem) == {"/task": "unknown_task"}
+    assert "did you mean 'heavy'?" in problem["errors"][0]["detail"]
+
+
+async def test_a_mistyped_pipeline_gets_a_suggestion(served: Served) -> None:
+    problem = await served.post("/api/jobs", {"pipeline": "talle"}, expect=422)
+    assert "did you mean 'tale'?" in problem["errors"][0]["detail"]
+
+
+# Run again ------------------------------------------------------------------------------------------------------------
+
+
+async def test_run_again_keeps_the_pipeline_the_params_and_the_origin_a4(served: Served) -> None:
+    first = await served.post(
+        "/api/jobs", {"pipeline": "tale", "params": {"steps": 1, "pace": 0}, "name": "First", "tags": ["t"]}
+    )
+    again = await served.post("/api/jobs", {"rerunOf": first["jobId"], "params": {"steps": 2}})
+    assert (again["pipeline"], again["name"], again["tags"]) == ("tale", "First", ["t"])
+    assert again["rerunOf"] == first["jobId"]
+    assert again["params"] == first["params"] | {"steps": 2}
+    back = await served.post("/api/jobs", {"rerunOf": again["jobId"][:12], "params": {"steps": None}, "name": "Back"})
+    assert (back["given"], back["name"], back["rerunOf"]) == (["pace"], "Back", again["jobId"])
+
+
+async def test_a_graph_and_a_task_are_run_again_as_they_were(served: Served) -> None:
+    first = await served.submit(node("a"), node("b"), metadata={"title": "Two"})
+    again = await served.post("/api/jobs", {"rerunOf": first})
+    assert again["jobId"] != first
+    assert set(await served.nodes(again["jobId"])) == {"a", "b"}
+    assert (again["name"], again["rerunOf"]) == ("Two", first)
+    problem = await served.post("/api/jobs", {"rerunOf": first, "params": {"steps": 1}}, expect=422)
+    assert pointers(problem) == {"/params": "unknown_field"}
+    alone = await served.post("/api/jobs", {"task": "act", "params": {"log": 1}})
+    assert (await served.post("/api/jobs", {"rerunOf": alone["jobId"]}))["task"] == "act"
+
+
+async def test_what_is_not_known_cannot_be_run_again(served: Served) -> None:
+    problem = await served.post("/api/jobs", {"rerunOf": "no-such-job"}, expect=422)
+    assert pointers(problem) == {"/rerunOf": "unknown_job"}
+
+
+# Ids ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_id_may_be_shortened_to_any_unique_prefix(served: Served) -> None:
+    name = new_id("prefix")
+    one = await served.submit(node("a"), job=f"{name}-one")
+    two = await served.submit(node("a"), job=f"{name}-two")
+    assert (await served.job(one[:-1]))["jobId"] == one
+    assert (await served.get(f"/api/jobs/{two[:-2]}/graph"))["workflowId"] == two
+    assert (await served.get(f"/api/jobs/{two[:-2]}/events"))["jobId"] == two
+    await served.ended(one)
+    problem = await served.get(f"/api/jobs/{name}", expect=409)
+    assert problem["code"] == "ambiguous_id"
+    assert {each["detail"] for each in problem["errors"]} == {one, two}
+    await served.delete(f"/api/jobs/{one[:-1]}")
+    await served.get(f"/api/jobs/{one}", expect=404)
+    assert (await served.get("/api/jobs/pre", expect=404))["code"] == "unknown_job"
+    await served.ended(two)
+
+
+async def test_a_prefix_and_a_search_find_no_job_of_another_owner(tmp_path: Path) -> None:
+    async with locked_house(tmp_path) as house:
+        for name in ("hers", "his"):
+            await house.key(name)
+        job = "secret-work"
+        wish = submission(node("a"), job=job, name="Secret", tags=["hidden"])
+        await house.ask("hers", "POST", "/api/jobs", 201, json=wish)
+        for path in ("secret-wor", "secr"):
+            await house.ask("his", "GET", f"/api/jobs/{path}", 404)
+            assert (await house.ask("hers", "GET", f"/api/jobs/{path}"))["jobId"] == job
+        problem = await house.ask("his", "POST", "/api/jobs", 422, json={"rerunOf": job})
+        assert pointers(problem) == {"/rerunOf": "unknown_job"}
+        for query in ("q=secret", "tag=hidden"):
+            assert (await house.ask("his", "GET", f"/api/jobs?{query}"))["jobs"] == []
+            assert [each["jobId"] for each in (await house.ask("hers", "GET", f"/api/jobs?{query}"))["jobs"]] == [job]
+
+
+# Search ---------------------------------------------------------------------------------------------------------------
+
+
+async def _found(served: Served, **filters: Any) -> list[str]:
+    """The names that a search finds, over all its pages."""
+    names, cursor = [], None
+    while True:
+        page = await served.get("/api/jobs", **filters, **({"cursor": cursor} if cursor else {}))
+        names += [job["name"] for job in page["jobs"]]
+        cursor = page["next"]
+        if cursor is None:
+            return names
+
+
+async def test_a_search_looks_at_name_tags_pipeline_task_and_given_params(served: Served) -> None:
+    word = new_id("w").replace("-", "")
+    given = {"steps": 3, "pace": 0}
+    await served.post(
+        "/api/jobs", {"pipeline": "tale", "params": given, "name": f"Übung {word}", "tags": ["one", word[:9]]}
+    )
+    await served.post("/api/jobs", {"task": "act", "params": {"log": 4}, "name": f"Alone {word}", "tags": ["one"]})
+    assert await _found(served, q=f"übung {word.upper()}") == [f"Übung {word}"]
+    assert await _found(served, q=f"{word} tale") == [f"Übung {word}"]
+    assert await _found(served, q=f"{word} act") == [f"Alone {word}"]
+    assert await _found(served, q=f"{word} pace") == [f"Übung {word}"]
+    assert await _found(served, q=f"log 4 {word}", tag="one") == [f"Alone {word}"]
+    assert await _found(served, tag=f"one,{word[:9]}") == [f"Übung {word}"]
+    assert await _found(served, q=word[:9], pipeline="tale") == [f"Übung {word}"]
+    assert await _found(served, q=f"{word} nowhere") == []
+
+
+async def test_a_search_finds_a_job_by_the_beginning_of_its_id(served: Served) -> None:
+    job = await served.submit(node("a"), job=new_id("begin"), name="By its id")
+    assert await _found(served, q=job[:-1]) == ["By its id"]
+
+
+async def test_a_list_leaves_out_large_params_which_the_job_itself_has(served: Served) -> None:
+    text = "a story " * 1000
+    job = await served.post("/api/jobs", {"task": "act", "params": {"output": text}, "name": "Long"})
+    (row,) = (await served.get("/api/jobs", q="long act", limit=1))["jobs"]
+    assert "output" not in row["params"]
+    assert row["given"] == ["output"]
+    assert (await served.job(job["jobId"]))["params"]["output"] == text
