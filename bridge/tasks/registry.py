@@ -31,13 +31,8 @@ from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
-<<<<<<< HEAD
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
-from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
-=======
-from dihedral.schemas.structs.artifact import ArtifactRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
->>>>>>> main
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
