@@ -34,7 +34,7 @@ class UploadParams(Shape):
 class Uploaded(Shape):
     artifact: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["file"]})]
     size_bytes: int
-    sha256: str
+    sha256: str | None
 
 
 @task(

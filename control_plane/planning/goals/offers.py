@@ -235,11 +235,13 @@ def _slots_of(name: str, field: Schema, required: bool) -> Iterator[Slot]:
 
 
 def not_null(schema: Schema) -> Schema:
-    """Returns the variant of a schema that is not null, with the annotations around it."""
+    """Returns the variant of a schema that is not null, with the annotations around it; of several the one of artifacts, a list if there is one."""
     for word in ("anyOf", "oneOf"):
         options = [each for each in schema.get(word, ()) if isinstance(each, dict) and each.get("type") != "null"]
-        if len(options) == 1:
-            return {**{key: value for key, value in schema.items() if key != word}, **options[0]}
+        lists = [each for each in options if isinstance(each.get("items"), dict) and "x-artifact" in each["items"]]
+        chosen = options if len(options) == 1 else lists or (options if "x-artifact" in schema else [])
+        if chosen:
+            return {**{key: value for key, value in schema.items() if key != word}, **chosen[0]}
     if isinstance(schema.get("type"), list):
         kinds = [each for each in schema["type"] if each != "null"]
         if len(kinds) == 1:
