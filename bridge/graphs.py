@@ -35,13 +35,15 @@ NodeState = tuple[str, str]
 class Placement(msgspec.Struct, array_like=True, frozen=True):
     """The place of a node as its plan fixes it; stored with the graph.
 
-    `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's.
+    `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's. `lane`: of nodes that
+    prefer or need a device (keys.py), else empty.
     """
 
     pool: str
     light: bool
     timeout_seconds: float
     idempotent: bool
+    lane: str = ""
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ from dihedral.control_plane.planning.wanted import Wanted, again, wanted
 from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus
+from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus, Plane
 from dihedral.schemas.structs.job import Job, JobError, JobStatus
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.problem import ProblemDetail
@@ -120,6 +120,8 @@ class JobQueue:
         self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._known_places: list[tuple[str, str]] = []
+        self._places_at = float("-inf")
         self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
@@ -180,6 +182,10 @@ class JobQueue:
             graph.metadata[OWNER] = owner
         if traceparent := TRACEPARENT.get():
             graph.metadata = {**graph.metadata, "traceparent": traceparent}
+        if isinstance(request.pool, str):
+            for node in graph.nodes:
+                if node.plane is Plane.python and not isinstance(node.pool, str):
+                    node.pool = request.pool
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
@@ -189,6 +195,11 @@ class JobQueue:
             found = planning.memory_problems(graph, capabilities, await self.workers())
             if found:  # a worker that is only restarting may have the device
                 found = planning.memory_problems(graph, capabilities, await self.jobs.workers.recent())
+        if any(isinstance(node.pool, str) for node in graph.nodes):
+            pools: dict[str, list[str]] = {}
+            for plane, pool in await self._places():
+                pools.setdefault(plane, []).append(pool)
+            found += planning.pool_problems(graph, pools)
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
@@ -222,6 +233,12 @@ class JobQueue:
             return False
         self._known_at = float("-inf")
         return True
+
+    async def _places(self) -> list[tuple[str, str]]:
+        if time.monotonic() - self._places_at > FRESH_SECONDS:
+            self._known_places = await self.jobs.workers.places()
+            self._places_at = time.monotonic()
+        return self._known_places
 
     async def workers(self) -> list[WorkerInfo]:
         if time.monotonic() - self._workers_at > FRESH_SECONDS:

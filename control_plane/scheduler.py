@@ -106,10 +106,8 @@ class Scheduler:
                 reclaimer.forget()
 
     async def _streams(self, part: Partition) -> list[str]:
-        places = {("node", "default"), ("python", "default")}
-        for known in await self._jobs.workers.known_tasks():
-            places.add((str(known.capability.plane), known.capability.runtime.pool))
-        return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
+        places = await self._jobs.workers.places()
+        return [stream for plane, pool in places for stream in part.every_stream(plane, pool)]
 
     async def sweep(self) -> None:
         """Repairs live jobs without change, prunes the index of expired jobs, removes consumers and workers that are gone."""
@@ -117,7 +115,11 @@ class Scheduler:
             await self._heal_still(part)
             await self._prune(part)
             await self._forget_consumers(part)
-        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await now_ms(self._client) - RECENT_SECONDS * 1000)
+        horizon = await now_ms(self._client) - RECENT_SECONDS * 1000
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", horizon)
+        for _, pool in await self._jobs.workers.places():
+            for part in self._scripts.partitions:
+                await self._client.zremrangebyscore(part.devices(pool), "-inf", horizon)
 
     async def _heal_still(self, part: Partition) -> None:
         horizon = await now_ms(self._client) - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000

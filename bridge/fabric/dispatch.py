@@ -3,7 +3,7 @@
 import random
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.steps import EntrySpec
 from dihedral.bridge.graphs import Placement, Topology
 from dihedral.bridge.pools import PRIORITIES
@@ -22,10 +22,12 @@ def plan_batches(
     reason: str = "-",
     front: bool = False,
     declined: bool = False,
+    anywhere: bool = False,
 ) -> list[EntrySpec]:
     """Returns the entries that carry `ready` to their places. They contain the graph while graph × entries stays below the limit.
 
     `front`: on the most urgent stream, where they keep their priority. `declined`: a worker could not run them, so no worker preempts a node for them.
+    `anywhere`: no device of the pool fits, so nodes that prefer one go to all workers.
     """
     stands = PRIORITIES[0] if front else priority
     groups = graphs.group(topology, ready, routes)
@@ -35,9 +37,12 @@ def plan_batches(
         needs: dict[str, None] = {}
         for node in group.nodes:
             needs.update(dict.fromkeys(topology.sources(node)))
+        lane = routes[group.nodes[0]].lane
         batches.append(
             EntrySpec(
-                stream=part.stream(group.plane, group.pool, stands),
+                stream=part.stream(
+                    group.plane, group.pool, stands, "" if anywhere and lane == PREFERS_DEVICE else lane
+                ),
                 place=f"{group.plane}/{group.pool}",
                 nodes=group.nodes,
                 needs=list(needs),

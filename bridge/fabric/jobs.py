@@ -14,7 +14,7 @@ import msgspec
 import redis.asyncio
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
@@ -290,7 +290,7 @@ class Jobs:
         entry, _, stream = record.entry.partition("@")
         part = self.scripts.partition(job_id)
         plane, _, pool = record.place.partition("/")
-        streams = part.streams(plane, pool)
+        streams = part.streams(plane, pool, keys.lane_of(stream))
         if stream not in streams:
             return None
         counts = [

@@ -252,9 +252,10 @@ async def reap_worker(settings: Settings, pid: int) -> int:
         for lost in await jobs.workers.alive():
             if (lost.pid, lost.host) == (pid, socket.gethostname()):
                 for part in jobs.scripts.partitions:
-                    for stream in part.streams(str(lost.plane), lost.pool):
+                    for stream in part.every_stream(str(lost.plane), lost.pool):
                         taken += await reclaimer.take_from(part, stream, lost.worker_id)
                         await jobs.scripts.drop_consumer(part, stream, reclaimer.consumer)
+                await jobs.workers.leave_devices(lost.pool, lost.worker_id)
                 await jobs.workers.depart(lost.worker_id)
         for task in writing:
             task.cancel()

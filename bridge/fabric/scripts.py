@@ -234,8 +234,10 @@ class Scripts:
         heavy: int,
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
+        devices: str = "",
     ) -> list[Claim]:
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
+        """Claims entries. `devices`: the key of take.lua, for a caller without a device that asks for the lane of nodes that prefer one."""
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), *([devices] if devices else ())]
         return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:

@@ -71,6 +71,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     pool: str
     timeout_seconds: float
     concurrency: int
+    needs_device: bool
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
@@ -208,6 +209,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -237,6 +239,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -259,6 +262,7 @@ def task(
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
     each group of the form, by the group's title.
 
+    `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
@@ -275,6 +279,7 @@ def task(
         pool=pool,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
+        needs_device=needs_device,
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
@@ -402,6 +407,7 @@ def task_of(function: Function) -> Task:
         (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
+        (declared.kind == "gpu" or not declared.needs_device, "only a task of kind gpu can need a device"),
         (
             not (declared.resumable and inspect.iscoroutinefunction(function)),
             "resumable must be a plain function: an async one is not asked to stop but cancelled",
@@ -464,6 +470,7 @@ def _capability(
             memory_mib=declared.memory_mib,
             light=_is_light(function, declared),
             memory_param=declared.memory_param or msgspec.UNSET,
+            needs_device=declared.needs_device or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),

@@ -39,6 +39,15 @@ class Runtime(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    needs_device: (
+        Annotated[
+            bool,
+            Meta(
+                description='Waits for a worker with a device instead of computing on a CPU; absent: it does not.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='needsDevice', default=UNSET)
     memory_param: (
         Annotated[
             str,

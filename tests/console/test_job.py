@@ -36,7 +36,7 @@ def test_a_video_is_watched_from_its_graph_to_its_first_frames(tab: Tab, house: 
     page = tab.page
     page.goto(f"/console/jobs/{job}")
     for id in ("generate_script", "speak", "lip_sync", "render_video"):
-        expect(graph_node(page, id)).to_have_accessible_name(re.compile("completed"), timeout=60_000)
+        expect(graph_node(page, id)).to_have_accessible_name(re.compile("completed"), timeout=240_000)
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
     expect(graph_node(page, "render_video")).to_have_accessible_name(re.compile("critical path"))
     expect(page.get_by_role("table", name="Timeline of 4 nodes")).to_contain_text("render_video")
@@ -52,7 +52,7 @@ def test_a_training_shows_its_curve_and_what_it_made(tab: Tab, house: Stack, fil
     job = house.post("/api/jobs", {"pipeline": "train_voice", "params": params})["jobId"]
     page = tab.page
     page.goto(f"/console/jobs/{job}")
-    expect(graph_node(page, "train_voice")).to_have_accessible_name(re.compile("completed"), timeout=60_000)
+    expect(graph_node(page, "train_voice")).to_have_accessible_name(re.compile("completed"), timeout=240_000)
     expect(page.get_by_role("img", name=re.compile("logLikelihood of train_voice: .* at iteration 25"))).to_be_visible()
     graph_node(page, "train_voice").click()
     expect(page).to_have_url(re.compile("node=train_voice"))

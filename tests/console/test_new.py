@@ -31,7 +31,7 @@ def test_files_and_a_press_become_a_finished_video(tab: Tab, house: Stack, files
     page.get_by_label("Height").fill("120")
     page.get_by_role("button", name="Run").click()
     expect(page).to_have_url(re.compile("/console/jobs/"))
-    expect(page.locator(".job-state").get_by_text("completed")).to_be_visible(timeout=60_000)
+    expect(page.locator(".job-state").get_by_text("completed")).to_be_visible(timeout=240_000)
     job = page.url.rsplit("/", 1)[1]
     assert house.get(f"/api/jobs/{job}/graph")["nodes"][0]["params"] == {"prompt": "Dusk over the hills"}
     video = page.locator("video")

@@ -104,6 +104,7 @@ NODE: Shape = {
     "output": optional(ANYTHING),
     "error": optional(of(NODE_ERROR)),
     "retries": of(RETRIES),
+    "pool": optional(POOL),
     "timeoutSeconds": optional(TIMEOUT),
     "tags": TAGS,
     "telemetry": optional(OBJECT),
@@ -241,6 +242,7 @@ RUNTIME: Shape = {
     "memoryMiB": whole(0),
     "light": optional(FLAG),
     "memoryParam": optional(text(1)),
+    "needsDevice": optional(FLAG),
 }
 IO: Shape = {"input": OBJECT, "output": OBJECT}
 PARAMETER: Shape = {
@@ -285,6 +287,8 @@ WORKER: Shape = {
     "protocol": whole(1),
     "tasks": many(text()),
     "devices": optional(many(of(DEVICE))),
+    "gpuTasksOnCpu": optional(FLAG),
+    "draining": optional(FLAG),
 }
 QUEUE: Shape = {
     "plane": PLANE,
@@ -395,6 +399,7 @@ GPUS = Kind(
 )
 WORKER_SECTION = section(
     pool=identifier(64),
+    gpuTasksOnCpu=FLAG,
     slots=whole(0, 1024),
     lightConcurrency=whole(1, 100_000),
     host=text(1),
@@ -449,6 +454,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "rerunOf": optional(ID),
             "startAt": optional(MOMENT),
             "priority": optional(PRIORITY),
+            "pool": optional(POOL),
             "metadata": optional(OBJECT),
             "webhook": optional(of(WEBHOOK)),
         },

@@ -108,6 +108,8 @@ WORKER = {
     "protocol": 1,
     "tasks": [],
     "devices": [],
+    "gpuTasksOnCpu": True,
+    "draining": False,
 }
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",

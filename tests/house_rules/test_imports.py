@@ -302,7 +302,7 @@ LOADED = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] fo
 
 def loaded_by(program: str) -> set[str]:
     command = [sys.executable, "-P", "-c", program + LOADED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
