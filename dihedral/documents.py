@@ -290,6 +290,13 @@ class Contracts(TypedDict):
     sideEffects: list[str]
 
 
+class Voice(TypedDict):
+    id: str
+    label: str
+    language: str
+    engine: str
+
+
 class Capability(TypedDict):
     id: str
     label: str
@@ -303,6 +310,8 @@ class Capability(TypedDict):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    unavailable: NotRequired[str]
+    voices: NotRequired[list[Voice]]
 
 
 class CapabilityList(TypedDict):

@@ -253,6 +253,7 @@ PARAMETER: Shape = {
     "default": optional(ANYTHING),
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
+VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),
@@ -266,6 +267,8 @@ CAPABILITY: Shape = {
     "telemetry": OBJECT,
     "security": OBJECT,
     "contracts": of(CONTRACTS),
+    "unavailable": optional(text(1)),
+    "voices": optional(many(of(VOICE))),
 }
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
 RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
@@ -498,6 +501,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Io": IO,
         "Parameter": PARAMETER,
         "Contracts": CONTRACTS,
+        "Voice": VOICE,
         "Capability": CAPABILITY,
         "CapabilityList": {
             "capabilities": many(of(CAPABILITY)),

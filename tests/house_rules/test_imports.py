@@ -37,8 +37,22 @@ ONLY_IN = {
     "langgraph": ("bridge/worker/branches.py",),
     "opentelemetry": ("bridge/tracing.py",),
     "pynvml": ("data_plane/gpu_memory/readings.py",),
+    "torch": ("data_plane/diffusion/", "data_plane/tasks/train_diffusion_lora.py"),
+    "diffusers": ("data_plane/diffusion/",),
+    "peft": ("data_plane/diffusion/",),
+    "transformers": ("data_plane/diffusion/",),
 }
-NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph", "opentelemetry", "pynvml"}
+NEVER_AT_THE_TOP = {
+    "cupy",
+    "cupyx",
+    "langgraph",
+    "opentelemetry",
+    "pynvml",
+    "torch",
+    "diffusers",
+    "peft",
+    "transformers",
+}
 READS_ENVIRONMENT = {
     "bridge/settings.py": "where all settings come from",
     "data_plane/slots/child.py": "prepares the process for CUDA and BLAS, which read nothing else",
