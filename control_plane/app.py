@@ -126,12 +126,8 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
-<<<<<<< HEAD
             *pages,
-=======
             *key_routes,
-            *console_routes(settings.artifacts, settings.control.root_path),
->>>>>>> main
         ],
         lifespan=[lifespan],
         cors_config=_cors(settings),
