@@ -110,7 +110,7 @@ function Head({ model }) {
   </div>`;
 }
 
-const WAITS = { worker: "a worker", slot: "a free slot", memory: "memory", start_time: "its time", retry: "its next try" };
+const WAITS = { worker: "a worker", slot: "a free slot", memory: "memory", start_time: "its time", retry: "its next try", service: "a server" };
 
 function Counts({ nodes }) {
   const counts = new Map();
