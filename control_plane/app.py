@@ -43,6 +43,7 @@ from dihedral.control_plane.planning import pipelines as templates
 from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
+from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.service import service_routes
@@ -66,7 +67,9 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
     modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(modules, plane="node", directory=Path.cwd(), settings=settings.tasks)
+    registry = tasks.collect(
+        modules, plane="node", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
+    )
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
     traced = tracing.start(settings, "node") if spans is None else spans
@@ -123,6 +126,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
+            *key_routes,
             *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],

@@ -31,7 +31,7 @@ from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import TRACEPARENT
@@ -369,12 +369,12 @@ class JobQueue:
 
     async def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
+        graph = msgspec.json.encode(planned.graph)
         return NewJob(
             job_id=planned.graph.workflow_id,
-            graph=msgspec.json.encode(planned.graph),
+            graph=graph,
             digest=digest,
-            topology=planned.topology,
-            routes=planned.routes,
+            plan=Plan(planned.topology, planned.routes, len(graph)),
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
             pipeline=planned.wanted.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dihedral.bridge.fabric.jobs import JobView
 from dihedral.bridge.fabric.keys import NEEDS_DEVICE, PREFERS_DEVICE, lane_of
 from dihedral.bridge.fabric.scripts import NodeRecord
+from dihedral.bridge.graphs import Place
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.job import WaitingFor, WaitingReason
 from dihedral.schemas.structs.worker import WaitingType, WorkerInfo
@@ -29,7 +30,7 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     node, record = ready[0]
     if record.reason == "retry":
         return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
-    place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+    place = Place.of(record.place).title
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
         return WaitingFor(type=WaitingReason.memory, message=message)
