@@ -40,6 +40,7 @@ from dihedral.control_plane.hub import Hub
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.overview import Overview
 from dihedral.control_plane.planning import pipelines as templates
+from dihedral.control_plane.planning.goals.planner import Planner
 from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
@@ -80,6 +81,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
+        planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
@@ -88,6 +90,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
                 "settings": settings,
                 "store": store,
                 "queue": queue,
+                "planner": planner,
                 "hub": hub,
                 "access": access,
                 "worker": worker,

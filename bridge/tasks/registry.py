@@ -88,6 +88,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
     groups: dict[str, tuple[str, ...]]
+    keywords: tuple[str, ...]
 
 
 class Task:
@@ -244,6 +245,7 @@ def task(
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -277,6 +279,7 @@ def task(
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
@@ -284,7 +287,8 @@ def task(
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
-    each group of the form, by the group's title.
+    each group of the form, by the group's title. `keywords`: words and phrases by which people ask for it,
+    beside those of label and description; the planner of goals matches them.
 
     What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
     empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
@@ -324,6 +328,7 @@ def task(
         voices=voices,
         examples=tuple(examples),
         groups={group: tuple(names) for group, names in groups.items()},
+        keywords=tuple(keywords),
     )
 
     def mark(marked: F) -> F:
@@ -516,6 +521,7 @@ def _capability(
             side_effects=list(declared.side_effects),
             resumable=declared.resumable or msgspec.UNSET,
         ),
+        keywords=list(declared.keywords) or msgspec.UNSET,
     )
 
 

@@ -51,7 +51,12 @@ KINDS = {
 
 
 class RunComfyui(Strict, kw_only=True, rename="camel"):
-    workflow: Annotated[dict[str, Any], Meta(description="In ComfyUI's API format: Workflow → Export (API)")]
+    workflow: Annotated[
+        dict[str, Any],
+        Meta(
+            description="In ComfyUI's API format: Workflow → Export (API)", extra_json_schema={"x-kind": ["workflow"]}
+        ),
+    ]
     values: Annotated[dict[str, Any], Meta(description='Replaces inputs: {"3.seed": 7}')] = field(default_factory=dict)
     files: Annotated[dict[str, ArtifactRef], Meta(description='Uploads artifacts: {"10.image": {bucket, key}}')] = (
         field(default_factory=dict)
@@ -88,6 +93,7 @@ class RunComfyuiOutput(Strict, kw_only=True, rename="camel"):
     timeout_seconds=86_400,
     settings=ComfySettings,
     side_effects=("comfyui",),
+    keywords=["comfyui", "comfy", "workflow", "stable diffusion workflow"],
     examples=[
         {
             "workflow": {

@@ -102,6 +102,7 @@ class RunToolOutput(Strict, kw_only=True, rename="camel"):
     timeout_seconds=14 * 86_400,
     settings=ToolsSettings,
     side_effects=("process",),
+    keywords=["tool", "trainer", "command line", "external program"],
     examples=[{"tool": "sd-scripts", "config": {"max_train_steps": 1000, "network_dim": 16}, "steps": 1000}],
 )
 def run_tool(params: RunTool, ctx: TaskContext) -> RunToolOutput:
