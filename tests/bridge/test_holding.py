@@ -1,0 +1,182 @@
+"""Entries that are held without a claim: what fences them, what a death under them counts, and what their first report says."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dihedral.bridge.fabric.scripts import Claim, Reply, Report
+from dihedral.bridge.fabric.steps import Start, Step
+from tests.bridge.world import STREAM, World, batch, ended
+from tests.support.planes import RUNS, edge, gate, node, planes
+
+on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
+ROUTES = '{"a":["default",true,60,true]}'
+
+
+@pytest.fixture
+def world(redis: Any) -> World:
+    return World(redis)
+
+
+async def held(world: World, routes: str = ROUTES) -> Claim:
+    """Submits the job of one node, and takes its entry as a worker does."""
+    item = ["job", "d", 2, [batch(["a"])], 0, 0, (), False, "graph", '{"nodes":[]}', "routes", routes]
+    await world.scripts.submit(world.part, [item])
+    (claim,) = await world.scripts.take(
+        world.part, "w1", "n", count=9, light=9, heavy=9, streams=[STREAM], holding=True
+    )
+    assert claim.held_at
+    return claim
+
+
+async def report(world: World, claim: Claim, steps: list[Step], *, ack: bool = False) -> Reply:
+    item = Report(
+        claim.job_id, claim.stream, claim.entry, f"w1 {claim.nonce}", steps, [], ack, ("a", "w1", claim.held_at)
+    )
+    return (await world.scripts.report(world.part, [item]))[0]
+
+
+async def reclaimed(world: World, claim: Claim) -> Claim:
+    stamp = await world.stamp(claim.entry)
+    return (await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", stamp, "w2", "m"]]))[0]
+
+
+@on_both_servers
+async def test_a_take_that_holds_writes_nothing_into_the_job(world: World, redis: Any) -> None:
+    claim = await held(world)
+    job = await world.job()
+    assert (job["status"], job["running"], (await world.record("a")).status) == ("queued", "0", "ready")
+    assert not [name for name in job if name.startswith("c:")]
+    assert claim.started == [("a", 1, 0)]
+    assert await world.pending() == [claim.entry]
+
+
+@on_both_servers
+async def test_the_first_report_begins_the_node_and_ends_it_with_its_events_in_order(world: World) -> None:
+    claim = await held(world)
+    reply = await report(world, claim, [ended("a", share=1)])
+    assert (reply.word, reply.words) == ("ok", ["ok"])
+    events = [json.loads(text) for text in await world.events()]
+    assert [(e["seq"], e["type"], e["status"]) for e in events] == [
+        (1, "status", "queued"), (2, "status", "running"), (3, "node", "running"), (4, "node", "completed"),
+    ]  # fmt: skip
+    assert events[2]["worker"] == "w1"
+    assert (await world.record("a")).started_ms == int(claim.held_at)
+    assert (await report(world, claim, [ended("a", share=1)])).words == ["already"]  # its answer was lost
+
+
+@on_both_servers
+async def test_an_entry_that_was_taken_over_refuses_the_report_of_its_former_holder(world: World) -> None:
+    claim = await held(world)
+    other = await reclaimed(world, claim)
+    assert other.word == "ok"
+    assert (await report(world, claim, [ended("a")], ack=True)).word == "stale"
+    assert (await world.record("a")).status == "running"
+    assert await world.pending() == [claim.entry], "the entry is the other's"
+    release = ["job", STREAM, claim.entry, f"w2 {other.nonce}", [batch(["a"], nonce="again")]]
+    assert await world.scripts.release(world.part, [release]) == ["ok"]
+    assert (await report(world, claim, [ended("a"), Start("b", "w1")], ack=True)).word == "stale"
+    assert (await world.record("a")).status == "ready"
+    assert await world.record("b") is None
+
+
+@on_both_servers
+async def test_a_death_with_a_held_entry_counts_a_delivery_of_what_may_have_begun(world: World) -> None:
+    other = await reclaimed(world, await held(world))
+    assert other.started == [("a", 1, 1)]
+    assert (await world.record("a")).deliveries == 1
+
+
+@on_both_servers
+async def test_a_death_with_a_held_entry_whose_node_must_not_run_twice_counts_none(world: World) -> None:
+    """Its worker begins such a node only when Redis has confirmed it, and it was not confirmed."""
+    other = await reclaimed(world, await held(world, '{"a":["default",true,60,false]}'))
+    assert (other.started, other.waiting) == ([], ["a"])
+    assert (await world.record("a")).deliveries == 0
+
+
+@on_both_servers
+async def test_a_job_cancelled_before_the_first_report_takes_nothing_and_leaves_nothing(world: World) -> None:
+    claim = await held(world)
+    assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "cancelled"
+    assert (await report(world, claim, [ended("a")], ack=True)).word == "stale"
+    assert (await world.job())["status"] == "cancelled"
+    assert await world.pending() == []
+
+
+@on_both_servers
+async def test_a_held_entry_is_renewed_by_its_holder_alone(world: World) -> None:
+    claim = await held(world)
+    item = ["job", STREAM, claim.entry, f"w1 {claim.nonce}"]
+    assert await world.scripts.renew(world.part, [[*item, "w1"], [*item, "w2"]]) == ["ok", "lost"]
+    await reclaimed(world, claim)
+    assert await world.scripts.renew(world.part, [[*item, "w1"]]) == ["lost"]
+
+
+@on_both_servers
+async def test_a_cancelled_job_is_not_handed_out(world: World) -> None:
+    await world.submit(batches=[batch(["a"])])
+    await world.scripts.cancel(world.part, "job", ["a"])
+    (claim,) = await world.scripts.take(
+        world.part, "w1", "n", count=9, light=9, heavy=9, streams=[STREAM], holding=True
+    )
+    assert claim.word == "stale"
+
+
+@on_both_servers
+async def test_an_event_has_the_same_bytes_for_who_listens_and_for_who_reads(world: World, redis: Any) -> None:
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe("status:job")
+        await pubsub.get_message(timeout=1)
+        claim = await held(world)
+        await report(world, claim, [ended("a", share=1)])
+        heard = [(await pubsub.get_message(timeout=5))["data"].decode() for _ in range(4)]
+    assert heard == await world.events()
+
+
+async def test_a_straight_run_is_reported_at_once(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as house:
+        calls: list[int] = []
+        worker = await house.start()
+        send = worker._scripts.call_encoded
+
+        async def counted(name: str, *rest: Any) -> Any:
+            calls.append(1) if name == "report" else None
+            return await send(name, *rest)
+
+        worker._scripts.call_encoded = counted  # type: ignore[method-assign]
+        await house.submit([node(name) for name in "abcde"], [edge(a, b) for a, b in zip("abcd", "bcde", strict=True)])
+        job = await house.ended()
+        assert job.status == "completed"
+        assert len(calls) == 1
+        assert [record.status for record in job.records.values()] == ["completed"] * 5
+
+
+async def test_a_node_that_must_not_run_twice_begins_only_when_redis_has_confirmed_it(
+    redis_url: str, redis: Any
+) -> None:
+    async with planes(redis_url, redis) as house:
+        await house.start()
+        RUNS.clear()
+        await house.submit([node("a", task="once", wait="go")])
+        await house.becomes(lambda: ("begin", "a") in RUNS)
+        job = await house.jobs.read("job")
+        assert job is not None
+        assert job.status == "running"
+        gate("go").set()
+        assert (await house.ended()).status == "completed"
+
+
+async def test_a_node_that_waits_is_soon_reported_as_running(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as house:
+        await house.start()
+        await house.submit([node("a", wait="open")])
+
+        async def runs() -> bool:
+            job = await house.jobs.read("job")
+            return job is not None and job.status == "running"
+
+        await house.becomes(runs)
+        gate("open").set()
+        assert (await house.ended()).status == "completed"
