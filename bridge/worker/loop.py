@@ -269,9 +269,10 @@ class Worker:
 
     async def _handle_all(self, deliveries: deque[Delivery]) -> None:
         """Runs one delivery after the other in this task; while one waits, another task goes on with the rest."""
+        task = asyncio.current_task()
         while deliveries:
             delivery = deliveries.popleft()
-            delivery.handling = asyncio.current_task()
+            delivery.handling = task
 
             def waits(delivery: Delivery = delivery) -> None:
                 if delivery.unwritten:

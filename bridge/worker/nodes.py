@@ -128,7 +128,9 @@ class Nodes:
             self._note(running, outcome, time.monotonic() - begun - running.waited_seconds)
         if delivery.lost or outcome is None:
             return []
-        if delivery.releasing and not isinstance(outcome, Completed | Failed):
+        if isinstance(outcome, Completed):
+            return await self._reporter.commit(delivery, running, outcome)
+        if delivery.releasing and not isinstance(outcome, Failed):
             return await self._release(running, outcome)
         if isinstance(outcome, Preempted):
             await self._requeue(running, "it made room for a node of higher priority", code="preempted")
@@ -144,6 +146,9 @@ class Nodes:
     def _note(self, running: NodeExecution, outcome: Outcome, seconds: float) -> None:
         """Logs a failure, and measures a run that has begun. `seconds`: that it took."""
         node = running.delivery.topology.nodes[running.node_id]
+        if isinstance(outcome, Completed):
+            self.observe(node.task, "completed", seconds)
+            return
         if isinstance(outcome, Failed):
             where = {
                 "job": running.delivery.job_id, "node": node.id, "attempt": running.delivery.attempts[node.id],
