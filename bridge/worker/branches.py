@@ -43,30 +43,7 @@ class Executor:
         while len(ready) == 1:
             ready = await run(ready[0])
         if ready:
-            await self._fork(deque(ready), run)
-
-    async def _fork(self, ready: deque[str], run: RunNode) -> None:
-        beside: list[_Branch] = []
-
-        async def branch() -> None:
-            while ready:
-                ready.extend(await UntilItWaits(run(ready.popleft()), pass_on))
-
-        def pass_on() -> None:
-            if ready:
-                beside.append(self._spawn(branch))
-
-        try:
-            await branch()
-            joined = 0
-            while joined < len(beside):
-                ended = [each.ended for each in beside[joined:]]
-                joined += len(ended)
-                await asyncio.gather(*ended)
-        except BaseException:
-            for each in beside:
-                each.cancel()
-            raise
+            await _Fork(self._spawn, run, ready).execute()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> "_Branch":
         branch = _Branch(work)
@@ -78,6 +55,41 @@ class Executor:
             self._forks = _Forks()
         self._forks.put(branch)
         return branch
+
+
+class _Fork:
+    """The ready nodes of a delivery that has forked. A class, since two functions that know each other would be freed late, by the collector."""
+
+    __slots__ = ("_beside", "_ready", "_run", "_spawn")
+
+    def __init__(
+        self, spawn: Callable[[Callable[[], Awaitable[None]]], "_Branch"], run: RunNode, ready: Sequence[str]
+    ) -> None:
+        self._spawn = spawn
+        self._run = run
+        self._ready = deque(ready)
+        self._beside: list[_Branch] = []
+
+    async def execute(self) -> None:
+        try:
+            await self._go_on()
+            joined = 0
+            while joined < len(self._beside):
+                ended = [each.ended for each in self._beside[joined:]]
+                joined += len(ended)
+                await asyncio.gather(*ended)
+        except BaseException:
+            for each in self._beside:
+                each.cancel()
+            raise
+
+    async def _go_on(self) -> None:
+        while self._ready:
+            self._ready.extend(await UntilItWaits(self._run(self._ready.popleft()), self._pass_on))
+
+    def _pass_on(self) -> None:
+        if self._ready:
+            self._beside.append(self._spawn(self._go_on))
 
 
 class _Branch:
