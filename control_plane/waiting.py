@@ -29,6 +29,10 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     node, record = ready[0]
     if record.reason == "retry":
         return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
+    if record.reason == "lost":
+        times = f"{record.deliveries} times"
+        message = f"{node} is tried again after a pause: the workers that ran it were lost {times}, which may be its doing"
+        return WaitingFor(type=WaitingReason.retry, message=message)
     place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"

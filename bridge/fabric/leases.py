@@ -32,6 +32,8 @@ from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 10_000, 3_600_000
+
 Write = Callable[[Partition, Report], Awaitable[Reply]]
 
 
@@ -211,7 +213,9 @@ class Reclaimer:
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):
-            if not routes[node].idempotent or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries:
+            # A slot that dies fails its own node. A node in a slot was not in the process that died, so that death does not count against it.
+            often = routes[node].light and delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
+            if often or not routes[node].idempotent:
                 steps += worker_lost(delivery, node)
             else:
                 again.append(node)
@@ -220,6 +224,7 @@ class Reclaimer:
         await reconcile(self._write, delivery)
         batches = []
         for node in again:
+            delay = self._pause_ms(delivery.redeliveries.get(node, 0)) if not routes[node].light else 0
             batches += plan_batches(
                 part,
                 topology,
@@ -228,11 +233,19 @@ class Reclaimer:
                 priority=delivery.priority,
                 inline_limit=0,
                 graph_size=1,
-                front=True,
+                delay_ms=delay,
+                reason="lost" if delay else "-",
+                front=not delay,
             )
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )
+
+
+    def _pause_ms(self, losses: int) -> int:
+        """Returns how long a node in a slot waits, once its workers were lost so often that it may be the reason: it takes down no more than one an hour then."""
+        beyond = losses - self.jobs.settings.jobs.max_deliveries
+        return 0 if beyond < 0 else min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(beyond, 16))
 
 
 async def reap_worker(settings: Settings, pid: int) -> int:
