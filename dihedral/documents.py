@@ -50,6 +50,13 @@ EdgeSubmission = TypedDict(
 )
 
 
+class Estimate(TypedDict):
+    """Seconds, as runs of the same task, size and device have taken: eight of ten took between low and high."""
+
+    low: float
+    high: float
+
+
 class GraphSubmission(TypedDict):
     schema: Literal["langgraph.v1"]
     workflowId: NotRequired[str]
@@ -57,6 +64,7 @@ class GraphSubmission(TypedDict):
     edges: NotRequired[list[EdgeSubmission]]
     context: NotRequired[dict[str, Any]]
     metadata: NotRequired[dict[str, Any]]
+    estimate: NotRequired[Estimate]
 
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
@@ -105,6 +113,7 @@ class WaitingFor(TypedDict):
 
     type: WaitingReason
     message: str
+    position: NotRequired[int]
 
 
 class JobError(TypedDict):
@@ -152,6 +161,9 @@ class Job(TypedDict):
     given: list[str]
     rerunOf: str | None
     thumbnail: ArtifactRef | None
+    priority: NotRequired[Priority]
+    estimate: NotRequired[Estimate]
+    startsIn: NotRequired[Estimate]
 
 
 class JobList(TypedDict):
@@ -203,6 +215,7 @@ class Graph(TypedDict):
     edges: list[Edge]
     context: dict[str, Any]
     metadata: dict[str, Any]
+    estimate: NotRequired[Estimate]
 
 
 class StatusEvent(TypedDict):
@@ -269,6 +282,7 @@ class Runtime(TypedDict):
     light: NotRequired[bool]
     needsDevice: NotRequired[bool]
     memoryParam: NotRequired[str]
+    sizedBy: NotRequired[list[str]]
 
 
 class Io(TypedDict):
@@ -373,6 +387,7 @@ class QueueInfo(TypedDict):
     depth: int
     pending: int
     oldestSeconds: float | None
+    paused: NotRequired[bool]
 
 
 class QueueList(TypedDict):

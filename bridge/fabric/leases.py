@@ -241,7 +241,6 @@ class Reclaimer:
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )
 
-
     def _pause_ms(self, losses: int) -> int:
         """Returns how long a node in a slot waits, once its workers were lost so often that it may be the reason: it takes down no more than one an hour then."""
         beyond = losses - self.jobs.settings.jobs.max_deliveries

@@ -18,6 +18,7 @@ from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.durations import CPU, DurationNotes
 from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
 from dihedral.bridge.fabric.steps import Requeue, Start
@@ -53,11 +54,11 @@ class Nodes:
 
     `write(part, report)` commits a report; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read
     that partition first, for whose entry a node was preempted; `device_elsewhere(task, larger)`: whether another worker of the pool has a
-    device for the task, a larger one than this worker's where that is asked.
+    device for the task, a larger one than this worker's where that is asked; `device`: the name under which durations of kind gpu are noted.
     """
 
     __slots__ = (
-        "_capacity", "_device_elsewhere", "_dirty", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
+        "_capacity", "_device", "_device_elsewhere", "_dirty", "_durations", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
         "_tracing", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
@@ -74,6 +75,8 @@ class Nodes:
         hasten: Callable[[], None],
         prefer: Callable[[Partition], None],
         device_elsewhere: Callable[[str, bool], Awaitable[bool]],
+        durations: DurationNotes,
+        device: str,
         tracing: Tracing | None = None,
     ) -> None:
         self.observe = metrics.node_observer(registry)
@@ -87,6 +90,8 @@ class Nodes:
         self._hasten = hasten
         self._prefer = prefer
         self._device_elsewhere = device_elsewhere
+        self._durations = durations
+        self._device = device
         self._tracing = tracing
         self._reporter = Reporter(write, self.entries, capacity.reserve, capacity.vacate, worker_id, settings)
         self._running: dict[tuple[str, str, str], NodeExecution] = {}
@@ -143,6 +148,12 @@ class Nodes:
             log.info("a node failed: %s", outcome.error.code, extra=where)
         if isinstance(outcome, Preempted):
             self.observe(node.task, "preempted", seconds)
+        elif isinstance(outcome, Completed):
+            self.observe(node.task, outcome.status, seconds)
+            capability = self._registry[node.task].capability
+            device = self._device if capability.runtime.kind == "gpu" else CPU
+            route = running.delivery.routes[node.id]
+            self._durations.note(capability, running.params, seconds, device, route)
         elif not isinstance(outcome, Declined) and (not isinstance(outcome, Cancelled) or outcome.began):
             self.observe(node.task, outcome.status, seconds)
 
@@ -178,6 +189,7 @@ class Nodes:
             params = self._input(delivery, running.node_id)
         except (ReferenceNotFound, InputTooLarge) as error:
             return failed(error.code, str(error))
+        running.params = params
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,

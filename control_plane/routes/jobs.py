@@ -112,6 +112,7 @@ async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
     planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
+    planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 

@@ -190,6 +190,7 @@ async def test_a_heavy_node_is_not_failed_for_the_deaths_of_workers_that_it_shar
         await house.becomes(is_back)
         if times >= 3:
             waits = await waiting_for(await house.view(), house.jobs.workers.alive)
+            assert waits is not None
             assert waits.message.endswith(f"the workers that ran it were lost {times} times, which may be its doing")
             (part,) = house.jobs.scripts.partitions
             ((nonce, due),) = await house.client.zrange(part.delays, 0, -1, withscores=True)
