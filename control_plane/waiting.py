@@ -7,6 +7,7 @@ import msgspec
 from dihedral.bridge.fabric.jobs import JobView
 from dihedral.bridge.fabric.keys import NEEDS_DEVICE, PREFERS_DEVICE, lane_of
 from dihedral.bridge.fabric.scripts import NodeRecord
+from dihedral.bridge.graphs import Place
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.job import WaitingFor, WaitingReason
 from dihedral.schemas.structs.worker import WorkerInfo
@@ -31,6 +32,7 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     node, record = ready[0]
     if record.reason == "retry":
         return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
+<<<<<<< HEAD
     if record.reason == "lost":
         times = f"{record.deliveries} times"
         message = (
@@ -38,6 +40,9 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
         )
         return WaitingFor(type=WaitingReason.retry, message=message)
     place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+=======
+    place = Place.of(record.place).title
+>>>>>>> main
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
         return WaitingFor(type=WaitingReason.memory, message=message)

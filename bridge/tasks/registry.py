@@ -19,7 +19,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,8 +31,8 @@ from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
-from dihedral.schemas.structs.artifact import ArtifactRef
-from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
+from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
@@ -84,8 +84,11 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
+    unavailable: Callable[[], str] | None
+    voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
     groups: dict[str, tuple[str, ...]]
+    keywords: tuple[str, ...]
 
 
 class Task:
@@ -102,8 +105,20 @@ class Task:
         self.retry_on = declared.retry_on
         self.resumable = declared.resumable
         self._declared = declared
+        self.model_roots: Sequence[str] = ()
         self._table: Mapping[str, Any] = {}
         self._output = msgspec.json.Decoder(output_type)
+
+    @cached_property
+    def manifest(self) -> Capability:
+        """The capability with what this worker finds on its machine. Asks programs once, so a slot should not need it."""
+        declared = self._declared
+        found: dict[str, Any] = {}
+        if declared.unavailable is not None and (reason := declared.unavailable()):
+            found["unavailable"] = reason
+        if declared.voices is not None and declared.settings is not None:
+            found["voices"] = declared.voices(self.settings(declared.settings))
+        return msgspec.structs.replace(self.capability, **found)
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """Decodes params. Raises msgspec.ValidationError where they do not have the declared type."""
@@ -223,8 +238,11 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -254,8 +272,11 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
@@ -263,9 +284,14 @@ def task(
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
-    each group of the form, by the group's title.
+    each group of the form, by the group's title. `keywords`: words and phrases by which people ask for it,
+    beside those of label and description; the planner of goals matches them.
+
+    What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
+    empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
 
     `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
+
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
@@ -297,8 +323,11 @@ def task(
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
         settings=settings,
+        unavailable=unavailable,
+        voices=voices,
         examples=tuple(examples),
         groups={group: tuple(names) for group, names in groups.items()},
+        keywords=tuple(keywords),
     )
 
     def mark(marked: F) -> F:
@@ -315,11 +344,12 @@ def collect(
     directory: Path | None = None,
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    model_roots: Sequence[str] = (),
 ) -> Registry:
     """Returns the tasks of modules and plugins by id; only those of `plane`, if given.
 
     `directory` goes on the module search path behind the installed packages, so that nothing in it can shadow one.
-    `settings`: the tables of the settings file by task.
+    `settings`: the tables of the settings file by task. `model_roots`: where tasks find local models.
 
     Raises:
         SettingsError: a task's table is not what the task declared.
@@ -339,6 +369,8 @@ def collect(
     for id, table in (settings or {}).items():
         if id in registry:
             registry[id].configure(table)
+    for made in registry.values():
+        made.model_roots = model_roots
     return {id: made for id, made in registry.items() if plane is None or made.capability.plane == plane}
 
 
@@ -496,6 +528,7 @@ def _capability(
             side_effects=list(declared.side_effects),
             resumable=declared.resumable or msgspec.UNSET,
         ),
+        keywords=list(declared.keywords) or msgspec.UNSET,
     )
 
 
@@ -522,11 +555,20 @@ def _where(function: Function) -> str:
 
 
 def _schemas(params_type: Any, output_type: Any) -> tuple[Schema, Schema]:
-    """JSON Schemas without references, with closed objects; artifact references are marked `x-artifact`."""
-    (params, output, artifact), named = msgspec.json.schema_components(
-        [params_type, output_type, ArtifactRef], ref_template="{name}"
+    """JSON Schemas without references, with closed objects; artifact references are marked `x-artifact`, models also `x-local`."""
+    (params, output, artifact, model), named = msgspec.json.schema_components(
+        [params_type, output_type, ArtifactRef, ModelRef], ref_template="{name}"
     )
     artifact_name = artifact["$ref"]
+    members = named[model["$ref"]]["properties"]
+    named[model["$ref"]] = {
+        "anyOf": [
+            named[artifact_name],
+            {"type": "object", "properties": {"local": members["local"]}, "required": ["local"]},
+        ],
+        "x-artifact": True,
+        "x-local": True,
+    }
 
     def inline(value: Any, within: tuple[str, ...]) -> Any:
         if isinstance(value, list):
@@ -568,7 +610,7 @@ def _parameters(schema: Schema) -> list[Parameter]:
 def _type_name(schema: Schema) -> str:
     """Returns a readable type name: `integer`, `artifact`, `string | null`, `array of artifact`."""
     if schema.get("x-artifact"):
-        return "artifact"
+        return "model" if schema.get("x-local") else "artifact"
     if "anyOf" in schema:
         return " | ".join(dict.fromkeys(_type_name(one) for one in schema["anyOf"]))
     if "enum" in schema:

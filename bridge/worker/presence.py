@@ -93,9 +93,12 @@ class Presence:
         self._news.set()
 
     async def announces(self, workers: WorkerRegistry) -> None:
+        manifests = await asyncio.to_thread(
+            lambda: [task.manifest for task in self._registry.values()]
+        )  # asks programs
         while True:
             try:
-                await workers.announce(self.info(), [task.capability for task in self._registry.values()])
+                await workers.announce(self.info(), manifests)
                 self.ready = True
                 await workers.note_usage(self._sample(), self.worker_id)
                 await workers.note_durations(self.durations)

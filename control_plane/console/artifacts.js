@@ -101,6 +101,6 @@ function Facts({ meta }) {
     <dt>From</dt><dd>${meta.job_id ? html`<${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? "job"}<//> of job${" "}
       <${Link} href=${to.job(meta.job_id)} class="mono">${meta.job_id}<//>` : "an upload"}</dd>
     <dt>Key</dt><dd class="mono">${meta.bucket}/${meta.key}</dd>
-    <dt>SHA-256</dt><dd class="mono">${meta.sha256}</dd>
+    <dt>SHA-256</dt><dd class="mono">${meta.sha256 ?? "unknown: another program stored it"}</dd>
   </dl>`;
 }

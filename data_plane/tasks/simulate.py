@@ -42,6 +42,16 @@ def _hurts(params: Simulate) -> bool:
     rehearses=_hurts,
     time_by=("steps", "stepSeconds"),
     timeout_seconds=7 * 86_400,
+    keywords=[
+        "load test",
+        "rehearsal",
+        "rehearse",
+        "dummy job",
+        "test job",
+        "fake work",
+        "count steps",
+        "pretend work",
+    ],
     examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
     groups={"Work": ("steps", "stepSeconds", "output"), "Faults": ("failAt", "crashAt", "hangAt", "memoryMiB")},
 )

@@ -99,6 +99,18 @@ class Contracts(Strict, kw_only=True):
     ) = UNSET
 
 
+Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
+
+
+class Voice(Strict, kw_only=True):
+    id: Annotated[
+        str, Meta(description='As the parameter voice takes it.', min_length=1)
+    ]
+    label: str
+    language: Annotated[str, Meta(description='BCP 47; empty: not known.')]
+    engine: str
+
+
 class Capability(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     label: Annotated[str, Meta(min_length=1)]
@@ -112,6 +124,35 @@ class Capability(Strict, kw_only=True):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    keywords: (
+        Annotated[
+            list[Keyword],
+            Meta(
+                description='Words and phrases by which people ask for it; the planner of goals matches them.',
+                max_length=200,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    unavailable: (
+        Annotated[
+            str,
+            Meta(
+                description='What the worker lacks to run it, and what to install; absent: nothing.',
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    voices: (
+        Annotated[
+            list[Voice],
+            Meta(
+                description='With which it can speak on the worker that announced it last; absent: it speaks with none.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class CapabilityList(Strict, kw_only=True):

@@ -21,6 +21,21 @@ PLANNED = {
     "progressWeight": 1,
 }
 NORMAL = {"schema": "langgraph.v1", "workflowId": "w", "nodes": [PLANNED], "edges": [], "context": {}, "metadata": {}}
+GOAL_PLAN = {
+    "goal": "Speak",
+    "reasons": [{"nodeId": "speak", "param": None, "text": "Speak: the goal asks for it."}],
+    "assumptions": [],
+    "unmet": [],
+    "questions": [
+        {"id": "speak.text", "text": "What is to be said?", "choices": [{"label": "hello", "value": "hello"}]}
+    ],
+    "suggestions": [],
+    "confidence": 0.5,
+    "certain": False,
+    "rounds": 0,
+    "by": "matcher",
+    "model": None,
+}
 AT = "2026-11-24T04:05:06.789Z"
 META = {
     "bucket": "videos",
@@ -186,6 +201,11 @@ SAME_GOOD: list[Row] = [
     ("request.JobRequest", "both: likewise", {"graph": GRAPH, "pipeline": "simulate"}),
     ("request.JobRequest", "a start with an offset", {"pipeline": "simulate", "startAt": "2027-01-01T09:00:00+02:00"}),
     ("request.JobRequest", "a start in Zulu time", {"pipeline": "simulate", "startAt": "2027-01-01T09:00:00.123456Z"}),
+    (
+        "request.JobRequest",
+        "a goal in words",
+        {"goal": "Speak 'hello'", "files": [{"bucket": "inputs", "key": "a.png"}]},
+    ),
     ("request.RetryRequest", "go on where it failed", {}),
     ("request.RetryRequest", "from the start", {"from": "start"}),
     ("request.TrainRequest", "no prompt", {}),
@@ -248,9 +268,25 @@ SAME_GOOD: list[Row] = [
             "snapshot": {"epoch": "9", "seq": 0, "status": "running", "progress": 0, "job": JOB},
         },
     ),
+    ("plan.GoalPlan", "a question", GOAL_PLAN),
+    (
+        "plan.GoalPlan",
+        "a graph that is certain",
+        {**GOAL_PLAN, "graph": GRAPH, "questions": [], "certain": True, "confidence": 1},
+    ),
     ("problem.Problem", "one problem", PROBLEM),
     ("problem.Problem", "no list", {**PROBLEM, "errors": []}),
     ("capability.Capability", "a task", CAPABILITY),
+    (
+        "capability.Capability",
+        "a task that lacks a package",
+        {**CAPABILITY, "unavailable": "it needs torch: pip install 'dihedral[diffusion]'"},
+    ),
+    (
+        "capability.Capability",
+        "voices",
+        {**CAPABILITY, "voices": [{"id": "flite:slt", "label": "slt", "language": "", "engine": "flite"}]},
+    ),
     ("capability.Capability", "a light task", {**CAPABILITY, "runtime": {**RUNTIME, "light": True}}),
     (
         "capability.CapabilityList",
@@ -314,6 +350,8 @@ SAME_GOOD: list[Row] = [
 ]
 
 SAME_BAD: list[Row] = [
+    ("plan.GoalPlan", "more than sure", {**GOAL_PLAN, "confidence": 1.5}),
+    ("plan.GoalPlan", "planned by a wish", {**GOAL_PLAN, "by": "wish"}),
     ("submission.GraphSubmission", "another format", {**GRAPH, "schema": "langgraph.v2"}),
     ("submission.GraphSubmission", "no format", without(GRAPH, "schema")),
     ("submission.GraphSubmission", "no nodes", {**GRAPH, "nodes": []}),
@@ -403,6 +441,7 @@ SAME_BAD: list[Row] = [
     ("websocket.ServerMessage", "an update without its epoch", without(UPDATE, "epoch")),
     ("problem.Problem", "a status that is no error", {**PROBLEM, "status": 200}),
     ("problem.Problem", "a hundred and one problems", {**PROBLEM, "errors": PROBLEM["errors"] * 101}),
+    ("capability.Capability", "voices by name alone", {**CAPABILITY, "voices": ["flite:slt"]}),
     ("capability.Capability", "an unknown kind", {**CAPABILITY, "runtime": {**RUNTIME, "kind": "tpu"}}),
     ("capability.Capability", "memory as MiB in the old spelling", {**CAPABILITY, "runtime": {**without(RUNTIME, "memoryMiB"), "memoryMib": 0}}),
     ("capability.Capability", "a contract as text", {**CAPABILITY, "contracts": {"idempotent": "yes", "sideEffects": []}}),

@@ -15,6 +15,7 @@ import websockets
 
 from tests.control_plane.served import checked, made_settings, new_id, node, serve, submission
 from tests.support.planes import gate
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -166,7 +167,7 @@ async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tm
             async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
                 await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
                 gate(name).set()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(at_this_load(30)):
                     while json.loads(await socket.recv()).get("status") != "completed":
                         continue
             assert (await served.ended(job))["status"] == "completed", "what runs goes on"
