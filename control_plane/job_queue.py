@@ -121,12 +121,9 @@ class JobQueue:
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
         self._finding = asyncio.Lock()
-<<<<<<< HEAD
         self.estimates = Estimates(jobs, self.capabilities, self.workers)
         self.statistics = Statistics(jobs, self.estimates)
-=======
         self.planner: GoalPlanner | None = None
->>>>>>> main
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")

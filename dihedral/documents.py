@@ -123,7 +123,7 @@ RetryRequest = TypedDict(
 JobStatus: TypeAlias = Literal["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"]
 
 
-WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry"]
+WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service"]
 
 
 class WaitingFor(TypedDict):
@@ -367,6 +367,7 @@ class RunningNode(TypedDict):
     task: str
     startedAt: str
     waitingFor: NotRequired[str]
+    waitingType: NotRequired[Literal["memory", "service"]]
 
 
 class MemoryInfo(TypedDict):

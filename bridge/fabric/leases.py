@@ -23,7 +23,7 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery, Plans
-from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, plan_batches
+from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, Manner, plan_batches
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
 from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Writer, is_transient
@@ -212,16 +212,11 @@ class Reclaimer:
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):
-<<<<<<< HEAD
             # A slot that dies fails its own node. A node in a slot was not in the process that died, so that death does not count against it.
-            often = routes[node].light and delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
-            if often or not routes[node].idempotent:
-=======
-            if (
-                not delivery.routes[node].idempotent
-                or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
-            ):
->>>>>>> main
+            often = (
+                delivery.routes[node].light and delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
+            )
+            if often or not delivery.routes[node].idempotent:
                 steps += worker_lost(delivery, node)
             else:
                 again.append(node)
@@ -230,23 +225,9 @@ class Reclaimer:
         await reconcile(self._write, delivery)
         batches = []
         for node in again:
-<<<<<<< HEAD
-            delay = self._pause_ms(delivery.redeliveries.get(node, 0)) if not routes[node].light else 0
-            batches += plan_batches(
-                part,
-                topology,
-                routes,
-                [node],
-                priority=delivery.priority,
-                inline_limit=0,
-                graph_size=1,
-                delay_ms=delay,
-                reason="lost" if delay else "-",
-                front=not delay,
-            )
-=======
-            batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT)
->>>>>>> main
+            pause = 0 if delivery.routes[node].light else self._pause_ms(delivery.redeliveries.get(node, 0))
+            manner = Manner(delay_ms=pause, reason="lost") if pause else TO_THE_FRONT
+            batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=manner)
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )

@@ -29,12 +29,8 @@ from prometheus_client.metrics_core import Metric
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
-<<<<<<< HEAD
-from dihedral.bridge.fabric.dispatch import plan_batches
-from dihedral.bridge.fabric.durations import CPU
-=======
 from dihedral.bridge.fabric.dispatch import Manner, plan_batches
->>>>>>> main
+from dihedral.bridge.fabric.durations import CPU
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
@@ -196,7 +192,9 @@ class Worker:
 
     def measured(self) -> list[Metric]:
         """Returns the nodes that run here now, for the metrics."""
-        return self.capacity.measured(waiting=sum(bool(each.waiting_for) for each in self.nodes.running))
+        return self.capacity.measured(
+            waiting=sum(bool(each.waiting_for) and not each.light for each in self.nodes.running)
+        )
 
     async def _connect(self) -> None:
         delay = 0.1

@@ -17,12 +17,8 @@ from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
-<<<<<<< HEAD
-from dihedral.bridge.fabric.dispatch import plan_batches
-from dihedral.bridge.fabric.durations import CPU, DurationNotes
-=======
 from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
->>>>>>> main
+from dihedral.bridge.fabric.durations import CPU, DurationNotes
 from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
 from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start

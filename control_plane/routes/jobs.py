@@ -113,17 +113,13 @@ async def plan(request: Req) -> Response[bytes]:
     """Answers a submission with its normalised graph. A goal is answered with a plan (/schemas/plan.json): graph, reasons, questions, how sure."""
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-<<<<<<< HEAD
-    planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
-    planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
-=======
     wish = await queue.decode(raw, principal(request))
     if not isinstance(wish.goal, msgspec.UnsetType):
         planner: Planner = request.app.state.planner
         told = await planner.plan(wish, principal(request))
         return Response(msgspec.json.encode(told), media_type="application/json")
     planned = await queue.plan(wish, principal=principal(request))
->>>>>>> main
+    planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 

@@ -56,9 +56,7 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",
     kind="gpu",
     memory_mib=512,
-<<<<<<< HEAD
     time_by=("steps", "batch", "patch"),
-=======
     keywords=[
         "train look",
         "learn look",
@@ -79,7 +77,6 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
         "train lora",
         "lora",
     ],
->>>>>>> main
     examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],
     groups={
         "Pictures": ("pictures",),

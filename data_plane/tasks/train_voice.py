@@ -76,9 +76,7 @@ class Fitted(NamedTuple):
     description="Learns a speaker's spectra and pitch from recordings and stores them in the bucket voices.",
     kind="gpu",
     memory_mib=1024,
-<<<<<<< HEAD
     time_by=("iterations", "recordings"),
-=======
     keywords=[
         "learn voice",
         "voice model",
@@ -89,7 +87,6 @@ class Fitted(NamedTuple):
         "teach voice",
         "voice from recording",
     ],
->>>>>>> main
     examples=[
         {"recording": {"bucket": "inputs", "key": "speaker-low.wav"}},
         {"recordings": [{"bucket": "inputs", "key": f"speaker-low-{take}.wav"} for take in (1, 2)], "components": 8},

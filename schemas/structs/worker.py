@@ -8,6 +8,11 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from . import graph, job
 
+class WaitingType(StrEnum):
+    memory = 'memory'
+    service = 'service'
+
+
 class RunningNode(Strict, kw_only=True):
     job_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
         name='jobId'
@@ -28,6 +33,15 @@ class RunningNode(Strict, kw_only=True):
         ]
         | UnsetType
     ) = field(name='waitingFor', default=UNSET)
+    waiting_type: (
+        Annotated[
+            WaitingType,
+            Meta(
+                description='For what: memory of a device, or a server that the operator has named; absent: memory.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='waitingType', default=UNSET)
 
 
 class DeviceInfo(Strict, kw_only=True):
