@@ -96,10 +96,7 @@ class DurationNotes:
         """Writes them; what a failure loses is an estimate only."""
         notes, self._notes = self._notes, {}
         for kind, texts in notes.items():
-            key = keys.durations(kind)
-            await functions.call(client, "put", key, "RPUSH", *texts[-KEPT:])
-            await functions.call(client, "put", key, "LTRIM", -KEPT, -1)
-            await functions.call(client, "put", key, "PEXPIRE", TTL_MS)
+            await functions.call(client, "append", keys.durations(kind), KEPT, TTL_MS, *texts[-KEPT:])
             await functions.call(client, "put", keys.DURATION_KINDS, "ZADD", int(time.time() * 1000), kind)
         if notes:
             await functions.call(client, "put", keys.DURATION_KINDS, "PEXPIRE", TTL_MS)

@@ -84,10 +84,8 @@ class WorkerRegistry:
         """Adds a sample to the last hour of a worker's use."""
         if sample is None:
             return
-        key = keys.usage(worker_id)
-        await self._put("RPUSH", key, msgspec.json.encode(sample))
-        await self._put("LTRIM", key, -USAGE_SAMPLES, -1)
-        await self._put("PEXPIRE", key, USAGE_MS)
+        text = msgspec.json.encode(sample)
+        await functions.call(self._client, "append", keys.usage(worker_id), USAGE_SAMPLES, USAGE_MS, text)
 
     async def usage(self, worker_id: str) -> list[UsageSample]:
         rows: list[bytes] = await self._client.lrange(keys.usage(worker_id), 0, -1)
