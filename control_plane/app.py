@@ -40,6 +40,7 @@ from dihedral.control_plane.hub import Hub
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.overview import Overview
 from dihedral.control_plane.planning import pipelines as templates
+from dihedral.control_plane.planning.goals.planner import Planner
 from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
@@ -67,7 +68,9 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
     modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(modules, plane="node", directory=Path.cwd(), settings=settings.tasks)
+    registry = tasks.collect(
+        modules, plane="node", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
+    )
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
     traced = tracing.start(settings, "node") if spans is None else spans
@@ -78,6 +81,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
+        planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
@@ -86,6 +90,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
                 "settings": settings,
                 "store": store,
                 "queue": queue,
+                "planner": planner,
                 "hub": hub,
                 "access": access,
                 "worker": worker,

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 from prometheus_client import Counter
@@ -31,7 +32,7 @@ from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import TRACEPARENT
@@ -86,6 +87,10 @@ class IdempotencyRecord(msgspec.Struct, frozen=True):
     created: bool
 
 
+class GoalPlanner(Protocol):
+    async def decided(self, request: JobRequest, principal: Principal) -> JobRequest: ...
+
+
 class Planned(msgspec.Struct):
     graph: Graph
     topology: Topology
@@ -114,6 +119,7 @@ class JobQueue:
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
         self._finding = asyncio.Lock()
+        self.planner: GoalPlanner | None = None
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
@@ -143,7 +149,8 @@ class JobQueue:
         """Returns the problems that a submission would have if its shape were right."""
         try:
             mended = Mended(msgspec.json.decode(body), wrong)
-            await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
+            if "goal" not in (mended.document or {}):
+                await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
         except ApiProblem as problem:
             return [each for each in problem.errors if mended.shows(each.pointer, each.detail)]
         except DECODE_ERRORS:  # it cannot be made to fit
@@ -258,6 +265,8 @@ class JobQueue:
             return await self._repeated(kept.job_id, owner), False
         if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
+        if not isinstance(request.goal, msgspec.UnsetType) and self.planner is not None:
+            request = await self.planner.decided(request, principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, principal)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
@@ -369,12 +378,12 @@ class JobQueue:
 
     async def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
+        graph = msgspec.json.encode(planned.graph)
         return NewJob(
             job_id=planned.graph.workflow_id,
-            graph=msgspec.json.encode(planned.graph),
+            graph=graph,
             digest=digest,
-            topology=planned.topology,
-            routes=planned.routes,
+            plan=Plan(planned.topology, planned.routes, len(graph)),
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
             pipeline=planned.wanted.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),

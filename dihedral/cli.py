@@ -150,6 +150,8 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         kinds = _kinds(client, options.pipeline)
         pairs = [_pair(text) for text in options.param or []]
         params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
+        for name, path in map(_pair, options.local or []):
+            params[name] = {"local": path}
         return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
     from dihedral import workflows
 
@@ -161,9 +163,9 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
     if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
         raise _usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
-    if options.param or options.file:
+    if options.param or options.file or options.local:
         raise _usage(
-            "--param and --file fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
+            "--param, --file and --local fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
         )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:
@@ -626,6 +628,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K=PATH",
         help="a param that is a file, uploaded first; repeatable, also for one list",
+    )
+    one.add_argument(
+        "--local",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a model of the workers, by its path below models.roots; repeatable",
     )
     one.add_argument("--priority", choices=["high", "normal", "low"])
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")

@@ -29,7 +29,7 @@ from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, parse_record
 from dihedral.bridge.fabric.steps import Step
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.pools import PRIORITIES
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,16 @@ class Delivery:
     elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
     """
 
-    def __init__(
-        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Placement]
-    ) -> None:
+    def __init__(self, part: Partition, claim: Claim, consumer: str, plan: Plan) -> None:
         self.part = part
         self.claim = claim
         self.job_id = claim.job_id
         self.stream = claim.stream
         self.entry = claim.entry
         self.token = f"{consumer} {claim.nonce}"
-        self.topology = topology
-        self.routes = routes
+        self.plan = plan
+        self.topology = plan.topology
+        self.routes = plan.routes
         self.records: dict[str, NodeRecord] = {}
         self.states: dict[str, tuple[str, str]] = {}
         self.attempts: dict[str, int] = {}
@@ -144,16 +143,16 @@ class Delivery:
         return found
 
 
-class Topologies:
-    """A cache of the latest 64 decoded graphs by their text: deliveries of one job share one graph."""
+class Plans:
+    """A cache of the latest 64 decoded plans by their texts: deliveries of one job share one graph."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Placement]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Plan] = OrderedDict()
 
-    def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Placement]]:
+    def get(self, graph: str, routes: str) -> Plan:
         found = self._kept.get((graph, routes))
         if found is None:
-            found = Topology(decode_graph(graph)), decode_routes(routes or "{}")
+            found = Plan(Topology(decode_graph(graph)), decode_routes(routes or "{}"), len(graph))
             self._kept[graph, routes] = found
             if len(self._kept) > 64:
                 self._kept.popitem(last=False)
@@ -199,7 +198,7 @@ class Consumer:
         self._lanes_asked = (0, 0.0)  # for how many slots, and when
         self._held = held
         self._lease = jobs.settings.jobs.lease_ms / 1000
-        self._topologies = Topologies()
+        self._plans = Plans()
         self._turns = [0, 0]
         self._owed: Partition | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
@@ -425,8 +424,7 @@ class Consumer:
             self._words[claim.word].inc()
             if claim.word == "ok":
                 self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
-                topology, routes = self._topologies.get(claim.graph, claim.routes)
-                delivery = Delivery(part, claim, self.consumer, topology, routes)
+                delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes))
                 deliveries.append(delivery)
                 if delivery.heavy:
                     self._lanes_asked = (0, 0.0)  # the slot that it frees is for all lanes

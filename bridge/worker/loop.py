@@ -29,7 +29,7 @@ from prometheus_client.metrics_core import Metric
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.dispatch import Manner, plan_batches
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
@@ -190,7 +190,9 @@ class Worker:
 
     def measured(self) -> list[Metric]:
         """Returns the nodes that run here now, for the metrics."""
-        return self.capacity.measured(waiting=sum(bool(each.waiting_for) for each in self.nodes.running))
+        return self.capacity.measured(
+            waiting=sum(bool(each.waiting_for) and not each.light for each in self.nodes.running)
+        )
 
     async def _connect(self) -> None:
         delay = 0.1
@@ -274,10 +276,8 @@ class Worker:
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
-        batches = plan_batches(
-            delivery.part, delivery.topology, delivery.routes, nodes, priority=delivery.priority, inline_limit=0, graph_size=1,
-            delay_ms=delay, reason=reason, front=not delay, declined=bool(delay),
-        )  # fmt: skip
+        manner = Manner(delay_ms=delay, reason=reason, front=not delay, declined=bool(delay))
+        batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
             item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]

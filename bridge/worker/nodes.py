@@ -17,10 +17,10 @@ from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
 from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
-from dihedral.bridge.fabric.steps import Requeue, Start
+from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start
 from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tasks.runs import (
@@ -245,9 +245,8 @@ class Nodes:
         task = delivery.topology.nodes[node_id].task
         preferred = declined and delivery.routes[node_id].lane == PREFERS_DEVICE
         anywhere = preferred and not await self._device_elsewhere(task, code == "memory")
-        batches = self.entries(
-            delivery, [node_id], delay_ms=delay_ms, reason=reason, declined=declined, front=front, anywhere=anywhere
-        )
+        manner = Manner(delay_ms=delay_ms, reason=reason, declined=declined, front=front, anywhere=anywhere)
+        batches = self.entries(delivery, [node_id], manner)
         waits = NodeError(code=code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
@@ -257,30 +256,10 @@ class Nodes:
         if steps is not None:
             await self._write(delivery.part, delivery.report([*steps, step]))
 
-    def entries(
-        self,
-        delivery: Delivery,
-        nodes: list[str],
-        *,
-        delay_ms: int = 0,
-        reason: str = "-",
-        declined: bool = False,
-        front: bool = False,
-        anywhere: bool = False,
-    ) -> list[Any]:
+    def entries(self, delivery: Delivery, nodes: list[str], manner: Manner = AT_ONCE) -> list[EntrySpec]:
+        limit = self._settings.jobs.inline_graph_bytes
         return plan_batches(
-            delivery.part,
-            delivery.topology,
-            delivery.routes,
-            nodes,
-            priority=delivery.priority,
-            inline_limit=self._settings.jobs.inline_graph_bytes,
-            graph_size=len(delivery.claim.graph),
-            delay_ms=delay_ms,
-            reason=reason,
-            declined=declined,
-            front=front,
-            anywhere=anywhere,
+            delivery.part, delivery.plan, nodes, priority=delivery.priority, inline_limit=limit, manner=manner
         )
 
     def _pause_after(self, delivery: Delivery, node: str) -> float | None:

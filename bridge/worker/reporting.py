@@ -18,6 +18,7 @@ import msgspec
 from dihedral.bridge import graphs
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
+from dihedral.bridge.fabric.dispatch import Manner
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import NodeRecord, Reply, Report
 from dihedral.bridge.fabric.steps import (
@@ -112,7 +113,8 @@ class NodeExecution:
         """Publishes the reason for waiting with the heartbeat, the first time also in the job's log."""
         changes = bool(reason) != bool(self.waiting_for)
         if changes and reason:
-            self.log("info", f"waits for device memory: {reason}")
+            if not self.light:  # a light node has said for what it waits
+                self.log("info", f"waits for device memory: {reason}")
             self._waits_since = time.monotonic()
         elif changes:
             self.waited_seconds += time.monotonic() - self._waits_since
@@ -127,7 +129,7 @@ class NodeExecution:
 
     @property
     def only_waits(self) -> bool:
-        return bool(self.waiting_for) and not self.control.cancelled
+        return bool(self.waiting_for) and not self.light and not self.control.cancelled
 
     def give_up_waiting(self) -> None:
         """Keeps a node that no longer waits."""
@@ -155,7 +157,7 @@ class JobOutputTooLarge(DihedralError):
 class Reporter:
     """Commits outcomes for the deliveries of one worker.
 
-    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
+    `plan(delivery, nodes, manner)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
     a node that can start here at once, `unreserve` releases it.
     """
 
@@ -291,7 +293,7 @@ class Reporter:
         if attempt >= delivery.topology.nodes[node].retries.max_attempts:
             return None
         delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
-        batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
+        batch = self._plan(delivery, [node], Manner(delay_ms=max(1, delay), reason="retry"))[0]
         return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
     def _checked(self, running: NodeExecution, outcome: EndedOutcome) -> EndedOutcome:

@@ -112,8 +112,8 @@ class Machine(RuleBasedStateMachine):
         import msgspec
 
         new = NewJob(
-            job_id="job", graph=msgspec.json.encode(self.graph), digest="d", topology=self.topology,
-            routes={node.id: ROUTES[node.task] for node in self.graph.nodes},
+            job_id="job", graph=(text := msgspec.json.encode(self.graph)), digest="d",
+            plan=graphs.Plan(self.topology, {node.id: ROUTES[node.task] for node in self.graph.nodes}, len(text)),
         )  # fmt: skip
         assert await self.jobs.submit(new) == "ok"
         for _ in range(2):

@@ -12,7 +12,7 @@ import redis.asyncio
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth
-from dihedral.bridge.graphs import Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
@@ -200,9 +200,9 @@ class Planes:
         graph = planning.normalise(msgspec.convert(document, GraphSubmission), job)
         capabilities = {id: task.capability for id, task in self.registry.items()}
         assert not planning.problems(graph, capabilities)
+        text = msgspec.json.encode(graph)
         made = NewJob(
-            job_id=job, graph=msgspec.json.encode(graph), digest="d", topology=Topology(graph),
-            routes=planning.routes(graph, capabilities), **new,
+            job_id=job, graph=text, digest="d", plan=Plan(Topology(graph), planning.routes(graph, capabilities), len(text)), **new,
         )  # fmt: skip
         return await self.jobs.submit(made)
 

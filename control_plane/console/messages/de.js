@@ -278,6 +278,7 @@ export default {
   memory: "Speicher",
   "its start time": "die Startzeit",
   "its next attempt": "den nächsten Versuch",
+  "a server": "einen Server",
   "Waits for {what}:": "Wartet auf {what}:",
   "starts {time}, in": "startet {time}, in",
   "place {n} in the queue": "Platz {n} in der Schlange",
