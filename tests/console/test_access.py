@@ -86,7 +86,9 @@ def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("view", ["jobs", "failed job", "new job", "long form", "artifacts", "queue", "workers", "keys"])
+@pytest.mark.parametrize(
+    "view", ["jobs", "failed job", "new job", "long form", "artifacts", "queue", "workers", "keys"]
+)
 def test_a_view_in_german_is_for_everybody(open_tab: Callable[..., Tab], shown: Shown, view: str) -> None:
     page = open_tab(locale="de-DE", reduced_motion="reduce").page
     page.goto(shown.views[view][0])

@@ -125,11 +125,17 @@ def test_a_workflow_dropped_anywhere_becomes_a_form(open_tab: Callable[..., Tab]
     page.get_by_text("Same request as").first.click()
     expect(page.locator(".same pre")).to_contain_text('"3.seed": 123456789012345678901')
     expect(page.get_by_label("LoadImage: image")).to_have_attribute("type", "file")
-    drop(page, "saved.json", '{"last_node_id": 3, "nodes": [{"id": 1, "type": "KSampler", "pos": [0, 0]}], "links": []}')
+    drop(
+        page, "saved.json", '{"last_node_id": 3, "nodes": [{"id": 1, "type": "KSampler", "pos": [0, 0]}], "links": []}'
+    )
     dialog = page.get_by_role("dialog", name="A workflow that cannot be run")
     expect(dialog).to_contain_text("Export (API)")
     dialog.get_by_role("button", name="Close").click()
-    drop(page, "graph.json", '{"schema": "langgraph.v1", "nodes": [{"id": "dropped", "task": "simulate", "plane": "python"}]}')
+    drop(
+        page,
+        "graph.json",
+        '{"schema": "langgraph.v1", "nodes": [{"id": "dropped", "task": "simulate", "plane": "python"}]}',
+    )
     expect(page.get_by_role("textbox", name="Graph as JSON")).to_have_value(re.compile("dropped"))
     expect(page.get_by_text("Valid.")).to_be_visible()
     drop(page, "request.json", '{"pipeline": "simulate", "params": {"steps": 17}}')

@@ -100,7 +100,7 @@ def test_a_key_is_created_shown_once_and_revoked_while_its_page_is_open(
     other = open_tab(house.url)
     other.page.goto("/console/keys")
     sign_in(other.page, made)
-    expect(other.page.get_by_role("alert")).to_contain_text("Only a key with the scope admin sees the keys.")
+    expect(other.page.locator(".failure")).to_contain_text("Only a key with the scope admin sees the keys.")
     other.page.goto("/console/new?pipeline=simulate")
     expect(other.page.get_by_label("Steps", exact=True)).to_be_visible()
     line.get_by_role("button", name="Revoke").click()

@@ -122,7 +122,8 @@ def test_jobs_are_found_by_name_tag_and_parameter(tab: Tab, house: Stack) -> Non
     title = name("Дождь über Köln")
     steps = 4321
     job = house.post(
-        "/api/jobs", {"pipeline": "simulate", "params": {"steps": steps, "stepSeconds": 0}, "name": title, "tags": ["雨"]}
+        "/api/jobs",
+        {"pipeline": "simulate", "params": {"steps": steps, "stepSeconds": 0}, "name": title, "tags": ["雨"]},
     )["jobId"]
     page = tab.page
     for words in (title.lower(), "雨", str(steps), job[:10]):
