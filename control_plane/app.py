@@ -18,6 +18,7 @@ from typing import Any
 from litestar import Litestar, Request, Router
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Server
@@ -121,6 +122,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             if traced is not None:
                 await asyncio.to_thread(traced.close)
 
+    pages, not_found = console_routes(settings.artifacts, settings.control.root_path)
     return Litestar(
         route_handlers=[
             job_routes,
@@ -129,12 +131,12 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
+            *pages,
             *key_routes,
-            *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],
         cors_config=_cors(settings),
-        exception_handlers={Exception: problems.handle},
+        exception_handlers={Exception: problems.handle, NotFoundException: not_found},
         middleware=[_measured, admitted] if traced is None else [_measured, admitted, _traced(traced)],
         openapi_config=OpenAPIConfig(
             title="Dihedral",

@@ -115,7 +115,7 @@ RetryRequest = TypedDict(
 JobStatus: TypeAlias = Literal["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"]
 
 
-WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry"]
+WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service"]
 
 
 class WaitingFor(TypedDict):
@@ -353,6 +353,7 @@ class RunningNode(TypedDict):
     task: str
     startedAt: str
     waitingFor: NotRequired[str]
+    waitingType: NotRequired[Literal["memory", "service"]]
 
 
 class MemoryInfo(TypedDict):

@@ -154,7 +154,7 @@ ARTIFACT_META: Shape = {
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
 PRIORITY = choice("high", "normal", "low")
-WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry")
+WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry", "service")
 WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text()}
 JOB_ERROR: Shape = {**NODE_ERROR, "nodeId": nullable(text())}
 JOB: Shape = {
@@ -274,7 +274,14 @@ CAPABILITY: Shape = {
     "voices": optional(many(of(VOICE))),
 }
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
-RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
+RUNNING_NODE: Shape = {
+    "jobId": ID,
+    "nodeId": ID,
+    "task": ID,
+    "startedAt": STAMP,
+    "waitingFor": optional(text()),
+    "waitingType": optional(choice("memory", "service")),
+}
 DEVICE: Shape = {"name": text(), "memoryMiB": whole(0)}
 WORKER: Shape = {
     "workerId": text(1),
