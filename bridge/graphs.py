@@ -17,7 +17,7 @@ import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,23 +32,46 @@ NodeState = tuple[str, str]
 """The status of a node, and the reason of a skip ("broken", "not_taken") or ""."""
 
 
+class Place(NamedTuple):
+    """Where a node runs: one of the two planes by its wire value, and a pool of its workers."""
+
+    plane: str
+    pool: str
+
+    @classmethod
+    def of(cls, label: str) -> "Place":
+        """Reads what records say, `plane/pool`."""
+        plane, _, pool = label.partition("/")
+        return cls(plane, pool)
+
+    @property
+    def label(self) -> str:
+        return f"{self.plane}/{self.pool}"
+
+    @property
+    def title(self) -> str:
+        """The place in words."""
+        return f"{'control' if self.plane == 'node' else 'data'} plane, pool {self.pool}"
+
+
 class Placement(msgspec.Struct, array_like=True, frozen=True):
     """The place of a node as its plan fixes it; stored with the graph.
 
-    `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's.
+    `light`: runs in the worker itself (async, cpu) instead of a slot. `timeout_seconds`: the capability's. `lane`: of nodes that
+    prefer or need a device (keys.py), else empty.
     """
 
     pool: str
     light: bool
     timeout_seconds: float
     idempotent: bool
+    lane: str = ""
 
 
 class Group(msgspec.Struct, frozen=True):
     """Nodes that one entry carries to a place."""
 
-    plane: str
-    pool: str
+    place: Place
     nodes: list[str]
 
 
@@ -181,18 +204,31 @@ def resolve(topology: Topology, states: Mapping[str, NodeState], candidates: Ite
     return Resolution(list(ready), list(skipped.items()), [node for node in unknown if node not in known])
 
 
-def group(topology: Topology, ready: Iterable[str], routes: Mapping[str, Placement]) -> list[Group]:
+class Plan:
+    """A graph, and where its nodes run. `graph_bytes`: the size of its JSON; 0 where no entry will contain it."""
+
+    __slots__ = ("graph_bytes", "routes", "topology")
+
+    def __init__(self, topology: Topology, routes: Mapping[str, Placement], graph_bytes: int = 0) -> None:
+        self.topology = topology
+        self.routes = routes
+        self.graph_bytes = graph_bytes
+
+    def place(self, node: str) -> Place:
+        return Place(str(self.topology.nodes[node].plane), self.routes[node].pool)
+
+
+def group(plan: Plan, ready: Iterable[str]) -> list[Group]:
     """Groups ready nodes into entries: each node for a slot alone, light nodes of one place at most 8 together."""
     groups: list[Group] = []
-    light: dict[tuple[str, str], list[str]] = {}
+    light: dict[Place, list[str]] = {}
     for node in ready:
-        place = (str(topology.nodes[node].plane), routes[node].pool)
-        if routes[node].light:
-            light.setdefault(place, []).append(node)
+        if plan.routes[node].light:
+            light.setdefault(plan.place(node), []).append(node)
         else:
-            groups.append(Group(*place, [node]))
+            groups.append(Group(plan.place(node), [node]))
     for place, nodes in light.items():
-        groups += [Group(*place, nodes[start : start + LIGHT_BATCH]) for start in range(0, len(nodes), LIGHT_BATCH)]
+        groups += [Group(place, nodes[start : start + LIGHT_BATCH]) for start in range(0, len(nodes), LIGHT_BATCH)]
     return groups
 
 

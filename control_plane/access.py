@@ -198,7 +198,7 @@ def principal(connection: Connection) -> Principal:
 class Access:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.keyring = Keyring(client, given(settings.control.keys))
-        self._client = client
+        self.client = client
         self._control = settings.control
         self._may_be_open = settings.control.insecure or is_loopback(settings.control.host)
         self._most_sockets = settings.websocket.max_sockets_per_key
@@ -242,7 +242,7 @@ class Access:
             return await self.is_open()
         if found.until_ms is not None and found.until_ms < time.time() * 1000:
             return False
-        if found.session and not await self._client.exists(found.session):  # the session was logged out
+        if found.session and not await self.client.exists(found.session):  # the session was logged out
             return False
         return await self.keyring.by_id(found.key.id) is not None
 
@@ -277,26 +277,26 @@ class Access:
         ends = int((time.time() + seconds) * 1000)
         session = Session(found.key.id, min(ends, found.key.expires_ms or ends))
         value = secrets.token_urlsafe(32)
-        await self._client.set(_session_key(value), msgspec.json.encode(session), ex=seconds)
+        await self.client.set(_session_key(value), msgspec.json.encode(session), ex=seconds)
         await self._end_oldest(found.key.id, _session_key(value))
         return value, session
 
     async def _end_oldest(self, key_id: str, new: str) -> None:
         """Keeps at most MAX_SESSIONS per key: a client that asks for more loses its own oldest ones."""
         mine = keys.sessions_of(key_id)
-        await self._client.zadd(mine, {new: time.time()})
-        await self._client.pexpire(mine, self._control.session_seconds * 1000)
-        for oldest in await self._client.zrange(mine, 0, -MAX_SESSIONS - 1):
-            await self._client.delete(oldest)
-            await self._client.zrem(mine, oldest)
+        await self.client.zadd(mine, {new: time.time()})
+        await self.client.pexpire(mine, self._control.session_seconds * 1000)
+        for oldest in await self.client.zrange(mine, 0, -MAX_SESSIONS - 1):
+            await self.client.delete(oldest)
+            await self.client.zrem(mine, oldest)
 
     async def end_session(self, connection: Connection) -> None:
         value = connection.cookies.get(COOKIE)
         if value:
-            await self._client.delete(_session_key(value))
+            await self.client.delete(_session_key(value))
 
     async def _of_session(self, value: str) -> Principal:
-        raw = await self._client.get(_session_key(value))
+        raw = await self.client.get(_session_key(value))
         session = _decode_session(raw) if raw else None
         key = await self.keyring.by_id(session.key_id) if session else None
         if session is None or key is None or session.expires_ms < time.time() * 1000:

@@ -43,6 +43,7 @@ from dihedral.control_plane.planning import pipelines as templates
 from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
+from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.service import service_routes
@@ -123,6 +124,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
+            *key_routes,
             *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],

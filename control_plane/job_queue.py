@@ -31,7 +31,7 @@ from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
 from dihedral.bridge.tracing import TRACEPARENT
@@ -40,11 +40,12 @@ from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
 from dihedral.control_plane.identity import About
 from dihedral.control_plane.planning import plan as planning
+from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
-from dihedral.control_plane.problems import ApiProblem, out_of_memory, refused, unknown_job
+from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus
+from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus, Plane
 from dihedral.schemas.structs.job import Job, JobError, JobStatus
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.problem import ProblemDetail
@@ -119,21 +120,50 @@ class JobQueue:
         self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
         self._workers: list[WorkerInfo] = []
         self._workers_at = float("-inf")
+        self._known_places: list[tuple[str, str]] = []
+        self._places_at = float("-inf")
         self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
     # Planning -------------------------------------------------------------------------------------------------------
 
-    async def decode(self, body: bytes | memoryview) -> JobRequest:
-        """Decodes a body. Raises ApiProblem: 400 not JSON, 422 with every problem of its shape."""
+    async def decode(self, body: bytes | memoryview, principal: Principal = ANONYMOUS) -> JobRequest:
+        """Decodes a body. Raises ApiProblem: 400 not JSON, 422 with every problem of its shape and those of the plan that can be told all the same."""
         try:
             return _decode_request(body)
         except DECODE_ERRORS as error:
-            raise await refusal(body, error, "request", "JobRequest") from error
+            problem = await refusal(body, error, "request", "JobRequest")
+            if problem.status == 422 and len(body) <= MOST_BYTES:
+                problem.add(await self._behind(body, problem.errors, principal))
+            raise problem from error
+
+    async def _behind(
+        self, body: bytes | memoryview, wrong: Sequence[ProblemDetail], principal: Principal
+    ) -> list[ProblemDetail]:
+        """Returns the problems that a submission would have if its shape were right."""
+        try:
+            mended = Mended(msgspec.json.decode(body), wrong)
+            await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
+        except ApiProblem as problem:
+            return [each for each in problem.errors if mended.shows(each.pointer, each.detail)]
+        except DECODE_ERRORS:  # it cannot be made to fit
+            pass
+        return []
 
     async def plan(self, request: JobRequest, job_id: str | None = None, principal: Principal = ANONYMOUS) -> Planned:
-        """Returns the plan of a job. Raises ApiProblem with every problem of the plan."""
-        _check_envelope(request, self._guard)
+        """Returns the plan of a job. Raises ApiProblem with every problem of the plan, and of the fields beside it."""
+        beside = _beside(request, self._guard)
+        try:
+            planned = await self._plan(request, job_id, principal)
+        except ApiProblem as problem:
+            if problem.status == 422:
+                problem.add(details(beside))
+            raise
+        if beside:
+            raise refused(beside[0].detail, beside)
+        return planned
+
+    async def _plan(self, request: JobRequest, job_id: str | None, principal: Principal) -> Planned:
         owner, rerun_of = principal.name, ""
         if isinstance(request.rerun_of, str):
             request, rerun_of = await self._again(request, request.rerun_of, principal.visible_owner)
@@ -152,6 +182,10 @@ class JobQueue:
             graph.metadata[OWNER] = owner
         if traceparent := TRACEPARENT.get():
             graph.metadata = {**graph.metadata, "traceparent": traceparent}
+        if isinstance(request.pool, str):
+            for node in graph.nodes:
+                if node.plane is Plane.python and not isinstance(node.pool, str):
+                    node.pool = request.pool
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
         if any(problem.code == "unknown_task" for problem in found) and self._look_again():
@@ -161,6 +195,11 @@ class JobQueue:
             found = planning.memory_problems(graph, capabilities, await self.workers())
             if found:  # a worker that is only restarting may have the device
                 found = planning.memory_problems(graph, capabilities, await self.jobs.workers.recent())
+        if any(isinstance(node.pool, str) for node in graph.nodes):
+            pools: dict[str, list[str]] = {}
+            for plane, pool in await self._places():
+                pools.setdefault(plane, []).append(pool)
+            found += planning.pool_problems(graph, pools)
         if graph.workflow_id in RESERVED:
             detail = f"{graph.workflow_id!r} is the name of a route"
             found.insert(0, planning.Problem("/workflowId", "reserved_id", detail))
@@ -195,6 +234,12 @@ class JobQueue:
         self._known_at = float("-inf")
         return True
 
+    async def _places(self) -> list[tuple[str, str]]:
+        if time.monotonic() - self._places_at > FRESH_SECONDS:
+            self._known_places = await self.jobs.workers.places()
+            self._places_at = time.monotonic()
+        return self._known_places
+
     async def workers(self) -> list[WorkerInfo]:
         if time.monotonic() - self._workers_at > FRESH_SECONDS:
             self._workers = await self.jobs.workers.alive()
@@ -205,7 +250,7 @@ class JobQueue:
 
     async def submit(self, body: bytes, principal: Principal = ANONYMOUS, key: str | None = None) -> tuple[Job, bool]:
         """Submits a job; returns (job, whether it is new). Raises ApiProblem."""
-        request = await self.decode(body)
+        request = await self.decode(body, principal)
         owner = principal.name
         digest = _digest(body, owner)
         kept = await self._lookup(owner, key, digest)
@@ -292,7 +337,7 @@ class JobQueue:
     async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
         if item.nbytes > self.settings.control.body_limit_bytes:
             raise too_large(self.settings.control.body_limit_bytes)
-        request = await self.decode(item)
+        request = await self.decode(item, principal)
         planned = await self.plan(request, principal=principal)
         return await self._new(planned, request, _digest(item, principal.name), principal)
 
@@ -324,12 +369,12 @@ class JobQueue:
 
     async def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
+        graph = msgspec.json.encode(planned.graph)
         return NewJob(
             job_id=planned.graph.workflow_id,
-            graph=msgspec.json.encode(planned.graph),
+            graph=graph,
             digest=digest,
-            topology=planned.topology,
-            routes=planned.routes,
+            plan=Plan(planned.topology, planned.routes, len(graph)),
             priority="normal" if isinstance(request.priority, msgspec.UnsetType) else str(request.priority),
             pipeline=planned.wanted.pipeline,
             start_at_ms=None if isinstance(start, msgspec.UnsetType) else int(start.timestamp() * 1000),
@@ -653,8 +698,8 @@ def checked(job_id: str) -> str:
     return job_id
 
 
-def _check_envelope(request: JobRequest, guard: Guard) -> None:
-    """Checks the fields beside graph and pipeline. Raises ApiProblem with every problem."""
+def _beside(request: JobRequest, guard: Guard) -> list[planning.Problem]:
+    """Returns the problems of the fields beside graph and pipeline."""
     found = []
     if not isinstance(request.metadata, msgspec.UnsetType) and planning.too_deep(request.metadata):
         found.append(planning.Problem("/metadata", "too_deep", f"nested more than {planning.MAX_NESTING} deep"))
@@ -672,8 +717,7 @@ def _check_envelope(request: JobRequest, guard: Guard) -> None:
         for name, value in (("output", node.output), ("error", details)):
             if isinstance(value, dict | list) and planning.too_deep(value):
                 found.append(planning.Problem(f"/graph/nodes/{index}/{name}", "too_deep", "nested too deep"))
-    if found:
-        raise refused(found[0].detail, found)
+    return found
 
 
 def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None) -> bytes:

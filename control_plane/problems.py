@@ -44,6 +44,10 @@ class ApiProblem(Exception):
         self.errors = list(errors)[:MAX_ERRORS]
         self.headers = dict(headers or {})
 
+    def add(self, errors: Sequence[ProblemDetail]) -> None:
+        """Adds further problems of the same request."""
+        self.errors = [*self.errors, *(each for each in errors if each not in self.errors)][:MAX_ERRORS]
+
     def document(self, instance: str) -> Problem:
         return Problem(
             type=f"urn:dihedral:problem:{self.code}",
@@ -58,8 +62,11 @@ class ApiProblem(Exception):
 
 def refused(detail: str, problems: Sequence[PlanProblem], prefix: str = "") -> ApiProblem:
     """Returns 422 with the problems of a plan; `prefix` is put before each pointer."""
-    errors = [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
-    return ApiProblem(422, "invalid_request", detail, errors)
+    return ApiProblem(422, "invalid_request", detail, details(problems, prefix))
+
+
+def details(problems: Sequence[PlanProblem], prefix: str = "") -> list[ProblemDetail]:
+    return [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
 
 
 def unknown_job(job_id: str) -> ApiProblem:

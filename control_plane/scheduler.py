@@ -17,7 +17,7 @@ import redis
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import check_layout, connect, now_ms
-from dihedral.bridge.fabric.deliveries import Delivery, Topologies
+from dihedral.bridge.fabric.deliveries import Delivery, Plans
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
@@ -25,6 +25,7 @@ from dihedral.bridge.fabric.leases import Reclaimer, reconcile
 from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Writer, is_transient
 from dihedral.bridge.fabric.steps import Redispatch, Step
 from dihedral.bridge.fabric.workers import RECENT_SECONDS
+from dihedral.bridge.graphs import Plan
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Scheduler:
         self._scripts = self._jobs.scripts
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._name = f"scheduler-{uuid.uuid4().hex[:12]}"
-        self._topologies = Topologies()
+        self._plans = Plans()
         self._cancelling: dict[int, dict[str, float]] = {}
 
     async def run(self) -> None:
@@ -106,10 +107,8 @@ class Scheduler:
                 reclaimer.forget()
 
     async def _streams(self, part: Partition) -> list[str]:
-        places = {("node", "default"), ("python", "default")}
-        for known in await self._jobs.workers.known_tasks():
-            places.add((str(known.capability.plane), known.capability.runtime.pool))
-        return [stream for plane, pool in sorted(places) for stream in part.streams(plane, pool)]
+        places = await self._jobs.workers.places()
+        return [stream for plane, pool in places for stream in part.every_stream(plane, pool)]
 
     async def sweep(self) -> None:
         """Repairs live jobs without change, prunes the index of expired jobs, removes consumers and workers that are gone."""
@@ -117,7 +116,11 @@ class Scheduler:
             await self._heal_still(part)
             await self._prune(part)
             await self._forget_consumers(part)
-        await self._client.zremrangebyscore(keys.WORKERS, "-inf", await now_ms(self._client) - RECENT_SECONDS * 1000)
+        horizon = await now_ms(self._client) - RECENT_SECONDS * 1000
+        await self._client.zremrangebyscore(keys.WORKERS, "-inf", horizon)
+        for _, pool in await self._jobs.workers.places():
+            for part in self._scripts.partitions:
+                await self._client.zremrangebyscore(part.devices(pool), "-inf", horizon)
 
     async def _heal_still(self, part: Partition) -> None:
         horizon = await now_ms(self._client) - min(HEAL_AFTER_SECONDS, self._sweep_seconds) * 1000
@@ -149,9 +152,9 @@ class Scheduler:
     async def heal_job(self, part: Partition, found: JobView) -> None:
         """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has; ends it where the job is cancelled."""
         assert found.graph is not None
-        topology, _ = self._topologies.get(found.graph, "{}")
+        plan = Plan(self._plans.get(found.graph, "{}").topology, found.routes)
         claim = Claim("ok", part.stream("node", "default", found.priority), "", job_id=found.job_id, graph=found.graph)
-        delivery = Delivery(part, claim, self._name, topology, found.routes)
+        delivery = Delivery(part, claim, self._name, plan)
         delivery.token = ""
         delivery.records = dict(found.records)
         delivery.states = {
@@ -162,9 +165,7 @@ class Scheduler:
         steps: list[Step] = []
         for node, record in found.records.items():
             if record.status in ("ready", "running"):
-                (batch,) = plan_batches(
-                    part, topology, found.routes, [node], priority=found.priority, inline_limit=0, graph_size=1
-                )
+                (batch,) = plan_batches(part, plan, [node], priority=found.priority)
                 steps.append(Redispatch(record.entry, batch))
         if steps:
             reply = await self._write(part, delivery.report(steps))

@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable
 
 from dihedral.bridge.fabric.jobs import JobView
+from dihedral.bridge.fabric.keys import NEEDS_DEVICE, PREFERS_DEVICE, lane_of
 from dihedral.bridge.fabric.scripts import NodeRecord
+from dihedral.bridge.graphs import Place
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.job import WaitingFor, WaitingReason
 from dihedral.schemas.structs.worker import WorkerInfo
@@ -28,7 +30,7 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     node, record = ready[0]
     if record.reason == "retry":
         return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
-    place = record.place.replace("python/", "data plane, pool ").replace("node/", "control plane, pool ")
+    place = Place.of(record.place).title
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
         return WaitingFor(type=WaitingReason.memory, message=message)
@@ -37,9 +39,21 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     there = [worker for worker in await workers() if f"{worker.plane}/{worker.pool}" == record.place]
     if not there:
         return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
+    lane = lane_of(record.entry)
+    with_device = [worker for worker in there if worker.devices and not worker.draining]
+    if lane == NEEDS_DEVICE and not with_device:
+        message = f"{node} needs a device, and no worker of {place} has one"
+        return WaitingFor(type=WaitingReason.worker, message=message)
+    if lane == PREFERS_DEVICE and not with_device and not any(worker.gpu_tasks_on_cpu for worker in there):
+        message = f"{node} is left for a worker of {place} with a device, and none is there (worker.gpuTasksOnCpu)"
+        return WaitingFor(type=WaitingReason.worker, message=message)
+    if lane and with_device:
+        there, place = with_device, f"a device of {place}"
     before = None if ahead is None else await ahead(view.job_id, record)
     if any(len(worker.running) < worker.slots for worker in there) and not before:
-        return WaitingFor(type=WaitingReason.slot, message=f"a worker of {place} is about to take {node}")
+        return WaitingFor(
+            type=WaitingReason.slot, message=f"a worker of {place.removeprefix('a device of ')} is about to take {node}"
+        )
     line = "" if before is None else f"; {node} is {_place(before)}"
     return WaitingFor(type=WaitingReason.slot, message=f"{node} waits for a slot of {place}{line}")
 

@@ -29,6 +29,7 @@ class NodeSubmission(TypedDict):
     output: NotRequired[Any]
     error: NotRequired[NodeError]
     retries: NotRequired[SubmittedRetries]
+    pool: NotRequired[str]
     timeoutSeconds: NotRequired[float]
     tags: NotRequired[list[str]]
     telemetry: NotRequired[dict[str, Any]]
@@ -80,6 +81,7 @@ class JobRequest(TypedDict):
     rerunOf: NotRequired[str]
     startAt: NotRequired[str]
     priority: NotRequired[Priority]
+    pool: NotRequired[str]
     metadata: NotRequired[dict[str, Any]]
     webhook: NotRequired[Webhook]
 
@@ -176,6 +178,7 @@ class Node(TypedDict):
     output: NotRequired[Any]
     error: NotRequired[NodeError]
     retries: Retries
+    pool: NotRequired[str]
     timeoutSeconds: NotRequired[float]
     tags: list[str]
     telemetry: NotRequired[dict[str, Any]]
@@ -264,6 +267,7 @@ class Runtime(TypedDict):
     concurrency: int
     memoryMiB: int
     light: NotRequired[bool]
+    needsDevice: NotRequired[bool]
     memoryParam: NotRequired[str]
 
 
@@ -286,6 +290,13 @@ class Contracts(TypedDict):
     sideEffects: list[str]
 
 
+class Voice(TypedDict):
+    id: str
+    label: str
+    language: str
+    engine: str
+
+
 class Capability(TypedDict):
     id: str
     label: str
@@ -299,6 +310,8 @@ class Capability(TypedDict):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    unavailable: NotRequired[str]
+    voices: NotRequired[list[Voice]]
 
 
 class CapabilityList(TypedDict):
@@ -355,6 +368,8 @@ class WorkerInfo(TypedDict):
     protocol: int
     tasks: list[str]
     devices: NotRequired[list[DeviceInfo]]
+    gpuTasksOnCpu: NotRequired[bool]
+    draining: NotRequired[bool]
 
 
 class WorkerList(TypedDict):

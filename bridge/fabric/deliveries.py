@@ -6,6 +6,8 @@ write over its successor.
 New entries are read and claimed by one script. When there is nothing, a blocking read on a connection of its own
 waits, and what it brings is handed to the same script. After a lost answer the consumer first looks what it has pending: what
 it does not hold is its own lost take.
+
+Large because which streams are read when, by a take and by a wait, is one argument.
 """
 
 import asyncio
@@ -27,13 +29,15 @@ from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, parse_record
 from dihedral.bridge.fabric.steps import Step
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.pools import PRIORITIES
 
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 TAKE_COUNT = 64
+LANES_SECONDS = 0.01
+"""The time between two reads of the lanes by a worker that is busy with other nodes; one that waits is woken by their entries."""
 URGENT_FIRST = (0, 1, 2)
 """Places in PRIORITIES."""
 LOWER_FIRST = ((2, 1, 0), (1, 2, 0))
@@ -47,17 +51,16 @@ class Delivery:
     elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
     """
 
-    def __init__(
-        self, part: Partition, claim: Claim, consumer: str, topology: Topology, routes: dict[str, Placement]
-    ) -> None:
+    def __init__(self, part: Partition, claim: Claim, consumer: str, plan: Plan) -> None:
         self.part = part
         self.claim = claim
         self.job_id = claim.job_id
         self.stream = claim.stream
         self.entry = claim.entry
         self.token = f"{consumer} {claim.nonce}"
-        self.topology = topology
-        self.routes = routes
+        self.plan = plan
+        self.topology = plan.topology
+        self.routes = plan.routes
         self.records: dict[str, NodeRecord] = {}
         self.states: dict[str, tuple[str, str]] = {}
         self.attempts: dict[str, int] = {}
@@ -140,16 +143,16 @@ class Delivery:
         return found
 
 
-class Topologies:
-    """A cache of the latest 64 decoded graphs by their text: deliveries of one job share one graph."""
+class Plans:
+    """A cache of the latest 64 decoded plans by their texts: deliveries of one job share one graph."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[Topology, dict[str, Placement]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Plan] = OrderedDict()
 
-    def get(self, graph: str, routes: str) -> tuple[Topology, dict[str, Placement]]:
+    def get(self, graph: str, routes: str) -> Plan:
         found = self._kept.get((graph, routes))
         if found is None:
-            found = Topology(decode_graph(graph)), decode_routes(routes or "{}")
+            found = Plan(Topology(decode_graph(graph)), decode_routes(routes or "{}"), len(graph))
             self._kept[graph, routes] = found
             if len(self._kept) > 64:
                 self._kept.popitem(last=False)
@@ -159,10 +162,23 @@ class Topologies:
 
 
 class Consumer:
-    """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on."""
+    """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on.
+
+    `lanes`: the lanes of the place that it serves beside the one of all nodes. `has_device`: whether every lane is open to it; otherwise the
+    lane of nodes that prefer a device is closed while a worker of the pool that has one lives, which take.lua decides and tells.
+    """
 
     def __init__(
-        self, jobs: Jobs, url: str, consumer: str, plane: str, pool: str, held: Container[tuple[str, str]]
+        self,
+        jobs: Jobs,
+        url: str,
+        consumer: str,
+        plane: str,
+        pool: str,
+        held: Container[tuple[str, str]],
+        *,
+        lanes: Sequence[str] = (),
+        has_device: bool = False,
     ) -> None:
         self.consumer = consumer
         self._client = jobs.client
@@ -170,11 +186,19 @@ class Consumer:
         self._blocking = connect(url, timeout_seconds=BLOCK_MS / 1000 + 5)
         self._clustered = is_cluster(url)
         self._looks: dict[int, asyncio.Task[Any]] = {}
-        self._streams = {part.number: part.streams(plane, pool) for part in self._scripts.partitions}
-        self._parts = {stream: part for part in self._scripts.partitions for stream in part.streams(plane, pool)}
+        parts = self._scripts.partitions
+        self._streams = {part.number: part.streams(plane, pool) for part in parts}
+        self._lanes = {part.number: [part.streams(plane, pool, lane) for lane in lanes] for part in parts}
+        self._devices = {part.number: "" if has_device else part.devices(pool) for part in parts}
+        self._parts = {
+            stream: part for part in parts for lane in ("", *lanes) for stream in part.streams(plane, pool, lane)
+        }
+        self._every = [stream for part in parts for stream in part.every_stream(plane, pool)]
+        self._closed = False
+        self._lanes_asked = (0, 0.0)  # for how many slots, and when
         self._held = held
         self._lease = jobs.settings.jobs.lease_ms / 1000
-        self._topologies = Topologies()
+        self._plans = Plans()
         self._turns = [0, 0]
         self._owed: Partition | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
@@ -185,8 +209,8 @@ class Consumer:
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
-        """Creates the missing streams and groups, from `0`, so that entries older than the group are delivered too."""
-        for stream in self._parts:
+        """Creates the missing streams and groups, also of lanes that it does not serve (autoscalers ask for them), from `0`, so that entries older than the group are delivered too."""
+        for stream in self._every:
             try:
                 await self._client.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
             except redis.exceptions.OutOfMemoryError:
@@ -204,6 +228,7 @@ class Consumer:
         """
         owed, self._owed = self._owed, None
         urgent, lower = self._turns
+        with_lanes = self._asks_lanes(heavy)
         is_lower = owed is None and (urgent + lower) % 10 == 9
         if is_lower:
             first, levels = lower // 2, LOWER_FIRST[lower % 2]
@@ -211,10 +236,10 @@ class Consumer:
             first, levels = urgent if owed is None else owed.number, URGENT_FIRST
         seen = 0
         deliveries: list[Delivery] = []
-        for part, streams in self._asks(first, levels):
+        for part, streams in self._asks(first, levels, with_lanes, lanes_first=(urgent + lower) % 2 == 0):
             if light <= 0 and heavy <= 0:
                 break
-            claims = await self._claim(part, light, heavy, streams=streams)
+            claims = await self._claim(part, light, heavy, streams=streams, with_lanes=with_lanes)
             seen += len(claims)
             fresh = self._deliveries(part, claims)
             deliveries += fresh
@@ -238,16 +263,38 @@ class Consumer:
         """Lets the next take read this partition first: a node was preempted there for one of its entries."""
         self._owed = part
 
-    def _asks(self, first: int, levels: Sequence[int]) -> Iterator[tuple[Partition, list[str]]]:
-        """Yields the streams to read, call by call, the partitions in turn; with one partition a single call reads all streams."""
+    def _asks_lanes(self, heavy: int) -> bool:
+        """Returns whether this take reads the lanes too: only their nodes pay for them, since light nodes are taken far more often than these."""
+        if heavy <= 0 or not self._lanes[0]:
+            return False
+        slots, asked = self._lanes_asked
+        now = time.monotonic()
+        if heavy == slots and now - asked < LANES_SECONDS:
+            return False
+        self._lanes_asked = heavy, now
+        return True
+
+    def _asks(
+        self, first: int, levels: Sequence[int], with_lanes: bool, lanes_first: bool
+    ) -> Iterator[tuple[Partition, list[str]]]:
+        """Yields the streams to read, call by call, the partitions in turn; with one partition a single call reads all streams.
+
+        Of one priority the lanes come first every other time, so that neither they nor what all workers may run starves.
+        """
         parts = self._scripts.partitions
+
+        def streams(number: int, level: int) -> list[str]:
+            own = [self._streams[number][level]]
+            lanes = [lane[level] for lane in self._lanes[number]] if with_lanes else []
+            return lanes + own if lanes_first else own + lanes
+
         if len(parts) == 1:
-            yield parts[0], [self._streams[0][level] for level in levels]
+            yield parts[0], [stream for level in levels for stream in streams(0, level)]
             return
         for level in levels:
             for number in range(first, first + len(parts)):
                 part = parts[number % len(parts)]
-                yield part, [self._streams[part.number][level]]
+                yield part, streams(part.number, level)
 
     async def wait(self, free: Callable[[], tuple[int, int]]) -> list[Delivery]:
         """Blocks until an entry comes, for at most BLOCK_MS. `free()` returns (light, heavy) at that time."""
@@ -255,8 +302,9 @@ class Consumer:
             await self._look()
             return []
         try:
+            streams = [stream for stream in self._parts if self._is_open(stream)]
             reply = await self._blocking.xreadgroup(
-                keys.GROUP, self.consumer, dict.fromkeys(self._parts, ">"), count=1, block=BLOCK_MS
+                keys.GROUP, self.consumer, dict.fromkeys(streams, ">"), count=1, block=BLOCK_MS
             )
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -286,7 +334,7 @@ class Consumer:
             raise failures[0]
 
     async def _something_new(self, part: Partition) -> None:
-        streams = self._streams[part.number]
+        streams = [stream for stream, its in self._parts.items() if its is part and self._is_open(stream)]
         delivered = await self._blocking.mget([f"{stream}:delivered" for stream in streams])
         behind = {stream: last or "0-0" for stream, last in zip(streams, delivered, strict=True)}
         await self._blocking.xread(behind, count=1, block=BLOCK_MS)
@@ -296,6 +344,16 @@ class Consumer:
         for look in looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
+
+    def _is_open(self, stream: str) -> bool:
+        """Returns whether a read may wait for the stream; a closed lane may be full, so that it would never wait."""
+        return not self._closed or keys.lane_of(stream) != keys.PREFERS_DEVICE
+
+    @property
+    def open_lanes(self) -> list[str]:
+        """The lanes, that of all nodes included, whose entries this consumer would start now."""
+        served = {keys.lane_of(stream): None for stream in self._parts if self._is_open(stream)}
+        return list(served)
 
     async def recover(self, light: int, heavy: int) -> list[Delivery]:
         """Returns entries that are pending for this consumer but not held by it: takes whose answer was lost."""
@@ -318,7 +376,9 @@ class Consumer:
 
     async def claim_own(self, stream: str, entries: list[str], free: tuple[int, int]) -> list[Delivery]:
         part = self._parts[stream]
-        claims = await self._claim(part, *free, handed=[(stream, entry) for entry in entries])
+        claims = await self._claim(
+            part, *free, handed=[(stream, entry) for entry in entries], with_lanes=bool(keys.lane_of(stream))
+        )
         return self._deliveries(part, claims)
 
     async def forget_consumer(self) -> None:
@@ -334,13 +394,19 @@ class Consumer:
         *,
         streams: list[str] | None = None,
         handed: list[tuple[str, str]] | None = None,
+        with_lanes: bool = False,
     ) -> list[Claim]:
         light, heavy = max(0, light), max(0, heavy)
         asked = time.monotonic()
+        devices = self._devices[part.number] if with_lanes else ""
         claims = await self._scripts.take(
             part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
-            streams=streams or [], handed=handed or [],
+            streams=streams or [], handed=handed or [], devices=devices,
         )  # fmt: skip
+        if devices:
+            self._closed = bool(claims) and claims[-1].word == "closed"
+            if self._closed:
+                claims.pop()
         return claims if time.monotonic() - asked < self._lease / 2 else await self._still_ours(part, claims)
 
     async def _still_ours(self, part: Partition, claims: list[Claim]) -> list[Claim]:
@@ -358,8 +424,10 @@ class Consumer:
             self._words[claim.word].inc()
             if claim.word == "ok":
                 self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
-                topology, routes = self._topologies.get(claim.graph, claim.routes)
-                deliveries.append(Delivery(part, claim, self.consumer, topology, routes))
+                delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes))
+                deliveries.append(delivery)
+                if delivery.heavy:
+                    self._lanes_asked = (0, 0.0)  # the slot that it frees is for all lanes
             elif claim.word == "malformed":
                 log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
         return deliveries

@@ -14,7 +14,7 @@ import msgspec
 import redis.asyncio
 
 from dihedral.bridge import graphs
-from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.dispatch import plan_batches
 from dihedral.bridge.fabric.keys import Partition
@@ -31,7 +31,7 @@ from dihedral.bridge.fabric.scripts import (
     parse_state,
 )
 from dihedral.bridge.fabric.workers import WorkerRegistry
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Place, Placement, Plan, Topology
 from dihedral.schemas.structs.artifact import ArtifactMeta
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.settings import Settings
@@ -52,8 +52,7 @@ class NewJob(msgspec.Struct):
     job_id: str
     graph: bytes
     digest: str
-    topology: Topology
-    routes: dict[str, Placement]
+    plan: Plan
     priority: str = "normal"
     pipeline: str | None = None
     start_at_ms: int | None = None
@@ -68,8 +67,8 @@ class NewJob(msgspec.Struct):
     def view(self) -> "JobView":
         """Returns the view of a job right after it was accepted."""
         scheduled = self.start_at_ms is not None and self.start_at_ms > self.created_ms
-        root = self.topology.roots[0]
-        place = f"{self.topology.nodes[root].plane}/{self.routes[root].pool}"
+        root = self.plan.topology.roots[0]
+        place = self.plan.place(root).label
         return JobView(
             job_id=self.job_id,
             status="scheduled" if scheduled else "queued",
@@ -190,7 +189,7 @@ class Jobs:
         graph = job.graph.decode()
         stored = {
             "graph": graph,
-            "routes": msgspec.json.encode(job.routes).decode(),
+            "routes": msgspec.json.encode(job.plan.routes).decode(),
             "priority": "" if job.priority == "normal" else job.priority,
             "pipeline": job.pipeline,
             "owner": job.owner,
@@ -200,17 +199,10 @@ class Jobs:
             "about": job.about.decode(),
         }
         fields = [text for name, value in stored.items() if value for text in (name, value)]
-        batches = plan_batches(
-            part,
-            job.topology,
-            job.routes,
-            job.topology.roots,
-            priority=job.priority,
-            inline_limit=self.inline_limit,
-            graph_size=len(graph),
-        )
+        topology = job.plan.topology
+        batches = plan_batches(part, job.plan, topology.roots, priority=job.priority, inline_limit=self.inline_limit)
         return (
-            job.job_id, job.digest, len(job.topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
+            job.job_id, job.digest, len(topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
             job.webhook.decode() or False, *fields,
         )  # fmt: skip
 
@@ -289,8 +281,8 @@ class Jobs:
         """Returns how many entries of its place are ahead of a ready node's entry: 100 means 100 or more. None: it is not queued."""
         entry, _, stream = record.entry.partition("@")
         part = self.scripts.partition(job_id)
-        plane, _, pool = record.place.partition("/")
-        streams = part.streams(plane, pool)
+        plane, pool = Place.of(record.place)
+        streams = part.streams(plane, pool, keys.lane_of(stream))
         if stream not in streams:
             return None
         counts = [
@@ -336,7 +328,7 @@ class Jobs:
     async def retry(
         self, job_id: str, *, from_start: bool = False, attempt: int | None = None, limit: Limit = ()
     ) -> str:
-        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | quota | rate MS."""
+        """Retries a job; returns ok | conflict (alive, completed, changed meanwhile, or its last attempt is not `attempt`) | unknown | full | quota | rate MS."""
         found = await self.read(job_id, depth=Depth.graph)
         if found is None or found.graph is None:
             return "unknown"
@@ -347,12 +339,12 @@ class Jobs:
         reset = graphs.retry_reset(topology, found.states(), from_start)
         states = {node: state for node, state in found.states().items() if node not in reset}
         decided = graphs.resolve(topology, states, [node for node in topology.nodes if node in reset])
-        batches = plan_batches(
-            part, topology, found.routes, decided.ready, priority=found.priority, inline_limit=self.inline_limit,
-            graph_size=len(found.graph),
-        )  # fmt: skip
+        plan = Plan(topology, found.routes, len(found.graph))
+        batches = plan_batches(part, plan, decided.ready, priority=found.priority, inline_limit=self.inline_limit)
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
-        return await self.scripts.retry(part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit)
+        return await self.scripts.retry(
+            part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued
+        )
 
     async def delete(self, job_id: str) -> str:
         """Deletes a job; returns ok | alive | unknown."""

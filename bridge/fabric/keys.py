@@ -21,6 +21,20 @@ PROTOCOL = 1
 """Written into every entry and heartbeat, and grows when an older plane would misread what a newer one writes; no plane decides by it."""
 
 
+PREFERS_DEVICE, NEEDS_DEVICE = "gpu", "device"
+"""The lanes of nodes of kind gpu: for workers with a device, and while none of the pool lives for others too; for workers with a device only.
+No pool has a `+` in its name."""
+
+
+def lanes(plane: str) -> tuple[str, ...]:
+    return ("",) if plane == "node" else ("", PREFERS_DEVICE, NEEDS_DEVICE)
+
+
+def lane_of(stream: str) -> str:
+    """The lane of a stream's name."""
+    return stream.partition("+")[2].partition(":")[0]
+
+
 class Partition:
     """The names that belong to one partition.
 
@@ -59,17 +73,27 @@ class Partition:
     def events(self, job_id: str) -> str:
         return f"{self.job(job_id)}:events"
 
-    def stream(self, plane: str, pool: str, priority: str = "normal") -> str:
+    def stream(self, plane: str, pool: str, priority: str = "normal", lane: str = "") -> str:
         name = "stream:process:control" if plane == "node" else "stream:process:data"
         if pool != "default":
             name += f":{pool}"
+        if lane:
+            name += f"+{lane}"
         if priority != "normal":
             name += f":{priority}"
         return name + self.suffix
 
-    def streams(self, plane: str, pool: str) -> list[str]:
-        """The three streams of a place, the most urgent first."""
-        return [self.stream(plane, pool, priority) for priority in PRIORITIES]
+    def streams(self, plane: str, pool: str, lane: str = "") -> list[str]:
+        """The three streams of one lane of a place, the most urgent first."""
+        return [self.stream(plane, pool, priority, lane) for priority in PRIORITIES]
+
+    def every_stream(self, plane: str, pool: str) -> list[str]:
+        """The streams of all lanes of a place."""
+        return [stream for lane in lanes(plane) for stream in self.streams(plane, pool, lane)]
+
+    def devices(self, pool: str) -> str:
+        """The live workers of a pool that have a device, by their last heartbeat; beside the streams, so that take.lua can read it."""
+        return f"{self.stream('python', pool, lane=PREFERS_DEVICE)}:devices"
 
 
 def partitions(count: int) -> list[Partition]:
@@ -103,6 +127,8 @@ def memory_peaks(kind: str) -> str:
 
 MEMORY_KINDS = "worker:memory:kinds"  # not the key of a kind: kinds contain spaces
 OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could lose a peak
+PLACES = "worker:places"
+"""Every place that a worker has served, by the time at which one last did; no worker's id, as above."""
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"

@@ -22,8 +22,8 @@ import redis
 from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
-from dihedral.bridge.fabric.deliveries import Delivery, Topologies
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.deliveries import Delivery, Plans
+from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, plan_batches
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
 from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Writer, is_transient
@@ -124,7 +124,7 @@ class Reclaimer:
         self._seen: dict[tuple[str, str], Sighting] = {}
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self.slow_seconds = self._lease / 3
-        self._topologies = Topologies()
+        self._plans = Plans()
 
     def forget(self) -> None:
         """Forgets all looks: after a broken connection or a slow answer they start anew."""
@@ -206,12 +206,14 @@ class Reclaimer:
         return taken
 
     async def _give_back(self, part: Partition, claim: Claim) -> None:
-        topology, routes = self._topologies.get(claim.graph, claim.routes)
-        delivery = Delivery(part, claim, self.consumer, topology, routes)
+        delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes))
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):
-            if not routes[node].idempotent or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries:
+            if (
+                not delivery.routes[node].idempotent
+                or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
+            ):
                 steps += worker_lost(delivery, node)
             else:
                 again.append(node)
@@ -220,16 +222,7 @@ class Reclaimer:
         await reconcile(self._write, delivery)
         batches = []
         for node in again:
-            batches += plan_batches(
-                part,
-                topology,
-                routes,
-                [node],
-                priority=delivery.priority,
-                inline_limit=0,
-                graph_size=1,
-                front=True,
-            )
+            batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT)
         await self.jobs.scripts.release(
             part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
         )
@@ -252,9 +245,10 @@ async def reap_worker(settings: Settings, pid: int) -> int:
         for lost in await jobs.workers.alive():
             if (lost.pid, lost.host) == (pid, socket.gethostname()):
                 for part in jobs.scripts.partitions:
-                    for stream in part.streams(str(lost.plane), lost.pool):
+                    for stream in part.every_stream(str(lost.plane), lost.pool):
                         taken += await reclaimer.take_from(part, stream, lost.worker_id)
                         await jobs.scripts.drop_consumer(part, stream, reclaimer.consumer)
+                await jobs.workers.leave_devices(lost.pool, lost.worker_id)
                 await jobs.workers.depart(lost.worker_id)
         for task in writing:
             task.cancel()
@@ -301,15 +295,7 @@ async def reconcile(write: Write, delivery: Delivery) -> None:
         if not found.ready and not found.skipped:
             return
         steps: list[Step] = [Skip(node, reason, topology.shares[node]) for node, reason in found.skipped]
-        batches = plan_batches(
-            delivery.part,
-            topology,
-            delivery.routes,
-            found.ready,
-            priority=delivery.priority,
-            inline_limit=0,
-            graph_size=1,
-        )
+        batches = plan_batches(delivery.part, delivery.plan, found.ready, priority=delivery.priority)
         steps += [Dispatch(batch) for batch in batches]
         reads = [node for node in found.unknown if node not in delivery.states]
         reply = await write(delivery.part, delivery.report(steps, reads))

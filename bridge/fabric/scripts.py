@@ -234,8 +234,10 @@ class Scripts:
         heavy: int,
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
+        devices: str = "",
     ) -> list[Claim]:
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed)]
+        """Claims entries. `devices`: the key of take.lua, for a caller without a device that asks for the lane of nodes that prefer one."""
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), *([devices] if devices else ())]
         return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
@@ -263,9 +265,12 @@ class Scripts:
         batches: list[EntrySpec],
         skips: Sequence[tuple[str, str, int]] = (),
         limit: Limit = (),
+        max_queued: int = 0,
     ) -> str:
         """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit]]))[0]
+        return (
+            await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit, max_queued]])
+        )[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]

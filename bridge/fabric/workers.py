@@ -57,15 +57,28 @@ class WorkerRegistry:
         self._partitions = partitions
 
     async def announce(self, info: WorkerInfo, capabilities: Iterable[Capability]) -> None:
-        """Writes a worker's heartbeat: the worker for LIVE_SECONDS, its tasks for a week after it was last seen."""
+        """Writes a worker's heartbeat: the worker for LIVE_SECONDS, its tasks for a week after it was last seen.
+
+        The worker comes last: of one that is listed everything else is known.
+        """
         now = await now_ms(self._client)
         known: list[str | bytes] = []
         for each in capabilities:
             known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
-        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
-        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
         for first in range(0, len(known), 1000):
             await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
+        await self._put("HSET", keys.PLACES, f"{info.plane}/{info.pool}", now)
+        await self._put("PEXPIRE", keys.PLACES, RECENT_SECONDS * 1000)
+        if info.devices and not info.draining:
+            for part in self._partitions:
+                await self._put("ZADD", part.devices(info.pool), now, info.worker_id)
+        await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
+        await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+
+    async def leave_devices(self, pool: str, worker_id: str) -> None:
+        """Lets other workers of the pool run what prefers a device, where this was the last that has one; for a worker that takes no more nodes."""
+        for part in self._partitions:
+            await self._put("ZREM", part.devices(pool), worker_id)
 
     async def depart(self, worker_id: str) -> None:
         """Removes a worker from the live ones; it stays among those seen recently."""
@@ -102,20 +115,27 @@ class WorkerRegistry:
     async def capabilities(self) -> dict[str, Capability]:
         return {known.capability.id: known.capability for known in await self.known_tasks()}
 
-    async def queues(self) -> list[QueueInfo]:
-        """Returns, per place, depth (not delivered), pending (delivered, not acked) and the age of the oldest waiting entry."""
+    async def places(self) -> list[tuple[str, str]]:
+        """Returns every (plane, pool) that a task names or a worker of the last week has served."""
         places = {("node", "default"), ("python", "default")}
         for known in await self.known_tasks():
             places.add((str(known.capability.plane), known.capability.runtime.pool))
-        for worker in await self.alive():
-            places.add((str(worker.plane), worker.pool))
-        return [await self._queue(plane, pool) for plane, pool in sorted(places)]
+        horizon = await now_ms(self._client) - RECENT_SECONDS * 1000
+        for place, seen in (await self._client.hgetall(keys.PLACES)).items():
+            if int(seen) >= horizon:
+                plane, _, pool = place.decode().partition("/")
+                places.add((plane, pool))
+        return sorted(places)
+
+    async def queues(self) -> list[QueueInfo]:
+        """Returns, per place, depth (not delivered), pending (delivered, not acked) and the age of the oldest waiting entry."""
+        return [await self._queue(plane, pool) for plane, pool in await self.places()]
 
     async def _queue(self, plane: str, pool: str) -> QueueInfo:
         depth = pending = 0
         oldest: float | None = None
         for part in self._partitions:
-            for stream in part.streams(plane, pool):
+            for stream in part.every_stream(plane, pool):
                 waiting, held, age = await self._stream(stream)
                 depth, pending = depth + waiting, pending + held
                 if age is not None:

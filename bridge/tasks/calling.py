@@ -191,7 +191,7 @@ def run_plain(
 
 
 def capabilities(registry: Registry) -> list[Capability]:
-    return [task.capability for task in registry.values()]
+    return [task.manifest for task in registry.values()]
 
 
 # Outcomes -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +32,7 @@ from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef
-from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind
+from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
@@ -71,6 +71,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     pool: str
     timeout_seconds: float
     concurrency: int
+    needs_device: bool
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
@@ -82,6 +83,8 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     side_effects: tuple[str, ...]
     retry_on: tuple[type[BaseException], ...]
     settings: type[msgspec.Struct] | None
+    unavailable: Callable[[], str] | None
+    voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
     groups: dict[str, tuple[str, ...]]
 
@@ -102,6 +105,17 @@ class Task:
         self._declared = declared
         self._table: Mapping[str, Any] = {}
         self._output = msgspec.json.Decoder(output_type)
+
+    @cached_property
+    def manifest(self) -> Capability:
+        """The capability with what this worker finds on its machine. Asks programs once, so a slot should not need it."""
+        declared = self._declared
+        found: dict[str, Any] = {}
+        if declared.unavailable is not None and (reason := declared.unavailable()):
+            found["unavailable"] = reason
+        if declared.voices is not None and declared.settings is not None:
+            found["voices"] = declared.voices(self.settings(declared.settings))
+        return msgspec.structs.replace(self.capability, **found)
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """Decodes params. Raises msgspec.ValidationError where they do not have the declared type."""
@@ -208,6 +222,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -219,6 +234,8 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
 ) -> Callable[[F], F]: ...
@@ -237,6 +254,7 @@ def task(
     pool: str = "default",
     timeout_seconds: float = 3600,
     concurrency: int = 0,
+    needs_device: bool = False,
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
@@ -248,6 +266,8 @@ def task(
     side_effects: Sequence[str] = (),
     retry_on: Sequence[type[BaseException]] = (),
     settings: type[msgspec.Struct] | None = None,
+    unavailable: Callable[[], str] | None = None,
+    voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
 ) -> Any:
@@ -258,6 +278,11 @@ def task(
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
     each group of the form, by the group's title.
+
+    What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
+    empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
+
+    `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
     `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
@@ -275,6 +300,7 @@ def task(
         pool=pool,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
+        needs_device=needs_device,
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
@@ -286,6 +312,8 @@ def task(
         side_effects=tuple(side_effects),
         retry_on=tuple(retry_on),
         settings=settings,
+        unavailable=unavailable,
+        voices=voices,
         examples=tuple(examples),
         groups={group: tuple(names) for group, names in groups.items()},
     )
@@ -402,6 +430,7 @@ def task_of(function: Function) -> Task:
         (declared.pool not in RESERVED_POOLS, f"pool {declared.pool!r} is reserved: it is the name of a priority"),
         (declared.plane == "python" or inspect.iscoroutinefunction(function), "on plane node a task must be async"),
         (declared.plane == "python" or declared.kind == "cpu", "plane node has no GPU"),
+        (declared.kind == "gpu" or not declared.needs_device, "only a task of kind gpu can need a device"),
         (
             not (declared.resumable and inspect.iscoroutinefunction(function)),
             "resumable must be a plain function: an async one is not asked to stop but cancelled",
@@ -464,6 +493,7 @@ def _capability(
             memory_mib=declared.memory_mib,
             light=_is_light(function, declared),
             memory_param=declared.memory_param or msgspec.UNSET,
+            needs_device=declared.needs_device or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),

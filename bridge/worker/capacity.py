@@ -18,6 +18,7 @@ class Capacity:
 
     __slots__ = (
         "_free",
+        "_has_device",
         "_light",
         "_limits",
         "_plane",
@@ -30,7 +31,9 @@ class Capacity:
         "slots",
     )
 
-    def __init__(self, registry: Registry, plane: str, pool: str, *, slots: int, light: int) -> None:
+    def __init__(
+        self, registry: Registry, plane: str, pool: str, *, slots: int, light: int, has_device: bool = False
+    ) -> None:
         self.slots = slots
         self.closed = False
         """True once the worker stops: it starts no more nodes, and requeues those that it was given."""
@@ -40,6 +43,7 @@ class Capacity:
         self._plane = plane
         self._pool = pool
         self._light = light
+        self._has_device = has_device
         self._free = {"light": light, "heavy": slots}
         self._solo = asyncio.Lock()
         self._limits: dict[str, asyncio.Semaphore] = {
@@ -67,7 +71,10 @@ class Capacity:
     def reserve(self, delivery: Delivery, node: str) -> bool:
         """Takes the place that a node needs, if it can start here now."""
         topology_node = delivery.topology.nodes[node]
-        at_home = topology_node.plane == self._plane and delivery.routes[node].pool == self._pool
+        placed = delivery.routes[node]
+        at_home = topology_node.plane == self._plane and placed.pool == self._pool
+        if placed.lane and not self._has_device:
+            return False  # a worker with a device may live: take.lua decides
         if not at_home or self.closed or topology_node.task not in self._registry:
             return False
         if self._free[self.kind(delivery, node)] <= 0:

@@ -29,7 +29,7 @@ from prometheus_client.metrics_core import Metric
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.dispatch import Manner, plan_batches
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
@@ -78,10 +78,10 @@ class Worker:
         self.plane = plane
         self.pool = pool
         self.registry = registry
-        self.capacity = Capacity(registry, plane, pool, slots=slots, light=light)
+        self.capacity = Capacity(registry, plane, pool, slots=slots, light=light, has_device=bool(devices))
         self.presence = Presence(
             registry, lambda: self.nodes.running, plane=plane, pool=pool, slots=slots or light, device=device, devices=devices,
-            metrics_url=metrics_url,
+            metrics_url=metrics_url, gpu_tasks_on_cpu=settings.worker.gpu_tasks_on_cpu,
         )  # fmt: skip
         self._url = settings.redis.url
         self._client = connect(self._url)
@@ -89,10 +89,16 @@ class Worker:
         self._scripts = self._jobs.scripts
         self._writers = [Writer(self._scripts, part) for part in self._scripts.partitions]
         self._held: dict[tuple[str, str], Delivery] = {}
-        self._taker = Consumer(self._jobs, self._url, self.worker_id, plane, pool, self._held)
+        lanes = [lane for lane in keys.lanes(plane) if lane and (devices or settings.worker.gpu_tasks_on_cpu)]
+        if not devices:
+            lanes = [lane for lane in lanes if lane != keys.NEEDS_DEVICE]
+        self._taker = Consumer(
+            self._jobs, self._url, self.worker_id, plane, pool, self._held, lanes=lanes, has_device=bool(devices)
+        )
         self.nodes = Nodes(
             settings, registry, run_node, self.capacity, self._write, plane=plane, worker_id=self.worker_id,
-            hasten=self.presence.hasten, prefer=self._taker.prefer_partition, tracing=tracing,
+            hasten=self.presence.hasten, prefer=self._taker.prefer_partition,
+            device_elsewhere=self._device_elsewhere, tracing=tracing,
         )  # fmt: skip
         self._executor = Executor()
         self._stopping = asyncio.Event()
@@ -268,10 +274,8 @@ class Worker:
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
-        batches = plan_batches(
-            delivery.part, delivery.topology, delivery.routes, nodes, priority=delivery.priority, inline_limit=0, graph_size=1,
-            delay_ms=delay, reason=reason, front=not delay, declined=bool(delay),
-        )  # fmt: skip
+        manner = Manner(delay_ms=delay, reason=reason, front=not delay, declined=bool(delay))
+        batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
             item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
@@ -289,6 +293,17 @@ class Worker:
                 if not is_transient(error):
                     raise
                 await asyncio.sleep(0.1)
+
+    async def _device_elsewhere(self, task: str, larger: bool) -> bool:
+        """Returns whether a node that this worker declines may find a device in another worker of the pool. Without a device here, that is for take.lua to decide."""
+        mine = self.presence.largest_device_mib
+        if not mine:
+            return True
+        return any(
+            other.pool == self.pool and task in other.tasks and not other.draining and other.worker_id != self.worker_id
+            and max((each.memory_mib for each in other.devices), default=0) > (mine if larger else 0)
+            for other in await self._jobs.workers.alive()
+        )  # fmt: skip
 
     def _delay(self, delivery: Delivery, nodes: list[str]) -> tuple[int, str]:
         known = all(delivery.topology.nodes[node].task in self.registry for node in nodes)
@@ -338,7 +353,7 @@ class Worker:
             await asyncio.sleep(self.settings.jobs.lease_ms / 3000)
             try:
                 for part in self._scripts.partitions:
-                    await reclaimer.look(part, part.streams(self.plane, self.pool))
+                    await reclaimer.look(part, part.every_stream(self.plane, self.pool))
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -350,7 +365,8 @@ class Worker:
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
                 if self.capacity.free()[1] <= 0:
-                    await preempt(self._scripts, self.plane, self.pool, list(self.nodes.running))
+                    lanes = self._taker.open_lanes
+                    await preempt(self._scripts, self.plane, self.pool, lanes, list(self.nodes.running))
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -363,6 +379,10 @@ class Worker:
         Does not wait for a server that is away then: no task runs here any more, so the leases may end.
         """
         deadline = time.monotonic() + self.settings.jobs.drain_seconds
+        self.presence.draining = True
+        self.presence.hasten()
+        with suppress(*CONNECTION_ERRORS, redis.RedisError):
+            await self._jobs.workers.leave_devices(self.pool, self.worker_id)
         while self._held and time.monotonic() < deadline:
             for running in self.nodes.running:
                 running.give_up_waiting()

@@ -17,10 +17,10 @@ from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
-from dihedral.bridge.fabric.keys import Partition
+from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
+from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
-from dihedral.bridge.fabric.steps import Requeue, Start
+from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start
 from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tasks.runs import (
@@ -52,11 +52,12 @@ class Nodes:
     """The nodes that run in one worker.
 
     `write(part, report)` commits a report; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read
-    that partition first, for whose entry a node was preempted.
+    that partition first, for whose entry a node was preempted; `device_elsewhere(task, larger)`: whether another worker of the pool has a
+    device for the task, a larger one than this worker's where that is asked.
     """
 
     __slots__ = (
-        "_capacity", "_dirty", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
+        "_capacity", "_device_elsewhere", "_dirty", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
         "_tracing", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
@@ -72,6 +73,7 @@ class Nodes:
         worker_id: str,
         hasten: Callable[[], None],
         prefer: Callable[[Partition], None],
+        device_elsewhere: Callable[[str, bool], Awaitable[bool]],
         tracing: Tracing | None = None,
     ) -> None:
         self.observe = metrics.node_observer(registry)
@@ -84,6 +86,7 @@ class Nodes:
         self._worker_id = worker_id
         self._hasten = hasten
         self._prefer = prefer
+        self._device_elsewhere = device_elsewhere
         self._tracing = tracing
         self._reporter = Reporter(write, self.entries, capacity.reserve, capacity.vacate, worker_id, settings)
         self._running: dict[tuple[str, str, str], NodeExecution] = {}
@@ -239,7 +242,11 @@ class Nodes:
         """Requeues a node that must not run here, as the same attempt; a declined node with a delay, whose reason is `code`."""
         delivery, node_id = running.delivery, running.node_id
         delay_ms, reason = (NO_TASK_DELAY_MS, code) if declined else (0, "-")
-        batches = self.entries(delivery, [node_id], delay_ms=delay_ms, reason=reason, declined=declined, front=front)
+        task = delivery.topology.nodes[node_id].task
+        preferred = declined and delivery.routes[node_id].lane == PREFERS_DEVICE
+        anywhere = preferred and not await self._device_elsewhere(task, code == "memory")
+        manner = Manner(delay_ms=delay_ms, reason=reason, declined=declined, front=front, anywhere=anywhere)
+        batches = self.entries(delivery, [node_id], manner)
         waits = NodeError(code=code, message=message, details={})
         text = msgspec.json.encode(waits).decode()
         attempt = delivery.attempts[node_id]
@@ -249,28 +256,10 @@ class Nodes:
         if steps is not None:
             await self._write(delivery.part, delivery.report([*steps, step]))
 
-    def entries(
-        self,
-        delivery: Delivery,
-        nodes: list[str],
-        *,
-        delay_ms: int = 0,
-        reason: str = "-",
-        declined: bool = False,
-        front: bool = False,
-    ) -> list[Any]:
+    def entries(self, delivery: Delivery, nodes: list[str], manner: Manner = AT_ONCE) -> list[EntrySpec]:
+        limit = self._settings.jobs.inline_graph_bytes
         return plan_batches(
-            delivery.part,
-            delivery.topology,
-            delivery.routes,
-            nodes,
-            priority=delivery.priority,
-            inline_limit=self._settings.jobs.inline_graph_bytes,
-            graph_size=len(delivery.claim.graph),
-            delay_ms=delay_ms,
-            reason=reason,
-            declined=declined,
-            front=front,
+            delivery.part, delivery.plan, nodes, priority=delivery.priority, inline_limit=limit, manner=manner
         )
 
     def _pause_after(self, delivery: Delivery, node: str) -> float | None:

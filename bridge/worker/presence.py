@@ -27,8 +27,8 @@ class Presence:
     """The heartbeat of one worker. `running()`: the nodes that run now."""
 
     __slots__ = (
-        "_device", "_devices", "_metrics_url", "_news", "_plane", "_pool", "_registry", "_running", "_slots", "_started_at", "memory",
-        "ready", "trouble", "worker_id",
+        "_device", "_devices", "_gpu_tasks_on_cpu", "_metrics_url", "_news", "_plane", "_pool", "_registry", "_running", "_slots",
+        "_started_at", "draining", "memory", "ready", "trouble", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -42,9 +42,11 @@ class Presence:
         device: str,
         devices: Sequence[DeviceInfo],
         metrics_url: str | None,
+        gpu_tasks_on_cpu: bool = True,
     ) -> None:
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.ready = False
+        self.draining = False
         self.trouble: str | None = "not connected yet"
         """The reason why this worker cannot serve now, a sentence."""
         self.memory: dict[str, tuple[int, int]] = {}
@@ -57,17 +59,26 @@ class Presence:
         self._device = device
         self._devices = list(devices)
         self._metrics_url = metrics_url
+        self._gpu_tasks_on_cpu = gpu_tasks_on_cpu
         self._started_at = rfc3339(int(time.time() * 1000))
         self._news = asyncio.Event()
+
+    @property
+    def largest_device_mib(self) -> int:
+        """The memory of the largest device; 0: there is none."""
+        return max((each.memory_mib for each in self._devices), default=0)
 
     def hasten(self) -> None:
         """Sends the next heartbeat soon."""
         self._news.set()
 
     async def announces(self, workers: WorkerRegistry) -> None:
+        manifests = await asyncio.to_thread(
+            lambda: [task.manifest for task in self._registry.values()]
+        )  # asks programs
         while True:
             try:
-                await workers.announce(self.info(), [task.capability for task in self._registry.values()])
+                await workers.announce(self.info(), manifests)
                 self.ready = True
             except Exception as error:
                 if not is_transient(error):
@@ -110,4 +121,6 @@ class Presence:
             protocol=keys.PROTOCOL,
             tasks=sorted(self._registry),
             devices=self._devices,
+            gpu_tasks_on_cpu=self._gpu_tasks_on_cpu,
+            draining=self.draining,
         )

@@ -18,6 +18,7 @@ import msgspec
 from dihedral.bridge import graphs
 from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.deliveries import Delivery
+from dihedral.bridge.fabric.dispatch import Manner
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import NodeRecord, Reply, Report
 from dihedral.bridge.fabric.steps import (
@@ -155,7 +156,7 @@ class JobOutputTooLarge(DihedralError):
 class Reporter:
     """Commits outcomes for the deliveries of one worker.
 
-    `plan(delivery, nodes, delay_ms=, reason=)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
+    `plan(delivery, nodes, manner)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
     a node that can start here at once, `unreserve` releases it.
     """
 
@@ -291,7 +292,7 @@ class Reporter:
         if attempt >= delivery.topology.nodes[node].retries.max_attempts:
             return None
         delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))
-        batch = self._plan(delivery, [node], delay_ms=max(1, delay), reason="retry")[0]
+        batch = self._plan(delivery, [node], Manner(delay_ms=max(1, delay), reason="retry"))[0]
         return Requeue(node, attempt, attempt + 1, msgspec.json.encode(outcome.error).decode(), batch)
 
     def _checked(self, running: NodeExecution, outcome: EndedOutcome) -> EndedOutcome:

@@ -21,7 +21,7 @@ from typing import Any
 
 from dihedral.bridge.fabric.connection import connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, plan_batches
 from dihedral.bridge.fabric.scripts import Scripts
 from dihedral.bridge.tasks.runs import Failed
 from dihedral.bridge.worker.reporting import NodeExecution, end_step
@@ -143,8 +143,7 @@ class Watchdog(threading.Thread):
         batches: list[Any] = []
         for node in sorted(delivery.open):
             batches += plan_batches(
-                delivery.part, delivery.topology, delivery.routes, [node], priority=delivery.priority, inline_limit=0, graph_size=1,
-                front=True,
-            )  # fmt: skip
+                delivery.part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT
+            )
         item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
         self._scripts.call_blocking(client, "release", delivery.part, [item])

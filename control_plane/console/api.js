@@ -16,12 +16,15 @@ export class Problem extends Error {
 }
 
 // Whether a key is asked for, why, and the requests that wait for it.
-export const session = { ...changes(), asked: false, waiting: [] };
+export const session = { ...changes(), asked: false, waiting: [], who: null };
 
-let held = kept();
+let key = kept();
+
+// Whether this tab has a key.
+export const held = () => key !== null;
 
 function keyGiven() {
-  held = null;
+  key = null;
   session.asked = true;
   session.tell();
   return new Promise((resolve) => session.waiting.push(resolve));
@@ -29,20 +32,36 @@ function keyGiven() {
 
 // The server turns it into a cookie that reads, for what can carry no header: the WebSocket, pictures, players. What changes something
 // carries the key itself, which this tab keeps until it is closed.
-export async function giveKey(key) {
-  const answer = await fetch(below("/api/session"), { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+export async function giveKey(given) {
+  const answer = await fetch(below("/api/session"), { method: "POST", headers: { Authorization: `Bearer ${given}` } });
   if (!answer.ok) throw await problemOf(answer);
-  keep(key);
+  keep(given);
   session.asked = false;
   const waiting = session.waiting.splice(0);
   session.tell();
   for (const resolve of waiting) resolve();
 }
 
-function keep(key) {
-  held = key;
+// {owner, scopes} of this page's requests; read again when it is looked at, because a key may lose scopes while the page is open.
+export async function whoAsks() {
+  session.who = await api("/api/session").catch(() => session.who);
+  session.tell();
+}
+
+export async function signOut() {
+  await api("/api/session", { method: "DELETE" });
   try {
-    sessionStorage.setItem("key", key);
+    sessionStorage.removeItem("key");
+  } catch {
+    // nothing was kept
+  }
+  location.assign(below("/"));
+}
+
+function keep(given) {
+  key = given;
+  try {
+    sessionStorage.setItem("key", given);
   } catch {
     // a browser that keeps nothing asks again after a reload
   }
@@ -56,7 +75,7 @@ function kept() {
   }
 }
 
-const credentials = () => (held ? { Authorization: `Bearer ${held}` } : {});
+const credentials = () => (key ? { Authorization: `Bearer ${key}` } : {});
 
 async function problemOf(answer) {
   let document = {};

@@ -1,194 +1,106 @@
-// A form made from a pipeline's parameters. A field holds what was typed; `valuesOf` makes the parameters of it, leaving out what is empty.
-import { bytesPath, get, upload } from "./api.js";
-import { isReference, percent, size } from "./format.js";
-import { isLarge, parse, typedNumber } from "./numbers.js";
-import { Icon, shortKey } from "./ui.js";
-import { html, useEffect, useEvery, useRef, useState } from "./view.js";
+// A form made from a JSON schema: the fields one must see first, the settings in their groups below.
+import { Files } from "./files.js";
+import { isRequired, kindOf, limitsOf, plain, propertiesOf, titleOf } from "./fields.js";
+import { served, t } from "./messages.js";
+import { html, useState } from "./view.js";
+import { Lines, List, Mouth, Sliders, Ticks } from "./widgets.js";
 
-const LOOK_MS = 5000;
+const FEW = 6;
+const FIRST = ["text", "file", "files", "list", "mouth"];
 
-export const isArtifact = (schema) => Boolean(schema["x-artifact"]);
-const isFiles = (schema) => schema.type === "array" && isArtifact(schema.items ?? {});
-
-export function defaultsOf(schema) {
-  const typed = {};
-  for (const [name, each] of Object.entries(schema.properties ?? {})) if ("default" in each) typed[name] = kindOf(each) === "json" ? JSON.stringify(each.default) : each.default;
-  return typed;
-}
-
-function kindOf(schema) {
-  if (isArtifact(schema)) return "file";
-  if (isFiles(schema)) return "files";
-  if (schema.enum) return "choice";
-  if (schema.type === "boolean") return "switch";
-  if (schema.type === "integer" || schema.type === "number") return "number";
-  return schema.type === "string" ? "text" : "json";
-}
-
-// { params, wrong: {name: sentence} }; `wrong` is what cannot even be sent.
-export function valuesOf(schema, typed) {
-  const params = {};
-  const wrong = {};
-  for (const [name, each] of Object.entries(schema.properties ?? {})) {
-    const value = typed[name];
-    if (value === undefined || value === null || value === "" || (Array.isArray(value) && !value.length)) {
-      if ((schema.required ?? []).includes(name)) wrong[name] = "Required.";
-      continue;
-    }
-    const kind = kindOf(each);
-    if (kind === "number") {
-      if (!isLarge(value) && Number.isNaN(Number(value))) wrong[name] = "Enter a number.";
-      else params[name] = typedNumber(value);
-    } else if (kind === "json") {
-      try {
-        params[name] = parse(value);
-      } catch {
-        wrong[name] = "This is not JSON; text needs double quotes.";
-      }
-    } else params[name] = value;
+// `typed`: see fields.js; `problems`: pointer → sentence; `change(typed)` with the whole form; `busy(±1)` while files are sent.
+export function Form({ schema, typed, problems, change, touch, busy, prefix = "f" }) {
+  const fields = propertiesOf(schema);
+  const groupOf = ([, each]) => each["x-group"] ?? plain(each)["x-group"] ?? "";
+  const lead = fields.length ? groupOf(fields[0]) : ""; // the first group of a form is what it is about
+  const isFirst = (field) => (lead ? groupOf(field) === lead : isRequired(schema, field[0]) || (FIRST.includes(kindOf(field[1])) && !groupOf(field)));
+  const rank = ([name, each]) => ["text", "list", "file", "files", "mouth"].indexOf(kindOf(each)) + (isRequired(schema, name) ? 0 : 10) + (kindOf(each) === "mouth" ? 5 : 0);
+  const first = fields.filter(isFirst);
+  const main = lead ? first : first.sort((a, b) => rank(a) - rank(b));
+  const rest = fields.filter((field) => !isFirst(field));
+  const groups = new Map();
+  for (const field of rest) {
+    const name = groupOf(field);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(field);
   }
-  return { params, wrong };
-}
-
-// `typed`: name → value; `problems`: name → sentence; `change(name, value)`.
-export function Form({ schema, typed, problems, change, busy }) {
-  const fields = Object.entries(schema.properties ?? {});
-  const needed = (name) => (schema.required ?? []).includes(name);
-  const rank = ([name, each]) => (needed(name) ? 0 : ["text", "file", "files"].includes(kindOf(each)) ? 1 : 2);
-  const main = fields.filter((field) => rank(field) < 2).sort((a, b) => kindRank(a[1]) - kindRank(b[1]));
-  const rest = fields.filter((field) => rank(field) === 2);
-  const few = rest.length <= 6;
-  const draw = ([name, each]) => html`<${Field} key=${name} name=${name} schema=${each} value=${typed[name]} wrong=${problems[name]} needed=${needed(name)}
-    change=${(value) => change(name, value)} busy=${busy} />`;
-  const amiss = rest.some(([name]) => problems[name]);
+  const draw = ([name, each]) => html`<${Field} key=${name} name=${name} schema=${each} value=${typed[name]} pointer=${`/${name}`} problems=${problems} needed=${isRequired(schema, name)} prefix=${prefix}
+    change=${(value) => (change((before) => ({ ...before, [name]: value })), touch?.(`/${name}`))} busy=${busy} whole=${typed} root=${schema} />`;
   return html`<div class="stack form">
-    ${main.map(draw)}
-    ${rest.length > 0 && (few ? html`<div class="settings">${rest.map(draw)}</div>`
-      : html`<details class="more" open=${amiss || undefined}><summary>${rest.length} settings <span class="muted">with good defaults</span></summary><div class="settings">${rest.map(draw)}</div></details>`)}
+    ${lead ? html`<div class="settings lead-group">${main.map(draw)}</div>` : main.map(draw)}
+    ${[...groups].map(([name, members]) => html`<${Group} key=${name} name=${name} members=${members} draw=${draw} problems=${problems} typed=${typed} schema=${schema} always=${rest.length <= FEW && groups.size === 1} />`)}
   </div>`;
 }
 
-const kindRank = (schema) => (["file", "files"].includes(kindOf(schema)) ? 1 : 0);
-
-const title = (name) => name.replace(/([a-z0-9])([A-Z])/g, "$1 $2").replaceAll("_", " ").toLowerCase().replace(/^./, (first) => first.toUpperCase());
-
-function limits(schema) {
-  const least = schema.minimum ?? schema.exclusiveMinimum;
-  const most = schema.maximum ?? schema.exclusiveMaximum;
-  const said = [];
-  if (least !== undefined && most !== undefined) said.push(`${schema.exclusiveMinimum !== undefined ? "more than " : ""}${least} to ${most}`);
-  else if (least !== undefined) said.push(schema.exclusiveMinimum !== undefined ? `more than ${least}` : `${least} or more`);
-  else if (most !== undefined) said.push(`at most ${most}`);
-  if (schema.multipleOf) said.push(`in steps of ${schema.multipleOf}`);
-  if (schema.maxLength) said.push(`at most ${schema.maxLength} characters`);
-  if (schema.maxItems) said.push(`at most ${schema.maxItems}`);
-  if ("default" in schema) said.push(`default ${typeof schema.default === "string" ? `“${schema.default}”` : JSON.stringify(schema.default)}`);
-  return said.join(", ");
+function Group({ name, members, draw, problems, typed, schema, always }) {
+  const amiss = members.some(([field]) => hasProblem(problems, `/${field}`));
+  const changed = members.filter(([field, each]) => typed[field] !== undefined && JSON.stringify(typed[field]) !== JSON.stringify(plain(each).default)).length;
+  const [opened, setOpened] = useState(members.some(([field]) => isRequired(schema, field)));
+  const title = name ? served(name) : t("Settings");
+  if (always && !name) return html`<div class="settings">${members.map(draw)}</div>`;
+  return html`<details class="more group" open=${opened || amiss} onToggle=${(event) => setOpened(event.target.open)}>
+    <summary>${title} <span class="muted">${changed ? html`<strong>${t("{n} changed", { n: changed })}</strong> · ` : ""}${members.map(([field, each]) => titleOf(field, each)).join(", ")}</span></summary>
+    <div class="settings">${members.map(draw)}</div></details>`;
 }
 
-function Field({ name, schema, value, wrong, needed, change, busy }) {
-  const id = `f-${name}`;
+const hasProblem = (problems, pointer) => Object.keys(problems).some((each) => each === pointer || each.startsWith(`${pointer}/`));
+
+// What stands at a field that draws no fields of its own: its own problem, or that of a part of it.
+function problemAt(problems, pointer, nested) {
+  if (problems[pointer] || nested) return problems[pointer];
+  const below = Object.keys(problems).find((each) => each.startsWith(`${pointer}/`));
+  return below && problems[below];
+}
+
+function Field({ name, schema, value, pointer, problems, needed, change, busy, whole, root, prefix }) {
+  const each = plain(schema);
   const kind = kindOf(schema);
-  const said = { id, "aria-describedby": `${id}-hint ${id}-wrong`, "aria-invalid": wrong ? "true" : undefined, "aria-required": needed ? "true" : undefined };
-  const typed = (event) => change(event.target.value);
-  let control;
-  if (kind === "file" || kind === "files") control = html`<${Files} id=${id} said=${said} schema=${schema} many=${kind === "files"} value=${value} change=${change} busy=${busy} name=${title(name)} />`;
-  else if (kind === "choice") control = html`<select ...${said} value=${value ?? ""} onChange=${typed}>${!needed && html`<option value=""></option>`}${schema.enum.map((each) => html`<option key=${each} value=${each} selected=${each === value}>${String(each)}</option>`)}</select>`;
-  else if (kind === "switch") control = html`<input type="checkbox" ...${said} checked=${Boolean(value)} onChange=${(event) => change(event.target.checked)} />`;
-  else if (kind === "number") control = html`<input type="text" inputmode="decimal" ...${said} value=${value?.rawJSON ?? value ?? ""} onInput=${typed} autocomplete="off" />`;
-  else if (kind === "text") control = html`<textarea ...${said} rows=${(schema.maxLength ?? 0) > 200 ? 3 : 1} value=${value ?? ""} onInput=${typed} spellcheck=${true}></textarea>`;
-  else control = html`<textarea ...${said} class="mono" rows="2" value=${value ?? ""} onInput=${typed} spellcheck=${false} placeholder="JSON"></textarea>`;
+  const id = `${prefix}${pointer.replaceAll("/", "-")}`;
+  const nested = kind === "list" || kind === "object";
+  const wrong = problemAt(problems, pointer, nested);
+  const title = titleOf(name, schema);
+  const control = { id, "aria-describedby": `${id}-hint ${id}-wrong`, "aria-invalid": wrong ? "true" : undefined, "aria-required": needed ? "true" : undefined };
+  const given = { id, control, schema, value, change, busy, whole, root, title, name };
+  const below = (items, item, at, set) => html`<${Below} schema=${items} value=${item} pointer=${pointer + at} problems=${problems} change=${set} busy=${busy} whole=${whole} root=${root} prefix=${prefix} />`;
+  const drawn = WIDGETS[kind](given, each, needed, below);
+  const grouped = ["ticks", "list", "sliders", "object", "mouth"].includes(kind);
   return html`<div class="field k-${kind}">
-    <label for=${id}>${title(name)}${needed && html` <span class="muted">required</span>`}</label>
-    ${control}
-    <p class="hint muted" id="${id}-hint">${[schema.description, limits(schema)].filter(Boolean).join(" · ")}</p>
+    ${grouped ? html`<span class="label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</span>` : html`<label for=${id}>${title}${needed && html` <span class="muted">${t("required")}</span>`}</label>`}
+    ${drawn}
+    <p class="hint muted" id="${id}-hint">${[served(each.description ?? schema.description), limitsOf(schema), usual(each, kind)].filter(Boolean).join(" · ")}</p>
     <p class="wrong" id="${id}-wrong">${wrong}</p>
   </div>`;
 }
 
-// Files --------------------------------------------------------------------------------------------------------------------
+const usual = (schema, kind) => (["number", "choice"].includes(kind) && "default" in schema && schema.default !== null && schema.default !== "" ? t("default {value}", { value: String(schema.default) }) : "");
 
-// What a description says that it wants; a form cannot know it otherwise.
-function accepts(schema) {
-  const text = `${schema.description ?? ""} ${schema.items?.description ?? ""}`.toLowerCase();
-  if (/picture|image|photo|png|jpe?g/.test(text)) return "image/*";
-  if (/wav|flac|audio|voice|speaker|recording|sound/.test(text)) return "audio/*,.wav,.flac,.ogg";
-  return /video|mp4|film/.test(text) ? "video/*" : "";
+// The fields of an object inside a form.
+function Below({ schema, value, pointer, problems, change, busy, whole, root, prefix }) {
+  const fields = propertiesOf(schema);
+  const isMain = ([name, each]) => isRequired(schema, name) || ["file", "lines", "text"].includes(kindOf(each));
+  const main = fields.filter(isMain);
+  const rest = fields.filter((field) => !isMain(field));
+  const draw = ([name, each]) => html`<${Field} key=${name} name=${name} schema=${each} value=${value?.[name]} pointer=${`${pointer}/${name}`} problems=${problems} needed=${isRequired(schema, name)} prefix=${prefix}
+    change=${(next) => change({ ...(value ?? {}), [name]: next })} busy=${busy} whole=${whole} root=${root} />`;
+  return html`<div class="below">${main.map(draw)}</div>
+    ${rest.length > 0 && html`<details class="more" open=${rest.some(([name]) => hasProblem(problems, `${pointer}/${name}`)) || undefined}><summary class="muted">${t("More")}</summary><div class="settings">${rest.map(draw)}</div></details>`}`;
 }
 
-function Files({ id, said, schema, many, value, change, busy, name }) {
-  const accept = accepts(schema);
-  const [sending, setSending] = useState([]);
-  const [over, setOver] = useState(false);
-  const chosen = many ? value ?? [] : value ? [value] : [];
-  const now = useRef(chosen);
-  now.current = chosen;
-  async function send(files) {
-    for (const file of many ? files : files.slice(0, 1)) {
-      const one = { file, part: 0, stop: new AbortController(), error: "" };
-      const show = () => setSending((all) => [...all]);
-      setSending((all) => [...(many ? all : []), one]);
-      busy(1);
-      try {
-        const meta = await upload(file, (part) => ((one.part = part), show()), one.stop.signal);
-        const reference = { bucket: meta.bucket, key: meta.key };
-        change(many ? [...now.current, reference] : reference);
-        if (many) now.current = [...now.current, reference];
-        setSending((all) => all.filter((each) => each !== one));
-      } catch (error) {
-        one.error = error.name === "AbortError" ? "" : error.message;
-        setSending((all) => (one.error ? [...all] : all.filter((each) => each !== one)));
-      }
-      busy(-1);
-    }
-  }
-  const drop = (event) => {
-    event.preventDefault();
-    setOver(false);
-    send([...event.dataTransfer.files]);
-  };
-  const without = (reference) => change(many ? chosen.filter((each) => each !== reference) : undefined);
-  return html`<div class="drop ${over ? "over" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))} onDragLeave=${() => setOver(false)} onDrop=${drop}>
-    ${chosen.map((reference) => html`<div class="chosen" key=${reference.key}><${Look} reference=${reference} />
-      <span class="grow">${shortKey(reference.key)}</span><button type="button" class="quiet icon-only" aria-label="Remove ${shortKey(reference.key)}" onClick=${() => without(reference)}><${Icon} of="close" /></button></div>`)}
-    ${sending.map((one) => html`<div class="chosen" key=${one.file.name}><${LocalLook} file=${one.file} /><span class="grow"><span>${one.file.name}</span> <span class="muted numbers">${size(one.file.size)}</span>
-      ${one.error ? html`<span class="wrong">${one.error}</span>` : html`<progress max="1" value=${one.part} aria-label="Upload of ${one.file.name}"></progress>`}</span>
-      ${!one.error && html`<span class="numbers">${percent(one.part)}</span>`}
-      <button type="button" class="quiet icon-only" aria-label="Stop" onClick=${() => (one.stop.abort(), setSending((all) => all.filter((each) => each !== one)))}><${Icon} of="close" /></button></div>`)}
-    ${(many || !chosen.length) && html`<div class="pick"><label class="button" for=${id}>Choose ${many ? "files" : "a file"}</label>
-      <input type="file" ...${said} class="hidden" accept=${accept} multiple=${many} aria-label=${name} onChange=${(event) => (send([...event.target.files]), (event.target.value = ""))} />
-      <span class="muted">or drop ${many ? "them" : "it"} here</span><${Stored} accept=${accept} take=${(reference) => change(many ? [...chosen, reference] : reference)} name=${name} /></div>`}
-  </div>`;
-}
+const typing = (change) => (event) => change(event.target.value);
 
-// What has been uploaded before; `dihedral up` puts an example of each kind there.
-function Stored({ accept, take, name }) {
-  const [found, setFound] = useState([]);
-  const wanted = accept.split("/")[0];
-  useEvery(LOOK_MS, async () => setFound((await get("/api/artifacts?bucket=inputs&limit=200")).artifacts));
-  const fitting = found.filter((meta) => !accept || meta.content_type.startsWith(`${wanted}/`));
-  const example = fitting.find((meta) => meta.key.startsWith("examples/"));
-  if (!fitting.length) return null;
-  return html`${example && html`<button type="button" class="quiet use-example" onClick=${() => take({ bucket: example.bucket, key: example.key })}>Use the example</button>`}
-    ${fitting.length > (example ? 1 : 0) && html`<select aria-label="${name}: a file that is stored" value="" onChange=${(event) => event.target.value && take({ bucket: "inputs", key: event.target.value })}>
-      <option value="">Stored files</option>${fitting.map((meta) => html`<option key=${meta.key} value=${meta.key}>${shortKey(meta.key)}</option>`)}</select>`}`;
-}
-
-function Look({ reference }) {
-  if (!isReference(reference)) return null;
-  const url = bytesPath(reference);
-  if (/\.(png|jpe?g|webp|gif|avif|bmp)$/i.test(reference.key)) return html`<img src=${url} alt="" />`;
-  if (/\.(wav|flac|mp3|ogg|m4a|opus)$/i.test(reference.key)) return html`<audio src=${url} controls preload="metadata" aria-label=${shortKey(reference.key)}></audio>`;
-  return html`<${Icon} of="file" />`;
-}
-
-function LocalLook({ file }) {
-  const [url, setUrl] = useState(null);
-  useEffect(() => {
-    if (!file.type.startsWith("image/")) return undefined;
-    const made = URL.createObjectURL(file);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, [file]);
-  return url ? html`<img src=${url} alt="" />` : html`<${Icon} of="file" />`;
-}
+const WIDGETS = {
+  file: (given) => html`<${Files} ...${given} />`,
+  files: (given) => html`<${Files} ...${given} many />`,
+  ticks: (given) => html`<${Ticks} ...${given} />`,
+  lines: (given) => html`<${Lines} ...${given} />`,
+  list: (given, _, __, below) => html`<${List} ...${given} draw=${below} />`,
+  sliders: (given) => html`<${Sliders} ...${given} />`,
+  mouth: (given) => html`<${Mouth} ...${given} />`,
+  object: (given, each, _, below) => html`<div class="object" role="group" aria-label=${given.title}>${below(each, given.value ?? {}, "", given.change)}</div>`,
+  choice: ({ control, value, change }, each, needed) => html`<select ...${control} value=${value ?? ""} onChange=${typing(change)}>${!needed && each.default === undefined && html`<option value=""></option>`}${each.enum.map((one) => html`<option key=${one} value=${one} selected=${one === value}>${String(one)}</option>`)}</select>`,
+  switch: ({ control, value, change }) => html`<input type="checkbox" ...${control} checked=${Boolean(value)} onChange=${(event) => change(event.target.checked)} />`,
+  number: ({ control, value, change }) => html`<input type="text" inputmode="decimal" ...${control} value=${value?.rawJSON ?? value ?? ""} onInput=${typing(change)} autocomplete="off" />`,
+  text: ({ control, value, change }, each) => ((each.maxLength ?? 4001) > 300 ? html`<textarea ...${control} rows=${Math.min(12, Math.max(2, Math.ceil(String(value ?? "").length / 80)))} value=${value ?? ""} onInput=${typing(change)} spellcheck=${true}></textarea>`
+    : html`<input type="text" ...${control} value=${value ?? ""} onInput=${typing(change)} autocomplete="off" />`),
+  json: ({ control, value, change }) => html`<textarea ...${control} class="mono" rows=${Math.min(12, Math.max(2, String(value ?? "").split("\n").length))} value=${value ?? ""} onInput=${typing(change)} spellcheck=${false} placeholder="JSON"></textarea>`,
+};

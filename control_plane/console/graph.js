@@ -1,6 +1,7 @@
 // The graph of a job, drawn: it can be dragged, zoomed and walked through by keyboard. Far away a node is a coloured block, near it tells more.
-import { percent } from "./format.js";
+import { percent, STATUS } from "./format.js";
 import { layout, NODE, pathOf } from "./layout.js";
+import { t } from "./messages.js";
 import { Icon, shapeOf } from "./ui.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./view.js";
 
@@ -9,10 +10,11 @@ const ZOOM = { least: 0.02, most: 2, step: 1.3 };
 const MARGIN = 28;
 const LEAST = 132; // the tools have room beside one node
 const MANY = 40;
+const NAMED = 150; // so many nodes have names, however small they are drawn
 const EMPTY = { ids: new Set(), edges: new Set() };
 
 // `nodes`: [{id, status, name, task, plane, progress, attempt, worker}] in the order of the graph; `critical`: see model.criticalPath.
-export function Graph({ nodes, edges, critical = EMPTY, selected, select, label = "Graph" }) {
+export function Graph({ nodes, edges, critical = EMPTY, selected, select, label = t("Graph") }) {
   const box = useRef(null);
   const [width, setWidth] = useState(0);
   const down = width > 0 && width < 560;
@@ -65,7 +67,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const far = Boolean(shown) && shown.scale < FAR;
   const near = shown && size ? nearby(shown, size) : null;
   const lines = useMemo(() => shape && html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
-  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => block({ node, at: shape.at.get(node.id), far,
+  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => block({ node, at: shape.at.get(node.id), far, named: nodes.length <= NAMED,
     critical: critical.ids.has(node.id), selected: node.id === selected, tabbed: node.id === (selected ?? nodes[0].id) })), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
 
   function focused(id) {
@@ -125,13 +127,13 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     },
   };
 
-  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription="graph" onKeyDown=${press} ...${pointer}>
+  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription=${t("graph")} onKeyDown=${press} ...${pointer}>
     ${shown && html`
-      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale) }}>${lines}${blocks}</div>`}
+      <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale), "--far-size": `${Math.min(30, 10.5 / shown.scale)}px` }}>${lines}${blocks}</div>`}
     <div class="graph-tools">
-      <button type="button" aria-label="Zoom in" onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
-      <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
-      <button type="button" aria-label="Show the whole graph" onClick=${() => setView(null)}><${Icon} of="fit" /></button>
+      <button type="button" aria-label=${t("Zoom in")} onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
+      <button type="button" aria-label=${t("Zoom out")} onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
+      <button type="button" aria-label=${t("Show the whole graph")} onClick=${() => setView(null)}><${Icon} of="fit" /></button>
     </div>
   </div>`;
 }
@@ -197,19 +199,20 @@ function kindOf(edge, status, critical) {
   return edge.kind === "on_failure" ? "failure" : "plain";
 }
 
-const PLANES = { node: "control", python: "data" };
+const PLANES = { node: t("control"), python: t("data") };
 
 // No component and no listener of its own: there may be thousands. Its place is another element's, because elements without a style of
 // their own share what the browser works out of the rules for them.
-function block({ node, at, far, critical, selected, tabbed }) {
-  const said = [node.name || node.id, node.status, node.status === "running" ? percent(node.progress) : "", node.attempt > 1 ? `attempt ${node.attempt}` : "", PLANES[node.plane] + " plane", critical ? "on the critical path" : ""];
+function block({ node, at, far, named, critical, selected, tabbed }) {
+  const said = [node.name || node.id, STATUS[node.status] ?? node.status, node.status === "running" ? percent(node.progress) : "", node.attempt > 1 ? t("attempt {n}", { n: node.attempt }) : "", node.plane === "node" ? t("control plane") : t("data plane"), critical ? t("on the critical path") : ""];
   return html`<div key=${node.id} class="place" style=${`left:${at.x}px;top:${at.y}px`}><button type="button" class="node s-${node.status} ${far ? "far" : ""} ${critical ? "critical" : ""}" data-node=${node.id}
     aria-pressed=${selected} aria-label=${said.filter(Boolean).join(", ")} tabindex=${tabbed ? 0 : -1}>
     ${!far && html`
       <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(node.status)} /></svg>
       <span class="node-text"><span class="node-name">${node.name || node.id}</span>
         <span class="node-task">${PLANES[node.plane]} · ${node.task}</span></span>
-      <span class="node-extra numbers">${node.status === "running" ? percent(node.progress) : ""}${node.attempt > 1 ? html`<span>try ${node.attempt}</span>` : ""}</span>`}
+      <span class="node-extra numbers">${node.status === "running" ? percent(node.progress) : ""}${node.attempt > 1 ? html`<span>${t("attempt {n}", { n: node.attempt })}</span>` : ""}</span>`}
+    ${far && named && html`<span class="far-name">${node.name || node.id}</span>`}
     ${node.status === "running" && html`<span class="fill" style=${{ transform: `scaleX(${node.progress})` }}></span>`}
   </button></div>`;
 }

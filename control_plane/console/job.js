@@ -1,33 +1,40 @@
-// A job, alive: what it is doing, why it waits, what it has made, and what went wrong.
+// A job: what it has made first, then what it was given, then how it ran; while it runs, what it is doing and what it waits for.
 import { api, jobPath, post } from "./api.js";
-import { adviceFor } from "./advice.js";
-import { exact, isAlive, plural } from "./format.js";
-import { Graph } from "./graph.js";
 import { Curves } from "./curves.js";
+import { Errors, Wrong } from "./errors.js";
+import { exact, isAlive, local, nameOf, nodes as countNodes, STATUS } from "./format.js";
+import { Graph } from "./graph.js";
+import { Log } from "./job_log.js";
+import { t, tn } from "./messages.js";
 import { criticalPath, JobModel } from "./model.js";
+import { canNotify, showInTab, toggleNotifications, wish } from "./notify.js";
+import { Output } from "./outputs.js";
+import { Parameters } from "./parameters.js";
+import { Results } from "./results.js";
 import { go, Link, place, to, withQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
-import { Action, Dialog, Duration, Failure, Icon, Loading, Progress, Rows, say, shortKey, Status, Time, Tree, useWidth } from "./ui.js";
+import { Action, attempt, Copy, Copyable, Countdown, Dialog, Duration, Failure, Icon, Loading, Progress, say, Status, Time, Tree, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useSource, useState } from "./view.js";
-import { kindOf, Preview } from "./viewers.js";
 
 const LOOK_MS = 2500;
 const NARROW = 1040; // below, one column: see style.css
 const LARGE = 300;
 const LOOK_LARGE_MS = 6000;
+const CAN_FINISH = new Set(["train_lora", "train_diffusion_lora", "run_tool", "simulate", "simulate_gpu"]); // shipped tasks that end early with what they have
 
 export function JobPage({ jobId }) {
   const model = useMemo(() => new JobModel(jobId), [jobId]);
   useSource(model);
   useEffect(() => {
     model.load();
-    return () => model.close();
+    return () => (model.close(), showInTab(null));
   }, [model]);
   const alive = Boolean(model.job) && isAlive(model.job);
   const pace = model.nodes.size > LARGE ? LOOK_LARGE_MS : LOOK_MS;
   useEvery(alive ? pace : 0, async () => alive && model.look(), [model, alive, pace]);
-  if (model.error) return html`<div class="page"><h1 class="hidden">Job ${jobId}</h1><${Failure} error=${model.error} retry=${() => model.load()} />
-    <p class="center"><${Link} href=${to.jobs}>All jobs<//></p></div>`;
+  useEffect(() => model.job && showInTab(model.job));
+  if (model.error) return html`<div class="page"><h1 class="hidden">${t("Job {id}", { id: jobId })}</h1><${Failure} error=${model.error} retry=${() => model.load()} />
+    <p class="center"><${Link} href=${to.jobs}>${t("All jobs")}<//></p></div>`;
   if (!model.job) return html`<div class="page"><h1 class="mono">${jobId}</h1><${Loading} rows=${8} /></div>`;
   return html`<${Whole} model=${model} />`;
 }
@@ -45,144 +52,160 @@ function Whole({ model }) {
   const series = [...model.series.values()].filter((each) => each.points.length > 1 && (!selected || each.nodeId === selected));
   const handled = new Set(model.edges.filter((edge) => edge.kind === "on_failure").map((edge) => edge.from));
   const failed = nodes.filter((node) => node.error && node.status === "failed" && !handled.has(node.id));
-  const narrow = useWidth() <= NARROW;
   const atWork = nodes.filter((node) => node.preview && (node.status === "running" || (node.status === "completed" && node.output === undefined)));
-  const panel = selected && html`<${NodePanel} key=${selected} model=${model} node=${model.nodes.get(selected)} close=${() => select(selected)} />`;
+  const remedies = remediesOf(model);
+  const ended = !isAlive(job);
+  const alone = nodes.length === 1;
+  const retried = alone && nodes[0].runs.length > 1;
+  const narrow = useWidth() <= NARROW;
+  const parents = new Set(model.edges.map((edge) => edge.from));
+  const outputs = useMemo(() => nodes.filter((node) => node.output !== undefined && !parents.has(node.id)).map((node) => ({ node, value: node.output })), [model.version]);
+  const results = (ended || job.artifacts.length > 0) && html`<${Results} job=${job} outputs=${ended ? outputs : []} />`;
+  const panel = (selected || (alone && nodes[0])) && html`<${NodePanel} key=${selected ?? "alone"} model=${model} node=${selected ? model.nodes.get(selected) : nodes[0]} close=${selected && !alone ? () => select(selected) : null} />`;
+  const how = html`
+    ${!alone && html`<section class="panel" aria-labelledby="h-graph"><header><h2 id="h-graph">${t("Graph")}</h2><${Counts} nodes=${nodes} /></header>
+      <${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label=${t("Graph of {nodes}", { nodes: countNodes(nodes.length) })} /></section>`}
+    ${narrow && panel}
+    ${(!alone || retried) && html`<section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">${t("Timeline")}</h2></header><div class="body">
+      ${model.events ? html`<${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} />` : html`<${Loading} rows=${3} />`}</div></section>`}`;
   return html`<div class="page job">
-    <${Head} model=${model} />
-    ${(failed.length > 0 || job.error) && html`<${Errors} job=${job} failed=${failed} select=${select} />`}
+    <${Head} model=${model} remedies=${remedies} />
+    ${(failed.length > 0 || job.error) && html`<${Errors} job=${job} failed=${failed} select=${select} remedies=${remedies} />`}
+    ${ended && results}
+    ${atWork.length > 0 && html`<${Previews} nodes=${atWork} />`}
     <div class="split">
       <div class="stack wide">
-        <section class="panel" aria-labelledby="h-graph"><header><h2 id="h-graph">Graph</h2><${Counts} nodes=${nodes} /></header>
-          <${Graph} nodes=${drawn} edges=${model.edges} critical=${critical} selected=${selected} select=${select} label="Graph of ${plural(nodes.length, "node")}" /></section>
-        ${narrow && panel}
-        ${narrow && html`<${Previews} nodes=${atWork} />`}
-        ${narrow && !isAlive(job) && html`<${Results} job=${job} />`}
-        <section class="panel" aria-labelledby="h-time"><header><h2 id="h-time">Timeline</h2></header><div class="body">
-          ${model.events ? html`<${Timeline} model=${model} critical=${critical} selected=${selected} select=${select} />` : html`<${Loading} rows=${3} />`}</div></section>
-        ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">Curves</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
+        ${narrow && ended && html`<${Parameters} job=${job} />`}
+        ${how}
+        ${!ended && results}
+        ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">${t("Curves")}</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
         ${model.events && html`<${Log} model=${model} selected=${selected} />`}
       </div>
       <div class="stack aside">
+        ${!(narrow && ended) && html`<${Parameters} job=${job} />`}
         ${!narrow && panel}
-        ${!narrow && html`<${Previews} nodes=${atWork} />`}
-        ${!(narrow && !isAlive(job)) && html`<${Results} job=${job} />`}
         <${About} model=${model} />
       </div>
     </div>
   </div>`;
 }
 
-// The head: status and what can be done ------------------------------------------------------------------------------------
+const again = (job) => `${to.new}?from=${encodeURIComponent(job.jobId)}`;
 
-function Head({ model }) {
+function remediesOf(model) {
+  const retry = async (body) => {
+    model.job = { ...model.job, ...(await post(`${jobPath(model.jobId)}/retry`, body)) };
+    await model.load();
+  };
+  return { change: again(model.job), retry: () => retry(), restart: () => retry({ from: "start" }) };
+}
+
+// The head: what it is called, how far it is, and what can be done -----------------------------------------------------------
+
+function Head({ model, remedies }) {
   const job = model.job;
   const [dialog, setDialog] = useState(null);
   const alive = isAlive(job);
-  const act = async (what, body) => {
-    model.job = { ...model.job, ...(await post(`${jobPath(job.jobId)}/${what}`, body)) };
+  const cancel = async () => {
+    model.job = { ...model.job, ...(await post(`${jobPath(job.jobId)}/cancel`)) };
     await model.load();
   };
   const drop = async () => {
     await api(jobPath(job.jobId), { method: "DELETE" });
-    say(`${job.jobId} is forgotten`);
+    say(t("{name} is deleted", { name: nameOf(job) }));
     go(to.jobs);
   };
+  const what = job.pipeline ?? job.task;
+  const failed = job.status === "failed";
+  const hasErrors = failed && (job.error || [...model.nodes.values()].some((node) => node.status === "failed"));
   return html`<div class="job-head">
-    <div class="title"><h1 class="mono id">${job.jobId}</h1><${Link} class="tag" href=${job.pipeline ? `${to.jobs}?pipeline=${encodeURIComponent(job.pipeline)}` : to.jobs}>${job.pipeline ?? "graph"}<//>
+    <div class="title"><h1 class=${job.name ? "" : "mono id"}>${nameOf(job)}</h1>${!job.name && html`<${Copy} text=${job.jobId} label=${t("Copy the id")} />`}
       <div class="end">
-        ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${() => act("cancel")}>Cancel<//>`}
-        ${(job.status === "failed" || job.status === "cancelled") && html`<${Action} class="primary" work=${() => act("retry")}>Retry<//>
-          <${Action} work=${() => act("retry", { from: "start" })}>Retry from the start<//>`}
-        <${Link} class="button" href="${to.new}?from=${encodeURIComponent(job.jobId)}">Run again with changes<//>
-        ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>Delete job</button>`}
+        ${alive && [...model.nodes.values()].filter((node) => node.status === "running" && CAN_FINISH.has(node.definition.task)).slice(0, 1).map((node) => html`<${FinishNow} key=${node.id} model=${model} node=${node} />`)}
+        ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${cancel}>${t("Cancel")}<//>`}
+        ${job.status === "cancelled" && html`<${Action} class="primary" work=${remedies.retry}><${Icon} of="again" />${t("Retry")}<//>`}
+        ${failed && !hasErrors && html`<${Action} work=${remedies.retry}>${t("Retry")}<//>`}
+        <${Link} class="button ${job.status === "completed" ? "primary" : ""}" href=${again(job)}><${Icon} of="edit" />${t("Run again")}<//>
+        ${alive && html`<${Notify} />`}
+        ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>${t("Delete job")}</button>`}
       </div></div>
+    <p class="job-line">${job.name && html`<${Copyable} text=${job.jobId} shown=${job.jobId.slice(0, 12)} label=${t("Copy the id")} />`}
+      <${Link} class="tag" href=${what ? `${to.jobs}?pipeline=${encodeURIComponent(what)}` : to.jobs}>${what ?? t("graph")}<//>
+      ${(job.tags ?? []).map((tag) => html`<${Link} key=${tag} class="tag plain" href="${to.jobs}?tag=${encodeURIComponent(tag)}"><${Icon} of="tag" />${tag}<//>`)}
+      ${job.rerunOf && html`<span class="muted">${t("rerun of")} <${Link} href=${to.job(job.rerunOf)}>${job.rerunOf.slice(0, 12)}<//></span>`}</p>
     <div class="job-state">
       <${Status} status=${job.status} />
-      <${Progress} value=${job.progress} status=${job.status} label="Progress of the job" />
-      <span class="muted">created <${Time} at=${job.created} /></span>
-      <span class="muted">${job.started ? html`${job.finished ? "duration" : "runs for"} <${Duration} from=${job.started} to=${job.finished} />` : html`queued for <${Duration} from=${job.created} to=${job.finished} />`}</span>
-      ${job.attempt > 1 && html`<span class="muted">attempt ${job.attempt}</span>`}
+      ${alive && html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of the job")} />`}
+      <span class="muted">${t("created")} <${Time} at=${job.created} /></span>
+      <span class="muted">${job.started ? html`${job.finished ? t("duration") : t("runs for")} <${Duration} from=${job.started} to=${job.finished} />` : html`${t("queued for")} <${Duration} from=${job.created} to=${job.finished} />`}</span>
+      ${job.attempt > 1 && html`<span class="muted">${t("attempt {n}", { n: job.attempt })}</span>`}
     </div>
-    ${job.waitingFor && html`<p class="waiting"><strong>Waits for ${WAITS[job.waitingFor.type]}:</strong> ${job.waitingFor.message}${job.waitingFor.type === "worker" || job.waitingFor.type === "slot" ? html` · <${Link} href=${to.workers}>workers and queues<//>` : ""}</p>`}
-    ${dialog === "drop" && html`<${Dialog} title="Delete this job?" close=${() => setDialog(null)}><p>Its record and log go; its files stay under Artifacts.</p>
-      <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>Keep it</button><${Action} class="danger" work=${drop}>Delete job<//></div><//>`}
+    ${job.waitingFor && html`<${Waits} job=${job} />`}
+    ${dialog === "drop" && html`<${Dialog} title=${t("Delete this job?")} close=${() => setDialog(null)}><p>${t("Its record and log go; its files stay under Artifacts.")}</p>
+      <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>${t("Keep it")}</button><${Action} class="danger" work=${drop}>${t("Delete job")}<//></div><//>`}
   </div>`;
 }
 
-const WAITS = { worker: "a worker", slot: "a free slot", memory: "memory", start_time: "its time", retry: "its next try" };
+const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt") };
+
+function Waits({ job }) {
+  const kind = job.waitingFor.type;
+  const start = kind === "start_time" && job.startAt;
+  return html`<p class="waiting"><${Icon} of="clock" /><span><strong>${t("Waits for {what}:", { what: WAITS[kind] ?? kind })}</strong> ${start ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : job.waitingFor.message}${kind === "worker" || kind === "slot" ? html` · <${Link} href=${to.queue}>${t("the queue")}<//>` : ""}</span></p>`;
+}
+
+function FinishNow({ model, node, label = t("Finish now") }) {
+  const finish = async () => {
+    await post(`${jobPath(model.jobId)}/nodes/${encodeURIComponent(node.id)}/finish`);
+    say(t("{node} ends with the best it has", { node: node.definition.name || node.id }));
+  };
+  return html`<${Action} class="finish" title=${t("Ends now with the best result so far; a cancel would throw it away")} work=${finish}><${Icon} of="flag" />${label}<//>`;
+}
+
+function Notify() {
+  useSource(wish);
+  if (!canNotify()) return null;
+  const press = () => attempt(async () => (await toggleNotifications()) || say(t("This browser does not allow notifications from this page."), "wrong"));
+  return html`<button type="button" class="quiet icon-only" aria-pressed=${wish.on} aria-label=${t("Notify me when jobs end")} title=${t("Notify me when jobs end")} onClick=${press}><${Icon} of=${wish.on ? "bell" : "bell-off"} /></button>`;
+}
 
 function Counts({ nodes }) {
   const counts = new Map();
   for (const node of nodes) counts.set(node.status, (counts.get(node.status) ?? 0) + 1);
-  return html`<span class="end counts">${[...counts].map(([status, count]) => html`<${Status} key=${status} status=${status}>${count.toLocaleString()} ${status}<//>`)}</span>`;
-}
-
-// What went wrong ----------------------------------------------------------------------------------------------------------
-
-function Errors({ job, failed, select }) {
-  const shown = failed.slice(0, 5);
-  return html`<section class="errors" aria-label="What went wrong">
-    ${shown.map((node) => html`<${Wrong} key=${node.id} error=${node.error} at=${html`<button type="button" class="quiet" onClick=${() => select(node.id)}>${node.definition.name || node.id}</button>`} />`)}
-    ${failed.length > shown.length && html`<p>${plural(failed.length - shown.length, "more node")} failed.</p>`}
-    ${!failed.length && job.error && html`<${Wrong} error=${job.error} at=${job.error.nodeId} />`}
-  </section>`;
-}
-
-function Wrong({ error, at }) {
-  const { traceback, stderr, ...details } = error.details ?? {};
-  const long = Object.entries({ traceback, stderr }).filter(([, text]) => text);
-  return html`<div class="wrong-one">
-    <p><code class="code">${error.code}</code> ${at} <span class="wrong-text">${error.message}</span></p>
-    <p class="advice">${adviceFor(error.code)}</p>
-    ${long.map(([name, text]) => html`<details key=${name}><summary>${name === "stderr" ? "End of its stderr" : "Traceback"}</summary><pre>${typeof text === "string" ? text : JSON.stringify(text, null, 2)}</pre></details>`)}
-    ${Object.keys(details).length > 0 && html`<${Tree} value=${details} />`}
-  </div>`;
+  return html`<span class="end counts">${[...counts].map(([status, count]) => html`<${Status} key=${status} status=${status}>${count.toLocaleString()} ${STATUS[status] ?? status}<//>`)}</span>`;
 }
 
 // The panels beside --------------------------------------------------------------------------------------------------------
 
 function NodePanel({ model, node, close }) {
   const definition = node.definition;
-  return html`<section class="panel" aria-label="Node ${node.id}">
+  const retried = node.runs.length > 1;
+  return html`<section class="panel" aria-label=${t("Node {id}", { id: node.id })}>
     <header><h2>${definition.name || node.id}</h2><${Status} status=${node.status} />
-      <span class="end"><button type="button" class="quiet icon-only" aria-label="Close" onClick=${close}><${Icon} of="close" /></button></span></header>
+      ${close && html`<span class="end"><button type="button" class="quiet icon-only" aria-label=${t("Close")} onClick=${close}><${Icon} of="close" /></button></span>`}</header>
     <div class="body">
       <dl class="facts">
-        <dt>Task</dt><dd>${definition.task} <span class="muted">on the ${definition.plane === "node" ? "control" : "data"} plane</span></dd>
-        ${definition.name && html`<dt>Id</dt><dd class="mono">${node.id}</dd>`}
-        <dt>Attempt</dt><dd>${node.attempt || "–"} of ${definition.retries.maxAttempts}</dd>
-        ${node.worker && html`<dt>Worker</dt><dd class="mono">${node.worker}</dd>`}
-        ${node.started && html`<dt>Started</dt><dd><${Time} at=${node.started} /></dd><dt>Ran</dt><dd><${Duration} from=${node.started} to=${node.finished} /></dd>`}
-        ${node.reason && html`<dt>Reason</dt><dd>${REASONS[node.reason] ?? node.reason}</dd>`}
-        ${definition.timeoutSeconds && html`<dt>Time-out</dt><dd>${definition.timeoutSeconds} s</dd>`}
+        <dt>${t("Task")}</dt><dd>${definition.task} <span class="muted">${definition.plane === "node" ? t("on the control plane") : t("on the data plane")}</span></dd>
+        ${definition.name && html`<dt>${t("Id")}</dt><dd class="mono">${node.id}</dd>`}
+        ${(retried || node.attempt > 1) && html`<dt>${t("Attempt")}</dt><dd>${t("{n} of {most}", { n: node.attempt, most: definition.retries.maxAttempts })}${retried ? `, ${tn(node.runs.length, "{n} run", "{n} runs")}` : ""}</dd>`}
+        ${node.worker && html`<dt>${t("Worker")}</dt><dd><${Copyable} text=${node.worker} /></dd>`}
+        ${node.started && html`<dt>${t("Started")}</dt><dd><${Time} at=${node.started} /></dd><dt>${t("Duration")}</dt><dd><${Duration} from=${node.started} to=${node.finished} /></dd>`}
+        ${node.reason && html`<dt>${t("Reason")}</dt><dd>${REASONS[node.reason] ?? node.reason}</dd>`}
+        ${definition.timeoutSeconds && html`<dt>${t("Time-out")}</dt><dd>${t("{n} s", { n: definition.timeoutSeconds })}</dd>`}
       </dl>
+      ${node.status === "running" && !CAN_FINISH.has(definition.task) && html`<p><${FinishNow} model=${model} node=${node} /></p>`}
       ${node.error && html`<${Wrong} error=${node.error} at="" />`}
-      <h3>Input</h3><${Tree} value=${{ ...(definition.input ?? {}), ...definition.params }} />
-      <h3>Output</h3>${node.output === undefined ? html`<p class="muted">${isAlive(model.job) ? "None yet." : "None."}</p>` : html`<${Tree} value=${node.output} />`}
+      <h3>${t("Input")}</h3><${Tree} value=${{ ...(definition.input ?? {}), ...definition.params }} />
+      <h3>${t("Output")}</h3>${node.output === undefined ? html`<p class="muted">${isAlive(model.job) ? t("None yet.") : t("None.")}</p>` : html`<${Output} value=${node.output} />`}
     </div></section>`;
 }
 
-const REASONS = { broken: "a node before it failed", not_taken: "the path to it was not taken", retry: "it is tried again", worker: "no worker knows its task" };
-const ORDER = ["video", "image", "audio", "tensors", "text", "other"];
-
-function Results({ job }) {
-  const sorted = [...job.artifacts].sort((a, b) => ORDER.indexOf(kindOf(a)) - ORDER.indexOf(kindOf(b)));
-  const best = sorted.filter((each) => kindOf(each) === kindOf(sorted[0])).at(-1); // the last one made: a film, not what it was made from
-  if (!best) return null;
-  return html`<section class="panel" aria-labelledby="h-results"><header><h2 id="h-results">Results</h2><span class="muted">${plural(sorted.length, "file")}</span></header>
-    <div class="body">
-      ${["video", "image", "audio"].includes(kindOf(best)) && html`<${Preview} key=${best.key} meta=${best} />`}
-      <ul class="files">${sorted.slice(0, 50).map((meta) => html`<li key=${meta.key}><${Icon} of="file" /><${Link} href=${to.artifact(meta)}>${shortKey(meta.key)}<//><span class="muted">${meta.node_id}</span></li>`)}</ul>
-      ${sorted.length > 50 && html`<${Link} href="${to.artifacts}?jobId=${encodeURIComponent(job.jobId)}">All ${sorted.length} files<//>`}
-    </div></section>`;
-}
+const REASONS = { broken: t("a node before it failed"), not_taken: t("the path to it was not taken"), retry: t("it is tried again"), worker: t("no worker knows its task") };
 
 // What nodes at work look like; until a result can be read that takes its place.
 function Previews({ nodes }) {
-  if (!nodes.length) return null;
-  return html`<section class="panel" aria-labelledby="h-previews"><header><h2 id="h-previews">So far</h2></header>
-    <div class="body">${nodes.slice(0, 6).map((node) => html`<${LivePicture} key=${node.id} name=${node.definition.name || node.id} preview=${node.preview} />`)}</div></section>`;
+  return html`<section class="panel" aria-labelledby="h-previews"><header><h2 id="h-previews">${t("So far")}</h2></header>
+    <div class="body previews">${nodes.slice(0, 6).map((node) => html`<${LivePicture} key=${node.id} name=${node.definition.name || node.id} preview=${node.preview} />`)}</div></section>`;
 }
 
 // The picture before stays until the next one is there; what comes while one is on its way is left out, so that a slow line shows some.
@@ -192,69 +215,26 @@ function LivePicture({ name, preview }) {
     if (!coming && preview.seq > shown.seq) set({ shown, coming: preview });
   }, [coming, preview]);
   const told = (loaded) => set({ shown: loaded ? coming : { ...shown, seq: coming.seq }, coming: null });
-  const frame = Number.isInteger(shown?.frame) ? `, frame ${shown.frame}` : "";
+  const frame = Number.isInteger(shown?.frame) ? `, ${t("frame {n}", { n: shown.frame })}` : "";
   return html`<figure class="media live">
-    ${shown?.url && html`<img key=${shown.url} src=${shown.url} alt="Preview of ${name}${frame}" />`}
+    ${shown?.url && html`<img key=${shown.url} src=${shown.url} alt=${t("Preview of {name}", { name: name + frame })} />`}
     ${coming && html`<img key=${coming.url} src=${coming.url} class="coming" alt="" onLoad=${() => told(true)} onError=${() => told(false)} />`}
     ${shown?.url && html`<figcaption class="muted">${name}<span class="numbers">${frame}</span></figcaption>`}</figure>`;
 }
 
 function About({ model }) {
   const { job, graph } = model;
-  return html`<section class="panel" aria-labelledby="h-about"><header><h2 id="h-about">About</h2></header><div class="body">
+  return html`<section class="panel" aria-labelledby="h-about"><header><h2 id="h-about">${t("About")}</h2></header><div class="body">
     <dl class="facts">
-      <dt>Created</dt><dd>${exact(job.created)}</dd>
-      ${job.startAt && html`<dt>Starts at</dt><dd>${exact(job.startAt)}</dd>`}
-      ${job.started && html`<dt>Started</dt><dd>${exact(job.started)}</dd>`}
-      ${job.finished && html`<dt>Ended</dt><dd>${exact(job.finished)}</dd>`}
-      <dt>Attempt</dt><dd>${job.attempt}</dd>
-      <dt>Nodes</dt><dd>${graph.nodes.length.toLocaleString()}, ${plural(graph.edges.length, "edge")}</dd>
+      <dt>${t("Id")}</dt><dd class="mono">${job.jobId}</dd>
+      <dt>${t("Created")}</dt><dd>${exact(job.created)}</dd>
+      ${job.startAt && html`<dt>${t("Starts at")}</dt><dd>${exact(job.startAt)}</dd>`}
+      ${job.started && html`<dt>${t("Started")}</dt><dd>${exact(job.started)}</dd>`}
+      ${job.finished && html`<dt>${t("Ended")}</dt><dd>${exact(job.finished)}</dd>`}
+      <dt>${t("Attempt")}</dt><dd>${job.attempt}</dd>
+      <dt>${t("Nodes")}</dt><dd>${graph.nodes.length.toLocaleString()}, ${tn(graph.edges.length, "{n} edge", "{n} edges")}</dd>
     </dl>
-    ${Object.keys(graph.metadata).length > 0 && html`<h3>Metadata</h3><${Tree} value=${graph.metadata} />`}
-    ${Object.keys(graph.context).length > 0 && html`<h3>Context</h3><${Tree} value=${graph.context} />`}
+    ${Object.keys(graph.metadata).length > 0 && html`<h3>${t("Metadata")}</h3><${Tree} value=${graph.metadata} />`}
+    ${Object.keys(graph.context).length > 0 && html`<h3>${t("Context")}</h3><${Tree} value=${graph.context} />`}
   </div></section>`;
-}
-
-// The log ------------------------------------------------------------------------------------------------------------------
-
-const KINDS = ["status", "node", "data", "log"];
-const ROW = 26;
-
-function Log({ model, selected }) {
-  const [kinds, setKinds] = useState(new Set(KINDS));
-  const [picked, setPicked] = useState(null);
-  const events = model.events.filter((event) => kinds.has(event.type) && (!selected || !event.nodeId || event.nodeId === selected));
-  const toggle = (kind) => {
-    const next = new Set(kinds);
-    if (!next.delete(kind)) next.add(kind);
-    setKinds(next);
-  };
-  const first = model.events[0]?.seq ?? 1;
-  return html`<section class="panel" aria-labelledby="h-log"><header><h2 id="h-log">Events</h2><span class="muted numbers">${events.length.toLocaleString()}</span>
-      <span class="end chips" role="group" aria-label="Kinds">${KINDS.map((kind) => html`<button key=${kind} type="button" class="chip" aria-pressed=${kinds.has(kind)} onClick=${() => toggle(kind)}>${kind}</button>`)}</span></header>
-    ${first > 1 && html`<p class="trimmed muted">The log keeps the newest events; ${plural(first - 1, "older one")} gone.</p>`}
-    <div class="log" style=${{ height: `${Math.min(Math.max(events.length, 3), 14) * ROW + 8}px` }}>
-      <${Rows} count=${events.length} height=${ROW} follow=${true} role="log" label="Events of the job" row=${(index) => html`<${LogRow} key=${events[index].seq} event=${events[index]} picked=${picked === events[index].seq} pick=${setPicked} />`} />
-    </div>
-    ${picked !== null && html`<${Picked} event=${model.events.find((event) => event.seq === picked)} close=${() => setPicked(null)} />`}
-  </section>`;
-}
-
-function LogRow({ event, picked, pick }) {
-  return html`<button type="button" class="log-row e-${event.type} ${event.level ? `l-${event.level}` : ""}" aria-pressed=${picked} title=${exact(event.created)} onClick=${() => pick(picked ? null : event.seq)}>
-    <span class="log-time">${event.created.slice(11, 23)}</span><span class="log-node">${event.nodeId ?? "job"}</span><span class="log-text">${sentence(event)}</span></button>`;
-}
-
-function sentence(event) {
-  if (event.type === "status") return event.error ? `${event.status}: ${event.error.message}` : event.status + (event.attempt > 1 ? ` (attempt ${event.attempt})` : "");
-  if (event.type === "node") return event.error ? `${event.status}: ${event.error.code}: ${event.error.message}` : event.status + (event.worker ? ` on ${event.worker}` : "") + (event.reason ? ` (${event.reason})` : "");
-  if (event.type === "data") return `${event.name} ${JSON.stringify(event.data)}`;
-  return event.message;
-}
-
-function Picked({ event, close }) {
-  if (!event) return null;
-  return html`<div class="picked"><div><span class="muted">event ${event.seq}, ${exact(event.created)}</span>
-      <button type="button" class="quiet icon-only" aria-label="Close" onClick=${close}><${Icon} of="close" /></button></div>
-    <pre>${event.type === "log" ? event.message : JSON.stringify(event, null, 2)}</pre></div>`;
 }

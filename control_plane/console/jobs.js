@@ -1,10 +1,14 @@
 // The list of jobs. Pages come over REST as one scrolls; whatever is in sight is subscribed to, so it lives.
-import { get, jobPath, post } from "./api.js";
-import { isAlive, plural } from "./format.js";
+import { api, get, jobPath, post } from "./api.js";
+import { isAlive, jobs as countJobs, local, nameOf } from "./format.js";
 import { LATEST, watch } from "./live.js";
+import { served, t, tn } from "./messages.js";
+import { hasEnded } from "./notify.js";
+import { ranked } from "./results.js";
 import { follow, go, Link, place, to, withQuery } from "./router.js";
-import { Action, Dialog, Duration, Empty, Failure, Icon, Loading, Progress, Rows, say, Status, Time, useWidth } from "./ui.js";
+import { Action, Countdown, Dialog, Duration, Empty, Failure, Icon, Loading, Progress, Rows, say, Status, Time, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useRedraw, useRef, useState } from "./view.js";
+import { KIND_ICONS, kindOf, Thumbnail } from "./viewers.js";
 
 const PAGE = 500;
 const LOOK_MS = 2500; // how soon a new job is seen
@@ -12,15 +16,18 @@ const SETTLED_MS = 120;
 const NEWEST = 100;
 const AT_ONCE = 6;
 const STATUSES = ["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"];
-const PERIODS = { "1h": ["last hour", 3600e3], "24h": ["last day", 86400e3], "7d": ["last week", 7 * 86400e3] };
+const PERIODS = { "1h": [t("last hour"), 3600e3], "24h": [t("last day"), 86400e3], "7d": [t("last week"), 7 * 86400e3] };
+const WORDS = ["status", "pipeline", "period", "q", "tag"];
+const TYPED_MS = 250; // after the last key, before the server is asked
 const NARROW = 720;
+const MOST_COMPARED = 6;
 
 // The jobs that the query of the address asks for, newest first, as a list that grows at both ends.
 class Found {
   constructor(query, redraw) {
     this.redraw = redraw;
     this.parameters = new URLSearchParams();
-    for (const name of ["status", "pipeline"]) if (query.get(name)) this.parameters.set(name, query.get(name));
+    for (const name of ["status", "pipeline", "q", "tag"]) if (query.get(name)) this.parameters.set(name, query.get(name));
     const period = PERIODS[query.get("period")];
     if (period) this.parameters.set("since", new Date(Date.now() - period[1]).toISOString());
     this.wanted = (query.get("status") || "").split(",").filter(Boolean);
@@ -47,6 +54,7 @@ class Found {
         this.cursor = page.next;
         this.take(page.jobs);
         this.error = null;
+        if (!page.jobs.length && page.next && !this.closed) setTimeout(() => this.more()); // the server has looked at many and found none yet
       })
       .catch((error) => {
         this.error = error;
@@ -84,6 +92,7 @@ class Found {
     else if (message.type === "response") this.jobs.delete(jobId);
     else this.jobs.set(jobId, moved(job, message));
     const next = this.jobs.get(jobId);
+    if (next && isAlive(job) && !isAlive(next)) hasEnded(next);
     this.rows = next && this.fits(next) ? this.rows.map((each) => (each === job ? next : each)) : this.rows.filter((each) => each !== job);
     this.redraw();
   }
@@ -130,16 +139,13 @@ function moved(job, message) {
 export function JobList() {
   const query = place.query;
   const redraw = useRedraw();
-  const words = ["status", "pipeline", "period"].map((name) => query.get(name) || "").join("|");
+  const words = WORDS.map((name) => query.get(name) || "").join("|");
   const found = useMemo(() => new Found(place.query, redraw), [words]);
   useEffect(() => () => found.close(), [found]);
   useEvery(LOOK_MS, () => found.look(), [found]);
   const [chosen, setChosen] = useState(new Set());
-  const search = (query.get("q") || "").toLowerCase();
-  const rows = useMemo(() => (search ? found.rows.filter((job) => job.jobId.toLowerCase().includes(search)) : found.rows), [found.rows, search]);
-  const asked = useAsked(search, rows.length > 0 || found.cursor === undefined, redraw);
   const narrow = useWidth() < NARROW;
-  const shown = rows.length ? rows : asked;
+  const shown = found.rows;
   const inSight = useRef([0, 0]);
   const see = (first, last) => {
     inSight.current = [first, last];
@@ -152,145 +158,160 @@ export function JobList() {
     if (!next.delete(job.jobId)) next.add(job.jobId);
     setChosen(next);
   };
-
+  const everything = async () => {
+    while (found.cursor && !found.closed) await found.more();
+    setChosen(new Set(found.rows.map((job) => job.jobId)));
+  };
   return html`<div class="page fill">
-    <div class="title"><h1>Jobs</h1>
-      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : `${plural(rows.length, "job")}${found.cursor ? " so far" : ""}`}</span></div>
+    <div class="title"><h1>${t("Jobs")}</h1>
+      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : found.cursor ? t("{jobs} so far", { jobs: countJobs(shown.length) }) : countJobs(shown.length)}</span></div>
     <${Filters} />
-    ${selected.length > 0 && html`<${Bulk} jobs=${selected} clear=${() => setChosen(new Set())} />`}
-    <${Body} found=${found} shown=${shown} search=${search} narrow=${narrow} see=${see} chosen=${chosen} toggle=${toggle}
+    ${selected.length > 0 && html`<${Bulk} jobs=${selected} clear=${() => setChosen(new Set())} more=${found.cursor && selected.length === shown.length ? everything : null} />`}
+    <${Body} found=${found} shown=${shown} narrow=${narrow} see=${see} chosen=${chosen} toggle=${toggle}
       all=${() => setChosen(selected.length === shown.length ? new Set() : new Set(shown.map((job) => job.jobId)))} />
   </div>`;
 }
 
-function Body({ found, shown, search, narrow, see, chosen, toggle, all }) {
+const HEADS = [t("Status"), "", t("Job"), t("Progress"), t("Created"), t("Duration"), t("Note")];
+
+function Body({ found, shown, narrow, see, chosen, toggle, all }) {
   if (found.cursor === undefined) return found.error ? html`<${Failure} error=${found.error} retry=${() => found.more()} />` : html`<${Loading} rows=${10} />`;
-  if (!shown.length && found.cursor && search) {
-    found.more();
-    return html`<${Loading} rows=${3} />`;
-  }
+  if (!shown.length && found.cursor) return html`<${Loading} rows=${3} />`;
   if (!shown.length) return html`<${Nothing} />`;
-  return html`<div class="jobs" role="table" aria-label="Jobs" aria-rowcount=${found.cursor ? -1 : shown.length + 1}>
+  return html`<div class="jobs" role="table" aria-label=${t("Jobs")} aria-rowcount=${found.cursor ? -1 : shown.length + 1}>
     <div role="rowgroup" class="table-head"><div role="row" class="job-row" aria-rowindex="1">
-      <span role="columnheader" class="c-pick"><input type="checkbox" aria-label="Choose all" checked=${chosen.size > 0 && shown.every((job) => chosen.has(job.jobId))} onChange=${all} /></span>
-      ${["Status", "Job", "Pipeline", "Progress", "Age", "Duration", ""].map((name, index) => html`<span role="columnheader" key=${index} class="c-${index}">${name || html`<span class="hidden">What is wrong</span>`}</span>`)}
+      <span role="columnheader" class="c-pick"><input type="checkbox" aria-label=${t("Choose all")} checked=${chosen.size > 0 && shown.every((job) => chosen.has(job.jobId))} onChange=${all} /></span>
+      ${HEADS.map((name, index) => html`<span role="columnheader" key=${index} class="c-${index}">${name || html`<span class="hidden">${t("Picture")}</span>`}</span>`)}
     </div></div>
-    <${Rows} count=${shown.length} height=${narrow ? 76 : 44} label="Jobs, newest first" range=${see} end=${() => found.more()}
+    <${Rows} count=${shown.length} height=${narrow ? 84 : 52} label=${t("Jobs, newest first")} range=${see} end=${() => found.more()}
       row=${(index) => html`<${JobRow} key=${shown[index].jobId} job=${shown[index]} index=${index} chosen=${chosen.has(shown[index].jobId)} toggle=${toggle} />`} />
   </div>`;
 }
 
 function JobRow({ job, index, chosen, toggle }) {
-  const note = job.error ? `${job.error.code}: ${job.error.message}` : job.waitingFor?.message || "";
+  const note = job.error ? `${job.error.code}: ${job.error.message}` : job.waitingFor?.type === "start_time" ? "" : job.waitingFor?.message || "";
+  const what = job.pipeline ?? job.task ?? t("graph");
   return html`<div role="row" class="job-row" aria-rowindex=${index + 2} aria-selected=${chosen}>
-    <span role="cell" class="c-pick"><input type="checkbox" aria-label="Choose ${job.jobId}" checked=${chosen} onChange=${() => toggle(job)} /></span>
+    <span role="cell" class="c-pick"><input type="checkbox" aria-label=${t("Choose {name}", { name: nameOf(job) })} checked=${chosen} onChange=${() => toggle(job)} /></span>
     <span role="cell" class="c-0"><${Status} status=${job.status} /></span>
-    <span role="cell" class="c-1"><a href=${to.job(job.jobId)} onClick=${follow} title=${job.jobId}>${job.jobId}</a></span>
-    <span role="cell" class="c-2">${job.pipeline || html`<span class="muted">graph</span>`}</span>
-    <span role="cell" class="c-3"><${Progress} value=${job.progress} status=${job.status} label="Progress of ${job.jobId}" /></span>
+    <span role="cell" class="c-1">${job.thumbnail ? html`<${Thumbnail} meta=${{ ...job.thumbnail, content_type: "" }} />` : html`<span class="thumb blank"><${Icon} of=${iconOf(job)} /></span>`}</span>
+    <span role="cell" class="c-2"><a href=${to.job(job.jobId)} onClick=${follow} title=${job.jobId} class=${job.name ? "" : "mono"}>${nameOf(job)}</a>
+      <span class="sub muted"><span>${what}</span>${(job.tags ?? []).slice(0, 3).map((tag) => html`<span key=${tag} class="tag plain">${tag}</span>`)}${job.name && html`<span class="mono">${job.jobId.slice(0, 8)}</span>`}</span></span>
+    <span role="cell" class="c-3">${isAlive(job) && job.status !== "scheduled" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />` : job.status === "scheduled" && job.startAt ? html`<span class="muted">${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} /></span>` : html`<span class="hidden" role="progressbar" aria-label=${t("Progress of {name}", { name: nameOf(job) })} aria-valuenow=${Math.floor(job.progress * 100)}></span>`}</span>
     <span role="cell" class="c-4"><${Time} at=${job.created} /></span>
     <span role="cell" class="c-5">${job.started ? html`<${Duration} from=${job.started} to=${job.finished} />` : html`<span class="muted">–</span>`}</span>
     <span role="cell" class="c-6 ${job.error ? "wrong" : "muted"}" title=${note}>${note}</span>
   </div>`;
 }
 
-// A job that no loaded page has may still be there.
-function useAsked(search, some, redraw) {
-  const asked = useRef({ search: "", jobs: [] });
-  useEffect(() => {
-    asked.current = { search, jobs: [] };
-    if (!search || some) return undefined;
-    const stop = new AbortController();
-    const timer = setTimeout(() => {
-      get(jobPath(place.query.get("q")), { signal: stop.signal })
-        .then((job) => {
-          asked.current.jobs = [job];
-          redraw();
-        })
-        .catch(() => {});
-    }, 250);
-    return () => (clearTimeout(timer), stop.abort());
-  }, [search, some]);
-  return asked.current.search === search ? asked.current.jobs : [];
+// The kind of what it has made; before that, whether it is a graph or something with a name.
+function iconOf(job) {
+  const best = ranked(job.artifacts)[0];
+  return best ? KIND_ICONS[kindOf(best)] : job.pipeline || job.task ? "task" : "graph";
 }
 
 function Filters() {
   const query = place.query;
   const [pipelines, setPipelines] = useState([]);
   const [typed, setTyped] = useState(query.get("q") || "");
+  const timer = useRef(0);
   useEffect(() => {
     get("/api/pipelines").then((found) => setPipelines(found.pipelines), () => {});
+    return () => clearTimeout(timer.current);
   }, []);
   useEffect(() => setTyped(query.get("q") || ""), [query]);
   const wanted = (query.get("status") || "").split(",").filter(Boolean);
+  const tags = (query.get("tag") || "").split(",").filter(Boolean);
   const choose = (status) => {
     const next = wanted.includes(status) ? wanted.filter((each) => each !== status) : [...wanted, status];
     go(withQuery({ status: next.join(",") }));
   };
+  const search = (text) => {
+    setTyped(text);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => go(withQuery({ q: text.trim() }), { replace: true }), TYPED_MS);
+  };
   async function find(event) {
     event.preventDefault();
     const id = typed.trim();
-    if (!id) return;
+    if (!/^[\w.-]{4,}$/.test(id)) return;
     const job = await get(jobPath(id)).catch(() => null);
     if (job) go(to.job(job.jobId));
   }
   return html`<div class="filters">
     <form role="search" class="search" onSubmit=${find}>
       <${Icon} of="search" />
-      <input type="search" aria-label="Search by id" placeholder="Search by id" value=${typed} spellcheck="false" autocomplete="off"
-        onInput=${(event) => {
-          setTyped(event.target.value);
-          go(withQuery({ q: event.target.value.trim() }), { replace: true });
-        }} />
+      <input type="search" aria-label=${t("Search all jobs")} placeholder=${t("Name, tag, parameter, id")} value=${typed} spellcheck="false" autocomplete="off" onInput=${(event) => search(event.target.value)} />
     </form>
-    <div class="chips" role="group" aria-label="Status">
+    <div class="chips" role="group" aria-label=${t("Status")}>
       ${STATUSES.map((status) => html`<button key=${status} type="button" class="chip" aria-pressed=${wanted.includes(status)} onClick=${() => choose(status)}>
         <${Status} status=${status} /></button>`)}
     </div>
-    <select aria-label="Pipeline" value=${query.get("pipeline") || ""} onChange=${(event) => go(withQuery({ pipeline: event.target.value }))}>
-      <option value="">All pipelines</option>
-      ${pipelines.map((each) => html`<option key=${each.id} value=${each.id} selected=${each.id === query.get("pipeline")}>${each.label}</option>`)}
+    <select aria-label=${t("Pipeline")} value=${query.get("pipeline") || ""} onChange=${(event) => go(withQuery({ pipeline: event.target.value }))}>
+      <option value="">${t("All pipelines")}</option>
+      ${pipelines.map((each) => html`<option key=${each.id} value=${each.id} selected=${each.id === query.get("pipeline")}>${served(each.label)}</option>`)}
     </select>
-    <select aria-label="Period" value=${query.get("period") || ""} onChange=${(event) => go(withQuery({ period: event.target.value }))}>
-      <option value="">Any time</option>
+    <select aria-label=${t("Period")} value=${query.get("period") || ""} onChange=${(event) => go(withQuery({ period: event.target.value }))}>
+      <option value="">${t("Any time")}</option>
       ${Object.entries(PERIODS).map(([word, [label]]) => html`<option key=${word} value=${word} selected=${word === query.get("period")}>${label}</option>`)}
     </select>
-    ${[...query.keys()].length > 0 && html`<button type="button" class="quiet" onClick=${() => go(place.path)}>Clear</button>`}
+    ${tags.map((tag) => html`<button key=${tag} type="button" class="chip" aria-label=${t("Remove {name}", { name: tag })} onClick=${() => go(withQuery({ tag: tags.filter((each) => each !== tag).join(",") }))}><${Icon} of="tag" />${tag}<${Icon} of="close" /></button>`)}
+    ${[...query.keys()].length > 0 && html`<button type="button" class="quiet" onClick=${() => go(place.path)}>${t("Clear")}</button>`}
   </div>`;
 }
 
 function Nothing() {
   if ([...place.query.keys()].length) {
-    return html`<${Empty} title="No matches"><p>Nothing here has these words and filters.</p>
-      <p><button type="button" onClick=${() => go(place.path)}>Show every job</button></p><//>`;
+    return html`<${Empty} title=${t("No matches")}><p>${t("Search looks at name, tags, pipeline, given parameters and the beginning of the id of every job.")}</p>
+      <p><button type="button" onClick=${() => go(place.path)}>${t("Show all jobs")}</button></p><//>`;
   }
-  return html`<${Empty} title="No job yet">
-    <p>A picture, a voice and a sentence become a video: start with the talking picture.</p>
-    <p><${Link} href="${to.new}?pipeline=talking_picture" class="button primary">Make a video<//></p><//>`;
+  return html`<${Empty} title=${t("No job yet")}>
+    <p>${t("A sentence becomes a film in which a storyteller speaks it.")}</p>
+    <p><${Link} href="${to.new}?pipeline=talking_picture" class="button primary">${t("Make a video")}<//> <${Link} href=${to.new} class="button">${t("See all pipelines")}<//></p><//>`;
 }
 
 // Bulk ---------------------------------------------------------------------------------------------------------------------
 
-function Bulk({ jobs, clear }) {
-  const [sure, setSure] = useState(false);
+function Bulk({ jobs, clear, more }) {
+  const [sure, setSure] = useState(null);
   const alive = jobs.filter((job) => isAlive(job) && job.status !== "cancelling");
   const again = jobs.filter((job) => job.status === "failed" || job.status === "cancelled");
-  async function each(some, what, done) {
-    const refused = await many(some, (job) => post(`${jobPath(job.jobId)}/${what}`));
-    say(`${plural(some.length - refused.length, "job")} ${done}${refused.length ? `, ${refused.length} refused: ${refused[0].message}` : ""}`, refused.length ? "wrong" : "done");
+  const ended = jobs.filter((job) => !isAlive(job));
+  async function each(some, work, done) {
+    const refused = await many(some, work);
+    const counted = countJobs(some.length - refused.length);
+    say(refused.length ? t("{done}: {jobs}; {n} refused: {why}", { done, jobs: counted, n: refused.length, why: refused[0].message }) : `${done}: ${counted}`, refused.length ? "wrong" : "done");
+    setSure(null);
     clear();
   }
-  return html`<div class="bulk" role="group" aria-label="Chosen jobs">
-    <strong class="numbers">${plural(jobs.length, "job")} chosen</strong>
-    <button type="button" disabled=${!alive.length} onClick=${() => setSure(true)}>Cancel ${alive.length.toLocaleString()}</button>
-    <${Action} disabled=${!again.length} work=${() => each(again, "retry", "run again")}>Retry ${again.length.toLocaleString()}<//>
-    <button type="button" class="quiet" onClick=${clear}>Clear</button>
-    ${sure && html`<${Dialog} title="Cancel ${plural(alive.length, "job")}?" close=${() => setSure(false)}>
-      <p>What runs is stopped; what is finished stays.</p>
-      <div class="buttons">
-        <button type="button" onClick=${() => setSure(false)}>Keep them</button>
-        <${Action} class="danger" work=${async () => (await each(alive, "cancel", "cancelled"), setSure(false))}>Cancel ${plural(alive.length, "job")}<//>
-      </div><//>`}
+  const cancel = () => each(alive, (job) => post(`${jobPath(job.jobId)}/cancel`), t("Cancelled"));
+  const retry = () => each(again, (job) => post(`${jobPath(job.jobId)}/retry`), t("Retried"));
+  const drop = () => each(ended, (job) => api(jobPath(job.jobId), { method: "DELETE" }), t("Deleted"));
+  const tag = async (event) => {
+    event.preventDefault();
+    const tags = new FormData(event.target).get("tags").split(",").map((one) => one.trim()).filter(Boolean);
+    if (tags.length) await each(jobs, (job) => api(jobPath(job.jobId), { method: "PATCH", body: { tags: [...new Set([...(job.tags ?? []), ...tags])] } }), t("Tagged"));
+  };
+  return html`<div class="bulk" role="group" aria-label=${t("Chosen jobs")}>
+    <strong class="numbers">${tn(jobs.length, "{n} job chosen", "{n} jobs chosen")}</strong>
+    ${more && html`<${Action} class="quiet" work=${more}>${t("Choose all that match")}<//>`}
+    ${jobs.length >= 2 && jobs.length <= MOST_COMPARED && html`<${Link} class="button" href=${to.compare(jobs.map((job) => job.jobId))}><${Icon} of="compare" />${t("Compare")}<//>`}
+    <button type="button" disabled=${!alive.length} onClick=${() => setSure("cancel")}>${t("Cancel {n}", { n: alive.length.toLocaleString() })}</button>
+    <${Action} disabled=${!again.length} work=${retry}>${t("Retry {n}", { n: again.length.toLocaleString() })}<//>
+    <button type="button" onClick=${() => setSure("tag")}><${Icon} of="tag" />${t("Add tags")}</button>
+    <button type="button" disabled=${!ended.length} onClick=${() => setSure("drop")}><${Icon} of="trash" />${t("Delete {n}", { n: ended.length.toLocaleString() })}</button>
+    <button type="button" class="quiet" onClick=${clear}>${t("Clear")}</button>
+    ${sure === "cancel" && html`<${Dialog} title=${tn(alive.length, "Cancel {n} job?", "Cancel {n} jobs?")} close=${() => setSure(null)}>
+      <p>${t("What runs is stopped; what is finished stays.")}</p>
+      <div class="buttons"><button type="button" onClick=${() => setSure(null)}>${t("Keep them")}</button>
+        <${Action} class="danger" work=${cancel}>${tn(alive.length, "Cancel {n} job", "Cancel {n} jobs")}<//></div><//>`}
+    ${sure === "drop" && html`<${Dialog} title=${tn(ended.length, "Delete {n} job?", "Delete {n} jobs?")} close=${() => setSure(null)}>
+      <p>${t("Their records and logs go; their files stay under Artifacts.")}</p>
+      <div class="buttons"><button type="button" onClick=${() => setSure(null)}>${t("Keep them")}</button>
+        <${Action} class="danger" work=${drop}>${tn(ended.length, "Delete {n} job", "Delete {n} jobs")}<//></div><//>`}
+    ${sure === "tag" && html`<${Dialog} title=${tn(jobs.length, "Add tags to {n} job", "Add tags to {n} jobs")} close=${() => setSure(null)}>
+      <form onSubmit=${tag} class="stack"><label class="field"><span>${t("Tags")}</span><input name="tags" type="text" required autofocus autocomplete="off" placeholder=${t("Separated by commas")} /></label>
+      <div class="buttons"><button class="primary">${t("Add tags")}</button></div></form><//>`}
   </div>`;
 }
 

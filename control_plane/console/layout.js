@@ -5,7 +5,7 @@ const SWEEPS = 6;
 const MOST_BENDS = 4000; // beyond, long edges go straight
 const FOLD = 30; // a layer of more nodes is folded into several columns
 
-export const NODE = { width: 184, height: 56 };
+export const NODE = { width: 208, height: 56 };
 const GAP = { along: 64, across: 18, bend: 10 };
 
 // `nodes`: ids; `edges`: {from, to}. Answers { at: Map id → {x, y} (the node's upper left), lines: [{edge, points}], width, height }.

@@ -3,6 +3,7 @@
 import { bytesPath, get, jobPath } from "./api.js";
 import { ENDED_NODE, isAlive, isReference, ms } from "./format.js";
 import { watch } from "./live.js";
+import { hasEnded } from "./notify.js";
 import { changes } from "./view.js";
 
 const STEPS = ["step", "iteration", "epoch", "round", "index"];
@@ -78,6 +79,7 @@ export class JobModel {
     const before = this.job;
     this.job = { ...before, status: message.status, progress: message.progress };
     this.fold(message.events);
+    if (isAlive(before) && !isAlive(this.job)) hasEnded(this.job);
     const ended = message.events.some((event) => event.type === "node" && ENDED_NODE.includes(event.status));
     if (this.job.attempt !== before.attempt) this.load();
     else if (ended || message.events.some((event) => event.type === "status")) this.look();

@@ -17,9 +17,12 @@ export const to = {
   jobs: `${root}/`,
   job: (id, node) => `${root}/console/jobs/${encodeURIComponent(id)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
   new: `${root}/console/new`,
-  artifacts: `${root}/console/artifacts`,
+  gallery: `${root}/console/artifacts`,
   artifact: (ref) => `${root}/console/artifacts/${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`,
   workers: `${root}/console/workers`,
+  queue: `${root}/console/queue`,
+  keys: `${root}/console/keys`,
+  compare: (ids) => `${root}/console/compare?jobs=${ids.map(encodeURIComponent).join(",")}`,
 };
 
 export function go(address, { replace = false } = {}) {

@@ -1,9 +1,11 @@
 // What the views are made of: marks, times, trees, lists of any length, dialogs, notices, and the states of a page that has nothing to show.
 import { clock } from "./api.js";
-import { ago, exact, isReference, ms, percent, took } from "./format.js";
+import { ago, countdown, exact, isReference, ms, percent, STATUS, took } from "./format.js";
 import { live } from "./live.js";
+import { t, tn } from "./messages.js";
 import { isLarge } from "./numbers.js";
 import { Link, to } from "./router.js";
+import { ICONS } from "./vendor/icons.js";
 import { changes, html, useEffect, useLayoutEffect, useRef, useSource, useState } from "./view.js";
 
 // Time ---------------------------------------------------------------------------------------------------------------------
@@ -24,6 +26,12 @@ export function Time({ at }) {
   const present = useNow();
   if (at === null || at === undefined) return html`<span class="muted">–</span>`;
   return html`<time datetime=${new Date(ms(at)).toISOString()} title=${exact(at)}>${ago(at, present)}</time>`;
+}
+
+// How long it is until then.
+export function Countdown({ to }) {
+  const present = useNow();
+  return html`<time class="numbers" datetime=${new Date(ms(to)).toISOString()} title=${exact(to)}>${countdown(ms(to) - present)}</time>`;
 }
 
 // From `from` until `to`, or until now.
@@ -50,11 +58,11 @@ export const shapeOf = (status) => SHAPES[status] || SHAPES.queued;
 export function Status({ status, children }) {
   return html`<span class="status s-${status}">
     <svg class="shape" viewBox="0 0 12 12" aria-hidden="true"><path d=${shapeOf(status)} /></svg>
-    <span>${children || status}</span>
+    <span>${children || (STATUS[status] ?? status)}</span>
   </span>`;
 }
 
-export function Progress({ value, status, label = "progress" }) {
+export function Progress({ value, status, label = t("progress") }) {
   const shown = percent(value);
   return html`<span class="progress s-${status}" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax="100"
     aria-valuenow=${Math.floor(value * 100)}>
@@ -64,23 +72,42 @@ export function Progress({ value, status, label = "progress" }) {
 }
 
 export function Icon({ of }) {
-  return html`<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><path d=${ICONS[of]} /></svg>`;
+  return html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${ICONS[of] ?? ICONS.file} /></svg>`;
 }
 
-const ICONS = {
-  plus: "M8 3v10M3 8h10",
-  search: "M7 2.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9zM10.5 10.5 14 14",
-  jobs: "M2.5 4h11M2.5 8h11M2.5 12h7",
-  artifacts: "M2.5 4.5 8 1.8l5.5 2.7v6.6L8 14.2l-5.5-3.1zM2.5 4.5 8 7.4l5.5-2.9M8 7.4v6.8",
-  workers: "M2.5 3h11v4h-11zM2.5 9h11v4h-11zM5 5h.01M5 11h.01",
-  theme: "M8 2a6 6 0 1 0 0 12zM8 2a6 6 0 0 1 0 12",
-  close: "M4 4l8 8M12 4l-8 8",
-  download: "M8 2.5v7.5M4.8 7 8 10.2 11.2 7M3 13.5h10",
-  fit: "M2.5 6V2.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10",
-  minus: "M3 8h10",
-  file: "M4 1.8h5l3 3v9.4H4zM9 1.8v3h3",
-  again: "M13 8a5 5 0 1 1-1.5-3.5M13 2v3h-3",
-};
+const COPIED_MS = 1600;
+
+// Puts a text where it can be pasted, and shows that it has.
+export function Copy({ text, label = t("Copy"), children }) {
+  const [done, setDone] = useState(false);
+  async function copy(event) {
+    event.stopPropagation();
+    const copied = await copyText(text);
+    if (!copied) return say(t("This browser does not let pages copy; select the text."), "wrong");
+    setDone(true);
+    return setTimeout(() => setDone(false), COPIED_MS);
+  }
+  return html`<button type="button" class="quiet copy ${children ? "" : "icon-only"}" aria-label=${children ? undefined : done ? t("Copied") : label} title=${children ? undefined : label} onClick=${copy}>
+    <${Icon} of=${done ? "check" : "copy"} />${children && html`<span>${done ? t("Copied") : children}</span>`}</button>`;
+}
+
+// Pages that came over plain HTTP from another machine have no clipboard but a selection's.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = Object.assign(document.createElement("textarea"), { value: text });
+    (document.querySelector("dialog[open]") ?? document.body).append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    return copied;
+  }
+}
+
+// A text that is needed elsewhere, with the button that copies it.
+export const Copyable = ({ text, shown = text, label }) => html`<span class="copyable"><span class="mono" title=${text}>${shown}</span><${Copy} text=${text} label=${label} /></span>`;
 
 // States of a page ---------------------------------------------------------------------------------------------------------
 
@@ -94,14 +121,17 @@ export function Empty({ title, children }) {
 
 export function Failure({ error, retry }) {
   return html`<div class="failure" role="alert">
-    <h2>${error.status === 404 ? "Not found" : "This could not be loaded"}</h2>
-    <p>${error.message}</p>
-    ${retry && html`<button type="button" onClick=${retry}><${Icon} of="again" /> Try again</button>`}
+    <h2>${error.status === 404 ? t("Not found") : t("This could not be loaded")}</h2>
+    <p>${said(error)}</p>
+    ${retry && html`<button type="button" onClick=${retry}><${Icon} of="again" /> ${t("Try again")}</button>`}
   </div>`;
 }
 
+// What a browser says of a connection that is not there is not for people.
+export const said = (error) => (error instanceof TypeError ? t("The server cannot be reached.") : error.message);
+
 export function Loading({ rows = 6 }) {
-  return html`<div class="loading" role="status" aria-label="Loading">
+  return html`<div class="loading" role="status" aria-label=${t("Loading")}>
     ${Array.from({ length: rows }, (_, row) => html`<span key=${row}></span>`)}
   </div>`;
 }
@@ -128,7 +158,7 @@ export function Notices() {
   return html`<div class="notices" role="status" aria-live="polite">
     ${notices.shown.map((notice) => html`<div key=${notice.id} class="notice n-${notice.kind}">
       <span>${notice.text}</span>
-      <button type="button" class="quiet" aria-label="Dismiss" onClick=${() => forget(notice)}><${Icon} of="close" /></button>
+      <button type="button" class="quiet" aria-label=${t("Dismiss")} onClick=${() => forget(notice)}><${Icon} of="close" /></button>
     </div>`)}
   </div>`;
 }
@@ -138,29 +168,40 @@ export async function attempt(work) {
   try {
     return await work();
   } catch (error) {
-    say(error.message, "wrong");
+    say(said(error), "wrong");
     return null;
   }
 }
 
-// A button that cannot be pressed again before its work is done.
+// A button that cannot be pressed again before its work is done. Where the work takes the button away, the view has the focus, not nothing.
 export function Action({ work, children, ...more }) {
   const [busy, setBusy] = useState(false);
+  const button = useRef(null);
+  useLayoutEffect(() => () => {
+    const held = document.activeElement === button.current || document.activeElement === document.body;
+    if (held) requestAnimationFrame(() => document.activeElement === document.body && document.getElementById("main")?.focus({ preventScroll: true }));
+  }, []);
   async function press() {
+    if (busy) return;
     setBusy(true);
     await attempt(work);
     setBusy(false);
   }
-  return html`<button type="button" ...${more} disabled=${busy || more.disabled} aria-busy=${busy} onClick=${press}>${children}</button>`;
+  return html`<button type="button" ...${more} ref=${button} disabled=${more.disabled} aria-disabled=${busy || undefined} aria-busy=${busy} onClick=${press}>${children}</button>`;
 }
 
 // Without `close` it stays until it is taken away.
-export function Dialog({ title, children, close }) {
+export function Dialog({ title, children, close, wide }) {
   const ref = useRef(null);
   const open = () => ref.current && !ref.current.open && ref.current.showModal();
-  useEffect(() => void open(), []);
-  return html`<dialog ref=${ref} aria-label=${title} onClose=${close ?? open}>
-    <h2>${title}</h2>
+  useEffect(() => {
+    const before = document.activeElement;
+    open();
+    return () => before?.isConnected && before.focus();
+  }, []);
+  const outside = (event) => close && event.target === ref.current && close();
+  return html`<dialog ref=${ref} class=${wide ? "wide" : ""} aria-label=${title} onClose=${close ?? open} onClick=${outside}>
+    <header><h2>${title}</h2>${close && html`<button type="button" class="quiet icon-only" aria-label=${t("Close")} onClick=${close}><${Icon} of="close" /></button>`}</header>
     ${children}
   </dialog>`;
 }
@@ -170,7 +211,7 @@ export function Dialog({ title, children, close }) {
 const MANY = 100;
 
 export function Tree({ value, name, open = true }) {
-  if (value === undefined) return html`<span class="muted">nothing</span>`;
+  if (value === undefined) return html`<span class="muted">${t("nothing")}</span>`;
   if (value === null || typeof value !== "object" || isLarge(value)) return html`<${Leaf} value=${value} name=${name} />`;
   if (isReference(value) && Object.keys(value).length === 2) {
     return html`<div class="leaf"><${Name} name=${name} />
@@ -180,7 +221,7 @@ export function Tree({ value, name, open = true }) {
   if (!entries.length) return html`<div class="leaf"><${Name} name=${name} /><span class="muted">${Array.isArray(value) ? "[ ]" : "{ }"}</span></div>`;
   if (name === undefined) return html`<div class="tree"><${Branch} entries=${entries} /></div>`;
   return html`<details class="branch" open=${open && entries.length <= 12}>
-    <summary><${Name} name=${name} /><span class="muted">${Array.isArray(value) ? `${entries.length} items` : `${entries.length} fields`}</span></summary>
+    <summary><${Name} name=${name} /><span class="muted">${Array.isArray(value) ? tn(entries.length, "{n} item", "{n} items") : tn(entries.length, "{n} field", "{n} fields")}</span></summary>
     <${Branch} entries=${entries} />
   </details>`;
 }
@@ -190,7 +231,7 @@ function Branch({ entries }) {
   return html`<div class="twigs">
     ${entries.slice(0, shown).map(([name, value]) => html`<${Tree} key=${name} name=${String(name)} value=${value} />`)}
     ${entries.length > shown && html`<button type="button" class="quiet" onClick=${() => setShown(shown + 10 * MANY)}>
-      ${(entries.length - shown).toLocaleString()} more</button>`}
+      ${t("{n} more", { n: (entries.length - shown).toLocaleString() })}</button>`}
   </div>`;
 }
 

@@ -8,13 +8,14 @@ Large because every problem of a graph is found in one place, so that all of the
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
+from dihedral.bridge.fabric.keys import NEEDS_DEVICE, PREFERS_DEVICE
 from dihedral.bridge.graphs import Placement, references
 from dihedral.bridge.tasks.registry import declared_mib
 from dihedral.control_plane.planning.schema_check import Check, is_wild, pointer
@@ -75,6 +76,7 @@ def _node(node: NodeSubmission) -> Node:
         progress_weight=1.0 if isinstance(node.progress_weight, msgspec.UnsetType) else node.progress_weight,
         name=node.name,
         input=node.input,
+        pool=node.pool,
         timeout_seconds=node.timeout_seconds,
         telemetry=node.telemetry,
     )
@@ -82,13 +84,40 @@ def _node(node: NodeSubmission) -> Node:
 
 def routes(graph: Graph, capabilities: Mapping[str, Capability]) -> dict[str, Placement]:
     """Returns the placement of each node of a graph without problems."""
-    known: dict[str, Placement] = {}
-    for task in {node.task for node in graph.nodes}:
-        found = capabilities[task]
-        known[task] = Placement(
-            found.runtime.pool, found.runtime.light is True, found.runtime.timeout_seconds, found.contracts.idempotent
-        )
-    return {node.id: known[node.task] for node in graph.nodes}
+    known: dict[tuple[str, str], Placement] = {}
+    found = {}
+    for node in graph.nodes:
+        capability = capabilities[node.task]
+        pool = _pool(node, capability)
+        placed = known.get((node.task, pool))
+        if placed is None:
+            runtime = capability.runtime
+            placed = known[node.task, pool] = Placement(
+                pool, runtime.light is True, runtime.timeout_seconds, capability.contracts.idempotent, _lane(capability)
+            )
+        found[node.id] = placed
+    return found
+
+
+def _pool(node: Node, capability: Capability) -> str:
+    return node.pool if isinstance(node.pool, str) else capability.runtime.pool
+
+
+def _lane(capability: Capability) -> str:
+    if capability.runtime.kind != "gpu":
+        return ""
+    return NEEDS_DEVICE if capability.runtime.needs_device is True else PREFERS_DEVICE
+
+
+def pool_problems(graph: Graph, pools: Mapping[str, Collection[str]]) -> list[Problem]:
+    """Finds nodes that name a pool which no worker has served lately and no task has. `pools`: those known, by plane."""
+    found = []
+    for index, node in enumerate(graph.nodes):
+        known = pools.get(str(node.plane), ())
+        if isinstance(node.pool, str) and node.pool not in known:
+            detail = f"no worker serves pool {node.pool!r} of plane {node.plane.value!r}; there are: {', '.join(sorted(known))}"
+            found.append(Problem(f"/nodes/{index}/pool", "unknown_pool", detail))
+    return found[:MAX_PROBLEMS]
 
 
 # Problems -------------------------------------------------------------------------------------------------------------
@@ -154,14 +183,17 @@ def memory_problems(
         # A parent's output may replace the default.
         params = {str(runtime.memory_param): None} | node.params if node.id in fed or node.input else node.params
         need = declared_mib(capabilities[node.task], params)
-        there = [each for each in workers if each.pool == runtime.pool and node.task in each.tasks]
+        pool = _pool(node, capabilities[node.task])
+        there = [each for each in workers if each.pool == pool and node.task in each.tasks]
+        if runtime.needs_device is True:
+            there = [each for each in there if each.devices]
         if not need or not there or not all(each.devices for each in there):
             continue
         largest = max(device.memory_mib for each in there for device in each.devices)
         if need > largest:
             asked = isinstance(runtime.memory_param, str) and node.params.get(runtime.memory_param) == need
             at = f"/nodes/{index}/params{pointer((str(runtime.memory_param),))}" if asked else f"/nodes/{index}/task"
-            detail = f"needs {need / 1024:.1f} GiB of device memory; the largest device of pool {runtime.pool!r} has {largest / 1024:.1f}"
+            detail = f"needs {need / 1024:.1f} GiB of device memory; the largest device of pool {pool!r} has {largest / 1024:.1f}"
             found.append(Problem(at, "does_not_fit", detail))
     return found[:MAX_PROBLEMS]
 

@@ -23,9 +23,15 @@ from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 
 Req = Request[Any, Any, State]
 
-VIEWS = ("jobs/", "new", "artifacts", "workers")
+VIEWS = ("jobs/", "new", "artifacts", "workers", "queue", "keys", "compare")
 """The beginnings of the views' paths; `to` in `control_plane/console/router.js` has the full paths."""
-SERVED = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+SERVED = {
+    ".webp": "image/webp",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 
 
 class File(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
 async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw), principal=principal(request))
+    planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 

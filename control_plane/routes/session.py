@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import Cookie, State
+from litestar.openapi.datastructures import ResponseSpec
 
 from dihedral.bridge.times import rfc3339
 from dihedral.control_plane.access import COOKIE, Access, Principal, principal
@@ -63,7 +64,7 @@ async def read(request: Req) -> SessionView:
     by_cookie=True,
     status_code=204,
     summary="End the session",
-    responses=answers(401),
+    responses={**answers(401), 204: ResponseSpec(data_container=None, generate_examples=False)},
 )
 async def end(request: Req) -> Response[None]:
     await request.app.state.access.end_session(request)

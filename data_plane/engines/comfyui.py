@@ -45,13 +45,15 @@ class ServerSettings(Strict, kw_only=True, rename="camel"):
     """[comfyui.NAME]. url: one server, or several that take turns. headers: of each request, such as those that a proxy wants.
 
     allow: hosts that may have a private address, where the name is neither localhost nor an address. memoryMib: device memory that it takes from
-    this machine; above 0, it is asked to free it whenever its queue is empty. waitSeconds: how long a node waits for a server that is away.
+    this machine; above 0, it is asked to free it whenever its queue is empty. loras: the folder in which it looks for LoRAs, where this worker can
+    write to it. waitSeconds: how long a node waits for a server that is away.
     """
 
     url: str | list[str]
     headers: dict[str, str] = field(default_factory=dict)
     allow: list[str] = field(default_factory=list)
     memory_mib: int = 0
+    loras: str = ""
     wait_seconds: float = 600.0
 
     @property

@@ -3,6 +3,7 @@
 BUILTIN: tuple[str, ...] = (
     "dihedral.data_plane.tasks.train_lora",
     "dihedral.data_plane.tasks.train_image_lora",
+    "dihedral.data_plane.tasks.train_diffusion_lora",
     "dihedral.data_plane.tasks.train_voice",
     "dihedral.data_plane.tasks.compare_voice",
     "dihedral.data_plane.tasks.speak",

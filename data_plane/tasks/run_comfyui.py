@@ -1,12 +1,15 @@
 """Task `run_comfyui`: a ComfyUI workflow as a durable job.
 
 The prompt's id is made of job, node and attempt, so a run that is delivered a second time finds what the first has posted, and waits for that.
+
+Large because the way of one prompt (find, post, watch, copy, take back) is one sequence.
 """
 
 import asyncio
 import itertools
 import mimetypes
 import re
+import shutil
 import time
 import uuid
 from pathlib import Path
@@ -29,6 +32,7 @@ STOPPED_SECONDS = 3.0  # how long a cancel waits to see that the prompt has stop
 MOST_RUNS = 3  # of one prompt that restarts of ComfyUI lose
 PREVIEW_SECONDS, PREVIEW_SHARE = 1.0, 0.01  # of the time gone: the event log is bounded
 MOST_FILES = 1_000
+LORA_INPUT = ".lora_name"  # of ComfyUI's LoraLoader and LoraLoaderModelOnly
 BUCKETS = {"audio": "voices", "model": "loras"}
 KINDS = {
     ".safetensors": "model",
@@ -215,7 +219,11 @@ class Prompt:
             for key, ref in self._params.files.items():
                 file = await self._ctx.fetch_async(ref)
                 name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{key.replace('.', '_')}_{Path(ref.key).name}")[-120:]
-                comfyui.place_value(self._workflow, key, await server.upload(file, name, self._folder))
+                if key.endswith(LORA_INPUT):
+                    value = await asyncio.to_thread(self._placed_lora, file, name)
+                else:
+                    value = await server.upload(file, name, self._folder)
+                comfyui.place_value(self._workflow, key, value)
             self._posted = True
             errors = await server.post(self.id, client_id, self._workflow, self._params.outputs)
         except Away as error:
@@ -231,6 +239,27 @@ class Prompt:
         for problem in comfyui.node_problems(errors):
             self._ctx.log(f"left out: {problem}", "warning")
         return Seen("pending", {}, client_id)
+
+    def _placed_lora(self, file: Path, name: str) -> str:
+        """Copies a LoRA to where ComfyUI looks for it, since it takes none by upload, and returns the name that it has there."""
+        if not self._settings.loras:
+            raise TaskError(
+                "ComfyUI reads LoRAs from its own folder only: name it, as this worker sees it, in [comfyui.NAME] loras",
+                code="invalid_settings",
+            )
+        folder = Path(self._settings.loras).expanduser()
+        to = folder / f"dihedral-{self._ctx.job_id}-{name}"
+        part = to.with_suffix(f".{self._ctx.nonce}.part")  # without the suffix that ComfyUI lists
+        try:
+            shutil.copyfile(file, part)
+            part.replace(to)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise TaskError(
+                f"the LoRA cannot be put into {folder} ([comfyui.NAME] loras): {error.strerror}",
+                code="invalid_settings",
+            ) from error
+        return to.name
 
     # Watching -------------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
     warm=("voice",),
     settings=choice.SpeakSettings,
+    voices=choice.voices,
     examples=[
         {"text": "Good evening. The sun goes down over the lake."},
         {"lines": ["Guten Abend.", "Die Sonne geht unter."], "voice": "espeak:de", "speed": 0.9},

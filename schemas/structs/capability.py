@@ -39,6 +39,15 @@ class Runtime(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    needs_device: (
+        Annotated[
+            bool,
+            Meta(
+                description='Waits for a worker with a device instead of computing on a CPU; absent: it does not.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='needsDevice', default=UNSET)
     memory_param: (
         Annotated[
             str,
@@ -78,6 +87,15 @@ class Contracts(Strict, kw_only=True):
     ) = UNSET
 
 
+class Voice(Strict, kw_only=True):
+    id: Annotated[
+        str, Meta(description='As the parameter voice takes it.', min_length=1)
+    ]
+    label: str
+    language: Annotated[str, Meta(description='BCP 47; empty: not known.')]
+    engine: str
+
+
 class Capability(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     label: Annotated[str, Meta(min_length=1)]
@@ -91,6 +109,25 @@ class Capability(Strict, kw_only=True):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    unavailable: (
+        Annotated[
+            str,
+            Meta(
+                description='What the worker lacks to run it, and what to install; absent: nothing.',
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    voices: (
+        Annotated[
+            list[Voice],
+            Meta(
+                description='With which it can speak on the worker that announced it last; absent: it speaks with none.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class CapabilityList(Strict, kw_only=True):

@@ -15,6 +15,14 @@ class WorkerSettings(Strict, kw_only=True):
             Meta(description='The worker takes the deliveries of this pool; high, normal and low are reserved.', pattern='^(?!(?:high|normal|low)$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)'),
         ]
     ) = 'default'
+    gpu_tasks_on_cpu: (
+        Annotated[
+            bool,
+            Meta(
+                description='Without a device: computes tasks of kind gpu on the CPU while no live worker of its pool has one; false leaves them for one that is still to be started.'
+            ),
+        ]
+    ) = field(name='gpuTasksOnCpu', default=True)
     slots: (
         Annotated[
             int,

@@ -66,6 +66,16 @@ class Node(Strict, kw_only=True):
         UNSET
     )
     error: NodeError | UnsetType = UNSET
+    pool: (
+        Annotated[
+            str,
+            Meta(
+                description="The workers that may run it; absent: those of its task's pool.",
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     timeout_seconds: Annotated[float, Meta(gt=0.0, le=2592000.0)] | UnsetType = field(
         name='timeoutSeconds', default=UNSET
     )

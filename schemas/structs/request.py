@@ -75,5 +75,15 @@ class JobRequest(Strict, kw_only=True):
     ) = field(name='rerunOf', default=UNSET)
     start_at: AwareDateTime | UnsetType = field(name='startAt', default=UNSET)
     priority: job.Priority | UnsetType = UNSET
+    pool: (
+        Annotated[
+            str,
+            Meta(
+                description='The pool of its nodes on the data plane that name none.',
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     webhook: Webhook | UnsetType = UNSET

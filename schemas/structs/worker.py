@@ -76,10 +76,26 @@ class WorkerInfo(Strict, kw_only=True):
         Annotated[
             list[DeviceInfo],
             Meta(
-                description='Its GPUs; without one, tasks of kind gpu compute on the CPU.'
+                description='Its GPUs; without one, tasks of kind gpu compute on the CPU, while no other worker of its pool has one.'
             ),
         ]
     ) = field(default_factory=list)
+    gpu_tasks_on_cpu: (
+        Annotated[
+            bool,
+            Meta(
+                description='Whether it computes tasks of kind gpu on its CPU where no live worker of its pool has a device.'
+            ),
+        ]
+    ) = field(name='gpuTasksOnCpu', default=True)
+    draining: (
+        Annotated[
+            bool,
+            Meta(
+                description='Takes no more nodes; it ends when those that it runs have ended.'
+            ),
+        ]
+    ) = False
 
 
 class WorkerList(Strict, kw_only=True):

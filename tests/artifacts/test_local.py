@@ -19,7 +19,7 @@ from dihedral.bridge.artifacts.local import STALE_SECONDS, LocalStore
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, BadKey, newest
 from dihedral.schemas.structs.settings import ArtifactsSettings
 from tests.artifacts.place import read, stream
-from tests.support.polling import becomes_async
+from tests.support.polling import at_this_load, becomes_async
 
 BINARY = "application/octet-stream"
 
@@ -74,7 +74,7 @@ async def test_a_process_that_is_frozen_in_the_middle_of_one_artifact_stops_no_o
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         waiting = asyncio.create_task(store.meta("videos", "job/node/held"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(at_this_load(20)):
             await store.put("videos", "job/third/it", b"x", BINARY)
             assert await read(store, "videos", "job/other/it") == b"x"
             await store.delete("videos", "job/other/it")
@@ -277,7 +277,7 @@ except StoreFull as error:
 async def test_a_folder_that_leads_nowhere_is_said_and_not_tried_for_ever(tmp_path: Path) -> None:
     """A disk that is not mounted: a link that dangles."""
     (tmp_path / "videos").symlink_to(tmp_path / "unmounted")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(at_this_load(10)):
         with pytest.raises(ArtifactStoreUnavailable):
             await LocalStore(tmp_path).put("videos", "job/node/n/it", b"x", "text/plain")
 

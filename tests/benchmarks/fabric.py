@@ -19,7 +19,7 @@ import uvloop
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.fabric.jobs import Jobs, NewJob
-from dihedral.bridge.graphs import Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.worker.branches import Executor
 from dihedral.control_plane.job_queue import JobQueue
@@ -74,7 +74,7 @@ def planned(job_id: str, submission: GraphSubmission) -> NewJob:
     routes = planning.routes(whole, CAPABILITIES)
     text = msgspec.json.encode(whole)
     digest = sha256(text).hexdigest()
-    return NewJob(job_id=job_id, graph=text, digest=digest, topology=Topology(whole), routes=routes)
+    return NewJob(job_id=job_id, graph=text, digest=digest, plan=Plan(Topology(whole), routes, len(text)))
 
 
 def jobs_at(url: str) -> Jobs:

@@ -10,7 +10,7 @@ from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import DELIVERY_MOVES
 from dihedral.bridge.fabric.scripts import Claim
-from dihedral.bridge.graphs import Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.control_plane.planning.plan import normalise
 from dihedral.schemas.structs.submission import GraphSubmission
 
@@ -23,7 +23,7 @@ def made() -> Delivery:
     }
     topology = Topology(normalise(msgspec.convert(document, GraphSubmission), "job"))
     claim = Claim("ok", "stream:process:data", "1-0", "job", "nonce")
-    return Delivery(Partition(0, 1), claim, "w1", topology, {})
+    return Delivery(Partition(0, 1), claim, "w1", Plan(topology, {}))
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(DELIVERY_MOVES, repeat=2)))

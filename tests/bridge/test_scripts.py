@@ -1,16 +1,17 @@
 """Every transition by itself, on a real server: what it commits, what it refuses, what a second call changes (nothing)."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from dihedral.bridge.fabric.deliveries import Delivery
-from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.dispatch import Manner, plan_batches
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
 from dihedral.bridge.fabric.steps import EntrySpec, Event, Step
-from dihedral.bridge.graphs import Placement, Topology
+from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
@@ -139,10 +140,8 @@ async def test_what_goes_to_the_front_keeps_its_priority(world: Any, front: Any,
     nodes = [{"id": "a", "task": "t", "plane": "python"}]
     submission = msgspec.convert({"schema": "langgraph.v1", "nodes": nodes, "edges": []}, GraphSubmission)
     topology = Topology(planning.normalise(submission, "job"))
-    (made,) = plan_batches(
-        world.part, topology, {"a": Placement("default", False, 60.0, True)}, ["a"], priority="low", inline_limit=0, graph_size=1,
-        front=front,
-    )  # fmt: skip
+    plan = Plan(topology, {"a": Placement("default", False, 60.0, True)})
+    (made,) = plan_batches(world.part, plan, ["a"], priority="low", manner=Manner(front=front))
     assert (made.stream, made.priority) == (stream, priority)
 
 
@@ -151,16 +150,16 @@ async def test_what_is_given_back_keeps_its_priority(world: Any) -> None:
     back = batch(["a"], stream=f"{STREAM}:high", priority="low", declined=True, delay_ms=1)
     await world.submit(batches=[back])
     claims: list[Any] = []
-    no_topology: Any = None
+    nothing: Any = SimpleNamespace(topology=None, routes={})
     while not claims:
         await world.scripts.due(world.part)
         claims = await world.scripts.take(world.part, "w1", "n", count=1, light=1, heavy=1, streams=[f"{STREAM}:high"])
     assert [claim.priority for claim in claims] == ["low"]
     ((_, fields),) = await world.redis.xrange(f"{STREAM}:high")
     assert fields[b"declined"] == b"1"
-    assert Delivery(world.part, claims[0], "w1", no_topology, {}).priority == "low"
+    assert Delivery(world.part, claims[0], "w1", nothing).priority == "low"
     later = msgspec.structs.replace(claims[0], priority="of a later version")
-    assert Delivery(world.part, later, "w1", no_topology, {}).priority == "high", "that of its stream"
+    assert Delivery(world.part, later, "w1", nothing).priority == "high", "that of its stream"
 
 
 async def test_take_stops_when_the_records_that_inputs_need_are_large(world: Any) -> None:

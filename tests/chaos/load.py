@@ -17,6 +17,7 @@ from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from tests.chaos.drawing import Graph, draw, lasting
 from tests.chaos.rig import Rig
 from tests.chaos.watching import Watcher
+from tests.support.polling import at_this_load
 
 BUSY = (429, 502, 503, 504)
 ANSWER_SECONDS = 6.0
@@ -82,7 +83,7 @@ class Load:
     async def stop(self) -> None:
         """Returns when every client has had its answers."""
         self._stopping = True
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(at_this_load(60)):
             await asyncio.gather(*self._clients)
 
     async def close(self) -> None:

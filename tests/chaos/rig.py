@@ -19,6 +19,7 @@ import redis.asyncio
 from tests.artifacts.seaweed import ACCESS, SECRET, Seaweed
 from tests.chaos.clock import Clock
 from tests.chaos.wire import Wire
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 from tests.support.stack import free_port
 
@@ -159,7 +160,7 @@ class Rig:
 
     async def ready(self) -> None:
         """Every control plane and every worker says so; raises TimeoutError."""
-        async with asyncio.timeout(60), httpx.AsyncClient(timeout=5) as http:
+        async with asyncio.timeout(at_this_load(60)), httpx.AsyncClient(timeout=5) as http:
             for url in self.urls:
                 while not await self._is_ready(http, url):  # noqa: ASYNC110 - the condition is in other processes
                     await asyncio.sleep(0.05)

@@ -232,7 +232,7 @@ def test_a_server_that_evicts_is_refused_at_start(tmp_path: Path, policy: str) -
             stack = Stack(tmp_path, url)
             stack.close()
             return
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
         assert done.returncode != 0
         assert f"maxmemory-policy {policy}" in done.stderr
         assert "Traceback" not in done.stderr
@@ -250,7 +250,7 @@ def test_sentinel_is_refused_by_name(tmp_path: Path) -> None:
         "--redis-url",
         "redis+sentinel://127.0.0.1:26379/main",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode != 0
     assert "Sentinel" in done.stderr
     assert "Traceback" not in done.stderr

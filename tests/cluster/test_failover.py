@@ -15,7 +15,7 @@ import pytest
 from dihedral.client import AsyncClient, Refused, Unreachable
 from tests.cluster.servers import NOT_YET
 from tests.fundamentals.drawing import graph, node
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 
 pytestmark = pytest.mark.cluster
 
@@ -85,7 +85,7 @@ async def fails_over(cluster: Any, house: Any, number: int, seconds: float) -> d
         cluster.masters[number], cluster.replicas[number] = cluster.replicas[number], cluster.masters[number]
         await asyncio.sleep(seconds / 4)
         over.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(at_this_load(60)):
             await running
         lost = await judged(client, load, killed)
     await asyncio.to_thread(becomes, cluster.is_whole, despite=NOT_YET)

@@ -1,5 +1,6 @@
 """What several tests of the console do: submit, upload, find a row, ask axe-core."""
 
+import re
 import uuid
 from importlib.resources import files as resources
 from typing import Any
@@ -35,6 +36,21 @@ def findings(page: Page) -> list[str]:
         for each in found["violations"]
         if each["impact"] in SERIOUS
     ]
+
+
+def logged(page: Page) -> int:
+    """How many events the log has, with the data that are apart."""
+    counts = page.locator("section[aria-labelledby=h-log] .chip .numbers").all_inner_texts()
+    return sum(int(count.replace(",", "")) for count in counts)
+
+
+def show_data(page: Page) -> None:
+    page.get_by_role("button", name=re.compile("^Data")).click()
+
+
+def open_groups(page: Page) -> None:
+    for group in page.locator("details.group > summary").all():
+        group.click()
 
 
 def upload(house: Stack, name: str, content: bytes, kind: str) -> dict[str, str]:

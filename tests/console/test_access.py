@@ -36,12 +36,17 @@ class Shown:
             "failed job": (f"/console/jobs/{job}?node=bad", "It was asked to fail"),
             "running job": (f"/console/jobs/{running}", "running"),
             "unknown job": ("/console/jobs/unknown-one", "Not found"),
-            "new job": ("/console/new", "Prompt"),
+            "new job": ("/console/new", "Talking picture"),
+            "long form": ("/console/new?pipeline=render_video", "Scenes"),
             "short form": ("/console/new?pipeline=simulate", "How many steps"),
             "new graph": ("/console/new?graph", "Insert example"),
             "artifacts": ("/console/artifacts?q=notes", "notes.txt"),
+            "list of artifacts": ("/console/artifacts?q=notes&view=list", "notes.txt"),
+            "compared": (f"/console/compare?jobs={job},{running}", "Parameters that differ"),
+            "queue": ("/console/queue", running),
+            "keys": ("/console/keys", "Create a key"),
             "artifact": (view(text), "plain words"),
-            "workers": ("/console/workers", "Dead letters"),
+            "workers": ("/console/workers", "Failed deliveries"),
             "nowhere": ("/console/workers/nowhere", "There is no such page"),
         }
 
@@ -54,8 +59,8 @@ def shown(house: Stack) -> Iterator[Shown]:
 
 
 @pytest.mark.parametrize("view", [
-    "jobs", "no job", "failed job", "running job", "unknown job", "new job", "short form", "new graph", "artifacts", "artifact", "workers",
-    "nowhere",
+    "jobs", "no job", "failed job", "running job", "unknown job", "new job", "short form", "long form", "new graph", "artifacts",
+    "list of artifacts", "artifact", "compared", "queue", "keys", "workers", "nowhere",
 ])  # fmt: skip
 def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
     """No serious finding by axe-core in both themes and on a phone; at no width is anything cut off."""
@@ -145,15 +150,16 @@ def test_the_theme_is_the_systems_until_one_is_chosen(open_tab: Callable[..., Ta
     page = open_tab(color_scheme="dark").page
     page.goto("/")
     ground = "getComputedStyle(document.body).backgroundColor"
-    button = page.get_by_role("button", name=re.compile("^Theme"))
-    expect(button).to_have_accessible_name("Theme: auto")
+    menu = page.get_by_role("button", name=re.compile("^Menu"))
+    menu.click()
+    expect(page.get_by_role("button", name="As the system")).to_have_attribute("aria-pressed", "true")
     dark = page.evaluate(ground)
-    button.click()
-    expect(button).to_have_accessible_name("Theme: light")
+    page.get_by_role("button", name="Light", exact=True).click()
     light = page.evaluate(ground)
     assert light != dark
     page.reload()
-    expect(button).to_have_accessible_name("Theme: light")
+    menu.click()
+    expect(page.get_by_role("button", name="Light", exact=True)).to_have_attribute("aria-pressed", "true")
     assert page.evaluate(ground) == light
 
 

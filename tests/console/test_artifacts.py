@@ -1,5 +1,6 @@
 """Artifacts: heard, seen, read and never run."""
 
+import hashlib
 import json
 import re
 import struct
@@ -16,7 +17,7 @@ from tests.support.stack import Stack
 def test_a_recording_is_heard_and_its_waveform_leads_the_player(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
     meta = upload(house, "voice.wav", files["recording"].read_bytes(), "audio/wav")
     page = tab.page
-    page.goto("/console/artifacts?bucket=inputs")
+    page.goto("/console/artifacts?bucket=inputs&view=list")
     page.get_by_role("row").filter(has_text="audio/wav").get_by_role("link", name="voice.wav").first.click()
     wave = page.get_by_role("img", name="Waveform of voice.wav")
     expect(wave).to_be_visible()
@@ -98,8 +99,13 @@ def test_what_a_job_has_made_says_where_it_came_from(tab: Tab, house: Stack, fil
     assert house.ended(job)["status"] == "completed"
     page = tab.page
     page.goto(f"/console/artifacts?jobId={job}")
-    page.get_by_role("link", name="voice.safetensors").click()
+    page.get_by_role("link", name="voice.safetensors", exact=True).click()
+    origin = page.get_by_role("group", name="Where voice.safetensors comes from")
+    expect(origin.get_by_role("button", name=re.compile("^train_voice, completed"))).to_be_visible()
+    expect(origin.get_by_role("button", name=re.compile(f"^{re.escape(files['recording'].name)}"))).to_be_visible()
+    digest = hashlib.sha256(files["recording"].read_bytes()).hexdigest()
+    expect(page.get_by_role("region", name="Files it was made of")).to_contain_text(digest[:16])
     about = page.get_by_role("region", name="About it")
-    expect(about).to_contain_text("train_voice of job")
+    expect(about).to_contain_text("node train_voice of job")
     about.get_by_role("link", name="train_voice").click()
     expect(page.get_by_role("region", name="Node train_voice")).to_be_visible()

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.console.browser import Tab
-from tests.console.steps import name
+from tests.console.steps import name, show_data
 from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
@@ -52,7 +52,7 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     tab = open_tab(house.url)
     page = tab.page
     page.goto(f"/console/jobs/{job}")
-    dialog = page.get_by_role("dialog", name="Your key")
+    dialog = page.get_by_role("dialog", name="Sign in")
     expect(dialog).to_be_visible()
     dialog.get_by_label("API key").fill("dih_wrong")
     dialog.get_by_role("button", name="Sign in").click()
@@ -61,6 +61,7 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     dialog.get_by_role("button", name="Sign in").click()
     expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
     expect(page.locator(".connection")).to_have_text("Live")
+    show_data(page)
     expect(page.get_by_role("log")).to_contain_text('step {"step":')
     page.reload()
     expect(page.locator(".job-state").get_by_text("running")).to_be_visible()
@@ -71,6 +72,6 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     assert page.evaluate("Object.values(localStorage).join()").find(token) == -1
     other = open_tab(house.url)
     other.page.goto("/")
-    expect(other.page.get_by_role("dialog", name="Your key")).to_be_visible()
+    expect(other.page.get_by_role("dialog", name="Sign in")).to_be_visible()
     for each in (tab, other):
         each.said = [line for line in each.said if not re.search("WebSocket", line)]

@@ -50,13 +50,13 @@ def test_ten_thousand_jobs_are_scrolled_searched_and_chosen(open_tab: Callable[.
     expect(page.locator(f'[aria-rowindex="{JOBS + 1}"]')).to_be_visible()
     assert page.locator(".job-row").count() < 60, "only what is in sight is drawn"
     assert frames(page, "scroll", 1.0)["frames"] >= 1
-    page.get_by_role("searchbox", name="Search by id").fill("many-0421")
+    page.get_by_role("searchbox", name="Search all jobs").fill("many-0421")
     expect(page.get_by_text("10 jobs", exact=True)).to_be_visible()
     expect(row(page, "many-04217")).to_be_visible()
     page.get_by_role("checkbox", name="Choose all").check()
     page.get_by_role("button", name="Cancel 10").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel 10 jobs").click()
-    expect(page.get_by_text("10 jobs cancelled")).to_be_visible()
+    expect(page.get_by_text("Cancelled: 10 jobs")).to_be_visible()
     assert large.get("/api/jobs/many-04217")["status"] == "cancelled"
 
 

@@ -12,7 +12,7 @@ LAID_OUT = """async ([nodes, edges, down]) => {
   const made = layout(nodes, edges, down);
   return { ...made, at: Object.fromEntries(made.at), lines: made.lines.length };
 }"""
-WIDTH, HEIGHT = 184, 56
+WIDTH, HEIGHT = 208, 56
 
 
 def laid_out(tab: Tab, nodes: list[str], edges: list[dict[str, str]], down: bool = False) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.steps import findings, name
+from tests.console.steps import findings, name, show_data
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
@@ -56,10 +56,10 @@ def test_the_newest_picture_is_shown_until_there_is_a_result(tab: Tab, house: St
     assert findings(page) == []
     for number in (2, 3):
         film.go_on(number)
-    expect(page.get_by_role("region", name="Results").get_by_role("img", name="still.png")).to_be_visible()
+    expect(page.get_by_role("region", name="Result").get_by_role("img", name="still.png")).to_be_visible()
     expect(page.get_by_role("region", name="So far")).to_have_count(0)
     page.reload()
-    expect(page.get_by_role("region", name="Results").get_by_role("img", name="still.png")).to_be_visible()
+    expect(page.get_by_role("region", name="Result").get_by_role("img", name="still.png")).to_be_visible()
     expect(page.get_by_role("region", name="So far")).to_have_count(0)
 
 
@@ -78,6 +78,7 @@ def test_a_picture_stays_until_the_next_is_there(tab: Tab, film: Film) -> None:
     becomes(is_held)
     picture(page, 1)
     film.go_on(2)
+    show_data(page)
     expect(page.get_by_role("log")).to_contain_text('"frame":3')
     picture(page, 1)
     held[0].abort()
@@ -98,6 +99,7 @@ def test_a_picture_that_is_gone_leaves_no_hole(open_tab: Callable[..., Tab], hou
     page = open_tab().page
     page.route(re.compile("/checkpoint"), lambda route: route.fulfill(status=404))
     page.goto(f"/console/jobs/{film.job}")
+    show_data(page)
     expect(page.get_by_role("log")).to_contain_text('"frame":1')
     film.go_on(1)
     expect(page.get_by_role("log")).to_contain_text('"frame":2')

@@ -33,7 +33,7 @@ def test_memory_is_a_number_of_each_device(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/workers")
     data = page.get_by_role("article").filter(has_text="CPU (")
-    expect(data.first).to_contain_text(re.compile(r"Memory\s*[\d.]+ [MG]B of [\d.]+ [GT]B\s*slots"))
+    expect(data.first).to_contain_text(re.compile(r"Memory\s*[\d.]+ [MG]iB of [\d.]+ [GT]iB\s*slots"))
     control = page.get_by_role("article").filter(has_text="Control plane")
     expect(control).not_to_contain_text("Memory")
 
@@ -52,7 +52,7 @@ def test_a_dead_letter_is_queued_again_or_dropped(tab: Tab, house: Stack) -> Non
     given_up(house, job)
     page = tab.page
     page.goto("/console/workers")
-    row = page.get_by_role("region", name="Dead letters").get_by_role("row").filter(has_text=job)
+    row = page.get_by_role("region", name="Failed deliveries").get_by_role("row").filter(has_text=job)
     expect(row).to_contain_text("its workers died again and again")
     row.get_by_role("button", name="Requeue").click()
     expect(page.get_by_text(f"{job} runs again")).to_be_visible()

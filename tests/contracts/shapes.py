@@ -104,6 +104,7 @@ NODE: Shape = {
     "output": optional(ANYTHING),
     "error": optional(of(NODE_ERROR)),
     "retries": of(RETRIES),
+    "pool": optional(POOL),
     "timeoutSeconds": optional(TIMEOUT),
     "tags": TAGS,
     "telemetry": optional(OBJECT),
@@ -241,6 +242,7 @@ RUNTIME: Shape = {
     "memoryMiB": whole(0),
     "light": optional(FLAG),
     "memoryParam": optional(text(1)),
+    "needsDevice": optional(FLAG),
 }
 IO: Shape = {"input": OBJECT, "output": OBJECT}
 PARAMETER: Shape = {
@@ -251,6 +253,7 @@ PARAMETER: Shape = {
     "default": optional(ANYTHING),
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
+VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),
@@ -264,6 +267,8 @@ CAPABILITY: Shape = {
     "telemetry": OBJECT,
     "security": OBJECT,
     "contracts": of(CONTRACTS),
+    "unavailable": optional(text(1)),
+    "voices": optional(many(of(VOICE))),
 }
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
 RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
@@ -285,6 +290,8 @@ WORKER: Shape = {
     "protocol": whole(1),
     "tasks": many(text()),
     "devices": optional(many(of(DEVICE))),
+    "gpuTasksOnCpu": optional(FLAG),
+    "draining": optional(FLAG),
 }
 QUEUE: Shape = {
     "plane": PLANE,
@@ -395,6 +402,7 @@ GPUS = Kind(
 )
 WORKER_SECTION = section(
     pool=identifier(64),
+    gpuTasksOnCpu=FLAG,
     slots=whole(0, 1024),
     lightConcurrency=whole(1, 100_000),
     host=text(1),
@@ -449,6 +457,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "rerunOf": optional(ID),
             "startAt": optional(MOMENT),
             "priority": optional(PRIORITY),
+            "pool": optional(POOL),
             "metadata": optional(OBJECT),
             "webhook": optional(of(WEBHOOK)),
         },
@@ -492,6 +501,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Io": IO,
         "Parameter": PARAMETER,
         "Contracts": CONTRACTS,
+        "Voice": VOICE,
         "Capability": CAPABILITY,
         "CapabilityList": {
             "capabilities": many(of(CAPABILITY)),

@@ -108,6 +108,8 @@ WORKER = {
     "protocol": 1,
     "tasks": [],
     "devices": [],
+    "gpuTasksOnCpu": True,
+    "draining": False,
 }
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
@@ -249,6 +251,16 @@ SAME_GOOD: list[Row] = [
     ("problem.Problem", "one problem", PROBLEM),
     ("problem.Problem", "no list", {**PROBLEM, "errors": []}),
     ("capability.Capability", "a task", CAPABILITY),
+    (
+        "capability.Capability",
+        "a task that lacks a package",
+        {**CAPABILITY, "unavailable": "it needs torch: pip install 'dihedral[diffusion]'"},
+    ),
+    (
+        "capability.Capability",
+        "voices",
+        {**CAPABILITY, "voices": [{"id": "flite:slt", "label": "slt", "language": "", "engine": "flite"}]},
+    ),
     ("capability.Capability", "a light task", {**CAPABILITY, "runtime": {**RUNTIME, "light": True}}),
     (
         "capability.CapabilityList",
@@ -401,6 +413,7 @@ SAME_BAD: list[Row] = [
     ("websocket.ServerMessage", "an update without its epoch", without(UPDATE, "epoch")),
     ("problem.Problem", "a status that is no error", {**PROBLEM, "status": 200}),
     ("problem.Problem", "a hundred and one problems", {**PROBLEM, "errors": PROBLEM["errors"] * 101}),
+    ("capability.Capability", "voices by name alone", {**CAPABILITY, "voices": ["flite:slt"]}),
     ("capability.Capability", "an unknown kind", {**CAPABILITY, "runtime": {**RUNTIME, "kind": "tpu"}}),
     ("capability.Capability", "memory as MiB in the old spelling", {**CAPABILITY, "runtime": {**without(RUNTIME, "memoryMiB"), "memoryMib": 0}}),
     ("capability.Capability", "a contract as text", {**CAPABILITY, "contracts": {"idempotent": "yes", "sideEffects": []}}),

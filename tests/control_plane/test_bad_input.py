@@ -110,6 +110,63 @@ async def test_every_problem_of_the_plan_is_named_at_once(served: Any) -> None:
         )
 
 
+async def test_problems_of_the_plan_are_named_beside_those_of_the_shape(served: Any) -> None:
+    """Before, a misspelt plane hid that the task was unknown and that an edge led nowhere, until the next try."""
+    nodes = [
+        {"id": "a", "task": "act", "plane": "pyton"},
+        {"id": "b", "task": "no_such_task", "plane": "python", "colour": "red"},
+        {"id": "c", "task": "act", "plane": "node", "retries": {"maxAttempts": "two"}},
+        {"id": "d", "task": "act", "plane": "python", "params": {"wait": {"$from": "nobody"}, "sleep": 1}},
+    ]
+    edges = [{"from": "a", "to": "ghost"}, {"from": "a", "to": "b", "kind": "sometimes"}]
+    body = {"graph": {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}, "priority": "urgent"}
+    body["webhook"] = {"url": "http://127.0.0.1/x", "secret": "whsec_" + "A" * 32}
+    for path in ("/api/plans", "/api/jobs"):
+        found = pointers(await served.post(path, body, expect=422))
+        assert found == {
+            "/priority": "not_one_of",
+            "/graph/nodes/0/plane": "not_one_of",
+            "/graph/nodes/1/colour": "unknown_field",
+            "/graph/nodes/2/retries/maxAttempts": "wrong_type",
+            "/graph/edges/1/kind": "not_one_of",
+            "/graph/nodes/1/task": "unknown_task",
+            "/graph/nodes/2/plane": "wrong_plane",
+            "/graph/edges/0/to": "unknown_node",
+            "/graph/nodes/3/params/wait/$from": "unknown_node",
+            "/graph/nodes/3/params/sleep": "unknown_param",
+            "/webhook/url": "forbidden_url",
+        }
+    batch = await served.post("/api/jobs/batch", {"jobs": [body]}, expect=200)
+    assert pointers(batch["jobs"][0]) == found
+    problem = await served.post(
+        "/api/jobs", {"pipeline": "simulate", "params": {"steps": -1, "stepz": 1}, "priority": 5}, expect=422
+    )
+    assert set(pointers(problem)) == {"/priority", "/params/steps", "/params/stepz"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"nodes": [{"id": "a b", "task": "act", "plane": "python"}, {"id": "b", "task": "act", "plane": "python", "params": {"wait": {"$from": "a b"}}}]}, "/graph/nodes/0/id"),
+        ({"nodes": [{"task": "act", "plane": "python"}], "edges": [{"from": "x", "to": "x"}]}, "/graph/nodes/0"),
+        ({"nodes": [{"id": "a", "plane": "python"}], "edges": []}, "/graph/nodes/0"),
+        ({"nodes": ["a"], "edges": [{"from": "a", "to": "b"}]}, "/graph/nodes/0"),
+        ({"nodes": [], "edges": [{"from": "a", "to": 1}]}, "/graph/edges/0/to"),
+        ({"nodes": [], "edges": [{"from": "a"}]}, "/graph/edges/0"),
+        ({"nodes": {}, "edges": []}, "/graph/nodes"),
+        ({"nodes": [{"id": "a", "task": 5, "plane": "python"}], "edges": []}, "/graph/nodes/0/task"),
+    ],
+)  # fmt: skip
+async def test_no_problem_is_named_that_comes_from_the_wrong_shape_alone(
+    served: Any, changed: dict[str, Any], named: str
+) -> None:
+    body = {"graph": {"schema": "langgraph.v1", **changed}}
+    found = set(pointers(await served.post("/api/plans", body, expect=422)))
+    assert {
+        each for each in found if not each.startswith(named) and each not in ("/graph/edges/0/from", "/graph/nodes")
+    } == set()
+
+
 async def test_a_pipeline_and_its_params_are_checked(served: Any) -> None:
     problem = await served.post("/api/jobs", {"pipeline": "simulat"}, expect=422)
     assert pointers(problem) == {"/pipeline": "unknown_pipeline"}

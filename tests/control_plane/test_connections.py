@@ -204,7 +204,7 @@ async def test_a_download_that_is_not_taken_ends(small: Any) -> None:
         await asyncio.sleep(3 * STALL_SECONDS)
         writer.transport.resume_reading()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(at_this_load(10)):
                 await reader.readexactly(len(content))
     await small.http.delete(f"/api/artifacts/{meta['bucket']}/{meta['key']}")
 
@@ -218,7 +218,7 @@ async def test_unfinished_bodies_hold_no_more_than_the_limit_together(small: Any
             reader, writer = await stack.enter_async_context(raw(small))
             writer.write(head.encode() + b" " * (size - 1))
             said.append(asyncio.ensure_future(reader.readline()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(at_this_load(10)):
             await asyncio.wait(said, return_when=asyncio.FIRST_COMPLETED)
             answers = [each.result() for each in said if each.done()]
         assert answers

@@ -56,7 +56,7 @@ async def apart(directory: Any) -> AsyncIterator[Any]:
         for name, token in tokens.items()
     }
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(at_this_load(60)):
             while True:
                 try:
                     if (await clients["bob"].get("/health/ready")).status_code == 200:

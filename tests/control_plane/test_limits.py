@@ -15,6 +15,7 @@ import websockets
 
 from tests.control_plane.served import checked, made_settings, new_id, node, serve, submission
 from tests.support.planes import gate
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -105,6 +106,36 @@ async def test_a_repeat_with_its_key_is_answered_also_when_the_queue_is_full(tmp
         assert (await served.ended(second["jobId"]))["status"] == "completed"
 
 
+async def test_a_full_queue_takes_neither_a_retry_nor_a_requeue(tmp_path: Path) -> None:
+    """Both make an ended job alive again. Before, thousands of them passed the limit that refused one submission."""
+    async with alone(tmp_path, max_queued=2) as (served, _):
+        failed = [await served.submit(node("a", fail=True), job=new_id()) for _ in range(2)]
+        for job in failed:
+            await served.ended(job)
+        for worker in list(served.planes.running):
+            await served.planes.stop(worker)
+        worker = await served.planes.start("python")
+        lost = await served.submit(node("a", task="once", wait=(gated := new_id())), job=new_id())
+        await served.in_status(lost, "running")
+        await served.planes.kill(worker)
+        await served.planes.start("python")
+        await served.ended(lost)
+        (letter,) = (await served.get("/api/dead-letters"))["deadLetters"]
+        held = [await served.submit(node("a", wait=(name := new_id())), job=new_id()) for _ in range(2)]
+        for path in (f"/api/jobs/{failed[0]}/retry", f"/api/dead-letters/{letter['id']}/requeue"):
+            answer = await served.http.post(path)
+            assert (answer.status_code, checked(answer)["code"]) == (429, "queue_full"), path
+            assert int(answer.headers["retry-after"]) > 0
+        assert (await served.job(failed[0]))["status"] == "failed"
+        assert [each["id"] for each in (await served.get("/api/dead-letters"))["deadLetters"]] == [letter["id"]]
+        await served.post(f"/api/jobs/{held[0]}/cancel", expect=202)
+        await served.in_status(held[0], "cancelled")
+        both = await asyncio.gather(*(served.http.post(f"/api/jobs/{job}/retry") for job in failed))
+        assert sorted(each.status_code for each in both) == [200, 429], "one place, whoever asks at once"
+        gate(name).set()
+        gate(gated).set()
+
+
 STATES = {
     "memory": ({"maxmemory-policy": "noeviction", "maxmemory": "1"}, {"maxmemory": "0"}, "out_of_memory"),
     "replicas": ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}, "redis_unavailable"),
@@ -136,7 +167,7 @@ async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tm
             async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
                 await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
                 gate(name).set()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(at_this_load(30)):
                     while json.loads(await socket.recv()).get("status") != "completed":
                         continue
             assert (await served.ended(job))["status"] == "completed", "what runs goes on"

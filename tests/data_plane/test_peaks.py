@@ -11,6 +11,7 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
 from dihedral.bridge.tasks.registry import collect
 from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MIB, MemoryUsageHistory, percentile
+from tests.support.polling import at_this_load
 
 TASKS = collect(["dihedral.data_plane.tasks.simulate_gpu", "dihedral.data_plane.tasks.train_lora"], plugins=False)
 TASK = TASKS["train_lora"]
@@ -131,7 +132,7 @@ async def test_a_server_that_is_gone_costs_the_memory_alone() -> None:
     client = connect("unix:///nowhere/redis.sock", timeout_seconds=0.2)
     try:
         peaks = MemoryUsageHistory(client)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(at_this_load(20)):
             await peaks.load()
             for _ in range(ENOUGH):
                 await peaks.note(TASK, params(4000), 5)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.polling import at_this_load
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -39,7 +41,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 async def until(port: int, status: int) -> dict[str, Any]:
     """Waits until /health/ready answers with this status."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(at_this_load(90)):
         while True:
             try:
                 seen, body = await asyncio.to_thread(get, port, "/health/ready")

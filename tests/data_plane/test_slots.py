@@ -22,6 +22,7 @@ from dihedral.schemas.structs.settings import Settings
 from tests.data_plane import slot_tasks
 from tests.support.in_process import RecordedEvents
 from tests.support.outcomes import Seen, ended
+from tests.support.polling import at_this_load
 
 MODULE = "tests.data_plane.slot_tasks"
 
@@ -60,7 +61,7 @@ def output(outcome: Seen) -> Any:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(at_this_load(10)):
         while not condition():  # noqa: ASYNC110 (another process's state)
             await asyncio.sleep(0.005)
 

@@ -106,7 +106,7 @@ def test_an_image_is_built_started_found_healthy_and_stopped(name: Any, tmp_path
     with started(image, image.said["healthcheck"], tmp_path) as (process, is_healthy):
         becomes(is_healthy, 90)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
         assert process.returncode == 0, said
         for line in said.splitlines():
             json.loads(line)

@@ -201,7 +201,13 @@ def test_the_planes_understand_what_they_are_given(name: Any, tmp_path: Path) ->
 def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group() -> None:
     (part,) = keys.partitions(1)
     for name, scaled in of("ScaledObject").items():
-        pool = of("Deployment")[name]["spec"]["template"]["metadata"]["labels"]["dihedral/pool"]
+        template = of("Deployment")[name]["spec"]["template"]
+        pool = template["metadata"]["labels"]["dihedral/pool"]
+        of_device = template["metadata"]["labels"]["dihedral/device"] == "gpu"
+        (container,) = template["spec"]["containers"]
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == of_device
+        own = (keys.PREFERS_DEVICE, keys.NEEDS_DEVICE) if of_device else ("",)
+        streams = {stream for lane in own for stream in part.streams("python", pool, lane)}
         assert scaled["spec"]["scaleTargetRef"]["name"] == name
         seen: dict[str, set[str]] = {}
         for trigger in scaled["spec"]["triggers"]:
@@ -210,13 +216,24 @@ def test_keda_looks_at_the_streams_of_the_pool_and_at_our_group() -> None:
             for kind in ("lagCount", "pendingEntriesCount"):
                 if kind in trigger["metadata"]:
                     seen.setdefault(kind, set()).add(trigger["metadata"]["stream"])
-        assert seen == {
-            "lagCount": set(part.streams("python", pool)),
-            "pendingEntriesCount": set(part.streams("python", pool)),
-        }
+        assert seen == {"lagCount": streams, "pendingEntriesCount": streams}
     for authentication in of("TriggerAuthentication").values():
         for each in authentication["spec"]["secretTargetRef"]:
             assert each["key"] in SECRETS[each["name"]]
+
+
+def test_gpu_workers_get_the_gpu_jobs_without_a_pool_of_their_own() -> None:
+    """Both Deployments serve one pool. The GPU one starts from zero, so the CPU one must leave it what would bring it up."""
+    given = {
+        name: {each["name"]: each["value"] for each in found["spec"]["template"]["spec"]["containers"][0]["env"]}
+        for name, found in of("Deployment").items()
+        if name.startswith("worker-")
+    }
+    pools = {name: environ["DIHEDRAL_WORKER__POOL"] for name, environ in given.items()}
+    assert pools == {"worker-default": "default", "worker-gpu": "default"}
+    on_cpu = {name: environ.get("DIHEDRAL_WORKER__GPU_TASKS_ON_CPU") for name, environ in given.items()}
+    assert on_cpu == {"worker-default": "false", "worker-gpu": None}
+    assert of("ScaledObject")["worker-gpu"]["spec"]["minReplicaCount"] == 0
 
 
 def test_the_secrets_are_those_that_the_documentation_makes() -> None:

@@ -19,6 +19,7 @@ from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
 from tests.support.in_process import RecordedEvents
 from tests.support.outcomes import Seen, ended
+from tests.support.polling import at_this_load
 
 MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
 GIB = 1024  # MiB
@@ -91,7 +92,7 @@ class Rig:
 @contextlib.asynccontextmanager
 async def rig(tmp_path: Path, text: str, slots: int, **options: Any) -> AsyncIterator[Rig]:
     made = Rig(tmp_path, text, slots, **options)
-    async with made.pool, asyncio.timeout(90):
+    async with made.pool, asyncio.timeout(at_this_load(90)):
         while len(made.pool.pids()) < slots:  # noqa: ASYNC110 (processes that start)
             await asyncio.sleep(0.01)
         yield made
@@ -105,7 +106,7 @@ def output(outcome: Seen) -> Any:
 
 async def waited(heard: RecordedEvents) -> str:
     """Why a node waits, once it does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(at_this_load(20)):
         while not heard.reasons:
             heard._changed.clear()
             await heard._changed.wait()

@@ -18,7 +18,7 @@ from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from tests.devices.rig import GIB, Rig, output, rig
 from tests.support.in_process import RecordedEvents
-from tests.support.polling import becomes_async
+from tests.support.polling import at_this_load, becomes_async
 
 
 class Driver:
@@ -239,7 +239,7 @@ async def test_a_worker_that_is_frozen_while_it_decides_keeps_only_those_waiting
 async def test_a_pool_ends_while_the_driver_hangs(tmp_path: Path) -> None:
     driver = Driver()
     try:
-        async with asyncio.timeout(20), rig(tmp_path, "1x24GiB", slots=1, changed=driver) as made:
+        async with asyncio.timeout(at_this_load(20)), rig(tmp_path, "1x24GiB", slots=1, changed=driver) as made:
             driver.answers.clear()
             node = made.start(memoryMiB=GIB)
             await becomes_async(lambda: driver.at_once)

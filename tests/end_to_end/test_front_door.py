@@ -20,7 +20,7 @@ DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
 
 
 def run(*arguments: Any, cwd: Any, **options: Any) -> Any:
-    return subprocess.run([DIHEDRAL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=90, **options)
+    return subprocess.run([DIHEDRAL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, **options)
 
 
 def mine(directory: Any) -> Any:
@@ -64,7 +64,7 @@ class Up:
 
     def stop(self, number: Any = signal.SIGINT) -> Any:
         self.process.send_signal(number)
-        _, self.stderr = self.process.communicate(timeout=40)
+        _, self.stderr = self.process.communicate(timeout=240)
         return self.process.returncode
 
 
@@ -82,7 +82,7 @@ def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path: Path) -> None:
             lambda: {n["id"]: n["status"] for n in client.graph(job)["nodes"]} == {"a": "completed", "b": "running"}
         )
     first.process.send_signal(signal.SIGINT)
-    first.process.communicate(timeout=40)
+    first.process.communicate(timeout=240)
     assert mine(tmp_path) == []
     second = Up(tmp_path)
     with Client(second.url) as client:
@@ -154,5 +154,5 @@ def test_a_task_of_ones_own_runs_by_name(tmp_path: Path) -> None:
     assert refused.returncode == 3
     assert "/graph/nodes/0/params/txt" in refused.stderr
     up.send_signal(signal.SIGTERM)
-    up.communicate(timeout=40)
+    up.communicate(timeout=240)
     assert up.returncode == 0

@@ -212,7 +212,7 @@ def _keys(house: Any) -> None:
         "--max-alive",
         "1",
     ]
-    said = subprocess.run(command, env=environ, cwd=house.directory, capture_output=True, text=True, timeout=60)
+    said = subprocess.run(command, env=environ, cwd=house.directory, capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     headers = {"authorization": f"Bearer {said.stdout.split()[0]}"}
     becomes(lambda: house.http.post("/api/session", headers=headers).cookies.get("dihedral_session"))

@@ -21,7 +21,18 @@ from litestar.response import Response
 
 from tests.control_plane.served import Server as Uvicorn
 
-KNOWN = {"EmptyImage", "SaveImage", "PreviewImage", "Slow", "Fail", "Blocked", "Text", "LoadImage", "Checkpoint"}
+KNOWN = {
+    "EmptyImage",
+    "SaveImage",
+    "PreviewImage",
+    "Slow",
+    "Fail",
+    "Blocked",
+    "Text",
+    "LoadImage",
+    "Checkpoint",
+    "LoraLoader",
+}
 OUTPUTS = {"SaveImage", "PreviewImage", "Text", "Fail", "Blocked"}
 JPEG = b"\xff\xd8\xff\xe0 a preview"
 PNG = b"\x89PNG a picture"

@@ -304,6 +304,30 @@ async def test_files_are_uploaded_under_the_name_that_is_answered(comfy: Scripte
     assert comfy.posted[0]["prompt"]["10"]["inputs"]["image"] == name
 
 
+async def test_a_lora_is_put_where_comfyui_looks_for_it(
+    comfy: ScriptedComfyui, runs: Runs, store: ArtifactStore, tmp_path: Path
+) -> None:
+    await store.put("loras", "j/lora.safetensors", b"weights", content_type="x/y", job_id=None, node_id=None)
+    flow = {"5": {"class_type": "LoraLoader", "inputs": {"lora_name": "", "model": ["1", 0]}}, "1": PICTURE["1"],
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "fox"}}}  # fmt: skip
+    params = {"workflow": flow, "files": {"5.lora_name": {"bucket": "loras", "key": "j/lora.safetensors"}}}
+    code, message, _ = await runs.error(params)
+    assert code == "invalid_settings"
+    assert "[comfyui.NAME] loras" in message
+    folder = tmp_path / "models" / "loras"
+    configured = Runs(store, {"main": {"url": comfy.url, "loras": str(folder)}})
+    code, message, _ = await configured.error(params)
+    assert "cannot be put into" in message, "there is no such folder"
+    folder.mkdir(parents=True)
+    await configured.output(params, attempt=2)
+    [placed] = folder.iterdir()
+    assert placed.read_bytes() == b"weights"
+    assert comfy.posted[-1]["prompt"]["5"]["inputs"]["lora_name"] == placed.name
+    assert placed.suffix == ".safetensors"
+    assert "/" not in placed.name
+    assert not comfy.uploads
+
+
 async def test_texts_are_told(runs: Runs) -> None:
     made = await runs.output({"workflow": {"7": {"class_type": "Text", "inputs": {"text": "a cat"}}}})
     assert made["texts"] == {"7": ["a cat"]}

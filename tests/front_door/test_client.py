@@ -20,7 +20,7 @@ import pytest
 
 from dihedral import AsyncClient, Client
 from dihedral.client import TERMINAL, ClientError, Cut, Refused, Unreachable
-from tests.support.polling import becomes, becomes_async
+from tests.support.polling import at_this_load, becomes, becomes_async
 from tests.support.servers import start_server
 from tests.support.stack import Stack, simulate
 
@@ -345,7 +345,7 @@ async def test_an_artifact_that_is_not_there_is_refused_and_leaves_no_file(clien
 @KINDS
 async def test_nobody_at_the_address_is_said_at_once(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "it.bin").write_bytes(b"")
-    async with made(kind, NOBODY) as client, asyncio.timeout(10):
+    async with made(kind, NOBODY) as client, asyncio.timeout(at_this_load(10)):
         assert await client.ready() is False
         for ask in (
             client.submit(pipeline="simulate"), client.job("a"), client.jobs(), client.cancel("a"), client.retry("a"), client.delete("a"),

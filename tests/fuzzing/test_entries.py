@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.control_plane.served import new_id, node
 from tests.fuzzing.conftest import examples
 from tests.support.planes import gate
+from tests.support.polling import at_this_load
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -96,7 +97,7 @@ async def watched(served: Any, held: Any) -> AsyncIterator[Any]:
 async def subscribed(socket: Any, job: Any) -> None:
     """Asks for a job; returns with its snapshot."""
     await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(at_this_load(30)):
         while (said := json.loads(await socket.recv()))["type"] != "response":
             assert said["type"] in ("update", "resync")
         assert said["message"] == "subscribed"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.control_plane.served import new_id, node
 from tests.fuzzing.conftest import examples
 from tests.support.planes import gate
+from tests.support.polling import at_this_load
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -51,7 +52,7 @@ async def test_each_message_is_answered_and_nobody_else_is_disturbed(served: Any
             await socket.send(message.replace("HELD", job) if isinstance(message, str) else message)
         await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
         answers = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(at_this_load(30)):
             while answers <= len(messages):
                 said = json.loads(await socket.recv())
                 assert said["type"] in ("response", "update", "resync")

@@ -26,6 +26,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "speak": {"text": "Good evening."},
     "narrated_pictures": {"pictures": [PICTURE, PICTURE], "text": "Good evening. Good night."},
     "look": {"from": PICTURE, "onto": PICTURE},
+    "lora_picture": {"base": VOICE, "pictures": [PICTURE], "checkpoint": "sd15.safetensors", "prompt": "a fox"},
     "my_voice": {"recording": SOUND, "text": "Good evening."},
     "talking_picture": {"picture": PICTURE, "voice": SOUND},
     "render_video": {
@@ -69,6 +70,8 @@ DATA_TASKS = (
     "render_video",
     "speak",
     "lip_sync",
+    "run_comfyui",
+    "train_diffusion_lora",
 )
 
 

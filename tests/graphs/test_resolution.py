@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
-from dihedral.bridge.graphs import SHARES, NodeState, Placement, Topology, group, node_input, resolve, retry_reset
+from dihedral.bridge.graphs import SHARES, NodeState, Placement, Plan, Topology, group, node_input, resolve, retry_reset
 from tests.graphs.making import Link, graph
 
 KINDS = ("normal", "on_success", "on_failure")
@@ -242,7 +242,7 @@ def test_sources_are_parents_in_edge_order_then_references() -> None:
 def test_slot_nodes_travel_alone_and_light_ones_by_eight() -> None:
     names = [f"n{i}" for i in range(20)]
     routes = {name: Placement("p", i >= 2, 1.0, True) for i, name in enumerate(names)}
-    groups = group(Topology(graph(names)), names, routes)
+    groups = group(Plan(Topology(graph(names)), routes), names)
     assert [len(each.nodes) for each in groups] == [1, 1, 8, 8, 2]
     assert sorted(node for each in groups for node in each.nodes) == sorted(names)
 

@@ -29,7 +29,7 @@ def reference() -> ModuleType:
 
 def test_the_generated_pages_are_fresh() -> None:
     done = subprocess.run(
-        [sys.executable, "docs/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "docs/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

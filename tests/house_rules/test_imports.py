@@ -37,8 +37,22 @@ ONLY_IN = {
     "langgraph": ("bridge/worker/branches.py",),
     "opentelemetry": ("bridge/tracing.py",),
     "pynvml": ("data_plane/gpu_memory/readings.py",),
+    "torch": ("data_plane/diffusion/", "data_plane/tasks/train_diffusion_lora.py"),
+    "diffusers": ("data_plane/diffusion/",),
+    "peft": ("data_plane/diffusion/",),
+    "transformers": ("data_plane/diffusion/",),
 }
-NEVER_AT_THE_TOP = {"cupy", "cupyx", "langgraph", "opentelemetry", "pynvml"}
+NEVER_AT_THE_TOP = {
+    "cupy",
+    "cupyx",
+    "langgraph",
+    "opentelemetry",
+    "pynvml",
+    "torch",
+    "diffusers",
+    "peft",
+    "transformers",
+}
 READS_ENVIRONMENT = {
     "bridge/settings.py": "where all settings come from",
     "data_plane/slots/child.py": "prepares the process for CUDA and BLAS, which read nothing else",
@@ -302,7 +316,7 @@ LOADED = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] fo
 
 def loaded_by(program: str) -> set[str]:
     command = [sys.executable, "-P", "-c", program + LOADED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 

@@ -248,7 +248,7 @@ except TaskError as error:
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit of file sizes here")
 def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL, str(tmp_path / "v.mp4")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
     assert done.stdout.split() == ["disk_full", "True"], done.stderr[-2000:]
 
 

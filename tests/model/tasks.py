@@ -26,7 +26,7 @@ def heavy(params: Nothing, ctx: TaskContext) -> Nothing:
 
 ROUTES = {
     "light": Placement(pool="default", light=True, timeout_seconds=60.0, idempotent=True),
-    "heavy": Placement(pool="default", light=False, timeout_seconds=60.0, idempotent=True),
+    "heavy": Placement(pool="default", light=False, timeout_seconds=60.0, idempotent=True, lane="gpu"),
 }
 
 

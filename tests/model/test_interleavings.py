@@ -38,6 +38,7 @@ from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.graph import NodeError
 from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.worker import DeviceInfo
 from tests.model.tasks import ROUTES, make_graph, registry
 
 URL: list[str] = []
@@ -111,16 +112,17 @@ class Machine(RuleBasedStateMachine):
         import msgspec
 
         new = NewJob(
-            job_id="job", graph=msgspec.json.encode(self.graph), digest="d", topology=self.topology,
-            routes={node.id: ROUTES[node.task] for node in self.graph.nodes},
+            job_id="job", graph=(text := msgspec.json.encode(self.graph)), digest="d",
+            plan=graphs.Plan(self.topology, {node.id: ROUTES[node.task] for node in self.graph.nodes}, len(text)),
         )  # fmt: skip
         assert await self.jobs.submit(new) == "ok"
         for _ in range(2):
             await self._hire()
 
-    async def _hire(self) -> None:
+    async def _hire(self, device: bool = False) -> None:
         self.born += 1
         name = f"w{self.born}"
+        devices = [DeviceInfo(name="gpu", memory_mib=1)] if device else []
 
         async def run_node(run: Any, emit: Any, cancel: Any) -> Outcome:
             future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -134,8 +136,11 @@ class Machine(RuleBasedStateMachine):
             return await future
 
         worker = Worker(
-            settings=self.settings, plane="python", registry=registry(), run_node=run_node, slots=1, light=4
-        )
+            settings=self.settings, plane="python", registry=registry(), run_node=run_node, slots=1, light=4,
+            devices=devices,
+        )  # fmt: skip
+        if device:
+            await self.client.zadd(self.jobs.scripts.partitions[0].devices("default"), {name: 10**15})
         scripts = GatedScripts(worker._client)
         scripts.gates, scripts.owner = self.gates, name
         worker._scripts = worker._jobs.scripts = worker._taker._scripts = scripts
@@ -209,10 +214,22 @@ class Machine(RuleBasedStateMachine):
             future.set_result(completed if how == "completed" else failed)
         await self._settle()
 
-    @rule(which=st.integers(0, 5))
-    def kill(self, which: int) -> None:
+    @rule(which=st.integers(0, 5), device=st.booleans())
+    def kill(self, which: int, device: bool) -> None:
+        """The device of a dead worker keeps its lane closed until `a_heartbeat_expires`."""
         self.do(self._kill(list(self.workers)[which % len(self.workers)]))
-        self.do(self._hire())
+        self.do(self._hire(device))
+
+    @rule()
+    def a_heartbeat_expires(self) -> None:
+        self.do(self._expire())
+
+    async def _expire(self) -> None:
+        devices = self.jobs.scripts.partitions[0].devices("default")
+        members: list[Any] = await self.client.zrange(devices, 0, -1)
+        for member in members:
+            if member.decode() not in self.workers:
+                await self.client.zrem(devices, member)
 
     async def _kill(self, name: str) -> None:
         worker, tasks = self.workers.pop(name)
@@ -236,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         try:
             for part in self.jobs.scripts.partitions:
                 for _ in range(2):
-                    await reclaimer.look(part, part.streams("python", "default"))
+                    await reclaimer.look(part, part.every_stream("python", "default"))
                     await asyncio.sleep(0.002)
         finally:
             for writer in writers:
@@ -313,6 +330,7 @@ class Machine(RuleBasedStateMachine):
         if view.ended and not busy and not self.gates and not await self._left():
             return True
         await self._due()
+        await self._expire()
         for which in range(len(self.workers)):
             await self._take(which)
         while self.gates:
@@ -324,7 +342,7 @@ class Machine(RuleBasedStateMachine):
     async def _left(self) -> list[str]:
         names: list[Any] = await self.client.hkeys("job:job")
         left = [name.decode() for name in names if name.startswith((b"c:", b"e:"))]
-        for stream in self.jobs.scripts.partitions[0].streams("python", "default"):
+        for stream in self.jobs.scripts.partitions[0].every_stream("python", "default"):
             if await self.client.exists(stream):
                 for group in await self.client.xinfo_groups(stream):
                     if group["pending"] or group["lag"]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from dihedral.data_plane.engines.speech import choice, process
+from dihedral.data_plane.engines.speech import choice, embedded, espeak_ng, process
+from dihedral.data_plane.media import speech_timing
 from tests.support.in_process import TaskRunner
 
 needs = {name: pytest.mark.skipif(shutil.which(name) is None, reason=f"no {name}") for name in ("flite", "espeak-ng")}
@@ -80,6 +82,34 @@ def test_a_server_speaks_every_sentence_with_the_voice_that_a_job_names(place: T
     assert [word["text"] for word in made["words"]] == ["One", "sentence.", "Another", "one."]
 
 
+@pytest.mark.parametrize("kind", ["flac", "pcm"])
+def test_a_server_may_answer_flac_or_bare_samples(place: TaskRunner, kind: str) -> None:
+    rate = 16_000
+    samples = (0.3 * np.sin(np.arange(rate) / 20) * 32767).astype("<i2")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
+    content = buffer.getvalue() if kind == "flac" else samples.tobytes()
+    with server((200, {}, content)) as (url, asked):
+        configured(place, endpoints={"local": {"url": url, "format": kind, "pcmRate": rate}})
+        made, _ = place.output("speak", {"text": "Hello.", "voice": "local"})
+        assert asked[0]["response_format"] == kind
+        assert (made["seconds"], made["sampleRate"]) == (1.0, rate)
+        heard, _ = soundfile.read(io.BytesIO(place.content(made["audio"])), dtype="int16")
+        assert np.abs(heard - samples.astype(float)).max() <= 1
+    for half in (content[: len(content) // 2 + 1 - len(content) // 2 % 2], b""):
+        with server((200, {}, half)) as (url, _):
+            configured(place, endpoints={"local": {"url": url, "format": kind, "pcmRate": rate}})
+            outcome, _ = place.run("speak", {"text": "Hello.", "voice": "local"})
+        assert outcome.error is not None
+        assert outcome.error.code == "speech_failed"
+    for said, told in ((b"<p>hello", "HTML where a"), (b'{"error":1}', "JSON where a")):
+        with server((200, {}, said)) as (url, _):
+            configured(place, endpoints={"local": {"url": url, "format": kind}})
+            outcome, _ = place.run("speak", {"text": "Hello.", "voice": "local"})
+        assert outcome.error is not None
+        assert told in outcome.error.message
+
+
 def test_a_busy_server_is_asked_again(place: TaskRunner) -> None:
     with server((429, {"Retry-After": "0"}, b"slow down"), (503, {"Retry-After": "0"}, b""), (200, {}, wav())) as (
         url,
@@ -140,13 +170,69 @@ def test_flite_tells_its_phonemes_and_its_words_are_aligned(place: TaskRunner) -
 @needs["espeak-ng"]
 def test_espeak_speaks_other_languages_and_refuses_scripts_that_they_lack(place: TaskRunner) -> None:
     made, _ = place.output("speak", {"text": "Guten Abend, schöne Welt.", "voice": "espeak:de"})
-    assert (made["engine"], len(made["words"])) == ("espeak", 4)
+    assert (made["engine"], made["placed"]) == ("espeak", "engine")
+    assert [word["text"] for word in made["words"]] == ["Guten", "Abend,", "schöne", "Welt."]
+    assert "".join(each["symbol"] for each in made["phonemes"][:5]) == "ɡuːtən"
     faster, _ = place.output(
         "speak", {"text": "Guten Abend, schöne Welt.", "voice": "espeak:de", "speed": 2}, nonce="2"
     )
     assert faster["seconds"] < 0.7 * made["seconds"]
     place.output("speak", {"text": "Добрый вечер.", "voice": "espeak:ru"}, nonce="ru")
     assert place.refusal("speak", {"text": "Добрый вечер.", "voice": "espeak:de"})[0] == "script_unsupported"
+    code, message = place.refusal("speak", {"text": "こんにちは世界", "voice": "espeak:ja"})
+    assert (code, "CJK letters (世界)" in message) == ("script_unsupported", True), "it would say: Chinese letter"
+
+
+@needs["espeak-ng"]
+def test_the_words_of_espeak_lie_where_they_are_heard(place: TaskRunner) -> None:
+    """By the pauses between them in the sound, of which espeak's events know nothing."""
+    said = "Paper, at 7:30, lantern – quietly, the house."
+    made, _ = place.output("speak", {"text": said, "voice": "espeak:en-us", "speed": 0.7})
+    assert [word["text"] for word in made["words"]] == said.split()
+    assert all(one["end"] <= other["start"] + 1e-6 for one, other in pairwise(made["words"]))
+    samples, rate = soundfile.read(io.BytesIO(place.content(made["audio"])), dtype="float32")
+    heard = speech_timing.speech(samples, rate)
+    words = {word["text"]: word for word in made["words"]}
+    groups = [
+        ("Paper,", "Paper,"),
+        ("at", "7:30,"),
+        ("lantern", "lantern"),
+        ("quietly,", "quietly,"),
+        ("the", "house."),
+    ]
+    assert len(heard) == len(groups)
+    for (first, last), span in zip(groups, heard, strict=True):
+        assert words[first]["start"] == pytest.approx(span.start, abs=0.07)
+        assert words[last]["end"] == pytest.approx(span.end, abs=0.07)
+
+
+@needs["espeak-ng"]
+def test_without_the_library_espeak_speaks_all_the_same(
+    place: TaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "events.py"
+    program.write_text(Path(espeak_ng.EVENTS).read_text().replace("libespeak-ng", "no-such-library"))
+    monkeypatch.setattr(espeak_ng, "EVENTS", str(program))
+    made, _ = place.output("speak", {"text": "Guten Abend.", "voice": "espeak:de"})
+    assert (made["placed"], made["phonemes"], len(made["words"])) == ("letters", [], 2)
+
+
+def test_the_manifest_tells_the_voices_of_this_worker(place: TaskRunner, tmp_path: Path) -> None:
+    voice = tmp_path / "de_DE-thorsten-medium.onnx"
+    voice.write_bytes(b"")
+    configured(
+        place,
+        piper={"thorsten": str(voice), "gone": str(tmp_path / "gone.onnx")},
+        endpoints={"kokoro": {"url": "http://127.0.0.1:9", "voice": "af_heart", "language": "en"}},
+    )
+    told = place.registry["speak"].manifest.voices
+    assert isinstance(told, list)
+    found = {each.id: each for each in told}
+    assert (found["piper:thorsten"].language, found["kokoro:af_heart"].engine) == ("de-DE", "kokoro")
+    assert "piper:gone" not in found
+    for program, name in (("flite", "flite:slt"), ("espeak-ng", "espeak:de")):
+        assert (name in found) == (shutil.which(program) is not None)
+    assert ("embedded:heart" in found) == bool(embedded.voices())
 
 
 PROGRAM = """#!/usr/bin/env python3

@@ -12,17 +12,18 @@ import redis.asyncio
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth
-from dihedral.bridge.graphs import Topology
+from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
-from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
+from dihedral.bridge.tasks.runs import Completed, Declined, Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
+from dihedral.schemas.structs.worker import DeviceInfo
 from tests.support.polling import becomes_async
 
 LEASE_MS = 300
@@ -36,12 +37,15 @@ class Act(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     flaky: bool = False
     output: Any = None
     log: int = 0
+    memory_mib: int = msgspec.field(name="memoryMiB", default=0)
     block: float = 0
 
 
 GATES: dict[str, asyncio.Event] = {}
 RUNS: list[tuple[str, str]] = []
 """(what, node) in the order it happened: begin, end."""
+PLACED: list[tuple[str, str]] = []
+"""(node, worker) of every run."""
 
 
 def gate(name: str) -> asyncio.Event:
@@ -74,6 +78,18 @@ async def once(params: Act, ctx: TaskContext) -> Any:
 
 @tasks.task(id="heavy", label="heavy", description="takes a slot", timeout_seconds=60, kind="gpu")
 async def heavy(params: Act, ctx: TaskContext) -> Any:
+    return await _act(params, ctx)
+
+
+@tasks.task(id="cpu_heavy", label="cpu", description="takes a slot and no device", timeout_seconds=60)
+def cpu_heavy(params: Act, ctx: TaskContext) -> Any:
+    raise NotImplementedError("there are no slots here")
+
+
+@tasks.task(
+    id="strict", label="strict", description="needs a device", timeout_seconds=60, kind="gpu", needs_device=True
+)
+async def strict(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 
 
@@ -124,17 +140,26 @@ class Planes:
         light: int = 8,
         pool: str = "default",
         without: tuple[str, ...] = (),
+        device_mib: int = 0,
     ) -> Worker:
+        """`device_mib`: the memory of its only device; 0: it has none."""
         registry = {
             id: task for id, task in self.registry.items() if task.capability.plane == plane and id not in without
         }
 
         async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
+            need = run.params.get("memoryMiB", 0)
+            if device_mib and need > device_mib:
+                return Declined(reason=f"needs {need} MiB")
+            PLACED.append((run.node_id, worker.worker_id))
+            if run.task == "cpu_heavy":
+                return Completed(output=b"{}")
             return await run_light(registry, run, None, emit, cancel)
 
         worker = Worker(
             settings=self.settings, plane=plane, pool=pool, registry=registry, run_node=run_node,
             slots=slots if plane == "python" else 0, light=light, tracing=self.tracing,
+            devices=[DeviceInfo(name="gpu", memory_mib=device_mib)] if device_mib else [],
         )  # fmt: skip
         self.running[worker] = asyncio.create_task(worker.run())
         await self.becomes(lambda: worker.ready)
@@ -175,9 +200,9 @@ class Planes:
         graph = planning.normalise(msgspec.convert(document, GraphSubmission), job)
         capabilities = {id: task.capability for id, task in self.registry.items()}
         assert not planning.problems(graph, capabilities)
+        text = msgspec.json.encode(graph)
         made = NewJob(
-            job_id=job, graph=msgspec.json.encode(graph), digest="d", topology=Topology(graph),
-            routes=planning.routes(graph, capabilities), **new,
+            job_id=job, graph=text, digest="d", plan=Plan(Topology(graph), planning.routes(graph, capabilities), len(text)), **new,
         )  # fmt: skip
         return await self.jobs.submit(made)
 
@@ -216,6 +241,7 @@ class Planes:
 async def planes(url: str, client: redis.asyncio.Redis, **options: Any) -> AsyncIterator[Planes]:
     GATES.clear()
     RUNS.clear()
+    PLACED.clear()
     made = Planes(settings(url, **options), client)
     try:
         yield made

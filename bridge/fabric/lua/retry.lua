@@ -1,11 +1,12 @@
 -- retry: begins the next attempt of an ended job. failed | cancelled -> queued; the nodes named become pending again.
--- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips, limit? }; skip =
--- { node, reason, share }: decisions that the kept nodes have already made. limit: the limit of the calling key, as in submit.
--- Replies a word per item: ok | conflict | unknown | quota | rate MS.
-transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips, limit)
+-- KEYS[1]: the partition's index. Item: { job, expected status, expected attempt, nodes to reset, batches, skips, limit,
+-- max_queued }; skip = { node, reason, share }: decisions that the kept nodes have already made. limit: of the calling key, and max_queued: as in submit.
+-- Replies a word per item: ok | conflict | unknown | full | quota | rate MS.
+transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batches, skips, limit, max_queued)
   local J = job_load(id)
   if not J then return 'unknown' end
   if J.status ~= status or J.attempt ~= attempt or not JOB_MOVES[status][S.queued] then return 'conflict' end
+  if max_queued > 0 and redis.call('SCARD', ALIVE) >= max_queued then return 'full' end
   local refusal = over(limit)
   if refusal then return refusal end
   for _, node in ipairs(reset) do

@@ -1,15 +1,25 @@
 -- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
--- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} } };
+-- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} }, devices? };
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
+-- devices: where the caller has no device, the key with the workers of its pool that have one. While one of them lives, the lane of
+-- nodes that prefer a device is closed to the caller: it reads nothing there, starts nothing handed to it from there, and is told so by
+-- a last claim { 'closed', lane, '' }.
 -- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
-transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed)
+local LIVE_MS, CLOSED = 15000, { light = 0, heavy = 0 }
+
+transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed, devices)
   local free = { light = light, heavy = heavy }
   local claims, size, taken = {}, 0, 0
+  local lane = devices and string.match(devices, '%+%w+')
+  local closed = lane and redis.call('ZRANGEBYSCORE', devices, text_of[NOW - LIVE_MS], '+inf', 'LIMIT', '0', '1')[1]
+
+  local function is_closed(stream) return closed and string.find(stream, lane, 1, true) end
 
   local function note(stream, entry, fields, new)
     taken = taken + 1
-    local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. text_of[taken], free, new)
+    local may = is_closed(stream) and CLOSED or free
+    local answer = claim(stream, entry, fields, consumer, nonce .. '.' .. text_of[taken], may, new)
     if answer[1] == 'ok' then
       size = size + #answer[9]
       for i = 15, #answer, 2 do size = size + #answer[i] end
@@ -41,7 +51,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     end
   end
   for _, stream in ipairs(streams) do
-    while taken < count and size < 1048576 do
+    while taken < count and size < 1048576 and not is_closed(stream) do
       local wanted = next_count(stream)
       if wanted < 1 then break end
       local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
@@ -56,5 +66,6 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       for k = 1, #rows do note(stream, rows[k][1], fields_of(rows[k][2]), true) end
     end
   end
+  if closed then claims[#claims + 1] = { 'closed', lane, '' } end
   return claims
 end)

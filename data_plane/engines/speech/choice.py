@@ -1,6 +1,7 @@
 """The choice of a speech engine: which engine a voice belongs to, and which voices there are."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -10,8 +11,9 @@ from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.engines.speech import embedded, espeak_ng, flite
 from dihedral.data_plane.engines.speech.engine import Engine, VoiceEntry
 from dihedral.data_plane.engines.speech.openai import Endpoint, OpenAi
-from dihedral.data_plane.engines.speech.piper import Piper
+from dihedral.data_plane.engines.speech.piper import Piper, language_of
 from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.capability import Voice
 
 Installed = tuple[Callable[[], list[VoiceEntry]], Callable[[str], Engine]]
 INSTALLED: Mapping[str, Installed] = {
@@ -36,9 +38,22 @@ class SpeakSettings(Strict, kw_only=True, rename="camel"):
     )
 
 
-def voices() -> list[VoiceEntry]:
-    """Returns the installed voices, without those of settings."""
-    return [voice for listed, _ in INSTALLED.values() for voice in listed()]
+def voices(settings: SpeakSettings) -> list[Voice]:
+    """Returns the voices of this worker. Of an endpoint only the one that is spoken with where a job names none: servers do not list theirs."""
+    installed = [voice for listed, _ in INSTALLED.values() for voice in listed()]
+    files = [
+        VoiceEntry(f"piper:{name}", name, language_of(Path(path)))
+        for name, path in settings.piper.items()
+        if Path(path).expanduser().is_file()
+    ]
+    asked = [
+        VoiceEntry(f"{name}:{each.voice}", f"{each.voice} ({name})", each.language)
+        for name, each in settings.endpoints.items()
+    ]
+    return [
+        Voice(id=each.id, label=each.label, language=each.language, engine=each.id.partition(":")[0])
+        for each in (*installed, *files, *asked)
+    ]
 
 
 def opened(voice: str, settings: SpeakSettings) -> Engine:

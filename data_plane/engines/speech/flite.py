@@ -1,7 +1,5 @@
 """flite, where it is installed: English, a few small voices, plain but clear. It prints when each phoneme ends."""
 
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,9 +14,7 @@ from dihedral.data_plane.media.speech_timing import Timed
 
 @cache
 def voices() -> list[VoiceEntry]:
-    if (program := shutil.which("flite")) is None:
-        return []
-    said = subprocess.run([program, "-lv"], capture_output=True, text=True, timeout=10, check=False).stdout
+    said = process.listed(["flite", "-lv"])
     names = sorted(set(said.partition(":")[2].split()), key=lambda name: (name != "slt", name))
     return [VoiceEntry(f"flite:{name}", f"flite {name}", "en-US") for name in names if not name.startswith("awb_")]
 

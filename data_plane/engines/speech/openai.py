@@ -5,9 +5,10 @@ import io
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import httpx
+import numpy as np
 import soundfile
 from msgspec import Meta
 
@@ -28,6 +29,10 @@ class Endpoint(Strict, kw_only=True, rename="camel"):
     voice: Annotated[str, Meta(min_length=1, description="Where a job names none")] = "alloy"
     api_key: Annotated[str, Meta(description="Sent as a bearer token")] = ""
     language: Annotated[str, Meta(description="BCP 47; English words are placed by alignment")] = ""
+    format: Annotated[
+        Literal["wav", "flac", "pcm"], Meta(description="What it is asked for; pcm: 16 bits, little-endian, mono")
+    ] = "wav"
+    pcm_rate: Annotated[int, Meta(ge=8000, le=192_000, description="Of pcm, samples a second")] = 24_000
     timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="For one sentence")] = 120.0
 
 
@@ -44,24 +49,39 @@ class OpenAi:
     def speak(self, sentence: str, speed: float, seed: int, check: Callable[[], None]) -> Spoken:
         """Raises: TaskError `speech_unavailable` (retryable), `speech_refused`, `speech_failed`, `speech_misconfigured`."""
         content = asyncio.run(self._watched(sentence, speed, check))
-        try:
-            with soundfile.SoundFile(io.BytesIO(content)) as opened:
-                samples = opened.read(dtype="float32", always_2d=True)
-                rate = opened.samplerate
-        except (soundfile.SoundFileError, ValueError) as error:
-            kind = (
-                "HTML" if content.lstrip()[:1] == b"<" else "JSON" if content.lstrip()[:1] == b"{" else "something else"
-            )
-            raise engine_failed(
-                self.name, f"answered {kind} where a WAV was asked for; see [tasks.speak] endpoints.{self.name}.url"
-            ) from error
+        samples, rate = self._samples(content)
         if not samples.size:
             raise engine_failed(self.name, "answered a recording without sound; its model or voice may not be loaded")
-        if _is_cut(content, samples.shape[0] * samples.shape[1]):
+        return Spoken(samples.mean(axis=1), rate)
+
+    def _samples(self, content: bytes) -> tuple[Any, int]:
+        """((n, channels) float32, rate) of an answer. Raises: TaskError `speech_failed`."""
+        if self._endpoint.format == "pcm" and not _is_text(content):
+            if len(content) % 2:
+                raise self._broke_off()
+            return np.frombuffer(content, "<i2").astype(np.float32)[:, None] / np.float32(
+                32768
+            ), self._endpoint.pcm_rate
+        try:
+            with soundfile.SoundFile(io.BytesIO(content)) as opened:
+                said, samples, rate = opened.frames, opened.read(dtype="float32", always_2d=True), opened.samplerate
+        except (soundfile.SoundFileError, ValueError) as error:
+            if content[:4] == b"fLaC":
+                raise self._broke_off() from error
+            first = content.lstrip()[:1]
+            kind = "HTML" if first == b"<" else "JSON" if first == b"{" else "something else"
+            asked = self._endpoint.format.upper()
             raise engine_failed(
-                self.name, "answered half a recording: the connection or the server broke off", retryable=True
-            )
-        return Spoken(samples.mean(axis=1), int(rate))
+                self.name, f"answered {kind} where a {asked} was asked for; see [tasks.speak] endpoints.{self.name}.url"
+            ) from error
+        if _is_cut(content, samples.size) or (content[:4] == b"fLaC" and samples.shape[0] < said):
+            raise self._broke_off()
+        return samples, int(rate)
+
+    def _broke_off(self) -> TaskError:
+        return engine_failed(
+            self.name, "answered half a recording: the connection or the server broke off", retryable=True
+        )
 
     async def _watched(self, sentence: str, speed: float, check: Callable[[], None]) -> bytes:
         asking = asyncio.ensure_future(self._asked(sentence, speed))
@@ -79,7 +99,7 @@ class OpenAi:
             "model": self._endpoint.model,
             "input": sentence,
             "voice": self.voice.partition(":")[2],
-            "response_format": "wav",
+            "response_format": self._endpoint.format,
             "speed": speed,
         }
         key = self._endpoint.api_key.strip()
@@ -149,6 +169,14 @@ async def _read(response: httpx.Response, name: str) -> bytes:
 def _retry_after(response: httpx.Response, attempt: int) -> float:
     said = response.headers.get("Retry-After", "")
     return min(LONGEST_WAIT_SECONDS, float(said) if said.isdigit() else 0.5 * 2**attempt)
+
+
+def _is_text(content: bytes) -> bool:
+    """Returns True for an error that was sent as text in place of samples, which could be any bytes."""
+    try:
+        return content[:4096].decode().lstrip()[:1] in ("<", "{")
+    except UnicodeDecodeError:
+        return False
 
 
 def _is_cut(content: bytes, count: int) -> bool:

@@ -1,5 +1,6 @@
 """Piper's voices, spoken by the program that the operator has installed: `[tasks.speak] piper = {NAME = "/path/voice.onnx"}`."""
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ class Piper:
         self._file = Path(files[voice]).expanduser()
         if not self._file.is_file():
             raise unavailable(self.voice, f"there is no file {self._file}")
-        self.language = self._file.name.partition("-")[0].replace("_", "-")
+        self.language = language_of(self._file)
 
     def speak(self, sentence: str, speed: float, seed: int, check: Callable[[], None]) -> Spoken:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,3 +42,9 @@ class Piper:
             if not path.is_file():
                 raise engine_failed(self.name, "made no recording")
             return Spoken(*process.recording(self.name, path))
+
+
+def language_of(file: Path) -> str:
+    """Returns the language of a voice that is named as Piper's are, en_US-amy-medium.onnx."""
+    first = file.name.partition("-")[0]
+    return first.replace("_", "-") if re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", first) else ""

@@ -12,6 +12,7 @@ from dihedral.data_plane.engines.speech.engine import engine_failed
 from dihedral.data_plane.media.decode import FloatArray
 
 LONGEST_SECONDS = 120.0  # for one sentence; a program that takes longer hangs
+ANSWER_SECONDS = 10.0  # to a question about its voices
 LOOK_SECONDS = 0.1  # how late a cancel may be noticed
 
 
@@ -55,6 +56,16 @@ def run(name: str, command: Sequence[str], text: str, folder: Path, check: Calla
         last = (wrong.strip() or said.strip() or "it said nothing").splitlines()[-1]
         raise engine_failed(name, f"exited with code {process.returncode}: {last[:300]}")
     return said
+
+
+def listed(command: Sequence[str]) -> str:
+    """Returns what a program prints about itself; empty where it is not there or does not answer."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def recording(name: str, path: Path) -> tuple[FloatArray, int]:

@@ -1,0 +1,63 @@
+// The queue as a place: what runs, what waits in its order, and why it waits.
+import { get, jobPath, post } from "./api.js";
+import { jobs as countJobs, local, nameOf } from "./format.js";
+import { t } from "./messages.js";
+import { Link, to } from "./router.js";
+import { Action, Countdown, Empty, Failure, Icon, Loading, Progress, Status, Time } from "./ui.js";
+import { html, useEvery, useState } from "./view.js";
+
+const LOOK_MS = 2500;
+const MOST = 200;
+
+export function Queue() {
+  const [found, setFound] = useState(null);
+  const [error, setError] = useState(null);
+  async function look() {
+    try {
+      const page = await get(`/api/jobs?status=queued,running,scheduled,cancelling&limit=${MOST}`);
+      setFound(page);
+      setError(null);
+    } catch (wrong) {
+      setError(wrong);
+      throw wrong;
+    }
+  }
+  useEvery(LOOK_MS, look);
+  const head = html`<div class="title"><h1>${t("Queue")}</h1>${found && html`<span class="muted numbers">${countJobs(found.jobs.length)}${found.next ? "+" : ""}</span>`}</div>`;
+  if (error && !found) return html`<div class="page">${head}<${Failure} error=${error} retry=${() => look().catch(() => {})} /></div>`;
+  if (!found) return html`<div class="page">${head}<${Loading} /></div>`;
+  const of = (...statuses) => found.jobs.filter((job) => statuses.includes(job.status));
+  const running = of("running", "cancelling").reverse();
+  const waiting = inOrder(of("queued"));
+  const later = of("scheduled").sort((a, b) => (a.startAt < b.startAt ? -1 : 1));
+  return html`<div class="page">${head}
+    ${!found.jobs.length && html`<${Empty} title=${t("Nothing waits")}><p>${t("Whatever is submitted now starts at once, where a worker is free.")}</p><p><${Link} href=${to.new} class="button primary">${t("New job")}<//></p><//>`}
+    <${Part} title=${t("Running")} jobs=${running} look=${look} />
+    <${Part} title=${t("Waiting, next first")} jobs=${waiting} look=${look} numbered />
+    <${Part} title=${t("Scheduled")} jobs=${later} look=${look} />
+  </div>`;
+}
+
+const RANK = { high: 0, normal: 1, low: 2 };
+
+// By their place where the server says it, else by urgency and age.
+const inOrder = (jobs) => [...jobs].sort((a, b) => (a.position ?? Infinity) - (b.position ?? Infinity) || (RANK[a.priority] ?? 1) - (RANK[b.priority] ?? 1) || (a.created < b.created ? -1 : 1));
+
+function Part({ title, jobs, look, numbered }) {
+  if (!jobs.length) return null;
+  return html`<section class="panel" aria-label=${title}><header><h2>${title}</h2><span class="muted numbers">${jobs.length.toLocaleString()}</span></header>
+    <ol class="queue">${jobs.map((job, index) => html`<${Row} key=${job.jobId} job=${job} place=${numbered ? index + 1 : null} look=${look} />`)}</ol></section>`;
+}
+
+function Row({ job, place, look }) {
+  const cancel = async () => {
+    await post(`${jobPath(job.jobId)}/cancel`);
+    await look();
+  };
+  return html`<li class="queue-row"><span class="queue-place numbers muted">${place ?? html`<${Status} status=${job.status}>${" "}<//>`}</span>
+    <span class="queue-name"><${Link} href=${to.job(job.jobId)} class=${job.name ? "" : "mono"}>${nameOf(job)}<//><span class="muted">${job.pipeline ?? job.task ?? t("graph")}</span></span>
+    <span class="queue-note muted">${job.status === "running" || job.status === "cancelling" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />`
+      : job.status === "scheduled" && job.startAt ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : job.waitingFor?.message ?? ""}</span>
+    <span class="queue-age muted"><${Time} at=${job.created} /></span>
+    <span class="queue-tools"><${Action} class="quiet" disabled=${job.status === "cancelling"} work=${cancel}><${Icon} of="close" />${t("Cancel")}<//></span></li>`;
+}

@@ -1,0 +1,55 @@
+"""The folder of a base model, from a reference: a folder of the worker, or a zip of one."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from msgspec import UNSET, UnsetType
+
+from dihedral.bridge.tasks.registry import TaskContext, TaskError
+from dihedral.schemas.strict import Strict
+from dihedral.schemas.structs.artifact import ArtifactRef
+
+MOST_FILES = 1_000
+LEFT_BYTES = 2**30  # that a zip leaves free on the disk
+
+
+class ModelRef(Strict, kw_only=True):
+    bucket: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    local: str | UnsetType = UNSET
+
+
+def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
+    """Raises: TaskError `invalid_model`: it is neither a folder nor a zip of one."""
+    assert isinstance(ref.bucket, str)
+    assert isinstance(ref.key, str)
+    found = ctx.fetch(ArtifactRef(bucket=ref.bucket, key=ref.key))
+    if found.is_dir():
+        return found
+    to = ctx.workdir / "base"
+    try:
+        with zipfile.ZipFile(found) as opened:
+            size = sum(each.file_size for each in opened.infolist())
+            if len(opened.infolist()) > MOST_FILES or size > shutil.disk_usage(ctx.workdir).free - LEFT_BYTES:
+                raise _invalid(
+                    f"its zip holds {len(opened.infolist())} files of {size >> 20} MiB, which is too much here"
+                )
+            opened.extractall(to)  # which leaves out of names what leads out of the folder
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise _invalid(
+            f"{name_of(ref)} is neither a folder nor a zip of one ({error}). Save a single file once as a folder: "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        ) from error
+    found.unlink()
+    inner = [each for each in to.iterdir() if each.is_dir()]
+    return inner[0] if len(inner) == 1 and not (to / "unet").exists() else to
+
+
+def name_of(ref: ModelRef) -> str:
+    whole = ref.local if isinstance(ref.local, str) else ref.key
+    return str(whole or "").rpartition("/")[2]
+
+
+def _invalid(reason: str) -> TaskError:
+    return TaskError(f"the base cannot be read: {reason}", code="invalid_model")
