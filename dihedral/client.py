@@ -220,7 +220,7 @@ class AsyncClient:
     async def jobs(self, **filters: Unpack[JobFilters]) -> doc.JobList:
         """Returns a page of jobs, newest first; `next` is the cursor of the page behind it, None at the end."""
         found = await self._ask("GET", "/api/jobs", params=_set(filters))
-        return cast(doc.JobList, {**found, "jobs": [_Shown(job) for job in found["jobs"]]})
+        return cast(doc.JobList, {**found, "jobs": [_Shown(job) for job in found.get("jobs", [])]})
 
     async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> doc.Job:
         """Returns the job document once the job has ended. Raises TimeoutError where it has not in time; None = no limit."""

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dihedral.bridge.errors import SettingsError
+from dihedral.terminal import usage
 
 Schema = Mapping[str, Any]
 TRUE = frozenset({"true", "yes", "on"})
@@ -24,7 +24,7 @@ def meant(name: str, known: Sequence[str]) -> str:
 def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise SettingsError(f"{text!r} is not NAME=VALUE")
+        raise usage(f"{text!r} is not NAME=VALUE")
     return name, value
 
 
@@ -32,7 +32,7 @@ def property_of(name: str, schema: Schema, what: str) -> Schema:
     """Returns the schema of one param. Raises SettingsError with a suggestion."""
     properties: Mapping[str, Schema] = schema.get("properties", {})
     if name not in properties:
-        raise SettingsError(f"{what} has no parameter {name!r}{meant(name, list(properties))}")
+        raise usage(f"{what} has no parameter {name!r}{meant(name, list(properties))}")
     return properties[name]
 
 
@@ -54,7 +54,7 @@ def many_of(name: str, text: str, schema: Schema) -> list[Any]:
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise SettingsError(f"{name}: {text!r} is no JSON list: {error}") from error
+            raise usage(f"{name}: {text!r} is no JSON list: {error}") from error
         return list(found)
     return [value_of(name, each, schema) for each in text.split(",")]
 
