@@ -67,7 +67,9 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
     Raises InvalidTask and SettingsError where tasks or pipelines cannot be loaded.
     """
     modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(modules, plane="node", directory=Path.cwd(), settings=settings.tasks)
+    registry = tasks.collect(
+        modules, plane="node", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
+    )
     own = {name: task.capability for name, task in registry.items()}
     pipelines = templates.load(settings.pipelines.dir)
     traced = tracing.start(settings, "node") if spans is None else spans

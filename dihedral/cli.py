@@ -154,6 +154,7 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         if schema is None:
             return flags | {"pipeline": options.pipeline}  # the server refuses it, with a suggestion
         params, files = read_params(options.param or [], options.file or [], schema, options.pipeline)
+        params |= {name: {"local": path} for name, path in map(_pair, options.local or [])}
         return flags | {"pipeline": options.pipeline, "params": params, "files": files}
     from dihedral import workflows
 
@@ -165,9 +166,9 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
     if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
         raise usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
-    if options.param or options.file:
+    if options.param or options.file or options.local:
         raise usage(
-            "--param and --file fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
+            "--param, --file and --local fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
         )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:

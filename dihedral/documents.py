@@ -119,7 +119,7 @@ class ArtifactMeta(TypedDict):
     key: str
     size_bytes: int
     content_type: str
-    sha256: str
+    sha256: str | None
     created_at: str
     job_id: str | None
     node_id: str | None
@@ -403,9 +403,24 @@ class DeadLetterList(TypedDict):
     next: str | None
 
 
+class ModelRef(TypedDict):
+    """A model: an artifact, by bucket and key, or a file or folder of the worker, by local."""
+
+    bucket: NotRequired[str]
+    key: NotRequired[str]
+    local: NotRequired[str]
+
+
 class ArtifactList(TypedDict):
     artifacts: list[ArtifactMeta]
     next: str | None
+
+
+class Limits(TypedDict):
+    """What a request may carry; field names are camelCase."""
+
+    uploadBytes: int
+    bodyBytes: int
 
 
 class ProblemDetail(TypedDict):

@@ -67,6 +67,12 @@ def how_to_submit(one: argparse.ArgumentParser) -> None:
         metavar="K=PATH",
         help="a param that is a file, uploaded first; repeatable, also for one list",
     )
+    one.add_argument(
+        "--local",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a model of the workers, by its path below models.roots; repeatable",
+    )
     one.add_argument("--name", help="what the job is called")
     one.add_argument("--tag", action="append", metavar="TAG", help="repeatable")
     one.add_argument("--priority", choices=["high", "normal", "low"])
@@ -82,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
     with client_for(options) as client:
         kind, schema = _named(client, options.what)
         params, files = read_params(options.values, options.file or [], schema, options.what)
+        params |= {name: {"local": path} for name, path in map(pair, options.local or [])}
         job = client.submit(**{kind: options.what}, params=params, files=files, **identity(options))
         return after_submission(client, job, options, watches=not options.detach)
 

@@ -31,7 +31,7 @@ from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
 
@@ -103,6 +103,7 @@ class Task:
         self.retry_on = declared.retry_on
         self.resumable = declared.resumable
         self._declared = declared
+        self.model_roots: Sequence[str] = ()
         self._table: Mapping[str, Any] = {}
         self._output = msgspec.json.Decoder(output_type)
 
@@ -332,11 +333,12 @@ def collect(
     directory: Path | None = None,
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    model_roots: Sequence[str] = (),
 ) -> Registry:
     """Returns the tasks of modules and plugins by id; only those of `plane`, if given.
 
     `directory` goes on the module search path behind the installed packages, so that nothing in it can shadow one.
-    `settings`: the tables of the settings file by task.
+    `settings`: the tables of the settings file by task. `model_roots`: where tasks find local models.
 
     Raises:
         SettingsError: a task's table is not what the task declared.
@@ -356,6 +358,8 @@ def collect(
     for id, table in (settings or {}).items():
         if id in registry:
             registry[id].configure(table)
+    for made in registry.values():
+        made.model_roots = model_roots
     return {id: made for id, made in registry.items() if plane is None or made.capability.plane == plane}
 
 
@@ -531,11 +535,20 @@ def _where(function: Function) -> str:
 
 
 def _schemas(params_type: Any, output_type: Any) -> tuple[Schema, Schema]:
-    """JSON Schemas without references, with closed objects; artifact references are marked `x-artifact`."""
-    (params, output, artifact), named = msgspec.json.schema_components(
-        [params_type, output_type, ArtifactRef], ref_template="{name}"
+    """JSON Schemas without references, with closed objects; artifact references are marked `x-artifact`, models also `x-local`."""
+    (params, output, artifact, model), named = msgspec.json.schema_components(
+        [params_type, output_type, ArtifactRef, ModelRef], ref_template="{name}"
     )
     artifact_name = artifact["$ref"]
+    members = named[model["$ref"]]["properties"]
+    named[model["$ref"]] = {
+        "anyOf": [
+            named[artifact_name],
+            {"type": "object", "properties": {"local": members["local"]}, "required": ["local"]},
+        ],
+        "x-artifact": True,
+        "x-local": True,
+    }
 
     def inline(value: Any, within: tuple[str, ...]) -> Any:
         if isinstance(value, list):
@@ -577,7 +590,7 @@ def _parameters(schema: Schema) -> list[Parameter]:
 def _type_name(schema: Schema) -> str:
     """Returns a readable type name: `integer`, `artifact`, `string | null`, `array of artifact`."""
     if schema.get("x-artifact"):
-        return "artifact"
+        return "model" if schema.get("x-local") else "artifact"
     if "anyOf" in schema:
         return " | ".join(dict.fromkeys(_type_name(one) for one in schema["anyOf"]))
     if "enum" in schema:

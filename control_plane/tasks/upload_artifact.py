@@ -27,7 +27,7 @@ class UploadParams(Shape):
 class Uploaded(Shape):
     artifact: ArtifactRef
     size_bytes: int
-    sha256: str
+    sha256: str | None
 
 
 @task(

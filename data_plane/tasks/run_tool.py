@@ -28,12 +28,13 @@ from msgspec import Meta, field
 
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.settings import PREFIX, environment
+from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines import tools
 from dihedral.data_plane.engines.tools import Output, ToolSettings, ToolsSettings
 from dihedral.data_plane.process_groups import descendants, members, runs, signal_group
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET = "loras"
 BUCKETS = {"video": "videos", "image": "videos", "audio": "voices"}
@@ -73,7 +74,8 @@ class RunTool(Strict, kw_only=True, rename="camel"):
         ),
     ] = field(default_factory=dict)
     files: Annotated[
-        dict[str, ArtifactRef], Meta(description="Artifacts by the name that they get below {files}, such as a/1.png")
+        dict[str, ModelRef],
+        Meta(description="Artifacts, and local models, by the name that they get below {files}, such as a/1.png"),
     ] = field(default_factory=dict)
     steps: Annotated[int, Meta(ge=0, le=10**9, description="Given to the tool as {steps}; 0: the tool knows")] = 0
 
@@ -158,9 +160,14 @@ class Run:
                 raise TaskError(f"files: {name!r} cannot be the name of a file", code="invalid_input")
             fetched, target = ctx.fetch(ref), folders["files"] / name
             if not target.suffix:
-                target = target.with_suffix(Path(ref.key).suffix)
+                target = target.with_suffix(Path(file_name(ref)).suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
-            fetched.rename(target)
+            if isinstance(ref.local, str):
+                if settings.image:
+                    raise TaskError("a tool in a container sees no local models", code="invalid_input")
+                target.symlink_to(fetched)
+            else:
+                fetched.rename(target)
             values[f"files.{name}"] = str(target)
         config = tools.placed(self._params.config, values)
         Path(values["config"]).write_text(tools.config_text(config, settings.config_format))

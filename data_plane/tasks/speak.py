@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from msgspec import Meta
 
+from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines.speech import alignment, choice, placing, text
@@ -19,7 +20,7 @@ from dihedral.data_plane.model_files import Voice, read_voice
 from dihedral.data_plane.voice import likeness
 from dihedral.data_plane.voice.features import hear
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET = "voices"
 MOST_LETTERS = 12_000  # some 13 minutes: the phonemes of more would not fit into a node's output
@@ -42,7 +43,7 @@ class Speak(Strict, kw_only=True, rename="camel"):
     speed: Annotated[float, Meta(ge=0.5, le=2, description="1: the voice's own pace")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the breath in the sound")] = 0
     like: Annotated[
-        Annotated[ArtifactRef, artifact("audio/*", ".m4a", ".safetensors", format="recording", bucket="voices")] | None,
+        Annotated[ModelRef, artifact("audio/*", ".m4a", ".safetensors", format="recording", bucket="voices")] | None,
         Meta(
             title="Sounds like",
             description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone",
@@ -221,9 +222,9 @@ def wav(samples: FloatArray, rate: int, path: Path) -> Path:
     return path
 
 
-def voice_of(reference: ArtifactRef, ctx: TaskContext) -> Voice:
+def voice_of(reference: ModelRef, ctx: TaskContext) -> Voice:
     """Returns the voice as it was trained, or as a recording of the speaker shows it."""
-    if reference.key.endswith(".safetensors"):
+    if file_name(reference).endswith(".safetensors"):
         return read_voice(ctx.fetch(reference), np)
     heard = hear(ctx, reference, LIKE_SECONDS, np)
     components = min(LIKE_COMPONENTS, max(1, len(heard.cepstra) // 4))

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.diffusion import adapter, base, model, pictures
 from dihedral.data_plane.diffusion.adapter import State
@@ -37,37 +38,51 @@ DECAY, CLIP = 1e-2, 1.0  # AdamW's decay, and the largest norm of a gradient, as
 
 class TrainDiffusionLora(Strict, kw_only=True, rename="camel"):
     base: Annotated[
-        ModelRef,
+        Annotated[ModelRef, artifact(".zip", format="diffusion_model")],
         Meta(description="A model in diffusers' layout: a folder of the worker, by local, or a zip of one"),
     ]
     pictures: Annotated[
-        list[ArtifactRef],
+        list[Annotated[ArtifactRef, artifact("image/*", ".heic", ".txt", ".zip", format="picture")]],
         Meta(
             min_length=1,
             max_length=4_000,
+            title="Pictures and captions",
             description="Pictures, their captions as texts of the same name, or a zip of both",
         ),
     ]
     captions: Annotated[list[str] | None, Meta(description="One for each picture, in order, in place of texts")] = None
-    caption: Annotated[str, Meta(max_length=2_000, description="Of pictures that have none")] = ""
+    caption: Annotated[
+        str, Meta(max_length=2_000, title="Caption of the others", description="Of pictures that have none")
+    ] = ""
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 16
-    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
+    alpha: Annotated[
+        float, Meta(gt=0, le=1024, title="Alpha (scale)", description="The change is scaled by alpha / rank")
+    ] = 16.0
     steps: Annotated[int, Meta(ge=1, le=100_000, description="Steps of AdamW")] = 500
     resolution: Annotated[
         int,
         Meta(ge=64, le=2048, description="Side of a square of as many pixels as each picture gets, in its own shape"),
     ] = 512
-    batch: Annotated[int, Meta(ge=1, le=256, description="Pictures at a time")] = 1
+    batch: Annotated[int, Meta(ge=1, le=256, title="Batch size", description="Pictures at a time")] = 1
     gradient_accumulation: Annotated[int, Meta(ge=1, le=256, description="Gradient accumulation steps")] = 1
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="AdamW's step size")] = 1e-4
     sample_prompts: Annotated[
         list[str], Meta(max_length=4, description="What previews show; empty: the first caption")
     ] = msgspec.field(default_factory=list)
-    sample_every: Annotated[int, Meta(ge=0, description="Steps between previews; 0: none")] = 100
-    checkpoint_every: Annotated[
-        int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
+    sample_every: Annotated[
+        int, Meta(ge=0, title="Steps between previews", description="Steps between previews; 0: none")
     ] = 100
-    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the first values, the order and the noise")] = 0
+    checkpoint_every: Annotated[
+        int,
+        Meta(
+            ge=0,
+            title="Steps between checkpoints",
+            description="Steps between checkpoints; one more where it is interrupted",
+        ),
+    ] = 100
+    seed: Annotated[
+        int, Meta(ge=0, le=2**53, title="Random seed", description="Of the first values, the order and the noise")
+    ] = 0
 
 
 class Bucket(Strict, kw_only=True):
@@ -132,6 +147,13 @@ def half_batch(params: TrainDiffusionLora) -> TrainDiffusionLora | None:
             "steps": 500,
         }
     ],
+    groups={
+        "Model": ("base",),
+        "Pictures": ("pictures", "captions", "caption", "resolution"),
+        "LoRA": ("rank", "alpha"),
+        "Training": ("steps", "batch", "gradientAccumulation", "learningRate", "seed"),
+        "Running": ("samplePrompts", "sampleEvery", "checkpointEvery"),
+    },
 )
 def train_diffusion_lora(params: TrainDiffusionLora, ctx: TaskContext) -> TrainDiffusionLoraOutput:
     """Raises: TaskError `missing_package`, `invalid_model`, `invalid_input`, `diverged`."""

@@ -13,6 +13,7 @@ from tests.contracts.kinds import (
     BUCKET,
     FLAG,
     ID,
+    LOCAL,
     MOMENT,
     NETWORK,
     OBJECT,
@@ -137,12 +138,13 @@ GRAPH_SUBMISSION: Shape = {
 
 KEY = text(1, 900)
 ARTIFACT_REF: Shape = {"bucket": BUCKET, "key": KEY}
+MODEL_REF: Shape = {"bucket": optional(BUCKET), "key": optional(KEY), "local": optional(LOCAL)}
 ARTIFACT_META: Shape = {
     "bucket": BUCKET,
     "key": KEY,
     "size_bytes": whole(0),
     "content_type": text(1),
-    "sha256": SHA256,
+    "sha256": nullable(SHA256),
     "created_at": STAMP,
     "job_id": nullable(text()),
     "node_id": nullable(text()),
@@ -381,6 +383,7 @@ WEBSOCKET = section(
 )
 PIPELINES = section(dir=text())
 LLM_SECTION = section(endpoint=text(), kind=LLM, model=text(1), apiKey=text(), timeoutSeconds=number(above=0))
+MODELS = section(roots=many(text(1)))
 OUTGOING = section(allow=many(text(1)), webhookTimeoutSeconds=number(above=0, high=60), webhookAttempts=whole(1, 100))
 GPUS = Kind(
     ("2x24GiB", "", "1x512MiB", "99x80GiB,oom@3,hang@4,poison@12,speed=0.5"),
@@ -523,6 +526,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "pipeline": {"Pipeline": PIPELINE, "PipelineList": {"pipelines": many(of(PIPELINE))}},
     "artifact": {
         "ArtifactRef": ARTIFACT_REF,
+        "ModelRef": MODEL_REF,
+        "Limits": {"uploadBytes": whole(1), "bodyBytes": whole(1)},
         "ArtifactMeta": ARTIFACT_META,
         "ArtifactList": {"artifacts": many(of(ARTIFACT_META)), "next": nullable(text())},
     },
@@ -539,6 +544,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "RedisSettings": REDIS,
         "StoreKind": STORE,
         "ArtifactsSettings": ARTIFACTS,
+        "ModelsSettings": MODELS,
         "JobsSettings": JOBS,
         "LogLevelName": LEVEL,
         "LogFormat": FORMAT,
@@ -547,6 +553,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Settings": section(
             redis=of(REDIS),
             artifacts=of(ARTIFACTS),
+            models=of(MODELS),
             jobs=of(JOBS),
             logs=of(LOGS),
             tracing=of(TRACING),

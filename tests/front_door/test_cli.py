@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import dihedral as dihedral_package
 from tests.front_door.running import COMMAND, SECONDS, Up, dihedral, environment, one_line, up
 from tests.support import lethal
 from tests.support.polling import becomes
@@ -19,7 +20,9 @@ from tests.support.polling import becomes
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("house")
-    with up(folder, "--slots", "1", "--tasks", lethal.module_in(folder), DIHEDRAL_JOBS__MAX_DELIVERIES="1") as running:
+    examples = Path(dihedral_package.__file__).parent / "examples"
+    more = {"DIHEDRAL_JOBS__MAX_DELIVERIES": "1", "DIHEDRAL_MODELS__ROOTS": str(examples)}
+    with up(folder, "--slots", "1", "--tasks", lethal.module_in(folder), **more) as running:
         yield running
 
 
@@ -156,7 +159,7 @@ def test_a_comfyui_workflow_becomes_a_job(shell: Shell) -> None:
         (("submit", "broken.json"), "dihedral: broken.json: is not JSON: "),
         (("submit", "list.json"), "dihedral: list.json: is no graph and no submission"),
         (("submit", "typo.json"), "dihedral: typo.json: a submission has no 'prioriti'; it has graph, "),
-        (("submit", "typo.json", "--param", "a=1"), "dihedral: --param and --file fill in a pipeline"),
+        (("submit", "typo.json", "--param", "a=1"), "dihedral: --param, --file and --local fill in a pipeline"),
         (("submit", "editor.json"), "dihedral: editor.json: this is a workflow as ComfyUI's editor saves it; export it"),
         (("submit", "--pipeline", "simulate", "--param", "steps"), "dihedral: 'steps' is not NAME=VALUE"),
         (("submit", "--pipeline", "train_voice", "--file", "recording=absent.wav"), "dihedral: absent.wav: No such file"),
@@ -213,6 +216,17 @@ def test_files_of_one_param_are_a_list(shell: Shell) -> None:
         shell("cancel", job)
     twice = ("--file", "recording=a.png", "--file", "recording=b.png")
     assert "recording is one file" in shell("submit", "--pipeline", "train_voice", *twice, code=2).stderr
+
+
+def test_a_model_that_lies_on_the_workers_disk_is_named_and_not_uploaded(shell: Shell) -> None:
+    (shell.directory / "lines.txt").write_text("The lamp is lit at seven.\n" * 200)
+    given = ("--file", "dataset=lines.txt", "--param", "steps=1", "--param", "sequenceLength=32", "--param", "batch=1")
+    done = shell("submit", "--pipeline", "train_lora", "--local", "weights=base", *given, "--watch")
+    assert "adapter_model.safetensors" in done.stdout
+    said = shell("submit", "--pipeline", "train_lora", "--local", "weights=../base", *given, code=3).stderr
+    assert "/pipeline/params/weights" in said or "weights" in said
+    said = shell("submit", "--pipeline", "train_lora", "--local", "weights=nowhere", *given, "--watch", code=1).stderr
+    assert "there is no model 'nowhere' below models.roots of this worker (model_not_found)" in said
 
 
 def test_an_uploaded_file_comes_back_and_old_ones_are_pruned(shell: Shell, house: Up) -> None:
