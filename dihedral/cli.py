@@ -227,10 +227,11 @@ def _row(job: dict[str, Any]) -> str:
 
 
 def show(options: argparse.Namespace) -> int:
-    with client_for(options) as client:
-        job, graph = client.job(options.job), client.graph(options.job)
+    from dihedral.render import waits
     from dihedral.tables import cell, table
 
+    with client_for(options) as client:
+        job, graph = client.job(options.job), client.graph(options.job)
     lines = [f"{job['jobId']}  {job['status']}  {job['progress']:.0%}  attempt {job['attempt']}"]
     what = job["pipeline"] or job["task"]
     about = {"name": job["name"], "runs": what, "tags": ", ".join(job["tags"]), "repeats": job["rerunOf"]}
@@ -244,7 +245,7 @@ def show(options: argparse.Namespace) -> int:
         ]
         lines += table(rows)
     if job["waitingFor"]:
-        lines.append(f"waits: {job['waitingFor']['message']}")
+        lines.append(f"waits: {waits(job)}")
     if job["error"]:
         lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
     for node in graph["nodes"]:
@@ -496,10 +497,10 @@ def complete(options: argparse.Namespace) -> int:
 def mcp(options: argparse.Namespace) -> int:
     import asyncio
 
-    from dihedral.bridge.settings import client_key
+    from dihedral.bridge.settings import client_ca, client_key
     from dihedral.mcp import serve
 
-    asyncio.run(serve(url_for(options), options.api_key or client_key()))
+    asyncio.run(serve(url_for(options), options.api_key or client_key(), options.ca or client_ca()))
     return OK
 
 

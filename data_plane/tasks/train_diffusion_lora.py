@@ -15,15 +15,15 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.diffusion import adapter, base, model, pictures
 from dihedral.data_plane.diffusion.adapter import State
-from dihedral.data_plane.diffusion.base import ModelRef
 from dihedral.data_plane.diffusion.model import Tensor, Text
 from dihedral.data_plane.diffusion.pictures import Picture, Size
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET, PICTURES = "loras", "videos"
 PACKAGES = ("torch", "diffusers", "peft", "transformers")
@@ -36,53 +36,43 @@ JUDGEMENTS, FEWEST_STEPS, JUDGED = (
 DECAY, CLIP = 1e-2, 1.0  # AdamW's decay, and the largest norm of a gradient, as the usual trainers have them
 
 
+Base = Annotated[ModelRef, artifact(".zip", "application/zip", format="diffusers")]
+Part = Annotated[ArtifactRef, artifact("image/*", ".txt", ".zip", "text/plain", "application/zip", format="captioned")]
+
+
 class TrainDiffusionLora(Strict, kw_only=True, rename="camel"):
     base: Annotated[
-        Annotated[ModelRef, artifact(".zip", format="diffusion_model")],
+        Base,
         Meta(description="A model in diffusers' layout: a folder of the worker, by local, or a zip of one"),
     ]
     pictures: Annotated[
-        list[Annotated[ArtifactRef, artifact("image/*", ".heic", ".txt", ".zip", format="picture")]],
+        list[Part],
         Meta(
             min_length=1,
             max_length=4_000,
-            title="Pictures and captions",
             description="Pictures, their captions as texts of the same name, or a zip of both",
         ),
     ]
     captions: Annotated[list[str] | None, Meta(description="One for each picture, in order, in place of texts")] = None
-    caption: Annotated[
-        str, Meta(max_length=2_000, title="Caption of the others", description="Of pictures that have none")
-    ] = ""
+    caption: Annotated[str, Meta(max_length=2_000, description="Of pictures that have none")] = ""
     rank: Annotated[int, Meta(ge=1, le=256, description="Rank of the adapter")] = 16
-    alpha: Annotated[
-        float, Meta(gt=0, le=1024, title="Alpha (scale)", description="The change is scaled by alpha / rank")
-    ] = 16.0
+    alpha: Annotated[float, Meta(gt=0, le=1024, description="The change is scaled by alpha / rank")] = 16.0
     steps: Annotated[int, Meta(ge=1, le=100_000, description="Steps of AdamW")] = 500
     resolution: Annotated[
         int,
         Meta(ge=64, le=2048, description="Side of a square of as many pixels as each picture gets, in its own shape"),
     ] = 512
-    batch: Annotated[int, Meta(ge=1, le=256, title="Batch size", description="Pictures at a time")] = 1
+    batch: Annotated[int, Meta(ge=1, le=256, description="Pictures at a time")] = 1
     gradient_accumulation: Annotated[int, Meta(ge=1, le=256, description="Gradient accumulation steps")] = 1
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="AdamW's step size")] = 1e-4
     sample_prompts: Annotated[
         list[str], Meta(max_length=4, description="What previews show; empty: the first caption")
     ] = msgspec.field(default_factory=list)
-    sample_every: Annotated[
-        int, Meta(ge=0, title="Steps between previews", description="Steps between previews; 0: none")
-    ] = 100
+    sample_every: Annotated[int, Meta(ge=0, description="Steps between previews; 0: none")] = 100
     checkpoint_every: Annotated[
-        int,
-        Meta(
-            ge=0,
-            title="Steps between checkpoints",
-            description="Steps between checkpoints; one more where it is interrupted",
-        ),
+        int, Meta(ge=0, description="Steps between checkpoints; one more where it is interrupted")
     ] = 100
-    seed: Annotated[
-        int, Meta(ge=0, le=2**53, title="Random seed", description="Of the first values, the order and the noise")
-    ] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53, description="Of the first values, the order and the noise")] = 0
 
 
 class Bucket(Strict, kw_only=True):
@@ -138,6 +128,13 @@ def half_batch(params: TrainDiffusionLora) -> TrainDiffusionLora | None:
     resumable=True,
     unavailable=unavailable,
     timeout_seconds=7 * 86_400,
+    groups={
+        "Model": ("base",),
+        "Pictures": ("pictures", "captions", "caption", "resolution"),
+        "Adapter": ("rank", "alpha"),
+        "Training": ("steps", "batch", "gradientAccumulation", "learningRate", "seed", "checkpointEvery"),
+        "Previews": ("samplePrompts", "sampleEvery"),
+    },
     examples=[
         {
             "base": {"local": "stable-diffusion-v1-5"},
@@ -147,13 +144,6 @@ def half_batch(params: TrainDiffusionLora) -> TrainDiffusionLora | None:
             "steps": 500,
         }
     ],
-    groups={
-        "Model": ("base",),
-        "Pictures": ("pictures", "captions", "caption", "resolution"),
-        "LoRA": ("rank", "alpha"),
-        "Training": ("steps", "batch", "gradientAccumulation", "learningRate", "seed"),
-        "Running": ("samplePrompts", "sampleEvery", "checkpointEvery"),
-    },
 )
 def train_diffusion_lora(params: TrainDiffusionLora, ctx: TaskContext) -> TrainDiffusionLoraOutput:
     """Raises: TaskError `missing_package`, `invalid_model`, `invalid_input`, `diverged`."""
@@ -406,7 +396,7 @@ class Run:
             "ss_network_dim": str(params.rank),
             "ss_network_alpha": str(params.alpha),
             "ss_base_model_version": "sdxl_base_v1-0" if self._model.is_xl else "sd_v1_or_v2",
-            "ss_sd_model_name": base.name_of(params.base),
+            "ss_sd_model_name": file_name(params.base),
             "ss_steps": str(state.best_step),
             "ss_max_train_steps": str(params.steps),
             "ss_learning_rate": str(params.learning_rate),
