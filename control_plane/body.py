@@ -47,8 +47,8 @@ async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = 
     return body
 
 
-def too_large(limit: int) -> ApiProblem:
-    return ApiProblem(413, "body_too_large", f"the body has more than {limit} bytes")
+def too_large(limit: int, setting: str = "control.bodyLimitBytes") -> ApiProblem:
+    return ApiProblem(413, "body_too_large", f"the body has more than {limit} bytes, which {setting} allows")
 
 
 async def refusal(raw: bytes | memoryview, error: Exception, stem: str = "", name: str = "") -> ApiProblem:

@@ -33,6 +33,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.hosts import is_loopback, listen
+from dihedral.bridge.tasks import models
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import failed, run_light
 from dihedral.bridge.tasks.runs import Emit, NodeRun, Outcome, RunControl
@@ -68,7 +69,11 @@ async def serve(settings: Settings) -> int:
     """
     refuse_local_store_far_away(settings)
     modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(modules, plane="python", directory=Path.cwd(), settings=settings.tasks)
+    registry = tasks.collect(
+        modules, plane="python", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
+    )
+    for root in models.missing(settings.models.roots):
+        log.warning("models.roots: %s is no folder here; its models will not be found", root)
     for id in settings.tasks.keys() - registry.keys():
         log.info("[tasks.%s] is of no task of this worker", id)
     try:

@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from dihedral.bridge.tasks.params import LookModel, Picture, Recording, Video, VoiceModel, artifact
     from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
     from dihedral.client import AsyncClient, Client
-    from dihedral.schemas.structs.artifact import ArtifactRef
+    from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 __all__ = [
-    "ArtifactRef", "AsyncClient", "Client", "LookModel", "Picture", "Recording", "TaskCancelled", "TaskContext", "TaskError", "Video",
-    "VoiceModel", "artifact", "task",
+    "ArtifactRef", "AsyncClient", "Client", "LookModel", "ModelRef", "Picture", "Recording", "TaskCancelled", "TaskContext", "TaskError",
+    "Video", "VoiceModel", "artifact", "task",
 ]  # fmt: skip
 _OF_PARAMS = frozenset({"LookModel", "Picture", "Recording", "Video", "VoiceModel", "artifact"})
 
@@ -21,10 +21,10 @@ def __getattr__(name: str) -> Any:
         from dihedral import client
 
         return getattr(client, name)
-    if name == "ArtifactRef":
-        from dihedral.schemas.structs.artifact import ArtifactRef
+    if name in ("ArtifactRef", "ModelRef"):
+        from dihedral.schemas.structs import artifact
 
-        return ArtifactRef
+        return getattr(artifact, name)
     if name in _OF_PARAMS:
         from dihedral.bridge.tasks import params
 

@@ -150,6 +150,8 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         kinds = _kinds(client, options.pipeline)
         pairs = [_pair(text) for text in options.param or []]
         params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
+        for name, path in map(_pair, options.local or []):
+            params[name] = {"local": path}
         return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
     from dihedral import workflows
 
@@ -161,9 +163,9 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
     if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
         raise _usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
-    if options.param or options.file:
+    if options.param or options.file or options.local:
         raise _usage(
-            "--param and --file fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
+            "--param, --file and --local fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
         )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:
@@ -275,11 +277,13 @@ def jobs(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
+    from dihedral.render import waits
+
     with _client(options) as client:
         job, graph = client.job(options.job), client.graph(options.job)
     lines = [f"{job['jobId']}  {job['status']}  {job['progress']:.0%}  attempt {job['attempt']}"]
     if job["waitingFor"]:
-        lines.append(f"waits: {job['waitingFor']['message']}")
+        lines.append(f"waits: {waits(job)}")
     if job["error"]:
         lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
     for node in graph["nodes"]:
@@ -493,10 +497,10 @@ def doctor(options: argparse.Namespace) -> int:
 def mcp(options: argparse.Namespace) -> int:
     import asyncio
 
-    from dihedral.bridge.settings import client_key
+    from dihedral.bridge.settings import client_ca, client_key
     from dihedral.mcp import serve
 
-    asyncio.run(serve(_url(options), options.api_key or client_key()))
+    asyncio.run(serve(_url(options), options.api_key or client_key(), options.ca or client_ca()))
     return OK
 
 
@@ -626,6 +630,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K=PATH",
         help="a param that is a file, uploaded first; repeatable, also for one list",
+    )
+    one.add_argument(
+        "--local",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a model of the workers, by its path below models.roots; repeatable",
     )
     one.add_argument("--priority", choices=["high", "normal", "low"])
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
@@ -44,6 +44,10 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 DEFAULT_URL = "http://127.0.0.1:8000"
 RETRIES = 6  # with the pauses between them 8 s
 BUSY = frozenset({429, 502, 503, 504})
+LIMIT_LOOK_BYTES = 1 << 20
+"""Files up to this size are sent without a look at the limit: the refusal costs no more than the look."""
+SLOWEST_STORE_BYTES = 8 << 20
+"""Bytes a second at which an answer to an upload is still waited for."""
 FAILURES = {"forbidden": 403, "limit": 429}
 """Statuses of a subscription's failure; everything else means that there is no such job."""
 
@@ -137,6 +141,7 @@ class AsyncClient:
         except (ImportError, ValueError) as error:
             raise Unreachable(f"the proxy of the environment cannot be used: {error}") from error
         self._sockets: WeakSet[ClientConnection] = WeakSet()
+        self._upload_bytes: int | None = None
         self._closed = False
 
     async def __aenter__(self) -> "AsyncClient":
@@ -172,7 +177,8 @@ class AsyncClient:
     ) -> doc.Job:
         """Submits a graph, a pipeline or one task alone; returns the job document, before it has run.
 
-        `files`: params of the pipeline or task whose value is a local file, or a list of them; they are uploaded first.
+        `files`: params of the pipeline or task whose value is a local file, or a list of them; they are uploaded first, and deleted again where the
+        submission is refused.
         `rerun_of`: the job that this one repeats; alone it runs the same again, with `params` over those of that job.
         `start_at`: RFC 3339 with an offset. A key is made where none is given, so a submission whose answer was lost is sent again and
         runs once.
@@ -183,18 +189,28 @@ class AsyncClient:
             Unreachable
         """
         filled = dict(params or {})
-        for name, given in (files or {}).items():
-            if isinstance(given, str | Path):
-                filled[name] = await self._uploaded(given)
-            else:
-                filled[name] = [await self._uploaded(path) for path in given]
-        body = {
-            "graph": graph, "pipeline": pipeline, "task": task, "params": filled or None, "name": name,
-            "tags": list(tags) if tags else None, "rerunOf": rerun_of, "priority": priority, "startAt": start_at,
-            "metadata": metadata, "webhook": webhook,
-        }  # fmt: skip
+        uploaded: list[doc.ArtifactRef] = []
+        try:
+            await self._check_sizes([path for given in (files or {}).values() for path in _paths(given)])
+            for param, given in (files or {}).items():
+                refs = [await self._uploaded(path, uploaded) for path in _paths(given)]
+                filled[param] = refs[0] if isinstance(given, str | Path) else refs
+            return await self._submitted(
+                {
+                    "graph": graph, "pipeline": pipeline, "task": task, "params": filled or None, "name": name,
+                    "tags": list(tags) if tags else None, "rerunOf": rerun_of, "priority": priority, "startAt": start_at,
+                    "metadata": metadata, "webhook": webhook,
+                },
+                idempotency_key or uuid.uuid4().hex,
+            )  # fmt: skip
+        except Refused as refused:
+            for ref in uploaded if refused.status < 500 else []:  # behind a 5xx there may be a job that names them
+                with suppress(ClientError):  # a key that may not delete leaves them to the operator
+                    await self._ask("DELETE", _artifact(ref), repeat=True)
+            raise
+
+    async def _submitted(self, body: Document, key: str) -> doc.Job:
         content = json.dumps({name: value for name, value in body.items() if value is not None})
-        key = idempotency_key or uuid.uuid4().hex
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
         return cast(doc.Job, await self._ask("POST", "/api/jobs", content=content, headers=headers, repeat=True))
 
@@ -287,19 +303,47 @@ class AsyncClient:
     # Artifacts ------------------------------------------------------------------------------------------------------
 
     async def upload(self, path: File, bucket: str = "inputs") -> doc.ArtifactMeta:
-        """Uploads a file, read as it is sent; returns the meta document. Raises OSError where the file cannot be read."""
+        """Uploads a file, read as it is sent; returns the meta document.
+
+        Raises:
+            Refused: it is larger than the control plane takes, which is known before it is sent; or it is refused for another reason.
+            OSError: the file cannot be read.
+            Unreachable
+        """
         source = Path(path)
+        size = await self._check_sizes([source])
+        # A store on another machine takes the file once it is here whole, before the answer.
+        timeout = httpx.Timeout(self._timeout_seconds, read=self._timeout_seconds + size / SLOWEST_STORE_BYTES)
 
         async def send() -> httpx.Response:
             with await asyncio.to_thread(source.open, "rb") as file:  # every attempt begins at its start
                 files = {"file": (source.name, file)}
-                return await self._http.post("/api/artifacts", params={"bucket": bucket}, files=files)
+                params = {"bucket": bucket}
+                return await self._http.post("/api/artifacts", params=params, files=files, timeout=timeout)
 
         return cast(doc.ArtifactMeta, self._answered(await self._until_answered(send, repeat=True)))
 
-    async def _uploaded(self, path: File) -> doc.ArtifactRef:
+    async def _uploaded(self, path: File, uploaded: list[doc.ArtifactRef]) -> doc.ArtifactRef:
         meta = await self.upload(path)
-        return {"bucket": meta["bucket"], "key": meta["key"]}
+        uploaded.append({"bucket": meta["bucket"], "key": meta["key"]})
+        return uploaded[-1]
+
+    async def _check_sizes(self, paths: Sequence[File]) -> int:
+        """Returns the size of the largest file. Raises Refused where it is larger than the control plane takes, OSError where one cannot be read."""
+        sizes = {path: (await asyncio.to_thread(Path(path).stat)).st_size for path in paths}
+        largest = max(sizes.values(), default=0)
+        if largest <= LIMIT_LOOK_BYTES:
+            return largest
+        if self._upload_bytes is None:
+            try:
+                self._upload_bytes = int((await self._ask("GET", "/api/limits"))["uploadBytes"])
+            except Refused:  # an older control plane; the upload itself is refused
+                return largest
+        for path, size in sizes.items():
+            if size > self._upload_bytes:
+                detail = f"{path} has {size:,} bytes; this control plane takes {self._upload_bytes:,} (artifacts.maxUploadBytes)"
+                raise Refused({"status": 413, "code": "body_too_large", "detail": detail})
+        return largest
 
     async def download(self, ref: doc.ArtifactRef | doc.ArtifactMeta | Mapping[str, Any], to: File) -> Path:
         """Writes the artifact to a file, whole or not at all; a directory gets it under the artifact's name."""
@@ -307,7 +351,7 @@ class AsyncClient:
         if await asyncio.to_thread(target.is_dir):
             target = target / str(ref["key"]).rsplit("/", 1)[-1]
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-        path = f"/api/artifacts/{quote(str(ref['bucket']), safe='')}/{quote(str(ref['key']))}"
+        path = _artifact(ref)
 
         async def copy() -> None:
             async with self._http.stream("GET", path, follow_redirects=True) as response:
@@ -529,6 +573,14 @@ def _job(job_id: str, below: str = "") -> str:
     if not job_id.strip("."):
         raise _failed(job_id, "unknown_job")
     return f"/api/jobs/{quote(job_id, safe='')}{below}"
+
+
+def _artifact(ref: Mapping[str, Any]) -> str:
+    return f"/api/artifacts/{quote(str(ref['bucket']), safe='')}/{quote(str(ref['key']))}"
+
+
+def _paths(given: File | Sequence[File]) -> list[File]:
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def _letter(letter_id: str, below: str = "") -> str:

@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 import redis
 
@@ -87,7 +88,7 @@ class EmbeddedServer:
     def __init__(self, directory: Path, log: Path, binary: Path | None = None) -> None:
         self.directory = directory.resolve()
         self.socket = socket_path(directory)
-        self.url = f"unix://{self.socket}?db=0"
+        self.url = f"unix://{quote(str(self.socket))}?db=0"  # a path may hold #, ? and %41
         self.process: subprocess.Popen[bytes] | None = None
         self._log = log
         self._binary = binary

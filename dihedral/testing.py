@@ -92,13 +92,14 @@ def run(
     cancel_at: float | None = None,
     finish_at: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    model_roots: Sequence[File] = (),
     timeout_seconds: float = 3600,
 ) -> Run:
     """Runs a function marked with @task to its end.
 
     `files`: params whose value is an artifact, or a list of them, from local files. `folder`: where artifacts and checkpoints are kept; given twice,
     the second run finds the checkpoint of the first. `cancel_at`, `finish_at`: the progress at which the job is cancelled, or requested to end
-    with its best result. `settings`: the task's table of the settings file. `timeout_seconds`: of an async task; nothing can stop a plain function here.
+    with its best result. `settings`: the task's table of the settings file. `model_roots`: where local models lie. `timeout_seconds`: of an async task; nothing can stop a plain function here.
 
     Raises:
         TaskFailed: the task raised, or returned what it did not declare. A task that ended because of `cancel_at` returns normally.
@@ -106,6 +107,7 @@ def run(
     """
     made = task_of(task)
     made.configure(settings or {})
+    made.model_roots = [str(root) for root in model_roots]
     result = Run()
     if folder is None:
         folder = Path(mkdtemp(prefix="dihedral-test-"))

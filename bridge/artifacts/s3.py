@@ -246,7 +246,7 @@ class S3Store:
             key=key,
             size_bytes=found.size or 0,
             content_type=found.content_type or "application/octet-stream",
-            sha256=digest if SHA256.fullmatch(digest := known.get("sha256", "")) else "0" * 64,
+            sha256=digest if SHA256.fullmatch(digest := known.get("sha256", "")) else None,
             created_at=_created(known.get("created", ""), found.last_modified),
             job_id=known.get("job") or None,
             node_id=known.get("node") or None,

@@ -69,6 +69,7 @@ async def run_light(
         warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=lambda: "finish" in control.requests,
         settings=task.settings,
+        model_roots=task.model_roots,
     )
     stop = _Stop(run.timeout_seconds)
     control.on_cancel(stop.cancelled)
@@ -179,6 +180,7 @@ def run_plain(
         warm_key=task.warm_key(run.params) if kept is not None else "",
         finishing=finishing,
         settings=task.settings,
+        model_roots=task.model_roots,
     )
     try:
         return finished(task, task.function(params, context), context, output_bytes)

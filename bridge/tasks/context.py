@@ -10,7 +10,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,8 +21,9 @@ import msgspec
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import DihedralError, SettingsError, StoreError
+from dihedral.bridge.tasks import models
 from dihedral.bridge.tasks.runs import Emit, NodeRun
-from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef, ModelRef
 from dihedral.schemas.structs.capability import Capability
 
 T = TypeVar("T")
@@ -108,11 +109,13 @@ class TaskContext:
         warm_key: str = "",
         finishing: Callable[[], bool] = bool,
         settings: "Callable[[type[Any]], Any] | None" = None,
+        model_roots: Sequence[str] = (),
     ) -> None:
         """Makes a context. `capabilities`: this worker's. `directory`: made on first use, temporary where None. `loop`: the loop of the store, None = this one.
 
         `kept`: None where no object outlives the run. `warm_key`: the key of the object that the task may keep. `finishing`: returns whether a user wants the best result so far.
         `settings`: makes a struct of this task's table in the settings file; None: the defaults.
+        `model_roots`: where local models lie.
         """
         self.job_id = run.job_id
         self.node_id = run.node_id
@@ -133,6 +136,7 @@ class TaskContext:
         self._warm_key = warm_key
         self._finishing = finishing
         self._settings = settings
+        self._model_roots = model_roots
         self._fetched = 0
 
     def settings(self, kind: type[T]) -> T:
@@ -168,6 +172,10 @@ class TaskContext:
         if level not in ("debug", "info", "warning", "error"):
             raise ValueError(f"unknown log level {level!r}")
         self._emit.log(level, printable(message))
+
+    def waits(self, reason: str) -> None:
+        """Reports that an async task waits for a server of the operator's, with a sentence that `waitingFor` of the job shows; empty: it goes on."""
+        self._emit.waits(reason)
 
     # Cancel ---------------------------------------------------------------------------------------------------------
 
@@ -217,11 +225,14 @@ class TaskContext:
                 self._made = self._directory
         return self._made
 
-    def fetch(self, ref: ArtifactRef) -> Path:
+    def fetch(self, ref: ArtifactRef | ModelRef) -> Path:
         """Copies an artifact into the workdir. Blocks, so only for plain functions.
+
+        A local model is not copied: the path is that of the operator's file or folder, which a task must not change.
 
         Raises:
             StoreError: it is not there, or the store does not answer.
+            TaskError: codes `model_not_found` and `bad_model`, of local models.
         """
         return self._wait(self._fetch(ref))
 
@@ -235,7 +246,7 @@ class TaskContext:
         """
         return self._wait(self._put(bucket, name, source, content_type))
 
-    async def fetch_async(self, ref: ArtifactRef) -> Path:
+    async def fetch_async(self, ref: ArtifactRef | ModelRef) -> Path:
         return await self._there(self._fetch(ref))
 
     async def store_async(
@@ -319,10 +330,16 @@ class TaskContext:
     def has_files(self) -> bool:
         return self._made is not None
 
-    async def _fetch(self, ref: ArtifactRef) -> Path:
+    async def _fetch(self, ref: ArtifactRef | ModelRef) -> Path:
+        try:
+            if isinstance(ref, ModelRef) and isinstance(ref.local, str):
+                return await asyncio.to_thread(models.find, self._model_roots, ref)
+            named = models.artifact_of(ref)
+        except models.BadModel as error:
+            raise TaskError(str(error), code=error.code) from None
         self._fetched += 1
-        target = self.workdir / f"{self._fetched}-{ref.key.rsplit('/', 1)[-1]}"
-        await self._artifacts().fetch(ref.bucket, ref.key, target)
+        target = self.workdir / f"{self._fetched}-{named.key.rsplit('/', 1)[-1]}"
+        await self._artifacts().fetch(named.bucket, named.key, target)
         return target
 
     async def _put(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactMeta:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta, inspect
 
 from dihedral.bridge.artifacts.store import BUCKETS
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 Schema = dict[str, Any]
 
@@ -24,7 +24,7 @@ _UNITS = {"mib": "(MiB)", "gib": "(GiB)", "db": "(dB)", "hz": "(Hz)", "ms": "(ms
 
 
 def artifact(*accept: str, format: str, bucket: str = "inputs") -> Meta:
-    """Marks an ArtifactRef with what fits it. `accept`: media types (`image/*`) and endings (`.safetensors`); `format`: one word for what is
+    """Marks an ArtifactRef or ModelRef with what fits it. `accept`: media types (`image/*`) and endings (`.safetensors`); `format`: one word for what is
     inside, which the stored example of that format is named after; `bucket`: where jobs store such files. Raises ValueError.
     """
     marked = {"accept": list(accept), "bucket": bucket, "format": format}
@@ -132,5 +132,5 @@ def grouped(schema: Schema, groups: Mapping[str, Sequence[str]]) -> Schema:
 Picture = Annotated[ArtifactRef, artifact("image/*", ".heic", format="picture")]
 Recording = Annotated[ArtifactRef, artifact("audio/*", ".m4a", format="recording")]
 Video = Annotated[ArtifactRef, artifact("video/*", format="video", bucket="videos")]
-LookModel = Annotated[ArtifactRef, artifact(".safetensors", format="look", bucket="loras")]
-VoiceModel = Annotated[ArtifactRef, artifact(".safetensors", format="voice", bucket="voices")]
+LookModel = Annotated[ModelRef, artifact(".safetensors", format="look", bucket="loras")]
+VoiceModel = Annotated[ModelRef, artifact(".safetensors", format="voice", bucket="voices")]

@@ -190,7 +190,9 @@ class Worker:
 
     def measured(self) -> list[Metric]:
         """Returns the nodes that run here now, for the metrics."""
-        return self.capacity.measured(waiting=sum(bool(each.waiting_for) for each in self.nodes.running))
+        return self.capacity.measured(
+            waiting=sum(bool(each.waiting_for) and not each.light for each in self.nodes.running)
+        )
 
     async def _connect(self) -> None:
         delay = 0.1

@@ -113,7 +113,8 @@ class NodeExecution:
         """Publishes the reason for waiting with the heartbeat, the first time also in the job's log."""
         changes = bool(reason) != bool(self.waiting_for)
         if changes and reason:
-            self.log("info", f"waits for device memory: {reason}")
+            if not self.light:  # a light node has said for what it waits
+                self.log("info", f"waits for device memory: {reason}")
             self._waits_since = time.monotonic()
         elif changes:
             self.waited_seconds += time.monotonic() - self._waits_since
@@ -128,7 +129,7 @@ class NodeExecution:
 
     @property
     def only_waits(self) -> bool:
-        return bool(self.waiting_for) and not self.control.cancelled
+        return bool(self.waiting_for) and not self.light and not self.control.cancelled
 
     def give_up_waiting(self) -> None:
         """Keeps a node that no longer waits."""

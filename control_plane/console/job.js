@@ -146,7 +146,7 @@ function Head({ model, remedies }) {
   </div>`;
 }
 
-const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt") };
+const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt"), service: t("a server") };
 
 function Waits({ job }) {
   const kind = job.waitingFor.type;

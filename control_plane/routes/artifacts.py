@@ -33,11 +33,12 @@ from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, refused
 from dihedral.control_plane.root import address
-from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta
+from dihedral.schemas.structs.artifact import ArtifactList, ArtifactMeta, Limits
 
 Req = Request[Any, Any, State]
 
 FORM_BYTES = 64 * 1024
+SETTING = "artifacts.maxUploadBytes"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
@@ -63,7 +64,7 @@ async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[by
     limit = request.app.state.settings.artifacts.max_upload_bytes
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit + FORM_BYTES:
-        raise too_large(limit)
+        raise too_large(limit, SETTING)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != "multipart/form-data" or not options.get("boundary"):
         raise ApiProblem(415, "unsupported_media_type", "the body must be multipart/form-data with a part named file")
@@ -86,11 +87,22 @@ async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[by
     except MultipartError as error:
         raise ApiProblem(400, "bad_multipart", f"the body is not well-formed multipart: {error}") from error
     except TooLarge as error:
-        raise too_large(limit) from error
+        raise too_large(limit, SETTING) from error
     except BadContentType as error:
         raise ApiProblem(422, error.code, f"the part named file: {error}") from error
     return Response(msgspec.json.encode(meta), status_code=201, media_type="application/json",
                     headers={"Location": address(request.scope, f"/api/artifacts/{meta.bucket}/{meta.key}")})  # fmt: skip
+
+
+@get(
+    "/api/limits",
+    scope="submit",
+    summary="What a request may carry, to be asked before a large one",
+    responses=answers(),
+)
+async def limits(request: Req) -> Limits:
+    settings = request.app.state.settings
+    return Limits(upload_bytes=settings.artifacts.max_upload_bytes, body_bytes=settings.control.body_limit_bytes)
 
 
 class _Form:
@@ -108,7 +120,7 @@ class _Form:
         async for chunk in self._stream:
             size += len(chunk)
             if size > self._limit + FORM_BYTES:  # counts everything that follows the file too
-                raise too_large(self._limit)
+                raise too_large(self._limit, SETTING)
             for part in self._parser.parse(chunk) if chunk else ():
                 yield part
         self._parser.close()  # raises where the last boundary is missing
@@ -244,7 +256,7 @@ def _headers(meta: ArtifactMeta) -> dict[str, str]:
     how, content_type = shown_as(meta.content_type)
     return {
         "Content-Type": content_type,  # as a header: as a media type Litestar would add a charset to text
-        "ETag": f'"{meta.sha256}"',
+        "ETag": f'"{meta.sha256 or meta.created_at}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": _disposition(how, meta),
         "X-Content-Type-Options": "nosniff",
@@ -279,6 +291,6 @@ artifact_routes = [
     Router(
         "/",
         before_request=known_once,
-        route_handlers=[upload, list_artifacts, read_meta, download, delete_artifact],
+        route_handlers=[upload, limits, list_artifacts, read_meta, download, delete_artifact],
     )
 ]

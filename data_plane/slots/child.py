@@ -75,7 +75,7 @@ def main() -> None:
     threading.Thread(target=_watch, args=(beats, hello.lease_seconds), name="beats", daemon=True).start()
     _prepare(hello)
     try:
-        registry = tasks.collect(hello.modules, settings=hello.tasks)
+        registry = tasks.collect(hello.modules, settings=hello.tasks, model_roots=hello.model_roots)
     except DihedralError as error:
         sys.exit(str(error))
     gc.freeze()

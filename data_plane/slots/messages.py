@@ -17,7 +17,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     """The first message to the child. `path`: entries that the parent searches for modules; `gpu`: index among the visible ones.
 
     `simulation`: of the GPUs, whose state lies in `gpu_directory`; None where they are real. `tasks`: settings of
-    tasks, which may hold secrets and so travel by the socket alone. `memory_mib`: that the process may allocate, 0: any.
+    tasks, which may hold secrets and so travel by the socket alone. `model_roots`: where tasks find local models. `memory_mib`: that the process may allocate, 0: any.
     """
 
     lease_seconds: float
@@ -30,6 +30,7 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
     simulation: Simulation | None = None
     gpu_directory: str = ""
     tasks: dict[str, dict[str, Any]] = {}
+    model_roots: list[str] = []
     memory_mib: int = 0
 
 

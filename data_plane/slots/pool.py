@@ -83,6 +83,7 @@ class SlotPool:
             simulation=simulation,
             gpu_directory=gpu_directory,
             tasks=settings.tasks,
+            model_roots=settings.models.roots,
             memory_mib=settings.worker.slot_memory_mib,
         )
         self._all = [SlotHandle(number, number % gpus if gpus else None) for number in range(slots)]

@@ -1,10 +1,12 @@
 """Task `compare_voice`: how well each recording fits each voice, and how often a threshold on that would be wrong."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 
+from dihedral.bridge.tasks.models import shown
 from dihedral.bridge.tasks.params import Recording, VoiceModel
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import ArrayModule, array_module
@@ -13,14 +15,17 @@ from dihedral.data_plane.model_files import Voice, read_voice
 from dihedral.data_plane.voice.features import LONGEST_SECONDS, hear
 from dihedral.data_plane.voice.verification import equal_error, ratios
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 Speaker = Annotated[int, Meta(ge=0)] | None
 
 
 class CompareVoice(Strict, kw_only=True, rename="camel"):
     recordings: Annotated[list[Recording], Meta(min_length=1, max_length=256, description="Of one speaker each")]
-    voices: Annotated[list[VoiceModel], Meta(min_length=1, max_length=64, description="As train_voice stores them")]
+    voices: Annotated[
+        list[VoiceModel],
+        Meta(min_length=1, max_length=64, description="As train_voice stores them", extra_json_schema={"x-least": 2}),
+    ]
     background: Annotated[
         VoiceModel | None,
         Meta(title="Background voice", description="A voice of many speakers to compare with; null: the other voices"),
@@ -52,6 +57,19 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
     description="Scores recordings against voices by their log-likelihood ratio; with the speakers given, tells the equal error rate.",
     kind="gpu",
     memory_mib=1024,
+    keywords=[
+        "who is it",
+        "who speaks",
+        "who is speaking",
+        "recognise speaker",
+        "identify speaker",
+        "which voice",
+        "speaker verification",
+        "same speaker",
+        "same person",
+        "score recording",
+        "match voice",
+    ],
     examples=[
         {
             "recordings": [{"bucket": "inputs", "key": "who-is-it.wav"}],
@@ -116,19 +134,18 @@ def _is_own(params: CompareVoice) -> np.ndarray[tuple[int, int], np.dtype[np.boo
     return own
 
 
-def _read(ctx: TaskContext, reference: ArtifactRef, xp: ArrayModule) -> Voice:
+def _read(ctx: TaskContext, reference: ModelRef, xp: ArrayModule) -> Voice:
     try:
         return read_voice(ctx.fetch(reference), xp)
     except TaskError as error:
-        raise _invalid(f"{reference.bucket}/{reference.key}: {error}") from error
+        raise _invalid(f"{shown(reference)}: {error}") from error
 
 
-def _of_one_bandwidth(references: list[ArtifactRef], bandwidths_hz: list[float]) -> None:
+def _of_one_bandwidth(references: Sequence[ArtifactRef | ModelRef], bandwidths_hz: list[float]) -> None:
     for reference, bandwidth_hz in zip(references, bandwidths_hz, strict=True):
         if bandwidth_hz != bandwidths_hz[0]:
-            first = references[0]
             raise _invalid(
-                f"{reference.bucket}/{reference.key} holds sound up to {bandwidth_hz:.0f} Hz, {first.bucket}/{first.key} up to "
+                f"{shown(reference)} holds sound up to {bandwidth_hz:.0f} Hz, {shown(references[0])} up to "
                 f"{bandwidths_hz[0]:.0f} Hz: what is compared needs one bandwidth"
             )
 

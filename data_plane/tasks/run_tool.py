@@ -28,12 +28,13 @@ from msgspec import Meta, field
 
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.settings import PREFIX, environment
+from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.engines import tools
 from dihedral.data_plane.engines.tools import Output, ToolSettings, ToolsSettings
 from dihedral.data_plane.process_groups import descendants, members, runs, signal_group
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET = "loras"
 BUCKETS = {"video": "videos", "image": "videos", "audio": "voices"}
@@ -73,7 +74,8 @@ class RunTool(Strict, kw_only=True, rename="camel"):
         ),
     ] = field(default_factory=dict)
     files: Annotated[
-        dict[str, ArtifactRef], Meta(description="Artifacts by the name that they get below {files}, such as a/1.png")
+        dict[str, ModelRef],
+        Meta(description="Artifacts, and local models, by the name that they get below {files}, such as a/1.png"),
     ] = field(default_factory=dict)
     steps: Annotated[int, Meta(ge=0, le=10**9, description="Given to the tool as {steps}; 0: the tool knows")] = 0
 
@@ -95,10 +97,12 @@ class RunToolOutput(Strict, kw_only=True, rename="camel"):
     description="Runs a trainer or another command line that the operator has named; goes on from its checkpoints.",
     kind="gpu",
     memory_by=("tool",),
+    memory_of=tools.memory_mib,
     resumable=True,
     timeout_seconds=14 * 86_400,
     settings=ToolsSettings,
     side_effects=("process",),
+    keywords=["tool", "trainer", "command line", "external program"],
     examples=[{"tool": "sd-scripts", "config": {"max_train_steps": 1000, "network_dim": 16}, "steps": 1000}],
 )
 def run_tool(params: RunTool, ctx: TaskContext) -> RunToolOutput:
@@ -158,9 +162,14 @@ class Run:
                 raise TaskError(f"files: {name!r} cannot be the name of a file", code="invalid_input")
             fetched, target = ctx.fetch(ref), folders["files"] / name
             if not target.suffix:
-                target = target.with_suffix(Path(ref.key).suffix)
+                target = target.with_suffix(Path(file_name(ref)).suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
-            fetched.rename(target)
+            if isinstance(ref.local, str):
+                if settings.image:
+                    raise TaskError("a tool in a container sees no local models", code="invalid_input")
+                target.symlink_to(fetched)
+            else:
+                fetched.rename(target)
             values[f"files.{name}"] = str(target)
         config = tools.placed(self._params.config, values)
         Path(values["config"]).write_text(tools.config_text(config, settings.config_format))
@@ -349,18 +358,23 @@ class Run:
         return bool(now) and now == before
 
     def _keep_newest(self, *, settled: bool) -> None:
-        """Keeps the files that are whole. `settled`: nothing writes any more, so the formats alone decide what is whole."""
+        """Keeps the newest that are whole. `settled`: nothing writes any more, so the formats alone decide what is whole."""
+        whole: list[Path] = []
         for path in reversed(tools.found(self._scratch, self._settings.checkpoints)):
             found = tools.signature(path)
-            if found == self._kept and found:
+            if not whole and found == self._kept and found:
                 return
             if (settled or self._settled(path)) and tools.is_whole(path):
-                self._keep(path)
-                self._kept = found
-                return
+                whole.append(path)
+            if len(whole) == self._settings.keep_checkpoints:
+                break
+        if whole:
+            self._kept = tools.signature(whole[0])
+            self._keep(whole)
 
-    def _keep(self, path: Path) -> None:
-        relative = path.relative_to(self._scratch)
+    def _keep(self, paths: list[Path]) -> None:
+        """`paths`: the first is what a later run goes on from; others are kept beside it for tools that look back at them, such as for the best."""
+        relative = paths[0].relative_to(self._scratch)
         about = self._ctx.workdir / "about.json"
         about.write_bytes(
             msgspec.json.encode({"digest": self._digest, "path": str(relative), "step": self._output.step})
@@ -369,7 +383,8 @@ class Run:
         try:
             with tarfile.open(packed, "w") as archive:
                 archive.add(about, "dihedral.json")
-                archive.add(path, str(relative))
+                for path in paths:
+                    archive.add(path, str(path.relative_to(self._scratch)))
             self._ctx.keep_checkpoint(BUCKET, packed)
         except (OSError, StoreError) as error:  # such as a checkpoint that the tool has just pruned
             self._ctx.log(f"the checkpoint {relative} is not kept: {error}", "warning")

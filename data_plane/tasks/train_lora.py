@@ -12,31 +12,36 @@ from tokenizers import Tokenizer
 from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.device import ArrayModule, array_module
+from dihedral.data_plane.language import base as base_model
 from dihedral.data_plane.language import dataset, files, samples, training
 from dihedral.data_plane.language.model import Model, new_adapter
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET = "loras"
 MOST_LETTERS = 500  # of a prompt or a line in the output
 JUDGEMENTS = 20  # looks of a run at what is held out
 REPORTS = 1000  # loss events of a run at most, each of one step: the event log is bounded
 
+Weights = Annotated[ModelRef, artifact(".safetensors", ".json", format="weights")]
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class TrainLora(Strict, kw_only=True, rename="camel"):
-    config: Annotated[
-        Annotated[ArtifactRef, artifact(".json", format="config")],
-        Meta(title="Configuration", description="The base's config.json"),
-    ]
     weights: Annotated[
-        list[Annotated[ArtifactRef, artifact(".safetensors", format="weights")]],
-        Meta(min_length=1, max_length=64, description="Its safetensors, every part"),
+        Weights | Annotated[list[Weights], Meta(min_length=1, max_length=1001)],
+        Meta(
+            description="The base's safetensors, every part, and model.safetensors.index.json if there is one; or a local folder that holds all of it"
+        ),
     ]
+    config: Annotated[
+        Annotated[ModelRef, artifact(".json", format="config")] | None,
+        Meta(title="Configuration", description="The base's config.json; null: that of the folder"),
+    ] = None
     tokenizer: Annotated[
-        Annotated[ArtifactRef, artifact(".json", format="tokenizer")], Meta(description="Its tokenizer.json")
-    ]
+        Annotated[ModelRef, artifact(".json", format="tokenizer")] | None,
+        Meta(description="Its tokenizer.json; null: that of the folder"),
+    ] = None
     dataset: Annotated[
         Annotated[ArtifactRef, artifact("text/*", ".txt", ".jsonl", ".json", ".csv", ".parquet", format="dataset")],
         Meta(
@@ -102,7 +107,7 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     best_step: whose weights are kept: those of the least loss on the rows that are held out, of the last step where none are (held_out_loss null).
     """
 
-    adapter: ArtifactRef
+    adapter: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["language adapter"]})]
     adapter_config: ArtifactRef
     first_loss: float
     last_loss: float
@@ -131,6 +136,20 @@ def half_batch(params: TrainLora) -> TrainLora | None:
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
     kind="gpu",
     memory_mib=2048,
+    keywords=[
+        "fine-tune",
+        "finetune",
+        "fine tune",
+        "lora",
+        "language model",
+        "llm",
+        "train model",
+        "tune model",
+        "teach model",
+        "language lora",
+        "train lora",
+        "adapter",
+    ],
     memory_by=("weights", "storage", "batch", "sequenceLength"),
     warm=("config", "weights", "storage"),
     smaller=half_batch,
@@ -166,22 +185,22 @@ def half_batch(params: TrainLora) -> TrainLora | None:
 def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     """Raises: TaskError `invalid_model`, `tokenizer_mismatch`, `invalid_dataset`, `invalid_input`, `diverged`, `missing_package`."""
     xp, device, _ = array_module()
-    fetched = {name: ctx.fetch(getattr(params, name)) for name in ("config", "tokenizer", "dataset")}
-    weights = [ctx.fetch(part) for part in params.weights]
-    config = files.read_config(fetched["config"])
+    source = base_model.fetch(ctx, params.config, params.tokenizer, params.weights)
+    lines = ctx.fetch(params.dataset)
+    config = files.read_config(source.config)
     if params.sequence_length > config.longest:
         raise TaskError(
             f"sequenceLength is {params.sequence_length}, the model was made for {config.longest} tokens",
             code="invalid_input",
         )
-    tokenizer = files.read_tokenizer(fetched["tokenizer"], config)
-    documents = dataset.read(fetched["dataset"], params.dataset.key.rpartition("/")[2])
-    whole = dataset.rows(fetched["dataset"], documents, tokenizer, config.end_ids, params.sequence_length)
+    tokenizer = files.read_tokenizer(source.tokenizer, config)
+    documents = dataset.read(lines, params.dataset.key.rpartition("/")[2])
+    whole = dataset.rows(lines, documents, tokenizer, config.end_ids, params.sequence_length)
     data, held_out = whole.split(params.validation, params.seed)
     ctx.check_cancelled()
-    contents = {file: _digest(file) for file in [*fetched.values(), *weights]}
-    version = b"".join(contents[file] for file in (fetched["config"], *weights)).hex()
-    base = ctx.warm(lambda: files.read_weights(weights, config, params.storage, xp), version)
+    contents = {file: _digest(file) for file in (source.config, source.tokenizer, lines, *source.weights)}
+    version = b"".join(contents[file] for file in (source.config, *source.weights)).hex()
+    base = ctx.warm(lambda: files.read_weights(source.weights, config, params.storage, xp), version)
     adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
     model = Model(config, base, adapter, params.alpha / params.rank)
     prompt = samples.prompt_of(documents)
@@ -218,7 +237,7 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     last_lines = written(
         "after", model._replace(adapter=best.weights if best else adapter), tokenizer, prompt, params, ctx, xp
     )
-    described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, params.weights[0].key)
+    described = files.adapter_config_bytes(set(params.target_modules), params.rank, params.alpha, source.name)
     stored = ctx.store(
         BUCKET,
         "adapter_model.safetensors",

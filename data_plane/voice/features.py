@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dihedral.bridge.tasks.models import shown
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
 from dihedral.data_plane.device import Array, ArrayModule
 from dihedral.data_plane.kernels import pitch, spectra
 from dihedral.data_plane.media.decode import recording_pieces
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 LONGEST_SECONDS = 7_200.0  # what a task reads of recordings at most; two hours of speech are some 700 MiB here
 LEAST_SECONDS = 0.25  # of speech in a recording; less is a click or a word that was cut
@@ -30,7 +31,9 @@ class SpeakerFeatures(NamedTuple):
     bandwidth_hz: float
 
 
-def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: ArrayModule) -> SpeakerFeatures:
+def hear(
+    ctx: TaskContext, recording: ArtifactRef | ModelRef, longest_seconds: float, xp: ArrayModule
+) -> SpeakerFeatures:
     """Fetches a recording and listens to it, looking for a cancel every minute of sound.
 
     Raises: TaskError `invalid_input`, which names the recording.
@@ -38,7 +41,7 @@ def hear(ctx: TaskContext, recording: ArtifactRef, longest_seconds: float, xp: A
     try:
         return listen(ctx.fetch(recording), longest_seconds, ctx.check_cancelled, xp)
     except TaskError as error:
-        raise TaskError(f"{recording.bucket}/{recording.key}: {error}", code=error.code) from error
+        raise TaskError(f"{shown(recording)}: {error}", code=error.code) from error
 
 
 def listen(path: Path, longest_seconds: float, between: Callable[[], None], xp: ArrayModule) -> SpeakerFeatures:

@@ -3,11 +3,39 @@
 from typing import Annotated, Any, TypeAlias
 
 from dihedral.schemas.strict import Strict
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
 class ArtifactRef(Strict, kw_only=True):
     bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
     key: Annotated[str, Meta(max_length=900, min_length=1)]
+
+
+class ModelRef(Strict, kw_only=True):
+    bucket: (
+        Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
+        | UnsetType
+    ) = UNSET
+    key: Annotated[str, Meta(max_length=900, min_length=1)] | UnsetType = UNSET
+    local: (
+        Annotated[
+            str,
+            Meta(
+                description='Its path below one of models.roots.',
+                max_length=900,
+                pattern='^[^./\\\\\\x00-\\x1f\\x7f][^/\\\\\\x00-\\x1f\\x7f]{0,254}(/[^./\\\\\\x00-\\x1f\\x7f][^/\\\\\\x00-\\x1f\\x7f]{0,254})*$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+Sha256: TypeAlias = Annotated[
+    str,
+    Meta(
+        description='Null where another program stored it.',
+        pattern='^[0-9a-f]{64}$(?!\\n)',
+    ),
+]
 
 
 class ArtifactMeta(Strict, kw_only=True):
@@ -15,7 +43,7 @@ class ArtifactMeta(Strict, kw_only=True):
     key: Annotated[str, Meta(max_length=900, min_length=1)]
     size_bytes: Annotated[int, Meta(ge=0)]
     content_type: Annotated[str, Meta(min_length=1)]
-    sha256: Annotated[str, Meta(pattern='^[0-9a-f]{64}$(?!\\n)')]
+    sha256: Annotated[Sha256, Meta(description='Null where another program stored it.')] | None
     created_at: Annotated[
         str,
         Meta(
@@ -45,6 +73,15 @@ class ArtifactMeta(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+
+
+class Limits(Strict, kw_only=True):
+    upload_bytes: Annotated[int, Meta(description='Of a file: artifacts.maxUploadBytes.', ge=1)] = field(
+        name='uploadBytes'
+    )
+    body_bytes: Annotated[int, Meta(description='Of a submission: control.bodyLimitBytes.', ge=1)] = field(
+        name='bodyBytes'
+    )
 
 
 class ArtifactList(Strict, kw_only=True):

@@ -69,7 +69,7 @@ class ArtifactsSettings(Strict, kw_only=True):
     ) = False
     max_upload_bytes: (
         Annotated[int, Meta(description='Largest file that a client may upload.', ge=1)]
-    ) = field(name='maxUploadBytes', default=2147483648)
+    ) = field(name='maxUploadBytes', default=10737418240)
     presign_seconds: (
         Annotated[
             int,
@@ -174,6 +174,20 @@ class JobsSettings(Strict, kw_only=True):
     )
 
 
+Root1: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
+class ModelsSettings(Strict, kw_only=True):
+    roots: (
+        Annotated[
+            list[Root1],
+            Meta(
+                description='Folders of the workers whose models every user may name as {"local": "sdxl/base"}; the first that has it is used.'
+            ),
+        ]
+    ) = field(default_factory=list)
+
+
 class LogLevelName(StrEnum):
     debug = 'debug'
     info = 'info'
@@ -230,6 +244,12 @@ class Settings(Strict, kw_only=True):
     artifacts: (
         Annotated[ArtifactsSettings, Meta(description='Where files are stored.')]
     ) = field(default_factory=lambda: convert({},  type=ArtifactsSettings))
+    models: (
+        Annotated[
+            ModelsSettings,
+            Meta(description="Models that already lie on the workers' disks."),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=ModelsSettings))
     jobs: (
         Annotated[JobsSettings, Meta(description='Limits and times of jobs.')]
     ) = field(default_factory=lambda: convert({},  type=JobsSettings))
@@ -263,6 +283,12 @@ class Settings(Strict, kw_only=True):
             Meta(description='The language model that writes scripts.'),
         ]
     ) = field(default_factory=lambda: convert({},  type=control_plane.LlmSettings))
+    planner: (
+        Annotated[
+            control_plane.PlannerSettings,
+            Meta(description='Goals in words that become graphs.'),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=control_plane.PlannerSettings))
     worker: (
         Annotated[
             data_plane.WorkerSettings, Meta(description='Workers of the data plane.')

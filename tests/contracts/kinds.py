@@ -134,6 +134,30 @@ MOMENT = Kind(
 BUCKET = Kind(
     ("loras", "a.b-9", "a" * 63), ("", "ab", "a" * 64, "Loras", "-ab", "ab-", "a_b", "abc\n", 5, None, [], {})
 )
+LOCAL = Kind(
+    ("sdxl/base", "a", "_a b/c.safetensors", "模型/x", "/".join(["ab"] * 300), "a" * 255),
+    (
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        "..",
+        "../a",
+        "a/../b",
+        ".a",
+        "a/.b",
+        "a\\b",
+        "a\0",
+        "a\nb",
+        "a\n",
+        "a" * 256,
+        "/".join(["ab"] * 301),
+        5,
+        None,
+        [],
+        {},
+    ),
+)
 NETWORK = Kind(
     ("10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"),
     ("", "example.com", "10.0.0.0/8/", "10.0.0.0/1000", "::1\n", 1, None),

@@ -238,6 +238,33 @@ async def test_a_large_file_goes_up_without_being_read_into_memory(client: Any, 
     assert peak < 24 << 20
 
 
+async def test_a_file_above_the_limit_is_refused_before_a_byte_of_it_is_sent(client: Any, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.bin", tmp_path / "large.bin"
+    small.write_bytes(b"small")
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # it would take hours
+    before = await client.artifacts()
+    for sending in (client.upload(large), client.submit(pipeline="train_lora", files={"weights": [small, large]})):
+        with pytest.raises(Refused) as refused:
+            async with asyncio.timeout(SECONDS):
+                await sending
+        assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+        assert "artifacts.maxUploadBytes" in str(refused.value)
+        assert "large.bin has 1,099,511,627,776 bytes" in str(refused.value)
+    assert await client.artifacts() == before, "not even the small one went up"
+
+
+async def test_what_was_uploaded_for_a_refused_submission_is_deleted_again(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    before = await client.artifacts()
+    with pytest.raises(Refused) as refused:
+        await client.submit(
+            pipeline="train_image_lora", params={"steps": -1}, files={"pictures": [tmp_path / "a.png"] * 2}
+        )
+    assert refused.value.status == 422
+    assert await client.artifacts() == before
+
+
 async def test_a_key_of_ones_own_makes_a_repeat_the_same_job(client: Any) -> None:
     wish = {"pipeline": "simulate", "start_at": LATER, "idempotency_key": f"key-{random.random()}"}
     job = await client.submit(**wish)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from dihedral.bridge.fabric.connection import connect, listener
 from dihedral.server import (
     SOCKET_PATH_BYTES,
     EmbeddedServer,
@@ -135,3 +136,21 @@ def test_a_server_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.stdin.close()
     server = EmbeddedServer(tmp_path / "redis", tmp_path / "server.log")
     becomes(lambda: not server.answers())
+
+
+@pytest.mark.parametrize(
+    "name", ["C# app", "what?", "100%41", "a b&c;d:e@[f]", "a+b=c,d", "данные 数据 🙂", "%2F..%2F"]
+)
+async def test_a_directory_of_any_name_is_served(tmp_path: Path, name: str) -> None:
+    server = EmbeddedServer(tmp_path / name / "redis", tmp_path / "server.log")
+    (tmp_path / name).mkdir()
+    server.start()
+    try:
+        client = connect(server.url)
+        await client.set("kept", "1")
+        await client.aclose()
+        subscriber = listener(server.url)
+        assert await subscriber.get("kept") == b"1"
+        await subscriber.aclose()
+    finally:
+        server.stop()

@@ -454,3 +454,130 @@ def test_what_a_data_set_is_does_not_hang_on_its_name(
     (tmp_path / "renamed").write_bytes((model / "lines.jsonl").read_bytes())
     output, _ = place.output("train_lora", example(place, model, dataset=place.upload(tmp_path / "renamed", name)))
     assert output["firstLoss"] == first["firstLoss"]
+
+
+# Models in parts, and models that already lie on the worker's disk ---------------------------------------------------------
+
+
+def in_parts(model: Path, folder: Path) -> list[Path]:
+    """The model as Hugging Face cuts a large one: two parts and their index, with config.json and tokenizer.json."""
+    folder.mkdir(parents=True)
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    made = []
+    for number, some in enumerate((names[::2], names[1::2]), 1):
+        made.append(folder / f"model-0000{number}-of-00002.safetensors")
+        save_file({name: tensors[name] for name in some}, made[-1], {"format": "pt"})
+    where = {name: made[number % 2].name for number, name in enumerate(names)}
+    made.append(folder / "model.safetensors.index.json")
+    made[-1].write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    return made
+
+
+@pytest.fixture
+def house(place: TaskRunner, model: Path, tmp_path: Path) -> TaskRunner:
+    """Its worker has the model three times below a root: whole, in parts, and in parts behind links, as a hub's cache has it."""
+    root = tmp_path / "models"
+    (root / "whole").mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (root / "whole" / name).write_bytes((model / name).read_bytes())
+    in_parts(model, root / "parts")
+    in_parts(model, root / "hub" / "blobs")
+    (root / "hub" / "main").mkdir()
+    for file in (root / "hub" / "blobs").iterdir():
+        (root / "hub" / "main" / file.name).symlink_to(f"../blobs/{file.name}")
+    for task in place.registry.values():
+        task.model_roots = [str(root)]
+    return place
+
+
+def same_adapter(place: TaskRunner, params: dict[str, Any], others: dict[str, Any], job: str) -> None:
+    first, _ = place.output("train_lora", params, job=f"{job}-1")
+    second, _ = place.output("train_lora", others, job=f"{job}-2")
+    assert place.content(first["adapter"]) == place.content(second["adapter"])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"local": "whole"}, [{"local": "whole"}], {"local": "parts"}, {"local": "hub/main"}],
+    ids=["folder", "list", "parts", "hub"],
+)
+def test_a_folder_of_the_worker_is_a_base_model(house: TaskRunner, model: Path, weights: Any) -> None:
+    params = example(house, model, steps=2)
+    local = {name: params[name] for name in params.keys() - {"config", "tokenizer"}} | {"weights": weights}
+    same_adapter(house, params, local, "folder")
+
+
+@pytest.mark.parametrize("name", ["parts/model.safetensors.index.json", "hub/main/model.safetensors.index.json"])
+def test_an_index_of_the_worker_names_its_parts(house: TaskRunner, model: Path, name: str) -> None:
+    params = example(house, model, steps=2)
+    files = {"config": {"local": "parts/config.json"}, "tokenizer": {"local": "parts/tokenizer.json"}}
+    same_adapter(house, params, params | files | {"weights": {"local": name}}, "index")
+
+
+def test_parts_and_their_index_are_uploaded_like_any_file(place: TaskRunner, model: Path, tmp_path: Path) -> None:
+    parts = [place.upload(file) for file in in_parts(model, tmp_path / "parts")]
+    params = example(place, model, steps=2)
+    same_adapter(place, params, params | {"weights": parts}, "parts")
+    same_adapter(place, params, params | {"weights": parts[:2]}, "without-index")
+
+
+def _index(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(), "model-00002-of-00002.safetensors is missing"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (_index("{"), "truncated"),
+        (_index("[]"), "Expected `object`"),
+        (_index('{"weight_map": {}}'), "length"),
+        (_index('{"weight_map": {"a": "../whole/model.safetensors"}}'), "matching regex"),
+        (_index('{"weight_map": {"a": "/etc/passwd"}}'), "matching regex"),
+        (_index('{"weight_map": {"a": ".."}}'), "matching regex"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_whole_model_is_refused(
+    house: TaskRunner, model: Path, tmp_path: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    change(tmp_path / "models" / "parts")
+    params = example(house, model)
+    for name in ("config", "tokenizer"):
+        del params[name]
+    code, message = house.refusal("train_lora", params | {"weights": {"local": "parts"}})
+    assert code == "invalid_model"
+    assert reason in message
+
+
+def test_a_part_that_the_index_misses_or_does_not_name_is_refused_before_any_is_read(
+    place: TaskRunner, model: Path, tmp_path: Path
+) -> None:
+    first, second, index = in_parts(model, tmp_path / "parts")
+    params = example(place, model)
+    parts = [place.upload(first), place.upload(index)]
+    code, message = place.refusal("train_lora", params | {"weights": parts})
+    assert (code, f"{second.name} is missing" in message) == ("invalid_model", True)
+    whole = [*parts, place.upload(second), place.upload(model / "model.safetensors")]
+    code, message = place.refusal("train_lora", params | {"weights": whole})
+    assert (code, "does not name model.safetensors" in message) == ("invalid_model", True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"weights": {"local": "nowhere"}}, "model_not_found"),
+        ({"weights": {"local": "whole", "bucket": "inputs", "key": "a"}}, "bad_model"),
+        ({"weights": {}}, "bad_model"),
+        ({"weights": {"local": "../store"}}, "invalid_params"),
+        ({"weights": [{"local": "whole"}, {"local": "parts"}]}, "invalid_input"),
+        ({"weights": {"local": "whole/model.safetensors"}, "config": None}, "invalid_input"),
+    ],
+)
+def test_what_names_no_model_of_the_worker_is_refused(
+    house: TaskRunner, model: Path, changed: dict[str, Any], code: str
+) -> None:
+    assert house.refusal("train_lora", example(house, model) | changed)[0] == code

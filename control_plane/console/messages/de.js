@@ -274,6 +274,7 @@ export default {
   memory: "Speicher",
   "its start time": "die Startzeit",
   "its next attempt": "den nächsten Versuch",
+  "a server": "einen Server",
   "Waits for {what}:": "Wartet auf {what}:",
   "starts {time}, in": "startet {time}, in",
   "the queue": "die Warteschlange",
