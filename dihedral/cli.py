@@ -205,11 +205,11 @@ def ask(options: argparse.Namespace) -> int:
     from dihedral.ask import is_terminal, plan_of, tree
 
     is_asking = is_terminal() and not options.json
-    with _client(options) as client:
+    with client_for(options) as client:
         request, plan = plan_of(client, options.goal, options.file or [], is_asking=is_asking)
-        _print(options, plan, "\n".join(tree(plan)))
+        answer(options, plan, "\n".join(tree(plan)))
         for question in plan["questions"]:
-            _say(f"open: {question['id']}: {question['text']}")
+            say(f"open: {question['id']}: {question['text']}")
         if not plan["certain"]:
             return REFUSED
         if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
@@ -218,7 +218,7 @@ def ask(options: argparse.Namespace) -> int:
             graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}
         )
         print(job["jobId"], flush=True)
-        return OK if options.no_watch else _watch(client, job["jobId"], options)
+        return OK if options.no_watch else follow(client, job["jobId"], options)
 
 
 def _kept(plan: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
