@@ -240,9 +240,13 @@ class Worker:
                     continue
                 if self.capacity.slots and min(self.capacity.free()) <= 0:
                     # A blocking read would receive entries that cannot start here, and would keep them from other workers.
-                    await self.capacity.wait_for_change(0.1 * self._taker.idle_cost)
+                    self.capacity.changed.clear()
+                    await self._taker.wait_for_news(self.capacity.changed)
                 else:
-                    self._accept(await self._taker.wait(self.capacity.free))
+                    came = await self._taker.wait(self.capacity.free)
+                    while not came and self._taker.is_told and not self.capacity.solo:
+                        came = await self._taker.wait(self.capacity.free)
+                    self._accept(came)
             except Exception as error:
                 if not is_transient(error):
                     raise
