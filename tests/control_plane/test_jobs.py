@@ -88,7 +88,7 @@ async def test_the_list_is_filtered_by_status(served: Any) -> None:
     running, name = await held(served)
     good = await served.submit(node("a"))
     await served.ended(good)
-    assert (await pages(served, status="failed", limit=500))[0] == bad
+    assert bad in await pages(served, status="failed", limit=500)
     assert running in await pages(served, status="running", limit=500)
     both = await pages(served, status="failed,running", limit=500)
     assert {bad, running} <= set(both)
