@@ -135,7 +135,7 @@ async def test_an_event_has_the_same_bytes_for_who_listens_and_for_who_reads(wor
     assert heard == await world.events()
 
 
-async def test_a_straight_run_is_reported_at_once(redis_url: str, redis: Any) -> None:
+async def test_a_straight_run_is_reported_at_once(redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with planes(redis_url, redis) as house:
         calls: list[int] = []
         worker = await house.start()
@@ -145,7 +145,7 @@ async def test_a_straight_run_is_reported_at_once(redis_url: str, redis: Any) ->
             calls.append(1) if name == "report" else None
             return await send(name, *rest)
 
-        worker._scripts.call_encoded = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(worker._scripts, "call_encoded", counted)
         await house.submit([node(name) for name in "abcde"], [edge(a, b) for a, b in zip("abcd", "bcde", strict=True)])
         job = await house.ended()
         assert job.status == "completed"
