@@ -29,20 +29,15 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     claims[#claims + 1] = answer
   end
 
-  -- Answers an entry whose node is ready and may be started without a claim; false: it has to be claimed.
-  local function hold(stream, entry, flat)
+  -- The answer for an entry whose node is ready and may be started without a claim; nil: claim it.
+  local function held(stream, entry, flat)
     local id, node = flat[2], flat[4]
-    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or flat[9] ~= 'graph' or flat[11] ~= 'routes' or not string.find(id, '^[%w._-]+$') then
-      return false
-    end
+    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or flat[9] ~= 'graph' or flat[11] ~= 'routes' or not string.find(id, '^[%w._-]+$') then return end
     local row = redis.call('HMGET', JOB .. id, 'state', 'n:' .. node)
-    if not row[2] or not JOB_STARTS[string.match(row[1] or '', '^%S+')] then return false end
+    if not row[2] or not JOB_STARTS[string.match(row[1] or '', '^%S+')] then return end
     local status, name, attempt, deliveries = string.match(row[2], '^(%S+) (%S+) (%S+) (%S+)')
-    if status ~= S.ready or deliveries ~= '0' or name ~= entry .. '@' .. stream then return false end
-    taken, free.light, size = taken + 1, free.light - 1, size + #flat[10]
-    claims[#claims + 1] = { 'held', stream, entry, id, node, attempt, NOW_TEXT, flat[6], flat[10], flat[12],
-      flat[13] == 'traceparent' and flat[14] or '' }
-    return true
+    if status ~= S.ready or deliveries ~= '0' or name ~= entry .. '@' .. stream then return end
+    return { 'held', stream, entry, id, node, attempt, NOW_TEXT, flat[6], flat[10], flat[12], flat[13] == 'traceparent' and flat[14] or '' }
   end
 
   -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
@@ -63,10 +58,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   for _, pair in ipairs(handed) do
     if entry_owner(pair[1], pair[2]) == consumer then
       entry_delivered(pair[1], pair[2])
-      local fields = entry_fields(pair[1], pair[2])
-      if not (holding and fields and free.light > 0 and not is_closed(pair[1]) and hold(pair[1], pair[2], fields.flat)) then
-        note(pair[1], pair[2], fields)
-      end
+      note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
     else
       claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
     end
@@ -85,7 +77,13 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       local rows = reply[1][2]
       entry_delivered(stream, rows[#rows][1])
       for k = 1, #rows do
-        if not (plain and hold(stream, rows[k][1], rows[k][2])) then note(stream, rows[k][1], fields_of(rows[k][2]), true) end
+        local answer = plain and held(stream, rows[k][1], rows[k][2])
+        if answer then
+          taken, free.light, size = taken + 1, free.light - 1, size + #answer[9]
+          claims[#claims + 1] = answer
+        else
+          note(stream, rows[k][1], fields_of(rows[k][2]), true)
+        end
       end
     end
   end
