@@ -16,6 +16,7 @@ carries the branches.
 """
 
 import asyncio
+import gc
 import sys
 import threading
 from collections import deque
@@ -179,9 +180,11 @@ def _import_langgraph() -> threading.Thread:
     def work() -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(IMPORT_SWITCH_SECONDS)
+        gc.disable()  # a collection of all that is being imported would hold the loop for 50 ms
         try:
             _langgraph()
         finally:
+            gc.enable()
             sys.setswitchinterval(usual)
 
     thread = threading.Thread(target=work, name="import of langgraph", daemon=True)
