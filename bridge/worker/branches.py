@@ -180,10 +180,11 @@ def _import_langgraph() -> threading.Thread:
     def work() -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(IMPORT_SWITCH_SECONDS)
-        gc.disable()  # a collection of all that is being imported would hold the loop for 50 ms
+        gc.disable()  # a collection of all that is imported would hold the loop for 50 ms, now or at the end
         try:
             _langgraph()
         finally:
+            gc.freeze()
             gc.enable()
             sys.setswitchinterval(usual)
 
