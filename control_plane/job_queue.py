@@ -14,7 +14,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -553,7 +553,7 @@ class JobQueue:
             thumbnail=identity.thumbnail(view.artifacts, about.given),
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncGenerator[bytes, None]:
         """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
 
         The result is JSON in pieces: the outputs of all nodes may be many times larger than the memory that a request may use.
@@ -563,7 +563,7 @@ class JobQueue:
             raise unknown_job(job_id)
         return self._pieces(view, decode_graph(view.graph))
 
-    async def _pieces(self, view: JobView, graph: Graph) -> AsyncIterator[bytes]:
+    async def _pieces(self, view: JobView, graph: Graph) -> AsyncGenerator[bytes, None]:
         shares = Topology(graph).shares
         rest = {
             name: getattr(graph, attribute)
