@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -48,7 +49,8 @@ class Delivery:
     """One claimed entry, the known state of its job, and the nodes that it runs.
 
     `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
-    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
+    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started. `kept` are
+    steps that go out with the next report.
     """
 
     def __init__(self, part: Partition, claim: Claim, consumer: str, plan: Plan) -> None:
@@ -57,7 +59,9 @@ class Delivery:
         self.job_id = claim.job_id
         self.stream = claim.stream
         self.entry = claim.entry
+        self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
+        self.held_at = claim.held_at
         self.plan = plan
         self.topology = plan.topology
         self.routes = plan.routes
@@ -68,12 +72,15 @@ class Delivery:
         self.open: set[str] = set()
         self.state = "held"
         self.event_number = 0
+        self.kept: list[Step] = []
+        self.posted = False  # its last report is on its way, and nobody waits for the answer
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
         for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
             self.begin(node, attempt, deliveries)
         self.quarantined = {node for node, _, _ in claim.quarantined}
+        self.certain = not any(self.redeliveries.values())  # no owner was lost with one of its nodes
 
     def move(self, to: str) -> None:
         """Moves to a state. Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
@@ -91,6 +98,11 @@ class Delivery:
     @property
     def releasing(self) -> bool:
         return self.state == "releasing"
+
+    @property
+    def unwritten(self) -> bool:
+        """Returns whether a report has something to say of it that no other will."""
+        return self.state == "held" and bool(self.held_at or self.kept)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -131,7 +143,12 @@ class Delivery:
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
         if ack and not self.lost:
             self.move("ending")
-        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
+        begun = None
+        if self.held_at:
+            begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+        if self.kept:
+            steps, self.kept = [*self.kept, *steps], []
+        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""
@@ -201,11 +218,16 @@ class Consumer:
         self._plans = Plans()
         self._turns = [0, 0]
         self._owed: Partition | None = None
+        self._tails: dict[str, Any] = {}
+        self._news: asyncio.Task[Any] | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
     async def aclose(self) -> None:
         await self._end_looks()
+        if self._news is not None:
+            self._news.cancel()
+            await asyncio.gather(self._news, return_exceptions=True)
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
@@ -251,6 +273,8 @@ class Consumer:
                     light -= started
         if seen and owed is None:
             self._turns[is_lower] += 1
+        if seen:
+            self._tails = {}
         return seen, deliveries
 
     @property
@@ -316,6 +340,43 @@ class Consumer:
             stream = raw.decode()
             deliveries += await self.claim_own(stream, [entry.decode() for entry, _ in entries], free())
         return deliveries
+
+    @property
+    def is_told(self) -> bool:
+        """Returns whether a wait without an entry means that a take would find none; a closed lane opens without an entry."""
+        return not self._clustered and not self._closed
+
+    async def wait_for_news(self, changed: asyncio.Event) -> None:
+        """Waits until a stream gets an entry, or for `changed`. Claims nothing: what comes may not start here, and is left to others.
+
+        The first wait after a take that found something only notes where the streams end; the take that follows it sees all before.
+        """
+        if self._clustered:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1 * self.idle_cost):
+                    await changed.wait()
+            return
+        if not self._tails:
+            pipe = self._client.pipeline(transaction=False)
+            for stream in self._parts:
+                pipe.xrevrange(stream, count=1)
+            rows = await pipe.execute()
+            self._tails = {stream: row[0][0] if row else "0-0" for stream, row in zip(self._parts, rows, strict=True)}
+            return
+        change = asyncio.create_task(changed.wait())
+        try:
+            while not change.done():
+                if self._news is None:
+                    self._news = asyncio.create_task(self._blocking.xread(self._tails, count=1, block=BLOCK_MS))
+                await asyncio.wait({self._news, change}, return_when=asyncio.FIRST_COMPLETED)
+                if self._news.done():
+                    news, self._news = self._news, None
+                    if news.result():
+                        self._tails = {}
+                    if not self._tails or not self.is_told:
+                        return
+        finally:
+            change.cancel()
 
     async def _look(self) -> None:
         """Waits until a stream has an entry that no worker has been given; the next take is for it.
@@ -401,7 +462,7 @@ class Consumer:
         devices = self._devices[part.number] if with_lanes else ""
         claims = await self._scripts.take(
             part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
-            streams=streams or [], handed=handed or [], devices=devices,
+            streams=streams or [], handed=handed or [], devices=devices, holding=True,
         )  # fmt: skip
         if devices:
             self._closed = bool(claims) and claims[-1].word == "closed"

@@ -26,7 +26,7 @@ async def ask(request: Req) -> Response[bytes]:
     raw = await body.read(request, state.settings.control.body_limit_bytes)
     access: Access = state.access
     with access.socket(found):
-        asked = mcp.Asked(state.queue, state.store, found, base_url(request))
+        asked = mcp.Asked(state.queue, state.store, found, base_url(request), state.planner)
         key = found.key.id if found.key else ""
         answer, is_message = await mcp.answer(raw, asked, lambda: access.costly_turns.take(key))
     if answer is None:

@@ -141,7 +141,7 @@ def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:
     started = re.findall(r'<script type="module" src="/console/([^"]+)"', page)
     assert started == ["early.js", "app.js"], "what is asked early is asked before it is wanted"
     imported = set(started)
-    for name in names:
+    for name in (name for name in names if not name.startswith("messages/")):
         for target in re.findall(r"(?:\bfrom ?|\bimport\()\"([^\"\n]+)\"", (CONSOLE / name).read_text()):
             assert target.startswith("./"), f"{name}: {target}"
             imported.add(((CONSOLE / name).parent / target).resolve().relative_to(CONSOLE).as_posix())
