@@ -6,6 +6,8 @@ too (`isError`, with the problem document), since the model can correct it; erro
 
 The protocol is small and the official package brings 28 others, so the few shapes that are needed are here; that package's client is the
 peer that tests ask with.
+
+Large because every tool and resource of an agent is one short function here.
 """
 
 import asyncio
