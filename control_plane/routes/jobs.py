@@ -112,6 +112,7 @@ async def plan(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
     planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
+    await queue.refuse_missing(planned, principal(request))
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
