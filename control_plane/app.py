@@ -18,6 +18,7 @@ from typing import Any
 from litestar import Litestar, Request, Router
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Server
@@ -40,6 +41,7 @@ from dihedral.control_plane.hub import Hub
 from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.overview import Overview
 from dihedral.control_plane.planning import pipelines as templates
+from dihedral.control_plane.planning.goals.planner import Planner
 from dihedral.control_plane.routes.artifacts import artifact_routes
 from dihedral.control_plane.routes.console import console_routes
 from dihedral.control_plane.routes.jobs import job_routes
@@ -80,6 +82,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         client = connect(settings.redis.url, timeout_seconds=ANSWER_SECONDS)
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
+        planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
@@ -88,6 +91,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
                 "settings": settings,
                 "store": store,
                 "queue": queue,
+                "planner": planner,
                 "hub": hub,
                 "access": access,
                 "worker": worker,
@@ -118,6 +122,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             if traced is not None:
                 await asyncio.to_thread(traced.close)
 
+    pages, not_found = console_routes(settings.artifacts, settings.control.root_path)
     return Litestar(
         route_handlers=[
             job_routes,
@@ -126,12 +131,12 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             *session_routes,
             *mcp_routes,
+            *pages,
             *key_routes,
-            *console_routes(settings.artifacts, settings.control.root_path),
         ],
         lifespan=[lifespan],
         cors_config=_cors(settings),
-        exception_handlers={Exception: problems.handle},
+        exception_handlers={Exception: problems.handle, NotFoundException: not_found},
         middleware=[_measured, admitted] if traced is None else [_measured, admitted, _traced(traced)],
         openapi_config=OpenAPIConfig(
             title="Dihedral",

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 from prometheus_client import Counter
@@ -87,6 +88,10 @@ class IdempotencyRecord(msgspec.Struct, frozen=True):
     created: bool
 
 
+class GoalPlanner(Protocol):
+    async def decided(self, request: JobRequest, principal: Principal) -> JobRequest: ...
+
+
 class Planned(msgspec.Struct):
     graph: Graph
     topology: Topology
@@ -115,6 +120,7 @@ class JobQueue:
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
         self._finding = asyncio.Lock()
+        self.planner: GoalPlanner | None = None
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
         self._known_at = float("-inf")
@@ -144,7 +150,8 @@ class JobQueue:
         """Returns the problems that a submission would have if its shape were right."""
         try:
             mended = Mended(msgspec.json.decode(body), wrong)
-            await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
+            if "goal" not in (mended.document or {}):
+                await self.plan(msgspec.convert(mended.document, JobRequest), principal=principal)
         except ApiProblem as problem:
             return [each for each in problem.errors if mended.shows(each.pointer, each.detail)]
         except DECODE_ERRORS:  # it cannot be made to fit
@@ -259,6 +266,8 @@ class JobQueue:
             return await self._repeated(kept.job_id, owner), False
         if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
+        if not isinstance(request.goal, msgspec.UnsetType) and self.planner is not None:
+            request = await self.planner.decided(request, principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, principal)
         if key is not None and kept is None:
             kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)

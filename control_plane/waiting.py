@@ -1,4 +1,4 @@
-"""Describes in one sentence what a job waits for: its start, a retry, a worker, a slot, or device memory."""
+"""Describes in one sentence what a job waits for: its start, a retry, a worker, a slot, device memory, or a server."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,7 +8,7 @@ from dihedral.bridge.fabric.scripts import NodeRecord
 from dihedral.bridge.graphs import Place
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.job import WaitingFor, WaitingReason
-from dihedral.schemas.structs.worker import WorkerInfo
+from dihedral.schemas.structs.worker import WaitingType, WorkerInfo
 
 Workers = Callable[[], Awaitable[list[WorkerInfo]]]
 
@@ -66,15 +66,17 @@ def _place(before: int) -> str:
 
 
 async def _waiting_inside(view: JobView, workers: Workers) -> WaitingFor | None:
-    """Describes a job whose every running node is with a worker that waits for device memory."""
+    """Describes a job whose every running node is with a worker that waits for device memory or a server."""
     if not any(record.status == "running" and record.place.startswith("python/") for record in view.records.values()):
         return None
     waits = [
-        (run.node_id, run.waiting_for)
+        (run.node_id, run.waiting_for, run.waiting_type)
         for worker in await workers()
         for run in worker.running
         if run.job_id == view.job_id and isinstance(run.waiting_for, str)
     ]
     if len(waits) < view.running:
         return None
-    return WaitingFor(type=WaitingReason.memory, message=f"{waits[0][0]} {waits[0][1]}")
+    node, reason, kind = waits[0]
+    type = WaitingReason.service if kind is WaitingType.service else WaitingReason.memory
+    return WaitingFor(type=type, message=f"{node} {reason}")

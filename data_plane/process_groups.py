@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def descendants(pid: int) -> list[int]:
     for child in found:  # grows while it is read
         found += _children(child)
     return found
+
+
+def ancestor(pid: int, among: Collection[int]) -> int | None:
+    """Returns which of these processes it descends from; None where it does from none, or the system does not tell."""
+    with suppress(OSError, IndexError, ValueError):
+        while pid > 1:
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            if pid in among:
+                return pid
+    return None
 
 
 def _children(pid: int) -> list[int]:

@@ -277,11 +277,13 @@ def jobs(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
+    from dihedral.render import waits
+
     with _client(options) as client:
         job, graph = client.job(options.job), client.graph(options.job)
     lines = [f"{job['jobId']}  {job['status']}  {job['progress']:.0%}  attempt {job['attempt']}"]
     if job["waitingFor"]:
-        lines.append(f"waits: {job['waitingFor']['message']}")
+        lines.append(f"waits: {waits(job)}")
     if job["error"]:
         lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
     for node in graph["nodes"]:
@@ -495,10 +497,10 @@ def doctor(options: argparse.Namespace) -> int:
 def mcp(options: argparse.Namespace) -> int:
     import asyncio
 
-    from dihedral.bridge.settings import client_key
+    from dihedral.bridge.settings import client_ca, client_key
     from dihedral.mcp import serve
 
-    asyncio.run(serve(_url(options), options.api_key or client_key()))
+    asyncio.run(serve(_url(options), options.api_key or client_key(), options.ca or client_ca()))
     return OK
 
 

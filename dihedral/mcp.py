@@ -14,9 +14,9 @@ from dihedral.client import AsyncClient, ClientError
 REFUSED, PARSE = -32000, -32700  # codes of JSON-RPC: for a server's errors, and for what is no JSON
 
 
-async def serve(url: str, api_key: str | None) -> None:
+async def serve(url: str, api_key: str | None, ca: str | None = None) -> None:
     """Serves until standard input ends; what is under way then is still answered."""
-    async with AsyncClient(url, api_key=api_key) as client, asyncio.TaskGroup() as group:
+    async with AsyncClient(url, api_key=api_key, ca=ca) as client, asyncio.TaskGroup() as group:
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
             if line.strip():
                 group.create_task(_answer(line, client))

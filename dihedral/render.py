@@ -1,7 +1,9 @@
 """A job while it runs: a table of nodes with bars on a terminal, plain lines when piped."""
 
+import math
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from dihedral.bridge.plain import plain_line
@@ -103,6 +105,22 @@ def describe(event: Document) -> str | None:
         case "log":
             return f"  {event['nodeId']} | {event['message'].rstrip()}"
     return None
+
+
+def waits(job: Document, now: datetime | None = None) -> str:
+    """Returns what a job waits for; a start in the time of this place, and how long it is until then."""
+    reason = job["waitingFor"]
+    if reason["type"] != "start_time" or not job["startAt"]:
+        return str(reason["message"])
+    start = datetime.fromisoformat(job["startAt"]).astimezone()
+    now = (now or datetime.now(UTC)).astimezone()
+    left = max(0, math.ceil((start - now).total_seconds()))
+    days, hours, minutes, seconds = left // 86_400, left // 3600 % 24, left // 60 % 60, left % 60
+    parts = [
+        f"{count} {unit}" for count, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")) if count
+    ]
+    day = "" if start.date() == now.date() else f"{start:%a} {start.day} {start:%b %Y} "
+    return f"starts {day}{start:%H:%M:%S %Z}, in {' '.join(parts[:2]) or '0 s'}"
 
 
 def _short(value: Any) -> str:

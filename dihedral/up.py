@@ -186,7 +186,7 @@ class LocalStack:
 
     def as_text(self) -> str:
         slots = sum(worker["slots"] for worker in self.workers)
-        device = self.workers[0]["device"]
+        device = _devices(self.workers)
         socket_url = self.url.replace("http", "ws", 1)
         return (
             f"Dihedral is up.\n"
@@ -446,6 +446,13 @@ class Child:
                 say(f"{self.name} is killed" + ("" if hard.is_set() else f": it did not stop in {seconds:g} s"))
                 signal_group(process.pid, signal.SIGKILL)
         await asyncio.wait({self._keeping})
+
+
+def _devices(workers: list[dict[str, Any]]) -> str:
+    """Returns the devices of this machine, which its workers share."""
+    most = max(workers, key=lambda worker: len(worker.get("devices", ())))
+    count = len(most.get("devices", ()))
+    return f"{count} × {most['device']}" if count > 1 else str(most["device"])
 
 
 def _port(host: str, port: int) -> int:

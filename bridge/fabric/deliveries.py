@@ -48,7 +48,8 @@ class Delivery:
     """One claimed entry, the known state of its job, and the nodes that it runs.
 
     `records` holds the node records seen so far, `states` the status and reason of every node known to have ended here or
-    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started.
+    elsewhere. `open` are the nodes started and not yet ended under this claim, with the `suspects` that are still to be started. `kept` are
+    steps that go out with the next report.
     """
 
     def __init__(self, part: Partition, claim: Claim, consumer: str, plan: Plan) -> None:
@@ -57,7 +58,9 @@ class Delivery:
         self.job_id = claim.job_id
         self.stream = claim.stream
         self.entry = claim.entry
+        self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
+        self.held_at = claim.held_at
         self.plan = plan
         self.topology = plan.topology
         self.routes = plan.routes
@@ -68,12 +71,15 @@ class Delivery:
         self.open: set[str] = set()
         self.state = "held"
         self.event_number = 0
+        self.kept: list[Step] = []
+        self.posted = False  # its last report is on its way, and nobody waits for the answer
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
         for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
             self.begin(node, attempt, deliveries)
         self.quarantined = {node for node, _, _ in claim.quarantined}
+        self.certain = not any(self.redeliveries.values())  # no owner was lost with one of its nodes
 
     def move(self, to: str) -> None:
         """Moves to a state. Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
@@ -91,6 +97,11 @@ class Delivery:
     @property
     def releasing(self) -> bool:
         return self.state == "releasing"
+
+    @property
+    def unwritten(self) -> bool:
+        """Returns whether a report has something to say of it that no other will."""
+        return self.state == "held" and bool(self.held_at or self.kept)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -131,7 +142,12 @@ class Delivery:
     def report(self, steps: list[Step], reads: Iterable[str] = (), *, ack: bool = False) -> Report:
         if ack and not self.lost:
             self.move("ending")
-        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack)
+        begun = None
+        if self.held_at:
+            begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+        if self.kept:
+            steps, self.kept = [*self.kept, *steps], []
+        return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""
@@ -401,7 +417,7 @@ class Consumer:
         devices = self._devices[part.number] if with_lanes else ""
         claims = await self._scripts.take(
             part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
-            streams=streams or [], handed=handed or [], devices=devices,
+            streams=streams or [], handed=handed or [], devices=devices, holding=True,
         )  # fmt: skip
         if devices:
             self._closed = bool(claims) and claims[-1].word == "closed"

@@ -150,6 +150,11 @@ def webhook(job_id: str, part: Partition) -> str:
     return f"webhooks:job:{job_id}{part.suffix}"
 
 
+def plans(key_id: str, minute: int) -> str:
+    """The counter of the goals that an API key has had planned in a minute; it expires by itself."""
+    return f"plans:{key_id}:{minute}"
+
+
 def session(digest: str) -> str:
     """The key of a browser's session; `digest` is the digest of its cookie."""
     return f"session:{digest}"

@@ -9,7 +9,7 @@ import asyncio
 import enum
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -44,7 +44,8 @@ class Claim(msgspec.Struct, frozen=True):
     """The answer of take and reclaim for an entry; only `word` = ok carries more than stream and entry.
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` has the same form, for nodes still to be started, each alone;
-    `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record).
+    `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record); `held_at`: the server's
+    time where nothing has been written yet, and the first report begins the node, else empty.
     """
 
     word: str
@@ -61,12 +62,19 @@ class Claim(msgspec.Struct, frozen=True):
     created_ms: str = "0"
     priority: str = ""
     records: list[tuple[str, str]] = []
+    held_at: str = ""
 
 
-def _claim(row: list[bytes]) -> Claim:
+def _claim(row: list[bytes], nonce: str = "") -> Claim:
     words = [word.decode() for word in row]
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
+    if words[0] == "held":
+        _, stream, entry, job_id, node, attempt, now, created, graph, routes, traceparent = words
+        began = [(node, int(attempt), 0)]
+        return Claim(
+            "ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now
+        )
     (
         word,
         stream,
@@ -101,7 +109,10 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):
-    """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair)."""
+    """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair).
+
+    `begun`: node, worker and time of the node with which a held entry begins, in its first report.
+    """
 
     job_id: str
     stream: str
@@ -110,6 +121,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     steps: list[Step]
     reads: list[str]
     ack: bool
+    begun: tuple[str, str, str] | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -235,10 +247,15 @@ class Scripts:
         streams: Sequence[str],
         handed: Sequence[tuple[str, str]] = (),
         devices: str = "",
+        holding: bool = False,
     ) -> list[Claim]:
-        """Claims entries. `devices`: the key of take.lua, for a caller without a device that asks for the lane of nodes that prefer one."""
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), *([devices] if devices else ())]
-        return [_claim(row) for row in (await self.call("take", part, [item]))[0]]
+        """Claims entries. `devices`: the key of take.lua, for a caller without a device that asks for the lane of nodes that prefer one.
+
+        `holding`: without writing, where it may; see take.lua.
+        """
+        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), devices, holding]
+        rows = (await self.call("take", part, [item]))[0]
+        return [_claim(row, f"{nonce}.h{number}") for number, row in enumerate(rows)]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]
@@ -334,14 +351,18 @@ class Writer:
     def __init__(self, scripts: Scripts, part: Partition) -> None:
         self._scripts = scripts
         self._part = part
-        self._queue: list[tuple[bytes, int, asyncio.Future[Reply]]] = []
+        self._queue: list[tuple[bytes, int, Callable[[Reply], None]]] = []
         self._wake = asyncio.Event()
 
     def put(self, report: Report) -> "asyncio.Future[Reply]":
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._queue.append((encode_item(report), len(report.steps), future))
-        self._wake.set()
+        self.post(report, lambda reply: None if future.done() else future.set_result(reply))
         return future
+
+    def post(self, report: Report, on_reply: Callable[[Reply], None]) -> None:
+        """Writes a report for whose answer nobody waits."""
+        self._queue.append((encode_item(report), len(report.steps), on_reply))
+        self._wake.set()
 
     async def run(self) -> None:
         while True:
@@ -349,12 +370,11 @@ class Writer:
             while self._queue:
                 batch = self._cut()
                 replies = await self._send([item for item, _, _ in batch])
-                for (_, _, future), reply in zip(batch, replies, strict=True):
-                    if not future.done():
-                        future.set_result(reply)
+                for (_, _, on_reply), reply in zip(batch, replies, strict=True):
+                    on_reply(reply)
             self._wake.clear()
 
-    def _cut(self) -> list[tuple[bytes, int, "asyncio.Future[Reply]"]]:
+    def _cut(self) -> list[tuple[bytes, int, Callable[[Reply], None]]]:
         """Returns the reports of the next call: one, or as many as stay within the limits together."""
         size = count = steps = 0
         for item, has, _ in self._queue:

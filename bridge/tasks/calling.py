@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.awaiting import UntilItWaits
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
@@ -71,10 +72,9 @@ async def run_light(
         settings=task.settings,
         model_roots=task.model_roots,
     )
-    stop = _Stop(run.timeout_seconds)
-    control.on_cancel(stop.cancelled)
+    stop = _Stop(run.timeout_seconds, control)
     try:
-        return finished(task, await task.function(params, context), context, output_bytes)
+        return finished(task, await UntilItWaits(task.function(params, context), stop.begin), context, output_bytes)
     except asyncio.CancelledError:
         if stop.from_outside:
             raise
@@ -85,31 +85,43 @@ async def run_light(
         # SystemExit and KeyboardInterrupt from a task would end the worker and every other node in it.
         return stop.outcome(task) or failure(error, task, context.artifacts)
     finally:
-        control.remove(stop.cancelled)
-        await stop.close()
+        if stop.begun:
+            await stop.close()
         if context.has_files:
             await asyncio.to_thread(context.close)
 
 
 class _Stop:
-    """Cancels the task that made it, when its time is over or the job is cancelled, and repeats that while the task goes on."""
+    """Cancels the task that began it, when its time is over or the job is cancelled, and repeats that while the task goes on.
 
-    def __init__(self, timeout_seconds: float) -> None:
+    It begins when the run waits for the first time: before that nothing could cancel it.
+    """
+
+    begun = False
+    _task: "asyncio.Task[Any] | None" = None
+    _before = 0
+    _said = 0
+    _reason = ""
+    _timer: asyncio.TimerHandle | None = None
+    _repeat: asyncio.TimerHandle | None = None
+
+    def __init__(self, timeout_seconds: float, control: RunControl) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._control = control
+
+    def begin(self) -> None:
+        self.begun = True
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._before = self._task.cancelling() if self._task else 0
-        self._said = 0
-        self._timeout_seconds = timeout_seconds
-        self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._repeat: asyncio.TimerHandle | None = None
-        if timeout_seconds < 10 * 365 * 86400:
-            self._timer = self._loop.call_later(timeout_seconds, self._begin, "timeout")
+        if self._timeout_seconds < 10 * 365 * 86400:
+            self._timer = self._loop.call_later(self._timeout_seconds, self._stop, "timeout")
+        self._control.on_cancel(self._on_cancel)
 
-    def cancelled(self) -> None:
-        self._begin("cancelled")
+    def _on_cancel(self) -> None:
+        self._stop("cancelled")
 
-    def _begin(self, reason: str) -> None:
+    def _stop(self, reason: str) -> None:
         if not self._reason:
             self._reason = reason
             self._say()
@@ -132,6 +144,7 @@ class _Stop:
 
     async def close(self) -> None:
         """Withdraws its cancels. `uncancel` alone would leave a cancel that the task has not received yet."""
+        self._control.remove(self._on_cancel)
         for handle in (self._timer, self._repeat):
             if handle is not None:
                 handle.cancel()

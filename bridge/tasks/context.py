@@ -173,6 +173,10 @@ class TaskContext:
             raise ValueError(f"unknown log level {level!r}")
         self._emit.log(level, printable(message))
 
+    def waits(self, reason: str) -> None:
+        """Reports that an async task waits for a server of the operator's, with a sentence that `waitingFor` of the job shows; empty: it goes on."""
+        self._emit.waits(reason)
+
     # Cancel ---------------------------------------------------------------------------------------------------------
 
     @property

@@ -75,6 +75,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
+    memory_of: Callable[[Any, Mapping[str, Any]], int] | None
     warm: tuple[str, ...]
     smaller: Callable[[Any], Any] | None
     rehearses: Callable[[Any], bool] | None
@@ -87,6 +88,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     voices: Callable[[Any], list[Voice]] | None
     examples: tuple[dict[str, Any], ...]
     groups: dict[str, tuple[str, ...]]
+    keywords: tuple[str, ...]
 
 
 class Task:
@@ -150,8 +152,11 @@ class Task:
             raise SettingsError(f"{where}{path.rstrip('`')}: {reason}") from None
 
     def memory_mib(self, params: Mapping[str, Any]) -> int:
-        """Returns the device memory that a run with these params is declared to need, MiB."""
-        return declared_mib(self.capability, params)
+        """Returns the device memory that a run with these params is declared to need, by the task or by the operator, MiB."""
+        declared, of = declared_mib(self.capability, params), self._declared
+        if of.memory_of is None or of.settings is None:
+            return declared
+        return max(declared, of.memory_of(self.settings(of.settings), params))
 
     def warm_key(self, params: Mapping[str, Any]) -> str:
         """Returns the key of the object that a run may keep loaded for the next one; empty: no object."""
@@ -227,6 +232,7 @@ def task(
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
+    memory_of: Callable[[Any, Mapping[str, Any]], int] | None = None,
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
     rehearses: Callable[[Any], bool] | None = None,
@@ -239,6 +245,7 @@ def task(
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -259,6 +266,7 @@ def task(
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
+    memory_of: Callable[[Any, Mapping[str, Any]], int] | None = None,
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
     rehearses: Callable[[Any], bool] | None = None,
@@ -271,6 +279,7 @@ def task(
     voices: Callable[[Any], list[Voice]] | None = None,
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
+    keywords: Sequence[str] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
@@ -278,7 +287,8 @@ def task(
     its own. `idempotent=False`: not run again after its worker was lost. `resumable=True`: stops soon when it is asked to, keeps a checkpoint
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
-    each group of the form, by the group's title.
+    each group of the form, by the group's title. `keywords`: words and phrases by which people ask for it,
+    beside those of label and description; the planner of goals matches them.
 
     What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
     empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
@@ -286,7 +296,7 @@ def task(
     `needs_device`: waits for a worker with a device; other tasks of kind gpu compute on a CPU while no worker of their pool has one.
 
     Of the device (kind gpu), in names of parameters as JSON has them: `memory_mib`: what a run needs, or more where the parameter
-    `memory_param` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
+    `memory_param` or `memory_of(settings, params)` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
 
     `rehearses(params)`: whether a run is to hurt its process on purpose: it has a slot then, and needs `worker.rehearsals`.
@@ -305,6 +315,7 @@ def task(
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
+        memory_of=memory_of,
         warm=tuple(warm),
         smaller=smaller,
         rehearses=rehearses,
@@ -317,6 +328,7 @@ def task(
         voices=voices,
         examples=tuple(examples),
         groups={group: tuple(names) for group, names in groups.items()},
+        keywords=tuple(keywords),
     )
 
     def mark(marked: F) -> F:
@@ -509,6 +521,7 @@ def _capability(
             side_effects=list(declared.side_effects),
             resumable=declared.resumable or msgspec.UNSET,
         ),
+        keywords=list(declared.keywords) or msgspec.UNSET,
     )
 
 

@@ -81,7 +81,7 @@ class Emit(Protocol):
     def log(self, level: str, message: str) -> None: ...
 
     def waits(self, reason: str) -> None:
-        """Reports why the node does not start yet, as a sentence; empty: it starts."""
+        """Reports why the node does not start yet, or does not go on, as a sentence; empty: it does."""
 
 
 Request: TypeAlias = Literal["finish", "pause"]

@@ -1,27 +1,34 @@
 """Runs the nodes of one delivery: first the ready nodes, then those that each end makes ready here.
 
 `run(node)` runs one node to its end, commits the outcome, and returns the nodes with which this delivery continues; they
-are already started. So the order is the graph's, decided by the code that commits; this module adds only concurrency. A straight run is
-called directly. Where it forks, it goes on with the first branch itself, and LangGraph's functional API runs each of the others as a task
-beside it, which may fork again: a node starts when its own parents are done. LangGraph's StateGraph has a barrier after
+are already started. So the order is the graph's, decided by the code that commits; this module adds only concurrency. What is ready
+waits in a queue, and one asyncio task runs it node by node. When a node waits for something, the queue is passed on: another task runs the rest
+beside it. So what never waits needs no task of its own, and a node starts when its own parents are done. LangGraph's StateGraph has a barrier after
 each superstep, which makes a short branch wait for an unrelated long one, and a raising node there cancels its siblings; neither
 may happen.
 
-A LangGraph task costs 0.3 ms whatever it does, and a run as much as two of them. So one run carries the branches of all deliveries, and
-each of its tasks those that came in the same turn of the loop. The next run begins when one is empty or has had 128 tasks: what it
-remembers of them it looks through again and again.
+LangGraph's functional API carries those other tasks. A LangGraph task costs 0.3 ms whatever it does, and a run as much as two of them. So one
+run carries the branches of all deliveries, and each of its tasks those that came in the same turn of the loop. The next run begins when one is
+empty or has had 128 tasks: what it remembers of them it looks through again and again.
 
-LangGraph is imported when the first graph that needs it arrives (0.7 s, 70 MB).
+LangGraph is imported, in a thread, when the first branch that needs it arrives (0.7 s, 70 MB). Nobody waits for it: until it is there asyncio
+carries the branches.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any
 
-RunNode = Callable[[str], Awaitable[Sequence[str]]]
+from dihedral.bridge.awaiting import UntilItWaits
+
+RunNode = Callable[[str], Coroutine[Any, Any, Sequence[str]]]
 
 RUN_TASKS = 128
+IMPORT_SWITCH_SECONDS = 0.0005  # the event loop gets the interpreter's lock back this soon while LangGraph is imported
 
 
 class Executor:
@@ -33,25 +40,42 @@ class Executor:
     async def execute(self, first: Sequence[str], run: RunNode) -> None:
         """Returns when every node of the delivery has ended; an exception of `run` is a bug and ends the delivery."""
         ready = first
-        branches: list[_Branch] = []
-        try:
+        while len(ready) == 1:
+            ready = await run(ready[0])
+        if ready:
+            await self._fork(deque(ready), run)
+
+    async def _fork(self, ready: deque[str], run: RunNode) -> None:
+        beside: list[_Branch] = []
+
+        async def branch() -> None:
             while ready:
-                if len(ready) > 1:
-                    branches += [await self._fork(node, run) for node in ready[1:]]
-                ready = await run(ready[0])
-            if branches:
-                await asyncio.gather(*(branch.ended for branch in branches))
+                ready.extend(await UntilItWaits(run(ready.popleft()), pass_on))
+
+        def pass_on() -> None:
+            if ready:
+                beside.append(self._spawn(branch))
+
+        try:
+            await branch()
+            joined = 0
+            while joined < len(beside):
+                ended = [each.ended for each in beside[joined:]]
+                joined += len(ended)
+                await asyncio.gather(*ended)
         except BaseException:
-            for branch in branches:
-                branch.cancel()
+            for each in beside:
+                each.cancel()
             raise
 
-    async def _fork(self, node: str, run: RunNode) -> "_Branch":
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> "_Branch":
+        branch = _Branch(work)
         if not _langgraph.cache_info().currsize:
-            await asyncio.to_thread(_langgraph)  # the event loop does not wait for the import
+            _import_langgraph()
+            branch.start()
+            return branch
         if self._forks is None or not self._forks.open:
             self._forks = _Forks()
-        branch = _Branch(lambda: self.execute([node], run))
         self._forks.put(branch)
         return branch
 
@@ -63,6 +87,10 @@ class _Branch:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execute = execute
         self._task: asyncio.Task[Any] | None = None
+
+    def start(self) -> None:
+        """Runs the branch in a task of its own."""
+        self._task = asyncio.create_task(self.run())
 
     async def run(self) -> None:
         """Runs the branch without raising its errors: in LangGraph a task that raises ends the others of its run (a cancelled one does not)."""
@@ -130,6 +158,23 @@ class _Forks:
                 branch.ended.cancel()
             else:
                 branch.ended.set_exception(failure)
+
+
+@cache
+def _import_langgraph() -> threading.Thread:
+    """Imports LangGraph in a thread, beside which the event loop goes on."""
+
+    def work() -> None:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(IMPORT_SWITCH_SECONDS)
+        try:
+            _langgraph()
+        finally:
+            sys.setswitchinterval(usual)
+
+    thread = threading.Thread(target=work, name="import of langgraph", daemon=True)
+    thread.start()
+    return thread
 
 
 @cache

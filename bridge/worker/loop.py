@@ -5,7 +5,8 @@ leases, `_reclaims` watches other workers' leases, `_listens` receives cancels, 
 `_makes_room` pauses less urgent nodes, the `Writer` of each partition commits. A plane passes in how one node is run
 (`run_node`): in this process, or in a slot.
 
-A node starts only after Redis has confirmed it; an entry is acknowledged only when all its nodes have ended and the nodes that they
+A node starts only after Redis has confirmed it. One that is light and may run twice starts at once where its entry is pending for this
+worker alone: its first report says that it began: with its end, or when it waits. An entry is acknowledged only when all its nodes have ended and the nodes that they
 made ready are started or dispatched. If the worker dies in between, the worker that reclaims the entry completes the rest.
 
 Stop (SIGTERM): taking ends; running nodes have `drain_seconds`; what still runs is cancelled, and once its process is gone
@@ -19,6 +20,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 import redis
 from prometheus_client.metrics_core import Metric
 
+from dihedral.bridge.awaiting import UntilItWaits
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
@@ -50,6 +53,7 @@ log = logging.getLogger(__name__)
 
 GIVE_BACK_SECONDS = 5.0
 PREEMPTION_SECONDS = 2.0
+MOST_HELD = 2000  # deliveries, with those whose last report is not answered yet
 
 
 class Worker:
@@ -97,6 +101,7 @@ class Worker:
         )
         self.nodes = Nodes(
             settings, registry, run_node, self.capacity, self._write, plane=plane, worker_id=self.worker_id,
+            post=lambda part, report, on_reply: self._writers[part.number].post(report, on_reply), ended=self._drop,
             hasten=self.presence.hasten, prefer=self._taker.prefer_partition,
             device_elsewhere=self._device_elsewhere, tracing=tracing,
         )  # fmt: skip
@@ -190,7 +195,9 @@ class Worker:
 
     def measured(self) -> list[Metric]:
         """Returns the nodes that run here now, for the metrics."""
-        return self.capacity.measured(waiting=sum(bool(each.waiting_for) for each in self.nodes.running))
+        return self.capacity.measured(
+            waiting=sum(bool(each.waiting_for) and not each.light for each in self.nodes.running)
+        )
 
     async def _connect(self) -> None:
         delay = 0.1
@@ -219,7 +226,7 @@ class Worker:
                     recover = False
                 self.capacity.changed.clear()
                 light, heavy = self.capacity.free()
-                if self.capacity.solo or light + heavy <= 0:
+                if self.capacity.solo or light + heavy <= 0 or len(self._held) > MOST_HELD:
                     await self.capacity.wait_for_change(1)
                     continue
                 seen, deliveries = await self._taker.take(light, heavy)
@@ -247,29 +254,56 @@ class Worker:
             self._held[delivery.key] = delivery
             for node in delivery.open:
                 self.capacity.occupy(delivery, node)
+        self._handle_beside(deque(deliveries))
+
+    def _handle_beside(self, deliveries: deque[Delivery]) -> None:
+        if deliveries:
             assert self._tasks is not None
-            delivery.handling = self._tasks.create_task(self._handle(delivery))
+            self._tasks.create_task(self._handle_all(deliveries))
 
     # Handle ---------------------------------------------------------------------------------------------------------
+
+    async def _handle_all(self, deliveries: deque[Delivery]) -> None:
+        """Runs one delivery after the other in this task; while one waits, another task goes on with the rest."""
+        while deliveries:
+            delivery = deliveries.popleft()
+            delivery.handling = asyncio.current_task()
+
+            def waits(delivery: Delivery = delivery) -> None:
+                if delivery.unwritten:
+                    self.nodes.mark(delivery)
+                self._handle_beside(deliveries)
+
+            await UntilItWaits(self._handle(delivery), waits)
+
+    def _drop(self, delivery: Delivery) -> None:
+        self._held.pop(delivery.key, None)
+        self.capacity.changed.set()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Runs a delivery to its end; an error here ends this delivery only."""
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
+            must_begin = delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open)
+            if must_begin and (await self._write(delivery.part, delivery.report([]))).word != "ok":
+                delivery.move("lost")
+                return
             if delivery.open and not delivery.releasing:
                 await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
             if delivery.lost or delivery.ending:
                 return
             if delivery.releasing:
+                if delivery.kept:
+                    await self._write(delivery.part, delivery.report([]))
                 await self._give_back(delivery, sorted(delivery.open), ack=True)
             else:
                 await self._write(delivery.part, delivery.report([], ack=True))
         except Exception:
             log.exception("a delivery failed; its nodes wait for its lease to end", extra={"job": delivery.job_id})
         finally:
-            self._held.pop(delivery.key, None)
-            self.capacity.changed.set()
+            if not delivery.posted:
+                self._drop(delivery)
 
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""

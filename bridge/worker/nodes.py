@@ -20,7 +20,7 @@ from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
 from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
-from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start
+from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start, Step
 from dihedral.bridge.tasks.calling import failed
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tasks.runs import (
@@ -51,14 +51,15 @@ FLUSH_SECONDS = 0.02
 class Nodes:
     """The nodes that run in one worker.
 
-    `write(part, report)` commits a report; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read
-    that partition first, for whose entry a node was preempted; `device_elsewhere(task, larger)`: whether another worker of the pool has a
-    device for the task, a larger one than this worker's where that is asked.
+    `write(part, report)` commits a report; `post(part, report, on_reply)` does without waiting; `ended(delivery)` is called when a delivery has
+    ended whose last report was posted; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read that partition first, for
+    whose entry a node was preempted; `device_elsewhere(task, larger)`: whether another worker of the pool has a device for the task, a larger one
+    than this worker's where that is asked.
     """
 
     __slots__ = (
-        "_capacity", "_device_elsewhere", "_dirty", "_emitted", "_hasten", "_plane", "_prefer", "_registry", "_reporter", "_run_node", "_running", "_settings",
-        "_tracing", "_worker_id", "_write", "observe",
+        "_capacity", "_device_elsewhere", "_dirty", "_emitted", "_ended", "_hasten", "_plane", "_post", "_prefer", "_registry", "_reporter",
+        "_run_node", "_running", "_settings", "_tracing", "_unwritten", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,8 @@ class Nodes:
         *,
         plane: str,
         worker_id: str,
+        post: Callable[[Partition, Report, Callable[[Reply], None]], None],
+        ended: Callable[[Delivery], None],
         hasten: Callable[[], None],
         prefer: Callable[[Partition], None],
         device_elsewhere: Callable[[str, bool], Awaitable[bool]],
@@ -88,7 +91,12 @@ class Nodes:
         self._prefer = prefer
         self._device_elsewhere = device_elsewhere
         self._tracing = tracing
-        self._reporter = Reporter(write, self.entries, capacity.reserve, capacity.vacate, worker_id, settings)
+        self._post = post
+        self._ended = ended
+        self._reporter = Reporter(
+            write, self._post_report, self.mark, self.entries, capacity.reserve, capacity.vacate, worker_id, settings
+        )
+        self._unwritten: dict[Delivery, None] = {}
         self._running: dict[tuple[str, str, str], NodeExecution] = {}
         self._dirty: dict[NodeExecution, None] = {}
         self._emitted = asyncio.Event()
@@ -273,20 +281,42 @@ class Nodes:
         self._dirty[running] = None
         self._emitted.set()
 
+    def mark(self, delivery: Delivery) -> None:
+        """Has the report written soon that a delivery owes: one of its nodes waits, or its steps were kept."""
+        self._unwritten[delivery] = None
+        self._emitted.set()
+
+    def _post_report(self, delivery: Delivery, steps: list[Step], ack: bool) -> None:
+        delivery.posted = ack
+
+        def on_reply(reply: Reply) -> None:
+            if reply.word != "ok":
+                delivery.move("lost")
+            if reply.word != "ok" or "taken" in reply.words:  # another worker has the entry, or the job is cancelled
+                self.cancel(lambda other: other is delivery)
+            if ack:
+                self._ended(delivery)
+
+        self._post(delivery.part, delivery.report(steps, ack=ack), on_reply)
+
     async def flushes(self) -> None:
         """Writes the events of running nodes, those of one tick in one call."""
         while True:
             await self._emitted.wait()
             self._emitted.clear()
             dirty, self._dirty = self._dirty, {}
+            unwritten, self._unwritten = self._unwritten, {}
             pending = []
             for running in dirty:
                 steps = running.steps()
                 if steps and not running.delivery.lost:
                     report = running.delivery.report(steps)
                     pending.append((running.delivery, self._write(running.delivery.part, report)))
-                if running.outbox and not running.delivery.lost:
+                if running.has_events and not running.delivery.lost:
                     self._mark(running)  # events held back by the limit are tried again with the next tick
+            for delivery in unwritten:
+                if delivery.unwritten:
+                    self._post_report(delivery, [], False)
             for delivery, future in pending:
                 if (await future).word != "ok":
                     self.lose(delivery)

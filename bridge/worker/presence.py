@@ -18,7 +18,7 @@ from dihedral.bridge.times import rfc3339
 from dihedral.bridge.version import VERSION
 from dihedral.bridge.worker.reporting import NodeExecution
 from dihedral.schemas.structs.graph import Plane
-from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WorkerInfo
+from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WaitingType, WorkerInfo
 
 HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next heartbeat, several at once
 
@@ -98,6 +98,7 @@ class Presence:
                 task=one.delivery.topology.nodes[one.node_id].task,
                 started_at=rfc3339(one.started_ms),
                 waiting_for=one.waiting_for or msgspec.UNSET,
+                waiting_type=WaitingType.service if one.waiting_for and one.light else msgspec.UNSET,
             )
             for one in self._running()
         ]

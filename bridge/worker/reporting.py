@@ -4,6 +4,10 @@ An outcome is written together with everything that it decides by itself. What d
 rounds, each with the records read *after* the round before was written: of two parents that end at the same time on
 two workers at least the later one sees both, and a start passes only while the node is pending, so a join fires exactly once.
 The entry is acknowledged with the last round.
+
+Nobody waits for a report that decides nothing which others know better: where a node's parents are all of this delivery, and what it makes ready
+is light, may run twice and starts here, that starts at once, and the steps are kept for the next report (`Delivery.kept`): when a node waits,
+or with the last end. A report that is refused, because another worker has the entry or the job was cancelled, stops what still runs here.
 """
 
 import asyncio
@@ -40,6 +44,8 @@ from dihedral.bridge.worker.outbox import UNNUMBERED, Outbox
 from dihedral.schemas.structs.events import DataEvent, LogEvent, LogLevel
 from dihedral.schemas.structs.settings import Settings
 
+POSTED_BYTES = 1024  # FREE_BYTES of report.lua: what every node may store whatever the others have stored, so that no end is refused
+KEPT_STEPS = 200
 RETRY_BASE_MS = 500
 RETRY_CAP_MS = 60_000
 
@@ -80,7 +86,7 @@ class NodeExecution:
         )
         self.fraction = 0.0
         self.said = 0.0
-        self.outbox = Outbox(node_id)
+        self._outbox: Outbox | None = None
         self.started_ms = int(time.time() * 1000)
         self.runner: asyncio.Task[Any] | None = None  # the asyncio task that runs the node's task
         self.deadline = math.inf
@@ -88,6 +94,17 @@ class NodeExecution:
     @property
     def task(self) -> str:
         return self.delivery.topology.nodes[self.node_id].task
+
+    @property
+    def has_events(self) -> bool:
+        """Returns whether events wait to be written."""
+        return bool(self._outbox)
+
+    @property
+    def outbox(self) -> Outbox:
+        if self._outbox is None:
+            self._outbox = Outbox(self.node_id)
+        return self._outbox
 
     # The Emit interface of the task ---------------------------------------------------------------------------------
 
@@ -113,7 +130,8 @@ class NodeExecution:
         """Publishes the reason for waiting with the heartbeat, the first time also in the job's log."""
         changes = bool(reason) != bool(self.waiting_for)
         if changes and reason:
-            self.log("info", f"waits for device memory: {reason}")
+            if not self.light:  # a light node has said for what it waits
+                self.log("info", f"waits for device memory: {reason}")
             self._waits_since = time.monotonic()
         elif changes:
             self.waited_seconds += time.monotonic() - self._waits_since
@@ -128,7 +146,7 @@ class NodeExecution:
 
     @property
     def only_waits(self) -> bool:
-        return bool(self.waiting_for) and not self.control.cancelled
+        return bool(self.waiting_for) and not self.light and not self.control.cancelled
 
     def give_up_waiting(self) -> None:
         """Keeps a node that no longer waits."""
@@ -139,7 +157,7 @@ class NodeExecution:
     def steps(self, *, last: bool = False) -> list[Step]:
         """Returns the events not yet written, in order, as many as one report may carry; progress last, as one combined value."""
         steps: list[Step] = []
-        for body in self.outbox.take(last=last):
+        for body in self._outbox.take(last=last) if self._outbox is not None else ():
             self.delivery.event_number += 1
             steps.append(Event("data", body, self.delivery.event_number))
         if self.fraction > self.said:
@@ -156,6 +174,7 @@ class JobOutputTooLarge(DihedralError):
 class Reporter:
     """Commits outcomes for the deliveries of one worker.
 
+    `post(delivery, steps, ack)` writes a report and waits for no answer; `mark(delivery)` has its kept steps written soon.
     `plan(delivery, nodes, manner)` makes the entries for nodes that run in other workers; `reserve(delivery, node)` takes the capacity for
     a node that can start here at once, `unreserve` releases it.
     """
@@ -163,6 +182,8 @@ class Reporter:
     def __init__(
         self,
         write: Callable[[Partition, Report], Awaitable[Reply]],
+        post: Callable[[Delivery, list[Step], bool], None],
+        mark: Callable[[Delivery], None],
         plan: Callable[..., list[EntrySpec]],
         reserve: Callable[[Delivery, str], bool],
         unreserve: Callable[[Delivery, str], None],
@@ -170,6 +191,8 @@ class Reporter:
         settings: Settings,
     ) -> None:
         self._write = write
+        self._post = post
+        self._mark = mark
         self._plan = plan
         self._reserve = reserve
         self._unreserve = unreserve
@@ -185,20 +208,23 @@ class Reporter:
             steps = await self.last_steps(delivery, running)
             if steps is None:
                 return []
-            for shorter in (outcome, _without_output(outcome, self._job_bytes), _without_details(outcome)):
-                try:
-                    return await self._commit(delivery, node, steps, shorter)
-                except JobOutputTooLarge:
-                    steps = []  # these steps are written
-            raise JobOutputTooLarge
+            try:
+                return await self._commit(delivery, node, steps, outcome)
+            except JobOutputTooLarge:  # the steps before its end are written
+                outcome = _without_output(outcome, self._job_bytes)
+            try:
+                return await self._commit(delivery, node, [], outcome)
+            except JobOutputTooLarge:
+                return await self._commit(delivery, node, [], _without_details(outcome))
         finally:
             delivery.open.discard(node)
 
     async def last_steps(self, delivery: Delivery, running: NodeExecution) -> list[Step] | None:
         """Returns the remaining events of an ended node, for the report of its end; those beyond one report are written before. None: the claim was lost."""
-        running.outbox.close()
+        if running.has_events:
+            running.outbox.close()
         steps = running.steps(last=True)
-        while running.outbox:
+        while running.has_events:
             if await self._send(delivery, steps, (), ack=False) is None:
                 return None
             steps = running.steps(last=True)
@@ -210,15 +236,33 @@ class Reporter:
         if again is not None:
             await self._send(delivery, [*steps, again], (), ack=delivery.open == {node})
             return []
-        steps.append(end_step(delivery, node, outcome))
+        end = end_step(delivery, node, outcome)
+        steps.append(end)
         delivery.states[node] = (outcome.status, "")
-        if not delivery.topology.outgoing[node]:
+        posts = self._may_post(delivery, node) and len(end.payload) + len(end.artifacts) <= POSTED_BYTES
+        if delivery.topology.outgoing[node]:
+            delivery.records[node] = _record(outcome)
+            return await self._resolve(delivery, node, steps, _children(delivery, [node]), posts)
+        if posts:
+            self._keep(delivery, node, steps)
+        else:
             await self._send(delivery, steps, (), ack=delivery.open == {node})
-            return []
-        delivery.records[node] = _record(outcome)
-        return await self._resolve(delivery, node, steps, _children(delivery, [node]))
+        return []
 
-    async def _resolve(self, delivery: Delivery, ended: str, steps: list[Step], candidates: list[str]) -> list[str]:
+    def _keep(self, delivery: Delivery, ended: str, steps: list[Step]) -> None:
+        """Keeps the steps of an end for the next report; of the last end they are that report."""
+        if delivery.open == {ended}:
+            self._post(delivery, steps, True)
+        elif len(delivery.kept) + len(steps) > KEPT_STEPS:
+            self._post(delivery, steps, False)
+        else:
+            delivery.kept += steps
+            self._mark(delivery)
+
+    async def _resolve(
+        self, delivery: Delivery, ended: str, steps: list[Step], candidates: list[str], posts: bool
+    ) -> list[str]:
+        """Decides what an end makes ready or skips. `posts`: the report of the end may be sent later, if nothing has to be read."""
         goes_on: list[str] = []
         while True:
             found = graphs.resolve(delivery.topology, delivery.states, candidates)
@@ -226,18 +270,24 @@ class Reporter:
             ready = [node for node in found.ready if node not in delivery.attempts]
             here = [node for node in ready if self._reserve(delivery, node)]
             away = [node for node in ready if node not in here]
+            unknown = [node for node in found.unknown if node not in delivery.open]
             first_start = len(steps)
             steps += [Start(node, self._worker_id) for node in here]
             steps += [Skip(node, reason, delivery.topology.shares[node]) for node, reason in found.skipped]
             if away:
                 steps += [Dispatch(batch) for batch in self._plan(delivery, away)]
-            reads = dict.fromkeys(found.unknown)
+            reads = dict.fromkeys(unknown)
             for node in here:
                 reads.update(
                     (source, None) for source in delivery.topology.sources(node) if source not in delivery.records
                 )
             for node in here:
                 delivery.begin(node, 1, 0)
+            if posts and not (reads or away) and all(self._may_post(delivery, node) for node in here):
+                delivery.states.update({node: ("skipped", reason) for node, reason in found.skipped})
+                self._keep(delivery, ended, steps)
+                return here
+            posts = False
             last = not reads and delivery.open == {ended}
             try:
                 reply = await self._send(delivery, steps, reads, ack=last)
@@ -264,7 +314,7 @@ class Reporter:
             candidates = [
                 node for node in dict.fromkeys([*candidates, *_children(delivery, skipped)]) if node not in decided
             ]
-            if not candidates or not any(parent in delivery.states for parent in found.unknown):
+            if not candidates or not any(parent in delivery.states for parent in unknown):
                 return goes_on
             steps = []
 
@@ -274,15 +324,22 @@ class Reporter:
         Raises:
             JobOutputTooLarge: the end of the node and all later steps are not written.
         """
+        kept = len(delivery.kept)
         reply = await self._write(delivery.part, delivery.report(steps, reads, ack=ack))
         if reply.word != "ok":
             delivery.move("lost")
             return None
+        if kept:
+            reply = msgspec.structs.replace(reply, words=reply.words[kept:])
         if "too_large" in reply.words:
             if delivery.ending:
                 delivery.move("held")
             raise JobOutputTooLarge
         return reply
+
+    def _may_post(self, delivery: Delivery, node: str) -> bool:
+        route = delivery.routes[node]
+        return route.light and route.idempotent and delivery.certain
 
     def _again(self, delivery: Delivery, node: str, outcome: EndedOutcome) -> Step | None:
         """Builds the step that requeues a retryable failure with full jitter, while attempts are left and the job is not cancelled."""
@@ -326,7 +383,7 @@ def _without_details(outcome: EndedOutcome) -> EndedOutcome:
     return failed(outcome.error.code[:64], outcome.error.message[:150], left_out)
 
 
-def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> Step:
+def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> End:
     share = delivery.topology.shares[node] if isinstance(outcome, Completed) else -1
     failure = msgspec.json.encode(outcome.error).decode() if isinstance(outcome, Failed) else ""
     artifacts = msgspec.json.encode(outcome.artifacts).decode() if outcome.artifacts else ""

@@ -61,6 +61,7 @@ function App() {
     if (!first.current) main.current.focus({ preventScroll: true });
     first.current = false;
   }, [place.path]);
+  useEffect(() => void (main.current.scrollTop = 0), [place.visit]);
   const under = (tab) => (tab === to.jobs ? place.path === tab || place.path.startsWith(to.job("")) : place.path.startsWith(tab));
   return html`
     <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${t("Skip to the content")}</a>

@@ -24,7 +24,7 @@ export function workflowForm({ name, workflow }) {
     }
   }
   const ranked = Object.fromEntries(Object.entries(properties).sort(([, a], [, b]) => a.rank - b.rank));
-  const groups = { 4: t("Models"), 5: t("Size and steps"), 6: t("Everything else") };
+  const groups = { 0: t("Inputs"), 1: t("Inputs"), 2: t("Inputs"), 4: t("Models"), 5: t("Size and steps"), 6: t("Everything else") };
   for (const each of Object.values(ranked)) {
     if (groups[each.rank]) each["x-group"] = groups[each.rank];
     delete each.rank;

@@ -47,6 +47,13 @@ export function took(duration) {
   return `${t("{n} d", { n: Math.floor(seconds / 86400) })} ${t("{n} h", { n: Math.floor((seconds % 86400) / 3600) })}`;
 }
 
+// An honest range of seconds, as short as it can be: 40–90 s, 3–5 min.
+export function between({ low, high }) {
+  const [unit, text] = high < 100 ? [1, (n) => t("{n} s", { n })] : high < 100 * 60 ? [60, (n) => t("{n} min", { n })] : [3600, (n) => t("{n} h", { n })];
+  const [from, to] = [Math.max(unit === 1 ? 0 : 1, Math.floor(low / unit)), Math.max(1, Math.ceil(high / unit))];
+  return text(from >= to ? to : `${from}–${to}`);
+}
+
 // A countdown: 1:02:05.
 export function countdown(duration) {
   const seconds = Math.max(0, Math.ceil(duration / 1000));

@@ -116,7 +116,7 @@ function Why({ plan, changed }) {
     plan.by === "model" && plan.model ? t("planned by {model}", { model: plan.model }) : "", changed ? t("changed by you") : ""].filter(Boolean);
   return html`<section class="panel why" aria-label=${t("Why")}><div class="body">
     <p class="muted">${facts.join(" · ")}</p>
-    ${list(t("Why"), plan.reasons?.map((each) => (each.param ? `${each.nodeId}, ${each.param}: ${each.text}` : `${each.nodeId}: ${each.text}`)))}
+    ${list(t("Why"), plan.reasons?.map((each) => `${each.nodeId}: ${each.text}`))}
     ${list(t("Assumed"), plan.assumptions)}
     ${list(t("Not done"), plan.unmet, "warned")}
   </div></section>`;

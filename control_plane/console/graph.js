@@ -130,11 +130,11 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription=${t("graph")} onKeyDown=${press} ...${pointer}>
     ${shown && html`
       <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale), "--far-size": `${Math.min(30, 10.5 / shown.scale)}px` }}>${lines}${blocks}</div>`}
-    <div class="graph-tools">
+    ${shown && (fitted.scale < 1 || view?.shape === shape) && html`<div class="graph-tools">
       <button type="button" aria-label=${t("Zoom in")} onClick=${() => zoom(ZOOM.step)}><${Icon} of="plus" /></button>
       <button type="button" aria-label=${t("Zoom out")} onClick=${() => zoom(1 / ZOOM.step)}><${Icon} of="minus" /></button>
       <button type="button" aria-label=${t("Show the whole graph")} onClick=${() => setView(null)}><${Icon} of="fit" /></button>
-    </div>
+    </div>`}
   </div>`;
 }
 

@@ -2,7 +2,7 @@
 import { api, jobPath, post } from "./api.js";
 import { Curves } from "./curves.js";
 import { Errors, Wrong } from "./errors.js";
-import { exact, isAlive, local, nameOf, nodes as countNodes, STATUS } from "./format.js";
+import { between, exact, isAlive, local, nameOf, nodes as countNodes, STATUS } from "./format.js";
 import { Graph } from "./graph.js";
 import { Log } from "./job_log.js";
 import { t, tn } from "./messages.js";
@@ -138,6 +138,8 @@ function Head({ model, remedies }) {
       ${alive && html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of the job")} />`}
       <span class="muted">${t("created")} <${Time} at=${job.created} /></span>
       <span class="muted">${job.started ? html`${job.finished ? t("duration") : t("runs for")} <${Duration} from=${job.started} to=${job.finished} />` : html`${t("queued for")} <${Duration} from=${job.created} to=${job.finished} />`}</span>
+      ${alive && job.startsIn && html`<span class="muted">${t("starts in about {range}", { range: between(job.startsIn) })}</span>`}
+      ${alive && job.estimate && html`<span class="muted">${job.started ? t("about {range} left", { range: between(job.estimate) }) : t("takes about {range}", { range: between(job.estimate) })}</span>`}
       ${job.attempt > 1 && html`<span class="muted">${t("attempt {n}", { n: job.attempt })}</span>`}
     </div>
     ${job.waitingFor && html`<${Waits} job=${job} />`}
@@ -146,12 +148,12 @@ function Head({ model, remedies }) {
   </div>`;
 }
 
-const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt") };
+const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt"), service: t("a server") };
 
 function Waits({ job }) {
   const kind = job.waitingFor.type;
   const start = kind === "start_time" && job.startAt;
-  return html`<p class="waiting"><${Icon} of="clock" /><span><strong>${t("Waits for {what}:", { what: WAITS[kind] ?? kind })}</strong> ${start ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : job.waitingFor.message}${kind === "worker" || kind === "slot" ? html` · <${Link} href=${to.queue}>${t("the queue")}<//>` : ""}</span></p>`;
+  return html`<p class="waiting"><${Icon} of="clock" /><span><strong>${t("Waits for {what}:", { what: WAITS[kind] ?? kind })}</strong> ${start ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : html`${job.waitingFor.position ? html`${t("place {n} in the queue", { n: job.waitingFor.position })} · ` : ""}${job.waitingFor.message}`}${kind === "worker" || kind === "slot" ? html` · <${Link} href=${to.queue}>${t("the queue")}<//>` : ""}</span></p>`;
 }
 
 function FinishNow({ model, node, label = t("Finish now") }) {
@@ -190,6 +192,7 @@ function NodePanel({ model, node, close }) {
         ${(retried || node.attempt > 1) && html`<dt>${t("Attempt")}</dt><dd>${t("{n} of {most}", { n: node.attempt, most: definition.retries.maxAttempts })}${retried ? `, ${tn(node.runs.length, "{n} run", "{n} runs")}` : ""}</dd>`}
         ${node.worker && html`<dt>${t("Worker")}</dt><dd><${Copyable} text=${node.worker} /></dd>`}
         ${node.started && html`<dt>${t("Started")}</dt><dd><${Time} at=${node.started} /></dd><dt>${t("Duration")}</dt><dd><${Duration} from=${node.started} to=${node.finished} /></dd>`}
+        ${node.status === "running" && node.definition.telemetry?.estimate && html`<dt>${t("Left")}</dt><dd>${t("about {range}", { range: between(node.definition.telemetry.estimate) })}</dd>`}
         ${node.reason && html`<dt>${t("Reason")}</dt><dd>${REASONS[node.reason] ?? node.reason}</dd>`}
         ${definition.timeoutSeconds && html`<dt>${t("Time-out")}</dt><dd>${t("{n} s", { n: definition.timeoutSeconds })}</dd>`}
       </dl>

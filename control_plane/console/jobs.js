@@ -1,6 +1,6 @@
 // The list of jobs. Pages come over REST as one scrolls; whatever is in sight is subscribed to, so it lives.
 import { api, get, jobPath, post } from "./api.js";
-import { isAlive, jobs as countJobs, local, nameOf } from "./format.js";
+import { between, isAlive, jobs as countJobs, local, nameOf } from "./format.js";
 import { LATEST, watch } from "./live.js";
 import { served, t, tn } from "./messages.js";
 import { hasEnded } from "./notify.js";
@@ -197,11 +197,17 @@ function JobRow({ job, index, chosen, toggle }) {
     <span role="cell" class="c-1">${job.thumbnail ? html`<${Thumbnail} meta=${{ ...job.thumbnail, content_type: "" }} />` : html`<span class="thumb blank"><${Icon} of=${iconOf(job)} /></span>`}</span>
     <span role="cell" class="c-2"><a href=${to.job(job.jobId)} onClick=${follow} title=${job.jobId} class=${job.name ? "" : "mono"}>${nameOf(job)}</a>
       <span class="sub muted"><span>${what}</span>${(job.tags ?? []).slice(0, 3).map((tag) => html`<span key=${tag} class="tag plain">${tag}</span>`)}${job.name && html`<span class="mono">${job.jobId.slice(0, 8)}</span>`}</span></span>
-    <span role="cell" class="c-3">${isAlive(job) && job.status !== "scheduled" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />` : job.status === "scheduled" && job.startAt ? html`<span class="muted">${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} /></span>` : html`<span class="hidden" role="progressbar" aria-label=${t("Progress of {name}", { name: nameOf(job) })} aria-valuenow=${Math.floor(job.progress * 100)}></span>`}</span>
+    <span role="cell" class="c-3">${isAlive(job) && job.status !== "scheduled" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />${left(job)}` : job.status === "scheduled" && job.startAt ? html`<span class="muted">${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} /></span>` : html`<span class="hidden" role="progressbar" aria-label=${t("Progress of {name}", { name: nameOf(job) })} aria-valuenow=${Math.floor(job.progress * 100)}></span>`}</span>
     <span role="cell" class="c-4"><${Time} at=${job.created} /></span>
     <span role="cell" class="c-5">${job.started ? html`<${Duration} from=${job.started} to=${job.finished} />` : html`<span class="muted">–</span>`}</span>
     <span role="cell" class="c-6 ${job.error ? "wrong" : "muted"}" title=${note}>${note}</span>
   </div>`;
+}
+
+// What is known of when it starts, or how long it still takes.
+function left(job) {
+  if (job.startsIn) return html`<span class="left muted">${t("starts in about {range}", { range: between(job.startsIn) })}</span>`;
+  return job.estimate && job.started ? html`<span class="left muted">${t("about {range} left", { range: between(job.estimate) })}</span>` : "";
 }
 
 // The kind of what it has made; before that, whether it is a graph or something with a name.

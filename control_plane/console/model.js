@@ -190,6 +190,7 @@ function take(definition) {
   this.progress = Math.max(telemetry?.progress ?? 0, this.progress);
   this.started = telemetry?.started ?? null;
   this.finished = telemetry?.finished ?? null;
+  this.definition = definition; // with what is estimated
 }
 
 // The chain of nodes that decided when the job ended (or what it waits for now): from the node that ended last back over the parent that

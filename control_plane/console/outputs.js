@@ -53,6 +53,6 @@ function Deep({ name, value }) {
   if (Array.isArray(value) && value.length && value.length <= 200 && value.every((each) => isPlain(each) && !isReference(each))) {
     return html`<section><h3>${titleOf(name)} <span class="muted">${count}</span></h3><p class="output-list">${value.map((each, index) => html`${index > 0 && " · "}<${Cell} key=${index} value=${each} />`)}</p></section>`;
   }
-  if (isTable(value)) return html`<details class="more" open=${value.length <= ROWS || undefined}><summary>${titleOf(name)} <span class="muted">${count}</span></summary><${Rows} name=${titleOf(name)} rows=${value} /></details>`;
+  if (isTable(value)) return html`<details class="more" open=${value.length <= 5 * ROWS || undefined}><summary>${titleOf(name)} <span class="muted">${count}</span></summary><${Rows} name=${titleOf(name)} rows=${value} /></details>`;
   return html`<section><h3>${titleOf(name)} <span class="muted">${count}</span></h3><${Tree} value=${value} /></section>`;
 }

@@ -1,6 +1,6 @@
 // The queue as a place: what runs, what waits in its order, and why it waits.
 import { get, jobPath, post } from "./api.js";
-import { jobs as countJobs, local, nameOf } from "./format.js";
+import { between, jobs as countJobs, local, nameOf } from "./format.js";
 import { t } from "./messages.js";
 import { Link, to } from "./router.js";
 import { Action, Countdown, Empty, Failure, Icon, Loading, Progress, Status, Time } from "./ui.js";
@@ -41,7 +41,7 @@ export function Queue() {
 const RANK = { high: 0, normal: 1, low: 2 };
 
 // By their place where the server says it, else by urgency and age.
-const inOrder = (jobs) => [...jobs].sort((a, b) => (a.position ?? Infinity) - (b.position ?? Infinity) || (RANK[a.priority] ?? 1) - (RANK[b.priority] ?? 1) || (a.created < b.created ? -1 : 1));
+const inOrder = (jobs) => [...jobs].sort((a, b) => (a.waitingFor?.position ?? 1e9) - (b.waitingFor?.position ?? 1e9) || (RANK[a.priority] ?? 1) - (RANK[b.priority] ?? 1) || (a.created < b.created ? -1 : 1));
 
 function Part({ title, jobs, look, numbered }) {
   if (!jobs.length) return null;
@@ -56,8 +56,8 @@ function Row({ job, place, look }) {
   };
   return html`<li class="queue-row"><span class="queue-place numbers muted">${place ?? html`<${Status} status=${job.status}>${" "}<//>`}</span>
     <span class="queue-name"><${Link} href=${to.job(job.jobId)} class=${job.name ? "" : "mono"}>${nameOf(job)}<//><span class="muted">${job.pipeline ?? job.task ?? t("graph")}</span></span>
-    <span class="queue-note muted">${job.status === "running" || job.status === "cancelling" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />`
-      : job.status === "scheduled" && job.startAt ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : job.waitingFor?.message ?? ""}</span>
+    <span class="queue-note muted">${job.status === "running" || job.status === "cancelling" ? html`<${Progress} value=${job.progress} status=${job.status} label=${t("Progress of {name}", { name: nameOf(job) })} />${job.estimate ? t("about {range} left", { range: between(job.estimate) }) : ""}`
+      : job.status === "scheduled" && job.startAt ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : html`${job.startsIn ? html`<strong>${t("starts in about {range}", { range: between(job.startsIn) })}</strong> · ` : ""}${job.waitingFor?.message ?? ""}`}</span>
     <span class="queue-age muted"><${Time} at=${job.created} /></span>
     <span class="queue-tools"><${Action} class="quiet" disabled=${job.status === "cancelling"} work=${cancel}><${Icon} of="close" />${t("Cancel")}<//></span></li>`;
 }

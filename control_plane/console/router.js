@@ -2,7 +2,7 @@
 import { root } from "./api.js";
 import { changes, html } from "./view.js";
 
-export const place = { ...changes(), path: location.pathname, query: new URLSearchParams(location.search) };
+export const place = { ...changes(), visit: 0, path: location.pathname, query: new URLSearchParams(location.search) };
 
 function read() {
   place.path = location.pathname;
@@ -27,6 +27,7 @@ export const to = {
 
 export function go(address, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", address);
+  if (!replace) place.visit += 1;
   read();
 }
 

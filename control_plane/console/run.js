@@ -2,7 +2,7 @@
 import { held, post, root } from "./api.js";
 import { Form } from "./form.js";
 import { formOf, valuesOf } from "./fields.js";
-import { local, nodes as countNodes } from "./format.js";
+import { between, local, nodes as countNodes } from "./format.js";
 import { Graph } from "./graph.js";
 import { served, t } from "./messages.js";
 import { commandLine, curl, python } from "./request_texts.js";
@@ -170,8 +170,9 @@ export function FormJob({ what, params, options: given, children }) {
   </div>`;
 }
 
-function Estimate() {
-  return null;
+function Estimate({ plan }) {
+  const estimate = plan.answer?.estimate;
+  return estimate && Number.isFinite(estimate.high) ? html`<span class="estimate muted"><${Icon} of="clock" /> ${t("takes about {range}", { range: between(estimate) })}</span>` : null;
 }
 
 // A pipeline as what FormJob wants.

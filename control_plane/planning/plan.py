@@ -489,18 +489,18 @@ def expand(pipeline: Pipeline, params: dict[str, Any]) -> tuple[GraphSubmission 
     if found:
         return None, found[:MAX_PROBLEMS]
     try:
-        return msgspec.convert(_filled(pipeline.graph, values), GraphSubmission), []
+        return msgspec.convert(fill_in(pipeline.graph, values), GraphSubmission), []
     except msgspec.ValidationError as error:
         return None, [Problem("/pipeline", "bad_pipeline", f"pipeline {pipeline.id!r} makes no graph: {error}")]
 
 
-def _filled(template: Any, values: Mapping[str, Any]) -> Any:
+def fill_in(template: Any, values: Mapping[str, Any]) -> Any:
     """Fills in a value. Recursive: a template is an operator's file, and its depth is checked with the graph that it makes."""
     if isinstance(template, list):
-        return [each for each in (_filled(item, values) for item in template) if each is not _LEFT_OUT]
+        return [each for each in (fill_in(item, values) for item in template) if each is not _LEFT_OUT]
     if not isinstance(template, dict):
         return template
     if template.keys() == {"$param"}:
         return values.get(template["$param"], _LEFT_OUT)
-    filled = {name: _filled(each, values) for name, each in template.items()}
+    filled = {name: fill_in(each, values) for name, each in template.items()}
     return {name: each for name, each in filled.items() if each is not _LEFT_OUT}

@@ -9,14 +9,16 @@ about something that contains one counts only where the wild card cannot have ca
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
+
+from dihedral.control_plane.planning.patterns import is_affordable, without_costly_names
 
 Proof = Callable[[Any], bool]
 Path = tuple[str | int, ...]
@@ -63,7 +65,7 @@ class Check:
         closed = root.get("additionalProperties") is False and "patternProperties" not in root
         self.names: frozenset[str] | None = self.properties if closed else None
         self.required: tuple[str, ...] = tuple(root.get("required", ()))
-        loose = {**schema, **root, "required": []}
+        loose = without_costly_names({**schema, **root, "required": []})
         if root is not schema:
             loose.pop("$ref")
         self._schema = msgspec.json.encode(loose)
@@ -202,8 +204,13 @@ class _Compiler:
 def _string(schema: dict[str, Any], words: set[str]) -> Proof:
     words -= {"minLength", "maxLength", "pattern"}
     least, most = schema.get("minLength", 0), schema.get("maxLength", float("inf"))
-    fits = re.compile(schema.get("pattern", "")).search
-    return lambda value: type(value) is str and least <= len(value) <= most and fits(value) is not None
+    pattern = schema.get("pattern", "")
+    fits = re.compile(pattern).search
+    return lambda value: (
+        type(value) is str
+        and least <= len(value) <= most
+        and (not is_affordable(pattern, value) or fits(value) is not None)
+    )
 
 
 def _number(schema: dict[str, Any], words: set[str], kind: str) -> Proof:
@@ -228,10 +235,19 @@ def _number(schema: dict[str, Any], words: set[str], kind: str) -> Proof:
 # The full answer ------------------------------------------------------------------------------------------------------
 
 
+def _pattern(checker: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """Checks the pattern where that is over in a moment; else the task does, when it runs."""
+    if isinstance(value, str) and is_affordable(pattern, value):
+        yield from Draft202012Validator.VALIDATORS["pattern"](checker, pattern, value, schema)
+
+
+Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
+
+
 @lru_cache(maxsize=512)
 def _validator(schema: bytes) -> Any:
     # An empty registry: a reference to somewhere else is an error, never a request.
-    return Draft202012Validator(msgspec.json.decode(schema), registry=Registry())
+    return Validator(msgspec.json.decode(schema), registry=Registry())
 
 
 @lru_cache(maxsize=4096)

@@ -33,6 +33,9 @@ class Wanted(msgspec.Struct):
 
 def wanted(request: JobRequest, pipelines: Mapping[str, Pipeline], capabilities: Mapping[str, Capability]) -> Wanted:
     """Returns what the request asks to run. Raises ApiProblem."""
+    if not isinstance(request.goal, msgspec.UnsetType):
+        detail = "a goal is planned by itself, with POST /api/jobs or POST /api/plans"
+        raise _refused("a goal is no item of a batch", "/goal", "goal_in_batch", detail)
     named = [
         name for name in ("graph", "pipeline", "task") if not isinstance(getattr(request, name), msgspec.UnsetType)
     ]

@@ -6,7 +6,7 @@ store answers downloads with a redirect, pictures, sound and headers of files ma
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -18,10 +18,13 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from dihedral.control_plane import problems
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 
 Req = Request[Any, Any, State]
+
+NotFound = Callable[[Req, Exception], Response[bytes]]
 
 VIEWS = ("jobs/", "new", "artifacts", "workers", "queue", "keys", "compare")
 """The beginnings of the views' paths; `to` in `control_plane/console/router.js` has the full paths."""
@@ -41,8 +44,8 @@ class File(msgspec.Struct, frozen=True):
     etag: str
 
 
-def console_routes(artifacts: ArtifactsSettings, root: str = "") -> list[HTTPRouteHandler]:
-    """Returns the routes of the console. `root`: control.rootPath; modules find it by their own address, the page must be told."""
+def console_routes(artifacts: ArtifactsSettings, root: str = "") -> tuple[list[HTTPRouteHandler], NotFound]:
+    """Returns the routes of the console, and the answer to an address that no route has. `root`: control.rootPath; modules find it by their own address, the page must be told."""
     found = dict(_files(files("dihedral.control_plane") / "console"))
     page = found["index.html"].text.replace(b'="/', f'="{root}/'.encode())
     found["index.html"] = _file("text/html", page)
@@ -62,6 +65,14 @@ def console_routes(artifacts: ArtifactsSettings, root: str = "") -> list[HTTPRou
             text, more = file.compressed, {**more, "Content-Encoding": "gzip"}
         return Response(text, headers={**headers, **more}, media_type=file.media_type)
 
+    def not_found(request: Req, error: Exception) -> Response[bytes]:
+        """Shows a person the console's own page, where a program gets a problem."""
+        is_for_people = request.scope["method"] == "GET" and "text/html" in request.headers.get("accept", "")
+        if not is_for_people or request.scope["path"].startswith("/api/"):
+            return problems.handle(request, error)
+        page = found["index.html"]
+        return Response(page.text, status_code=404, headers=headers, media_type=page.media_type)
+
     @get("/", include_in_schema=False)
     async def home(request: Req) -> Response[bytes]:
         return answer(request, found["index.html"])
@@ -71,10 +82,10 @@ def console_routes(artifacts: ArtifactsSettings, root: str = "") -> list[HTTPRou
         name = path.lstrip("/")
         file = found.get(name) or (found["index.html"] if name.startswith(VIEWS) else None)
         if file is None:
-            raise ApiProblem(404, "not_found", "the console has no such file")
+            return not_found(request, ApiProblem(404, "not_found", "the console has no such file"))
         return answer(request, file)
 
-    return [home, below]
+    return [home, below], not_found
 
 
 def policy(artifacts: ArtifactsSettings) -> str:

@@ -18,6 +18,7 @@ from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
+from dihedral.control_plane.planning.goals.planner import Planner
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, moment_ms, refused
 from dihedral.control_plane.root import address
@@ -60,7 +61,7 @@ def _job(request: Req, job: Job, status: int) -> Response[bytes]:
     "/api/jobs",
     scope="submit",
     summary="Submit a job",
-    operation_class=with_body("request", "JobRequest", "A graph, or a pipeline with its params."),
+    operation_class=with_body("request", "JobRequest", "A graph, a pipeline with its params, or a goal in words."),
     responses=answers(409, 413, 415, 429, _200=Job, _201=Job),
 )
 async def submit(request: Req) -> Response[bytes]:
@@ -105,13 +106,19 @@ async def submit_batch(request: Req) -> Response[bytes]:
     is_costly=True,
     status_code=200,
     summary="The graph that would run, or every problem",
-    operation_class=with_body("request", "JobRequest", "A submission; nothing is stored."),
-    responses=answers(413, 415, _200=Graph),
+    operation_class=with_body("request", "JobRequest", "A submission, or a goal in words; nothing is stored."),
+    responses=answers(413, 415, 429, _200=Graph),
 )
 async def plan(request: Req) -> Response[bytes]:
+    """Answers a submission with its normalised graph. A goal is answered with a plan (/schemas/plan.json): graph, reasons, questions, how sure."""
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
-    planned = await queue.plan(await queue.decode(raw, principal(request)), principal=principal(request))
+    wish = await queue.decode(raw, principal(request))
+    if not isinstance(wish.goal, msgspec.UnsetType):
+        planner: Planner = request.app.state.planner
+        told = await planner.plan(wish, principal(request))
+        return Response(msgspec.json.encode(told), media_type="application/json")
+    planned = await queue.plan(wish, principal=principal(request))
     await queue.refuse_missing(planned, principal(request))
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 

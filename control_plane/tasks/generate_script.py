@@ -17,13 +17,21 @@ MARKER = re.compile(r"^(?:[-*•]+|`{3}\w*|[0-9]+[.)])(?:\s+|$)")
 
 
 class ScriptParams(Shape):
-    prompt: Annotated[str, Meta(min_length=1, max_length=10_000, description="What the narration is about")]
+    prompt: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=10_000,
+            description="What the narration is about",
+            extra_json_schema={"x-kind": ["topic"]},
+        ),
+    ]
     lines: Annotated[int, Meta(ge=1, le=50, description="How many lines")] = 4
 
 
 class Script(Shape):
     title: str
-    lines: list[str]
+    lines: Annotated[list[str], Meta(extra_json_schema={"x-kind": ["lines"]})]
 
 
 class WrittenScript(Shape):
@@ -37,6 +45,18 @@ class WrittenScript(Shape):
     label="Write a script",
     description="Writes the narration for a prompt with an LLM; without an endpoint a template does, and the output says so.",
     timeout_seconds=600,
+    keywords=[
+        "script",
+        "write script",
+        "narration",
+        "write narration",
+        "write lines",
+        "compose narration",
+        "story",
+        "screenplay",
+        "poem",
+        "draft script",
+    ],
     examples=[{"prompt": "A walk by the sea", "lines": 3}],
 )
 async def generate_script(params: ScriptParams, ctx: TaskContext) -> WrittenScript:

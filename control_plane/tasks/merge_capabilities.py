@@ -22,6 +22,7 @@ class Merged(Shape):
     label="Merge capabilities",
     description="Merges lists of capabilities by id and plane; of two versions the later in the lists wins.",
     timeout_seconds=60,
+    keywords=["merge capabilities", "merge lists", "merge manifests"],
     examples=[{"lists": [[], []]}],
 )
 async def merge_capabilities(params: MergeParams, ctx: TaskContext) -> Merged:

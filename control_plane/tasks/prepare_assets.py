@@ -10,7 +10,7 @@ from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 
 
 class AssetParams(Shape):
-    assets: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=1000)]
+    assets: Annotated[list[ArtifactRef], Meta(min_length=1, max_length=1000, extra_json_schema={"x-kind": ["file"]})]
 
 
 class Assets(Shape):
@@ -23,6 +23,16 @@ class Assets(Shape):
     label="Prepare assets",
     description="Makes sure that every artifact is there, before anything expensive starts, and says what it is.",
     timeout_seconds=300,
+    keywords=[
+        "check files",
+        "check artifacts",
+        "verify files",
+        "files exist",
+        "are there",
+        "file sizes",
+        "check that exist",
+        "assets",
+    ],
     examples=[{"assets": [{"bucket": "inputs", "key": "examples/picture.png"}]}],
 )
 async def prepare_assets(params: AssetParams, ctx: TaskContext) -> Assets:

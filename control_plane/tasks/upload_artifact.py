@@ -17,15 +17,22 @@ CONTENT_TYPE = rf"^({_TOKEN}/{_TOKEN}(;[ -~]{{0,127}})?)?$(?!\n)"
 
 class UploadParams(Shape):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)", description="File name")]
-    text: Annotated[str | None, Meta(description="The content, as text")] = None
-    base64: Annotated[str | None, Meta(description="The content, in base64")] = None
-    document: Annotated[Any, Meta(description="The content, as JSON")] = None
+    text: Annotated[
+        str | None,
+        Meta(description="The content, as text", extra_json_schema={"x-kind": ["text"], "x-one-of": "The content"}),
+    ] = None
+    base64: Annotated[
+        str | None, Meta(description="The content, in base64", extra_json_schema={"x-one-of": "The content"})
+    ] = None
+    document: Annotated[
+        Any, Meta(description="The content, as JSON", extra_json_schema={"x-one-of": "The content"})
+    ] = None
     bucket: Literal["loras", "voices", "videos", "inputs"] = "inputs"
     content_type: Annotated[str, Meta(pattern=CONTENT_TYPE, description="Empty: by the kind of content")] = ""
 
 
 class Uploaded(Shape):
-    artifact: ArtifactRef
+    artifact: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["file"]})]
     size_bytes: int
     sha256: str | None
 
@@ -35,6 +42,18 @@ class Uploaded(Shape):
     label="Upload an artifact",
     description="Stores a small text, JSON document or base64 content as an artifact.",
     timeout_seconds=300,
+    keywords=[
+        "store text",
+        "save text",
+        "upload text",
+        "save note",
+        "store note",
+        "write file",
+        "store file",
+        "store",
+        "save",
+        "upload",
+    ],
     examples=[{"name": "notes.txt", "text": "Hello"}],
     groups={"File": ("name", "bucket", "contentType"), "Content": ("text", "base64", "document")},
 )

@@ -4,27 +4,17 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from msgspec import UNSET, UnsetType
-
+from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
-from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ModelRef
 
 MOST_FILES = 1_000
 LEFT_BYTES = 2**30  # that a zip leaves free on the disk
 
 
-class ModelRef(Strict, kw_only=True):
-    bucket: str | UnsetType = UNSET
-    key: str | UnsetType = UNSET
-    local: str | UnsetType = UNSET
-
-
 def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
-    """Raises: TaskError `invalid_model`: it is neither a folder nor a zip of one."""
-    assert isinstance(ref.bucket, str)
-    assert isinstance(ref.key, str)
-    found = ctx.fetch(ArtifactRef(bucket=ref.bucket, key=ref.key))
+    """Raises: TaskError `model_not_found`, `bad_model`; `invalid_model`: it is neither a folder nor a zip of one."""
+    found = ctx.fetch(ref)
     if found.is_dir():
         return found
     to = ctx.workdir / "base"
@@ -38,17 +28,11 @@ def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
             opened.extractall(to)  # which leaves out of names what leads out of the folder
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise _invalid(
-            f"{name_of(ref)} is neither a folder nor a zip of one ({error}). Save a single file once as a folder: "
+            f"{file_name(ref)} is neither a folder nor a zip of one ({error}). Save a single file once as a folder: "
             "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
         ) from error
-    found.unlink()
     inner = [each for each in to.iterdir() if each.is_dir()]
     return inner[0] if len(inner) == 1 and not (to / "unet").exists() else to
-
-
-def name_of(ref: ModelRef) -> str:
-    whole = ref.local if isinstance(ref.local, str) else ref.key
-    return str(whole or "").rpartition("/")[2]
 
 
 def _invalid(reason: str) -> TaskError:

@@ -14,10 +14,10 @@ import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import field
+from msgspec import Meta, field
 
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.schemas.strict import Strict
@@ -38,7 +38,7 @@ class ToolSettings(Strict, kw_only=True, rename="camel"):
     """[tools.NAME]. preset: whose values stand where this table has none. progress: the name before the bar that counts, or a regular
     expression with the groups step, total and any metric. Globs are relative to the scratch folder of the run. resume: added to argv where there
     is a checkpoint. quietSeconds: a tool that prints nothing for so long hangs (0: never). diskMib: most that a run may write (0: no limit but
-    the disk's). image: of the preset `container`.
+    the disk's). image: of the preset `container`. memoryMib: device memory that is reserved for a run. keepCheckpoints: how many whole ones are kept.
     """
 
     preset: str = ""
@@ -58,6 +58,16 @@ class ToolSettings(Strict, kw_only=True, rename="camel"):
     grace_seconds: float = 10.0
     quiet_seconds: float = 0.0
     disk_mib: int = 0
+    memory_mib: Annotated[int, Meta(ge=0)] = 0
+    keep_checkpoints: Annotated[int, Meta(ge=1, le=100)] = 1
+
+
+def memory_mib(settings: "ToolsSettings", params: Mapping[str, Any]) -> int:
+    """Returns what the operator has declared for the tool that these params name; a tool that is named wrongly is refused by the run."""
+    try:
+        return named(settings.tools, str(params.get("tool"))).memory_mib
+    except TaskError:
+        return 0
 
 
 class ToolsSettings(Strict, kw_only=True, rename="camel"):

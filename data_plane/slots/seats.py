@@ -29,6 +29,7 @@ from dihedral.bridge.tasks.runs import RunControl
 from dihedral.data_plane.gpu_memory.ledger import Ledger, Reservation
 from dihedral.data_plane.gpu_memory.readings import SILENT_SECONDS, DeviceProbe, Read, Reading
 from dihedral.data_plane.gpu_memory.reservations import SharedReservations
+from dihedral.data_plane.process_groups import ancestor
 from dihedral.data_plane.slots.process import Slot
 
 log = logging.getLogger(__name__)
@@ -412,6 +413,8 @@ class SlotScheduler:
         assert self._ledger is not None
         readings = answer.result()
         self._names_ours |= any(pid in reading.holders for pid in self._pids() for reading in readings)
+        ours = frozenset(self._pids())
+        readings = [_with_tools(reading, ours) for reading in readings]
         self._ledger.poll([_with_idle(gpu, reading, idle) for gpu, reading in enumerate(readings)], begun)
         self._error = ""
         self._answers = time.monotonic() - begun <= SILENT_SECONDS
@@ -421,6 +424,17 @@ class SlotScheduler:
 
 def _seconds_since(moment: float | None) -> float:
     return time.monotonic() - moment if moment is not None else 0.0
+
+
+def _with_tools(reading: Reading, ours: frozenset[int]) -> Reading:
+    """Counts what a slot's children hold as the slot's: a tool that it runs takes the memory that was reserved for the node."""
+    owners = {pid: owner for pid in reading.holders if pid not in ours and (owner := ancestor(pid, ours)) is not None}
+    if not owners:
+        return reading
+    holders = {pid: held for pid, held in reading.holders.items() if pid not in owners}
+    for pid, owner in owners.items():
+        holders[owner] = holders.get(owner, 0) + reading.holders[pid]
+    return msgspec.structs.replace(reading, holders=holders)
 
 
 def _with_idle(gpu: int, reading: Reading, idle: Sequence[tuple[int | None, int, int]]) -> Reading:

@@ -19,6 +19,7 @@ class Capabilities(Struct, kw_only=True, forbid_unknown_fields=True):
     label="Get capabilities",
     description="Lists what this worker can run, with the schemas of input and output.",
     timeout_seconds=60,
+    keywords=["list tasks", "list capabilities", "what can it do", "what can you do", "manifest", "which tasks"],
     examples=[{}],
 )
 async def get_capabilities(params: Nothing, ctx: TaskContext) -> Capabilities:

@@ -22,7 +22,10 @@ Speaker = Annotated[int, Meta(ge=0)] | None
 
 class CompareVoice(Strict, kw_only=True, rename="camel"):
     recordings: Annotated[list[Recording], Meta(min_length=1, max_length=256, description="Of one speaker each")]
-    voices: Annotated[list[VoiceModel], Meta(min_length=1, max_length=64, description="As train_voice stores them")]
+    voices: Annotated[
+        list[VoiceModel],
+        Meta(min_length=1, max_length=64, description="As train_voice stores them", extra_json_schema={"x-least": 2}),
+    ]
     background: Annotated[
         VoiceModel | None,
         Meta(title="Background voice", description="A voice of many speakers to compare with; null: the other voices"),
@@ -54,6 +57,19 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
     description="Scores recordings against voices by their log-likelihood ratio; with the speakers given, tells the equal error rate.",
     kind="gpu",
     memory_mib=1024,
+    keywords=[
+        "who is it",
+        "who speaks",
+        "who is speaking",
+        "recognise speaker",
+        "identify speaker",
+        "which voice",
+        "speaker verification",
+        "same speaker",
+        "same person",
+        "score recording",
+        "match voice",
+    ],
     examples=[
         {
             "recordings": [{"bucket": "inputs", "key": "who-is-it.wav"}],

@@ -83,10 +83,19 @@ class LipSync(Strict, kw_only=True, rename="camel"):
         Meta(max_length=20_000, description="When which sound is spoken; none: the mouth follows the loudness"),
     ] = msgspec.field(default_factory=list)
     portrait: Annotated[
-        Picture | None, Meta(description="Picture of a face from the front; null: a drawn storyteller")
+        Picture | None,
+        Meta(
+            description="Picture of a face from the front; null: a drawn storyteller",
+            extra_json_schema={"x-kind": ["portrait", "picture"]},
+        ),
     ] = None
     mouth: Annotated[
-        MouthPlace | None, Meta(title="Mouth position", description="Where its mouth is, closed if possible")
+        MouthPlace | None,
+        Meta(
+            title="Mouth position",
+            description="Where its mouth is, closed if possible",
+            extra_json_schema={"x-with": "portrait"},
+        ),
     ] = None
     character: Annotated[Character | None, Meta(description="Nine drawn mouths or faces")] = None
     fps: Annotated[int, Meta(title="Frames per second", ge=10, le=60)] = 25
@@ -108,7 +117,7 @@ class ShapeInTime(Strict, kw_only=True, rename="camel"):
 
 
 class LipSyncOutput(Strict, kw_only=True, rename="camel"):
-    video: ArtifactRef
+    video: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["video"]})]
     visemes: Annotated[list[ShapeInTime], Meta(description="The shapes of the mouth, from the start to the end")]
     basis: Annotated[Literal["phonemes", "loudness"], Meta(description="What the mouth follows")]
     frames: int
@@ -128,6 +137,38 @@ class LipSyncOutput(Strict, kw_only=True, rename="camel"):
     kind="gpu",
     memory_mib=512,
     memory_by=("width", "height"),
+    keywords=[
+        "lip sync",
+        "lipsync",
+        "talking head",
+        "talking face",
+        "talking portrait",
+        "avatar",
+        "mouth",
+        "lips",
+        "animate",
+        "storyteller",
+        "speaking face",
+        "presenter",
+        "let talk",
+        "let speak",
+        "portrait say",
+        "face say",
+        "photo say",
+        "picture say",
+        "portrait speak",
+        "photo speak",
+        "picture speak",
+        "portrait talk",
+        "photo talk",
+        "picture talk",
+        "face speak",
+        "face talk",
+        "man say",
+        "woman say",
+        "make speak",
+        "make talk",
+    ],
     examples=[
         {
             "audio": {"bucket": "inputs", "key": "speaker-low.wav"},

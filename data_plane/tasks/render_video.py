@@ -109,17 +109,21 @@ class Grade(Strict, kw_only=True, rename="camel"):
     temperature: Annotated[float, Meta(ge=-2, le=2, description="Stops that red gains on blue")] = 0.0
 
 
+SEEN = {"x-one-of": "What is to be seen"}
+
+
 class RenderVideo(Strict, kw_only=True, rename="camel"):
-    scenes: Annotated[list[Scene], Meta(max_length=100)] = msgspec.field(default_factory=list)
-    pictures: Annotated[list[Picture], Meta(max_length=100, description="More scenes, a picture each")] = msgspec.field(
-        default_factory=list
-    )
+    scenes: Annotated[list[Scene], Meta(max_length=100, extra_json_schema=SEEN)] = msgspec.field(default_factory=list)
+    pictures: Annotated[
+        list[Picture], Meta(max_length=100, description="More scenes, a picture each", extra_json_schema=SEEN)
+    ] = msgspec.field(default_factory=list)
     words: Annotated[
         list[SpokenWord],
         Meta(
             max_length=20_000,
             title="Words in time",
             description="The narration's words in time, shared out over the scenes",
+            extra_json_schema={"x-kind": ["captions"]},
         ),
     ] = msgspec.field(default_factory=list)
     narration: Annotated[list[Recording], Meta(max_length=100, description="Recordings, heard one after another")] = (
@@ -127,7 +131,11 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
     )
     background: Annotated[
         Recording | None,
-        Meta(title="Background sound", description="Sound under the narration, from its start, again and again"),
+        Meta(
+            title="Background sound",
+            description="Sound under the narration, from its start, again and again",
+            extra_json_schema={"x-kind": ["music"]},
+        ),
     ] = None
     background_db: Annotated[
         float, Meta(ge=-80, le=20, title="Background level (dB)", description="Its gain in decibels")
@@ -159,7 +167,7 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
 
 
 class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
-    video: ArtifactRef
+    video: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["video"]})]
     frames: int
     seconds: float
     width: int
@@ -177,6 +185,28 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     kind="gpu",
     memory_mib=1024,
     memory_by=("width", "height"),
+    keywords=[
+        "film",
+        "movie",
+        "clip",
+        "slideshow",
+        "slide show",
+        "montage",
+        "animation",
+        "show",
+        "postcard",
+        "album",
+        "trailer",
+        "reel",
+        "mp4",
+        "ken burns",
+        "captions",
+        "subtitles",
+        "put together",
+        "combine",
+        "join",
+        "assemble",
+    ],
     examples=[
         {
             "scenes": [

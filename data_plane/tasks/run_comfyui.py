@@ -51,7 +51,12 @@ KINDS = {
 
 
 class RunComfyui(Strict, kw_only=True, rename="camel"):
-    workflow: Annotated[dict[str, Any], Meta(description="In ComfyUI's API format: Workflow → Export (API)")]
+    workflow: Annotated[
+        dict[str, Any],
+        Meta(
+            description="In ComfyUI's API format: Workflow → Export (API)", extra_json_schema={"x-kind": ["workflow"]}
+        ),
+    ]
     values: Annotated[dict[str, Any], Meta(description='Replaces inputs: {"3.seed": 7}')] = field(default_factory=dict)
     files: Annotated[dict[str, ArtifactRef], Meta(description='Uploads artifacts: {"10.image": {bucket, key}}')] = (
         field(default_factory=dict)
@@ -88,6 +93,7 @@ class RunComfyuiOutput(Strict, kw_only=True, rename="camel"):
     timeout_seconds=86_400,
     settings=ComfySettings,
     side_effects=("comfyui",),
+    keywords=["comfyui", "comfy", "workflow", "stable diffusion workflow"],
     examples=[
         {
             "workflow": {
@@ -195,12 +201,14 @@ class Prompt:
                     await server.greet()
                     seen = await server.look(self.id)
                     if seen.state != "absent":
+                        self._ctx.waits("")
                         self._server, self._posted = server, True
                         return server, seen
                     there.append((await server.queue_length(), number, server))
                 except Away as error:
                     reasons.append(f"{server.url}: {error}")
             if there:
+                self._ctx.waits("")
                 self._server = min(there)[2]
                 return self._server, Seen("absent", {}, "")
             reason = "; ".join(reasons)
@@ -210,6 +218,7 @@ class Prompt:
                 told = reason
                 self._ctx.log(f"waits for ComfyUI: {reason}", "warning")
                 self._ctx.data("waiting", {"for": "comfyui", "reason": reason[:500]})
+                self._ctx.waits(f"waits for ComfyUI: {reason[:500]}")
             await asyncio.sleep(min(AGAIN_SECONDS, max(0.0, deadline - time.monotonic())))
 
     async def _begin(self, server: Server) -> Seen:
@@ -276,6 +285,7 @@ class Prompt:
                 async with server.messages(client_id or str(uuid.uuid4())) as socket:
                     while True:  # the state first: messages that were sent while no client listened are not sent again
                         seen = await server.look(self.id)
+                        self._ctx.waits("")
                         if seen.state == "ended" or (seen.state == "absent" and cut):
                             return seen
                         if seen.state == "absent":
@@ -285,6 +295,7 @@ class Prompt:
             except Away as error:
                 if not cut:
                     self._ctx.log(f"the connection to ComfyUI is lost: {error}", "warning")
+                    self._ctx.waits(f"waits for ComfyUI: {error}")
                 cut = True
                 if time.monotonic() >= deadline:
                     raise TaskError(f"ComfyUI is gone: {error}", code="comfyui_away", retryable=True) from error

@@ -97,10 +97,12 @@ class RunToolOutput(Strict, kw_only=True, rename="camel"):
     description="Runs a trainer or another command line that the operator has named; goes on from its checkpoints.",
     kind="gpu",
     memory_by=("tool",),
+    memory_of=tools.memory_mib,
     resumable=True,
     timeout_seconds=14 * 86_400,
     settings=ToolsSettings,
     side_effects=("process",),
+    keywords=["tool", "trainer", "command line", "external program"],
     examples=[{"tool": "sd-scripts", "config": {"max_train_steps": 1000, "network_dim": 16}, "steps": 1000}],
 )
 def run_tool(params: RunTool, ctx: TaskContext) -> RunToolOutput:
@@ -356,18 +358,23 @@ class Run:
         return bool(now) and now == before
 
     def _keep_newest(self, *, settled: bool) -> None:
-        """Keeps the files that are whole. `settled`: nothing writes any more, so the formats alone decide what is whole."""
+        """Keeps the newest that are whole. `settled`: nothing writes any more, so the formats alone decide what is whole."""
+        whole: list[Path] = []
         for path in reversed(tools.found(self._scratch, self._settings.checkpoints)):
             found = tools.signature(path)
-            if found == self._kept and found:
+            if not whole and found == self._kept and found:
                 return
             if (settled or self._settled(path)) and tools.is_whole(path):
-                self._keep(path)
-                self._kept = found
-                return
+                whole.append(path)
+            if len(whole) == self._settings.keep_checkpoints:
+                break
+        if whole:
+            self._kept = tools.signature(whole[0])
+            self._keep(whole)
 
-    def _keep(self, path: Path) -> None:
-        relative = path.relative_to(self._scratch)
+    def _keep(self, paths: list[Path]) -> None:
+        """`paths`: the first is what a later run goes on from; others are kept beside it for tools that look back at them, such as for the best."""
+        relative = paths[0].relative_to(self._scratch)
         about = self._ctx.workdir / "about.json"
         about.write_bytes(
             msgspec.json.encode({"digest": self._digest, "path": str(relative), "step": self._output.step})
@@ -376,7 +383,8 @@ class Run:
         try:
             with tarfile.open(packed, "w") as archive:
                 archive.add(about, "dihedral.json")
-                archive.add(path, str(relative))
+                for path in paths:
+                    archive.add(path, str(path.relative_to(self._scratch)))
             self._ctx.keep_checkpoint(BUCKET, packed)
         except (OSError, StoreError) as error:  # such as a checkpoint that the tool has just pruned
             self._ctx.log(f"the checkpoint {relative} is not kept: {error}", "warning")

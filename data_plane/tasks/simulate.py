@@ -41,6 +41,16 @@ def _hurts(params: Simulate) -> bool:
     description="Counts steps at a given pace; can fail, hold memory, hang or crash on request.",
     rehearses=_hurts,
     timeout_seconds=7 * 86_400,
+    keywords=[
+        "load test",
+        "rehearsal",
+        "rehearse",
+        "dummy job",
+        "test job",
+        "fake work",
+        "count steps",
+        "pretend work",
+    ],
     examples=[{"steps": 3, "stepSeconds": 0.1}, {"steps": 0, "output": {"answer": 42}}],
     groups={"Work": ("steps", "stepSeconds", "output"), "Faults": ("failAt", "crashAt", "hangAt", "memoryMiB")},
 )

@@ -80,6 +80,7 @@ def half(params: SimulateGpu) -> SimulateGpu | None:
     smaller=half,
     resumable=True,
     timeout_seconds=7 * 86_400,
+    keywords=["simulated gpu", "simulate gpu", "fake gpu", "gpu rehearsal", "hold gpu memory"],
     examples=[{"steps": 10, "stepSeconds": 0.1, "memoryMiB": 14_336}],
     groups={
         "Work": ("steps", "stepSeconds", "checkpointEvery"),

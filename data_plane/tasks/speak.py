@@ -33,20 +33,37 @@ LIKE_COMPONENTS = 8  # Gaussians: enough to choose one of nineteen factors
 
 Placed = Literal["engine", "alignment", "letters"]
 
+PACES = {
+    "very slow": 0.65, "slow": 0.8, "calm": 0.9, "fast": 1.25, "quick": 1.25, "very fast": 1.5, "double speed": 2.0, "half speed": 0.5,
+}  # fmt: skip
+"""How fast the words of a goal ask for; the planner reads them."""
+
 
 class Speak(Strict, kw_only=True, rename="camel"):
-    text: Annotated[str | None, Meta(description="What is spoken")] = None
-    lines: Annotated[list[str] | None, Meta(description="The same in lines, with a pause between two of them")] = None
+    text: Annotated[
+        str | None,
+        Meta(description="What is spoken", extra_json_schema={"x-kind": ["text"], "x-one-of": "What is to be said"}),
+    ] = None
+    lines: Annotated[
+        list[str] | None,
+        Meta(
+            description="The same in lines, with a pause between two of them",
+            extra_json_schema={"x-kind": ["lines"], "x-one-of": "What is to be said"},
+        ),
+    ] = None
     voice: Annotated[
         str, Meta(max_length=200, description="ENGINE:NAME, such as embedded:heart; empty: the first that is there")
     ] = ""
-    speed: Annotated[float, Meta(ge=0.5, le=2, description="1: the voice's own pace")] = 1.0
+    speed: Annotated[
+        float, Meta(ge=0.5, le=2, description="1: the voice's own pace", extra_json_schema={"x-words": PACES})
+    ] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the breath in the sound")] = 0
     like: Annotated[
         Annotated[ModelRef, artifact("audio/*", ".m4a", ".safetensors", format="recording", bucket="voices")] | None,
         Meta(
             title="Sounds like",
             description="Whose pitch and timbre it takes on: a voice of train_voice, or a recording. Not a clone",
+            extra_json_schema={"x-kind": ["voice", "speech"]},
         ),
     ] = None
 
@@ -72,12 +89,12 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     phonemes: empty where nothing tells them. captions: WebVTT.
     """
 
-    audio: ArtifactRef
+    audio: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["speech", "audio"]})]
     seconds: float
     sample_rate: int
     words: list[Word]
     phonemes: list[Phoneme]
-    captions: ArtifactRef
+    captions: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["captions"]})]
     engine: str
     voice: str
     placed: Placed
@@ -89,6 +106,33 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
     warm=("voice",),
     settings=choice.SpeakSettings,
+    keywords=[
+        "say",
+        "read aloud",
+        "read out",
+        "read",
+        "speech",
+        "text to speech",
+        "tts",
+        "voice over",
+        "narrate",
+        "narration",
+        "voiceover",
+        "announce",
+        "announcement",
+        "recite",
+        "utter",
+        "pronounce",
+        "talk",
+        "audiobook",
+        "audio book",
+        "message",
+        "greeting",
+        "spoken",
+        "captions",
+        "subtitles",
+        "audio version",
+    ],
     voices=choice.voices,
     examples=[
         {"text": "Good evening. The sun goes down over the lake."},

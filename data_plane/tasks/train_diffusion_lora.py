@@ -15,14 +15,15 @@ import numpy as np
 from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
+from dihedral.bridge.tasks.models import file_name
+from dihedral.bridge.tasks.params import artifact
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.data_plane.diffusion import adapter, base, model, pictures
 from dihedral.data_plane.diffusion.adapter import State
-from dihedral.data_plane.diffusion.base import ModelRef
 from dihedral.data_plane.diffusion.model import Tensor, Text
 from dihedral.data_plane.diffusion.pictures import Picture, Size
 from dihedral.schemas.strict import Strict
-from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 
 BUCKET, PICTURES = "loras", "videos"
 PACKAGES = ("torch", "diffusers", "peft", "transformers")
@@ -35,13 +36,17 @@ JUDGEMENTS, FEWEST_STEPS, JUDGED = (
 DECAY, CLIP = 1e-2, 1.0  # AdamW's decay, and the largest norm of a gradient, as the usual trainers have them
 
 
+Base = Annotated[ModelRef, artifact(".zip", "application/zip", format="diffusers")]
+Part = Annotated[ArtifactRef, artifact("image/*", ".txt", ".zip", "text/plain", "application/zip", format="captioned")]
+
+
 class TrainDiffusionLora(Strict, kw_only=True, rename="camel"):
     base: Annotated[
-        ModelRef,
+        Base,
         Meta(description="A model in diffusers' layout: a folder of the worker, by local, or a zip of one"),
     ]
     pictures: Annotated[
-        list[ArtifactRef],
+        list[Part],
         Meta(
             min_length=1,
             max_length=4_000,
@@ -123,6 +128,13 @@ def half_batch(params: TrainDiffusionLora) -> TrainDiffusionLora | None:
     resumable=True,
     unavailable=unavailable,
     timeout_seconds=7 * 86_400,
+    groups={
+        "Model": ("base",),
+        "Pictures": ("pictures", "captions", "caption", "resolution"),
+        "Adapter": ("rank", "alpha"),
+        "Training": ("steps", "batch", "gradientAccumulation", "learningRate", "seed", "checkpointEvery"),
+        "Previews": ("samplePrompts", "sampleEvery"),
+    },
     examples=[
         {
             "base": {"local": "stable-diffusion-v1-5"},
@@ -384,7 +396,7 @@ class Run:
             "ss_network_dim": str(params.rank),
             "ss_network_alpha": str(params.alpha),
             "ss_base_model_version": "sdxl_base_v1-0" if self._model.is_xl else "sd_v1_or_v2",
-            "ss_sd_model_name": base.name_of(params.base),
+            "ss_sd_model_name": file_name(params.base),
             "ss_steps": str(state.best_step),
             "ss_max_train_steps": str(params.steps),
             "ss_learning_rate": str(params.learning_rate),

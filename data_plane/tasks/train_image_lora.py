@@ -43,7 +43,7 @@ class TrainImageLora(Strict, kw_only=True, rename="camel"):
 class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     """Errors are mean squares per colour value (0..1) over patches that training never saw."""
 
-    adapter: ArtifactRef
+    adapter: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["look"]})]
     base_error: float
     held_out_error: float
     steps: int
@@ -56,6 +56,26 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",
     kind="gpu",
     memory_mib=512,
+    keywords=[
+        "train look",
+        "learn look",
+        "learn style",
+        "learn colours",
+        "learn the colours",
+        "learn the look",
+        "learn the style",
+        "style",
+        "colour style",
+        "palette",
+        "grade",
+        "colour grading",
+        "image lora",
+        "picture lora",
+        "look",
+        "tones",
+        "train lora",
+        "lora",
+    ],
     examples=[{"pictures": [{"bucket": "inputs", "key": "dusk.png"}], "rank": 8, "steps": 300}],
     groups={
         "Pictures": ("pictures",),

@@ -107,7 +107,7 @@ class TrainLoraOutput(Strict, kw_only=True, rename="camel"):
     best_step: whose weights are kept: those of the least loss on the rows that are held out, of the last step where none are (held_out_loss null).
     """
 
-    adapter: ArtifactRef
+    adapter: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["language adapter"]})]
     adapter_config: ArtifactRef
     first_loss: float
     last_loss: float
@@ -136,6 +136,20 @@ def half_batch(params: TrainLora) -> TrainLora | None:
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
     kind="gpu",
     memory_mib=2048,
+    keywords=[
+        "fine-tune",
+        "finetune",
+        "fine tune",
+        "lora",
+        "language model",
+        "llm",
+        "train model",
+        "tune model",
+        "teach model",
+        "language lora",
+        "train lora",
+        "adapter",
+    ],
     memory_by=("weights", "storage", "batch", "sequenceLength"),
     warm=("config", "weights", "storage"),
     smaller=half_batch,

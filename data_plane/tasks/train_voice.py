@@ -24,9 +24,21 @@ HEARD, FITTED = 0.4, 0.95  # of the progress
 
 
 class TrainVoice(Strict, kw_only=True, rename="camel"):
-    recording: Annotated[Recording | None, Meta(description="The speaker, in WAV, FLAC, MP3, M4A or the like")] = None
+    recording: Annotated[
+        Recording | None,
+        Meta(
+            description="The speaker, in WAV, FLAC, MP3, M4A or the like",
+            extra_json_schema={"x-one-of": "A recording of the speaker"},
+        ),
+    ] = None
     recordings: Annotated[
-        list[Recording], Meta(max_length=64, title="More recordings", description="More of the same speaker")
+        list[Recording],
+        Meta(
+            max_length=64,
+            title="More recordings",
+            description="More of the same speaker",
+            extra_json_schema={"x-one-of": "A recording of the speaker"},
+        ),
     ] = msgspec.field(default_factory=list)
     components: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | None,
@@ -39,7 +51,7 @@ class TrainVoice(Strict, kw_only=True, rename="camel"):
 class TrainVoiceOutput(Strict, kw_only=True, rename="camel"):
     """log_likelihood: nats per frame of speech; bic: of the mixture, the less the better; f0_hz: null where nothing was voiced."""
 
-    voice: ArtifactRef
+    voice: Annotated[ArtifactRef, Meta(extra_json_schema={"x-kind": ["voice"]})]
     components: int
     log_likelihood: float
     bic: float
@@ -64,6 +76,16 @@ class Fitted(NamedTuple):
     description="Learns a speaker's spectra and pitch from recordings and stores them in the bucket voices.",
     kind="gpu",
     memory_mib=1024,
+    keywords=[
+        "learn voice",
+        "voice model",
+        "train speaker",
+        "learn speaker",
+        "clone voice",
+        "voice training",
+        "teach voice",
+        "voice from recording",
+    ],
     examples=[
         {"recording": {"bucket": "inputs", "key": "speaker-low.wav"}},
         {"recordings": [{"bucket": "inputs", "key": f"speaker-low-{take}.wav"} for take in (1, 2)], "components": 8},

@@ -87,6 +87,9 @@ class Contracts(Strict, kw_only=True):
     ) = UNSET
 
 
+Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
+
+
 class Voice(Strict, kw_only=True):
     id: Annotated[
         str, Meta(description='As the parameter voice takes it.', min_length=1)
@@ -109,6 +112,16 @@ class Capability(Strict, kw_only=True):
     telemetry: dict[str, Any]
     security: dict[str, Any]
     contracts: Contracts
+    keywords: (
+        Annotated[
+            list[Keyword],
+            Meta(
+                description='Words and phrases by which people ask for it; the planner of goals matches them.',
+                max_length=200,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     unavailable: (
         Annotated[
             str,

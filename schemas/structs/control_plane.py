@@ -277,6 +277,52 @@ class LlmSettings(Strict, kw_only=True):
     ) = field(name='timeoutSeconds', default=60)
 
 
+class PlannerSettings(Strict, kw_only=True):
+    rounds: (
+        Annotated[
+            int,
+            Meta(
+                description='Most answers of the language model (llm.endpoint) to one goal; 0: goals are planned without a model.',
+                ge=0,
+                le=10,
+            ),
+        ]
+    ) = 3
+    tokens: (
+        Annotated[int, Meta(description='Most tokens of one answer.', ge=64, le=100000)]
+    ) = 2000
+    seconds: (
+        Annotated[
+            float,
+            Meta(
+                description='How long the model may take for one goal, with all its rounds; then the plan without it counts.',
+                gt=0.0,
+                le=600.0,
+            ),
+        ]
+    ) = 60
+    at_once: (
+        Annotated[
+            int,
+            Meta(
+                description='Goals of one control plane that ask the model at once; others wait.',
+                ge=1,
+                le=1000,
+            ),
+        ]
+    ) = field(name='atOnce', default=4)
+    per_minute: (
+        Annotated[
+            int,
+            Meta(
+                description='Goals that one key may have planned in a minute, apart from its submissions; 0: no limit.',
+                ge=0,
+                le=1000000,
+            ),
+        ]
+    ) = field(name='perMinute', default=240)
+
+
 AllowItem: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 

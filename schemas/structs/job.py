@@ -30,6 +30,7 @@ class WaitingReason(StrEnum):
     memory = 'memory'
     start_time = 'start_time'
     retry = 'retry'
+    service = 'service'
 
 
 class WaitingFor(Strict, kw_only=True):

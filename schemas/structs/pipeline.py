@@ -3,7 +3,10 @@
 from typing import Annotated, Any, TypeAlias
 
 from dihedral.schemas.strict import Strict
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
+
+Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
+
 
 class Pipeline(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
@@ -18,6 +21,16 @@ class Pipeline(Strict, kw_only=True):
             description='A submitted graph in which {"$param": name} may stand for any value.'
         ),
     ]
+    keywords: (
+        Annotated[
+            list[Keyword],
+            Meta(
+                description='Words and phrases by which people ask for it; the planner of goals matches them.',
+                max_length=200,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class PipelineList(Strict, kw_only=True):

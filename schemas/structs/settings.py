@@ -283,6 +283,12 @@ class Settings(Strict, kw_only=True):
             Meta(description='The language model that writes scripts.'),
         ]
     ) = field(default_factory=lambda: convert({},  type=control_plane.LlmSettings))
+    planner: (
+        Annotated[
+            control_plane.PlannerSettings,
+            Meta(description='Goals in words that become graphs.'),
+        ]
+    ) = field(default_factory=lambda: convert({},  type=control_plane.PlannerSettings))
     worker: (
         Annotated[
             data_plane.WorkerSettings, Meta(description='Workers of the data plane.')

@@ -70,23 +70,21 @@ def measured(server: Server, jobs: int, name: str) -> Row:
 
 
 def bare(server: Server, prefix: str, jobs: int) -> float:
-    """Server CPU of one new hash, list, member of the index and stream entry, as plain commands: what growth costs Redis itself."""
-    fields: dict[Any, Any] = {"state": "x" * 64, "graph": "x" * 256, "n:n0": "x" * 100}
-    event = "x" * 120
+    """Server CPU of one new hash, member of the index and stream entry, as plain commands: what growth costs Redis itself."""
+    fields: dict[Any, Any] = {"state": "x" * 64, "graph": "x" * 256, "n:n0": "x" * 100, "log": "x" * 30}
     before = cpu_seconds(server.process.pid)
     for start in range(0, jobs, BARE_BLOCK):
         with server.redis.pipeline(transaction=False) as pipe:
             for number in range(start, start + BARE_BLOCK):
                 key = f"bare:{prefix}-{number}"
                 pipe.hset(key, mapping=fields)
-                pipe.rpush(f"{key}:events", event)
                 pipe.zadd("jobs", {f"{prefix}-{number}-bare": number})
                 pipe.xadd("bare", {"job": key, "graph": fields["graph"]})
             pipe.execute()
     cost = (cpu_seconds(server.process.pid) - before) / jobs * 1e6
     for start in range(0, jobs, BARE_BLOCK):
         names = [f"bare:{prefix}-{number}" for number in range(start, start + BARE_BLOCK)]
-        server.redis.unlink(*names, *(f"{name}:events" for name in names))
+        server.redis.unlink(*names)
         server.redis.zrem("jobs", *(f"{prefix}-{number}-bare" for number in range(start, start + BARE_BLOCK)))
     server.redis.unlink("bare")
     return cost

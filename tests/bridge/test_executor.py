@@ -1,11 +1,20 @@
 """The executor alone: what runs beside what, and that deliveries which share a LangGraph run do not meet."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import pytest
 
+from dihedral.bridge.worker import branches
 from dihedral.bridge.worker.branches import RUN_TASKS, Executor
+
+
+@pytest.fixture(autouse=True)
+def _with_langgraph() -> None:
+    branches._langgraph()
 
 
 class Nodes:
@@ -152,3 +161,34 @@ async def test_a_cancelled_delivery_leaves_those_that_share_its_run() -> None:
     assert sorted(one.cancelled) == ["a", "b", "c"]
     await executor.execute(["p", "q"], (later := Nodes({})).run)
     assert sorted(later.ended) == ["p", "q"]
+
+
+async def test_nobody_waits_for_the_import_of_langgraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = threading.Event()
+
+    @cache
+    def slow() -> Any:
+        there.wait()
+        return None
+
+    monkeypatch.setattr(branches, "_langgraph", slow)
+    branches._import_langgraph.cache_clear()
+    nodes = Nodes({"a": ["b", "c", "d"], "b": ["e"], "c": ["e"], "d": ["e"]}, {"e": 3})
+    executor = Executor()
+    await executor.execute(["a"], nodes.run)
+    assert sorted(nodes.ended) == ["a", "b", "c", "d", "e"]
+    assert executor._forks is None
+    there.set()
+    branches._import_langgraph().join()
+    branches._import_langgraph.cache_clear()
+
+
+async def test_nodes_that_never_wait_run_in_one_task() -> None:
+    tasks = set()
+
+    async def run(node: str) -> Sequence[str]:
+        tasks.add(asyncio.current_task())
+        return {"a": ["b", "c"], "b": ["d"]}.get(node, [])
+
+    await Executor().execute(["a"], run)
+    assert tasks == {asyncio.current_task()}

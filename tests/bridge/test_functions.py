@@ -134,7 +134,7 @@ async def test_an_event_has_the_time_of_its_call_though_a_date_is_spelled_once_a
     world = World(redis)
     for number in range(3):
         await world.submit(f"job{number}")
-        (event,) = await redis.lrange(world.part.events(f"job{number}"), 0, -1)
+        (event,) = await world.events(f"job{number}")
         created = int((await world.job(f"job{number}"))["created"])
         assert json.loads(event)["created"] == rfc3339(created)
         seconds, micros = await redis.time()

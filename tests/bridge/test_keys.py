@@ -6,6 +6,7 @@ import pytest
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.scripts import Scripts
+from dihedral.bridge.fabric.steps import Event
 from tests.bridge.world import World, batch, ended
 
 
@@ -20,9 +21,10 @@ async def test_the_scripts_create_the_keys_that_python_looks_for(redis: Any, cou
     await redis.xadd(stream, {"not": "an entry"})
     for claim in await world.scripts.take(part, "w1", "n", count=9, light=9, heavy=9, streams=[stream]):
         if claim.word == "ok":
-            await world.report(claim, [ended("a")], ack=True)
+            log = Event("data", f'"type":"log","message":"{"x" * 3000}"', 1)  # a long log has a key of its own
+            await world.report(claim, [log, ended("a")], ack=True)
     assert {name.decode() for name in await redis.keys("*")} == {
-        part.job("job"), part.events("job"), part.job("later"), part.events("later"), part.index, part.alive, part.delays,
+        part.job("job"), part.events("job"), part.job("later"), part.index, part.alive, part.delays,
         part.delay_entries, part.dead, part.counts, stream, f"{stream}:delivered", f"{stream}:kept",
     }  # fmt: skip
 

@@ -502,7 +502,7 @@ async def test_rule_9_calls_of_one_writer_are_cut_and_keep_their_order(world: An
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    rows = await world.redis.lrange(world.part.events("job"), 0, -1)
+    rows = await world.events()
     said = [event["n"] for event in map(json.loads, rows) if event["type"] == "log"]
     assert said == list(range(1, count + 1))
 
@@ -846,7 +846,7 @@ async def test_rule_15_a_live_job_never_expires(house: Any) -> None:
     await house.stop(next(iter(house.running)))
     await house.jobs.retry("job")
     assert await house.client.pttl(part.job("job")) == -1
-    assert await house.client.pttl(part.events("job")) == -1
+    assert await house.client.pttl(part.events("job")) < 0  # -2: the log is short and lies in the job
 
 
 # 16. What vanishes comes back ---------------------------------------------------------------------------------------

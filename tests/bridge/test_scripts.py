@@ -25,7 +25,7 @@ def world(redis: Any) -> Any:
 
 
 async def events(world: Any, job: Any = "job") -> Any:
-    return [json.loads(row) for row in await world.redis.lrange(f"{world.part.job(job)}:events", 0, -1)]
+    return [json.loads(row) for row in await world.events(job)]
 
 
 async def test_submit_creates_a_job_with_its_first_entry_and_event(world: Any) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.runs import Cancelled, Emit, NodeRun, Outcome, RunControl
 from dihedral.bridge.worker.loop import Worker
-from dihedral.schemas.structs.worker import DeviceInfo
+from dihedral.control_plane.waiting import waiting_for
+from dihedral.schemas.structs.job import WaitingFor, WaitingReason
+from dihedral.schemas.structs.worker import DeviceInfo, WaitingType
 from tests.support.planes import RUNS, Planes, gate, node, planes
 
 DEVICES = [DeviceInfo(name="gpu", memory_mib=24576)]
@@ -109,3 +111,34 @@ async def test_a_heartbeat_is_hurried_when_waiting_begins_or_ends_alone(redis_ur
         assert told == [""]
         await here.jobs.cancel("job")
         await here.ended()
+
+
+async def test_a_light_node_that_waits_for_a_server_is_told_and_stays(redis_url: str, redis: Any) -> None:
+    """It has begun, so a drain lets it go on, and it takes no slot from anyone."""
+    async with planes(redis_url, redis) as here:
+        back = asyncio.Event()
+
+        async def run_node(run: NodeRun, emit: Emit, cancel: RunControl) -> Outcome:
+            emit.waits("waits for ComfyUI: connection refused")
+            await back.wait()
+            emit.waits("")
+            return await run_light(here.registry, run, None, emit, cancel)
+
+        registry = {id: task for id, task in here.registry.items() if task.capability.plane == "python"}
+        worker = Worker(settings=here.settings, plane="python", registry=registry, run_node=run_node, slots=1, light=4)
+        here.running[worker] = asyncio.create_task(worker.run())
+        await here.becomes(lambda: worker.ready)
+        await here.submit([node("a")])
+        await here.becomes(lambda: [run.waiting_for for run in worker.nodes.running])
+        [running] = worker.nodes.running
+        assert running.light
+        running.give_up_waiting()
+        assert not running.control.cancelled
+        [told] = worker.presence.info().running
+        assert told.waiting_type is WaitingType.service
+        await here.jobs.workers.announce(worker.presence.info(), [])
+        waits = await waiting_for(await here.view(), here.jobs.workers.alive)
+        assert waits == WaitingFor(type=WaitingReason.service, message="a waits for ComfyUI: connection refused")
+        back.set()
+        assert (await here.ended()).status == "completed"
+        assert RUNS

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dihedral.bridge.fabric.keys import GROUP
-from dihedral.bridge.fabric.scripts import Claim, Reply, Report, Scripts, parse_record, parse_state
+from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Scripts, parse_record, parse_state
 from dihedral.bridge.fabric.steps import End, EntrySpec, Step
 
 STREAM = "stream:process:data"
@@ -61,6 +61,10 @@ class World:
         rows = await self.redis.hgetall(self.part.job(job))
         fields = {name.decode(): value.decode() for name, value in rows.items()}
         return fields | parse_state(fields.pop("state"))
+
+    async def events(self, job: str = "job") -> list[str]:
+        """The texts of a job's log, as every reader gets them."""
+        return (await self.scripts.read(self.part, [(job, 0, Depth.document)]))[0][1]
 
     async def stamp(self, entry: str) -> int:
         """Server time of its last delivery or renewal, as one look sees it."""

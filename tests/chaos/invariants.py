@@ -192,7 +192,8 @@ def _in_order(graph: Event) -> list[str]:
 def of_claims(log: bytes) -> Iterator[str]:
     """No write of a superseded owner was accepted: the server's append-only file, where every claim and every output is in its order.
 
-    An output carries the nonce of the claim that it was made under; when it is written, that must be the last claim of its entry.
+    An output carries the nonce of the claim that it was made under; when it is written, that must be the last claim of its entry, if it was
+    ever claimed: one that was held without a claim ends with the first report on it, unless another consumer has claimed it before.
     """
     claims: dict[tuple[str, str], str] = {}
     known: dict[tuple[str, str], str] = {}
@@ -208,7 +209,7 @@ def of_claims(log: bytes) -> Iterator[str]:
                 known[job, name] = value
                 record = parse_record(value)
                 nonce = _nonce(fields.get(f"o:{name[2:]}", "")) if record.status == "completed" else None
-                if nonce is not None and nonce != claims.get((job, record.entry)):
+                if nonce is not None and nonce != claims.get((job, record.entry), nonce):
                     yield f"{job}: {name[2:]} was written under {nonce}, its entry was claimed as {claims.get((job, record.entry))}"
 
 
@@ -349,7 +350,9 @@ async def unreclaimable(client: Any, jobs: list[str]) -> list[str]:
         fields = await client.hgetall(f"job:{job}")
         found.append(f"{job}: {fields.get(b'state')}")
         found += [f"  {name.decode()} = {value[:200]!r}" for name, value in fields.items() if name[1:2] == b":"]
-        found += [f"  {raw[:300]!r}" for raw in await client.lrange(f"job:{job}:events", -6, -1)]
+        found += [
+            f"  {raw[-900:]!r}" for raw in (fields.get(b"log", b""), *await client.lrange(f"job:{job}:events", -6, -1))
+        ]
     async for raw in client.scan_iter("stream:process:*", _type="stream"):
         name = raw.decode()
         found.append(f"{name}: {await client.xlen(name)} entries, groups {await client.xinfo_groups(name)}")

@@ -5,7 +5,7 @@ import uuid
 from importlib.resources import files as resources
 from typing import Any
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 from tests.support.stack import Stack, simulate
 
@@ -49,7 +49,8 @@ def show_data(page: Page) -> None:
 
 
 def open_groups(page: Page) -> None:
-    for group in page.locator("details.group > summary").all():
+    expect(page.locator(".options")).to_be_visible()
+    for group in page.locator("details.group:not([open]) > summary").all()[::-1]:
         group.click()
 
 

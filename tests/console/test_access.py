@@ -86,6 +86,24 @@ def test_a_view_is_for_everybody(tab: Tab, shown: Shown, view: str) -> None:
     assert found == []
 
 
+@pytest.mark.parametrize(
+    "view", ["jobs", "failed job", "new job", "long form", "artifacts", "queue", "workers", "keys"]
+)
+def test_a_view_in_german_is_for_everybody(open_tab: Callable[..., Tab], shown: Shown, view: str) -> None:
+    page = open_tab(locale="de-DE", reduced_motion="reduce").page
+    page.goto(shown.views[view][0])
+    expect(page.locator("html")).to_have_attribute("lang", "de")
+    expect(page.get_by_role("link", name="Neuer Job").first).to_be_visible()
+    expect(page.locator("main .loading")).to_have_count(0)
+    found = findings(page)
+    page.emulate_media(color_scheme="dark")
+    found += findings(page)
+    for width in (PHONE["width"], 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert found == []
+
+
 def test_axe_would_find_something(tab: Tab) -> None:
     tab.page.goto("/console/workers")
     expect(tab.page.get_by_role("heading", name="Workers and queues")).to_be_visible()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
@@ -75,3 +75,50 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     expect(other.page.get_by_role("dialog", name="Sign in")).to_be_visible()
     for each in (tab, other):
         each.said = [line for line in each.said if not re.search("WebSocket", line)]
+
+
+def test_a_key_is_created_shown_once_and_revoked_while_its_page_is_open(
+    open_tab: Callable[..., Tab], locked: tuple[Stack, str]
+) -> None:
+    house, token = locked
+    tab = open_tab(house.url)
+    page = tab.page
+    page.goto("/console/keys")
+    sign_in(page, token)
+    page.get_by_role("button", name="Create a key").click()
+    form = page.get_by_role("dialog", name="Create a key")
+    form.get_by_role("textbox", name="Owner").fill("ada")
+    form.get_by_role("spinbutton", name="Jobs a minute").fill("7")
+    form.get_by_role("checkbox", name=re.compile("^cancel")).uncheck()
+    form.get_by_role("button", name="Create").click()
+    shown = page.get_by_role("dialog", name="The key of ada")
+    made = shown.locator("code").inner_text()
+    shown.get_by_role("button", name="Done").click()
+    line = page.get_by_role("row").filter(has_text="ada")
+    expect(line).to_contain_text("7 jobs a minute")
+    assert made not in page.content()
+    other = open_tab(house.url)
+    other.page.goto("/console/keys")
+    sign_in(other.page, made)
+    expect(other.page.locator(".failure")).to_contain_text("Only a key with the scope admin sees the keys.")
+    other.page.goto("/console/new?pipeline=simulate")
+    expect(other.page.get_by_label("Steps", exact=True)).to_be_visible()
+    line.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(line).to_contain_text("revoked")
+    becomes(lambda: house.http.get("/api/jobs", headers={"Authorization": f"Bearer {made}"}).status_code == 401)
+    other.page.get_by_role("button", name="Run", exact=True).click()
+    expect(other.page.get_by_role("dialog", name="Sign in")).to_be_visible()
+    expect(other.page.locator(".connection")).to_have_text("Signed out")
+    page.get_by_role("button", name=re.compile("^Menu")).click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
+    for each in (tab, other):
+        each.said = [line for line in each.said if not re.search("WebSocket", line)]
+
+
+def sign_in(page: Page, token: str) -> None:
+    dialog = page.get_by_role("dialog", name="Sign in")
+    dialog.get_by_label("API key").fill(token)
+    dialog.get_by_role("button", name="Sign in").click()
+    expect(dialog).to_have_count(0)

@@ -154,7 +154,7 @@ ARTIFACT_META: Shape = {
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
 PRIORITY = choice("high", "normal", "low")
-WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry")
+WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry", "service")
 WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text()}
 JOB_ERROR: Shape = {**NODE_ERROR, "nodeId": nullable(text())}
 JOB: Shape = {
@@ -269,11 +269,19 @@ CAPABILITY: Shape = {
     "telemetry": OBJECT,
     "security": OBJECT,
     "contracts": of(CONTRACTS),
+    "keywords": optional(many(text(1, 80), 0, 200)),
     "unavailable": optional(text(1)),
     "voices": optional(many(of(VOICE))),
 }
 MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
-RUNNING_NODE: Shape = {"jobId": ID, "nodeId": ID, "task": ID, "startedAt": STAMP, "waitingFor": optional(text())}
+RUNNING_NODE: Shape = {
+    "jobId": ID,
+    "nodeId": ID,
+    "task": ID,
+    "startedAt": STAMP,
+    "waitingFor": optional(text()),
+    "waitingType": optional(choice("memory", "service")),
+}
 DEVICE: Shape = {"name": text(), "memoryMiB": whole(0)}
 WORKER: Shape = {
     "workerId": text(1),
@@ -305,7 +313,14 @@ QUEUE: Shape = {
 DEAD_LETTER: Shape = {
     "id": text(1), "jobId": text(), "nodeId": text(), "attempt": whole(0), "reason": text(1), "detail": text(), "created": STAMP,
 }  # fmt: skip
-PIPELINE: Shape = {"id": ID, "label": text(1), "description": text(), "params": OBJECT, "graph": OBJECT}
+PIPELINE: Shape = {
+    "id": ID,
+    "label": text(1),
+    "description": text(),
+    "params": OBJECT,
+    "graph": OBJECT,
+    "keywords": optional(many(text(1, 80), 0, 200)),
+}
 
 PORT = whole(0, 65_535)
 STORE, LLM, LEVEL, FORMAT = (
@@ -383,6 +398,13 @@ WEBSOCKET = section(
 )
 PIPELINES = section(dir=text())
 LLM_SECTION = section(endpoint=text(), kind=LLM, model=text(1), apiKey=text(), timeoutSeconds=number(above=0))
+PLANNER = section(
+    rounds=whole(0, 10),
+    tokens=whole(64, 100_000),
+    seconds=number(above=0, high=600),
+    atOnce=whole(1, 1000),
+    perMinute=whole(0, 1_000_000),
+)
 MODELS = section(roots=many(text(1)))
 OUTGOING = section(allow=many(text(1)), webhookTimeoutSeconds=number(above=0, high=60), webhookAttempts=whole(1, 100))
 GPUS = Kind(
@@ -421,6 +443,34 @@ WORKER_SECTION = section(
 )
 
 WEBHOOK: Shape = {"url": ADDRESS, "secret": SECRET}
+
+PLAN_DEVICE = choice("cpu", "gpu")
+PLANNED_BY = choice("matcher", "model")
+REASON: Shape = {"nodeId": text(), "param": nullable(text()), "text": text()}
+CHOICE: Shape = {"label": text(), "value": ANYTHING}
+QUESTION: Shape = {"id": text(), "text": text(), "choices": many(of(CHOICE)), "schema": optional(OBJECT)}
+SUGGESTION: Shape = {"label": text(), "goal": text()}
+PLAN_ESTIMATE: Shape = {
+    "nodes": whole(0),
+    "gpuNodes": whole(0),
+    "memoryMiB": whole(0),
+    "seconds": nullable(number(low=0)),
+}
+GOAL_PLAN: Shape = {
+    "goal": text(),
+    "graph": optional(of(GRAPH_SUBMISSION)),
+    "reasons": many(of(REASON)),
+    "assumptions": many(text()),
+    "unmet": many(text()),
+    "questions": many(of(QUESTION)),
+    "suggestions": many(of(SUGGESTION)),
+    "confidence": SHARE,
+    "certain": FLAG,
+    "estimate": optional(of(PLAN_ESTIMATE)),
+    "rounds": whole(0),
+    "by": PLANNED_BY,
+    "model": nullable(text()),
+}
 
 SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "graph": {
@@ -463,7 +513,15 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "pool": optional(POOL),
             "metadata": optional(OBJECT),
             "webhook": optional(of(WEBHOOK)),
+            "goal": optional(text(0, 4000)),
+            "files": optional(many(of(ARTIFACT_REF), 0, 200)),
+            "answers": optional(OBJECT),
+            "change": optional(Kind((*ID.good, full(GRAPH_SUBMISSION)), ID.bad)),
+            "device": optional(PLAN_DEVICE),
+            "deadline": optional(MOMENT),
+            "budgetSeconds": optional(number(above=0)),
         },
+        "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
@@ -496,6 +554,15 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Snapshot": SNAPSHOT,
         "Resync": RESYNC,
         "ServerMessage": either(RESPONSE, UPDATE, RESYNC),
+    },
+    "plan": {
+        "PlannedBy": PLANNED_BY,
+        "Reason": REASON,
+        "Choice": CHOICE,
+        "Question": QUESTION,
+        "Suggestion": SUGGESTION,
+        "PlanEstimate": PLAN_ESTIMATE,
+        "GoalPlan": GOAL_PLAN,
     },
     "problem": {"ProblemDetail": PROBLEM_DETAIL, "Problem": PROBLEM},
     "capability": {
@@ -537,6 +604,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "PipelinesSettings": PIPELINES,
         "LlmKind": LLM,
         "LlmSettings": LLM_SECTION,
+        "PlannerSettings": PLANNER,
         "OutgoingSettings": OUTGOING,
     },
     "data_plane": {"WorkerSettings": WORKER_SECTION},
@@ -562,6 +630,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             pipelines=of(PIPELINES),
             llm=of(LLM_SECTION),
             outgoing=of(OUTGOING),
+            planner=of(PLANNER),
             worker=of(WORKER_SECTION),
             tasks=named(OBJECT),
         ),

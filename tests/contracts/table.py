@@ -21,6 +21,21 @@ PLANNED = {
     "progressWeight": 1,
 }
 NORMAL = {"schema": "langgraph.v1", "workflowId": "w", "nodes": [PLANNED], "edges": [], "context": {}, "metadata": {}}
+GOAL_PLAN = {
+    "goal": "Speak",
+    "reasons": [{"nodeId": "speak", "param": None, "text": "Speak: the goal asks for it."}],
+    "assumptions": [],
+    "unmet": [],
+    "questions": [
+        {"id": "speak.text", "text": "What is to be said?", "choices": [{"label": "hello", "value": "hello"}]}
+    ],
+    "suggestions": [],
+    "confidence": 0.5,
+    "certain": False,
+    "rounds": 0,
+    "by": "matcher",
+    "model": None,
+}
 AT = "2026-11-24T04:05:06.789Z"
 META = {
     "bucket": "videos",
@@ -186,6 +201,11 @@ SAME_GOOD: list[Row] = [
     ("request.JobRequest", "both: likewise", {"graph": GRAPH, "pipeline": "simulate"}),
     ("request.JobRequest", "a start with an offset", {"pipeline": "simulate", "startAt": "2027-01-01T09:00:00+02:00"}),
     ("request.JobRequest", "a start in Zulu time", {"pipeline": "simulate", "startAt": "2027-01-01T09:00:00.123456Z"}),
+    (
+        "request.JobRequest",
+        "a goal in words",
+        {"goal": "Speak 'hello'", "files": [{"bucket": "inputs", "key": "a.png"}]},
+    ),
     ("request.RetryRequest", "go on where it failed", {}),
     ("request.RetryRequest", "from the start", {"from": "start"}),
     ("request.TrainRequest", "no prompt", {}),
@@ -247,6 +267,12 @@ SAME_GOOD: list[Row] = [
             "jobId": "job-1",
             "snapshot": {"epoch": "9", "seq": 0, "status": "running", "progress": 0, "job": JOB},
         },
+    ),
+    ("plan.GoalPlan", "a question", GOAL_PLAN),
+    (
+        "plan.GoalPlan",
+        "a graph that is certain",
+        {**GOAL_PLAN, "graph": GRAPH, "questions": [], "certain": True, "confidence": 1},
     ),
     ("problem.Problem", "one problem", PROBLEM),
     ("problem.Problem", "no list", {**PROBLEM, "errors": []}),
@@ -324,6 +350,8 @@ SAME_GOOD: list[Row] = [
 ]
 
 SAME_BAD: list[Row] = [
+    ("plan.GoalPlan", "more than sure", {**GOAL_PLAN, "confidence": 1.5}),
+    ("plan.GoalPlan", "planned by a wish", {**GOAL_PLAN, "by": "wish"}),
     ("submission.GraphSubmission", "another format", {**GRAPH, "schema": "langgraph.v2"}),
     ("submission.GraphSubmission", "no format", without(GRAPH, "schema")),
     ("submission.GraphSubmission", "no nodes", {**GRAPH, "nodes": []}),

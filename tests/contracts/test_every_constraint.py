@@ -59,7 +59,10 @@ def test_the_root_of_a_file_is_its_main_definition(stem: str) -> None:
     root = Draft202012Validator({"$ref": f"dihedral:{stem}"}, registry=registry())
     main = sources()[stem]["$ref"].rpartition("/")[2]
     for case in documents(SHAPES[stem][main]):
-        if len(repr(case.content)) < 10_000 and case.why != "a bad startAt":  # formats are not checked here
+        if len(repr(case.content)) < 10_000 and case.why not in (
+            "a bad startAt",
+            "a bad deadline",
+        ):  # formats are not checked here
             assert root.is_valid(case.content) == case.good
 
 

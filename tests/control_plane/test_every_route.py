@@ -111,16 +111,17 @@ class Hers(msgspec.Struct):
     jobs: list[str]
     artifacts: list[dict[str, str]]
     letter: str
+    key_id: str
 
     def ids(self) -> list[str]:
-        return [*self.jobs, *(each["key"] for each in self.artifacts), self.letter]
+        return [*self.jobs, *(each["key"] for each in self.artifacts), self.letter, self.key_id]
 
     def values(self) -> Iterator[dict[str, str]]:
         for job in self.jobs:
             for artifact in self.artifacts:
                 yield {
                     "job_id": job, "node_id": "a", "bucket": artifact["bucket"], "key": artifact["key"], "letter_id": self.letter,
-                    "name": "graph.json", "path": "jobs/" + job,
+                    "name": "graph.json", "path": "jobs/" + job, "key_id": self.key_id,
                 }  # fmt: skip
 
 
@@ -150,7 +151,9 @@ async def made_by_alice(house: Locked) -> Hers:
         found = (await house.ask("admin", "GET", "/api/dead-letters"))["deadLetters"]
         return [each["id"] for each in found if each["jobId"] == lost]
 
-    return Hers([one, two, broken, lost, running], artifacts, (await house.served.becomes(letters))[0])
+    return Hers(
+        [one, two, broken, lost, running], artifacts, (await house.served.becomes(letters))[0], house.ids["alice"]
+    )
 
 
 async def state_of(house: Locked, hers: Hers) -> list[Any]:
@@ -180,7 +183,7 @@ async def test_no_route_shows_or_changes_what_another_owner_has(house: Locked) -
     asked = 0
     for method, template, queries in ROUTES:
         assert set(names_in(template)) <= known, f"{template}: say in Hers.values what of alice's fits there"
-        is_about_hers = bool(set(names_in(template)) & {"job_id", "letter_id", "key"})
+        is_about_hers = bool(set(names_in(template)) & {"job_id", "letter_id", "key", "key_id"})
         paths = list(dict.fromkeys(filled(template, values) for values in hers.values()))
         hints = [{}, *({"jobId": job} for job in hers.jobs if "jobId" in queries)]
         for path in paths:
@@ -255,7 +258,7 @@ async def test_no_socket_shows_what_another_owner_has(house: Locked) -> None:
 
 
 PLAIN = {
-    "job_id": "none", "node_id": "a", "bucket": "inputs", "key": "none", "letter_id": "0-1", "name": "graph.json", "path": "none",
+    "job_id": "none", "node_id": "a", "bucket": "inputs", "key": "none", "letter_id": "0-1", "name": "graph.json", "path": "none", "key_id": "0" * 16,
 }  # fmt: skip
 
 

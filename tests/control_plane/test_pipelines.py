@@ -32,7 +32,7 @@ def test_the_folder_goes_before_what_comes_with_dihedral(tmp_path: Path) -> None
 
 def test_without_a_folder_there_are_ours() -> None:
     ours = {"talking_picture", "render_video", "train_lora", "train_image_lora", "train_voice"}
-    ours |= {"compare_voice", "simulate", "speak", "narrated_pictures", "my_voice", "look"}
+    ours |= {"compare_voice", "simulate", "speak", "narrated_pictures", "my_voice", "look", "lora_picture"}
     assert set(templates.load("")) == ours
 
 

@@ -112,8 +112,8 @@ async def test_the_data_are_the_bytes_of_the_log(served: Any) -> None:
     job.end()
     await served.ended(job.job)
     text = (await served.http.get(f"/api/jobs/{job.job}/events", headers=ACCEPT)).text
-    kept = await served.planes.client.lrange(f"job:{job.job}:events", 0, -1)
-    assert [data for _, _, data in MESSAGE.findall(text)] == [event.decode() for event in kept]
+    kept = (await served.planes.jobs.read(job.job, 0)).events
+    assert [data for _, _, data in MESSAGE.findall(text)] == kept
 
 
 async def test_progress_comes_without_an_id_so_that_a_client_resumes_at_an_event(served: Any) -> None:

@@ -21,7 +21,7 @@ from tests.support.in_process import RecordedEvents
 from tests.support.outcomes import Seen, ended
 from tests.support.polling import at_this_load
 
-MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "tests.devices.leaky"]
+MODULES = ["dihedral.data_plane.tasks.simulate_gpu", "dihedral.data_plane.tasks.run_tool", "tests.devices.leaky"]
 GIB = 1024  # MiB
 
 
@@ -36,15 +36,17 @@ class Rig:
         cushion_mib: int = 0,
         changed: Callable[[Reading], Reading] = lambda reading: reading,
         shared: SharedReservations | None = None,
+        tasks: dict[str, Any] | None = None,
     ) -> None:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
         self.gpus = simulated.open_gpus(self.simulation, self.directory)
-        self.registry = collect(MODULES, plugins=False)
+        self.registry = collect(MODULES, plugins=False, settings=tasks)
         self.peaks = MemoryUsageHistory()
         settings = msgspec.convert(
             {
                 "artifacts": {"directory": str(tmp_path / "artifacts")},
+                "tasks": tasks or {},
                 "worker": {"cancelGraceMs": 200, "memoryCushionMiB": cushion_mib},
             },
             Settings,

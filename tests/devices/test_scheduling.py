@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from dihedral.data_plane.gpu_memory.reservations import SharedReservations
 from dihedral.data_plane.process_groups import runs
 from tests.devices.rig import GIB, Rig, output, rig, waited
 from tests.support.in_process import RecordedEvents
+from tests.support.polling import at_this_load
 
 
 async def test_two_nodes_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path) -> None:
@@ -547,3 +549,37 @@ async def test_what_a_worker_had_promised_is_free_when_it_has_ended(tmp_path: Pa
             await waited(waits)
             running.cancel()
         output(await node)
+
+
+async def test_a_tool_has_the_memory_that_the_operator_has_declared_for_it(tmp_path: Path) -> None:
+    """It is a process of its own below the slot: what it holds is what was reserved, and is not counted twice."""
+    holds = [
+        sys.executable,
+        "-P",
+        "-m",
+        "dihedral.data_plane.gpu_memory.simulated",
+        str(tmp_path / "gpus"),
+        "0",
+        "14GiB",
+    ]
+    table = {
+        "argv": holds,
+        "cwd": str(Path(__file__).parents[2]),
+        "result": ["output/*"],
+        "memoryMib": 14 * GIB,
+        "graceSeconds": 0.2,
+    }
+    async with rig(tmp_path, "1x24GiB", slots=3, tasks={"run_tool": {"tools": {"trainer": table}}}) as made:
+        control, told = RunControl(), RecordedEvents()
+        tool = made.start(told, control, task="run_tool", tool="trainer")
+        async with asyncio.timeout(at_this_load(30)):
+            while made.used() < 14 * GIB and not tool.done():  # noqa: ASYNC110 (another process takes it)
+                await asyncio.sleep(0.01)
+        assert not tool.done()
+        output(await made.start(memoryMiB=9 * GIB))
+        heard = RecordedEvents()
+        larger = made.start(heard, memoryMiB=12 * GIB)
+        assert (await waited(heard)).startswith("needs 12.0 GiB, 10.0 free, 14.0 held by pid")
+        control.cancel()
+        assert (await tool).status == "cancelled"
+        output(await larger)

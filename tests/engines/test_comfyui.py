@@ -398,6 +398,7 @@ async def test_a_node_waits_for_a_server_that_is_away(comfy: ScriptedComfyui, ru
     running, heard = runs.begin({"workflow": PICTURE})
     await happens(lambda: heard.told("waiting"))
     assert comfy.url in heard.told("waiting")[0]["reason"]
+    assert heard.reasons == [f"waits for ComfyUI: {heard.told('waiting')[0]['reason']}"]
     await comfy.start()
     assert (await running).status == "completed"
 

@@ -1,10 +1,12 @@
 """`run_tool` with a trainer of every bad habit: progress, previews, checkpoints, cancel, and nothing left running."""
 
 import ctypes
+import io
 import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +199,30 @@ def test_another_process_goes_on_after_a_kill(place: TaskRunner, tmp_path: Path)
     made, _ = place.output("run_tool", {"tool": "mine"}, nonce="n2")
     assert made["resumed"]
     assert made["lastStep"] == 3000
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_whole_checkpoints_are_kept_as_the_operator_wants(place: TaskRunner, tmp_path: Path, keep: int) -> None:
+    heard = RecordedEvents()
+    place.registry["run_tool"].configure({"tools": {"mine": table("slow", 100_000, keepCheckpoints=keep)}})
+    cancel = Cancel(tmp_path / "run", "checkpoint", heard)
+    outcome, _ = place.run(
+        "run_tool", {"tool": "mine"}, lambda: cancel() and len(heard.told("checkpoint")) > 3, heard=heard, directory=tmp_path / "run"
+    )  # fmt: skip
+    assert outcome.status == "cancelled"
+    stored = place.content({"bucket": "loras", "key": "job/run_tool/checkpoint"})
+    with tarfile.open(fileobj=io.BytesIO(stored)) as archive:
+        steps = [int(name.split("-")[1].split("/")[0]) for name in archive.getnames() if name.endswith("state.json")]
+        about = json.loads(archive.extractfile("dihedral.json").read())  # type: ignore[union-attr]
+    assert len(steps) == keep
+    assert steps == sorted(steps, reverse=True)
+    assert about["path"] == f"output/checkpoint-{steps[0]}"
+
+
+def test_declared_memory_is_that_of_the_tool_that_a_job_names(place: TaskRunner) -> None:
+    task = place.registry["run_tool"]
+    task.configure({"tools": {"mine": table("slow", memoryMib=9000), "small": table("slow")}})
+    assert [task.memory_mib({"tool": name}) for name in ("mine", "small", "none")] == [9000, 0, 0]
 
 
 def test_a_config_and_files_reach_the_tool(place: TaskRunner) -> None:

@@ -1,17 +1,22 @@
 """The command line against a running house: what is printed, as lines and as JSON, and the exit codes that scripts rely on."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dihedral as dihedral_package
+from dihedral.render import waits
+from dihedral.up import _devices
 from tests.front_door.running import COMMAND, SECONDS, Up, dihedral, environment, one_line, up
 from tests.support import lethal
 from tests.support.polling import becomes
@@ -316,3 +321,48 @@ def test_doctor_says_which_scripts_captions_lack() -> None:
         or "left out (install Noto fonts)" in row["detail"]
         or "libfribidi" in row["detail"]
     )
+
+
+NOW = datetime.fromisoformat("2026-11-30T10:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("start", "zone", "said"),
+    [
+        ("2026-11-30T10:00:09.100Z", "UTC", "starts 10:00:09 UTC, in 10 s"),
+        ("2026-11-30T12:30:00.000Z", "Europe/Berlin", "starts 13:30:00 CET, in 2 h 30 min"),
+        ("2026-12-01T10:00:00.000Z", "UTC", "starts Tue 1 Dec 2026 10:00:00 UTC, in 1 d"),
+        ("2026-11-30T23:30:00.000Z", "Asia/Tokyo", "starts Tue 1 Dec 2026 08:30:00 JST, in 13 h 30 min"),
+        ("2026-11-30T09:00:00.000Z", "UTC", "starts 09:00:00 UTC, in 0 s"),
+    ],
+)
+def test_a_start_is_told_in_the_time_of_this_place_and_how_long_it_is_until_then(
+    start: str, zone: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        job = {"startAt": start, "waitingFor": {"type": "start_time", "message": f"starts at {start}"}}
+        assert waits(job, NOW) == said
+        job["waitingFor"] = {"type": "worker", "message": "no worker"}
+        assert waits(job, NOW) == "no worker"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_scheduled_job_is_shown_with_its_countdown(shell: Shell) -> None:
+    start = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
+    job = shell.json("submit", "--pipeline", "simulate", "--start-at", start)["jobId"]
+    text = shell("show", job).stdout
+    assert re.search(r"waits: starts .*, in (2 h 59 min|3 h)", text), text
+    shell("cancel", job)
+
+
+def test_up_counts_the_devices_that_it_names() -> None:
+    """Before, two of 24 GiB were "simulated GPU, 24 GiB"."""
+    devices = [{"name": "simulated GPU", "memoryMiB": 24576}] * 2
+    worker = {"device": "simulated GPU, 24 GiB", "devices": devices}
+    assert _devices([worker, worker]) == "2 × simulated GPU, 24 GiB", "the workers of a machine share them"
+    assert _devices([{**worker, "devices": devices[:1]}]) == "simulated GPU, 24 GiB"
+    assert _devices([{"device": "cpu"}]) == "cpu"

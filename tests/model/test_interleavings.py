@@ -34,6 +34,7 @@ from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Depth, Scripts, parse_record, parse_state
 from dihedral.bridge.tasks.runs import Cancelled, Completed, Failed, Outcome
+from dihedral.bridge.worker import nodes
 from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.graph import NodeError
@@ -262,6 +263,16 @@ class Machine(RuleBasedStateMachine):
             await scheduler._client.aclose()
         await self._settle()
 
+    @rule(which=st.integers(0, 5))
+    def a_tick(self, which: int) -> None:
+        worker, _ = list(self.workers.values())[which % len(self.workers)]
+        self.do(self._tick(worker))
+
+    async def _tick(self, worker: Worker) -> None:
+        for delivery in worker.held.values():
+            worker.nodes.mark(delivery)
+        await self._settle()
+
     @rule()
     def time_passes(self) -> None:
         self.do(self._due())
@@ -407,8 +418,9 @@ def edge_verdict(topology: Any, edge: Any, states: dict[str, tuple[str, str]]) -
     return "broken"
 
 
-def explore(redis_url: str, examples: int, steps: int) -> None:
+def explore(redis_url: str, examples: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     URL[:] = [redis_url]
+    monkeypatch.setattr(nodes, "FLUSH_SECONDS", 0.0)
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -418,11 +430,13 @@ def explore(redis_url: str, examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_no_interleaving_loses_or_doubles_a_node(redis_url: str) -> None:
-    explore(redis_url, 200, 30)
+def test_no_interleaving_loses_or_doubles_a_node(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    explore(redis_url, 200, 30, monkeypatch)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(36000)
-def test_no_interleaving_loses_or_doubles_a_node_in_10000_examples(redis_url: str) -> None:
-    explore(redis_url, 10_000, 60)
+def test_no_interleaving_loses_or_doubles_a_node_in_10000_examples(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explore(redis_url, 10_000, 60, monkeypatch)

@@ -15,9 +15,11 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
+local asked, heard_of -- the jobs of the call, and which of them somebody listens to, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
+local SMALL_LOG -- the bytes up to which a job's log is a field of the job
 local JOB, INDEX, ALIVE, DELAYS, DELAY_ENTRIES, DEAD
 local COUNTS -- jobs by live status, ended ones by `status pipeline`, and other events (`redelivered`, `dead reason`)
 local WEBHOOKS -- jobs whose subscriber must be notified when they have ended
@@ -58,11 +60,21 @@ local function header_read(bytes)
   JOB = tag == '' and 'job:' or 'job:' .. tag .. ':'
   INDEX, ALIVE, COUNTS, WEBHOOKS = 'jobs' .. SUFFIX, 'jobs:alive' .. SUFFIX, 'counts' .. SUFFIX, 'webhooks' .. SUFFIX
   DELAYS, DELAY_ENTRIES, DEAD = 'delays' .. SUFFIX, 'delays:entries' .. SUFFIX, 'stream:dead' .. SUFFIX
+  SMALL_LOG = LOG_BYTES < 16384 and 0 or 2000
   text_of = text_of or setmetatable({ [1e9] = '1000000000' }, { __index = spell })
   HEADER = bytes
 end
 
-local function begin(header)
+-- The time of an event in its text; `ms` as NOW_TEXT.
+local function created(ms)
+  if ms == NOW_TEXT then return CREATED end
+  local seconds = string.sub(ms, 1, -4)
+  if seconds ~= SECOND then SECOND, SECOND_TEXT = seconds, date_and_time(tonumber(seconds)) end
+  return ',"created":"' .. SECOND_TEXT .. '.' .. string.sub(ms, -3) .. 'Z",'
+end
+
+local function begin(arguments)
+  local header = arguments[1]
   if header ~= HEADER then header_read(header) end
   local clock = redis.call('TIME')
   if clock[1] ~= SECOND then SECOND, SECOND_TEXT = clock[1], date_and_time(tonumber(clock[1])) end
@@ -70,10 +82,29 @@ local function begin(header)
   NOW_TEXT = clock[1] .. ms
   NOW = NOW_TEXT + 0
   CREATED = ',"created":"' .. SECOND_TEXT .. '.' .. ms .. 'Z",'
-  loaded, ended, counted, acked, delivered, alive = {}, {}, {}, {}, {}, nil
+  loaded, ended, counted, acked, delivered, alive, asked, heard_of = {}, {}, {}, {}, {}, nil, arguments, {}
 end
 
 local function job_key(id) return JOB .. id end
+
+-- Returns whether anybody listens to the status of a job; most have several events and no listener. It is asked once for all jobs of a call (whose
+-- items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
+local function heard(id)
+  if heard_of[id] == nil then
+    local channels = {}
+    if asked and SUFFIX == '' and redis.pcall('PUBSUB', 'NUMPAT') == 0 then
+      for i = 2, math.min(#asked, 1000) do
+        local _, job = cmsgpack.unpack_one(asked[i])
+        channels[i - 1] = 'status:' .. tostring(job)
+      end
+      local rows = redis.pcall('PUBSUB', 'NUMSUB', unpack(channels))
+      for i = 1, rows.err and 0 or #rows, 2 do heard_of[string.sub(rows[i], 8)] = rows[i + 1] > 0 end
+    end
+    asked = nil
+    if heard_of[id] == nil then heard_of[id] = true end
+  end
+  return heard_of[id]
+end
 
 -- Counts in COUNTS; save() writes the counters that a call has changed.
 local function count(name, by) counted[name] = (counted[name] or 0) + by end

@@ -1,5 +1,19 @@
 -- Claims: the consumer that has an entry, and the nodes of the entry that it may start.
 
+-- Returns whether an entry covers a node that is ready: nobody has claimed it, and its reader may start the node.
+local function holds(J, name, node)
+  local r = node_get(J, node)
+  return r.status == S.ready and r.entry == name and r
+end
+
+-- Returns whether take may have handed out a node, which a dead owner may have begun, without a claim (take.lua): light, and it may run twice.
+local function is_held(fields, names)
+  if fields.heavy or fields.needs or not fields.graph or #names > 1 then return false end
+  local known, routes = pcall(cjson.decode, fields.routes)
+  local route = known and type(routes) == 'table' and routes[names[1]]
+  return type(route) == 'table' and route[2] == true and route[4] == true
+end
+
 local function claim_drop(J, name)
   field_put(J, 'c:' .. name, false)
   field_put(J, 'e:' .. name, false)
@@ -34,8 +48,8 @@ end
 
 -- Takes an entry that this consumer has in its pending list: acks what is garbage or out of date, else writes the claim
 -- and starts as many of its nodes as `free` = { light, heavy } says, counting down. Answers { word, stream, entry, ... }, see the end.
--- `new`: no consumer can have claimed it yet. `lost`: the claim of a dead owner is taken over, so its nodes are looked up in all records,
--- none is started, and what ran counts a delivery. Suspects are light nodes whose owner died with them: they are started
+-- `new`: no consumer can have claimed it yet. `lost`: the dead owner, whose claim is taken over, so its nodes are looked up in all records,
+-- none is started, and what ran, or may have run, counts a delivery. Suspects are light nodes whose owner died with them: they are started
 -- one by one when they run alone, so that a node that only waits for its turn when the next owner dies counts no delivery.
 local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   if not fields then
@@ -83,7 +97,10 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
     return { 'stale', stream, entry }
   end
   field_put(J, 'c:' .. name, consumer .. ' ' .. nonce)
-  if lost then count('redelivered', 1) end
+  if lost then
+    count('redelivered', 1)
+    if not owned and ready[1] and is_held(fields, names) and node_start(J, ready[1], ready[2], name, lost) then ready, running = NONE, ready end
+  end
   local kind = fields.heavy == '1' and 'heavy' or 'light'
   local started, waiting, suspects = '', '', ''
   for i = 1, #running, 2 do
@@ -115,7 +132,7 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   local told = lost and candidates or needed
   for k = 1, #told do
     local raw
-    if lost then raw = field(J, 'n:' .. told[k]) -- the consumer that takes over runs no node, and so needs no outputs
+    if lost then raw = record_raw(J, told[k]) -- the consumer that takes over runs no node, and so needs no outputs
     else raw = record_told(J, told[k]) end
     if raw then answer[#answer + 1], answer[#answer + 2] = told[k], raw end
   end

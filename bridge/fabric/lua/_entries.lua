@@ -38,12 +38,12 @@ local function dispatch(J, batch, keep, due, failure, goes_on)
     if priority ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', priority end
     if declined then fields[#fields + 1], fields[#fields + 2] = 'declined', '1' end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
-    local traced = field(J, 'traceparent')
-    if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     if batch[5] then
       local last = #fields
       fields[last + 1], fields[last + 2], fields[last + 3], fields[last + 4] = 'graph', field(J, 'graph'), 'routes', field(J, 'routes')
     end
+    local traced = field(J, 'traceparent')
+    if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     local id = redis.call('XADD', stream, '*', unpack(fields))
     if heavy or not batch[5] or #nodes > 1 or #batch[4] > 0 then redis.call('SET', stream .. ':careful', id) end
     entry = entry_name(stream, id)

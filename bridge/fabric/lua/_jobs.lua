@@ -10,7 +10,8 @@ local STATE_WORDS = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+
 -- outputs: the bytes of all `o:` and `a:` fields; logged: the bytes of the event log. Lists have space for the entries of most jobs.
 local function job_new(id, fields, status, seq, trimmed, remaining, running, broken, progress, attempt, started, finished, created,
     outputs, logged)
-  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil },
+  local J = { id = id, fields = fields, put = { 'state', '', nil, nil, nil, nil }, drop = false, events = { nil, nil, nil, nil }, nodes = {},
+    moved = { nil },
     status = status, seq = seq + 0, trimmed = trimmed + 0, remaining = remaining + 0, running = running + 0, broken = broken + 0,
     progress = progress + 0, attempt = attempt + 0, started = started, finished = finished, created = created,
     outputs = tonumber(outputs) or 0, logged = tonumber(logged) or 0 }
@@ -28,8 +29,8 @@ local function job_load(id, wanted)
     loaded[id] = false
     return nil
   end
-  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4] }
-  for i = 4, #wanted do fields[wanted[i]] = row[i + 1] end
+  local fields = { [wanted[1] or ''] = row[2], [wanted[2] or ''] = row[3], [wanted[3] or ''] = row[4], [wanted[4] or ''] = row[5] }
+  for i = 5, #wanted do fields[wanted[i]] = row[i + 1] end
   return job_new(id, fields, string.match(row[1], STATE_WORDS))
 end
 
@@ -95,46 +96,6 @@ local function drop_save(J, key)
   call_with(drop, 'HDEL', key)
 end
 
--- Appends the call's events, and drops the oldest ones beyond the limits of number and of bytes.
-local function log_save(J, log)
-  local over = call_with(J.events, 'RPUSH', log) - LOG
-  for k = 1, #J.events do J.logged = J.logged + #J.events[k] end
-  while over > 0 or J.logged > LOG_BYTES do
-    local dropped = redis.call('LPOP', log, over > 0 and math.min(over, 1000) or 1)
-    if not dropped then break end
-    for k = 1, #dropped do J.logged = J.logged - #dropped[k] end
-    J.trimmed, over = J.trimmed + #dropped, over - #dropped
-  end
-  J.logged = math.max(0, J.logged)
-end
-
-local function job_save(J)
-  local key = job_key(J.id)
-  local log = key .. ':events'
-  if #J.events > 0 then log_save(J, log) end
-  J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
-    text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
-    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT .. ' ' ..
-    text_of[J.outputs] .. ' ' .. text_of[J.logged]
-  call_with(J.put, 'HSET', key)
-  if J.drop then drop_save(J, key) end
-  if JOB_ENDED[J.status] then
-    redis.call('PEXPIRE', key, TTL)
-    redis.call('PEXPIRE', log, TTL)
-  end
-end
-
--- Every change of a job's status or of a node goes with an event or a field.
-local function is_changed(J) return J.events[1] or J.put[3] or J.drop end
-
--- Logs an event: one JSON text, the same bytes in the list and on the channel. `rest` is the text after seq and created.
-local function emit(J, channel, rest)
-  J.seq = J.seq + 1
-  local text = '{"seq":' .. text_of[J.seq] .. CREATED .. rest
-  J.events[#J.events + 1] = text
-  redis.call('PUBLISH', channel, text)
-end
-
 local function fraction(share)
   if share == 0 then return '0' elseif share == 1e9 then return '1' end
   return string.format('%.9g', share / 1e9)
@@ -144,11 +105,92 @@ local function null(text) if text == nil or text == '' then return 'null' end re
 
 local function quoted(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
 
+-- An event is a line: the time, `s status progress attempt error`, `n status attempt node worker reason error`, or `e ` and the body of a
+-- task's event. This makes its JSON, the same bytes for the list, the channel and the reader.
+local function event_text(seq, line)
+  local head, kind, rest = '{"seq":' .. text_of[seq] .. created(string.sub(line, 1, 13)), string.sub(line, 14, 14), string.sub(line, 16)
+  if kind == 's' then
+    local status, progress, attempt, failure = string.match(rest, '^(%S+) (%S+) (%S+) (.*)$')
+    return head .. '"type":"status","status":"' .. status .. '","progress":' .. fraction(progress + 0) .. ',"attempt":' .. attempt ..
+      ',"error":' .. null(failure) .. '}'
+  elseif kind == 'n' then
+    local status, attempt, node, worker, reason, failure = string.match(rest, '^(%S+) (%S+) (%S+) (%S+) (%S+) (.*)$')
+    return head .. '"type":"node","nodeId":"' .. node .. '","status":"' .. status .. '","attempt":' .. attempt .. ',"error":' ..
+      null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(reason) .. '}'
+  end
+  return head .. rest .. '}'
+end
+
+-- The log of events is the job's field `log`, lines, while it is short (SMALL_LOG), then a list of JSON texts.
+local function event_texts(first, lines)
+  local texts = {}
+  for line in string.gmatch(lines, '[^\n]+') do texts[#texts + 1] = event_text(first + #texts, line) end
+  return texts
+end
+
+-- Appends the call's events to the list, and drops the oldest ones beyond the limits of number and of bytes.
+local function log_push(J, log, texts)
+  local over = call_with(texts, 'RPUSH', log) - LOG
+  for k = 1, #texts do J.logged = J.logged + #texts[k] end
+  while over > 0 or J.logged > LOG_BYTES do
+    local dropped = redis.call('LPOP', log, over > 0 and math.min(over, 1000) or 1)
+    if not dropped then break end
+    for k = 1, #dropped do J.logged = J.logged - #dropped[k] end
+    J.trimmed, over = J.trimmed + #dropped, over - #dropped
+  end
+  J.logged = math.max(0, J.logged)
+end
+
+local function log_save(J, log)
+  local before, lines, first = field(J, 'log'), table.concat(J.events, '\n'), J.seq - #J.events + 1
+  if before then
+    lines, first = before .. '\n' .. lines, J.trimmed + 1
+  end
+  if first > J.trimmed + 1 or #lines > SMALL_LOG or J.seq > LOG then
+    if before then field_put(J, 'log', false) end
+    log_push(J, log, event_texts(first, lines))
+  else
+    field_put(J, 'log', lines)
+  end
+end
+
+local function record_text(r)
+  return r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' .. r.started .. ' ' .. r.ended .. ' ' ..
+    r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share]
+end
+
+local function job_save(J)
+  local key = job_key(J.id)
+  local log = key .. ':events'
+  if #J.events > 0 then log_save(J, log) end
+  for k = 1, #J.moved do field_put(J, 'n:' .. J.moved[k], record_text(J.nodes[J.moved[k]])) end
+  J.put[2] = J.status .. ' ' .. text_of[J.seq] .. ' ' .. text_of[J.trimmed] .. ' ' .. text_of[J.remaining] .. ' ' ..
+    text_of[J.running] .. ' ' .. text_of[J.broken] .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' ..
+    J.started .. ' ' .. J.finished .. ' ' .. J.created .. ' ' .. NOW_TEXT .. ' ' ..
+    text_of[J.outputs] .. ' ' .. text_of[J.logged]
+  call_with(J.put, 'HSET', key)
+  if J.drop then drop_save(J, key) end
+  if JOB_ENDED[J.status] then
+    redis.call('PEXPIRE', key, TTL)
+    if J.logged > 0 then redis.call('PEXPIRE', log, TTL) end
+  end
+end
+
+-- Every change of a job's status or of a node goes with an event or a field.
+local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved[1] end
+
+-- Logs an event, and publishes it; on `status:` only where anybody listens.
+local function emit(J, line, channel)
+  J.seq = J.seq + 1
+  line = NOW_TEXT .. line
+  J.events[#J.events + 1] = line
+  if channel ~= 'status:' or heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.seq, line)) end
+end
+
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
 
 local function status_event(J)
-  emit(J, 'status:' .. J.id, '"type":"status","status":"' .. J.status .. '","progress":' .. fraction(J.progress) ..
-    ',"attempt":' .. text_of[J.attempt] .. ',"error":' .. null(job_error(J)) .. '}')
+  emit(J, 's ' .. J.status .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' .. (job_error(J) or ''), 'status:')
 end
 
 local function job_move(J, to)

@@ -3,26 +3,39 @@
 local function record_parse(raw)
   if not raw then
     return { status = S.pending, entry = '-', attempt = 1, deliveries = 0, started = '-', ended = '-', reason = '-',
-      place = '-', share = 0 }
+      place = '-', share = 0, moved = false }
   end
   local status, entry, attempt, deliveries, started, ended_at, reason, place, share =
     string.match(raw, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)')
   return { status = status, entry = entry, attempt = attempt + 0, deliveries = deliveries + 0, started = started,
-    ended = ended_at, reason = reason, place = place, share = share + 0 }
+    ended = ended_at, reason = reason, place = place, share = share + 0, moved = false }
 end
 
-local function node_get(J, node) return record_parse(field(J, 'n:' .. node)) end
+-- Returns a node's record, which is parsed once in a call and written once, by save(); only what ends in node_put may change it.
+local function node_get(J, node)
+  local r = J.nodes[node]
+  if not r then
+    r = record_parse(field(J, 'n:' .. node))
+    J.nodes[node] = r
+  end
+  return r
+end
+
+local function record_raw(J, node)
+  local r = J.nodes[node]
+  return r and r.moved and record_text(r) or field(J, 'n:' .. node)
+end
 
 -- Returns a record with the node's result, in the form for readers of outputs: record, newline, JSON or nothing. nil: it is pending.
 local function record_told(J, node)
-  local raw = field(J, 'n:' .. node)
+  local raw = record_raw(J, node)
   if not raw then return nil end
   return raw .. '\n' .. (NODE_ENDED[string.match(raw, '^%S+')] and field(J, 'o:' .. node) or '')
 end
 
 local function node_event(J, node, r, worker, failure)
-  emit(J, 'status:' .. J.id, '"type":"node","nodeId":"' .. node .. '","status":"' .. r.status .. '","attempt":' ..
-    text_of[r.attempt] .. ',"error":' .. null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(r.reason) .. '}')
+  emit(J, 'n ' .. r.status .. ' ' .. text_of[r.attempt] .. ' ' .. node .. ' ' .. (worker or '-') .. ' ' .. r.reason .. ' ' ..
+    (failure or ''), 'status:')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.
@@ -34,8 +47,10 @@ local function node_put(J, node, before, r)
     J.remaining = J.remaining - 1
     r.ended = NOW_TEXT
   end
-  field_put(J, 'n:' .. node, r.status .. ' ' .. r.entry .. ' ' .. text_of[r.attempt] .. ' ' .. text_of[r.deliveries] .. ' ' ..
-    r.started .. ' ' .. r.ended .. ' ' .. r.reason .. ' ' .. r.place .. ' ' .. text_of[r.share])
+  if not r.moved then
+    r.moved = true
+    J.moved[#J.moved + 1] = node
+  end
   return true
 end
 
@@ -47,15 +62,15 @@ local function share_set(J, r, share)
   return true
 end
 
--- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own.
-local function node_start(J, node, r, entry, worker)
+-- Starts a node, whose record is `r`, under an entry; the caller has checked that the claim is its own. `at`: when it started, if not now.
+local function node_start(J, node, r, entry, worker, at)
   if not JOB_STARTS[J.status] then return nil end
   if not (r.status == S.pending or (r.status == S.ready and r.entry == entry)) then return nil end
   local before = r.status
-  r.status, r.entry, r.reason, r.started, r.ended = S.running, entry, '-', NOW_TEXT, '-'
+  r.status, r.entry, r.reason, r.started, r.ended = S.running, entry, '-', at or NOW_TEXT, '-'
   node_put(J, node, before, r)
   if J.status == S.queued and job_move(J, S.running) then
-    if J.started == '-' then J.started = NOW_TEXT end
+    if J.started == '-' then J.started = at or NOW_TEXT end
     status_event(J)
   end
   node_event(J, node, r, worker)

@@ -9,12 +9,12 @@ end
 -- (min-replicas-to-write).
 local function transition(name, flags, commit, reply)
   register(name, flags, function(_, arguments)
-    begin(arguments[1])
+    begin(arguments)
     local replies = {}
     for i = 2, #arguments do replies[i - 1] = commit(cmsgpack.unpack(arguments[i])) end
     save()
     if reply then replies = reply(replies) end
-    loaded, ended, counted, acked, delivered = nil
+    loaded, ended, counted, acked, delivered, asked = nil
     return replies
   end)
 end

@@ -35,6 +35,10 @@ transition('read', { 'no-writes' }, function(id, after, depth)
   if depth >= 2 then names[#names + 1], names[#names + 2] = 'graph', 'routes' end
   put_fields(flat, key, names)
   local seq, trimmed = tonumber(last), tonumber(cut)
-  if after >= 0 and after < seq then events = redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1) end
+  if after >= 0 and after < seq then
+    local lines = redis.call('HGET', key, 'log')
+    events = lines and event_texts(trimmed + 1, lines) or redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1)
+    if lines then events = { unpack(events, math.max(0, after - trimmed) + 1) } end
+  end
   return { flat, events }
 end, function(replies) return cmsgpack.pack(replies) end)

@@ -6,5 +6,5 @@ transition('reclaim', { 'allow-oom' }, function(stream, entry, owner, stamp, con
   if holder ~= owner or math.abs(NOW - idle - stamp) > 2 then return { 'moved', stream, entry } end
   redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
   entry_delivered(stream, entry)
-  return claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, false, true)
+  return claim(stream, entry, entry_fields(stream, entry), consumer, nonce, nil, false, owner)
 end)

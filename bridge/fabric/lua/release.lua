@@ -8,7 +8,8 @@ transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batc
     entry_ack(stream, entry)
     return 'gone'
   end
-  if field(J, 'c:' .. name) ~= claimed then return 'stale' end
+  local owned = field(J, 'c:' .. name)
+  if owned ~= claimed and (owned or not holds(J, name, batches[1] and batches[1][3][1] or '')) then return 'stale' end
   for _, batch in ipairs(batches) do
     if JOB_STARTS[J.status] then
       dispatch(J, batch, function(r) return r.entry == name and (r.status == S.running or r.status == S.ready) end)

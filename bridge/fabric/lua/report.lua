@@ -1,5 +1,7 @@
 -- report: commits a worker's reports on its claims. running -> ended | ready; pending -> running | ready | skipped.
--- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack }; claim = "consumer nonce".
+-- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack, begun? }; claim = "consumer nonce";
+-- begun = { node, worker, when }: the first report on an entry that was held without a claim (take.lua). It passes where nobody has claimed
+-- the entry since and the node is ready under it, and claims it, or ends it where it is acknowledged at once.
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
 -- `too_large`: a job's outputs would exceed their limit; the end, every later step (`refused`) and the ack are not written.
@@ -20,10 +22,10 @@ steps_of['end'] = function(J, entry, step)
   local r = node_get(J, node)
   if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end
   if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end
-  r.status, r.reason = status, reason == '' and '-' or reason
   if not NODE_MOVES[S.running][status] then return 'illegal' end
   local size = #payload + #artifacts
   if size > FREE_BYTES and J.outputs + size > OUTPUT_BYTES then return 'too_large' end
+  r.status, r.reason = status, reason == '' and '-' or reason
   J.outputs = J.outputs + size
   if payload ~= '' then field_put(J, 'o:' .. node, payload) end
   local moved = share >= 0 and share_set(J, r, share)
@@ -129,7 +131,7 @@ steps_of['event'] = function(J, entry, step)
   local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
   field_put(J, 'e:' .. entry, text_of[step[4]])
-  emit(J, step[2] .. ':' .. J.id, step[3] .. '}')
+  emit(J, 'e ' .. step[3], step[2] .. ':')
   return 'ok'
 end
 
@@ -137,7 +139,7 @@ local unclaimed = { skip = true, send = true, resend = true }
 
 -- Returns the fields that an item will need; beyond the limit of unpack() the rest is read one by one.
 local function wanted(name, steps, reads, ack)
-  local names = { 'c:' .. name, ack and 'pipeline' or nil, nil } -- the end of a job is counted by its pipeline
+  local names = { 'c:' .. name, 'log', ack and 'pipeline' or nil, nil } -- the end of a job is counted by its pipeline
   for k = 1, #steps do
     if #names > 2000 then return names end
     local word = steps[k][1]
@@ -150,14 +152,28 @@ local function wanted(name, steps, reads, ack)
   return names
 end
 
-transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps, reads, ack)
+-- Starts the node of an entry that was held without a claim; false where it is no longer to be started under it.
+local function begin_held(J, name, begun)
+  local r = holds(J, name, begun[1])
+  J.fields['e:' .. name] = false
+  return r and r.deliveries == 0 and node_start(J, begun[1], r, name, begun[2], begun[3])
+end
+
+transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps, reads, ack, begun)
   local name = entry ~= '' and entry_name(stream, entry) or ''
   local J = job_load(id, wanted(name, steps, reads, ack))
   if not J then
     if entry ~= '' then entry_ack(stream, entry) end
     return 'gone -'
   end
-  if entry ~= '' and field(J, 'c:' .. name) ~= claimed then return 'stale ' .. J.status end
+  local owned = entry ~= '' and field(J, 'c:' .. name)
+  if entry ~= '' and owned ~= claimed then
+    if owned or not begun then return 'stale ' .. J.status end
+    if not begin_held(J, name, begun) then
+      entry_ack(stream, entry)
+      return 'stale ' .. J.status
+    end
+  end
   local words, refused = '', false
   for k = 1, #steps do
     local step = steps[k]
@@ -171,8 +187,10 @@ transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps
   end
   conclude(J)
   if ack and not refused and entry ~= '' then
-    claim_drop(J, name)
+    if owned or field(J, 'e:' .. name) then claim_drop(J, name) end
     entry_ack(stream, entry)
+  elseif entry ~= '' and not owned then
+    field_put(J, 'c:' .. name, claimed)
   end
   local said = 'ok ' .. J.status .. words
   if #reads == 0 then return said end

@@ -11,6 +11,7 @@ transition('retry', { 'allow-oom' }, function(id, status, attempt, reset, batche
   if refusal then return refusal end
   for _, node in ipairs(reset) do
     field_put(J, 'n:' .. node, false)
+    J.nodes[node] = nil
     field_put(J, 'a:' .. node, false)
     field_put(J, 'o:' .. node, false)
   end

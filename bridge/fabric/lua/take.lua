@@ -1,14 +1,16 @@
 -- take: reads new entries and claims them with those handed to it. ready -> running for as many nodes as are free.
--- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} }, devices? };
+-- KEYS[1]: the partition's index. One item: { consumer, nonce, count, light, heavy, streams, handed = { {stream, entry} }, devices, holding };
 -- light and heavy: how many nodes of each kind it can start. An entry for a slot is left to others while no slot is free.
--- devices: where the caller has no device, the key with the workers of its pool that have one. While one of them lives, the lane of
+-- devices: where the caller has no device, the key with the workers of its pool that have one, else ''. While one of them lives, the lane of
 -- nodes that prefer a device is closed to the caller: it reads nothing there, starts nothing handed to it from there, and is told so by
 -- a last claim { 'closed', lane, '' }.
--- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | gone | stale |
+-- holding: an entry of one light node is answered as held = { job, node, attempt, now, created, graph, routes, traceparent } and nothing is
+-- written: that it is pending for the consumer is its claim until its first report, which says that the node began (report.lua).
+-- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | held | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
 local LIVE_MS, CLOSED = 15000, { light = 0, heavy = 0 }
 
-transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed, devices)
+transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed, devices, holding)
   local free = { light = light, heavy = heavy }
   local claims, size, taken = {}, 0, 0
   local lane = devices and string.match(devices, '%+%w+')
@@ -27,13 +29,24 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     claims[#claims + 1] = answer
   end
 
+  -- The answer for an entry whose node is ready and may be started without a claim; nil: claim it.
+  local function held(stream, entry, flat)
+    local id, node = flat[2], flat[4]
+    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or flat[9] ~= 'graph' or flat[11] ~= 'routes' or not string.find(id, '^[%w._-]+$') then return end
+    local row = redis.call('HMGET', JOB .. id, 'state', 'n:' .. node)
+    if not row[2] or not JOB_STARTS[string.match(row[1] or '', '^%S+')] then return end
+    local status, name, attempt, deliveries = string.match(row[2], '^(%S+) (%S+) (%S+) (%S+)')
+    if status ~= S.ready or deliveries ~= '0' or name ~= entry .. '@' .. stream then return end
+    return { 'held', stream, entry, id, node, attempt, NOW_TEXT, flat[6], flat[10], flat[12], flat[13] == 'traceparent' and flat[14] or '' }
+  end
+
   -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
   -- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
   -- could not be started here is left to others.
   local function next_count(stream)
     local last = last_delivered(stream).id
     local careful = redis.call('GET', stream .. ':careful')
-    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
+    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light), holding end
     if free.light > 0 and free.heavy > 0 then return 1 end
     local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
     if not rows[1] then return 1 end
@@ -52,7 +65,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   end
   for _, stream in ipairs(streams) do
     while taken < count and size < 1048576 and not is_closed(stream) do
-      local wanted = next_count(stream)
+      local wanted, plain = next_count(stream)
       if wanted < 1 then break end
       local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
       if type(reply) == 'table' and reply.err then
@@ -63,7 +76,15 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       if not reply or reply.err or not reply[1] then break end
       local rows = reply[1][2]
       entry_delivered(stream, rows[#rows][1])
-      for k = 1, #rows do note(stream, rows[k][1], fields_of(rows[k][2]), true) end
+      for k = 1, #rows do
+        local answer = plain and held(stream, rows[k][1], rows[k][2])
+        if answer then
+          taken, free.light, size = taken + 1, free.light - 1, size + #answer[9]
+          claims[#claims + 1] = answer
+        else
+          note(stream, rows[k][1], fields_of(rows[k][2]), true)
+        end
+      end
     end
   end
   if closed then claims[#claims + 1] = { 'closed', lane, '' } end

@@ -1,0 +1,784 @@
+"""Choose and draft: from what is wanted backwards to what is given.
+
+Each offer that the goal's words ask for is tried as the end of a chain. Its files and texts come from what is given; what is missing comes
+from another offer that makes it, if that one's own needs are met in turn. Leftovers (a recording, a quote) are taken by optional
+parameters, or by one more offer that makes something for one. The draft that explains most of the goal with the fewest strangers wins.
+
+A draft never invents: a need that nothing meets stays open, and becomes a question.
+
+Large because one search has one state.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Slot
+from dihedral.control_plane.planning.goals.reading import Reading, Token
+from dihedral.control_plane.planning.goals.words import ABOUT, KINDS, STOPWORDS, stem, stems
+
+LEAST_EVIDENCE: Final = 0.5
+TRIED: Final = 10  # offers that are tried as the end of a chain
+DEEPEST: Final = 3  # offers behind one another to meet one need
+MOST_USES: Final = 6
+STOP_STEMS: Final = frozenset(map(stem, STOPWORDS))
+ABOUT_STEMS: Final = frozenset(map(stem, ABOUT))
+SWITCHES: Final = ("boolean", "integer", "number")  # what `without …` sets rather than leaves out
+
+# What a draft gains or loses; only the differences matter. The table of goals in tests/planner holds them.
+FILE_USED, FILE_LEFT, QUOTE_USED, QUOTE_LEFT = 0.7, 1.3, 1.0, 1.6
+OPEN_NEED, UNASKED_USE, EACH_USE, EACH_TASK, TOPIC_USED, TOPIC_LEFT = 0.8, 0.45, 0.12, 0.03, 0.8, 1.0
+DELIVERS, ENDS_AS_ASKED, NEGATION_BROKEN, PHRASE, LED = 0.6, 0.5, 1.5, 0.55, 0.6
+
+
+class File(msgspec.Struct, frozen=True, eq=False):
+    """A file that was given. `exists`: whether the store has it. `text`, `document`: its content where it is small."""
+
+    ref: dict[str, str]
+    name: str
+    kinds: frozenset[str]
+    exists: bool
+    index: int
+    around: tuple[str, ...] = ()
+    text: str | None = None
+    document: Any = None
+
+
+class Link(msgspec.Struct, frozen=True, eq=False):
+    """The value of a parameter that another use makes."""
+
+    use: int
+    product: Product
+
+
+class Use(msgspec.Struct):
+    """An offer in a draft. `values` and `why`: by the slot's name. `dropped`: members of a pipeline's template that the goal excludes."""
+
+    offer: Offer
+    values: dict[str, Any]
+    why: dict[str, str]
+    closed: set[str]
+    asked: bool = True
+    dropped: set[str] = msgspec.field(default_factory=set)
+
+    def copy(self) -> "Use":
+        return Use(self.offer, dict(self.values), dict(self.why), set(self.closed), self.asked, set(self.dropped))
+
+    def is_open(self, slot: Slot) -> bool:
+        if slot.name in self.values or slot.name in self.closed:
+            return False
+        return not slot.siblings or not any(name in self.values for name in slot.siblings)
+
+
+class Draft(msgspec.Struct):
+    uses: list[Use]
+    files: set[int]
+    quotes: set[int]
+    topic: bool
+    unclear: list[tuple[int, list[tuple[int, str]]]]
+
+    def copy(self) -> "Draft":
+        return Draft(
+            [each.copy() for each in self.uses], set(self.files), set(self.quotes), self.topic, list(self.unclear)
+        )
+
+
+class Search(msgspec.Struct):
+    """One goal over one catalogue."""
+
+    reading: Reading
+    files: Sequence[File]
+    known: Catalogue
+    phrases: dict[str, float] = {}
+    evidence: dict[str, float] = {}
+
+    # Evidence ----------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        tokens = [each for each in self.reading.tokens if not each.is_negated and not each.is_data]
+        whole = [each.stem for each in tokens]
+        bare = [each.stem for each in tokens if not each.is_stop]
+        present = set(whole)
+        for key, offer in self.known.offers.items():
+            hits = 0.0
+            for phrase in offer.phrases:
+                if not present.issuperset(phrase) and not present.issuperset(p for p in phrase if p not in STOP_STEMS):
+                    continue
+                short = [each for each in phrase if each not in STOP_STEMS]
+                if _stands(phrase, whole) or (len(short) > 1 and _stands(short, bare)):
+                    hits += 1 + 0.3 * (len(phrase) - 2)
+            self.phrases[key] = hits
+            self.evidence[key] = self._evidence(offer) + min(2, hits) * PHRASE
+
+    def _evidence(self, offer: Offer) -> float:
+        """How much the goal's words ask for it by themselves."""
+        made = frozenset(kind for product in offer.products for kind in product.kinds)
+        total = 0.0
+        for token in self.reading.tokens:
+            if not token.counts:
+                continue
+            weight = offer.asks.get(token.stem, 0.0)
+            kind = KINDS.get(token.stem)
+            if kind is not None:
+                if token.role == "source":
+                    weight *= 0.25
+                elif kind in made:
+                    weight = max(weight, 0.8 if token.role == "wanted" else 0.5)
+            if token.leads and weight >= 0.5:
+                weight += LED
+            total += weight
+        return total
+
+    # Choosing ----------------------------------------------------------------------------------------------------------
+
+    def likely(self) -> list[str]:
+        """Returns the offers for which the goal's words ask, the most likely first."""
+        self.prepare()
+        order = sorted(self.evidence, key=lambda key: -self.evidence[key])
+        return [key for key in order if self.evidence[key] >= LEAST_EVIDENCE][:TRIED]
+
+    def drafts(self, keys: Sequence[str]) -> list[tuple[float, Draft]]:
+        """Returns a draft for each offer as its end, the best first."""
+        found = []
+        for key in keys:
+            draft = Draft([], set(), set(), False, [])
+            index = self._add(draft, self.known.offers[key], 0, (), asked=True)
+            if index is None:
+                continue
+            self._enrich(draft)
+            draft = self._further(draft)
+            self.adopt(draft)
+            self._connect(draft)
+            found.append((self.score(draft), draft))
+        found.sort(key=lambda each: -each[0])
+        return found
+
+    def _further(self, draft: Draft) -> Draft:
+        """Adds ends for what the goal asks beside: `…, and train a voice from the recording`."""
+        while len(draft.uses) < MOST_USES:
+            left = [each for each in self.tokens() if self.explained(draft, each) < 0.3]
+            if not left:
+                break
+            score = self.score(draft)
+            candidates: list[tuple[float, Draft]] = []
+            names = {use.offer.id for use in draft.uses} | {task for use in draft.uses for task in use.offer.tasks}
+            for _key, offer in self.known.offers.items():
+                asked = max(
+                    (offer.asks.get(each.stem, 0.0) for each in left if each.leads or each.role == "wanted"),
+                    default=0.0,
+                )
+                if asked < 0.6 or offer.id in names or names & set(offer.tasks):
+                    continue
+                extended = draft.copy()
+                if self._add(extended, offer, 0, (), asked=True, share=True) is None or self._open(
+                    extended
+                ) > self._open(draft):
+                    continue
+                self._enrich(extended)
+                candidates.append((self.score(extended), extended))
+            better = max(candidates, key=lambda each: each[0], default=(score, draft))
+            if better[0] <= score + 0.1:
+                break
+            draft = better[1]
+        return draft
+
+    def tokens(self) -> list[Token]:
+        return [each for each in self.reading.tokens if each.counts]
+
+    # Scores ------------------------------------------------------------------------------------------------------------
+
+    def score(self, draft: Draft) -> float:
+        reading = self.reading
+        total = sum(self.explained(draft, token) * (1 + (LED if token.leads else 0)) for token in self.tokens())
+        total += FILE_USED * len(draft.files) - FILE_LEFT * (len(self.files) - len(draft.files))
+        total += QUOTE_USED * len(draft.quotes) - QUOTE_LEFT * (len(reading.quotes) - len(draft.quotes))
+        if reading.topic:
+            total += TOPIC_USED if draft.topic else -TOPIC_LEFT
+        total -= OPEN_NEED * self._open(draft)
+        for use in draft.uses:
+            total -= EACH_USE + EACH_TASK * len(use.offer.tasks)
+            total += PHRASE * min(2, self.phrases.get(use.offer.id, 0))
+            if not use.asked and self.evidence.get(use.offer.id, 0) < 0.3:
+                total -= UNASKED_USE
+        total += self._ends(draft)
+        present = {each.stem for each in reading.tokens}
+        total -= sum(min(0.18, 0.06 * len(use.offer.titles - present)) for use in draft.uses if use.asked)
+        total -= NEGATION_BROKEN * sum(1 for each in reading.negated if not self.is_kept_out(draft, each))
+        return total
+
+    def _ends(self, draft: Draft) -> float:
+        """What the last use makes is what the goal names as wanted."""
+        wanted = {
+            KINDS[each.stem] for each in self.tokens() if each.stem in KINDS and each.role in ("wanted", "neutral")
+        }
+        linked = {value.use for use in draft.uses for value in _links(use.values)}
+        ends = [use for index, use in enumerate(draft.uses) if index not in linked]
+        if not wanted:
+            return 0.0
+        main = {kind for use in ends for product in use.offer.products[:1] for kind in product.kinds}
+        every = {kind for use in draft.uses for product in use.offer.products for kind in product.kinds}
+        return (
+            ENDS_AS_ASKED * len(wanted & main)
+            + DELIVERS * 0.5 * len(wanted & every)
+            - 0.3 * len(main - wanted and wanted - every)
+        )
+
+    def _open(self, draft: Draft) -> int:
+        return sum(1 for use in draft.uses for _ in needs(use)) + len(self.baseless(draft))
+
+    def baseless(self, draft: Draft) -> list[tuple[int, Slot]]:
+        """Returns the subjects that a draft works on by default although nothing was given: `Make a video` says too little."""
+        if draft.files or draft.quotes or draft.topic:
+            return []
+        return [
+            (place, slot)
+            for place, use in enumerate(draft.uses)
+            for slot in use.offer.slots
+            if "topic" in slot.kinds and not slot.required and not slot.node and slot.name not in use.values
+        ]
+
+    def explained(self, draft: Draft, token: Token) -> float:
+        best = 0.0
+        kind = KINDS.get(token.stem)
+        for use in draft.uses:
+            offer = use.offer
+            weight = offer.asks.get(token.stem, 0.0)
+            best = max(best, weight * (0.6 if token.role == "source" and kind else 1.0))
+            if kind is not None and any(kind in product.kinds for product in offer.products):
+                best = max(best, 0.5 if token.role == "source" else 0.9)
+            for slot in offer.slots:
+                if token.stem in slot.words or kind in slot.kinds:
+                    filled = slot.name in use.values
+                    best = max(
+                        best, (1.0 if token.stem in slot.own else 0.7) if filled else (0.0 if slot.node else 0.3)
+                    )
+            if best >= 1:
+                return 1.0
+        if kind is not None and any(kind in self.files[index].kinds for index in draft.files):
+            best = max(best, 0.9)
+        return best
+
+    def is_kept_out(self, draft: Draft, token: Token) -> bool:
+        """Returns whether nothing in the draft does what `without …` excludes, and whether a parameter could have."""
+        kind = KINDS.get(token.stem)
+        for use in draft.uses:
+            for slot in use.offer.slots:
+                if token.stem in slot.own or (kind is not None and kind in slot.kinds):
+                    return slot.name not in use.values or slot.name in use.closed
+        if any(use.dropped for use in draft.uses):
+            return True
+        return not any(
+            token.stem in use.offer.asks and use.offer.asks[token.stem] >= 0.5 for use in draft.uses if kind is None
+        )
+
+    # Drafting ----------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, draft: Draft, offer: Offer, deep: int, above: tuple[str, ...], *, asked: bool, share: bool = False
+    ) -> int | None:
+        """Adds a use with what is given, and with the uses that make what is missing before it. Returns its place."""
+        use = Use(offer, {}, {}, set(), asked)
+        self._close(use)
+        self._give_files(draft, use, optional=False)
+        if share:
+            self._share(draft, use)
+        self._give_texts(draft, use)
+        self._give_documents(draft, use)
+        for slot in offer.slots:
+            if self._is_lacking(use, slot) and deep < DEEPEST:
+                self._make(draft, use, slot, deep, (*above, offer.id))
+        if deep and any(True for _ in needs(use)):
+            return None
+        if len(draft.uses) >= MOST_USES:
+            return None
+        draft.uses.append(use)
+        return len(draft.uses) - 1
+
+    def _close(self, use: Use) -> None:
+        for token in self.reading.negated:
+            kind = KINDS.get(token.stem)
+            for slot in use.offer.slots:
+                own = slot.own
+                if (
+                    not slot.required
+                    and (token.stem in own or (kind is not None and kind in slot.kinds))
+                    and slot.schema.get("type") not in SWITCHES
+                ):
+                    use.closed.add(slot.name)
+            if use.offer.pipeline is not None:
+                use.dropped |= set(_droppable(use.offer, token.stem, kind, self.known))
+
+    def _is_lacking(self, use: Use, slot: Slot) -> bool:
+        if not use.is_open(slot):
+            return False
+        if slot.group:
+            return not any(each.name in use.values for each in use.offer.slots if each.group == slot.group)
+        return slot.required
+
+    def _make(self, draft: Draft, use: Use, slot: Slot, deep: int, above: tuple[str, ...]) -> bool:
+        """Meets a need by another offer that makes it; tries those first for which the goal's words ask."""
+        for index, earlier in enumerate(draft.uses):
+            product = fitting(earlier.offer, slot)
+            if product is not None and earlier is not use:
+                _link(use, slot, Link(index, product), f"from {earlier.offer.label!r}")
+                return True
+        keys = [key for kind in (*sorted(slot.kinds), f"={slot.name}") for key in self.known.makers.get(kind, ())]
+        keys = sorted(
+            dict.fromkeys(keys), key=lambda key: (-self.evidence.get(key, 0.0), len(self.known.offers[key].tasks))
+        )
+        for key in keys[:6]:
+            offer = self.known.offers[key]
+            product = fitting(offer, slot)
+            if product is None or offer.id in above or (offer.pipeline is not None and deep):
+                continue
+            trial = draft.copy()
+            made = self._add(trial, offer, deep + 1, above, asked=False)
+            if made is None or not (
+                trial.files != draft.files or trial.quotes != draft.quotes or trial.topic != draft.topic
+            ):
+                continue
+            draft.uses, draft.files, draft.quotes, draft.topic = trial.uses, trial.files, trial.quotes, trial.topic
+            _link(use, slot, Link(made, product), f"made by {offer.label!r}, since none was given")
+            return True
+        return False
+
+    # Files -------------------------------------------------------------------------------------------------------------
+
+    def _give_files(self, draft: Draft, use: Use, *, optional: bool) -> None:
+        """Gives files that are left to slots: first by the words beside a file, then in their order to what is needed."""
+        slots = [each for each in use.offer.slots if each.is_file]
+        pairs = sorted(
+            (
+                (self.affinity(file, slot), -file.index, slot, file)
+                for slot in slots
+                for file in self._left(draft)
+                if slot.kinds & file.kinds
+            ),
+            key=lambda each: (-each[0], -each[1]),
+        )
+        asked = {each.stem for each in self.tokens()}
+        contested = len({slot.name for _, _, slot, _ in pairs}) > 1
+        for affinity, _, slot, file in pairs:
+            if (
+                affinity < 0.5
+                or not contested
+                or file.index in draft.files
+                or not self._may_adopt(use, slot, file, asked)
+            ):
+                continue
+            if use.is_open(slot) or (slot.many and slot.name in use.values and len(use.values[slot.name]) < slot.most):
+                if slot.most == 1 and slot.name in use.values:
+                    continue
+                self.give(draft, use, slot, [file], "the goal says so")
+        lacking = [
+            each
+            for each in slots
+            if self._is_lacking(use, each) or (each.required and not each.many and use.is_open(each))
+        ]
+        for slot in sorted(lacking, key=lambda each: (each.many, bool(each.wrap))):
+            if not self._is_lacking(use, slot):
+                continue
+            fitting_files = [
+                each for each in self._left(draft) if slot.kinds & each.kinds and self._is_meant(each, slot, use)
+            ]
+            chosen = fitting_files[: slot.most] if slot.many else fitting_files[:1]
+            if slot.group and not slot.many and len(fitting_files) > 1:
+                bigger = next(
+                    (each for each in slots if each.group == slot.group and each.many and each.kinds == slot.kinds),
+                    None,
+                )
+                if bigger is not None:
+                    slot, chosen = bigger, fitting_files[: bigger.most]
+            if chosen:
+                self.give(draft, use, slot, chosen, "it was given")
+        for slot in slots:
+            if (
+                slot.many
+                and slot.name in use.values
+                and isinstance(use.values[slot.name], list)
+                and (slot.required or slot.group)
+            ):
+                rest = [
+                    each for each in self._left(draft) if slot.kinds & each.kinds and self._is_meant(each, slot, use)
+                ]
+                if rest:
+                    self.give(draft, use, slot, rest, "it was given")
+
+    def _is_meant(self, file: File, slot: Slot, use: Use) -> bool:
+        """Returns False where the words beside a file clearly mean another slot of the use."""
+        mine = self.affinity(file, slot)
+        return not any(
+            other is not slot and other.kinds & file.kinds and self.affinity(file, other) > mine + 0.4
+            for other in use.offer.slots
+            if other.is_file and use.is_open(other) and other.field != slot.field
+        )
+
+    def give(self, draft: Draft, use: Use, slot: Slot, files: list[File], why: str) -> None:
+        parts = [{slot.wrap: each.ref} if slot.wrap else each.ref for each in files]
+        draft.files |= {each.index for each in files}
+        if slot.many:
+            before = {id(each): each for each in use.values.get(slot.name, [])}
+            use.values[slot.name] = [*before.values(), *parts]
+        else:
+            use.values[slot.name] = parts[0]
+        names = ", ".join(each.name for each in files)
+        use.why[slot.name] = f"{names}: {why}"
+
+    def _left(self, draft: Draft) -> list[File]:
+        return [each for each in self.files if each.index not in draft.files]
+
+    def affinity(self, file: File, slot: Slot) -> float:
+        """How much the words beside a file's name, and those in it, mean this slot."""
+        own = slot.own
+        total = 0.0
+        named = [each for each in stems(file.name.rpartition(".")[0])]
+        for place, word in enumerate(file.around[:3]):
+            share = 1.0 / (1 + place)
+            if word in own:
+                total += share
+            elif word in slot.words and word not in KINDS:
+                total += 0.5 * share
+            elif KINDS.get(word) in slot.kinds and KINDS.get(word) != "picture":
+                total += 0.6 * share
+        for word in named:
+            if word in own:
+                total += 0.6
+            elif word in slot.words and word not in KINDS:
+                total += 0.3
+            elif KINDS.get(word) in slot.kinds and KINDS.get(word) not in ("picture", "file"):
+                total += 0.4
+        return total
+
+    def _share(self, draft: Draft, use: Use) -> None:
+        """Gives a further end files, or products, that the draft uses already."""
+        for slot in use.offer.slots:
+            if not self._is_lacking(use, slot) or not slot.is_file:
+                continue
+            for index, earlier in enumerate(draft.uses):
+                product = fitting(earlier.offer, slot)
+                if product is not None:
+                    _link(use, slot, Link(index, product), f"from {earlier.offer.label!r}")
+                    break
+            else:
+                again = [each for each in self.files if slot.kinds & each.kinds]
+                if again:
+                    self.give(draft, use, slot, again[: slot.most] if slot.many else again[:1], "it was given")
+
+    # Texts -------------------------------------------------------------------------------------------------------------
+
+    def _give_texts(self, draft: Draft, use: Use) -> None:
+        reading = self.reading
+        for slot in use.offer.slots:
+            if not slot.is_text or not use.is_open(slot) or not _is_string(slot):
+                continue
+            if slot.group and not self._is_lacking(use, slot):
+                continue
+            if "text" in slot.kinds:
+                for number, quote in enumerate(reading.quotes):
+                    if number not in draft.quotes and (
+                        slot.required or slot.group or self._is_quoted_for(quote.before, slot)
+                    ):
+                        draft.quotes.add(number)
+                        use.values[slot.name] = quote.text
+                        use.why[slot.name] = "the quoted text"
+                        break
+                else:
+                    self._give_text_file(draft, use, slot)
+            elif reading.topic and not draft.topic:
+                draft.topic = True
+                use.values[slot.name] = reading.topic
+                use.why[slot.name] = "what the goal says it is about"
+            elif reading.quotes and "topic" in slot.kinds:
+                for number, quote in enumerate(reading.quotes):
+                    if number not in draft.quotes and (
+                        slot.required or set(quote.before[-2:]) & (slot.own | ABOUT_STEMS)
+                    ):
+                        draft.quotes.add(number)
+                        use.values[slot.name] = quote.text
+                        use.why[slot.name] = "the quoted text"
+                        break
+
+    def _give_documents(self, draft: Draft, use: Use) -> None:
+        """Gives the content of a JSON file to a parameter that takes an object of its kind."""
+        for slot in use.offer.slots:
+            if slot.is_file or not slot.kinds or slot.schema.get("type") != "object" or not use.is_open(slot):
+                continue
+            for file in self._left(draft):
+                if slot.kinds & file.kinds and isinstance(file.document, dict):
+                    draft.files.add(file.index)
+                    use.values[slot.name] = file.document
+                    use.why[slot.name] = f"the content of {file.name}"
+                    break
+
+    def _is_quoted_for(self, before: tuple[str, ...], slot: Slot) -> bool:
+        return bool(set(before[-2:]) & slot.words)
+
+    def _give_text_file(self, draft: Draft, use: Use, slot: Slot) -> None:
+        longest = int(slot.schema.get("maxLength", 12_000))
+        for file in self._left(draft):
+            if file.text is not None and 0 < len(file.text.strip()) <= longest and (slot.required or slot.group):
+                draft.files.add(file.index)
+                use.values[slot.name] = file.text.strip()
+                use.why[slot.name] = f"the text of {file.name}"
+                return
+
+    # Leftovers ---------------------------------------------------------------------------------------------------------
+
+    def _enrich(self, draft: Draft) -> None:
+        """Adds offers that make something for an optional parameter, where the goal asks for them or a leftover has no other place."""
+        for _ in range(4):
+            score = self.score(draft)
+            options: list[tuple[float, Draft]] = []
+            for place in range(len(draft.uses)):
+                for slot in draft.uses[place].offer.slots:
+                    options += self._enriched(draft, place, slot)
+            better = max(options, key=lambda each: each[0], default=(score, draft))
+            if better[0] <= score + 0.15:
+                return
+            draft.uses, draft.files, draft.quotes, draft.topic = (
+                better[1].uses, better[1].files, better[1].quotes, better[1].topic,
+            )  # fmt: skip
+
+    def _enriched(self, draft: Draft, place: int, slot: Slot) -> Iterator[tuple[float, Draft]]:
+        use = draft.uses[place]
+        if (
+            slot.required
+            or not use.is_open(slot)
+            or (slot.group and not self._is_lacking(use, slot))
+            or not (slot.is_file or slot.kinds & {"lines"})
+        ):
+            return
+        there = {each.offer.id for each in draft.uses} | {task for each in draft.uses for task in each.offer.tasks}
+        for kind in sorted(slot.kinds):
+            for key in self.known.makers.get(kind, ()):
+                offer = self.known.offers[key]
+                product = fitting(offer, slot)
+                if product is None or offer.id in there or len(draft.uses) >= MOST_USES or offer.pipeline is not None:
+                    continue
+                for freed in self._freeing(draft, place, offer):
+                    made = self._add(freed, offer, 1, (use.offer.id,), asked=False)
+                    if made is None or (
+                        freed.files == draft.files
+                        and freed.quotes == draft.quotes
+                        and freed.topic == draft.topic
+                        and self.evidence.get(key, 0) < 0.6
+                    ):
+                        continue
+                    if freed.files != draft.files and self.evidence.get(key, 0) < 0.5:
+                        continue  # files are not worked on in a way that nothing in the goal asks for
+                    _link(freed.uses[place], slot, Link(made, product), f"made by {offer.label!r}")
+                    if not _order(freed):
+                        continue
+                    self.adopt(freed)
+                    yield self.score(freed), freed
+
+    def _freeing(self, draft: Draft, place: int, offer: Offer) -> Iterator[Draft]:
+        """Yields the draft as it is, and with one file taken back from a list that has several: the look of one picture on the others."""
+        yield draft.copy()
+        wanted = frozenset(
+            kind for slot in offer.slots if slot.is_file and (slot.required or slot.group) for kind in slot.kinds
+        )
+        if self.evidence.get(offer.id, 0) < 0.6 or any(each.kinds & wanted for each in self._left(draft)):
+            return
+        for slot in draft.uses[place].offer.slots:
+            given = draft.uses[place].values.get(slot.name)
+            if not (slot.is_file and slot.many and isinstance(given, list) and len(given) > 1 and slot.kinds & wanted):
+                continue
+            mine = [each for each in self.files if each.ref in given or {slot.wrap: each.ref} in given]
+            named = sorted(mine, key=lambda each: -sum(offer.asks.get(word, 0) for word in each.around[:2]))
+            for file in named[:1] if any(each.around for each in mine) else []:
+                freed = draft.copy()
+                part = {slot.wrap: file.ref} if slot.wrap else file.ref
+                freed.uses[place].values[slot.name] = [each for each in given if each != part]
+                freed.files.discard(file.index)
+                yield freed
+
+    def adopt(self, draft: Draft) -> None:
+        """Gives leftover files to optional parameters that take them, where one of them is meant more than the others."""
+        draft.unclear = []
+        words = {each.stem for each in self.tokens()}
+        kinds = {KINDS[word] for word in words if word in KINDS}
+        for file in self._left(draft):
+            options = [
+                (self.affinity(file, slot) + 0.5 * len(words & slot.own)
+                 + 0.35 * len(kinds & slot.kinds - {"picture"}) + 0.1 * len(words & slot.words), place, slot)
+                for place, use in enumerate(draft.uses)
+                for slot in use.offer.slots
+                if slot.is_file and slot.kinds & file.kinds and self._may_adopt(use, slot, file, words)
+                and (use.is_open(slot) or (slot.many and isinstance(use.values.get(slot.name), list)))
+            ]  # fmt: skip
+            options.sort(key=lambda each: -each[0])
+            if not options:
+                continue
+            if len(options) == 1 or options[0][0] > options[1][0] + 0.05 or options[0][2].field == options[1][2].field:
+                _, place, slot = options[0]
+                self.give(draft, draft.uses[place], slot, [file], "it was given, and this takes it")
+            else:
+                draft.unclear.append((file.index, [(place, slot.name) for _, place, slot in options[:4]]))
+
+    def _may_adopt(self, use: Use, slot: Slot, file: File, words: set[str]) -> bool:
+        """A parameter that makes another one necessary takes no file unless the goal means it."""
+        if not any(each.needed_with == slot.name for each in use.offer.slots):
+            return True
+        only = sum(1 for each in use.offer.slots if each.is_file and each.kinds & file.kinds) == 1
+        marked = [*file.around, *stems(file.name.rpartition(".")[0]), *(words if len(self.files) == 1 else ())]
+        own = {KINDS[word] for word in slot.own if word in KINDS} - {"picture"}
+        return only or any(word in slot.own or KINDS.get(word) in own for word in marked)
+
+    def _connect(self, draft: Draft) -> None:
+        """Hands on what an earlier use makes under the name and type of an open parameter: words, phonemes."""
+        for place, use in enumerate(draft.uses):
+            sources = {value.use for value in _links(use.values)}
+            for slot in use.offer.slots:
+                if (
+                    slot.is_file
+                    or not use.is_open(slot)
+                    or slot.group
+                    or slot.schema.get("type") not in ("array", "object")
+                ):
+                    continue
+                for index in sorted(sources, reverse=True):
+                    if index == place:
+                        continue
+                    product = fitting(draft.uses[index].offer, slot)
+                    if product is not None:
+                        _link(use, slot, Link(index, product), f"{slot.name} of {draft.uses[index].offer.label!r}")
+                        break
+
+
+# Parts -----------------------------------------------------------------------------------------------------------------
+
+
+def needs(use: Use) -> Iterator[Slot]:
+    """Yields the needs of a use that nothing meets: one slot for each group of alternatives."""
+    groups: set[str] = set()
+    for slot in use.offer.slots:
+        if slot.wrap and not slot.group:
+            continue
+        if slot.group:
+            members = [each for each in use.offer.slots if each.group == slot.group]
+            if slot.group not in groups and not any(each.name in use.values for each in members):
+                yield _simplest(members)
+            groups.add(slot.group)
+        elif (slot.required and slot.name not in use.values) or (
+            slot.needed_with and slot.needed_with in use.values and slot.name not in use.values
+        ):
+            yield slot
+        elif slot.is_file and slot.many and isinstance(given := use.values.get(slot.name), list):  # noqa: SIM102
+            if len(given) < slot.least and not any(isinstance(each, Link) for each in given):
+                yield slot
+
+
+def _simplest(members: list[Slot]) -> Slot:
+    """Returns the member of a group that is asked for: a text or a plain file rather than a list of objects."""
+    return min(
+        members, key=lambda each: (not (each.is_file or each.is_text), bool(each.wrap), each.many and not each.is_file)
+    )
+
+
+def fitting(offer: Offer, slot: Slot) -> Product | None:
+    """Returns what of an offer's output a parameter takes."""
+    for product in offer.products:
+        if product.is_file != slot.is_file:
+            continue
+        if product.is_file:
+            if product.kinds & slot.kinds and slot.kinds != {"file"}:
+                return product
+        elif (
+            product.kind_of_json == slot.schema.get("type")
+            or (not slot.schema.get("type") and product.kinds & slot.kinds)
+        ) and (
+            product.kinds & slot.kinds or (product.name == slot.name and product.kind_of_json in ("array", "object"))
+        ):
+            return product
+    return None
+
+
+def _link(use: Use, slot: Slot, link: Link, why: str) -> None:
+    if slot.is_file and slot.many and link.product.kind_of_json != "array":
+        use.values[slot.name] = [*use.values.get(slot.name, []), {slot.wrap: link} if slot.wrap else link]
+    else:
+        use.values[slot.name] = link
+    use.why[slot.name] = why
+
+
+def _links(value: Any) -> Iterator[Link]:
+    if isinstance(value, Link):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _links(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _links(each)
+
+
+def _relinked(value: Any, places: dict[int, int]) -> Any:
+    if isinstance(value, Link):
+        return Link(places[value.use], value.product)
+    if isinstance(value, dict):
+        return {name: _relinked(each, places) for name, each in value.items()}
+    return [_relinked(each, places) for each in value] if isinstance(value, list) else value
+
+
+def _order(draft: Draft) -> bool:
+    """Puts makers before takers. Returns False, and changes nothing, where uses wait for each other."""
+    done: list[int] = []
+    open_places: set[int] = set()
+
+    def visit(place: int) -> bool:
+        if place in done:
+            return True
+        if place in open_places:
+            return False
+        open_places.add(place)
+        if not all(visit(link.use) for link in _links(draft.uses[place].values)):
+            return False
+        done.append(place)
+        return True
+
+    if not all(visit(place) for place in range(len(draft.uses))):
+        return False
+    places = {old: new for new, old in enumerate(done)}
+    for use in draft.uses:
+        use.values = {name: _relinked(each, places) for name, each in use.values.items()}
+    draft.uses = [draft.uses[old] for old in done]
+    return True
+
+
+def _stands(phrase: Sequence[str], words: Sequence[str]) -> bool:
+    size = len(phrase)
+    return any(list(words[at : at + size]) == list(phrase) for at in range(len(words) - size + 1))
+
+
+def _is_string(slot: Slot) -> bool:
+    return bool(slot.schema.get("type", "string") == "string")
+
+
+def _droppable(offer: Offer, word: str, kind: str | None, known: Catalogue) -> Iterator[str]:
+    """Yields the members that a pipeline's template sets and that the word names, where the task can do without them."""
+    assert offer.pipeline is not None
+    for node in offer.pipeline.graph["nodes"]:
+        inner = known.offers.get(node["task"])
+        for name in _set_names(node.get("params") or {}):
+            slot = next((each for each in inner.slots if each.name == name), None) if inner is not None else None
+            if (
+                slot is not None
+                and not slot.required
+                and not slot.group
+                and (word in slot.own or (kind is not None and kind in slot.kinds))
+            ):
+                yield f"{node['id']}.{name}"
+
+
+def _set_names(value: Any) -> Iterator[str]:
+    """Yields the names of all members that are set: not by a parameter, and not to nothing."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _set_names(each)
+    elif isinstance(value, dict) and "$param" not in value:
+        for name, each in value.items():
+            if not (each is False or each == 0 or (isinstance(each, dict) and "$param" in each)):
+                yield name
+                yield from _set_names(each)

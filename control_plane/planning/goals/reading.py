@@ -1,0 +1,454 @@
+"""Understand: a goal becomes tokens with their places, and what stands in it that is no request by itself: quotes, numbers, topics, negations.
+
+A quote, a file's name and what is told of a topic are data: they become values of parameters and never ask for a task.
+
+Large because every way to write a number, a quote or a topic is a few lines here.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from dihedral.control_plane.planning.goals.words import (
+    ABOUT,
+    BREAKS,
+    DETERMINERS,
+    FORMATS,
+    GERMAN,
+    KINDS,
+    NEGATIONS,
+    NUMBERS,
+    SOURCES,
+    STOPWORDS,
+    UNITS,
+    folded,
+    is_near,
+    stem,
+)
+
+MOST_TOKENS: Final = 400
+MOST_TOPIC: Final = 60
+
+Role = Literal["source", "wanted", "neutral", "aside"]
+
+
+class Token(msgspec.Struct):
+    """A word of the goal. `word`: as written, in lower case and English; `role`: whether it names what is given or what is wanted."""
+
+    word: str
+    stem: str
+    start: int
+    end: int
+    clause: int
+    written: str
+    role: Role = "neutral"
+    after: str = ""  # the word before it
+    is_stop: bool = False
+    is_negated: bool = False
+    is_data: bool = False  # part of a quote, a number, a file's name, a topic
+    leads: bool = False  # first word of its clause that asks for something
+
+    @property
+    def counts(self) -> bool:
+        return not (self.is_stop or self.is_data)
+
+
+class Quote(msgspec.Struct):
+    """A text in quotation marks, or behind a colon. `before`: the stems before it."""
+
+    text: str
+    at: int
+    before: tuple[str, ...]
+
+
+class Quantity(msgspec.Struct):
+    """A number with what it counts. `unit`: second, fps, mib, db, share, or the stem of the noun behind or before it."""
+
+    value: float
+    unit: str
+    at: int
+    written: str
+    words: tuple[str, ...] = ()  # stems around it
+
+
+class Mention(msgspec.Struct):
+    """A file that the goal names. `around`: stems of the words beside it, nearest first."""
+
+    name: str
+    at: int
+    around: tuple[str, ...]
+
+
+class Reading(msgspec.Struct):
+    goal: str
+    tokens: list[Token]
+    quotes: list[Quote]
+    quantities: list[Quantity]
+    size: tuple[int, int] | None
+    size_written: str
+    assignments: dict[str, str]
+    mentions: list[Mention]
+    topic: str
+    negated: list[Token]
+
+    @property
+    def stems(self) -> list[str]:
+        return [token.stem for token in self.tokens]
+
+    def text_of(self, tokens: Iterable[Token]) -> str:
+        found = list(tokens)
+        return self.goal[found[0].start : found[-1].end] if found else ""
+
+
+QUOTED: Final = re.compile(
+    r"“([^”]{1,4000})”|„([^“”]{1,4000})[“”]|«\s*([^»]{1,4000}?)\s*»|»\s*([^«]{1,4000}?)\s*«|\"([^\"]{1,4000})\"|“([^\"”“]{1,4000})\""
+    r"|(?<![^\s(:,])'([^'\n]{2,4000}(?:'(?=\w)[^'\n]*)*)'(?!\w)|(?<![^\s(:,])‘([^‘\n]{2,4000}?)’(?!\w)"
+)
+FILE: Final = re.compile(r"(?<![\w/.-])[\w][\w .-]{0,0}[\w.-]*\.[A-Za-z][A-Za-z0-9]{1,11}(?![\w-])")
+SIZE: Final = re.compile(r"(?<!\d)(\d{2,5})\s*(?:x|×|\*|by)\s*(\d{2,5})(?!\d)", re.IGNORECASE)
+ASSIGNED: Final = re.compile(r"(?<![\w.])([A-Za-z][\w]{0,63})\s*=\s*([^\s,;\"]{1,200})")
+ENGINE_VALUE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*(?![\w:/])")
+NUMBER: Final = re.compile(r"(?<![\w.,-])(-?\d+(?:[.,]\d+)?(?:e-?\d+)?)\s*(?:[-‐]?\s*)(%|[^\W\d_]+)?", re.IGNORECASE)
+COLON: Final = re.compile(r"(?:^|\s)([^\W\d_]+)\s*:\s+(?=\S)")
+WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+FRAMES: Final = re.compile(
+    r"(frames?|images?|pictures?|bilder?)\s*(?:per|/|pro|a)\s*(?:second|sekunde|s)\b", re.IGNORECASE
+)
+
+
+def read(goal: str, file_names: Sequence[str] = (), vocabulary: frozenset[str] = frozenset()) -> Reading:
+    """Reads a goal. `vocabulary`: stems that the offers know, to which slips of the pen are corrected."""
+    text = "".join(each if each.isprintable() else " " for each in goal)
+    covered: list[tuple[int, int]] = []  # what is data already
+    quotes = _quotes(text, covered)
+    mentions = _mentions(text, file_names, covered)
+    assignments = _assignments(text, covered)
+    size, size_written = _size(text, covered)
+    quantities = _quantities(text, covered)
+    tokens = _tokens(text, covered, vocabulary)
+    for quantity in quantities:
+        for token in tokens:
+            if (
+                quantity.at <= token.start < quantity.at + len(quantity.written) + 3
+                and token.stem == quantity.unit
+                and token.stem not in KINDS
+            ):
+                token.is_data = True
+    _roles(tokens)
+    negated = _negated(tokens)
+    topic = _topic(text, tokens, vocabulary)
+    for quote in quotes:
+        quote.before = tuple(each.stem for each in tokens if each.end <= quote.at)[-4:]
+    for mention in mentions:
+        near = sorted((each for each in tokens if not each.is_stop), key=lambda each: _distance_to(each, mention))
+        same = [each for each in near if _clause_at(tokens, mention.at) == each.clause]
+        mention.around = tuple(each.stem for each in same[:4])
+    for quantity in quantities:
+        near = sorted(tokens, key=lambda each: min(abs(each.start - quantity.at), abs(each.end - quantity.at)))
+        quantity.words = tuple(each.stem for each in near[:4])
+    return Reading(text, tokens, quotes, quantities, size, size_written, assignments, mentions, topic, negated)
+
+
+def _is_covered(covered: list[tuple[int, int]], start: int, end: int) -> bool:
+    return any(start < last and end > first for first, last in covered)
+
+
+def _distance_to(token: Token, mention: Mention) -> int:
+    """Words before a file's name say more about it than words behind it."""
+    return mention.at - token.end if token.end <= mention.at else 2 * (token.start - mention.at)
+
+
+def _clause_at(tokens: list[Token], at: int) -> int:
+    before = [each.clause for each in tokens if each.start <= at]
+    return before[-1] if before else 0
+
+
+# Data ------------------------------------------------------------------------------------------------------------------
+
+
+def _quotes(text: str, covered: list[tuple[int, int]]) -> list[Quote]:
+    found = []
+    for match in QUOTED.finditer(text):
+        inner = next((group for group in match.groups() if group is not None), "").strip()
+        if inner and not (FILE.fullmatch(inner) and " " not in inner):
+            found.append(Quote(inner, match.start(), ()))
+            covered.append(match.span())
+    if not found:
+        for match in COLON.finditer(text):
+            rest = text[match.end() :].strip()
+            word = folded(match.group(1))
+            if len(rest.split()) >= 2 and (word not in STOPWORDS or word in ("following", "this")):
+                found.append(Quote(rest, match.end(), ()))
+                covered.append((match.end() - 1, len(text)))
+                break
+    return found
+
+
+def _mentions(text: str, file_names: Sequence[str], covered: list[tuple[int, int]]) -> list[Mention]:
+    found = []
+    lower = text.lower()
+    for name in file_names:
+        base = name.rpartition("/")[2]
+        at = lower.find(base.lower())
+        if len(base) > 2 and at >= 0 and not _is_covered(covered, at, at + len(base)):
+            found.append(Mention(base, at, ()))
+            covered.append((at, at + len(base)))
+    for match in FILE.finditer(text):
+        if not _is_covered(covered, *match.span()):
+            found.append(Mention(match.group(), match.start(), ()))
+            covered.append(match.span())
+    return sorted(found, key=lambda each: each.at)
+
+
+def _assignments(text: str, covered: list[tuple[int, int]]) -> dict[str, str]:
+    found = {}
+    for match in ASSIGNED.finditer(text):
+        if not _is_covered(covered, *match.span()):
+            found[match.group(1)] = match.group(2)
+            covered.append(match.span())
+    for match in ENGINE_VALUE.finditer(text):
+        if not _is_covered(covered, *match.span()):
+            found.setdefault(":", match.group())
+            covered.append(match.span())
+    return found
+
+
+def _size(text: str, covered: list[tuple[int, int]]) -> tuple[tuple[int, int] | None, str]:
+    for match in SIZE.finditer(text):
+        if not _is_covered(covered, *match.span()):
+            covered.append(match.span())
+            return (int(match.group(1)), int(match.group(2))), match.group()
+    lower = text.lower()
+    for name, size in sorted(FORMATS.items(), key=lambda each: -len(each[0])):
+        for at in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", lower):
+            if not _is_covered(covered, *at.span()):
+                covered.append(at.span())
+                return size, at.group()
+    return None, ""
+
+
+def _quantities(text: str, covered: list[tuple[int, int]]) -> list[Quantity]:
+    """Finds `20 seconds`, `20-second`, `24 fps`, `five lines`, `half a minute`, `rank 16`."""
+    found: list[Quantity] = []
+    for match in NUMBER.finditer(text):
+        if _is_covered(covered, match.start(1), match.end(1)):
+            continue
+        value, end = float(match.group(1).replace(",", ".")), match.end(1)
+        word = folded(match.group(2) or "")
+        if frames := FRAMES.match(text, match.start(2) if match.group(2) else end):
+            unit, factor, end = "fps", 1.0, frames.end()
+        elif word in UNITS:
+            (unit, factor), end = UNITS[word], match.end(2)
+        elif word in ("x", "times"):
+            unit, factor, end = "times", 1.0, match.end(2)
+        elif word and word not in ("and", "to", "by", "on", "in", "of", "for", "with", "from"):
+            unit, factor = stem(GERMAN.get(word, word)), 1.0
+        else:
+            unit, factor = "", 1.0
+        _add(found, Quantity(value * factor, unit, match.start(1), text[match.start(1) : end].strip()), text)
+        covered.append((match.start(1), end))
+    words = list(WORD.finditer(text))
+    for index, match in enumerate(words):
+        word = GERMAN.get(folded(match.group()), folded(match.group()))
+        following = [folded(each.group()) for each in words[index + 1 : index + 3]]
+        if _is_covered(covered, *match.span()) or not following:
+            continue
+        skipped = 1 if following[0] in ("a", "an", "eine", "einer", "of") and len(following) > 1 else 0
+        unit_word = following[skipped]
+        last = words[index + 1 + skipped]
+        if _is_covered(covered, *last.span()) or any(each in ",.;" for each in text[match.end() : last.start()]):
+            continue
+        if word in ("a", "an", "one") and unit_word in UNITS and not skipped and UNITS[unit_word][1] >= 60:
+            number = 1.0
+        elif word in NUMBERS and word not in ("second",):
+            number = NUMBERS[word]
+        else:
+            continue
+        if unit_word in UNITS:
+            unit, factor = UNITS[unit_word]
+            covered.append((match.start(), last.end()))
+        elif skipped:
+            continue
+        else:
+            unit, factor = stem(GERMAN.get(unit_word, unit_word)), 1.0
+            covered.append(match.span())
+        _add(found, Quantity(number * factor, unit, match.start(), text[match.start() : last.end()]), text)
+    return found
+
+
+def _add(found: list[Quantity], new: Quantity, text: str) -> None:
+    """Adds it; `1 minute 30 seconds` is one quantity."""
+    for each in found:
+        between = text[each.at + len(each.written) : new.at].strip().lower()
+        if each.unit == new.unit == "second" and between in ("", "and", "und") and each.at < new.at:
+            each.value += new.value
+            each.written = text[each.at : new.at + len(new.written)]
+            return
+    found.append(new)
+
+
+# Words -----------------------------------------------------------------------------------------------------------------
+
+
+def _tokens(text: str, covered: list[tuple[int, int]], vocabulary: frozenset[str]) -> list[Token]:
+    found: list[Token] = []
+    clause = 0
+    end = 0
+    for match in WORD.finditer(text):
+        if _is_covered(covered, *match.span()):
+            continue
+        written = folded(match.group())
+        between = text[end : match.start()]
+        word = _english(written, found)
+        if found and (any(each in ",.;!?\n" for each in between) or word in BREAKS):
+            clause += 1
+        end = match.end()
+        if (
+            word not in STOPWORDS | NEGATIONS
+            and stem(word) not in vocabulary
+            and stem(word) not in KINDS
+            and written not in GERMAN
+        ):
+            word = _corrected(word, vocabulary)
+        is_stop = word in STOPWORDS or word in NEGATIONS or len(word) < 2
+        before = found[-1].word if found and found[-1].clause == clause else ""
+        found.append(
+            Token(word, stem(word), match.start(), match.end(), clause, match.group(), after=before, is_stop=is_stop)
+        )
+        if len(found) >= MOST_TOKENS:
+            break
+    for number in {each.clause for each in found}:
+        asking = [each for each in found if each.clause == number and each.counts]
+        if asking and asking[0].after not in DETERMINERS | SOURCES | {"in", "without", "at", "for", "about"}:
+            asking[0].leads = True
+    return found
+
+
+def _english(written: str, before: list[Token]) -> str:
+    if written in GERMAN and not (written in ("die", "den", "in", "film", "video", "text") and not _is_german(before)):
+        return GERMAN[written]
+    return written.replace("’", "'")
+
+
+def _is_german(before: list[Token]) -> bool:
+    return any(
+        folded(each.written) in GERMAN and folded(each.written) not in ("video", "text", "film") for each in before
+    )
+
+
+def _corrected(word: str, vocabulary: frozenset[str]) -> str:
+    """Returns the known word of which this is a slip; the word itself where there is none, or two."""
+    if len(word) < 4:
+        return word
+    reduced = stem(word)
+    near = [each for each in vocabulary if is_near(reduced, each) and len(each) >= 4]
+    near += [each for each in KINDS if is_near(reduced, each) and each not in near and len(each) >= 4]
+    return near[0] if len(near) == 1 else word
+
+
+def _roles(tokens: list[Token]) -> None:
+    """Marks what stands behind `from these`, `of my` as given, and behind `into a`, `a` as wanted."""
+    role: Role = "neutral"
+    clause = -1
+    for token in tokens:
+        if token.clause != clause and token.word not in ("and",):
+            role, clause = "neutral", token.clause
+        clause = token.clause
+        if token.word in ("from", "of", "using", "with", "these", "this", "those", "my", "our", "given", "his", "her"):
+            role = "source"
+        elif token.word in ("into", "as", "to") or (
+            token.word in ("a", "an")
+            and role != "source"
+            and token.after not in ("in", "with", "for", "at", "on", "of", "by")
+        ):
+            role = "wanted"
+        elif token.word in ("in", "for", "at", "on", "over", "under"):
+            role = "aside"
+        token.role = role
+
+
+def _negated(tokens: list[Token]) -> list[Token]:
+    """Marks the nouns behind `without`, `no`; `and` and `or` between nouns go on with it."""
+    found = []
+    open_until = -1
+    for index, token in enumerate(tokens):
+        if token.word in NEGATIONS:
+            open_until = index + 4
+            continue
+        if index <= open_until and not token.is_stop:
+            token.is_negated = token.is_data = True
+            found.append(token)
+            follows = tokens[index + 1].word if index + 1 < len(tokens) else ""
+            open_until = index + 3 if follows in ("or", "and") and _names(tokens, index + 2) else index
+            if (
+                follows
+                and follows not in ("or", "and")
+                and not tokens[index + 1].is_stop
+                and token.clause == tokens[index + 1].clause
+            ):
+                open_until = index + 1
+    return found
+
+
+def _names(tokens: list[Token], index: int) -> bool:
+    """Returns whether the list of what is left out goes on: no verb and no determiner follows."""
+    return index < len(tokens) and not tokens[index].is_stop and tokens[index].stem in KINDS
+
+
+def _topic(text: str, tokens: list[Token], vocabulary: frozenset[str]) -> str:
+    """Returns what stands behind `about`, or `of` between a film and what is no file; marks it as data."""
+    for index, token in enumerate(tokens):
+        begins = token.word in ABOUT and not (token.word == "on" and not _is_topic_on(tokens, index))
+        begins = begins or (token.word in ("of", "for") and _is_subject(tokens, index, vocabulary))
+        if not begins or token.is_negated:
+            continue
+        span: list[Token] = []
+        for each in tokens[index + 1 : index + 1 + MOST_TOPIC]:
+            if span and text[span[-1].end : each.start].strip(" '’-"):
+                break
+            if (
+                span
+                and each.word
+                in ("with", "using", "from", "in", "at", "and", "then", "for", "as", "into", "without", "that", "over")
+                and _resumes(tokens, each, vocabulary)
+            ):
+                break
+            span.append(each)
+        while span and span[-1].word in ("and", "then", "a", "the", "of", "in", "with", "for", "at"):
+            span.pop()
+        if any(not each.is_stop for each in span):
+            for each in span:
+                each.is_data = True
+            return text[span[0].start : span[-1].end].strip()
+    return ""
+
+
+def _is_topic_on(tokens: list[Token], index: int) -> bool:
+    return index > 0 and tokens[index - 1].stem in {
+        stem(each) for each in ("script", "story", "narration", "poem", "text")
+    }
+
+
+def _is_subject(tokens: list[Token], index: int, vocabulary: frozenset[str]) -> bool:
+    """`a film of a volcano`, `the story of Rome`; not `a film of these pictures`."""
+    before = tokens[index - 1] if index else None
+    following = tokens[index + 1 : index + 4]
+    if before is None or before.is_stop or not following:
+        return False
+    if before.word not in ("story", "stories", "film", "video", "movie", "tale", "clip") or tokens[index].word == "for":
+        return False
+    if following[0].word in ("these", "this", "those", "my", "the", "our") and any(
+        each.stem in KINDS for each in following
+    ):
+        return False
+    nouns = [each for each in following if not each.is_stop]
+    return bool(nouns) and nouns[0].stem not in KINDS and following[0].word not in ("these", "this", "those")
+
+
+def _resumes(tokens: list[Token], here: Token, vocabulary: frozenset[str]) -> bool:
+    """Returns whether behind a preposition the request goes on, and not the topic: a known word follows soon, or nothing but a number."""
+    following = [each for each in tokens if each.start > here.start][:3]
+    asking = [each for each in following if not each.is_stop]
+    return not asking or asking[0].stem in vocabulary or asking[0].stem in KINDS or asking[0].is_negated

@@ -1,0 +1,148 @@
+"""Goals over REST: planned for nothing, run where they are certain, refused with their questions where they are not."""
+
+from typing import Any
+
+import pytest
+
+from dihedral.bridge.fabric import keys
+from tests.control_plane.served import Served, graph, node, pointers
+from tests.control_plane.test_access import house  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SCRIPT = {"goal": "Write a script about bees with 3 lines"}
+
+
+async def test_a_goal_is_planned_and_nothing_is_stored(served: Served) -> None:
+    before = await served.planes.client.dbsize()
+    plan = await served.post("/api/plans", SCRIPT, 200)
+    assert [each["task"] for each in plan["graph"]["nodes"]] == ["generate_script"]
+    assert plan["graph"]["nodes"][0]["params"] == {"prompt": "bees", "lines": 3}
+    assert (plan["certain"], plan["questions"], plan["by"], plan["model"], plan["rounds"]) == (
+        True,
+        [],
+        "matcher",
+        None,
+        0,
+    )
+    assert plan["estimate"] == {"nodes": 1, "gpuNodes": 0, "memoryMiB": 0, "seconds": None}
+    assert {each["param"] for each in plan["reasons"]} == {None, "prompt", "lines"}
+    assert await served.planes.client.dbsize() <= before + 1  # the counter of the limit
+
+
+async def test_the_graph_of_a_plan_is_a_submission(served: Served) -> None:
+    plan = await served.post("/api/plans", SCRIPT, 200)
+    again = await served.post("/api/plans", {"graph": plan["graph"]}, 200)
+    assert again["nodes"][0]["params"] == plan["graph"]["nodes"][0]["params"]
+
+
+async def test_a_certain_goal_runs_and_the_job_keeps_how_it_was_planned(served: Served) -> None:
+    job = await served.post("/api/jobs", SCRIPT)
+    ended = await served.ended(job["jobId"])
+    assert ended["status"] == "completed", ended
+    kept = (await served.get(f"/api/jobs/{job['jobId']}/graph"))["metadata"]["plan"]
+    assert (kept["goal"], kept["by"], kept["rounds"]) == (SCRIPT["goal"], "matcher", 0)
+    output = (await served.nodes(job["jobId"]))["generate_script"]["output"]
+    assert len(output["script"]["lines"]) == 3
+
+
+async def test_an_open_goal_is_refused_with_its_questions_and_runs_with_their_answers(served: Served) -> None:
+    goal = {"goal": "Write a script"}
+    problem = await served.post("/api/jobs", goal, 422)
+    assert problem["code"] == "needs_answer"
+    assert pointers(problem) == {"/answers/generate_script.prompt": "needs_answer"}
+    job = await served.post("/api/jobs", {**goal, "answers": {"generate_script.prompt": "wasps"}})
+    assert (await served.nodes(job["jobId"]))["generate_script"]["params"]["prompt"] == "wasps"
+
+
+async def test_a_goal_that_no_task_meets_is_a_question_and_no_graph(served: Served) -> None:
+    plan = await served.post("/api/plans", {"goal": "order a pizza"}, 200)
+    assert "graph" not in plan
+    assert not plan["certain"]
+    assert plan["questions"]
+    assert (await served.post("/api/jobs", {"goal": "order a pizza"}, 422))["code"] == "needs_answer"
+
+
+@pytest.mark.parametrize("beside", [{"pipeline": "held"}, {"graph": graph(node("a"))}, {"params": {}}])
+async def test_a_goal_stands_alone(served: Served, beside: dict[str, Any]) -> None:
+    for path in ("/api/plans", "/api/jobs"):
+        assert pointers(await served.post(path, {**SCRIPT, **beside}, 422)) == {"": "graph_or_pipeline"}
+
+
+async def test_a_batch_takes_no_goals(served: Served) -> None:
+    answer = await served.post("/api/jobs/batch", {"jobs": [SCRIPT, {"pipeline": "held"}]}, 200)
+    assert pointers(answer["jobs"][0]) == {"/goal": "goal_in_batch"}
+    assert answer["jobs"][1]["status"]
+
+
+async def test_files_that_are_not_there_are_planned_by_their_suffix_and_said_so(served: Served) -> None:
+    plan = await served.post(
+        "/api/plans",
+        {"goal": "Check that these files exist", "files": [{"bucket": "inputs", "key": "no/such.png"}]},
+        200,
+    )
+    assert plan["graph"]["nodes"][0]["params"] == {"assets": [{"bucket": "inputs", "key": "no/such.png"}]}
+    assert any("not in the store" in each for each in plan["assumptions"])
+
+
+async def test_the_same_goal_with_an_idempotency_key_is_one_job(served: Served) -> None:
+    first = await served.post("/api/jobs", SCRIPT, 201, idempotency_key="goal-1")
+    again = await served.post("/api/jobs", SCRIPT, 200, idempotency_key="goal-1")
+    assert again["jobId"] == first["jobId"]
+
+
+async def test_a_job_is_changed_by_a_goal(served: Served) -> None:
+    job = await served.post("/api/jobs", SCRIPT)
+    plan = await served.post("/api/plans", {"goal": "the same, but with 5 lines", "change": job["jobId"]}, 200)
+    assert plan["graph"]["nodes"][0]["params"] == {"prompt": "bees", "lines": 5}
+    assert plan["certain"], plan
+    changed = await served.post("/api/plans", {"goal": "the same, but about wasps", "change": plan["graph"]}, 200)
+    assert changed["graph"]["nodes"][0]["params"] == {"prompt": "wasps", "lines": 5}
+    assert (await served.post("/api/plans", {"goal": "slower", "change": "no-such-job"}, 404))["code"] == "unknown_job"
+
+
+async def test_a_change_that_changes_nothing_is_a_question(served: Served) -> None:
+    plan = await served.post("/api/plans", {"goal": "the same, but at night", "change": graph(node("a"))}, 200)
+    assert not plan["certain"]
+    assert plan["questions"]
+
+
+async def test_a_key_may_have_so_many_goals_planned_in_a_minute_and_submits_all_the_same(served: Served) -> None:
+    before = served.settings.planner.per_minute
+    served.settings.planner.per_minute = 2
+    try:
+        for name in await served.planes.client.keys("plans:*"):
+            await served.planes.client.delete(name)
+        answers = [await served.http.post("/api/plans", json=SCRIPT) for _ in range(4)]
+        refused = [each for each in answers if each.status_code == 429]
+        assert len(refused) >= 1  # four within two minutes at most
+        assert refused[0].json()["code"] == "plans_limited"
+        assert 0 < int(refused[0].headers["retry-after"]) <= 60
+        await served.post("/api/jobs", {"pipeline": "held"})
+        for name in await served.planes.client.keys("plans:*"):
+            assert 0 < await served.planes.client.ttl(name) <= 120
+    finally:
+        served.settings.planner.per_minute = before
+    assert keys.plans("k", 5) == "plans:k:5"
+
+
+async def test_bad_shapes_of_a_goal_are_named(served: Served) -> None:
+    assert "/goal" in pointers(await served.post("/api/plans", {"goal": "x" * 4001}, 422))
+    assert "/files/0" in " ".join(
+        pointers(await served.post("/api/plans", {"goal": "x", "files": [{"bucket": "A"}]}, 422))
+    )
+    assert "/change" in " ".join(pointers(await served.post("/api/plans", {"goal": "x", "change": 5}, 422)))
+
+
+async def test_the_file_of_another_owner_is_planned_as_one_that_is_not_there(house: Any) -> None:  # noqa: F811
+    put = await house.http.post(
+        "/api/artifacts", files={"file": ("secret.txt", b"the secret text", "text/plain")}, headers=house.of("alice")
+    )
+    assert put.status_code in (200, 201), put.text
+    ref = {"bucket": put.json()["bucket"], "key": put.json()["key"]}
+    body = {"goal": "Store the text of this file as copy.txt", "files": [ref]}
+    mine = (await house.http.post("/api/plans", json=body, headers=house.of("alice"))).json()
+    theirs = (await house.http.post("/api/plans", json=body, headers=house.of("bob"))).json()
+    assert "the secret text" in str(mine)
+    assert "the secret text" not in str(theirs)
+    assert any("not in the store" in each for each in theirs["assumptions"])
