@@ -153,3 +153,30 @@ def test_a_playlist_is_no_footage_either(tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")
     with pytest.raises(TaskError, match="not a video"):
         footage._opened(tmp_path / "list")
+
+
+def test_no_recording_is_decoded_in_threads_of_ffmpeg(tmp_path: Path) -> None:
+    """Closing a damaged video waited 20 minutes for one: they log through Python. WavPack is decoded in as many as there are cores."""
+    with av.open(tmp_path / "a.mka", "w", format="matroska") as file:
+        stream: Any = file.add_stream("wavpack", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((sound() * 20_000).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = RATE
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    def resampled() -> Any:
+        """What is decoded goes through a graph of filters, which has threads of its own."""
+        resampler = av.AudioResampler(format="fltp", rate=RATE)
+        resampler.resample(frame)
+        return resampler
+
+    before = threads()
+    kept = resampled()
+    of_the_filters = threads() - before
+    before = threads()
+    _, pieces = decode._by_ffmpeg(tmp_path / "a.mka")
+    assert len(next(iter(pieces))) > 0
+    assert threads() - before <= of_the_filters
+    del kept
