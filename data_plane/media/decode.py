@@ -274,7 +274,8 @@ def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
         opened = av.open(path, options={"format_whitelist": ",".join(SOUND_CONTAINERS), "protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
         raise _no_recording(error) from error
-    if not opened.streams.audio or not opened.streams.audio[0].rate:
+    # A stream whose codec FFmpeg does not know has no context, and so no rate.
+    if not opened.streams.audio or opened.streams.audio[0].codec_context is None or not opened.streams.audio[0].rate:
         opened.close()
         raise _invalid("there is no sound in the file")
     return int(opened.streams.audio[0].rate), _decoded(in_one_thread(opened))

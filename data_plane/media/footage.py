@@ -189,7 +189,10 @@ def _opened(path: Path) -> Any:
 def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise _invalid("the file holds no video, only sound")
-    return in_one_thread(container).streams.video[0]
+    stream = in_one_thread(container).streams.video[0]
+    if stream.codec_context is None:
+        raise _invalid("the video is in a format that is not known here")
+    return stream
 
 
 def _even(pixels: float) -> int:

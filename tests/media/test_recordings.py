@@ -180,3 +180,14 @@ def test_no_recording_is_decoded_in_threads_of_ffmpeg(tmp_path: Path) -> None:
     assert len(next(iter(pieces))) > 0
     assert threads() - before <= of_the_filters
     del kept
+
+
+def test_a_stream_of_a_codec_that_is_not_known_is_no_recording(tmp_path: Path) -> None:
+    """Found by fuzzing: a WAV whose format tag is damaged has a stream without a codec."""
+    soundfile.write(tmp_path / "a.wav", sound(), RATE)
+    damaged = bytearray((tmp_path / "a.wav").read_bytes())
+    damaged[20:22] = b"\xfe\x7f"
+    (tmp_path / "a.wav").write_bytes(damaged)
+    with pytest.raises(TaskError, match="no sound|not be read|cannot be read") as refused:
+        list(decode.recording_pieces(tmp_path / "a.wav", 1.0, 10.0))
+    assert refused.value.code == "invalid_input"
