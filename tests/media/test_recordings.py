@@ -188,6 +188,6 @@ def test_a_stream_of_a_codec_that_is_not_known_is_no_recording(tmp_path: Path) -
     damaged = bytearray((tmp_path / "a.wav").read_bytes())
     damaged[20:22] = b"\xfe\x7f"
     (tmp_path / "a.wav").write_bytes(damaged)
-    with pytest.raises(TaskError, match="no sound|not be read|cannot be read") as refused:
+    with pytest.raises(TaskError, match="there is no sound") as refused:
         list(decode.recording_pieces(tmp_path / "a.wav", 1.0, 10.0))
     assert refused.value.code == "invalid_input"
