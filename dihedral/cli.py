@@ -224,6 +224,32 @@ def plan(options: argparse.Namespace) -> int:
     return OK
 
 
+def ask(options: argparse.Namespace) -> int:
+    from dihedral.ask import is_terminal, plan_of, tree
+
+    is_asking = is_terminal() and not options.json
+    with _client(options) as client:
+        request, plan = plan_of(client, options.goal, options.file or [], is_asking=is_asking)
+        _print(options, plan, "\n".join(tree(plan)))
+        for question in plan["questions"]:
+            _say(f"open: {question['id']}: {question['text']}")
+        if not plan["certain"]:
+            return REFUSED
+        if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
+            return OK
+        job = client.submit(
+            graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}
+        )
+        print(job["jobId"], flush=True)
+        return OK if options.no_watch else _watch(client, job["jobId"], options)
+
+
+def _kept(plan: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a job keeps of its plan, as POST /api/jobs with the goal does."""
+    names = ("goal", "by", "model", "rounds", "confidence", "assumptions", "reasons")
+    return {name: plan[name] for name in names} | {"answers": request["answers"]}
+
+
 def watch(options: argparse.Namespace) -> int:
     with _client(options) as client:
         return _watch(client, options.job, options)
@@ -647,6 +673,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--priority", choices=["high", "normal", "low"])
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")
     one.add_argument("--watch", action="store_true", help="follow it to its end")
+    one = add("ask", ask, "say what you want in words: a graph, why, what is open, and run it", client=True)
+    one.add_argument("goal", metavar="GOAL")
+    one.add_argument(
+        "--file", action="append", metavar="PATH", help="a file that the goal is about, uploaded first; repeatable"
+    )
+    one.add_argument("--run", action="store_true", help="run a plan that is certain without asking")
+    one.add_argument("--no-watch", action="store_true", help="do not follow the job")
     add("plan", plan, "show what would run, or every problem", client=True).add_argument("file_name", metavar="FILE")
     add("watch", watch, "follow a job", client=True).add_argument("job", metavar="JOB")
     one = add("jobs", jobs, "list jobs, newest first", client=True)

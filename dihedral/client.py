@@ -218,6 +218,42 @@ class AsyncClient:
         """Returns the graph that would run; nothing is stored. Raises Refused with every problem."""
         return cast(doc.Graph, await self._ask("POST", "/api/plans", json=submission, repeat=True))
 
+    async def plan_goal(
+        self,
+        goal: str,
+        *,
+        files: Sequence[doc.ArtifactRef | Document] = (),
+        answers: Document | None = None,
+        change: str | doc.GraphSubmission | Document | None = None,
+    ) -> doc.GoalPlan:
+        """Plans a goal in words; nothing is stored. `files`: uploaded ones; `answers`: to the questions of an earlier plan, by their ids;
+        `change`: a job's id, or a graph, that the goal changes. An open goal is no error: see `questions`. Raises Refused."""
+        body: Document = {"goal": goal, "files": list(files), "answers": answers or {}}
+        if change is not None:
+            body["change"] = change
+        return cast(doc.GoalPlan, await self._ask("POST", "/api/plans", json=body, repeat=True))
+
+    async def ask(
+        self,
+        goal: str,
+        *,
+        files: Sequence[File] = (),
+        answers: Document | None = None,
+        idempotency_key: str | None = None,
+    ) -> doc.Job:
+        """Uploads the files and runs what the goal asks; returns the job document, before it has run.
+
+        Raises:
+            Refused: `needs_answer`, with a question in each of `.problem["errors"]`, where the goal leaves something open.
+            OSError: a file cannot be read.
+            Unreachable
+        """
+        await self._check_sizes(list(files))
+        metas = [await self.upload(path) for path in files]
+        refs = [{"bucket": each["bucket"], "key": each["key"]} for each in metas]
+        body: Document = {"goal": goal, "files": refs, "answers": answers or {}}
+        return await self._submitted(body, idempotency_key or uuid.uuid4().hex)
+
     async def job(self, job_id: str) -> doc.Job:
         """Returns the job document: status, progress, error, artifacts."""
         return cast(doc.Job, await self._ask("GET", _job(job_id)))
@@ -653,6 +689,8 @@ class Client:
 
     submit = _blocking(AsyncClient.submit)
     plan = _blocking(AsyncClient.plan)
+    plan_goal = _blocking(AsyncClient.plan_goal)
+    ask = _blocking(AsyncClient.ask)
     job = _blocking(AsyncClient.job)
     wait = _blocking(AsyncClient.wait)
     jobs = _blocking(AsyncClient.jobs)

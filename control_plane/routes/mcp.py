@@ -26,7 +26,9 @@ async def ask(request: Req) -> Response[bytes]:
     raw = await body.read(request, state.settings.control.body_limit_bytes)
     access: Access = state.access
     with access.socket(found):
-        answer, is_message = await mcp.answer(raw, mcp.Asked(state.queue, state.store, found, base_url(request)))
+        answer, is_message = await mcp.answer(
+            raw, mcp.Asked(state.queue, state.store, found, base_url(request), state.planner)
+        )
     if answer is None:
         return Response(b"", status_code=202)
     status = 200 if is_message else 400

@@ -23,7 +23,7 @@ class ScriptParams(Shape):
             min_length=1,
             max_length=10_000,
             description="What the narration is about",
-            extra_json_schema={"x-kind": ["topic"]},
+            extra_json_schema={"x-kind": ["topic"], "x-after": ["explain", "describe", "introduce"]},
         ),
     ]
     lines: Annotated[int, Meta(ge=1, le=50, description="How many lines")] = 4

@@ -22,19 +22,21 @@ allowed: ContextVar[Sequence[str]] = ContextVar("allowed")
 MAX_ANSWER_BYTES = 1 << 20
 
 
-async def ask(settings: LlmSettings, prompt: str) -> str:
+class Limits(Struct, frozen=True):
+    """What an answer may be. `schema`: JSON Schema that the endpoint holds the answer to; `tokens`: 0 = as the endpoint likes."""
+
+    schema: dict[str, Any] | None = None
+    tokens: int = 0
+
+
+async def ask(settings: LlmSettings, prompt: str, limits: Limits = Limits(), system: str = "") -> str:  # noqa: B008 - frozen
     """Returns the text that the model wrote, within `llm.timeoutSeconds` from the first byte sent to the last one read.
 
     Raises:
-        TaskError: retryable where another attempt may go better. None has a cause: httpx quotes headers, and one is the key.
+        TaskError: retryable where another attempt may go better; `details.status` of `llm_refused`: the status. None has a cause: httpx
+            quotes headers, and one is the key.
     """
-    base = settings.endpoint.rstrip("/")
-    if settings.kind == LlmKind.ollama:
-        url = f"{base}/api/generate"
-        body: dict[str, Any] = {"model": settings.model, "prompt": prompt, "stream": False, "format": "json"}
-    else:
-        url = f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
-        body = {"model": settings.model, "messages": [{"role": "user", "content": prompt}]}
+    url, body = _request(settings, prompt, limits, system)
     headers = _authorization(settings)
     trust = await asyncio.to_thread(_trust)
     transport = GuardedTransport(own_guard(settings.endpoint, allowed.get(())), verify=trust)
@@ -61,8 +63,29 @@ async def ask(settings: LlmSettings, prompt: str) -> str:
             f"the LLM endpoint answered {response.status_code}: {said[:200]}",
             code="llm_refused",
             retryable=response.status_code in (408, 429) or response.status_code >= 500,
+            details={"status": response.status_code},
         )
     return _text(settings.kind, content)
+
+
+def _request(settings: LlmSettings, prompt: str, limits: Limits, system: str) -> tuple[str, dict[str, Any]]:
+    base = settings.endpoint.rstrip("/")
+    if settings.kind == LlmKind.ollama:
+        body: dict[str, Any] = {
+            "model": settings.model,
+            "prompt": prompt,
+            "stream": False,
+            "format": limits.schema or "json",
+        }
+        body |= {"system": system} if system else {}
+        return f"{base}/api/generate", body | ({"options": {"num_predict": limits.tokens}} if limits.tokens else {})
+    url = f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
+    messages = [{"role": "system", "content": system}] if system else []
+    body = {"model": settings.model, "messages": [*messages, {"role": "user", "content": prompt}]}
+    if limits.schema is not None:
+        shape = {"name": "answer", "strict": False, "schema": limits.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+    return url, body | ({"max_tokens": limits.tokens} if limits.tokens else {})
 
 
 def _authorization(settings: LlmSettings) -> dict[str, str]:

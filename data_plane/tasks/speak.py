@@ -33,6 +33,7 @@ LIKE_COMPONENTS = 8  # Gaussians: enough to choose one of nineteen factors
 
 Placed = Literal["engine", "alignment", "letters"]
 
+SAYING = ["say", "announce", "pronounce", "utter", "speak", "sprich", "sag"]
 PACES = {
     "very slow": 0.65, "slow": 0.8, "calm": 0.9, "fast": 1.25, "quick": 1.25, "very fast": 1.5, "double speed": 2.0, "half speed": 0.5,
 }  # fmt: skip
@@ -42,7 +43,10 @@ PACES = {
 class Speak(Strict, kw_only=True, rename="camel"):
     text: Annotated[
         str | None,
-        Meta(description="What is spoken", extra_json_schema={"x-kind": ["text"], "x-one-of": "What is to be said"}),
+        Meta(
+            description="What is spoken",
+            extra_json_schema={"x-kind": ["text"], "x-one-of": "What is to be said", "x-after": SAYING},
+        ),
     ] = None
     lines: Annotated[
         list[str] | None,
@@ -104,6 +108,7 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     id="speak",
     label="Speak",
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
+    time_by=("text", "lines"),
     warm=("voice",),
     settings=choice.SpeakSettings,
     keywords=[

@@ -120,6 +120,7 @@ async def test_every_tool_has_a_valid_schema_and_every_pipeline_is_a_tool(house:
         assert tool.input_schema["type"] == "object"
         assert tool.description
     wanted = {
+        "plan_job",
         "submit_job",
         "get_job",
         "wait_job",
@@ -277,3 +278,28 @@ async def test_notifications_are_taken_and_old_protocols_spoken(house: Locked) -
     refused = await raw(house, {"jsonrpc": "2.0", "id": 0, "method": "ping"}, 400, MCP_Protocol_Version="1999-01-01")
     assert checked(refused)["code"] == "unknown_protocol"
     assert (await house.http.get("/mcp", headers=house.of("alice"))).status_code == 405
+
+
+async def test_an_agent_says_what_it_wants_answers_what_is_open_and_runs_it(house: Locked, connected: Any) -> None:
+    """The loop of an agent with a scripted model: plan, read the question, answer it, submit, wait."""
+    async with connected(house, "alice") as client:
+        plan = (await client.call_tool("plan_job", {"goal": "Write a script"})).structured_content
+        assert not plan["certain"]
+        (question,) = plan["questions"]
+        answers = {question["id"]: "bees"}
+        again = (await client.call_tool("plan_job", {"goal": "Write a script", "answers": answers})).structured_content
+        assert again["certain"], again
+        submitted = await client.call_tool("submit_job", {"goal": "Write a script", "answers": answers})
+        assert not submitted.is_error, submitted.content
+        ended = await client.call_tool("wait_job", {"jobId": submitted.structured_content["jobId"]})
+        assert ended.structured_content["status"] == "completed"
+        open_goal = await client.call_tool("submit_job", {"goal": "Write a script"})
+        assert open_goal.is_error
+        assert open_goal.structured_content["code"] == "needs_answer"
+
+
+async def test_planning_needs_the_scope_of_submitting(house: Locked) -> None:
+    async with over_http(house, "reader") as client:
+        refused = await client.call_tool("plan_job", {"goal": "Write a script about bees"})
+        assert refused.is_error
+        assert refused.structured_content["code"] == "scope_missing"

@@ -30,7 +30,8 @@ def given(names: Sequence[str]) -> list[File]:
         kinds = file_kinds(key, mimetypes.guess_type(key)[0] or "", bucket)
         document = {"1": {"class_type": "A", "inputs": {}}} if "workflow" in key else None
         ref = {"bucket": bucket or "inputs", "key": key}
-        found.append(File(ref, key.rpartition("/")[2], kinds, True, index, document=document))
+        text = "Once upon a time." if "text" in kinds else None
+        found.append(File(ref, key.rpartition("/")[2], kinds, True, index, text=text, document=document))
     return found
 
 

@@ -16,18 +16,20 @@ import msgspec
 
 from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Slot
 from dihedral.control_plane.planning.goals.reading import Reading, Token
-from dihedral.control_plane.planning.goals.words import ABOUT, KINDS, STOPWORDS, stem, stems
+from dihedral.control_plane.planning.goals.words import ABOUT, KINDS, STOPWORDS, UNIT_STEMS, WIDER, stem, stems
 
 LEAST_EVIDENCE: Final = 0.5
 TRIED: Final = 10  # offers that are tried as the end of a chain
 DEEPEST: Final = 3  # offers behind one another to meet one need
 MOST_USES: Final = 6
 STOP_STEMS: Final = frozenset(map(stem, STOPWORDS))
+RESUMING: Final = frozenset("in with using from for over as into and then while on".split())  # noqa: SIM905
 ABOUT_STEMS: Final = frozenset(map(stem, ABOUT))
 SWITCHES: Final = ("boolean", "integer", "number")  # what `without …` sets rather than leaves out
 
 # What a draft gains or loses; only the differences matter. The table of goals in tests/planner holds them.
 FILE_USED, FILE_LEFT, QUOTE_USED, QUOTE_LEFT = 0.7, 1.3, 1.0, 1.6
+UNCLEAR, TWICE, NUMBER_LEFT = 0.4, 1.0, 0.5
 OPEN_NEED, UNASKED_USE, EACH_USE, EACH_TASK, TOPIC_USED, TOPIC_LEFT = 0.8, 0.45, 0.12, 0.03, 0.8, 1.0
 DELIVERS, ENDS_AS_ASKED, NEGATION_BROKEN, PHRASE, LED = 0.6, 0.5, 1.5, 0.55, 0.6
 
@@ -77,10 +79,17 @@ class Draft(msgspec.Struct):
     quotes: set[int]
     topic: bool
     unclear: list[tuple[int, list[tuple[int, str]]]]
+    read: frozenset[int] = frozenset()
+    """Starts of the tokens that became a text."""
 
     def copy(self) -> "Draft":
         return Draft(
-            [each.copy() for each in self.uses], set(self.files), set(self.quotes), self.topic, list(self.unclear)
+            [each.copy() for each in self.uses],
+            set(self.files),
+            set(self.quotes),
+            self.topic,
+            list(self.unclear),
+            self.read,
         )
 
 
@@ -149,6 +158,7 @@ class Search(msgspec.Struct):
             self._enrich(draft)
             draft = self._further(draft)
             self.adopt(draft)
+            self._hand_on(draft)
             self._connect(draft)
             found.append((self.score(draft), draft))
         found.sort(key=lambda each: -each[0])
@@ -158,7 +168,7 @@ class Search(msgspec.Struct):
         """Adds ends for what the goal asks beside: `…, and train a voice from the recording`."""
         while len(draft.uses) < MOST_USES:
             left = [each for each in self.tokens() if self.explained(draft, each) < 0.3]
-            if not left:
+            if not left and not self._left(draft):
                 break
             score = self.score(draft)
             candidates: list[tuple[float, Draft]] = []
@@ -168,7 +178,8 @@ class Search(msgspec.Struct):
                     (offer.asks.get(each.stem, 0.0) for each in left if each.leads or each.role == "wanted"),
                     default=0.0,
                 )
-                if asked < 0.6 or offer.id in names or names & set(offer.tasks):
+                takes_both = self._takes_both(draft, offer)
+                if (asked < 0.6 and not takes_both) or offer.id in names or names & set(offer.tasks):
                     continue
                 extended = draft.copy()
                 if self._add(extended, offer, 0, (), asked=True, share=True) is None or self._open(
@@ -176,12 +187,34 @@ class Search(msgspec.Struct):
                 ) > self._open(draft):
                     continue
                 self._enrich(extended)
+                if takes_both:
+                    self._hand_on(extended)
                 candidates.append((self.score(extended), extended))
             better = max(candidates, key=lambda each: each[0], default=(score, draft))
             if better[0] <= score + 0.1:
                 break
             draft = better[1]
         return draft
+
+    def _takes_both(self, draft: Draft, offer: Offer) -> bool:
+        """Returns whether an offer takes a file that is left together with what the draft ends in."""
+        slots = [each for each in offer.slots if each.is_file and each.kinds != {"file"}]
+        homeless = [
+            file
+            for file in self._left(draft)
+            if not any(
+                slot.is_file and slot.kinds & file.kinds and use.is_open(slot)
+                for use in draft.uses
+                for slot in use.offer.slots
+            )
+        ]
+        given = [each for each in slots if any(each.kinds & file.kinds for file in homeless)]
+        return bool(given) and any(
+            use.offer.products and fitting_main(use.offer, slot) is not None
+            for use in draft.uses
+            for slot in slots
+            if slot not in given[:1]
+        )
 
     def tokens(self) -> list[Token]:
         return [each for each in self.reading.tokens if each.counts]
@@ -191,7 +224,13 @@ class Search(msgspec.Struct):
     def score(self, draft: Draft) -> float:
         reading = self.reading
         total = sum(self.explained(draft, token) * (1 + (LED if token.leads else 0)) for token in self.tokens())
-        total += FILE_USED * len(draft.files) - FILE_LEFT * (len(self.files) - len(draft.files))
+        left = len(self.files) - len(draft.files) - len(draft.unclear)
+        total += FILE_USED * len(draft.files) - FILE_LEFT * left - UNCLEAR * len(draft.unclear)
+        tasks = [task for use in draft.uses for task in use.offer.tasks]
+        total -= TWICE * (len(tasks) - len(set(tasks)))
+        total -= NUMBER_LEFT * sum(
+            1 for each in reading.quantities if each.unit in ("second", "fps") and not _takes(draft, each.unit)
+        )
         total += QUOTE_USED * len(draft.quotes) - QUOTE_LEFT * (len(reading.quotes) - len(draft.quotes))
         if reading.topic:
             total += TOPIC_USED if draft.topic else -TOPIC_LEFT
@@ -224,12 +263,15 @@ class Search(msgspec.Struct):
             - 0.3 * len(main - wanted and wanted - every)
         )
 
-    def _open(self, draft: Draft) -> int:
-        return sum(1 for use in draft.uses for _ in needs(use)) + len(self.baseless(draft))
+    def _open(self, draft: Draft) -> float:
+        """Counts what is missing; a detail of what is given (where the mouth of a portrait is) counts less than a thing."""
+        return sum(0.25 if slot.needed_with else 1 for use in draft.uses for slot in needs(use)) + len(
+            self.baseless(draft)
+        )
 
     def baseless(self, draft: Draft) -> list[tuple[int, Slot]]:
         """Returns the subjects that a draft works on by default although nothing was given: `Make a video` says too little."""
-        if draft.files or draft.quotes or draft.topic:
+        if draft.files or draft.quotes or draft.topic or draft.read:
             return []
         return [
             (place, slot)
@@ -239,6 +281,8 @@ class Search(msgspec.Struct):
         ]
 
     def explained(self, draft: Draft, token: Token) -> float:
+        if token.start in draft.read:
+            return 1.0
         best = 0.0
         kind = KINDS.get(token.stem)
         for use in draft.uses:
@@ -264,8 +308,9 @@ class Search(msgspec.Struct):
         kind = KINDS.get(token.stem)
         for use in draft.uses:
             for slot in use.offer.slots:
-                if token.stem in slot.own or (kind is not None and kind in slot.kinds):
-                    return slot.name not in use.values or slot.name in use.closed
+                if token.stem in slot.own or excluded(kind) & slot.kinds:
+                    is_switched = slot.schema.get("type") in SWITCHES and not use.values.get(slot.name)
+                    return slot.name not in use.values or slot.name in use.closed or is_switched
         if any(use.dropped for use in draft.uses):
             return True
         return not any(
@@ -298,11 +343,12 @@ class Search(msgspec.Struct):
     def _close(self, use: Use) -> None:
         for token in self.reading.negated:
             kind = KINDS.get(token.stem)
+            out = excluded(kind)
             for slot in use.offer.slots:
                 own = slot.own
                 if (
                     not slot.required
-                    and (token.stem in own or (kind is not None and kind in slot.kinds))
+                    and (token.stem in own or out & slot.kinds)
                     and slot.schema.get("type") not in SWITCHES
                 ):
                     use.closed.add(slot.name)
@@ -335,10 +381,15 @@ class Search(msgspec.Struct):
             trial = draft.copy()
             made = self._add(trial, offer, deep + 1, above, asked=False)
             if made is None or not (
-                trial.files != draft.files or trial.quotes != draft.quotes or trial.topic != draft.topic
+                trial.files != draft.files
+                or trial.quotes != draft.quotes
+                or trial.topic != draft.topic
+                or trial.read != draft.read
             ):
                 continue
-            draft.uses, draft.files, draft.quotes, draft.topic = trial.uses, trial.files, trial.quotes, trial.topic
+            draft.uses, draft.files, draft.quotes, draft.topic, draft.read = (
+                trial.uses, trial.files, trial.quotes, trial.topic, trial.read,
+            )  # fmt: skip
             _link(use, slot, Link(made, product), f"made by {offer.label!r}, since none was given")
             return True
         return False
@@ -474,6 +525,10 @@ class Search(msgspec.Struct):
                 continue
             if slot.group and not self._is_lacking(use, slot):
                 continue
+            if slot.after and not reading.quotes and not reading.topic:
+                self._give_words(draft, use, slot)
+                if slot.name in use.values:
+                    continue
             if "text" in slot.kinds:
                 for number, quote in enumerate(reading.quotes):
                     if number not in draft.quotes and (
@@ -498,6 +553,41 @@ class Search(msgspec.Struct):
                         use.values[slot.name] = quote.text
                         use.why[slot.name] = "the quoted text"
                         break
+
+    def _give_words(self, draft: Draft, use: Use, slot: Slot) -> None:
+        """Gives the words behind one of `x-after`, up to where the goal asks for something else."""
+        tokens = self.reading.tokens
+        for place, token in enumerate(tokens):
+            if token.stem not in slot.after or token.is_data or slot.name in use.values:
+                continue
+            span: list[Token] = []
+            for each in tokens[place + 1 :]:
+                between = self.reading.goal[(span or [token])[-1].end : each.start]
+                resumes = each.word in RESUMING and any(
+                    after.stem in self.known.vocabulary or after.stem in KINDS
+                    for after in tokens
+                    if after.start > each.start
+                )
+                if (
+                    any(sign in between for sign in ".;!?\x00")
+                    or any(char.isdigit() for char in between)
+                    or resumes
+                    or each.is_negated
+                ):
+                    break
+                span.append(each)
+            while span and span[-1].word in ("and", "then", "in", "with", "a", "the", "please"):
+                span.pop()
+            foreign = [
+                each
+                for each in span
+                if not each.is_stop and each.stem not in self.known.vocabulary and each.stem not in KINDS
+            ]
+            if not foreign or span[0].word in ("it", "this", "that", "these", "a", "an"):
+                continue
+            use.values[slot.name] = self.reading.text_of(span)
+            use.why[slot.name] = f"the words behind {token.written!r}"
+            draft.read = draft.read | {each.start for each in span}
 
     def _give_documents(self, draft: Draft, use: Use) -> None:
         """Gives the content of a JSON file to a parameter that takes an object of its kind."""
@@ -536,8 +626,8 @@ class Search(msgspec.Struct):
             better = max(options, key=lambda each: each[0], default=(score, draft))
             if better[0] <= score + 0.15:
                 return
-            draft.uses, draft.files, draft.quotes, draft.topic = (
-                better[1].uses, better[1].files, better[1].quotes, better[1].topic,
+            draft.uses, draft.files, draft.quotes, draft.topic, draft.read = (
+                better[1].uses, better[1].files, better[1].quotes, better[1].topic, better[1].read,
             )  # fmt: skip
 
     def _enriched(self, draft: Draft, place: int, slot: Slot) -> Iterator[tuple[float, Draft]]:
@@ -562,6 +652,7 @@ class Search(msgspec.Struct):
                         freed.files == draft.files
                         and freed.quotes == draft.quotes
                         and freed.topic == draft.topic
+                        and freed.read == draft.read
                         and self.evidence.get(key, 0) < 0.6
                     ):
                         continue
@@ -625,6 +716,38 @@ class Search(msgspec.Struct):
         marked = [*file.around, *stems(file.name.rpartition(".")[0]), *(words if len(self.files) == 1 else ())]
         own = {KINDS[word] for word in slot.own if word in KINDS} - {"picture"}
         return only or any(word in slot.own or KINDS.get(word) in own for word in marked)
+
+    def _hand_on(self, draft: Draft) -> None:
+        """Hands the end of one wish to the next: `train a voice on me.wav and then say 'Hi' with it`."""
+        linked = {value.use for use in draft.uses for value in _links(use.values)}
+        for place, use in enumerate(draft.uses):
+            if place in linked or not use.offer.products:
+                continue
+            for other, taker in enumerate(draft.uses):
+                if other == place or not self._first(use) < self._first(taker):
+                    continue
+                slot = next(
+                    (
+                        each
+                        for each in taker.offer.slots
+                        if each.is_file
+                        and taker.is_open(each)
+                        and not each.group
+                        and fitting_main(use.offer, each) is not None
+                    ),
+                    None,
+                )
+                if slot is None:
+                    continue
+                trial = draft.copy()
+                _link(trial.uses[other], slot, Link(place, use.offer.products[0]), f"from {use.offer.label!r}")
+                if _order(trial):
+                    draft.uses = trial.uses
+                    return
+
+    def _first(self, use: Use) -> int:
+        """Returns where the goal first asks for a use; behind everything where it does not."""
+        return min((each.start for each in self.tokens() if use.offer.asks.get(each.stem, 0) >= 0.5), default=1_000_000)
 
     def _connect(self, draft: Draft) -> None:
         """Hands on what an earlier use makes under the name and type of an open parameter: words, phonemes."""
@@ -695,6 +818,12 @@ def fitting(offer: Offer, slot: Slot) -> Product | None:
     return None
 
 
+def fitting_main(offer: Offer, slot: Slot) -> Product | None:
+    """Returns the first product of an offer where a parameter takes it."""
+    product = offer.products[0]
+    return product if product.is_file and product.kinds & slot.kinds and slot.kinds != {"file"} else None
+
+
 def _link(use: Use, slot: Slot, link: Link, why: str) -> None:
     if slot.is_file and slot.many and link.product.kind_of_json != "array":
         use.values[slot.name] = [*use.values.get(slot.name, []), {slot.wrap: link} if slot.wrap else link]
@@ -752,6 +881,16 @@ def _stands(phrase: Sequence[str], words: Sequence[str]) -> bool:
     return any(list(words[at : at + size]) == list(phrase) for at in range(len(words) - size + 1))
 
 
+def excluded(kind: str | None) -> frozenset[str]:
+    """Returns the kinds that `without …` of this kind leaves out."""
+    return frozenset() if kind is None else WIDER.get(kind, frozenset({kind}))
+
+
+def _takes(draft: Draft, unit: str) -> bool:
+    """Returns whether some parameter of the draft has this unit in its name."""
+    return any(slot.own & UNIT_STEMS[unit] for use in draft.uses for slot in use.offer.slots)
+
+
 def _is_string(slot: Slot) -> bool:
     return bool(slot.schema.get("type", "string") == "string")
 
@@ -767,7 +906,7 @@ def _droppable(offer: Offer, word: str, kind: str | None, known: Catalogue) -> I
                 slot is not None
                 and not slot.required
                 and not slot.group
-                and (word in slot.own or (kind is not None and kind in slot.kinds))
+                and (word in slot.own or excluded(kind) & slot.kinds)
             ):
                 yield f"{node['id']}.{name}"
 

@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 from dihedral.control_plane.planning.goals.drafting import Draft, Use, needs
 from dihedral.control_plane.planning.goals.offers import Slot
 from dihedral.control_plane.planning.goals.reading import Quantity, Reading, Token
-from dihedral.control_plane.planning.goals.words import KINDS, UNIT_STEMS, stem, stems
+from dihedral.control_plane.planning.goals.words import KINDS, LANGUAGES, UNIT_STEMS, stem, stems
+from dihedral.schemas.structs.capability import Voice
 
 EXAMPLE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*")
 SHOWN: Final = 80
@@ -41,6 +42,7 @@ def fill(draft: Draft, reading: Reading, files: int) -> Filled:
         for slot in use.offer.slots:
             if use.is_open(slot) and not slot.is_file:
                 _words(place, use, slot, reading, made)
+    choose_voices(draft, reading, made)
     _negations(draft, reading, made)
     _mentions(draft, reading, made)
     return made
@@ -260,6 +262,31 @@ def _negations(draft: Draft, reading: Reading, made: Filled) -> None:
                 _set(place, use, slot, False, f"the goal says without {token.written!r}", made)
             elif kind in ("integer", "number") and slot.schema.get("minimum") == 0:
                 _set(place, use, slot, 0, f"the goal says without {token.written!r}", made)
+
+
+def choose_voices(draft: Draft, reading: Reading, made: Filled) -> None:
+    """`in a German voice`: of the voices that the task says it has, the first of that language."""
+    for token in reading.tokens:
+        code = LANGUAGES.get(token.word)
+        if code is None or token.is_data:
+            continue
+        for place, use, slot in open_slots(draft):
+            voices = _voices(use, slot)
+            fits_language = [each for each in voices if each.language.lower().partition("-")[0] == code]
+            if fits_language and _set(place, use, slot, fits_language[0].id, f"the goal says {token.written!r}", made):
+                made.used.add(token.start)
+                made.assumptions.append(
+                    f"of {len(fits_language)} voices for {token.written!r} the first is taken: {fits_language[0].label}"
+                )
+                break
+
+
+def _voices(use: Use, slot: Slot) -> list[Voice]:
+    """Returns the voices among which a parameter chooses."""
+    capability = use.offer.capability
+    if capability is None or slot.field != "voice" or isinstance(capability.voices, msgspec.UnsetType):
+        return []
+    return capability.voices
 
 
 def odd_attributes(draft: Draft, reading: Reading, used: set[int]) -> list[tuple[int, Slot, str]]:

@@ -5,6 +5,7 @@ A declaration may help with `keywords`, and in its schemas with
     x-one-of    fields of one text of this are alternatives, one of which is needed; the text is the question
     x-with      the field is needed where that other one is given
     x-words     values by the words that ask for them: {"slow": 0.8}
+    x-after     words behind which the value stands without quotation marks: `say good morning`, `explain photosynthesis`
     x-least     of a list: how many make sense
 Where it says nothing, names and descriptions do: a user's own task is planned like those that come along.
 """
@@ -48,6 +49,7 @@ class Slot(msgspec.Struct, frozen=True, eq=False):
     description: str = ""
     node: str = ""
     siblings: tuple[str, ...] = ()
+    after: frozenset[str] = frozenset()
     own: frozenset[str] = frozenset()
 
     @property
@@ -210,6 +212,7 @@ def _slots_of(name: str, field: Schema, required: bool) -> Iterator[Slot]:
         "most": int(schema.get("maxItems", 1000)) if many else 1,
         "description": description or str(item.get("description", "")),
         "own": frozenset(stems(name)),
+        "after": frozenset(map(stem, hints.get("x-after", ()))),
     }
     is_file = bool(item.get("x-artifact"))
     members = []
@@ -361,7 +364,7 @@ def _inner(nodes: list[Schema], offers: Mapping[str, Offer]) -> Iterator[Slot]:
             yield msgspec.structs.replace(slot, name=name, node=node["id"], group="", siblings=())
 
 
-HINTS: Final = ("x-kind", "x-words", "x-with")
+HINTS: Final = ("x-kind", "x-words", "x-with", "x-after")
 
 
 def _inherited(pipeline: Pipeline, nodes: list[Schema], capabilities: Mapping[str, Capability]) -> Schema:

@@ -23,8 +23,9 @@ from dihedral.control_plane.identity import MAX_DERIVED
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering
 from dihedral.control_plane.planning.goals.drafting import File
+from dihedral.control_plane.planning.goals.modelling import repaired
 from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue, file_kinds
-from dihedral.control_plane.planning.goals.stages import Asked, Matched, planned
+from dihedral.control_plane.planning.goals.stages import Asked, Matched, Repair, planned
 from dihedral.control_plane.problems import ApiProblem, refused
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from dihedral.schemas.structs.capability import Capability
@@ -61,10 +62,14 @@ class Planner:
         self._store = store
         self._settings = settings
         self._client = client
+        self._asking = asyncio.Semaphore(settings.planner.at_once)
         self._compiled: tuple[Mapping[str, Capability], Catalogue, dict[str, Capability]] | None = None
 
     async def plan(self, request: JobRequest, principal: Principal) -> GoalPlan:
         """Plans a goal. Raises ApiProblem: 422 where the request has no goal or more than that, 429 beyond the key's limit."""
+        return (await self._planned(request, principal))[0]
+
+    async def _planned(self, request: JobRequest, principal: Principal) -> tuple[GoalPlan, Matched]:
         _check(request)
         await self._check_rate(principal)
         goal = str(request.goal)
@@ -72,12 +77,12 @@ class Planner:
         files = await self._files([] if isinstance(request.files, msgspec.UnsetType) else request.files, principal)
         answers = {} if isinstance(request.answers, msgspec.UnsetType) else request.answers
         base = await self._base(request, principal)
-        found = await planned(Asked(goal, tuple(files), known, capabilities, answers, base))
-        return await self._told(request, found, known, files, capabilities)
+        found = await planned(Asked(goal, tuple(files), known, capabilities, answers, base), self._repair())
+        return self._told(request, found, known, files, capabilities), found
 
     async def decided(self, request: JobRequest, principal: Principal) -> JobRequest:
         """Returns the submission that a goal stands for. Raises ApiProblem: 422 `needs_answer` with the questions where it is not certain."""
-        told = await self.plan(request, principal)
+        told, found = await self._planned(request, principal)
         if not told.certain or isinstance(told.graph, msgspec.UnsetType):
             errors = [
                 ProblemDetail(pointer=f"/answers/{_escaped(each.id)}", code="needs_answer", detail=each.text)
@@ -87,14 +92,28 @@ class Planner:
                 422, "needs_answer", "the goal leaves open what to do: answer in `answers`, or submit a graph", errors
             )
         metadata = dict(request.metadata) if isinstance(request.metadata, dict) else {}
-        metadata[METADATA] = provenance(told)
+        metadata[METADATA] = provenance(told, found.drafts)
         name = request.name if isinstance(request.name, str) else _name(told.goal)
         return msgspec.structs.replace(
             request, goal=msgspec.UNSET, files=msgspec.UNSET, answers=msgspec.UNSET, change=msgspec.UNSET, device=msgspec.UNSET,
             deadline=msgspec.UNSET, budget_seconds=msgspec.UNSET, graph=told.graph, metadata=metadata, name=name or msgspec.UNSET,
         )  # fmt: skip
 
-    async def _told(
+    def _repair(self) -> Repair | None:
+        """Returns the step that asks the model; None where there is none."""
+        llm, limits = self._settings.llm, self._settings.planner
+        if not llm.endpoint or not limits.rounds:
+            return None
+
+        async def repair(asked: Asked, first: Matched) -> Matched:
+            if is_certain(first) or not asked.goal.strip():
+                return first
+            async with self._asking:
+                return await repaired(asked, first, llm, limits, self._settings.outgoing.allow)
+
+        return repair
+
+    def _told(
         self,
         request: JobRequest,
         found: Matched,
@@ -114,7 +133,7 @@ class Planner:
             questions=found.questions,
             suggestions=answering.suggestions(known, files) if files else [],
             confidence=found.confidence,
-            certain=found.graph is not None and not found.questions and found.confidence >= CERTAIN,
+            certain=is_certain(found),
             estimate=estimate,
             rounds=found.rounds,
             by=PlannedBy.model if found.by_model else PlannedBy.matcher,
@@ -246,6 +265,10 @@ def _estimate(graph: GraphSubmission, capabilities: Mapping[str, Capability]) ->
     )
 
 
+def is_certain(found: Matched) -> bool:
+    return found.graph is not None and not found.questions and found.confidence >= CERTAIN
+
+
 def _hold_limits(request: JobRequest, found: Matched, estimate: PlanEstimate | msgspec.UnsetType) -> None:
     """Compares what is known of the duration with the caller's limits; what is not known is said."""
     limits = []
@@ -266,7 +289,7 @@ def _hold_limits(request: JobRequest, found: Matched, estimate: PlanEstimate | m
             )
 
 
-def provenance(told: GoalPlan) -> Object:
+def provenance(told: GoalPlan, drafts: list[Object]) -> Object:
     """Returns what is kept with a job of how it was planned."""
     return {
         "goal": told.goal,
@@ -275,6 +298,7 @@ def provenance(told: GoalPlan) -> Object:
         "rounds": told.rounds,
         "confidence": told.confidence,
         "assumptions": told.assumptions,
+        "drafts": drafts,
         "reasons": [msgspec.to_builtins(each) for each in told.reasons],
     }
 

@@ -19,6 +19,7 @@ from dihedral.control_plane.planning.goals.words import (
     GERMAN,
     KINDS,
     NEGATIONS,
+    NO_SLIPS,
     NUMBERS,
     SOURCES,
     STOPWORDS,
@@ -340,7 +341,7 @@ def _is_german(before: list[Token]) -> bool:
 
 def _corrected(word: str, vocabulary: frozenset[str]) -> str:
     """Returns the known word of which this is a slip; the word itself where there is none, or two."""
-    if len(word) < 4:
+    if len(word) < 4 or stem(word) in NO_SLIPS:
         return word
     reduced = stem(word)
     near = [each for each in vocabulary if is_near(reduced, each) and len(each) >= 4]

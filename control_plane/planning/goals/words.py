@@ -152,6 +152,27 @@ GERMAN: Final[Mapping[str, str]] = _table(
     """
 )
 
+LANGUAGES: Final[Mapping[str, str]] = _table(
+    """
+    en: english british american
+    de: german deutsch deutsche deutschen deutscher
+    fr: french französisch
+    es: spanish spanisch
+    it: italian italienisch
+    pt: portuguese
+    nl: dutch
+    pl: polish
+    ru: russian
+    zh: chinese mandarin
+    ja: japanese
+    ko: korean
+    hi: hindi
+    tr: turkish
+    sv: swedish
+    """
+)
+"""Codes of languages by their names."""
+
 KINDS: Final[Mapping[str, str]] = {
     stem(word): kind
     for word, kind in _table(
@@ -161,7 +182,7 @@ KINDS: Final[Mapping[str, str]] = {
     portrait: portrait selfie headshot face
     audio: audio sound wav mp3 flac m4a ogg podcast
     music: music song tune soundtrack melody jingle
-    speech: speech narration voiceover audiobook recording record memo voicemail
+    speech: speech voiceover audiobook recording record memo voicemail
     captions: caption captions subtitle subtitles vtt srt
     voice: voice
     look: look style palette
@@ -185,6 +206,30 @@ OF_MEDIA: Final[Mapping[str, frozenset[str]]] = {
 
 STOPWORDS: Final = frozenset(
     [
+        "underneath",
+        "beneath",
+        "behind",
+        "beside",
+        "besides",
+        "along",
+        "alongside",
+        "across",
+        "throughout",
+        "until",
+        "since",
+        "maybe",
+        "perhaps",
+        "actually",
+        "really",
+        "quite",
+        "rather",
+        "onto",
+        "below",
+        "above",
+        "calls",
+        "myself",
+        "yourself",
+        "itself",
         "a",
         "an",
         "the",
@@ -365,7 +410,6 @@ STOPWORDS: Final = frozenset(
         "separately",
         "only",
         "what",
-        "which",
         "how",
         "when",
         "where",
@@ -441,9 +485,6 @@ STOPWORDS: Final = frozenset(
         "type",
         "part",
         "piece",
-        "whose",
-        "who",
-        "whom",
     ]
 )
 """Words that ask for nothing by themselves."""
@@ -550,6 +591,82 @@ FORMATS: Final[Mapping[str, tuple[int, int]]] = {
     "480p": (854, 480), "360p": (640, 360), "hd": (1280, 720), "vertical": (720, 1280), "hochkant": (720, 1280), "square": (720, 720),
     "quadratisch": (720, 720), "9:16": (720, 1280), "16:9": (1280, 720), "1:1": (720, 720), "portrait format": (720, 1280),
 }  # fmt: skip
+
+
+NO_SLIPS: Final = frozenset(
+    map(
+        stem,
+        [
+            "translate",
+            "transcribe",
+            "delete",
+            "remove",
+            "erase",
+            "send",
+            "order",
+            "summarise",
+            "summarize",
+            "upscale",
+            "download",
+            "sing",
+            "paint",
+            "draw",
+            "cook",
+            "book",
+            "buy",
+            "sell",
+            "call",
+            "drive",
+            "print",
+            "mail",
+            "email",
+            "search",
+            "find",
+            "open",
+            "close",
+            "sort",
+            "rename",
+            "move",
+            "copy",
+            "paste",
+            "scan",
+            "stream",
+            "record",
+            "fix",
+            "repair",
+            "clean",
+            "translate",
+            "extract",
+            "detect",
+            "count",
+            "measure",
+            "classify",
+            "encrypt",
+            "compress",
+            "resize",
+            "rotate",
+            "crop",
+            "flip",
+            "mirror",
+            "blur",
+            "sharpen",
+            "reverse",
+            "loop",
+            "cut",
+            "trim",
+            "split",
+            "pizza",
+            "house",
+            "car",
+            "song",
+            "boat",
+        ],
+    )
+)
+"""Stems of everyday words that are no slips of others."""
+
+WIDER: Final[Mapping[str, frozenset[str]]] = {"audio": frozenset({"audio", "speech", "music"})}
+"""Kinds that a word excludes beside its own: without sound there is no music either."""
 
 
 def kinds_of(words: Iterable[str]) -> list[str]:

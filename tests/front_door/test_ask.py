@@ -1,0 +1,105 @@
+"""`dihedral ask`: a goal becomes a tree, its questions and a job; without a terminal nothing is asked and a script notices."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dihedral.ask import answer_of, plan_of, tree
+from tests.front_door.test_cli import Shell, house, shell  # noqa: F401 - fixtures
+
+SCRIPT = "Write a script about bees with 3 lines"
+
+
+def test_a_goal_is_shown_as_a_tree_with_its_reasons_and_nothing_runs(shell: Shell) -> None:  # noqa: F811
+    done = shell("ask", SCRIPT)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "generate_script"
+    assert any("prompt: what the goal says it is about" in line for line in lines)
+    assert shell.json("jobs")["jobs"] == []
+
+
+def test_a_certain_goal_runs_and_its_job_keeps_the_goal(shell: Shell) -> None:  # noqa: F811
+    done = shell("ask", SCRIPT, "--run")
+    job = shell.json("jobs")["jobs"][0]
+    assert job["jobId"] in done.stdout
+    assert job["status"] == "completed"
+    shown = shell.json("show", job["jobId"])
+    assert shown["graph"]["metadata"]["plan"]["goal"] == SCRIPT
+
+
+def test_without_a_terminal_open_questions_are_printed_and_the_exit_code_is_a_refusal(shell: Shell) -> None:  # noqa: F811
+    done = shell("ask", "Write a script", "--run", code=3)
+    assert "open: generate_script.prompt" in done.stderr
+    assert shell("ask", "order a pizza", code=3).stdout.startswith("cannot:")
+
+
+def test_a_file_of_a_goal_is_uploaded_and_used(shell: Shell) -> None:  # noqa: F811
+    (shell.directory / "note.txt").write_text("the bees are back")
+    plan = shell.json("ask", "Store the text of this file as copy.txt", "--file", "note.txt")
+    assert plan["graph"]["nodes"][0]["params"] == {"name": "copy.txt", "text": "the bees are back"}
+
+
+# On a terminal ---------------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A client that answers from lists, and a person who types."""
+
+    def __init__(self, plans: list[Any], typed: list[str]) -> None:
+        self.plans, self.typed, self.asked = plans, typed, []  # type: ignore[var-annotated]
+
+    def upload(self, path: Path) -> Any:
+        return {"bucket": "inputs", "key": path.name, "size_bytes": 1}
+
+    def plan_goal(self, **request: Any) -> Any:
+        self.asked.append(json.loads(json.dumps(request)))
+        return self.plans.pop(0)
+
+    def types(self, _: str) -> str:
+        return self.typed.pop(0)
+
+
+def question(id: str, *choices: Any, **more: Any) -> Any:
+    return {"id": id, "text": f"{id}?", "choices": [{"label": str(each), "value": each} for each in choices], **more}
+
+
+@pytest.mark.parametrize(
+    ("asked", "typed", "answered"),
+    [
+        (question("a", "x", "y"), "2", "y"),
+        (question("a", schema={"type": "string"}), "42", "42"),
+        (question("a", schema={"type": "integer"}), "42", 42),
+        (question("a", schema={"type": "object", "x-artifact": True}), "b.png", {"bucket": "inputs", "key": "b.png"}),
+        (
+            question("a", schema={"type": "array", "items": {"x-artifact": True}}),
+            "b.png",
+            [{"bucket": "inputs", "key": "b.png"}],
+        ),
+        (question("a"), "", None),
+    ],
+)
+def test_an_answer_is_read_as_its_question_says(asked: Any, typed: str, answered: Any) -> None:
+    assert answer_of(asked, Scripted([], []), lambda _: typed) == answered
+
+
+def test_questions_are_asked_until_none_is_left() -> None:
+    ready = {"questions": [], "certain": True}
+    client = Scripted([{"questions": [question("speak.text")]}, ready], ["hello"])
+    request, plan = plan_of(client, "speak", ["a.png"], is_asking=True, ask=client.types)
+    assert plan is ready
+    assert request["answers"] == {"speak.text": "hello"}
+    assert request["files"] == [{"bucket": "inputs", "key": "a.png"}]
+
+
+def test_a_tree_shows_ends_first_and_no_control_character() -> None:
+    plan = {
+        "graph": {"nodes": [{"id": "speak", "task": "speak"}, {"id": "film", "task": "render_video"}], "edges": [{"from": "speak", "to": "film"}]},
+        "reasons": [{"nodeId": "speak", "param": "text", "text": "text: \x1b[31mred"}],
+        "assumptions": [], "unmet": [], "confidence": 0.9, "model": None, "rounds": 0,
+    }  # fmt: skip
+    lines = tree(plan)
+    assert lines[0] == "film (render_video)"
+    assert lines[1] == "└─ speak"
+    assert "\x1b" not in "".join(lines)
