@@ -347,7 +347,7 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     overrides = {"artifacts.directory": noted["directory"]} if noted.get("store") == "local" else {}
     loaded = settings.load(options.config, os.environ, overrides)
     if noted and noted["store"] != loaded.artifacts.store:
-        raise _usage(
+        raise usage(
             f"the `dihedral up` of {options.data_dir} keeps its artifacts in a store of kind {noted['store']} ({noted['endpoint'] or noted['directory']}), "
             f"these settings name one of kind {loaded.artifacts.store}; give its settings (--config or variables)"
         )
