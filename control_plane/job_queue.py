@@ -65,7 +65,7 @@ BLOCK = 50
 BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
-SEARCHED_AT_ONCE = 1000
+SEARCHED_AT_ONCE = 500
 MAX_SEARCHED = 10_000
 """Jobs that one request of a search looks at."""
 SHORTEST_PREFIX = 4
@@ -650,6 +650,7 @@ class JobQueue:
             for row, head in zip(rows, found, strict=True)
             if head is not None
             and visible_owner in (None, head.owner)
+            and search.may_fit(row[1], head.about, head.pipeline)
             and search.fits(row[1], identity.decode(head.about), head.pipeline)
         ]
 
