@@ -1,6 +1,7 @@
 """What serves the jobs: capabilities, pipelines, workers, queues, dead letters, health, metrics, OpenAPI."""
 
 import asyncio
+import json
 import re
 import shutil
 import socket
@@ -390,11 +391,28 @@ async def test_openapi_describes_bodies_answers_and_problems(served: Any) -> Non
     document = await served.get("/schema")
     submit = document["paths"]["/api/jobs"]["post"]
     assert "/schemas/request.json#/$defs/JobRequest" in str(submit["requestBody"])
+    schemas = document["components"]["schemas"]
+    assert submit["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobRequest"}
+    assert {"graph", "pipeline", "task", "params", "name", "tags", "rerunOf"} <= schemas["JobRequest"][
+        "properties"
+    ].keys()
+    for reference in re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)):
+        assert reference in schemas
     assert {"200", "201", "400", "409", "413", "415", "422", "429", "503"} <= set(submit["responses"])
     assert PROBLEM in submit["responses"]["422"]["content"]
     names = {each["name"]: each["schema"] for each in document["paths"]["/api/jobs"]["get"]["parameters"]}
     assert set(names) == {"status", "pipeline", "q", "tag", "since", "until", "limit", "cursor"}
     assert "date-time" in str(names["since"])
+
+
+async def test_operations_have_names_that_a_generated_client_can_use_b10(served: Any) -> None:
+    document = await served.get("/schema")
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(names) == len(set(names))
+    assert [name for name in names if not re.fullmatch(r"[a-z][A-Za-z]{3,}", name)] == []
+    assert {"submitJob", "getJob", "listJobs", "cancelJob", "retryJob", "uploadArtifact", "downloadArtifact"} <= set(
+        names
+    )
 
 
 async def test_every_source_schema_is_published(served: Any) -> None:
