@@ -92,6 +92,7 @@ class Topology:
         self.incoming: dict[str, list[Edge]] = {node: [] for node in self.nodes}
         self.outgoing: dict[str, list[Edge]] = {node: [] for node in self.nodes}
         self._handled: set[str] = set()
+        self._sources: dict[str, list[str]] = {}
         for edge in graph.edges:
             self.incoming[edge.to].append(edge)
             self.outgoing[edge.from_].append(edge)
@@ -129,10 +130,13 @@ class Topology:
 
     def sources(self, node: str) -> list[str]:
         """Returns the nodes whose records the input of `node` needs: its parents in edge order, then the sources of `$from`."""
-        found = {edge.from_: None for edge in self.incoming[node]}
-        for source in references(self.nodes[node].params):
-            found[source] = None
-        return list(found)
+        known = self._sources.get(node)
+        if known is None:
+            found = {edge.from_: None for edge in self.incoming[node]}
+            for source in references(self.nodes[node].params):
+                found[source] = None
+            known = self._sources[node] = list(found)
+        return known
 
 
 def references(value: Any) -> Iterable[str]:

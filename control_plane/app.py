@@ -20,7 +20,6 @@ from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
@@ -39,6 +38,7 @@ from dihedral.control_plane import executor, problems
 from dihedral.control_plane.access import Access, admitted
 from dihedral.control_plane.hub import Hub
 from dihedral.control_plane.job_queue import JobQueue
+from dihedral.control_plane.openapi import WithBodies, operation_id
 from dihedral.control_plane.overview import Overview
 from dihedral.control_plane.planning import pipelines as templates
 from dihedral.control_plane.planning.goals.planner import Planner
@@ -144,7 +144,8 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             description="Durable GPU media jobs. The source schemas are at /schemas/{name}.json.",
             path="/schema",
             servers=[Server(url=settings.control.root_path or "/")],
-            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            render_plugins=[WithBodies(path=["/", "/openapi.json"])],
+            operation_id_creator=operation_id,
             openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
         ),
         request_max_body_size=None,

@@ -28,9 +28,10 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.finding import beginning, heads
+from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
-from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
+from dihedral.bridge.fabric.scripts import Depth, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
@@ -39,15 +40,17 @@ from dihedral.bridge.tracing import TRACEPARENT
 from dihedral.control_plane import identity
 from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
+from dihedral.control_plane.estimates import Estimates
 from dihedral.control_plane.identity import About
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
 from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
+from dihedral.control_plane.statistics import Statistics
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Graph, Node, NodeError, NodeStatus, Plane
-from dihedral.schemas.structs.job import Job, JobError, JobStatus
+from dihedral.schemas.structs.graph import Estimate, Graph, Node, NodeError, NodeStatus, Plane
+from dihedral.schemas.structs.job import Job, JobError, JobStatus, Priority
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.problem import ProblemDetail
 from dihedral.schemas.structs.request import JobRequest
@@ -119,6 +122,8 @@ class JobQueue:
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
         self._finding = asyncio.Lock()
+        self.estimates = Estimates(jobs, self.capabilities, self.workers)
+        self.statistics = Statistics(jobs, self.estimates)
         self.planner: GoalPlanner | None = None
         self._guard = Guard(settings.outgoing.allow)
         self._known: dict[str, KnownTask] = {}
@@ -531,6 +536,8 @@ class JobQueue:
         params = None
         if about.task or view.pipeline:
             params = {**await self._defaults.of(about.defaults), **about.given}
+        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None)
+        estimate, starts_in = await self.estimates.of_job(view, waiting, listed=not position)
         return Job(
             job_id=view.job_id,
             status=JobStatus(view.status),
@@ -541,7 +548,7 @@ class JobQueue:
             started=_stamp(view.started_ms),
             finished=_stamp(view.finished_ms),
             attempt=view.attempt,
-            waiting_for=await waiting_for(view, self.workers, self.jobs.ahead if position else None),
+            waiting_for=waiting,
             error=_decode_error(view.error) if view.error else None,
             artifacts=view.artifacts,
             name=identity.name_of(about) or None,
@@ -551,6 +558,9 @@ class JobQueue:
             given=list(about.given),
             rerun_of=about.rerun_of or None,
             thumbnail=identity.thumbnail(view.artifacts, about.given),
+            priority=Priority(view.priority),
+            estimate=estimate or msgspec.UNSET,
+            starts_in=starts_in or msgspec.UNSET,
         )
 
     async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
@@ -561,14 +571,15 @@ class JobQueue:
         view = await self.view(job_id, depth=Depth.graph, visible_owner=visible_owner)
         if view.graph is None:
             raise unknown_job(job_id)
-        return self._pieces(view, decode_graph(view.graph))
+        graph = decode_graph(view.graph)
+        return self._pieces(view, graph, await self.estimates.of_nodes(view, graph))
 
-    async def _pieces(self, view: JobView, graph: Graph) -> AsyncIterator[bytes]:
+    async def _pieces(self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]) -> AsyncIterator[bytes]:
         shares = Topology(graph).shares
         rest = {
             name: getattr(graph, attribute)
             for attribute, name in zip(graph.__struct_fields__, graph.__struct_encode_fields__, strict=True)
-            if attribute != "nodes"
+            if attribute not in ("nodes", "estimate")
         }
         yield msgspec.json.encode(rest)[:-1] + b',"nodes":['
         between = b""
@@ -576,7 +587,9 @@ class JobQueue:
             nodes = graph.nodes[start : start + AT_ONCE]
             ended = [node.id for node in nodes if view.record(node.id).status in ("completed", "failed")]
             left = await self.jobs.left(view.job_id, ended)
-            yield between + b",".join(_live(node, view.record(node.id), shares, left.get(node.id)) for node in nodes)
+            yield between + b",".join(
+                _live(node, view.record(node.id), shares, left.get(node.id), estimates.get(node.id)) for node in nodes
+            )
             between = b","
         yield b"]}"
 
@@ -608,6 +621,7 @@ class JobQueue:
             for start in range(0, len(fitting), PAGE):
                 some = fitting[start : start + PAGE]
                 views = await self.jobs.read_many([job_id for _, job_id in some])
+                await self.estimates.know_listed([view for view in views if view is not None])
                 for row, view in zip(some, views, strict=True):
                     if (
                         view is None
@@ -729,7 +743,9 @@ def _beside(request: JobRequest, guard: Guard) -> list[planning.Problem]:
     return found
 
 
-def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None) -> bytes:
+def _live(
+    node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None, estimate: Estimate | None
+) -> bytes:
     node.status = NodeStatus(record.status)
     if record.status not in ("pending", "ready"):
         node.retries.attempt = record.attempt
@@ -739,6 +755,8 @@ def _live(node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | 
         "started": _stamp(record.started_ms),
         "finished": _stamp(record.ended_ms),
     }
+    if estimate is not None:
+        node.telemetry["estimate"] = {"low": estimate.low, "high": estimate.high}
     payload = _decode_left(left) if left else {}
     if "output" in payload:
         node.output = payload["output"]

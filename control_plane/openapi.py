@@ -1,14 +1,20 @@
 """Documents for OpenAPI what it cannot see where a handler reads its raw body: the shape of the body, and of the problems."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
+from litestar.types.internal_types import PathParameterDefinition
 
 from dihedral.schemas.structs.problem import Problem
+from dihedral.schemas.structs.request import JobRequest, RetryRequest, TrainRequest
 
 ANYWHERE = (400, 422, 503)
 """The statuses of any request: an incomplete body, a parameter that cannot be applied, a job store that is away."""
@@ -43,3 +49,64 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
     for name, struct in documents.items():
         found[int(name[1:])] = ResponseSpec(data_container=struct, description=struct.__name__, generate_examples=False)
     return found
+
+
+# The whole document -----------------------------------------------------------------------------------------------------
+
+BODIES = (JobRequest, RetryRequest, TrainRequest, Problem)
+OPERATIONS = {
+    "submit": "submitJob", "submit_batch": "submitJobs", "plan": "planJob", "list_jobs": "listJobs", "read_job": "getJob",
+    "read_graph": "getJobGraph", "read_events": "getJobEvents", "cancel": "cancelJob", "finish": "finishNode", "retry": "retryJob",
+    "delete_job": "deleteJob", "train": "trainTalkingPicture", "read_status": "getJobStatus", "upload": "uploadArtifact",
+    "list_artifacts": "listArtifacts", "read_meta": "getArtifactMeta", "download": "downloadArtifact", "delete_artifact": "deleteArtifact",
+    "capabilities": "listCapabilities", "pipelines": "listPipelines", "workers": "listWorkers", "queues": "listQueues",
+    "dead_letters": "listDeadLetters", "read_dead_letter": "getDeadLetter", "requeue_dead_letter": "requeueDeadLetter",
+    "drop_dead_letter": "dropDeadLetter", "live": "isLive", "ready": "isReady", "metrics": "getMetrics", "schema": "getSchema", "read": "getSession",
+    "begin": "signIn", "end": "signOut", "limits": "getUploadLimits",
+}  # fmt: skip
+"""The names of operations, by handler; a handler that is not here has its own name, written as one word."""
+
+
+def operation_id(handler: HTTPRouteHandler, method: str, path: Sequence[str | PathParameterDefinition]) -> str:
+    """Returns the name that generated clients give an operation. One handler with two paths gets a name for each."""
+    first, *rest = handler.handler_name.split("_")
+    name = OPERATIONS.get(handler.handler_name, first + "".join(word.capitalize() for word in rest))
+    again = len(handler.paths) > 1 and len(path) < max(len(each.strip("/").split("/")) for each in handler.paths)
+    return f"{name}Short" if again else name
+
+
+class WithBodies(JsonRenderPlugin):
+    """Renders the document with the schemas of the bodies, which handlers that read their raw body cannot declare."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        schemas = openapi_schema.setdefault("components", {}).setdefault("schemas", {})
+        _, found = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+        for name, each in found.items():
+            schemas.setdefault(name, each)
+        jobs = {"type": "array", "items": {"$ref": "#/components/schemas/JobRequest"}}
+        schemas["JobBatch"] = {
+            "title": "JobBatch",
+            "type": "object",
+            "required": ["jobs"],
+            "additionalProperties": False,
+            "properties": {"jobs": jobs},
+        }
+        for path, operations in openapi_schema["paths"].items():
+            for operation in operations.values():
+                content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+                if content and (name := content["schema"].get("title")) in schemas:
+                    named = "JobBatch" if path == "/api/jobs/batch" else name
+                    operation["requestBody"]["description"] = content["schema"]["description"]
+                    content["schema"] = {"$ref": f"#/components/schemas/{named}"}
+        _mended(openapi_schema, schemas)
+        return super().render(request, openapi_schema)
+
+
+def _mended(value: Any, schemas: Mapping[str, Any]) -> None:
+    """Shortens, in place, the references that Litestar leaves with a module's path where the schema itself got its short name."""
+    if isinstance(value, dict):
+        name = value["$ref"].rpartition("/")[2] if isinstance(value.get("$ref"), str) else ""
+        if name and name not in schemas:
+            value["$ref"] = f"#/components/schemas/{name.rpartition('_')[2]}"
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _mended(each, schemas)

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from dihedral.bridge.fabric.jobs import JobView
 from dihedral.bridge.fabric.keys import NEEDS_DEVICE, PREFERS_DEVICE, lane_of
 from dihedral.bridge.fabric.scripts import NodeRecord
@@ -30,6 +32,12 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     node, record = ready[0]
     if record.reason == "retry":
         return WaitingFor(type=WaitingReason.retry, message=f"{node} failed and is tried again in a moment")
+    if record.reason == "lost":
+        times = f"{record.deliveries} times"
+        message = (
+            f"{node} is tried again after a pause: the workers that ran it were lost {times}, which may be its doing"
+        )
+        return WaitingFor(type=WaitingReason.retry, message=message)
     place = Place.of(record.place).title
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
@@ -50,12 +58,13 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     if lane and with_device:
         there, place = with_device, f"a device of {place}"
     before = None if ahead is None else await ahead(view.job_id, record)
+    position = msgspec.UNSET if before is None else before + 1
     if any(len(worker.running) < worker.slots for worker in there) and not before:
-        return WaitingFor(
-            type=WaitingReason.slot, message=f"a worker of {place.removeprefix('a device of ')} is about to take {node}"
-        )
-    line = "" if before is None else f"; {node} is {_place(before)}"
-    return WaitingFor(type=WaitingReason.slot, message=f"{node} waits for a slot of {place}{line}")
+        message = f"a worker of {place.removeprefix('a device of ')} is about to take {node}"
+    else:
+        line = "" if before is None else f"; {node} is {_place(before)}"
+        message = f"{node} waits for a slot of {place}{line}"
+    return WaitingFor(type=WaitingReason.slot, message=message, position=position)
 
 
 def _place(before: int) -> str:

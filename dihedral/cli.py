@@ -14,7 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-OK, FAILED, USAGE, REFUSED, UNREACHABLE, CANCELLED, DETACHED = 0, 1, 2, 3, 4, 5, 130
+from dihedral.terminal import (
+    DETACHED,
+    OK,
+    REFUSED,
+    UNREACHABLE,
+    USAGE,
+    answer,
+    client_for,
+    follow,
+    output_of,
+    say,
+    url_for,
+    url_hint,
+    usage,
+)
+
+MOST_SHOWN = 40
+
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -52,34 +69,23 @@ def _told(error: Exception) -> int:
 
     match error:
         case Refused():
-            _say(f"dihedral: {error}")
+            say(f"dihedral: {error}")
             for detail in error.problem.get("errors", []):
-                _say(f"  {detail['pointer'] or '/'}: {detail['detail']} ({detail['code']})")
+                say(f"  {detail['pointer'] or '/'}: {detail['detail']} ({detail['code']})")
             return REFUSED
         case Unreachable() | ServerUnavailable():
-            _say(f"dihedral: {error}")
+            say(f"dihedral: {error}")
             return UNREACHABLE
         case SettingsError():
-            _say(f"dihedral: {error}")
+            say(f"dihedral: {error}")
             return USAGE
         case DihedralError():
-            _say(f"dihedral: {error}")
+            say(f"dihedral: {error}")
             return REFUSED
         case OSError() if error.filename is not None:
-            _say(f"dihedral: {error.filename}: {error.strerror}")
+            say(f"dihedral: {error.filename}: {error.strerror}")
             return USAGE
     raise error
-
-
-def _say(line: str) -> None:
-    print(_plain(line), file=sys.stderr, flush=True)
-
-
-def _plain(text: str) -> str:
-    """Keeps control sequences in the texts of users away from the terminal."""
-    from dihedral.bridge.plain import plain
-
-    return plain(text)
 
 
 # Commands that start something -----------------------------------------------------------------------------------------
@@ -129,30 +135,27 @@ def worker(arguments: Sequence[str]) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     if (options.file_name is None) == (options.pipeline is None):
-        _say("dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME")
+        say("dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME")
         return USAGE
-    with _client(options) as client:
-        wish = _submission(client, options)
-        job = client.submit(**wish)
-        if not options.watch:
-            _print(options, job, f"{job['jobId']}  {job['status']}   (dihedral watch {job['jobId']})")
-            return OK
-        if not options.json and not sys.stdout.isatty():
-            print(job["jobId"], flush=True)  # the reader of the pipe has the id, however the watch ends
-        return _watch(client, job["jobId"], options)
+    from dihedral.job_commands import after_submission
+
+    with client_for(options) as client:
+        job = client.submit(**_submission(client, options))
+        return after_submission(client, job, options, watches=options.watch)
 
 
 def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of Client.submit; flags precede the values of the file."""
-    flags = {"priority": options.priority, "start_at": options.start_at}
-    flags = {name: value for name, value in flags.items() if value is not None}
+    from dihedral.job_commands import identity, pipeline_schema, read_params
+
+    flags = identity(options) | ({"start_at": options.start_at} if options.start_at is not None else {})
     if options.pipeline is not None:
-        kinds = _kinds(client, options.pipeline)
-        pairs = [_pair(text) for text in options.param or []]
-        params = {name: value if kinds.get(name) == {"string"} else _parsed(value) for name, value in pairs}
-        for name, path in map(_pair, options.local or []):
-            params[name] = {"local": path}
-        return flags | {"pipeline": options.pipeline, "params": params, "files": _files(options.file or [], kinds)}
+        schema = pipeline_schema(client, options.pipeline)
+        if schema is None:
+            return flags | {"pipeline": options.pipeline}  # the server refuses it, with a suggestion
+        params, files = read_params(options.param or [], options.file or [], schema, options.pipeline)
+        params |= {name: {"local": path} for name, path in map(_pair, options.local or [])}
+        return flags | {"pipeline": options.pipeline, "params": params, "files": files}
     from dihedral import workflows
 
     document = _read_submission(options.file_name)
@@ -162,20 +165,20 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         files = {name: _reference(client.upload(path)) for name, path in map(_pair, options.file or [])}
         return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
     if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
-        raise _usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
+        raise usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
     if options.param or options.file or options.local:
-        raise _usage(
+        raise usage(
             "--param, --file and --local fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
         )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:
-        raise _usage(f"{options.file_name}: a submission has no {unknown[0]!r}; it has {', '.join(SUBMISSION)}")
+        raise usage(f"{options.file_name}: a submission has no {unknown[0]!r}; it has {', '.join(SUBMISSION)}")
     return {SUBMISSION[name]: value for name, value in document.items()} | flags
 
 
 SUBMISSION = {
-    "graph": "graph", "pipeline": "pipeline", "params": "params", "startAt": "start_at", "priority": "priority",
-    "metadata": "metadata",
+    "graph": "graph", "pipeline": "pipeline", "task": "task", "params": "params", "startAt": "start_at", "priority": "priority",
+    "metadata": "metadata", "name": "name", "tags": "tags", "rerunOf": "rerun_of",
 }  # fmt: skip
 
 
@@ -186,41 +189,15 @@ def _reference(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _read_submission(name: str) -> dict[str, Any]:
     """A file holds a submission, or the graph alone."""
     document = _read_json(name)
-    return document if "graph" in document or "pipeline" in document else {"graph": document}
-
-
-def _kinds(client: Any, pipeline: str) -> dict[str, set[str]]:
-    """Returns JSON types by param: `--param prompt=1984` is no number where the param is a text, and one file is a list where it is a list."""
-    for each in client.pipelines()["pipelines"]:
-        if each["id"] == pipeline:
-            properties = each["params"].get("properties", {})
-            return {
-                name: {str(one["type"]) for one in [schema, *schema.get("anyOf", [])] if "type" in one}
-                for name, schema in properties.items()
-            }
-    return {}
-
-
-def _files(texts: list[str], kinds: dict[str, set[str]]) -> dict[str, str | list[str]]:
-    """Paths by param. A param that is given several times, or that is a list, gets a list."""
-    given: dict[str, list[str]] = {}
-    for name, path in map(_pair, texts):
-        given.setdefault(name, []).append(path)
-    for name, paths in given.items():
-        if len(paths) > 1 and "array" not in kinds.get(name, {"array"}):
-            raise _usage(f"{name} is one file, and {len(paths)} were given")
-    return {
-        name: paths if "array" in kinds.get(name, set()) or len(paths) > 1 else paths[0]
-        for name, paths in given.items()
-    }
+    return document if SUBMISSION.keys() & document.keys() and "nodes" not in document else {"graph": document}
 
 
 def plan(options: argparse.Namespace) -> int:
     document = _read_submission(options.file_name)
-    with _client(options) as client:
+    with client_for(options) as client:
         graph = client.plan(document)
     lines = [f"{node['id']}: {node['task']} on {node['plane']}" for node in graph["nodes"]]
-    _print(options, graph, "\n".join(lines))
+    answer(options, graph, "\n".join(lines))
     return OK
 
 
@@ -228,11 +205,11 @@ def ask(options: argparse.Namespace) -> int:
     from dihedral.ask import is_terminal, plan_of, tree
 
     is_asking = is_terminal() and not options.json
-    with _client(options) as client:
+    with client_for(options) as client:
         request, plan = plan_of(client, options.goal, options.file or [], is_asking=is_asking)
-        _print(options, plan, "\n".join(tree(plan)))
+        answer(options, plan, "\n".join(tree(plan)))
         for question in plan["questions"]:
-            _say(f"open: {question['id']}: {question['text']}")
+            say(f"open: {question['id']}: {question['text']}")
         if not plan["certain"]:
             return REFUSED
         if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
@@ -241,7 +218,7 @@ def ask(options: argparse.Namespace) -> int:
             graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}
         )
         print(job["jobId"], flush=True)
-        return OK if options.no_watch else _watch(client, job["jobId"], options)
+        return OK if options.no_watch else follow(client, job["jobId"], options)
 
 
 def _kept(plan: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,63 +228,48 @@ def _kept(plan: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]
 
 
 def watch(options: argparse.Namespace) -> int:
-    with _client(options) as client:
-        return _watch(client, options.job, options)
-
-
-def _watch(client: Any, job_id: str, options: argparse.Namespace) -> int:
-    from dihedral.render import show
-
-    client.job(job_id)  # or a refusal, before anything is drawn
-    shown = None if options.json else show(client.graph(job_id))
-    try:
-        for event in client.watch(job_id):
-            if shown is None:
-                print(json.dumps(event), flush=True)
-            else:
-                shown.event(event)
-    except KeyboardInterrupt:
-        if shown is not None:
-            shown.close()
-        _say(f"\ndetached; the job goes on. Come back with: dihedral watch {job_id}{_url_hint(options)}")
-        return DETACHED
-    finally:
-        if shown is not None:
-            shown.close()
-    job = client.job(job_id)
-    _told_end(options, job)
-    return {"completed": OK, "cancelled": CANCELLED}.get(job["status"], FAILED)
-
-
-def _told_end(options: argparse.Namespace, job: dict[str, Any]) -> None:
-    """Prints the results of a job; with --json the job document is the last line."""
-    if options.json:
-        print(json.dumps(job))
-        return
-    for meta in job["artifacts"]:
-        print(_plain(f"artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes"))
-    if job["error"]:
-        where = f"{job['error']['nodeId']}: " if job["error"]["nodeId"] else ""
-        _say(f"dihedral: {where}{job['error']['message']} ({job['error']['code']})")
+    with client_for(options) as client:
+        return follow(client, options.job, options)
 
 
 def jobs(options: argparse.Namespace) -> int:
-    with _client(options) as client:
-        found = client.jobs(status=options.status, pipeline=options.pipeline, limit=options.limit)
-    rows = [
-        f"{job['jobId']:36} {job['status']:10} {job['progress']:>4.0%}  {job['pipeline'] or '-':18} {job['created']}"
-        for job in found["jobs"]
-    ]
-    _print(options, found, "\n".join(rows) or "no jobs")
+    with client_for(options) as client:
+        filters = {"status": options.status, "pipeline": options.pipeline, "q": options.search, "tag": options.tag}
+        found = client.jobs(**filters, limit=options.limit)
+        while found["next"] and len(found["jobs"]) < options.limit:  # a page of a search may have fewer, or none
+            more = client.jobs(**filters, limit=options.limit - len(found["jobs"]), cursor=found["next"])
+            found = {"jobs": found["jobs"] + more["jobs"], "next": more["next"]}
+    rows = [_row(job) for job in found["jobs"]]
+    if options.quiet:
+        rows = [job["jobId"] for job in found["jobs"]]
+    answer(options, found, "\n".join(rows) or "no jobs")
     return OK
+
+
+def _row(job: dict[str, Any]) -> str:
+    what = job["pipeline"] or job["task"] or "-"
+    tags = "".join(f" #{tag}" for tag in job["tags"])
+    return f"{job['jobId']:32} {job['status']:10} {job['progress']:>4.0%}  {what:18} {job['created'][:19]}  {job['name'] or ''}{tags}"
 
 
 def show(options: argparse.Namespace) -> int:
     from dihedral.render import waits
+    from dihedral.tables import cell, table
 
-    with _client(options) as client:
+    with client_for(options) as client:
         job, graph = client.job(options.job), client.graph(options.job)
     lines = [f"{job['jobId']}  {job['status']}  {job['progress']:.0%}  attempt {job['attempt']}"]
+    what = job["pipeline"] or job["task"]
+    about = {"name": job["name"], "runs": what, "tags": ", ".join(job["tags"]), "repeats": job["rerunOf"]}
+    lines += (
+        table([[name, value] for name, value in about.items() if value] or [["", ""]]) if any(about.values()) else []
+    )
+    if job["params"]:
+        rows = [
+            [f"  {name}", cell(value), "" if name in job["given"] else "(default)"]
+            for name, value in job["params"].items()
+        ]
+        lines += table(rows)
     if job["waitingFor"]:
         lines.append(f"waits: {waits(job)}")
     if job["error"]:
@@ -316,50 +278,55 @@ def show(options: argparse.Namespace) -> int:
         lines.append(f"  {node['id']:24} {node['status']:10} {node['task']}")
         if "error" in node:
             lines.append(f"    {node['error']['message']} ({node['error']['code']})")
+            trace = node["error"]["details"].get("traceback")
+            if isinstance(trace, str):
+                lines += [f"    {line}" for line in trace.rstrip().splitlines()]
+        elif node.get("output") is not None and len(graph["nodes"]) <= MOST_SHOWN:
+            lines += output_of(node, "    ")
     lines += [f"  artifact {meta['bucket']}/{meta['key']}  {meta['size_bytes']} bytes" for meta in job["artifacts"]]
-    _print(options, {"job": job, "graph": graph}, "\n".join(lines))
+    answer(options, {"job": job, "graph": graph}, "\n".join(lines))
     return OK
 
 
 def cancel(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         job = client.cancel(options.job)
-    _print(options, job, f"{job['jobId']}  {job['status']}")
+    answer(options, job, f"{job['jobId']}  {job['status']}")
     return OK
 
 
 def finish(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         job = client.finish(options.job, options.node)
-    _print(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
+    answer(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
     return OK
 
 
 def retry(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         job = client.retry(options.job, from_start=options.from_start)
-    _print(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
+    answer(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
     return OK
 
 
 def artifacts_get(options: argparse.Namespace) -> int:
     bucket, _, key = options.artifact.partition("/")
     if not key:
-        _say("dihedral: an artifact is named BUCKET/KEY")
+        say("dihedral: an artifact is named BUCKET/KEY")
         return USAGE
-    with _client(options) as client:
+    with client_for(options) as client:
         path = client.download({"bucket": bucket, "key": key}, options.output or Path.cwd())
-    _print(options, {"path": str(path)}, str(path))
+    answer(options, {"path": str(path)}, str(path))
     return OK
 
 
 def artifacts_list(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         found = client.artifacts(bucket=options.bucket, jobId=options.job)
     rows = [
         f"{meta['size_bytes']:>12}  {meta['created_at']}  {meta['bucket']}/{meta['key']}" for meta in found["artifacts"]
     ]
-    _print(options, found, "\n".join(rows) or "no artifacts")
+    answer(options, found, "\n".join(rows) or "no artifacts")
     return OK
 
 
@@ -378,7 +345,7 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
     loaded = settings.load(options.config, os.environ, overrides)
     if loaded.artifacts.store == "local" and not Path(loaded.artifacts.directory).is_dir():
-        raise _usage(
+        raise usage(
             f"there are no artifacts in {loaded.artifacts.directory}; where the store is S3, give its settings (--config or variables)"
         )
 
@@ -394,7 +361,7 @@ def artifacts_prune(options: argparse.Namespace) -> int:
         found = asyncio.run(go(url))
     verb = "would delete" if options.dry_run else "deleted"
     total = sum(meta.size_bytes for meta in found)
-    _print(
+    answer(
         options,
         {"artifacts": [f"{meta.bucket}/{meta.key}" for meta in found], "bytes": total, "dryRun": options.dry_run},
         "\n".join([*(f"{meta.bucket}/{meta.key}" for meta in found), f"{verb} {len(found)} artifacts, {total} bytes"]),
@@ -403,58 +370,84 @@ def artifacts_prune(options: argparse.Namespace) -> int:
 
 
 def dead_letters_list(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         found = client.dead_letters(limit=options.limit, cursor=options.cursor)
     rows = [
         f"{letter['id']:24} {letter['created']}  {letter['reason']:16} {letter['jobId'] or '-'} {letter['nodeId']}"
         for letter in found["deadLetters"]
     ]
     if found["next"]:
-        rows.append(f"more: dihedral dead-letters list --cursor {found['next']}{_url_hint(options)}")
-    _print(options, found, "\n".join(rows) or "no dead letters")
+        rows.append(f"more: dihedral dead-letters list --cursor {found['next']}{url_hint(options)}")
+    answer(options, found, "\n".join(rows) or "no dead letters")
     return OK
 
 
 def dead_letters_show(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         letter = client.dead_letter(options.letter)
-    _print(options, letter, "\n".join(f"{name:8} {value}" for name, value in letter.items()))
+    answer(options, letter, "\n".join(f"{name:8} {value}" for name, value in letter.items()))
     return OK
 
 
 def dead_letters_requeue(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         job = client.requeue_dead_letter(options.letter)
-    _print(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
+    answer(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
     return OK
 
 
 def dead_letters_drop(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         client.drop_dead_letter(options.letter)
-    _print(options, {"dropped": options.letter}, f"dropped {options.letter}")
+    answer(options, {"dropped": options.letter}, f"dropped {options.letter}")
     return OK
 
 
 def capabilities(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         found = client.capabilities()
-    rows = [f"{each['id']:22} {each['plane']:7} {each['description']}" for each in found["capabilities"]]
-    _print(options, found, "\n".join(rows))
+    if options.name is not None:
+        found["capabilities"] = _only(found["capabilities"], options.name, "task")
+    rows = []
+    for each in found["capabilities"]:
+        rows.append(f"{each['id']:22} {each['plane']:7} {each['description']}")
+        rows += _params(each["io"]["input"]) if options.name is not None else []
+    answer(options, found, "\n".join(rows))
     return OK
 
 
 def pipelines(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_for(options) as client:
         found = client.pipelines()
+    if options.name is not None:
+        found["pipelines"] = _only(found["pipelines"], options.name, "pipeline")
     rows = []
     for each in found["pipelines"]:
-        rows.append(f"{each['id']:20} {each['description']}")
-        for name, schema in each["params"].get("properties", {}).items():
-            need = "required" if name in each["params"].get("required", []) else f"default {schema.get('default')!r}"
-            rows.append(f"    --param {name}=…  {schema.get('description', '')} ({need})")
-    _print(options, found, "\n".join(rows))
+        rows += [f"{each['id']:20} {each['description']}", *_params(each["params"])]
+    answer(options, found, "\n".join(rows))
     return OK
+
+
+def _only(found: list[dict[str, Any]], name: str, kind: str) -> list[dict[str, Any]]:
+    from dihedral.typed_params import meant
+
+    only = [each for each in found if each["id"] == name]
+    if not only:
+        raise usage(f"there is no {kind} {name!r}{meant(name, [each['id'] for each in found])}")
+    return only
+
+
+def _params(schema: dict[str, Any]) -> list[str]:
+    """Returns a line for each param, with its type and default as one types them."""
+    from dihedral.tables import table
+    from dihedral.typed_params import described
+
+    needed = schema.get("required", [])
+    rows = [
+        [f"    {name}", described(each) + (" (required)" if name in needed else ""), each.get("description", "")]
+        for name, each in schema.get("properties", {}).items()
+    ]
+    return table(rows) if rows else []
 
 
 # Commands for this machine ---------------------------------------------------------------------------------------------
@@ -465,7 +458,7 @@ def keys(options: argparse.Namespace) -> int:
     from dihedral.api_keys import act
 
     document, text = act(options, _duration(options.expires) if getattr(options, "expires", None) else None)
-    _print(options, document, text)
+    answer(options, document, text)
     return OK
 
 
@@ -504,7 +497,7 @@ def tools(options: argparse.Namespace) -> int:
         + ("ready" if not row["missing"] else f"lacks {'; '.join(row['missing'])}")
         for row in rows
     ]
-    _print(options, {"tools": rows}, "\n".join(lines))
+    answer(options, {"tools": rows}, "\n".join(lines))
     return OK
 
 
@@ -513,11 +506,18 @@ def doctor(options: argparse.Namespace) -> int:
 
     found = examine(options.port)
     lines = [f"{'ok ' if each['ok'] else 'BAD'} {each['what']:10} {each['detail']}" for each in found]
-    _print(options, {"checks": found}, "\n".join(lines))
+    answer(options, {"checks": found}, "\n".join(lines))
     return OK if all(each["ok"] for each in found) else REFUSED
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def complete(options: argparse.Namespace) -> int:
+    """Answers a shell's Tab; it is here because it looks at the parser."""
+    from dihedral.completion import answer_shell
+
+    return answer_shell(_parser(), options)
 
 
 def mcp(options: argparse.Namespace) -> int:
@@ -526,35 +526,14 @@ def mcp(options: argparse.Namespace) -> int:
     from dihedral.bridge.settings import client_ca, client_key
     from dihedral.mcp import serve
 
-    asyncio.run(serve(_url(options), options.api_key or client_key(), options.ca or client_ca()))
+    asyncio.run(serve(url_for(options), options.api_key or client_key(), options.ca or client_ca()))
     return OK
-
-
-def _client(options: argparse.Namespace) -> Any:
-    from dihedral.bridge.settings import client_ca, client_key
-    from dihedral.client import Client
-
-    return Client(_url(options), api_key=options.api_key or client_key(), ca=options.ca or client_ca())
-
-
-def _url(options: argparse.Namespace) -> str:
-    from dihedral.bridge.settings import server_url
-
-    return options.url or server_url()
-
-
-def _url_hint(options: argparse.Namespace) -> str:
-    return f" --url {options.url}" if options.url else ""
-
-
-def _print(options: argparse.Namespace, document: Any, text: str) -> None:
-    print(json.dumps(document, indent=2) if options.json else _plain(text))
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise _usage(f"{text!r} is not NAME=VALUE")
+        raise usage(f"{text!r} is not NAME=VALUE")
     return name, value
 
 
@@ -571,38 +550,34 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def _usage(text: str) -> Exception:
-    from dihedral.bridge.errors import SettingsError
-
-    return SettingsError(text)
-
-
 def _read_json(name: str) -> dict[str, Any]:
     content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     try:
         document = json.loads(content)  # UTF-8, UTF-16 and UTF-32, with or without a byte order mark
     except UnicodeDecodeError as error:
-        raise _usage(f"{name}: is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise usage(f"{name}: is not UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise _usage(f"{name}: is not JSON: {error}") from error
+        raise usage(f"{name}: is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise _usage(f"{name}: is no graph and no submission")
+        raise usage(f"{name}: is no graph and no submission")
     return document
 
 
 def _duration(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     if not text[:-1].isdigit() or text[-1:] not in units:
-        raise _usage(f"{text!r} is no age; write 30d, 12h, 90m or 600s")
+        raise usage(f"{text!r} is no age; write 30d, 12h, 90m or 600s")
     return int(text[:-1]) * units[text[-1]]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dihedral", description="GPU media pipelines as durable jobs.",
         epilog="Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.",
     )  # fmt: skip
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    from dihedral.job_commands import declare, how_to_submit
+
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -650,20 +625,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a graph, a submission or a ComfyUI workflow (API format) as JSON; - is stdin",
     )
     one.add_argument("--pipeline", metavar="NAME")
-    one.add_argument("--param", action="append", metavar="K=V", help="JSON where it parses, else text; repeatable")
-    one.add_argument(
-        "--file",
-        action="append",
-        metavar="K=PATH",
-        help="a param that is a file, uploaded first; repeatable, also for one list",
-    )
-    one.add_argument(
-        "--local",
-        action="append",
-        metavar="K=PATH",
-        help="a param that is a model of the workers, by its path below models.roots; repeatable",
-    )
-    one.add_argument("--priority", choices=["high", "normal", "low"])
+    one.add_argument("--param", action="append", metavar="K=V", help="read by the schema of the param; repeatable")
+    how_to_submit(one)
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")
     one.add_argument("--watch", action="store_true", help="follow it to its end")
     one = add("ask", ask, "say what you want in words: a graph, why, what is open, and run it", client=True)
@@ -674,8 +637,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--run", action="store_true", help="run a plan that is certain without asking")
     one.add_argument("--no-watch", action="store_true", help="do not follow the job")
     add("plan", plan, "show what would run, or every problem", client=True).add_argument("file_name", metavar="FILE")
-    add("watch", watch, "follow a job", client=True).add_argument("job", metavar="JOB")
+    one = add("watch", watch, "follow a job", client=True)
+    one.add_argument("job", metavar="JOB")
+    one.add_argument("--notify", action="store_true", help="ring the bell, and notify the desktop, when it has ended")
     one = add("jobs", jobs, "list jobs, newest first", client=True)
+    one.add_argument("search", nargs="?", metavar="WORDS", help="in names, tags, pipelines, tasks and given params")
+    one.add_argument("--tag", metavar="A,B", help="jobs that have all of these")
+    one.add_argument("-q", "--quiet", action="store_true", help="print the ids alone")
     one.add_argument("--status")
     one.add_argument("--pipeline")
     one.add_argument("--limit", type=int, default=50)
@@ -687,6 +655,9 @@ def _parser() -> argparse.ArgumentParser:
     one = add("retry", retry, "run a failed or cancelled job again", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")
+    declare(add)
+    one = add("complete", complete, "what the last word may become; shells ask it", client=True)
+    one.add_argument("words", nargs="*", metavar="WORD")
     add("mcp", mcp, "let an agent use the control plane: the Model Context Protocol on stdin and stdout", client=True)
     group = commands.add_parser("artifacts", help="get, list or prune artifacts").add_subparsers(
         required=True, metavar="COMMAND"
@@ -737,8 +708,10 @@ def _parser() -> argparse.ArgumentParser:
     made[1].set_defaults(act="list")
     made[2].set_defaults(act="revoke")
     made[2].add_argument("id", metavar="ID")
-    add("capabilities", capabilities, "list the tasks that can be run", client=True)
-    add("pipelines", pipelines, "list the pipelines and their params", client=True)
+    one = add("capabilities", capabilities, "list the tasks that can be run", client=True)
+    one.add_argument("name", nargs="?", metavar="TASK", help="with its params")
+    one = add("pipelines", pipelines, "list the pipelines and their params", client=True)
+    one.add_argument("name", nargs="?", metavar="PIPELINE")
     one = add("logs", logs, "print the logs of dihedral up")
     one.add_argument("name", nargs="?", help="control, worker-1, server; default: all")
     one.add_argument("--data-dir", type=Path, default=Path("dihedral-data"))
@@ -754,6 +727,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("doctor", doctor, "what this machine has").add_argument("--port", type=int, default=8000)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Suggests a command, or a choice, for one that is mistyped."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            from dihedral.typed_params import meant
+
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else "choice"
+            raise argparse.ArgumentError(None, f"there is no {kind} {value!r}{meant(str(value), list(action.choices))}")
 
 
 class _Version(argparse.Action):

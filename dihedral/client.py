@@ -3,7 +3,8 @@
 ClientError
 ├── Refused      the control plane refused the request; `.problem` is its problem document
 ├── Unreachable  no server answers at the address, or the server is no control plane
-└── Cut          a watch whose client was closed
+├── Cut          a watch whose client was closed
+└── JobFailed    the job that `run` waited for did not complete; `.job` is its document
 
 A connection may break at any time. Reads, and orders that may be carried out twice without harm, are then sent again for some
 seconds, which is what a control plane takes to start; the others end as Unreachable, since it is unknown whether they arrived.
@@ -21,6 +22,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
+from html import escape
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
@@ -103,6 +105,15 @@ class Unreachable(ClientError):
 
 class Cut(ClientError):
     pass
+
+
+class JobFailed(ClientError):
+    def __init__(self, job: doc.Job) -> None:
+        error = job["error"]
+        super().__init__(
+            f"job {job['jobId']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
+        )
+        self.job = job
 
 
 class AsyncClient:
@@ -262,18 +273,34 @@ class AsyncClient:
 
     async def job(self, job_id: str) -> doc.Job:
         """Returns the job document: status, progress, error, artifacts."""
-        return cast(doc.Job, await self._ask("GET", _job(job_id)))
+        return cast(doc.Job, _Shown(await self._ask("GET", _job(job_id))))
 
     async def jobs(self, **filters: Unpack[JobFilters]) -> doc.JobList:
         """Returns a page of jobs, newest first; `next` is the cursor of the page behind it, None at the end."""
-        return cast(doc.JobList, await self._ask("GET", "/api/jobs", params=_set(filters)))
+        found = await self._ask("GET", "/api/jobs", params=_set(filters))
+        if "jobs" in found:
+            found["jobs"] = [_Shown(job) for job in found["jobs"]]
+        return cast(doc.JobList, found)
 
     async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> doc.Job:
         """Returns the job document once the job has ended. Raises TimeoutError where it has not in time; None = no limit."""
+        job_id = (await self.job(job_id))["jobId"]  # a prefix cannot be watched
         async with asyncio.timeout(timeout_seconds), aclosing(self.watch(job_id)) as events:
             async for _ in events:
                 pass
         return await self.job(job_id)
+
+    async def run(self, /, *, timeout_seconds: float | None = None, **submission: Any) -> doc.Job:
+        """Submits (with the arguments of `submit`) and waits; returns the job document of a job that completed. Raises JobFailed, TimeoutError."""
+        job = await self.submit(**submission)
+        ended = await self.wait(job["jobId"], timeout_seconds=timeout_seconds)
+        if ended["status"] != "completed":
+            raise JobFailed(ended)
+        return ended
+
+    async def rerun(self, job_id: str, /, **changes: Any) -> doc.Job:
+        """Runs what a job ran once more, with its name, tags and params, under these changes of params; None takes a param back to its default."""
+        return await self.submit(rerun_of=job_id, params=changes or None)
 
     async def graph(self, job_id: str) -> doc.Graph:
         """Returns the job's graph with the status, params and output of every node."""
@@ -410,6 +437,24 @@ class AsyncClient:
         finally:
             part.unlink(missing_ok=True)
         return target
+
+    async def download_all(self, job_id: str, to: File = ".") -> list[Path]:
+        """Writes everything that a job stored into a directory, made where missing, under the artifacts' names; equal names get a number."""
+        target = Path(to)
+        await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
+        taken: set[str] = set()
+        paths = []
+        stored = {(meta["bucket"], meta["key"]): meta for meta in (await self.job(job_id))["artifacts"]}
+        for meta in stored.values():
+            name = meta.get("name") or str(meta["key"]).rsplit("/", 1)[-1]
+            stem, dot, ending = name.rpartition(".")
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{stem or ending}-{number}{dot if stem else ''}{ending if stem else ''}"
+            taken.add(name)
+            paths.append(await self.download(meta, target / name))
+        return paths
 
     async def artifacts(self, **filters: Unpack[ArtifactFilters]) -> doc.ArtifactList:
         """Returns the artifacts of a bucket or a job, newest first."""
@@ -567,6 +612,25 @@ class AsyncClient:
         return Refused({**problem, "status": response.status_code})
 
 
+class _Shown(dict[str, Any]):
+    """A job document that a notebook draws as a table; everywhere else it is a dict."""
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "status": f"{self['status']}, {self['progress']:.0%}",
+            "runs": self["pipeline"] or self["task"] or "a graph",
+            "name": self["name"] or "",
+            "tags": ", ".join(self["tags"]),
+            **{name: json.dumps(value, ensure_ascii=False)[:200] for name, value in (self["params"] or {}).items()},
+            "error": (self["error"] or {}).get("message", ""),
+            "stored": ", ".join(f"{each['bucket']}/{each['key']}" for each in self["artifacts"]),
+        }
+        cells = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items() if text
+        )
+        return f"<table><caption>{escape(self['jobId'])}</caption>{cells}</table>"
+
+
 def _trust(url: str, ca: str | Path | None) -> ssl.SSLContext | None:
     """Returns None for plain http."""
     if not url.startswith("https:"):
@@ -700,6 +764,8 @@ class Client:
     ask = _blocking(AsyncClient.ask)
     job = _blocking(AsyncClient.job)
     wait = _blocking(AsyncClient.wait)
+    run = _blocking(AsyncClient.run)
+    rerun = _blocking(AsyncClient.rerun)
     jobs = _blocking(AsyncClient.jobs)
     graph = _blocking(AsyncClient.graph)
     events = _blocking(AsyncClient.events)
@@ -718,6 +784,7 @@ class Client:
     ready = _blocking(AsyncClient.ready)
     upload = _blocking(AsyncClient.upload)
     download = _blocking(AsyncClient.download)
+    download_all = _blocking(AsyncClient.download_all)
     artifacts = _blocking(AsyncClient.artifacts)
     mcp = _blocking(AsyncClient.mcp)
 

@@ -53,6 +53,13 @@ EdgeSubmission = TypedDict(
 )
 
 
+class Estimate(TypedDict):
+    """Seconds, as runs of the same task, size and device have taken: eight of ten took between low and high."""
+
+    low: float
+    high: float
+
+
 class GraphSubmission(TypedDict):
     schema: Literal["langgraph.v1"]
     workflowId: NotRequired[str]
@@ -60,6 +67,7 @@ class GraphSubmission(TypedDict):
     edges: NotRequired[list[EdgeSubmission]]
     context: NotRequired[dict[str, Any]]
     metadata: NotRequired[dict[str, Any]]
+    estimate: NotRequired[Estimate]
 
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
@@ -123,6 +131,7 @@ class WaitingFor(TypedDict):
 
     type: WaitingReason
     message: str
+    position: NotRequired[int]
 
 
 class JobError(TypedDict):
@@ -165,6 +174,9 @@ class Job(TypedDict):
     given: list[str]
     rerunOf: str | None
     thumbnail: ArtifactRef | None
+    priority: NotRequired[Priority]
+    estimate: NotRequired[Estimate]
+    startsIn: NotRequired[Estimate]
 
 
 class JobList(TypedDict):
@@ -216,6 +228,7 @@ class Graph(TypedDict):
     edges: list[Edge]
     context: dict[str, Any]
     metadata: dict[str, Any]
+    estimate: NotRequired[Estimate]
 
 
 class StatusEvent(TypedDict):
@@ -282,6 +295,7 @@ class Runtime(TypedDict):
     light: NotRequired[bool]
     needsDevice: NotRequired[bool]
     memoryParam: NotRequired[str]
+    sizedBy: NotRequired[list[str]]
 
 
 class Io(TypedDict):
@@ -398,6 +412,7 @@ class QueueInfo(TypedDict):
     depth: int
     pending: int
     oldestSeconds: float | None
+    paused: NotRequired[bool]
 
 
 class QueueList(TypedDict):

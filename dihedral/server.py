@@ -110,6 +110,7 @@ class EmbeddedServer:
             "--appendfsync": "everysec",
             "--save": "",
             "--maxmemory-policy": "noeviction",
+            "--hash-max-listpack-value": "1024",  # a small job is one piece of memory, a third smaller
         }
         assert self._lock is not None
         parent = os.getpid()

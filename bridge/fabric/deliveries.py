@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,11 +25,12 @@ import redis
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect, is_cluster
+from dihedral.bridge.fabric.items import Release, Renewal
 from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, parse_record
-from dihedral.bridge.fabric.steps import Step
+from dihedral.bridge.fabric.steps import EntrySpec, Step
 from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.pools import PRIORITIES
 
@@ -149,6 +151,10 @@ class Delivery:
             steps, self.kept = [*self.kept, *steps], []
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
 
+    def release(self, entries: list[EntrySpec]) -> Release:
+        """Makes the item that gives up the claim; `entries` carry its nodes back."""
+        return Release(self.job_id, self.stream, self.entry, self.token, entries)
+
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""
         found = {}
@@ -217,11 +223,16 @@ class Consumer:
         self._plans = Plans()
         self._turns = [0, 0]
         self._owed: Partition | None = None
+        self._tails: dict[str, Any] = {}
+        self._news: asyncio.Task[Any] | None = None
         self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
     async def aclose(self) -> None:
         await self._end_looks()
+        if self._news is not None:
+            self._news.cancel()
+            await asyncio.gather(self._news, return_exceptions=True)
         await self._blocking.aclose()
 
     async def make_groups(self) -> None:
@@ -267,6 +278,8 @@ class Consumer:
                     light -= started
         if seen and owed is None:
             self._turns[is_lower] += 1
+        if seen:
+            self._tails = {}
         return seen, deliveries
 
     @property
@@ -332,6 +345,43 @@ class Consumer:
             stream = raw.decode()
             deliveries += await self.claim_own(stream, [entry.decode() for entry, _ in entries], free())
         return deliveries
+
+    @property
+    def is_told(self) -> bool:
+        """Returns whether a wait without an entry means that a take would find none; a closed lane opens without an entry."""
+        return not self._clustered and not self._closed
+
+    async def wait_for_news(self, changed: asyncio.Event) -> None:
+        """Waits until a stream gets an entry, or for `changed`. Claims nothing: what comes may not start here, and is left to others.
+
+        The first wait after a take that found something only notes where the streams end; the take that follows it sees all before.
+        """
+        if self._clustered:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1 * self.idle_cost):
+                    await changed.wait()
+            return
+        if not self._tails:
+            pipe = self._client.pipeline(transaction=False)
+            for stream in self._parts:
+                pipe.xrevrange(stream, count=1)
+            rows = await pipe.execute()
+            self._tails = {stream: row[0][0] if row else "0-0" for stream, row in zip(self._parts, rows, strict=True)}
+            return
+        change = asyncio.create_task(changed.wait())
+        try:
+            while not change.done():
+                if self._news is None:
+                    self._news = asyncio.create_task(self._blocking.xread(self._tails, count=1, block=BLOCK_MS))
+                await asyncio.wait({self._news, change}, return_when=asyncio.FIRST_COMPLETED)
+                if self._news.done():
+                    news, self._news = self._news, None
+                    if news.result():
+                        self._tails = {}
+                    if not self._tails or not self.is_told:
+                        return
+        finally:
+            change.cancel()
 
     async def _look(self) -> None:
         """Waits until a stream has an entry that no worker has been given; the next take is for it.
@@ -429,7 +479,7 @@ class Consumer:
         """Leaves out deliveries that were taken over while the answer waited to be read: until then no thread renewed their leases."""
         ours = [claim for claim in claims if claim.word == "ok"]
         words = await self._scripts.renew(
-            part, [[c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer] for c in ours]
+            part, [Renewal(c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer) for c in ours]
         )
         return [claim for claim, word in zip(ours, words, strict=True) if word != "lost"]
 

@@ -125,6 +125,17 @@ def memory_peaks(kind: str) -> str:
     return f"worker:memory:{kind}"
 
 
+def durations(kind: str) -> str:
+    """The key of the last durations of a kind of run; no worker's id, as above."""
+    return f"worker:seconds:{kind}"
+
+
+def usage(worker_id: str) -> str:
+    """The key of a worker's use of slots and memory over the last hour."""
+    return f"worker:usage:{worker_id}"
+
+
+DURATION_KINDS = "worker:seconds"
 MEMORY_KINDS = "worker:memory:kinds"  # not the key of a kind: kinds contain spaces
 OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could lose a peak
 PLACES = "worker:places"

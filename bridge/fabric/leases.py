@@ -23,7 +23,8 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery, Plans
-from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, plan_batches
+from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, Manner, plan_batches
+from dihedral.bridge.fabric.items import Renewal, Takeover
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
 from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Writer, is_transient
@@ -31,6 +32,8 @@ from dihedral.bridge.fabric.steps import Dispatch, EndGivenUp, Skip, Step
 from dihedral.schemas.structs.settings import Settings
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 10_000, 3_600_000
 
 Write = Callable[[Partition, Report], Awaitable[Reply]]
 
@@ -94,7 +97,7 @@ class Renewer(threading.Thread):
     def _renew_in(self, rows: list[tuple[Partition, str, str, str, str]]) -> None:
         for start in range(0, len(rows), 500):
             chunk = rows[start : start + 500]
-            items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
+            items = [Renewal(job, stream, entry, token, self._consumer) for _, job, stream, entry, token in chunk]
             words: Any = self._scripts.call_blocking(self._client, "renew", chunk[0][0], items)
             for row, word in zip(chunk, words, strict=True):
                 if word != b"ok":
@@ -193,7 +196,7 @@ class Reclaimer:
 
     async def _take_over(self, part: Partition, stream: str, abandoned: list[tuple[str, Sighting]]) -> int:
         items = [
-            [stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex]
+            Takeover(stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex)
             for entry, first in abandoned
         ]
         taken = 0
@@ -210,10 +213,11 @@ class Reclaimer:
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):
-            if (
-                not delivery.routes[node].idempotent
-                or delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
-            ):
+            # A slot that dies fails its own node. A node in a slot was not in the process that died, so that death does not count against it.
+            often = (
+                delivery.routes[node].light and delivery.redeliveries[node] >= self.jobs.settings.jobs.max_deliveries
+            )
+            if often or not delivery.routes[node].idempotent:
                 steps += worker_lost(delivery, node)
             else:
                 again.append(node)
@@ -222,10 +226,15 @@ class Reclaimer:
         await reconcile(self._write, delivery)
         batches = []
         for node in again:
-            batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT)
-        await self.jobs.scripts.release(
-            part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
-        )
+            pause = 0 if delivery.routes[node].light else self._pause_ms(delivery.redeliveries.get(node, 0))
+            manner = Manner(delay_ms=pause, reason="lost") if pause else TO_THE_FRONT
+            batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=manner)
+        await self.jobs.scripts.release(part, [delivery.release(batches)])
+
+    def _pause_ms(self, losses: int) -> int:
+        """Returns how long a node in a slot waits, once its workers were lost so often that it may be the reason: it takes down no more than one an hour then."""
+        beyond = losses - self.jobs.settings.jobs.max_deliveries
+        return 0 if beyond < 0 else min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(beyond, 16))
 
 
 async def reap_worker(settings: Settings, pid: int) -> int:

@@ -10,9 +10,10 @@ import redis.asyncio
 
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
+from dihedral.bridge.fabric.durations import DurationNotes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.worker import QueueInfo, WorkerInfo
+from dihedral.schemas.structs.worker import QueueInfo, UsageSample, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ class KnownTask(msgspec.Struct):
     last_seen_ms: int
 
 
+USAGE_SAMPLES = 360
+"""Of one in ten seconds: an hour, some 60 kB of a worker with eight devices."""
+USAGE_MS = 3_600_000
+_decode_sample = msgspec.json.Decoder(UsageSample).decode
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 _decode_known = msgspec.json.Decoder(KnownTask).decode
 
@@ -74,6 +79,20 @@ class WorkerRegistry:
                 await self._put("ZADD", part.devices(info.pool), now, info.worker_id)
         await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)
         await self._put("ZADD", keys.WORKERS, now, info.worker_id)
+
+    async def note_usage(self, sample: UsageSample | None, worker_id: str) -> None:
+        """Adds a sample to the last hour of a worker's use."""
+        if sample is None:
+            return
+        text = msgspec.json.encode(sample)
+        await functions.call(self._client, "append", keys.usage(worker_id), USAGE_SAMPLES, USAGE_MS, text)
+
+    async def usage(self, worker_id: str) -> list[UsageSample]:
+        rows: list[bytes] = await self._client.lrange(keys.usage(worker_id), 0, -1)
+        return [found for row in rows if (found := _understood(_decode_sample, row, "use")) is not None]
+
+    async def note_durations(self, notes: DurationNotes) -> None:
+        await notes.write(self._client)
 
     async def leave_devices(self, pool: str, worker_id: str) -> None:
         """Lets other workers of the pool run what prefers a device, where this was the last that has one; for a worker that takes no more nodes."""

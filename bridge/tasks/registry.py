@@ -75,6 +75,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     memory_mib: int
     memory_param: str
     memory_by: tuple[str, ...]
+    time_by: tuple[str, ...]
     memory_of: Callable[[Any, Mapping[str, Any]], int] | None
     warm: tuple[str, ...]
     smaller: Callable[[Any], Any] | None
@@ -232,6 +233,7 @@ def task(
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
+    time_by: Sequence[str] = (),
     memory_of: Callable[[Any, Mapping[str, Any]], int] | None = None,
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
@@ -266,6 +268,7 @@ def task(
     memory_mib: int = 0,
     memory_param: str = "",
     memory_by: Sequence[str] = (),
+    time_by: Sequence[str] = (),
     memory_of: Callable[[Any, Mapping[str, Any]], int] | None = None,
     warm: Sequence[str] = (),
     smaller: Callable[[Any], Any] | None = None,
@@ -299,6 +302,8 @@ def task(
     `memory_param` or `memory_of(settings, params)` says so; `memory_by`: on what it depends, so that what runs have used is learnt for each size; `warm`: what decides
     which object `ctx.warm` keeps. `smaller(params)`: the variant to try once when memory runs out, None where there is none.
 
+    `time_by`: the parameters on which its duration depends, so that durations are learnt for each size; without it, those of `memory_by`.
+
     `rehearses(params)`: whether a run is to hurt its process on purpose: it has a slot then, and needs `worker.rehearsals`.
     """
     declared = Declaration(
@@ -315,6 +320,7 @@ def task(
         memory_mib=memory_mib,
         memory_param=memory_param,
         memory_by=tuple(memory_by),
+        time_by=tuple(time_by),
         memory_of=memory_of,
         warm=tuple(warm),
         smaller=smaller,
@@ -463,10 +469,17 @@ def task_of(function: Function) -> Task:
         raise InvalidTask(f"{where}: task {id!r}: {error}") from error
     if wrong := wrong_artifacts(input_schema):
         raise InvalidTask(f"{where}: task {id!r}: params{wrong}")
-    named = [*declared.memory_by, *declared.warm, *([declared.memory_param] if declared.memory_param else [])]
+    named = [
+        *declared.memory_by,
+        *declared.time_by,
+        *declared.warm,
+        *([declared.memory_param] if declared.memory_param else []),
+    ]
     for name in named:
         if name not in input_schema.get("properties", {}):
-            raise InvalidTask(f"{where}: task {id!r}: it has no parameter {name!r} that its memory could depend on")
+            raise InvalidTask(
+                f"{where}: task {id!r}: it has no parameter {name!r} that its memory or time could depend on"
+            )
     capability = _capability(function, id, declared, input_schema, output_schema)
     return Task(function, params_type, output_type, capability, declared)
 
@@ -510,6 +523,7 @@ def _capability(
             light=_is_light(function, declared),
             memory_param=declared.memory_param or msgspec.UNSET,
             needs_device=declared.needs_device or msgspec.UNSET,
+            sized_by=list(declared.time_by or declared.memory_by) or msgspec.UNSET,
         ),
         io=Io(input=input_schema, output=output_schema),
         parameters=_parameters(input_schema),

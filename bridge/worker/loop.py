@@ -33,6 +33,7 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, check_layout, connect, listener
 from dihedral.bridge.fabric.deliveries import Consumer, Delivery
 from dihedral.bridge.fabric.dispatch import Manner, plan_batches
+from dihedral.bridge.fabric.durations import CPU
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
@@ -103,7 +104,8 @@ class Worker:
             settings, registry, run_node, self.capacity, self._write, plane=plane, worker_id=self.worker_id,
             post=lambda part, report, on_reply: self._writers[part.number].post(report, on_reply), ended=self._drop,
             hasten=self.presence.hasten, prefer=self._taker.prefer_partition,
-            device_elsewhere=self._device_elsewhere, tracing=tracing,
+            device_elsewhere=self._device_elsewhere, durations=self.presence.durations,
+            device=devices[0].name if devices else CPU, tracing=tracing,
         )  # fmt: skip
         self._executor = Executor()
         self._stopping = asyncio.Event()
@@ -238,9 +240,13 @@ class Worker:
                     continue
                 if self.capacity.slots and min(self.capacity.free()) <= 0:
                     # A blocking read would receive entries that cannot start here, and would keep them from other workers.
-                    await self.capacity.wait_for_change(0.1 * self._taker.idle_cost)
+                    self.capacity.changed.clear()
+                    await self._taker.wait_for_news(self.capacity.changed)
                 else:
-                    self._accept(await self._taker.wait(self.capacity.free))
+                    came = await self._taker.wait(self.capacity.free)
+                    while not came and self._taker.is_told and not self.capacity.solo:
+                        came = await self._taker.wait(self.capacity.free)
+                    self._accept(came)
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -312,7 +318,7 @@ class Worker:
         batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
-            item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
+            item = delivery.release(batches)
             await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
         await self._write(delivery.part, delivery.report([Dispatch(batch) for batch in batches]))

@@ -18,6 +18,7 @@ from dihedral.bridge.artifacts.owned import OWNER
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
+from dihedral.bridge.fabric.durations import CPU, DurationNotes
 from dihedral.bridge.fabric.keys import PREFERS_DEVICE, Partition
 from dihedral.bridge.fabric.scripts import Reply, Report
 from dihedral.bridge.fabric.steps import EntrySpec, Requeue, Start, Step
@@ -54,11 +55,11 @@ class Nodes:
     `write(part, report)` commits a report; `post(part, report, on_reply)` does without waiting; `ended(delivery)` is called when a delivery has
     ended whose last report was posted; `hasten()` sends the next heartbeat soon; `prefer(part)` lets the next take read that partition first, for
     whose entry a node was preempted; `device_elsewhere(task, larger)`: whether another worker of the pool has a device for the task, a larger one
-    than this worker's where that is asked.
+    than this worker's where that is asked; `device`: the name under which durations of kind gpu are noted.
     """
 
     __slots__ = (
-        "_capacity", "_device_elsewhere", "_dirty", "_emitted", "_ended", "_hasten", "_plane", "_post", "_prefer", "_registry", "_reporter",
+        "_capacity", "_device", "_device_elsewhere", "_dirty", "_durations", "_emitted", "_ended", "_hasten", "_plane", "_post", "_prefer", "_registry", "_reporter",
         "_run_node", "_running", "_settings", "_tracing", "_unwritten", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
@@ -77,6 +78,8 @@ class Nodes:
         hasten: Callable[[], None],
         prefer: Callable[[Partition], None],
         device_elsewhere: Callable[[str, bool], Awaitable[bool]],
+        durations: DurationNotes,
+        device: str,
         tracing: Tracing | None = None,
     ) -> None:
         self.observe = metrics.node_observer(registry)
@@ -90,6 +93,8 @@ class Nodes:
         self._hasten = hasten
         self._prefer = prefer
         self._device_elsewhere = device_elsewhere
+        self._durations = durations
+        self._device = device
         self._tracing = tracing
         self._post = post
         self._ended = ended
@@ -151,6 +156,12 @@ class Nodes:
             log.info("a node failed: %s", outcome.error.code, extra=where)
         if isinstance(outcome, Preempted):
             self.observe(node.task, "preempted", seconds)
+        elif isinstance(outcome, Completed):
+            self.observe(node.task, outcome.status, seconds)
+            capability = self._registry[node.task].capability
+            device = self._device if capability.runtime.kind == "gpu" else CPU
+            route = running.delivery.routes[node.id]
+            self._durations.note(capability, running.params, seconds, device, route)
         elif not isinstance(outcome, Declined) and (not isinstance(outcome, Cancelled) or outcome.began):
             self.observe(node.task, outcome.status, seconds)
 
@@ -186,6 +197,7 @@ class Nodes:
             params = self._input(delivery, running.node_id)
         except (ReferenceNotFound, InputTooLarge) as error:
             return failed(error.code, str(error))
+        running.params = params
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,

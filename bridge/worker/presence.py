@@ -11,6 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.durations import DurationNotes
 from dihedral.bridge.fabric.scripts import is_transient
 from dihedral.bridge.fabric.workers import HEARTBEAT_SECONDS, WorkerRegistry
 from dihedral.bridge.tasks.registry import Registry
@@ -18,8 +19,9 @@ from dihedral.bridge.times import rfc3339
 from dihedral.bridge.version import VERSION
 from dihedral.bridge.worker.reporting import NodeExecution
 from dihedral.schemas.structs.graph import Plane
-from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, WaitingType, WorkerInfo
+from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode, UsageSample, WaitingType, WorkerInfo
 
+SAMPLE_SECONDS = 10.0
 HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next heartbeat, several at once
 
 
@@ -27,8 +29,24 @@ class Presence:
     """The heartbeat of one worker. `running()`: the nodes that run now."""
 
     __slots__ = (
-        "_device", "_devices", "_gpu_tasks_on_cpu", "_metrics_url", "_news", "_plane", "_pool", "_registry", "_running", "_slots",
-        "_started_at", "draining", "memory", "ready", "trouble", "worker_id",
+        "_device",
+        "_devices",
+        "_gpu_tasks_on_cpu",
+        "_metrics_url",
+        "_news",
+        "_plane",
+        "_pool",
+        "_registry",
+        "_running",
+        "_sampled_at",
+        "_slots",
+        "_started_at",
+        "draining",
+        "durations",
+        "memory",
+        "ready",
+        "trouble",
+        "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +65,8 @@ class Presence:
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.ready = False
         self.draining = False
+        self.durations = DurationNotes()
+        self._sampled_at = float("-inf")
         self.trouble: str | None = "not connected yet"
         """The reason why this worker cannot serve now, a sentence."""
         self.memory: dict[str, tuple[int, int]] = {}
@@ -80,6 +100,8 @@ class Presence:
             try:
                 await workers.announce(self.info(), manifests)
                 self.ready = True
+                await workers.note_usage(self._sample(), self.worker_id)
+                await workers.note_durations(self.durations)
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -89,6 +111,22 @@ class Presence:
                     await self._news.wait()
                     await asyncio.sleep(HASTE_SECONDS)
             self._news.clear()
+
+    def _sample(self) -> UsageSample | None:
+        """Returns the use of slots and memory now; None where the last sample is recent."""
+        now = time.monotonic()
+        if not self._slots or now - self._sampled_at < SAMPLE_SECONDS:
+            return None
+        self._sampled_at = now
+        busy = sum(not one.light and not one.waiting_for for one in self._running())
+        at = rfc3339(int(time.time() * 1000))
+        return UsageSample(at=at, busy=busy, slots=self._slots, memory=self._memory())
+
+    def _memory(self) -> list[MemoryInfo]:
+        return [
+            MemoryInfo(device=device, used_bytes=used, total_bytes=total)
+            for device, (used, total) in self.memory.items()
+        ]
 
     def info(self) -> WorkerInfo:
         running = [
@@ -111,10 +149,7 @@ class Presence:
             slots=self._slots,
             running=running,
             device=self._device,
-            memory=[
-                MemoryInfo(device=device, used_bytes=used, total_bytes=total)
-                for device, (used, total) in self.memory.items()
-            ],
+            memory=self._memory(),
             metrics_url=self._metrics_url,
             started_at=self._started_at,
             last_seen=rfc3339(int(time.time() * 1000)),

@@ -90,6 +90,7 @@ class NodeExecution:
         self.started_ms = int(time.time() * 1000)
         self.runner: asyncio.Task[Any] | None = None  # the asyncio task that runs the node's task
         self.deadline = math.inf
+        self.params: dict[str, Any] = {}  # once they are known
 
     @property
     def task(self) -> str:

@@ -56,7 +56,7 @@ function Facts({ meta }) {
     <dt>${t("Created")}</dt><dd><${Time} at=${meta.created_at} /> <span class="muted">(${exact(meta.created_at)})</span></dd>
     <dt>${t("From")}</dt><dd>${meta.job_id ? html`${t("node")} <${Link} href=${to.job(meta.job_id, meta.node_id)}>${meta.node_id ?? t("job")}<//> ${t("of job")} <${Link} href=${to.job(meta.job_id)} class="mono">${meta.job_id.slice(0, 12)}<//>` : t("an upload")}</dd>
     <dt>${t("Key")}</dt><dd><${Copyable} text=${`${meta.bucket}/${meta.key}`} label=${t("Copy the key")} /></dd>
-    <dt>SHA-256</dt><dd><${Copyable} text=${meta.sha256} label=${t("Copy the hash")} /></dd>
+    <dt>SHA-256</dt><dd>${meta.sha256 ? html`<${Copyable} text=${meta.sha256} label=${t("Copy the hash")} />` : t("unknown: another program stored it")}</dd>
   </dl>`;
 }
 

@@ -52,7 +52,7 @@ export function thinned(points, columns = COLUMNS) {
   return kept;
 }
 
-function Curve({ series, log, smooth }) {
+export function Curve({ series, log = false, smooth = 0 }) {
   const box = useRef(null);
   const [near, setNear] = useState(null);
   const [part, setPart] = useState(null); // [from, to] of the x axis

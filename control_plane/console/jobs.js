@@ -293,18 +293,12 @@ function Bulk({ jobs, clear, more }) {
   const cancel = () => each(alive, (job) => post(`${jobPath(job.jobId)}/cancel`), t("Cancelled"));
   const retry = () => each(again, (job) => post(`${jobPath(job.jobId)}/retry`), t("Retried"));
   const drop = () => each(ended, (job) => api(jobPath(job.jobId), { method: "DELETE" }), t("Deleted"));
-  const tag = async (event) => {
-    event.preventDefault();
-    const tags = new FormData(event.target).get("tags").split(",").map((one) => one.trim()).filter(Boolean);
-    if (tags.length) await each(jobs, (job) => api(jobPath(job.jobId), { method: "PATCH", body: { tags: [...new Set([...(job.tags ?? []), ...tags])] } }), t("Tagged"));
-  };
   return html`<div class="bulk" role="group" aria-label=${t("Chosen jobs")}>
     <strong class="numbers">${tn(jobs.length, "{n} job chosen", "{n} jobs chosen")}</strong>
     ${more && html`<${Action} class="quiet" work=${more}>${t("Choose all that match")}<//>`}
     ${jobs.length >= 2 && jobs.length <= MOST_COMPARED && html`<${Link} class="button" href=${to.compare(jobs.map((job) => job.jobId))}><${Icon} of="compare" />${t("Compare")}<//>`}
     <button type="button" disabled=${!alive.length} onClick=${() => setSure("cancel")}>${t("Cancel {n}", { n: alive.length.toLocaleString() })}</button>
     <${Action} disabled=${!again.length} work=${retry}>${t("Retry {n}", { n: again.length.toLocaleString() })}<//>
-    <button type="button" onClick=${() => setSure("tag")}><${Icon} of="tag" />${t("Add tags")}</button>
     <button type="button" disabled=${!ended.length} onClick=${() => setSure("drop")}><${Icon} of="trash" />${t("Delete {n}", { n: ended.length.toLocaleString() })}</button>
     <button type="button" class="quiet" onClick=${clear}>${t("Clear")}</button>
     ${sure === "cancel" && html`<${Dialog} title=${tn(alive.length, "Cancel {n} job?", "Cancel {n} jobs?")} close=${() => setSure(null)}>
@@ -315,9 +309,6 @@ function Bulk({ jobs, clear, more }) {
       <p>${t("Their records and logs go; their files stay under Artifacts.")}</p>
       <div class="buttons"><button type="button" onClick=${() => setSure(null)}>${t("Keep them")}</button>
         <${Action} class="danger" work=${drop}>${tn(ended.length, "Delete {n} job", "Delete {n} jobs")}<//></div><//>`}
-    ${sure === "tag" && html`<${Dialog} title=${tn(jobs.length, "Add tags to {n} job", "Add tags to {n} jobs")} close=${() => setSure(null)}>
-      <form onSubmit=${tag} class="stack"><label class="field"><span>${t("Tags")}</span><input name="tags" type="text" required autofocus autocomplete="off" placeholder=${t("Separated by commas")} /></label>
-      <div class="buttons"><button class="primary">${t("Add tags")}</button></div></form><//>`}
   </div>`;
 }
 

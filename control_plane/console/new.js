@@ -3,7 +3,7 @@ import { get, jobPath } from "./api.js";
 import { Card, outputOf, picturesOf } from "./cards.js";
 import { workflowForm } from "./comfyui.js";
 import { dropped } from "./drop.js";
-import { nameOf } from "./format.js";
+import { nameOf, took } from "./format.js";
 import { Goal } from "./goal.js";
 import { GraphJob } from "./graph_form.js";
 import { t } from "./messages.js";
@@ -35,7 +35,7 @@ export function NewJob() {
   const from = query.get("from");
   if (from) return html`<${Again} key=${from} from=${from} found=${found} />`;
   const pipeline = found.pipelines.find((each) => each.id === query.get("pipeline"));
-  if (pipeline) return html`<${Page} key=${pipeline.id} what=${pipelineForm(pipeline)} picture=${html`<${Card} picture=${picturesOf(found.recent).get(pipeline.id)} id=${pipeline.id} kind=${outputOf(pipeline, found.tasks)} bare />`} />`;
+  if (pipeline) return html`<${Page} key=${pipeline.id} what=${pipelineForm(pipeline)} pipeline=${pipeline.id} picture=${html`<${Card} picture=${picturesOf(found.recent).get(pipeline.id)} id=${pipeline.id} kind=${outputOf(pipeline, found.tasks)} bare />`} />`;
   const task = found.tasks.find((each) => each.id === query.get("task"));
   if (task) return html`<${Page} key=${`task ${task.id}`} what=${taskForm(task)} />`;
   if (query.has("comfyui")) return html`<${Workflow} key=${query.get("comfyui")} />`;
@@ -44,11 +44,21 @@ export function NewJob() {
   return html`<${Choose} found=${found} />`;
 }
 
-function Page({ what, picture, params, options, note }) {
+function Page({ what, picture, params, options, note, pipeline }) {
   return html`<div class="page">
     <${Back} />
-    <div class="run-head">${picture}<div><h1>${what.label}</h1><p class="muted">${note ?? what.description}</p></div></div>
+    <div class="run-head">${picture}<div><h1>${what.label}</h1><p class="muted">${note ?? what.description}</p>${pipeline && html`<${Statistics} pipeline=${pipeline} />`}</div></div>
     <${FormJob} what=${what} params=${params} options=${options} /></div>`;
+}
+
+// What its latest jobs took; nothing where none has ended.
+function Statistics({ pipeline }) {
+  const [found, setFound] = useState(null);
+  useEffect(() => void get("/api/statistics").then((all) => setFound(all.pipelines.find((each) => each.pipeline === pipeline) ?? null), () => {}), []);
+  if (!found?.ended) return null;
+  const said = [found.medianSeconds !== null && t("median {time}", { time: took(found.medianSeconds * 1000) }), t("{n} of {all} succeeded", { n: found.completed.toLocaleString(), all: (found.completed + found.failed).toLocaleString() }),
+    found.gpuSeconds > 0 && t("GPU time {time}", { time: took(found.gpuSeconds * 1000) })];
+  return html`<p class="muted statistics"><${Icon} of="clock" /> ${said.filter(Boolean).join(" · ")}</p>`;
 }
 
 // A job again: its form with what it was given, or where it had none its graph.

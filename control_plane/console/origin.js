@@ -40,7 +40,7 @@ export async function originOf(meta) {
     if (!graphs.has(jobId)) graphs.set(jobId, get(`${jobPath(jobId)}/graph`).catch(() => null));
     return graphs.get(jobId);
   };
-  const metaOf = async (reference) => (reference.sha256 ? reference : get(metaPath(reference)).catch(() => reference));
+  const metaOf = async (reference) => (reference.sha256 !== undefined ? reference : get(metaPath(reference)).catch(() => reference));
 
   async function walk(reference, depth, to_) {
     const id = idOf(reference);

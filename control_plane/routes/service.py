@@ -1,6 +1,7 @@
 """Routes of the service itself: capabilities, pipelines, workers, queues, dead letters, health, metrics, schemas."""
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import Annotated, Any
 
@@ -26,11 +27,12 @@ from dihedral.control_plane.query import known_once, refused
 from dihedral.schemas import documents
 from dihedral.schemas.structs.capability import CapabilityList
 from dihedral.schemas.structs.job import Job
-from dihedral.schemas.structs.pipeline import PipelineList
-from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList
+from dihedral.schemas.structs.pipeline import PipelineList, StatisticsList
+from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList, WorkerUsage
 
 Req = Request[Any, Any, State]
 CHECK_SECONDS = 3.0
+WORKER_ID = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 quiet = QuietLog()
 
 
@@ -68,6 +70,30 @@ async def workers(request: Req) -> WorkerList:
         for worker in found:
             worker.running = []  # the owners of these jobs are not known here
     return WorkerList(workers=found)
+
+
+@get(
+    "/api/workers/{worker_id:str}/usage",
+    summary="A worker's slots and memory over the last hour",
+    responses=answers(404),
+)
+async def worker_usage(request: Req, worker_id: FromPath[str]) -> WorkerUsage:
+    if not WORKER_ID.fullmatch(worker_id):
+        raise _unknown_worker(worker_id)
+    samples = await _queue(request).jobs.workers.usage(worker_id)
+    if not samples and all(each.worker_id != worker_id for each in await _queue(request).workers()):
+        raise _unknown_worker(worker_id)
+    return WorkerUsage(worker_id=worker_id, samples=samples)
+
+
+def _unknown_worker(worker_id: str) -> ApiProblem:
+    return ApiProblem(404, "unknown_worker", f"no worker {worker_id!r} was seen in the last hour")
+
+
+@get("/api/statistics", is_costly=True, summary="What the latest jobs of each pipeline took", responses=answers())
+async def statistics(request: Req) -> StatisticsList:
+    """Counts the jobs that the caller may see among the latest 500."""
+    return await _queue(request).statistics.answer(principal(request).visible_owner)
 
 
 @get("/api/queues", summary="What waits, by plane and pool", responses=answers())
@@ -205,5 +231,5 @@ dead_letter_routes = Router(
     route_handlers=[dead_letters, read_dead_letter, requeue_dead_letter, drop_dead_letter],
 )
 service_routes: list[ControllerRouterHandler] = [
-    capabilities, pipelines, workers, queues, dead_letter_routes, live, ready, metrics, schema,
+    capabilities, pipelines, workers, worker_usage, statistics, queues, dead_letter_routes, live, ready, metrics, schema,
 ]  # fmt: skip

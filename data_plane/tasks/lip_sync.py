@@ -136,6 +136,7 @@ class LipSyncOutput(Strict, kw_only=True, rename="camel"):
     description="Moves the mouth of a drawn or photographed face to a speech and its phonemes; an MP4 in the bucket videos.",
     kind="gpu",
     memory_mib=512,
+    time_by=("width", "height", "fps", "phonemes"),
     memory_by=("width", "height"),
     keywords=[
         "lip sync",

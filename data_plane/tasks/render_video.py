@@ -184,6 +184,7 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     description="Renders scenes from pictures, narration and sound into an MP4 (H.264, AAC) in the bucket videos.",
     kind="gpu",
     memory_mib=1024,
+    time_by=("width", "height", "fps", "seconds", "scenes"),
     memory_by=("width", "height"),
     keywords=[
         "film",

@@ -40,6 +40,7 @@ def _hurts(params: Simulate) -> bool:
     label="Simulate work",
     description="Counts steps at a given pace; can fail, hold memory, hang or crash on request.",
     rehearses=_hurts,
+    time_by=("steps", "stepSeconds"),
     timeout_seconds=7 * 86_400,
     keywords=[
         "load test",

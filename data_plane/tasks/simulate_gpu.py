@@ -76,6 +76,7 @@ def half(params: SimulateGpu) -> SimulateGpu | None:
     kind="gpu",
     memory_param="memoryMiB",
     memory_by=("memoryMiB",),
+    time_by=("steps", "stepSeconds"),
     warm=("model", "modelMiB"),
     smaller=half,
     resumable=True,

@@ -108,6 +108,7 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     id="speak",
     label="Speak",
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",
+    time_by=("text", "lines"),
     warm=("voice",),
     settings=choice.SpeakSettings,
     keywords=[

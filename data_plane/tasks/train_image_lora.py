@@ -56,6 +56,7 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",
     kind="gpu",
     memory_mib=512,
+    time_by=("steps", "batch", "patch"),
     keywords=[
         "train look",
         "learn look",

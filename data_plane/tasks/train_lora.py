@@ -136,6 +136,7 @@ def half_batch(params: TrainLora) -> TrainLora | None:
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
     kind="gpu",
     memory_mib=2048,
+    time_by=("weights", "steps", "batch", "gradientAccumulation", "sequenceLength", "storage"),
     keywords=[
         "fine-tune",
         "finetune",

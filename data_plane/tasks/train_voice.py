@@ -76,6 +76,7 @@ class Fitted(NamedTuple):
     description="Learns a speaker's spectra and pitch from recordings and stores them in the bucket voices.",
     kind="gpu",
     memory_mib=1024,
+    time_by=("iterations", "recordings"),
     keywords=[
         "learn voice",
         "voice model",

@@ -13,6 +13,9 @@ class TaskKind(StrEnum):
     gpu = 'gpu'
 
 
+SizedByItem: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
 class Runtime(Strict, kw_only=True):
     kind: TaskKind
     pool: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\\n)')]
@@ -58,6 +61,15 @@ class Runtime(Strict, kw_only=True):
         ]
         | UnsetType
     ) = field(name='memoryParam', default=UNSET)
+    sized_by: (
+        Annotated[
+            list[SizedByItem],
+            Meta(
+                description='The parameters on which its duration depends: durations are learnt for each size.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='sizedBy', default=UNSET)
 
 
 class Io(Strict, kw_only=True):

@@ -91,6 +91,11 @@ class Edge(Strict, kw_only=True):
     metadata: dict[str, Any]
 
 
+class Estimate(Strict, kw_only=True):
+    low: Annotated[float, Meta(ge=0.0)]
+    high: Annotated[float, Meta(ge=0.0)]
+
+
 class Graph(Strict, kw_only=True):
     schema: Literal['langgraph.v1']
     workflow_id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = field(
@@ -100,3 +105,12 @@ class Graph(Strict, kw_only=True):
     edges: Annotated[list[Edge], Meta(max_length=20000)]
     context: dict[str, Any]
     metadata: dict[str, Any]
+    estimate: (
+        Annotated[
+            Estimate,
+            Meta(
+                description='Of a plan: how long the run would probably take; absent where too few runs are known.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET

@@ -4,9 +4,9 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 from dihedral.schemas.strict import Strict
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
-from . import artifact
+from . import artifact, graph
 
 class JobStatus(StrEnum):
     scheduled = 'scheduled'
@@ -36,6 +36,16 @@ class WaitingReason(StrEnum):
 class WaitingFor(Strict, kw_only=True):
     type: WaitingReason
     message: str
+    position: (
+        Annotated[
+            int,
+            Meta(
+                description='Its place in its queue, at most 100; other priorities and partitions are taken in turns, so it is about that.',
+                ge=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class JobError(Strict, kw_only=True):
@@ -107,6 +117,23 @@ class Job(Strict, kw_only=True):
         Annotated[str, Meta(description='The job that this one repeats.')] | None
     ) = field(name='rerunOf')
     thumbnail: Annotated[artifact.ArtifactRef, Meta(description='A picture to recognise the job by: of its result, else one that was given.')] | None
+    priority: Priority | UnsetType = UNSET
+    estimate: (
+        Annotated[
+            graph.Estimate,
+            Meta(description='Seconds until its end; absent while that is unknown.'),
+        ]
+        | UnsetType
+    ) = UNSET
+    starts_in: (
+        Annotated[
+            graph.Estimate,
+            Meta(
+                description='Seconds until its first waiting node starts; absent while that is unknown, or none waits.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='startsIn', default=UNSET)
 
 
 class JobList(Strict, kw_only=True):

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, TypeAlias
 
 from dihedral.schemas.strict import Strict
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
 Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
 
@@ -35,3 +35,41 @@ class Pipeline(Strict, kw_only=True):
 
 class PipelineList(Strict, kw_only=True):
     pipelines: list[Pipeline]
+
+
+SuccessRate: TypeAlias = Annotated[
+    float, Meta(description='Completed of completed and failed.', ge=0.0, le=1.0)
+]
+
+
+MedianSeconds: TypeAlias = Annotated[
+    float, Meta(description='From start to end, of completed jobs.', ge=0.0)
+]
+
+
+class PipelineStatistics(Strict, kw_only=True):
+    pipeline: Annotated[str, Meta(description='Null: graphs and single tasks.')] | None
+    ended: Annotated[int, Meta(ge=0)]
+    completed: Annotated[int, Meta(ge=0)]
+    failed: Annotated[int, Meta(ge=0)]
+    cancelled: Annotated[int, Meta(ge=0)]
+    success_rate: (
+        Annotated[SuccessRate, Meta(description='Completed of completed and failed.')]
+        | None
+    ) = field(name='successRate')
+    median_seconds: (
+        Annotated[
+            MedianSeconds, Meta(description='From start to end, of completed jobs.')
+        ]
+        | None
+    ) = field(name='medianSeconds')
+    gpu_seconds: Annotated[float, Meta(description='Of its nodes of kind gpu, in their task.', ge=0.0)] = field(
+        name='gpuSeconds'
+    )
+
+
+class StatisticsList(Strict, kw_only=True):
+    jobs: Annotated[
+        int, Meta(description='How many of the latest jobs were looked at.', ge=0)
+    ]
+    pipelines: list[PipelineStatistics]

@@ -79,3 +79,4 @@ class GraphSubmission(Strict, kw_only=True):
     )
     context: dict[str, Any] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    estimate: graph.Estimate | UnsetType = UNSET

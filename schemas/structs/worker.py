@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
 
-from . import graph
+from . import graph, job
 
 class WaitingType(StrEnum):
     memory = 'memory'
@@ -126,6 +126,9 @@ class QueueInfo(Strict, kw_only=True):
     depth: Annotated[int, Meta(ge=0)]
     pending: Annotated[int, Meta(ge=0)]
     oldest_seconds: OldestSeconds | None = field(name='oldestSeconds')
+    paused: (
+        Annotated[bool, Meta(description='No worker takes what waits here.')]
+    ) = False
 
 
 class QueueList(Strict, kw_only=True):
@@ -161,3 +164,62 @@ class DeadLetter(Strict, kw_only=True):
 class DeadLetterList(Strict, kw_only=True):
     dead_letters: list[DeadLetter] = field(name='deadLetters')
     next: str | None
+
+
+class UsageSample(Strict, kw_only=True):
+    at: Annotated[
+        str,
+        Meta(
+            description='RFC 3339, UTC, milliseconds.',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
+        ),
+    ]
+    busy: Annotated[int, Meta(description='Nodes in slots.', ge=0)]
+    slots: Annotated[int, Meta(ge=0)]
+    memory: list[MemoryInfo]
+
+
+class WorkerUsage(Strict, kw_only=True):
+    worker_id: Annotated[str, Meta(min_length=1)] = field(name='workerId')
+    samples: Annotated[
+        list[UsageSample],
+        Meta(description='Of the last hour, oldest first; at most one in ten seconds.'),
+    ]
+
+
+class Lane(StrEnum):
+    all = 'all'
+    gpu = 'gpu'
+    device = 'device'
+
+
+class WaitingJob(Strict, kw_only=True):
+    position: Annotated[int, Meta(ge=1)]
+    job_id: Annotated[str, Meta(description="Null: another owner's.")] | None = field(
+        name='jobId'
+    )
+    nodes: list[str]
+    priority: job.Priority
+    lane: Annotated[
+        Lane,
+        Meta(
+            description='Which workers may run it: all; those with a device, while one lives; those with a device.'
+        ),
+    ]
+    since: Annotated[
+        str,
+        Meta(
+            description='RFC 3339, UTC, milliseconds.',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
+        ),
+    ]
+
+
+class WaitingList(Strict, kw_only=True):
+    plane: graph.Plane
+    pool: Annotated[str, Meta(min_length=1)]
+    paused: bool
+    waiting: Annotated[
+        list[WaitingJob],
+        Meta(description='What no worker has taken yet, the next first; at most 500.'),
+    ]

@@ -20,6 +20,7 @@ NAMES = (
     "voice",
     "video",
     "films",
+    "tools",
 )
 
 

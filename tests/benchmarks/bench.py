@@ -47,7 +47,15 @@ class Server:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.directory = tempfile.mkdtemp(prefix="dihedral-bench-")
         command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory]
-        command += ["--save", "", "--appendonly", "no", *options]
+        command += [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--hash-max-listpack-value",
+            "1024",
+            *options,
+        ]  # as dihedral.server
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.redis = redis.Redis.from_url(self.url, socket_timeout=30)
         wait_for(self._answers, self.process)

@@ -17,6 +17,7 @@ from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light
 from dihedral.bridge.tasks.runs import NodeRun, RunControl
 from dihedral.bridge.worker.loop import Worker
+from dihedral.control_plane.waiting import waiting_for
 from tests.support.outcomes import ended
 from tests.support.planes import RUNS, edge, gate, node, planes
 from tests.support.servers import start_server
@@ -171,6 +172,35 @@ async def test_a_retry_decides_what_a_handled_failure_skips(house: Any) -> None:
         "last": "completed",
     }
     assert await house.client.exists(name)
+
+
+async def test_a_heavy_node_is_not_failed_for_the_deaths_of_workers_that_it_shared(house: Any) -> None:
+    """Three deaths failed it, whoever had caused them. Now it waits a little from the third on, and says why."""
+    await house.schedule()
+    await house.submit([node("a", task="heavy", wait="go")])
+    for times in range(1, 5):
+        worker = await house.start(slots=1)
+        await house.becomes(lambda times=times: begun("a") == times)
+        await house.kill(worker)
+
+        async def is_back(times: int = times) -> bool:
+            record = (await house.view()).record("a")
+            return record.status == "ready" and record.deliveries == times
+
+        await house.becomes(is_back)
+        if times >= 3:
+            waits = await waiting_for(await house.view(), house.jobs.workers.alive)
+            assert waits is not None
+            assert waits.message.endswith(f"the workers that ran it were lost {times} times, which may be its doing")
+            (part,) = house.jobs.scripts.partitions
+            ((nonce, due),) = await house.client.zrange(part.delays, 0, -1, withscores=True)
+            seconds, _ = await house.client.time()
+            assert 0 < due / 1000 - seconds <= 10 * 2 ** (times - 3) + 1
+            await house.client.zadd(part.delays, {nonce: 1})
+    gate("go").set()
+    await house.start(slots=1)
+    found = await house.ended()
+    assert (found.status, found.record("a").attempt, begun("a")) == ("completed", 1, 5)
 
 
 async def test_a_node_whose_stream_was_deleted_under_it_counts_as_lost(house: Any) -> None:

@@ -141,7 +141,9 @@ def test_every_task_has_a_form_also_ones_own(tab: Tab, house: Stack, tmp_path: P
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
 
 
-def test_the_same_request_runs_from_curl_and_python(open_tab: Callable[..., Tab], house: Stack) -> None:
+def test_the_same_request_runs_from_curl_python_and_the_command_line(
+    open_tab: Callable[..., Tab], house: Stack
+) -> None:
     page = open_tab(permissions=["clipboard-read", "clipboard-write"]).page
     page.goto("/console/new?pipeline=simulate")
     page.get_by_label("Steps", exact=True).fill("1")
@@ -149,7 +151,9 @@ def test_the_same_request_runs_from_curl_and_python(open_tab: Callable[..., Tab]
     page.get_by_label("Name", exact=True).fill(title)
     page.get_by_text("Same request as").first.click()
     tools = str(Path(sys.executable).parent)
-    for way in ("curl", "Python"):
+    for way in ("curl", "Python", "Command line"):
+        if way == "Command line":
+            page.get_by_label("Name", exact=True).fill("")
         page.locator(".same").get_by_role("button", name=way).click()
         page.locator(".same").get_by_role("button", name="Copy").click()
         expect(page.locator(".same").get_by_text("Copied")).to_be_visible()

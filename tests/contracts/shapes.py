@@ -112,7 +112,9 @@ NODE: Shape = {
     "progressWeight": WEIGHT,
 }
 EDGE: Shape = {"from": ID, "to": ID, "kind": EDGE_KIND, "metadata": OBJECT}
+ESTIMATE: Shape = {"low": number(low=0), "high": number(low=0)}
 GRAPH: Shape = {
+    "estimate": optional(of(ESTIMATE)),
     "schema": exactly("langgraph.v1"),
     "workflowId": ID,
     "nodes": many(of(NODE), 1, 2000),
@@ -128,6 +130,7 @@ NODE_SUBMISSION: Shape = {
 }
 EDGE_SUBMISSION: Shape = {**EDGE, "kind": optional(EDGE_KIND), "metadata": optional(OBJECT)}
 GRAPH_SUBMISSION: Shape = {
+    "estimate": optional(of(ESTIMATE)),
     "schema": exactly("langgraph.v1"),
     "workflowId": optional(ID),
     "nodes": many(of(NODE_SUBMISSION), 1, 2000),
@@ -155,7 +158,7 @@ ARTIFACT_META: Shape = {
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
 PRIORITY = choice("high", "normal", "low")
 WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry", "service")
-WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text()}
+WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text(), "position": optional(whole(1))}
 JOB_ERROR: Shape = {**NODE_ERROR, "nodeId": nullable(text())}
 JOB: Shape = {
     "jobId": ID,
@@ -177,6 +180,9 @@ JOB: Shape = {
     "given": many(text()),
     "rerunOf": nullable(text()),
     "thumbnail": nullable(of(ARTIFACT_REF)),
+    "priority": optional(PRIORITY),
+    "estimate": optional(of(ESTIMATE)),
+    "startsIn": optional(of(ESTIMATE)),
 }
 
 HEAD: Shape = {"seq": whole(1), "created": STAMP}
@@ -245,6 +251,7 @@ RUNTIME: Shape = {
     "light": optional(FLAG),
     "memoryParam": optional(text(1)),
     "needsDevice": optional(FLAG),
+    "sizedBy": optional(many(text(1))),
 }
 IO: Shape = {"input": OBJECT, "output": OBJECT}
 PARAMETER: Shape = {
@@ -309,6 +316,22 @@ QUEUE: Shape = {
     "depth": whole(0),
     "pending": whole(0),
     "oldestSeconds": nullable(number(low=0)),
+    "paused": optional(FLAG),
+}
+USAGE_SAMPLE: Shape = {"at": STAMP, "busy": whole(0), "slots": whole(0), "memory": many(of(MEMORY))}
+LANE = choice("all", "gpu", "device")
+WAITING_JOB: Shape = {
+    "position": whole(1), "jobId": nullable(text()), "nodes": many(text()), "priority": PRIORITY, "lane": LANE, "since": STAMP,
+}  # fmt: skip
+STATISTICS: Shape = {
+    "pipeline": nullable(text()),
+    "ended": whole(0),
+    "completed": whole(0),
+    "failed": whole(0),
+    "cancelled": whole(0),
+    "successRate": nullable(SHARE),
+    "medianSeconds": nullable(number(low=0)),
+    "gpuSeconds": number(low=0),
 }
 DEAD_LETTER: Shape = {
     "id": text(1), "jobId": text(), "nodeId": text(), "attempt": whole(0), "reason": text(1), "detail": text(), "created": STAMP,
@@ -481,6 +504,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Retries": RETRIES,
         "Node": NODE,
         "Edge": EDGE,
+        "Estimate": ESTIMATE,
         "Graph": GRAPH,
     },
     "submission": {
@@ -523,6 +547,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         },
         "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
+        "PriorityRequest": {"priority": optional(PRIORITY), "front": optional(FLAG)},
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
     },
@@ -587,10 +612,19 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "WorkerList": {"workers": many(of(WORKER))},
         "QueueInfo": QUEUE,
         "QueueList": {"queues": many(of(QUEUE))},
+        "UsageSample": USAGE_SAMPLE,
+        "WorkerUsage": {"workerId": text(1), "samples": many(of(USAGE_SAMPLE))},
+        "WaitingJob": WAITING_JOB,
+        "WaitingList": {"plane": PLANE, "pool": text(1), "paused": FLAG, "waiting": many(of(WAITING_JOB))},
         "DeadLetter": DEAD_LETTER,
         "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER)), "next": nullable(text())},
     },
-    "pipeline": {"Pipeline": PIPELINE, "PipelineList": {"pipelines": many(of(PIPELINE))}},
+    "pipeline": {
+        "Pipeline": PIPELINE,
+        "PipelineList": {"pipelines": many(of(PIPELINE))},
+        "PipelineStatistics": STATISTICS,
+        "StatisticsList": {"jobs": whole(0), "pipelines": many(of(STATISTICS))},
+    },
     "artifact": {
         "ArtifactRef": ARTIFACT_REF,
         "ModelRef": MODEL_REF,

@@ -112,6 +112,10 @@ async def test_a_full_queue_takes_neither_a_retry_nor_a_requeue(tmp_path: Path) 
         failed = [await served.submit(node("a", fail=True), job=new_id()) for _ in range(2)]
         for job in failed:
             await served.ended(job)
+        cancelled = [await served.submit(node("a", wait=new_id()), job=new_id()) for _ in range(2)]
+        for job in cancelled:
+            await served.post(f"/api/jobs/{job}/cancel", expect=202)
+            await served.ended(job)
         for worker in list(served.planes.running):
             await served.planes.stop(worker)
         worker = await served.planes.start("python")
@@ -130,7 +134,7 @@ async def test_a_full_queue_takes_neither_a_retry_nor_a_requeue(tmp_path: Path) 
         assert [each["id"] for each in (await served.get("/api/dead-letters"))["deadLetters"]] == [letter["id"]]
         await served.post(f"/api/jobs/{held[0]}/cancel", expect=202)
         await served.in_status(held[0], "cancelled")
-        both = await asyncio.gather(*(served.http.post(f"/api/jobs/{job}/retry") for job in failed))
+        both = await asyncio.gather(*(served.http.post(f"/api/jobs/{job}/retry") for job in cancelled))
         assert sorted(each.status_code for each in both) == [200, 429], "one place, whoever asks at once"
         gate(name).set()
         gate(gated).set()

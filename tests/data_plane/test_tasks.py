@@ -203,6 +203,7 @@ def test_every_own_task_has_a_valid_schema_and_valid_examples() -> None:
         {
             "train_lora",
             "train_image_lora",
+            "train_diffusion_lora",
             "train_voice",
             "compare_voice",
             "render_video",

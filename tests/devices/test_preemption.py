@@ -133,7 +133,7 @@ def test_equals_wait_for_each_other(house: Stack) -> None:
 def test_what_cannot_go_on_is_left_alone(house: Stack) -> None:
     found = {each["id"]: each["contracts"] for each in house.ask("/api/capabilities")["capabilities"]}
     resumable = {id for id, contracts in found.items() if contracts.get("resumable")}
-    assert resumable == {"train_lora", "run_tool", "simulate_gpu", "lingers"}
+    assert resumable == {"train_lora", "train_diffusion_lora", "run_tool", "simulate_gpu", "lingers"}
     for job in ("plain", "plainer"):
         begun_with(house, job, "sleeps", seconds=4)
     submit(house, "patient", "high", memoryMiB=GIB)

@@ -105,10 +105,11 @@ local function null(text) if text == nil or text == '' then return 'null' end re
 
 local function quoted(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
 
--- An event is a line: the time, `s status progress attempt error`, `n status attempt node worker reason error`, or `e ` and the body of a
--- task's event. This makes its JSON, the same bytes for the list, the channel and the reader.
-local function event_text(seq, line)
-  local head, kind, rest = '{"seq":' .. text_of[seq] .. created(string.sub(line, 1, 13)), string.sub(line, 14, 14), string.sub(line, 16)
+-- An event is a line: the ms since its job's `birth`, `s status progress attempt error`, `n status attempt node worker reason error`, or `e ` and
+-- the body of a task's event. This makes its JSON, the same bytes for the list, the channel and the reader.
+local function event_text(birth, seq, line)
+  local age, kind, rest = string.match(line, '^(%-?%d+)(%a) (.*)$')
+  local head = '{"seq":' .. text_of[seq] .. created(string.format('%d', birth + age))
   if kind == 's' then
     local status, progress, attempt, failure = string.match(rest, '^(%S+) (%S+) (%S+) (.*)$')
     return head .. '"type":"status","status":"' .. status .. '","progress":' .. fraction(progress + 0) .. ',"attempt":' .. attempt ..
@@ -122,9 +123,9 @@ local function event_text(seq, line)
 end
 
 -- The log of events is the job's field `log`, lines, while it is short (SMALL_LOG), then a list of JSON texts.
-local function event_texts(first, lines)
+local function event_texts(birth, first, lines)
   local texts = {}
-  for line in string.gmatch(lines, '[^\n]+') do texts[#texts + 1] = event_text(first + #texts, line) end
+  for line in string.gmatch(lines, '[^\n]+') do texts[#texts + 1] = event_text(birth, first + #texts, line) end
   return texts
 end
 
@@ -148,7 +149,7 @@ local function log_save(J, log)
   end
   if first > J.trimmed + 1 or #lines > SMALL_LOG or J.seq > LOG then
     if before then field_put(J, 'log', false) end
-    log_push(J, log, event_texts(first, lines))
+    log_push(J, log, event_texts(J.created, first, lines))
   else
     field_put(J, 'log', lines)
   end
@@ -182,9 +183,9 @@ local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved
 -- Logs an event, and publishes it; on `status:` only where anybody listens.
 local function emit(J, line, channel)
   J.seq = J.seq + 1
-  line = NOW_TEXT .. line
+  line = text_of[NOW - J.created] .. line
   J.events[#J.events + 1] = line
-  if channel ~= 'status:' or heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.seq, line)) end
+  if channel ~= 'status:' or heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.created, J.seq, line)) end
 end
 
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end

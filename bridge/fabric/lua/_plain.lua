@@ -12,6 +12,13 @@ register('epoch', { 'no-writes' }, function() return string.match(redis.call('IN
 -- and small, and without them all workers would seem gone.
 register('put', { 'allow-oom' }, function(keys, arguments) return redis.call(arguments[1], keys[1], unpack(arguments, 2)) end)
 
+-- append: adds to a list of bounded length that expires, in one step. KEYS[1]; ARGV: its length, its lifetime in ms, the values.
+register('append', { 'allow-oom' }, function(keys, arguments)
+  redis.call('RPUSH', keys[1], unpack(arguments, 3))
+  redis.call('LTRIM', keys[1], -arguments[1], -1)
+  redis.call('PEXPIRE', keys[1], arguments[2])
+end)
+
 -- ahead: the number of entries before a given one that no worker has been given, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of them.
 register('ahead', { 'no-writes' }, function(keys, arguments)
   local last = redis.call('GET', keys[1] .. ':delivered') or '0-0'

@@ -20,7 +20,7 @@ transition('read', { 'no-writes' }, function(id, after, depth)
   local key, flat, events = job_key(id), {}, {}
   put_fields(flat, key, NAMED)
   if flat[1] ~= 'state' then return {} end
-  local status, last, cut = string.match(flat[2], STATE_WORDS)
+  local status, last, cut, _, _, _, _, _, _, _, birth = string.match(flat[2], STATE_WORDS)
   local names = {}
   if flat[#flat - 1] == 'stored' then
     for node in string.gmatch(flat[#flat], '[^,]+') do names[#names + 1] = 'a:' .. node end
@@ -37,7 +37,7 @@ transition('read', { 'no-writes' }, function(id, after, depth)
   local seq, trimmed = tonumber(last), tonumber(cut)
   if after >= 0 and after < seq then
     local lines = redis.call('HGET', key, 'log')
-    events = lines and event_texts(trimmed + 1, lines) or redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1)
+    events = lines and event_texts(birth, trimmed + 1, lines) or redis.call('LRANGE', key .. ':events', math.max(0, after - trimmed), -1)
     if lines then events = { unpack(events, math.max(0, after - trimmed) + 1) } end
   end
   return { flat, events }

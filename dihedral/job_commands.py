@@ -1,0 +1,294 @@
+"""Commands on jobs beside those of cli.py: run a task or pipeline, again, download, open, events, delete, upload, presets.
+
+Large because every command is a short function, and its options stand beside it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dihedral.terminal import CANCELLED, DETACHED, FAILED, OK, answer, client_for, follow, plain_text, url_for, usage
+from dihedral.typed_params import (
+    is_artifact,
+    is_list_of_artifacts,
+    local_file,
+    many_of,
+    meant,
+    pair,
+    property_of,
+    value_of,
+)
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def declare(add: Add) -> None:
+    """Adds the parsers of these commands."""
+    one = add("run", run, "run a task or a pipeline and show what comes of it", client=True)
+    one.add_argument("what", metavar="NAME", help="a task, also of your own, or a pipeline")
+    one.add_argument(
+        "values", nargs="*", metavar="KEY=VALUE", help="params, read by their schema; a file where one is asked for"
+    )
+    how_to_submit(one)
+    one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
+    one = add("again", again, "run a job again, or what made a file", client=True)
+    one.add_argument("what", metavar="JOB|FILE")
+    one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
+    how_to_submit(one)
+    one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
+    one = add("download", download, "download what a job stored", client=True)
+    one.add_argument("job", metavar="JOB")
+    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR")
+    one = add("open", open_job, "open a job in the browser", client=True)
+    one.add_argument("job", metavar="JOB")
+    one = add("delete", delete, "delete ended jobs", client=True)
+    one.add_argument("jobs", nargs="+", metavar="JOB")
+    one.add_argument("--artifacts", action="store_true", help="also what they stored")
+    one = add("events", events, "print the events of a job", client=True)
+    one.add_argument("job", metavar="JOB")
+    one.add_argument("-f", "--follow", action="store_true", help="until it ends")
+    one.add_argument("--after", type=int, default=0, metavar="SEQ")
+    one.add_argument("--logs", action="store_true", help="only what its tasks log")
+    one = add("completion", completion, "print the completion script of a shell")
+    one.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
+    one = add("upload", upload, "upload files and print their places", client=True)
+    one.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    one.add_argument("--bucket", default="inputs")
+
+
+def how_to_submit(one: argparse.ArgumentParser) -> None:
+    """The options of `submit`, `run` and `again`."""
+    one.add_argument(
+        "--file",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a file, uploaded first; repeatable, also for one list",
+    )
+    one.add_argument(
+        "--local",
+        action="append",
+        metavar="K=PATH",
+        help="a param that is a model of the workers, by its path below models.roots; repeatable",
+    )
+    one.add_argument("--name", help="what the job is called")
+    one.add_argument("--tag", action="append", metavar="TAG", help="repeatable")
+    one.add_argument("--priority", choices=["high", "normal", "low"])
+    one.add_argument("-q", "--quiet", action="store_true", help="print the id alone")
+    one.add_argument("-o", "--output", type=Path, metavar="DIR", help="wait, then download what it stored")
+    one.add_argument("--notify", action="store_true", help="ring the bell, and notify the desktop, when it has ended")
+
+
+# Run ------------------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> int:
+    with client_for(options) as client:
+        kind, schema = _named(client, options.what)
+        params, files = read_params(options.values, options.file or [], schema, options.what)
+        params |= {name: {"local": path} for name, path in map(pair, options.local or [])}
+        job = client.submit(**{kind: options.what}, params=params, files=files, **identity(options))
+        return after_submission(client, job, options, watches=not options.detach)
+
+
+def again(options: argparse.Namespace) -> int:
+    with client_for(options) as client:
+        origin: dict[str, Any] = {}
+        if Path(options.what).is_file():
+            made = client.provenance_of_file(options.what)
+            what, before = made.get("pipeline") or made.get("task"), made["params"]
+            kind, schema = _named(client, what)
+            origin = {kind: what}
+            if made.get("jobId"):
+                origin |= _if_known(client, made["jobId"])
+        else:
+            job = client.job(options.what)
+            what, before = job["pipeline"] or job["task"], {}
+            schema = _named(client, what)[1] if what else {}
+            origin = {"rerun_of": job["jobId"]}
+        taken = {text[:-1]: None for text in options.values if text.endswith("=")}
+        params, files = read_params(
+            [text for text in options.values if not text.endswith("=")], options.file or [], schema, str(what)
+        )
+        if "rerun_of" not in origin or len(origin) > 1:  # a file names everything itself
+            params = {name: value for name, value in {**before, **params, **taken}.items() if name not in taken}
+        else:
+            params |= taken
+        job = client.submit(**origin, params=params or None, files=files, **identity(options))
+        return after_submission(client, job, options, watches=not options.detach)
+
+
+def _if_known(client: Any, job_id: str) -> dict[str, str]:
+    from dihedral.client import Refused
+
+    try:
+        return {"rerun_of": client.job(job_id)["jobId"]}
+    except Refused:
+        return {}
+
+
+def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:
+    """Returns ("task" or "pipeline", the schema of its params). Raises SettingsError with a suggestion."""
+    tasks = {each["id"]: each["io"]["input"] for each in client.capabilities()["capabilities"]}
+    if name in tasks:
+        return "task", tasks[name]
+    pipelines = {each["id"]: each["params"] for each in client.pipelines()["pipelines"]}
+    if name in pipelines:
+        return "pipeline", pipelines[name]
+    raise usage(f"there is no task and no pipeline {name!r}{meant(name, sorted({*tasks, *pipelines}))}")
+
+
+def pipeline_schema(client: Any, name: str) -> Mapping[str, Any] | None:
+    """Returns the schema of a pipeline's params; None where there is no such pipeline."""
+    return next((each["params"] for each in client.pipelines()["pipelines"] if each["id"] == name), None)
+
+
+def read_params(
+    values: list[str], paths: list[str], schema: Mapping[str, Any], what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (params, files by param). Raises SettingsError."""
+    params: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    for name, path in map(pair, paths):
+        if is_list_of_artifacts(property_of(name, schema, what)):
+            files.setdefault(name, []).append(path)
+        elif name in files:
+            raise usage(f"{name} is one file, and several were given")
+        else:
+            files[name] = path
+    for name, text in map(pair, values):
+        each = property_of(name, schema, what)
+        if local_file(text, each) is not None:
+            files[name] = text
+        elif is_artifact(each) and "/" not in text:
+            raise usage(f"{name}={text}: there is no such file; a stored one is named BUCKET/KEY")
+        else:
+            params[name] = value_of(name, text, each)
+    return params, files
+
+
+def swept(texts: list[str], schema: Mapping[str, Any], what: str) -> dict[str, list[Any]]:
+    return {name: many_of(name, text, property_of(name, schema, what)) for name, text in map(pair, texts)}
+
+
+def identity(options: argparse.Namespace) -> dict[str, Any]:
+    named = {"name": options.name, "tags": options.tag, "priority": options.priority}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def after_submission(client: Any, job: dict[str, Any], options: argparse.Namespace, *, watches: bool) -> int:
+    """Prints the id, watches the job where that is asked for, downloads what it stored, and notifies. Returns the exit code."""
+    job_id = job["jobId"]
+    if options.quiet:
+        print(job_id, flush=True)
+    if not (watches or options.output or options.notify):
+        if not options.quiet:
+            answer(options, job, f"{job_id}  {job['status']}   (dihedral watch {job_id})")
+        return OK
+    if options.quiet:
+        code = wait_for(client, job_id)
+    else:
+        if not options.json and not sys.stdout.isatty():
+            print(job_id, flush=True)  # the reader of the pipe has the id, however the watch ends
+        code = follow(client, job_id, options)
+    if options.output is not None and code != DETACHED:
+        for path in client.download_all(job_id, options.output):
+            if not (options.quiet or options.json):
+                print(plain_text(str(path)))
+    return code
+
+
+def wait_for(client: Any, job_id: str) -> int:
+    try:
+        job = client.wait(job_id)
+    except KeyboardInterrupt:
+        return DETACHED
+    return {"completed": OK, "cancelled": CANCELLED}.get(job["status"], FAILED)
+
+
+# One job --------------------------------------------------------------------------------------------------------------
+
+
+def download(options: argparse.Namespace) -> int:
+    with client_for(options) as client:
+        paths = client.download_all(options.job, options.output)
+    answer(options, {"paths": [str(path) for path in paths]}, "\n".join(map(str, paths)) or "it stored nothing")
+    return OK
+
+
+def open_job(options: argparse.Namespace) -> int:
+    import webbrowser
+
+    with client_for(options) as client:
+        job = client.job(options.job)
+    address = f"{url_for(options).rstrip('/')}/console/jobs/{job['jobId']}"
+    answer(options, {"url": address}, address)
+    webbrowser.open(address)
+    return OK
+
+
+def delete(options: argparse.Namespace) -> int:
+    gone = []
+    with client_for(options) as client:
+        for job in options.jobs:
+            job_id = client.job(job)["jobId"]
+            client.delete(job_id, artifacts=options.artifacts)
+            gone.append(job_id)
+            if not options.json:
+                print(f"deleted {job_id}", flush=True)
+    if options.json:
+        print(json.dumps({"deleted": gone}))
+    return OK
+
+
+def events(options: argparse.Namespace) -> int:
+    from dihedral.bridge.plain import plain_line
+    from dihedral.render import describe
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event["type"] == "progress" or (options.logs and event["type"] != "log"):
+            return
+        if options.json:
+            print(json.dumps(event), flush=True)
+            return
+        if event["type"] == "data":
+            text: str | None = f"  {event['nodeId']} | {event['name']} {json.dumps(event['data'], ensure_ascii=False)}"
+        else:
+            text = describe(event)
+        if text:
+            print(f"{event['created'][11:23]} {plain_line(text)}", flush=True)
+
+    with client_for(options) as client:
+        job_id = client.job(options.job)["jobId"]
+        if not options.follow:
+            for event in client.events(job_id, options.after)["events"]:
+                tell(event)
+            return OK
+        try:
+            for event in client.watch(job_id, options.after):
+                tell(event)
+        except KeyboardInterrupt:
+            return DETACHED
+    return OK
+
+
+def completion(options: argparse.Namespace) -> int:
+    from dihedral.completion import SCRIPTS
+
+    print(SCRIPTS[options.shell], end="")
+    return OK
+
+
+def upload(options: argparse.Namespace) -> int:
+    stored = []
+    with client_for(options) as client:
+        for path in options.paths:
+            meta = client.upload(path, options.bucket)
+            stored.append(meta)
+            if not options.json:
+                print(plain_text(f"{meta['bucket']}/{meta['key']}"), flush=True)
+    if options.json:
+        print(json.dumps({"artifacts": stored}, indent=2))
+    return OK

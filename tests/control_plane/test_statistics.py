@@ -1,0 +1,85 @@
+"""Estimates, statistics and use over time, as clients read them."""
+
+from typing import Any
+
+import pytest
+
+from dihedral.bridge.fabric.durations import DurationNotes
+from dihedral.bridge.graphs import Placement
+from tests.control_plane.served import Served, new_id, node, submission
+from tests.support.planes import gate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def noted(served: Served, task: str, seconds: list[float]) -> None:
+    capability = served.planes.registry[task].capability
+    for each in seconds:
+        notes = DurationNotes()
+        notes.note(capability, {}, each, "cpu", Placement("default", True, 60.0, True))
+        await notes.write(served.planes.client)
+
+
+async def test_a_plan_a_job_and_its_nodes_say_how_long_they_will_take(served: Served) -> None:
+    await noted(served, "act", [20.0, 30.0, 40.0])
+    first = new_id("gate")
+    nodes = [node("a", wait=first), node("b")]
+    edges = [{"from": "a", "to": "b", "kind": "normal"}]
+
+    async def planned() -> Any:
+        return (await served.post("/api/plans", submission(*nodes, edges=edges), expect=200)).get("estimate")
+
+    assert (await served.becomes(planned))["low"] >= 20
+    job = await served.submit(*nodes, edges=edges)
+    await served.in_status(job, "running")
+    document = await served.job(job)
+    assert document["priority"] == "normal"
+    assert 0 < document["estimate"]["low"] <= document["estimate"]["high"] <= 80
+    assert "startsIn" not in document
+    live = await served.nodes(job)
+    assert live["a"]["telemetry"]["estimate"]["high"] <= 40
+    assert live["b"]["telemetry"]["estimate"]["high"] == 40
+    (listed,) = [each for each in (await served.get("/api/jobs"))["jobs"] if each["jobId"] == job]
+    assert listed["estimate"]["high"] <= 80
+    gate(first).set()
+    done = await served.ended(job)
+    assert "estimate" not in done
+    assert "estimate" not in (await served.nodes(job))["a"]["telemetry"]
+
+
+async def test_a_plan_sent_as_a_job_runs(served: Served) -> None:
+    planned = await served.post("/api/plans", submission(node("a")), expect=200)
+    planned["estimate"] = {"low": 1, "high": 2}
+    planned["workflowId"] = new_id()
+    job = (await served.post("/api/jobs", {"graph": planned}))["jobId"]
+    assert (await served.ended(job))["status"] == "completed"
+    assert "estimate" not in await served.get(f"/api/jobs/{job}/graph")
+
+
+async def test_statistics_count_what_ended(served: Served) -> None:
+    async def of_graphs() -> Any:
+        found = {each["pipeline"]: each for each in (await served.get("/api/statistics"))["pipelines"]}
+        return found.get(None, {"completed": 0, "failed": 0, "gpuSeconds": 0, "ended": 0})
+
+    before = await of_graphs()
+    await served.ended(await served.submit(node("a")))
+    await served.ended(await served.submit(node("a", fail=True)))
+    await served.ended(await served.submit(node("a", task="heavy")))
+    after = await of_graphs()
+    assert (after["completed"] - before["completed"], after["failed"] - before["failed"]) == (2, 1)
+    assert after["successRate"] == pytest.approx(after["completed"] / (after["completed"] + after["failed"]))
+    assert after["medianSeconds"] >= 0
+    assert after["gpuSeconds"] >= before["gpuSeconds"]
+
+
+async def test_a_worker_tells_its_use_of_the_last_hour(served: Served) -> None:
+    (worker,) = [each for each in (await served.get("/api/workers"))["workers"] if each["plane"] == "python"][:1]
+
+    async def samples() -> Any:
+        return (await served.get(f"/api/workers/{worker['workerId']}/usage"))["samples"]
+
+    (first, *_) = await served.becomes(samples)
+    assert first["slots"] == 2
+    assert first["busy"] <= 2
+    for unknown in ("nobody", "a*", "worker:places"):
+        await served.get(f"/api/workers/{unknown}/usage", expect=404)

@@ -1,0 +1,249 @@
+"""Commands on jobs as people type them: run, again, download, events, completion; each named after what first_hour.md missed where it did."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dihedral import Client
+from dihedral.client import JobFailed
+from tests.front_door.running import Up, dihedral, up
+from tests.front_door.test_cli import Shell
+
+MINE = """
+from typing import Annotated
+from msgspec import Meta, Struct
+from dihedral import ArtifactRef, TaskContext, artifact, task
+
+Text = Annotated[ArtifactRef, artifact("text/*", format="text")]
+
+class Count(Struct, forbid_unknown_fields=True, rename="camel"):
+    text: str = ""
+    texts: list[Text] = []
+    times: int = 1
+    loud: bool = False
+    share: float | None = None
+
+class Counted(Struct):
+    words: int
+    loud: bool
+    share: float | None
+
+@task(description="Counts words.")
+def count_words(params: Count, ctx: TaskContext) -> Counted:
+    print("counting", params.text)
+    text = " ".join([params.text, *(ctx.fetch(ref).read_text() for ref in params.texts)])
+    ctx.store("inputs", "words.txt", text.encode(), "text/plain")
+    ctx.store("videos", "words.txt", text.upper().encode(), "text/plain")
+    return Counted(words=len(text.split()) * params.times, loud=params.loud, share=params.share)
+
+@task(description="Fails.")
+def break_down(params: Count, ctx: TaskContext) -> Counted:
+    raise KeyError("b")
+"""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "mine.py").write_text(MINE)
+    with up(folder, "--slots", "1", "--tasks", "mine.py") as running:
+        yield running
+
+
+@pytest.fixture
+def shell(house: Up, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, house.url)
+
+
+# Run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_of_ones_own_runs_by_its_name_and_shows_what_it_returns(shell: Shell) -> None:
+    said = shell("run", "count_words", "text=a b", "times=2", "loud=yes", "share=0.5").stdout
+    assert "count_words returned" in said
+    assert "words  4" in said
+    assert "loud   true" in said
+    assert "share  0.5" in said
+
+
+def test_lists_of_files_are_given_to_a_task_a3(shell: Shell) -> None:
+    for name in ("a.txt", "b.txt"):
+        (shell.directory / name).write_text(f"{name} and more")
+    said = shell("run", "count_words", "--file", "texts=a.txt", "--file", "texts=b.txt").stdout
+    assert "words  6" in said
+
+
+def test_a_file_of_this_machine_may_stand_as_a_value(shell: Shell) -> None:
+    (shell.directory / "voice.wav").write_bytes(b"no voice")
+    job = shell("run", "train_voice", "recording=voice.wav", "-q", code=1).stdout.strip()
+    assert shell.json("show", job)["job"]["name"] == "voice.wav"
+    assert "no such file" in shell("run", "train_voice", "recording=absent.wav", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("rum", "count_words"), "there is no command 'rum'; did you mean 'run'?"),
+        (("run", "count_word"), "there is no task and no pipeline 'count_word'; did you mean 'count_words'?"),
+        (("run", "count_words", "txt=a"), "count_words has no parameter 'txt'; did you mean 'text'?"),
+        (
+            ("submit", "--pipeline", "simulate", "--param", "step=1"),
+            "simulate has no parameter 'step'; did you mean 'steps'?",
+        ),
+        (("pipelines", "simulat"), "there is no pipeline 'simulat'; did you mean 'simulate'?"),
+        (("submit", "--pipeline", "simulate", "--priority", "hihg"), "there is no choice 'hihg'; did you mean 'high'?"),
+    ],
+)
+def test_what_is_mistyped_gets_a_suggestion(shell: Shell, arguments: tuple[str, ...], said: str) -> None:
+    assert said in shell(*arguments, code=2).stderr
+
+
+def test_a_value_is_typed_as_it_is_printed_b5(shell: Shell) -> None:
+    printed = shell("capabilities", "count_words").stdout
+    assert "boolean = false" in printed
+    assert "number = null" in printed
+    assert "list of file = []" in printed
+    assert "None" not in shell("pipelines").stdout
+    assert "False" not in shell("pipelines").stdout
+    for value in ("false", "False", "no"):
+        assert "loud   false" in shell("run", "count_words", f"loud={value}", "share=null").stdout
+
+
+def test_quiet_prints_the_id_alone(shell: Shell) -> None:
+    for command in (("submit", "--pipeline", "simulate"), ("run", "count_words", "text=a", "--detach")):
+        job = shell(*command, "-q").stdout
+        assert len(job.strip().split()) == 1
+        assert shell.json("show", job.strip())["job"]["jobId"] == job.strip()
+    assert shell("jobs", "-q", "--limit", "1").stdout.split() == [job.strip()]
+
+
+def test_name_and_tags_are_listed_and_searched(shell: Shell) -> None:
+    shell("run", "count_words", "text=rare-word", "--name", "日本語の仕事", "--tag", "one", "--tag", "two")
+    (row,) = shell("jobs", "rare-word").stdout.splitlines()
+    assert row.endswith("日本語の仕事 #one #two")
+    assert shell("jobs", "日本語", "--tag", "two").stdout.splitlines() == [row]
+    assert shell("jobs", "rare-word", "--tag", "three").stdout == "no jobs\n"
+
+
+def test_a_job_is_named_by_a_prefix_everywhere(shell: Shell) -> None:
+    job = shell("run", "count_words", "-q").stdout.strip()
+    short = job[:8]
+    assert shell("show", short).stdout.startswith(job)
+    shell("watch", short)
+    assert job in shell("delete", short).stdout
+    assert "there is no job" in shell("show", job, code=3).stderr
+
+
+def test_a_failed_node_shows_its_traceback(shell: Shell) -> None:
+    job = shell("run", "break_down", "-q", code=1).stdout.strip()
+    shown = shell("show", job).stdout
+    assert "Traceback" in shown
+    assert 'raise KeyError("b")' in shown
+
+
+def test_show_has_params_with_the_given_ones_apart(shell: Shell) -> None:
+    job = shell("run", "count_words", "text=a b", "-q").stdout.strip()
+    lines = [line.split() for line in shell("show", job).stdout.splitlines()]
+    assert ["text", "a", "b"] in lines
+    assert ["times", "1", "(default)"] in lines
+
+
+def test_again_repeats_a_job_with_changes_a4(shell: Shell) -> None:
+    first = shell("run", "count_words", "text=a b", "times=2", "--tag", "t", "-q").stdout.strip()
+    second = shell("again", first[:10], "times=5", "-q").stdout.strip()
+    job = shell.json("show", second)["job"]
+    assert (job["task"], job["params"]["text"], job["params"]["times"], job["rerunOf"]) == (
+        "count_words",
+        "a b",
+        5,
+        first,
+    )
+    assert job["tags"] == ["t"]
+    third = shell("again", second, "times=", "-q").stdout.strip()
+    assert shell.json("show", third)["job"]["params"]["times"] == 1
+
+
+# Results --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_job_stored_is_downloaded_and_equal_names_get_a_number(shell: Shell) -> None:
+    job = shell("run", "count_words", "text=a b", "-o", "out", "-q").stdout.strip()
+    assert sorted(path.name for path in (shell.directory / "out").iterdir()) == ["words-2.txt", "words.txt"]
+    shell("download", job, "-o", "more/deep")
+    texts = {path.read_text() for path in (shell.directory / "more" / "deep").iterdir()}
+    assert texts == {"a b", "A B"}
+
+
+def test_events_and_logs_are_printed(shell: Shell) -> None:
+    job = shell("run", "count_words", "text=loudly", "-q").stdout.strip()
+    assert "job completed" in shell("events", job).stdout
+    logs = shell("events", job, "--logs", "--follow").stdout
+    assert "counting loudly" in logs
+    assert "job completed" not in logs
+
+
+def test_uploads_print_their_places(shell: Shell) -> None:
+    (shell.directory / "a.txt").write_text("a")
+    (place,) = shell("upload", "a.txt").stdout.splitlines()
+    assert place.startswith("inputs/")
+    assert "words  1" in shell("run", "count_words", f"texts={place}").stdout
+
+
+def test_notify_never_fails(shell: Shell) -> None:
+    shell("run", "count_words", "--notify")
+
+
+# Completion -----------------------------------------------------------------------------------------------------------
+
+
+def test_completion_knows_commands_options_tasks_params_and_jobs(shell: Shell) -> None:
+    job = shell("run", "count_words", "-q").stdout.strip()
+
+    def offered(*words: str) -> list[str]:
+        return shell("complete", "--", *words).stdout.split()
+
+    assert offered("sub") == ["submit"]
+    assert "count_words" in offered("run", "count")
+    assert offered("run", "count_words", "t") == ["text=", "texts=", "times="]
+    assert "steps=" in offered("submit", "--pipeline", "simulate", "--param", "st")
+    assert "--priority" in offered("submit", "--p")
+    assert offered("submit", "--priority", "h") == ["high"]
+    assert job in offered("show", job[:3])
+    assert offered("artifacts", "g") == ["get"]
+    assert dihedral("complete", "--", "run", "c", cwd=shell.directory, DIHEDRAL_URL="http://127.0.0.1:1").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_a_shell_accepts_its_completion_script(shell: Shell, name: str) -> None:
+    script = shell("completion", name).stdout
+    if shutil.which(name) is None:
+        assert "dihedral complete --" in script
+        return
+    subprocess.run([name, "-n"], input=script, text=True, check=True)
+
+
+# The client -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_client_runs_waits_repeats_and_draws_a_job_in_a_notebook(house: Up, tmp_path: Path) -> None:
+    with Client(house.url) as client:
+        job: Any = client.run(
+            task="count_words", params={"text": "<b>a</b> b"}, name="From a notebook", timeout_seconds=60
+        )
+        assert job["status"] == "completed"
+        drawn = job._repr_html_()
+        assert "&lt;b&gt;a&lt;/b&gt; b" in drawn
+        assert json.loads(json.dumps(job)) == job
+        again = client.wait(client.rerun(job["jobId"], times=3)["jobId"])
+        assert (again["name"], again["params"] and again["params"]["times"]) == ("From a notebook", 3)
+        assert {path.name for path in client.download_all(job["jobId"], tmp_path / "got")} == {
+            "words.txt",
+            "words-2.txt",
+        }
+        with pytest.raises(JobFailed, match="KeyError"):
+            client.run(task="break_down")
