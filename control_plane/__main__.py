@@ -14,6 +14,7 @@ from pathlib import Path
 from dihedral.bridge import hosts, logs, settings
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.fabric import keys
+from dihedral.bridge.tasks import printed
 from dihedral.schemas.structs.settings import Settings
 
 USAGE, REFUSED = 2, 3
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # uvicorn shuts down in order and then raises the signal again; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    with listening:
+    with listening, printed.routed():
         Server(config).run(sockets=[listening])
     return 0
 

@@ -28,9 +28,10 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.finding import beginning, heads
+from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
-from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
+from dihedral.bridge.fabric.scripts import Depth, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard

@@ -22,6 +22,7 @@ from dihedral.bridge.awaiting import UntilItWaits
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, TaskContext, TaskError, printable
 from dihedral.bridge.tasks.device_faults import device_fault
+from dihedral.bridge.tasks.printed import PRINTED, Printed
 from dihedral.bridge.tasks.registry import Registry, Task
 from dihedral.bridge.tasks.runs import Cancelled, Completed, Emit, EndedOutcome, Failed, NodeRun, RunControl
 from dihedral.schemas.structs.artifact import ArtifactMeta
@@ -73,6 +74,8 @@ async def run_light(
         model_roots=task.model_roots,
     )
     stop = _Stop(run.timeout_seconds, control)
+    printed = Printed(emit)
+    outside = PRINTED.set(printed)
     try:
         return finished(task, await UntilItWaits(task.function(params, context), stop.begin), context, output_bytes)
     except asyncio.CancelledError:
@@ -85,6 +88,8 @@ async def run_light(
         # SystemExit and KeyboardInterrupt from a task would end the worker and every other node in it.
         return stop.outcome(task) or failure(error, task, context.artifacts)
     finally:
+        PRINTED.reset(outside)
+        printed.close()
         if stop.begun:
             await stop.close()
         if context.has_files:
