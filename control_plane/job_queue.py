@@ -28,9 +28,10 @@ from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.finding import beginning, heads
+from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
-from dihedral.bridge.fabric.scripts import Depth, Limit, NodeRecord
+from dihedral.bridge.fabric.scripts import Depth, NodeRecord
 from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
@@ -66,7 +67,7 @@ BLOCK = 50
 BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
-SEARCHED_AT_ONCE = 1000
+SEARCHED_AT_ONCE = 500
 MAX_SEARCHED = 10_000
 """Jobs that one request of a search looks at."""
 SHORTEST_PREFIX = 4
@@ -680,6 +681,7 @@ class JobQueue:
             for row, head in zip(rows, found, strict=True)
             if head is not None
             and visible_owner in (None, head.owner)
+            and search.may_fit(row[1], head.about, head.pipeline)
             and search.fits(row[1], identity.decode(head.about), head.pipeline)
         ]
 
