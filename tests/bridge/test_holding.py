@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dihedral.bridge.fabric.items import Release, Renewal, Submission, Takeover
 from dihedral.bridge.fabric.scripts import Claim, Reply, Report
 from dihedral.bridge.fabric.steps import Start, Step
 from tests.bridge.world import STREAM, World, batch, ended
@@ -21,7 +22,7 @@ def world(redis: Any) -> World:
 
 async def held(world: World, routes: str = ROUTES) -> Claim:
     """Submits the job of one node, and takes its entry as a worker does."""
-    item = ["job", "d", 2, [batch(["a"])], 0, 0, (), False, "graph", '{"nodes":[]}', "routes", routes]
+    item = Submission("job", "d", 2, [batch(["a"])], 0, 0, (), False, ["graph", '{"nodes":[]}', "routes", routes])
     await world.scripts.submit(world.part, [item])
     (claim,) = await world.scripts.take(
         world.part, "w1", "n", count=9, light=9, heavy=9, streams=[STREAM], holding=True
@@ -39,7 +40,7 @@ async def report(world: World, claim: Claim, steps: list[Step], *, ack: bool = F
 
 async def reclaimed(world: World, claim: Claim) -> Claim:
     stamp = await world.stamp(claim.entry)
-    return (await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", stamp, "w2", "m"]]))[0]
+    return (await world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, "w1", stamp, "w2", "m")]))[0]
 
 
 @on_both_servers
@@ -74,7 +75,7 @@ async def test_an_entry_that_was_taken_over_refuses_the_report_of_its_former_hol
     assert (await report(world, claim, [ended("a")], ack=True)).word == "stale"
     assert (await world.record("a")).status == "running"
     assert await world.pending() == [claim.entry], "the entry is the other's"
-    release = ["job", STREAM, claim.entry, f"w2 {other.nonce}", [batch(["a"], nonce="again")]]
+    release = Release("job", STREAM, claim.entry, f"w2 {other.nonce}", [batch(["a"], nonce="again")])
     assert await world.scripts.release(world.part, [release]) == ["ok"]
     assert (await report(world, claim, [ended("a"), Start("b", "w1")], ack=True)).word == "stale"
     assert (await world.record("a")).status == "ready"
@@ -108,10 +109,10 @@ async def test_a_job_cancelled_before_the_first_report_takes_nothing_and_leaves_
 @on_both_servers
 async def test_a_held_entry_is_renewed_by_its_holder_alone(world: World) -> None:
     claim = await held(world)
-    item = ["job", STREAM, claim.entry, f"w1 {claim.nonce}"]
-    assert await world.scripts.renew(world.part, [[*item, "w1"], [*item, "w2"]]) == ["ok", "lost"]
+    mine, others = (Renewal("job", STREAM, claim.entry, f"w1 {claim.nonce}", consumer) for consumer in ("w1", "w2"))
+    assert await world.scripts.renew(world.part, [mine, others]) == ["ok", "lost"]
     await reclaimed(world, claim)
-    assert await world.scripts.renew(world.part, [[*item, "w1"]]) == ["lost"]
+    assert await world.scripts.renew(world.part, [mine]) == ["lost"]
 
 
 @on_both_servers
