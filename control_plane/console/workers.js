@@ -80,13 +80,13 @@ function LastHour({ worker }) {
   const [open, setOpen] = useState(false);
   const [samples, setSamples] = useState(null);
   useEvery(open ? USAGE_MS : 0, async () => open && setSamples((await get(`/api/workers/${encodeURIComponent(worker.workerId)}/usage`)).samples), [open, worker.workerId]);
-  const minutes = (sample) => (Date.parse(sample.at) - Date.now()) / 60_000;
+  const minutes = (sample) => Math.round((Date.parse(sample.at) - Date.now()) / 6000) / 10;
   const devices = [...new Set((samples ?? []).flatMap((sample) => sample.memory.map((each) => each.device)))];
   const memory = devices.map((device) => ({ name: device === "cpu" ? t("slots") : device, points: samples.flatMap((sample) => sample.memory.filter((each) => each.device === device).map((each) => [minutes(sample), each.usedBytes / GIB])) }));
   return html`<details class="more" onToggle=${(event) => setOpen(event.target.open)}><summary>${t("The last hour")}</summary>
     ${samples && samples.length < 2 && html`<p class="muted">${t("Nothing was recorded yet.")}</p>`}
-    ${samples?.length > 1 && html`<${Curve} series=${{ key: "busy", title: t("Busy slots"), nodeId: "", along: t("minutes ago"), points: samples.map((sample) => [minutes(sample), sample.busy]) }} />
-      ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along: t("minutes ago"), lines: memory }} />`}`}</details>`;
+    ${samples?.length > 1 && html`<${Curve} series=${{ key: "busy", title: t("Busy slots"), nodeId: "", along: t("minute"), points: samples.map((sample) => [minutes(sample), sample.busy]) }} />
+      ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along: t("minute"), lines: memory }} />`}`}</details>`;
 }
 
 // Without a GPU it is what the slots hold of the machine's.

@@ -551,7 +551,7 @@ export default {
   "The last hour": "Letzte Stunde",
   "Nothing was recorded yet.": "Noch nichts aufgezeichnet.",
   "Busy slots": "Belegte Plätze",
-  "minutes ago": "Minuten zuvor",
+  minute: "Minute",
   "Memory in GiB": "Speicher in GiB",
   "{used} of {total}": "{used} von {total}",
   "its workers died again and again": "seine Worker starben wiederholt",
