@@ -2,9 +2,9 @@
 
 import re
 
+from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.fabric.scripts import Limit
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.worker import DeadLetter
 

@@ -25,11 +25,12 @@ import redis
 from dihedral.bridge import metrics
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect, is_cluster
+from dihedral.bridge.fabric.items import Release, Renewal
 from dihedral.bridge.fabric.jobs import Jobs, decode_graph, decode_routes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED, check_delivery
 from dihedral.bridge.fabric.scripts import Claim, NodeRecord, Report, parse_record
-from dihedral.bridge.fabric.steps import Step
+from dihedral.bridge.fabric.steps import EntrySpec, Step
 from dihedral.bridge.graphs import Plan, Topology
 from dihedral.bridge.pools import PRIORITIES
 
@@ -149,6 +150,10 @@ class Delivery:
         if self.kept:
             steps, self.kept = [*self.kept, *steps], []
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
+
+    def release(self, entries: list[EntrySpec]) -> Release:
+        """Makes the item that gives up the claim; `entries` carry its nodes back."""
+        return Release(self.job_id, self.stream, self.entry, self.token, entries)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""
@@ -474,7 +479,7 @@ class Consumer:
         """Leaves out deliveries that were taken over while the answer waited to be read: until then no thread renewed their leases."""
         ours = [claim for claim in claims if claim.word == "ok"]
         words = await self._scripts.renew(
-            part, [[c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer] for c in ours]
+            part, [Renewal(c.job_id, c.stream, c.entry, f"{self.consumer} {c.nonce}", self.consumer) for c in ours]
         )
         return [claim for claim, word in zip(ours, words, strict=True) if word != "lost"]
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 import redis.asyncio
@@ -17,6 +16,7 @@ from dihedral.bridge import graphs
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.dispatch import plan_batches
+from dihedral.bridge.fabric.items import JobRead, Limit, Retry, Submission
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import (
@@ -24,7 +24,6 @@ from dihedral.bridge.fabric.scripts import (
     MAX_CALL_ITEMS,
     PENDING,
     Depth,
-    Limit,
     NodeRecord,
     Scripts,
     parse_record,
@@ -185,7 +184,7 @@ class Jobs:
                     jobs[index].created_ms = now
         return words
 
-    def _item(self, part: Partition, job: NewJob) -> tuple[Any, ...]:
+    def _item(self, part: Partition, job: NewJob) -> Submission:
         graph = job.graph.decode()
         stored = {
             "graph": graph,
@@ -201,9 +200,9 @@ class Jobs:
         fields = [text for name, value in stored.items() if value for text in (name, value)]
         topology = job.plan.topology
         batches = plan_batches(part, job.plan, topology.roots, priority=job.priority, inline_limit=self.inline_limit)
-        return (
+        return Submission(
             job.job_id, job.digest, len(topology.nodes), batches, job.start_at_ms or 0, self._max_queued, job.limit,
-            job.webhook.decode() or False, *fields,
+            job.webhook.decode() or False, fields,
         )  # fmt: skip
 
     async def allowance(self, limit: Limit) -> tuple[int, str]:
@@ -250,7 +249,7 @@ class Jobs:
     async def read(self, job_id: str, after: int | None = None, depth: Depth = Depth.document) -> JobView | None:
         """Reads as much of the job as `depth` asks for and, with `after`, every kept event with a greater seq, in one atomic read; None for an unknown job."""
         reply = await self.scripts.read(
-            self.scripts.partition(job_id), [(job_id, -1 if after is None else after, depth)]
+            self.scripts.partition(job_id), [JobRead(job_id, -1 if after is None else after, depth)]
         )
         return view(job_id, reply[0])
 
@@ -262,7 +261,7 @@ class Jobs:
         for number, indexes in by_partition.items():
             for start in range(0, len(indexes), 100):
                 chunk = indexes[start : start + 100]
-                items = [(job_ids[index], -1, depth) for index in chunk]
+                items = [JobRead(job_ids[index], -1, depth) for index in chunk]
                 for index, row in zip(
                     chunk, await self.scripts.read(self.scripts.partitions[number], items), strict=True
                 ):
@@ -343,7 +342,8 @@ class Jobs:
         batches = plan_batches(part, plan, decided.ready, priority=found.priority, inline_limit=self.inline_limit)
         skips = [(node, reason, topology.shares[node]) for node, reason in decided.skipped]
         return await self.scripts.retry(
-            part, job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued
+            part,
+            Retry(job_id, found.status, found.attempt, sorted(reset), batches, skips, limit, self._max_queued),
         )
 
     async def delete(self, job_id: str) -> str:

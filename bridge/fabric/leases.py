@@ -24,6 +24,7 @@ from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect, connect_blocking
 from dihedral.bridge.fabric.deliveries import Delivery, Plans
 from dihedral.bridge.fabric.dispatch import TO_THE_FRONT, Manner, plan_batches
+from dihedral.bridge.fabric.items import Renewal, Takeover
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.keys import GROUP, Partition
 from dihedral.bridge.fabric.scripts import PENDING, Claim, Reply, Report, Writer, is_transient
@@ -96,7 +97,7 @@ class Renewer(threading.Thread):
     def _renew_in(self, rows: list[tuple[Partition, str, str, str, str]]) -> None:
         for start in range(0, len(rows), 500):
             chunk = rows[start : start + 500]
-            items = [[job, stream, entry, token, self._consumer] for _, job, stream, entry, token in chunk]
+            items = [Renewal(job, stream, entry, token, self._consumer) for _, job, stream, entry, token in chunk]
             words: Any = self._scripts.call_blocking(self._client, "renew", chunk[0][0], items)
             for row, word in zip(chunk, words, strict=True):
                 if word != b"ok":
@@ -195,7 +196,7 @@ class Reclaimer:
 
     async def _take_over(self, part: Partition, stream: str, abandoned: list[tuple[str, Sighting]]) -> int:
         items = [
-            [stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex]
+            Takeover(stream, entry, first.consumer, first.stamp_ms, self.consumer, uuid.uuid4().hex)
             for entry, first in abandoned
         ]
         taken = 0
@@ -228,9 +229,7 @@ class Reclaimer:
             pause = 0 if delivery.routes[node].light else self._pause_ms(delivery.redeliveries.get(node, 0))
             manner = Manner(delay_ms=pause, reason="lost") if pause else TO_THE_FRONT
             batches += plan_batches(part, delivery.plan, [node], priority=delivery.priority, manner=manner)
-        await self.jobs.scripts.release(
-            part, [[delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]]
-        )
+        await self.jobs.scripts.release(part, [delivery.release(batches)])
 
     def _pause_ms(self, losses: int) -> int:
         """Returns how long a node in a slot waits, once its workers were lost so often that it may be the reason: it takes down no more than one an hour then."""

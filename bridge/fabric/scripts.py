@@ -19,8 +19,9 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, UNKNOWN_FUNCTION, Client
+from dihedral.bridge.fabric.items import Cancel, JobRead, Release, Renewal, Retry, Submission, Take, Takeover
 from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
-from dihedral.bridge.fabric.steps import EntrySpec, Step
+from dihedral.bridge.fabric.steps import Step
 from dihedral.bridge.metrics import redis_script_seconds
 
 MAX_CALL_BYTES = 1 << 20
@@ -34,10 +35,6 @@ def encode_item(item: Any) -> bytes:
     """Packs the values of an item (less than 65,536), one after the other, without the one or three bytes of an array header."""
     array = _array(item)
     return array[3:] if array[0] == 0xDC else array[1:]
-
-
-Limit = tuple[str, int, int] | tuple[()]
-"""The limit of one key for submissions and retries: (name, jobs per minute, most alive), counted under that name within a partition; 0 means no limit."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -230,9 +227,9 @@ class Scripts:
     def partition(self, job_id: str) -> Partition:
         return self.partitions[partition_number(job_id, len(self.partitions))]
 
-    async def submit(self, part: Partition, items: Sequence[Any]) -> tuple[list[str], int]:
+    async def submit(self, part: Partition, items: Sequence[Submission]) -> tuple[list[str], int]:
         """Submits jobs; returns a word per item, and the server's time in ms at which they were created."""
-        *words, now = await self._words("submit", part, items)
+        *words, now = await self._words("submit", part, [item.values() for item in items])
         return words, int(now)
 
     async def take(
@@ -253,41 +250,27 @@ class Scripts:
 
         `holding`: without writing, where it may; see take.lua.
         """
-        item = [consumer, nonce, count, light, heavy, list(streams), list(handed), devices, holding]
+        item = Take(consumer, nonce, count, light, heavy, list(streams), list(handed), devices, holding)
         rows = (await self.call("take", part, [item]))[0]
         return [_claim(row, f"{nonce}.h{number}") for number, row in enumerate(rows)]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]
 
-    async def renew(self, part: Partition, items: Sequence[Any]) -> list[str]:
+    async def renew(self, part: Partition, items: Sequence[Renewal]) -> list[str]:
         return await self._words("renew", part, items)
 
-    async def reclaim(self, part: Partition, items: Sequence[Any]) -> list[Claim]:
+    async def reclaim(self, part: Partition, items: Sequence[Takeover]) -> list[Claim]:
         return [_claim(row) for row in await self.call("reclaim", part, items)]
 
-    async def release(self, part: Partition, items: Sequence[Any]) -> list[str]:
+    async def release(self, part: Partition, items: Sequence[Release]) -> list[str]:
         return await self._words("release", part, items)
 
     async def cancel(self, part: Partition, job_id: str, nodes: list[str]) -> str:
-        return (await self._words("cancel", part, [[job_id, nodes]]))[0]
+        return (await self._words("cancel", part, [Cancel(job_id, nodes)]))[0]
 
-    async def retry(
-        self,
-        part: Partition,
-        job_id: str,
-        status: str,
-        attempt: int,
-        reset: list[str],
-        batches: list[EntrySpec],
-        skips: Sequence[tuple[str, str, int]] = (),
-        limit: Limit = (),
-        max_queued: int = 0,
-    ) -> str:
-        """Starts the next attempt. `skips`: (node, reason, share) of the nodes in `reset` that the kept nodes have already decided."""
-        return (
-            await self._words("retry", part, [[job_id, status, attempt, reset, batches, skips, limit, max_queued]])
-        )[0]
+    async def retry(self, part: Partition, item: Retry) -> str:
+        return (await self._words("retry", part, [item]))[0]
 
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
@@ -314,8 +297,8 @@ class Scripts:
     async def drop_consumer(self, part: Partition, stream: str, consumer: str) -> str:
         return (await self._words("drop_consumer", part, [[stream, consumer]]))[0]
 
-    async def read(self, part: Partition, items: Sequence[Any]) -> list[list[list[str]]]:
-        """Reads jobs. Items: (job id, after or -1, Depth). Returns per item [] for an unknown job, else [flat fields, events]."""
+    async def read(self, part: Partition, items: Sequence[JobRead]) -> list[list[list[str]]]:
+        """Reads jobs. Returns per item [] for an unknown job, else [flat fields, events]."""
         return _reads.decode(await self.call("read", part, items))
 
     async def heads(self, part: Partition, job_ids: Sequence[str]) -> list[list[str]]:

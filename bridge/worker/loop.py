@@ -318,7 +318,7 @@ class Worker:
         batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
-            item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
+            item = delivery.release(batches)
             await self._until_answered(lambda: self._scripts.release(delivery.part, [item]))
             return
         await self._write(delivery.part, delivery.report([Dispatch(batch) for batch in batches]))

@@ -145,5 +145,4 @@ class Watchdog(threading.Thread):
             batches += plan_batches(
                 delivery.part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT
             )
-        item = [delivery.job_id, delivery.stream, delivery.entry, delivery.token, batches]
-        self._scripts.call_blocking(client, "release", delivery.part, [item])
+        self._scripts.call_blocking(client, "release", delivery.part, [delivery.release(batches)])

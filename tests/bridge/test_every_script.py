@@ -8,6 +8,7 @@ import pytest
 import redis as redis_sync
 
 from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.items import JobRead, Release, Renewal, Retry, Takeover
 from dihedral.bridge.fabric.steps import Dispatch, Event, Progress, Skip, Start, Step
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
@@ -68,7 +69,7 @@ async def renew(world: World, token: str) -> Call:
     await world.submit()
     (claim,) = await world.take()
     owner = f"w1 {claim.nonce}" if token == "fresh" else "w1 another"
-    return lambda: world.scripts.renew(world.part, [["job", STREAM, claim.entry, owner, "w1"]])
+    return lambda: world.scripts.renew(world.part, [Renewal("job", STREAM, claim.entry, owner, "w1")])
 
 
 async def reclaim(world: World, token: str) -> Call:
@@ -76,7 +77,7 @@ async def reclaim(world: World, token: str) -> Call:
     (claim,) = await world.take()
     seen = await world.stamp(claim.entry)
     owner = "w1" if token == "fresh" else "w7"
-    return lambda: world.scripts.reclaim(world.part, [[STREAM, claim.entry, owner, seen, "w2", "nonce"]])
+    return lambda: world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, owner, seen, "w2", "nonce")])
 
 
 async def release(world: World, token: str) -> Call:
@@ -84,7 +85,7 @@ async def release(world: World, token: str) -> Call:
     (claim,) = await world.take(light=1)
     owner = f"w1 {claim.nonce}" if token == "fresh" else "w1 another"
     again = [batch(["a"], stream=f"{STREAM}:high"), batch(["b"], nonce="b2", delay_ms=1000)]
-    return lambda: world.scripts.release(world.part, [["job", STREAM, claim.entry, owner, again]])
+    return lambda: world.scripts.release(world.part, [Release("job", STREAM, claim.entry, owner, again)])
 
 
 async def cancel(world: World, token: str) -> Call:
@@ -98,7 +99,7 @@ async def retry(world: World, token: str) -> Call:
     (claim,) = await world.take()
     await world.report(claim, [ended("a", "failed", error=ERROR)], ack=True)
     attempt = 1 if token == "fresh" else 7
-    return lambda: world.scripts.retry(world.part, "job", "failed", attempt, ["a"], [batch(["a"])])
+    return lambda: world.scripts.retry(world.part, Retry("job", "failed", attempt, ["a"], [batch(["a"])]))
 
 
 async def delete(world: World, token: str) -> Call:
@@ -144,7 +145,7 @@ async def heads(world: World, token: str) -> Call:
 
 async def read(world: World, token: str) -> Call:
     await world.submit()
-    return lambda: world.scripts.read(world.part, [("job" if token == "fresh" else "unknown", 0, 2)])
+    return lambda: world.scripts.read(world.part, [JobRead("job" if token == "fresh" else "unknown", 0, 2)])
 
 
 async def upgrade(world: World, token: str) -> Call:

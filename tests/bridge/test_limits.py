@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.items import JobRead, Retry
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.steps import End, Event, Progress, Skip
 from dihedral.schemas.structs.settings import Settings
@@ -65,7 +66,9 @@ async def test_a_quota_counts_what_is_alive(world: Any, redis: Any) -> None:
 @both
 async def test_a_retry_counts_as_a_submission_does(world: Any, redis: Any) -> None:
     def retry(job: str, attempt: int = 1, limit: Any = ("key", 0, 1)) -> Any:
-        return world.scripts.retry(world.part, job, "cancelled", attempt, ["a"], [batch(["a"], nonce="r")], limit=limit)
+        return world.scripts.retry(
+            world.part, Retry(job, "cancelled", attempt, ["a"], [batch(["a"], nonce="r")], limit=limit)
+        )
 
     for job in ("j0", "j1"):
         assert await world.submit(job, limit=("key", 0, 1)) == "ok"
@@ -132,7 +135,7 @@ async def test_a_retry_gives_back_what_it_forgets(redis: Any) -> None:
     await world.report(claim, [left("n0", 6000, artifacts="[]"), left("n1", 3000, "failed", artifacts="[1]")], ack=True)
     assert (await world.job())["outputs"] == "9005"
     assert (await world.job())["stored"] == "n0,n1"
-    assert await world.scripts.retry(world.part, "job", "failed", 1, ["n1"], [batch(["n1"], nonce="c")]) == "ok"
+    assert await world.scripts.retry(world.part, Retry("job", "failed", 1, ["n1"], [batch(["n1"], nonce="c")])) == "ok"
     assert (await world.job())["outputs"] == "6002"
     assert (await world.job())["stored"] == "n0"
 
@@ -159,7 +162,7 @@ async def test_a_look_at_a_job_costs_what_it_asks_for(redis: Any) -> None:
     await world.report(claim, [left(f"n{number}", 1_000_000) for number in range(10)], ack=True)
     sizes = []
     for depth in (0, 1, 2, 3):
-        ((flat, _),) = await world.scripts.read(world.part, [("job", -1, depth)])
+        ((flat, _),) = await world.scripts.read(world.part, [JobRead("job", -1, depth)])
         sizes.append(sum(map(len, flat)))
     assert sizes[0] < 300
     assert sizes[1] < 2000

@@ -21,6 +21,7 @@ from dihedral.bridge.errors import LayoutMismatch, ServerUnavailable
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.fabric.dead_letters import DeadLetters
+from dihedral.bridge.fabric.items import Release, Renewal, Retry, Takeover
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.scripts import MAX_CALL_ITEMS, Report, Writer
@@ -89,7 +90,7 @@ async def test_rule_1_nothing_that_names_an_old_claim_is_written(world: Any) -> 
              ("progress", "a", 5, "0.5"), ("event", "data", '"type":"log"', 1)]  # fmt: skip
     for step in steps:
         assert (await world.report(old, [step], ack=True)).word == "stale"
-    item = ["job", STREAM, old.entry, f"w1 {old.nonce}", [batch(["a"])]]
+    item = Release("job", STREAM, old.entry, f"w1 {old.nonce}", [batch(["a"])])
     assert await world.scripts.release(world.part, [item]) == ["stale"]
     assert await world.job() == before
     assert await world.pending() == [new.entry]
@@ -158,7 +159,7 @@ async def test_rule_2_a_clock_that_jumped_takes_no_running_job_away(world: Any) 
     jobs = Jobs(world.redis, settings(""))
     reclaimer = Reclaimer(jobs, "other", nothing_to_report)
     assert await reclaimer.look(world.part, [STREAM]) == 0
-    await world.scripts.renew(world.part, [["job", STREAM, claim.entry, f"w1 {claim.nonce}", "w1"]])
+    await world.scripts.renew(world.part, [Renewal("job", STREAM, claim.entry, f"w1 {claim.nonce}", "w1")])
     await asyncio.sleep(LEASE_SECONDS * 1.1)
     assert await reclaimer.look(world.part, [STREAM]) == 0, "the renewal moved the stamp, so this is a first look again"
 
@@ -211,9 +212,11 @@ async def test_rule_3_a_renewal_that_comes_late_steals_nothing_from_the_new_owne
     await world.submit()
     (old,) = await world.take()
     stamp = await world.stamp(old.entry)
-    (new,) = await world.scripts.reclaim(world.part, [[STREAM, old.entry, "w1", stamp, "w2", "n"]])
+    (new,) = await world.scripts.reclaim(world.part, [Takeover(STREAM, old.entry, "w1", stamp, "w2", "n")])
     assert new.word == "ok"
-    assert await world.scripts.renew(world.part, [["job", STREAM, old.entry, f"w1 {old.nonce}", "w1"]]) == ["lost"]
+    assert await world.scripts.renew(world.part, [Renewal("job", STREAM, old.entry, f"w1 {old.nonce}", "w1")]) == [
+        "lost"
+    ]
     (again,) = await world.take("w1", handed=[(STREAM, old.entry)])
     assert again.word == "not_yours"
     (row,) = await world.redis.xpending_range(STREAM, keys.GROUP, "-", "+", 1)
@@ -402,7 +405,7 @@ async def test_rule_8_a_node_that_only_waited_when_its_owner_died_counts_no_deat
     await world.submit(nodes=3, batches=[batch(["a", "b", "c"])])
     (claim,) = await world.take(light=1)
     stamp = await world.stamp(claim.entry)
-    (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", stamp, "w2", "n"]])
+    (taken,) = await world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, "w1", stamp, "w2", "n")])
     assert taken.started == [("a", 1, 1)]
     assert sorted(taken.waiting) == ["b", "c"]
     assert [(await world.record(name)).deliveries for name in "bc"] == [0, 0]
@@ -545,7 +548,7 @@ async def test_rule_10_the_owner_of_an_earlier_attempt_writes_nothing_into_the_n
     await world.report(
         old, [ended("a", "failed", error='{"code":"x","message":"x","details":{}}'), ("skip", "b", "broken", 0)]
     )
-    assert await world.scripts.retry(world.part, "job", "failed", 1, ["a", "b"], [batch(["a"])]) == "ok"
+    assert await world.scripts.retry(world.part, Retry("job", "failed", 1, ["a", "b"], [batch(["a"])])) == "ok"
     assert (await world.report(old, [("start", "b", "w1")], ack=True)).word == "stale"
     assert (await world.job())["remaining"] == "2"
 

@@ -9,6 +9,7 @@ import pytest
 
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import Manner, plan_batches
+from dihedral.bridge.fabric.items import JobRead, Release, Renewal, Retry, Takeover
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED, JOB_MOVES
 from dihedral.bridge.fabric.steps import EntrySpec, Event, Step
 from dihedral.bridge.graphs import Placement, Plan, Topology
@@ -320,10 +321,10 @@ async def test_renew_keeps_the_owner_and_tells_of_a_lost_claim(world: Any) -> No
     await world.submit()
     (claim,) = await world.take()
     token = f"w1 {claim.nonce}"
-    item = ["job", STREAM, claim.entry, token, "w1"]
+    item = Renewal("job", STREAM, claim.entry, token, "w1")
     assert await world.scripts.renew(world.part, [item]) == ["ok"]
-    assert await world.scripts.renew(world.part, [["job", STREAM, claim.entry, "w1 other", "w1"]]) == ["lost"]
-    assert await world.scripts.renew(world.part, [["job", STREAM, claim.entry, token, "w2"]]) == ["lost"]
+    assert await world.scripts.renew(world.part, [Renewal("job", STREAM, claim.entry, "w1 other", "w1")]) == ["lost"]
+    assert await world.scripts.renew(world.part, [Renewal("job", STREAM, claim.entry, token, "w2")]) == ["lost"]
     await world.scripts.cancel(world.part, "job", ["a"])
     assert await world.scripts.renew(world.part, [item]) == ["cancelling"]
 
@@ -332,9 +333,9 @@ async def test_reclaim_takes_over_only_what_did_not_move(world: Any) -> None:
     await world.submit()
     (claim,) = await world.take()
     seen = await world.stamp(claim.entry)
-    (moved,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen - 1000, "w2", "n"]])
+    (moved,) = await world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, "w1", seen - 1000, "w2", "n")])
     assert moved.word == "moved"
-    (taken,) = await world.scripts.reclaim(world.part, [[STREAM, claim.entry, "w1", seen, "w2", "n"]])
+    (taken,) = await world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, "w1", seen, "w2", "n")])
     assert (taken.word, taken.started) == ("ok", [("a", 1, 1)])
     assert (await world.report(claim, [ended("a")])).word == "stale"
     assert (await world.report(taken, [ended("a")], ack=True, consumer="w2")).word == "ok"
@@ -354,7 +355,7 @@ async def test_release_gives_the_nodes_back_under_a_new_entry(world: Any) -> Non
     await world.submit()
     (claim,) = await world.take()
     high = f"{STREAM}:high"
-    item = ["job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["a"], stream=high)]]
+    item = Release("job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["a"], stream=high)])
     assert await world.scripts.release(world.part, [item]) == ["ok"]
     assert await world.scripts.release(world.part, [item]) == ["stale"]
     record = await world.record("a")
@@ -482,7 +483,7 @@ async def test_the_log_is_bounded_and_says_what_was_trimmed(redis: Any) -> None:
     await world.report(claim, steps)
     job = await world.job()
     assert int(job["seq"]) - int(job["trimmed"]) == 3
-    ((_, found),) = await world.scripts.read(world.part, [("job", int(job["seq"]) - 1, 0)])
+    ((_, found),) = await world.scripts.read(world.part, [JobRead("job", int(job["seq"]) - 1, 0)])
     assert [json.loads(row)["message"] for row in found] == ["5"]
 
 
@@ -498,7 +499,7 @@ async def test_nothing_moves_a_job_that_has_ended(world: Any, status: Any) -> No
     assert (await world.job())["status"] == status
     assert await world.scripts.cancel(world.part, "job", ["a", "b"]) == "ended"
     expected = "ok" if "queued" in JOB_MOVES[status] else "conflict"
-    assert await world.scripts.retry(world.part, "job", status, 1, ["b"], []) == expected
+    assert await world.scripts.retry(world.part, Retry("job", status, 1, ["b"], [])) == expected
 
 
 async def test_user_text_goes_through_untouched(world: Any) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dihedral.bridge.fabric.items import JobRead, Submission
 from dihedral.bridge.fabric.keys import GROUP
 from dihedral.bridge.fabric.scripts import Claim, Depth, Reply, Report, Scripts, parse_record, parse_state
 from dihedral.bridge.fabric.steps import End, EntrySpec, Step
@@ -32,8 +33,8 @@ class World:
 
     async def submit(self, job: str = "job", nodes: int = 1, batches: list[EntrySpec] | None = None, **kw: Any) -> str:
         fields = ["graph", '{"nodes":[]}', "routes", "{}", "priority", "normal"]
-        item = [job, kw.get("digest", "d"), nodes, batches if batches is not None else [batch(["a"])], kw.get("start_at", 0),
-                kw.get("max_queued", 0), kw.get("limit", ()), kw.get("webhook", False), *fields]  # fmt: skip
+        item = Submission(job, kw.get("digest", "d"), nodes, batches if batches is not None else [batch(["a"])], kw.get("start_at", 0),
+                kw.get("max_queued", 0), kw.get("limit", ()), kw.get("webhook", False), fields)  # fmt: skip
         return (await self.scripts.submit(self.part, [item]))[0][0]
 
     async def take(
@@ -64,7 +65,7 @@ class World:
 
     async def events(self, job: str = "job") -> list[str]:
         """The texts of a job's log, as every reader gets them."""
-        return (await self.scripts.read(self.part, [(job, 0, Depth.document)]))[0][1]
+        return (await self.scripts.read(self.part, [JobRead(job, 0, Depth.document)]))[0][1]
 
     async def stamp(self, entry: str) -> int:
         """Server time of its last delivery or renewal, as one look sees it."""
