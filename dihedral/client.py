@@ -225,6 +225,12 @@ class AsyncClient:
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
         return cast(doc.Job, await self._ask("POST", "/api/jobs", content=content, headers=headers, repeat=True))
 
+    async def submit_document(
+        self, submission: doc.JobRequest | Document, *, idempotency_key: str | None = None
+    ) -> doc.Job:
+        """Submits a document as it is on the wire; what it names is uploaded already. Raises what submit() raises."""
+        return await self._submitted(dict(submission), idempotency_key or uuid.uuid4().hex)
+
     async def plan(self, submission: doc.JobRequest | Document) -> doc.Graph:
         """Returns the graph that would run; nothing is stored. Raises Refused with every problem."""
         return cast(doc.Graph, await self._ask("POST", "/api/plans", json=submission, repeat=True))
@@ -752,6 +758,7 @@ class Client:
         self.url = self._client.url
 
     submit = _blocking(AsyncClient.submit)
+    submit_document = _blocking(AsyncClient.submit_document)
     plan = _blocking(AsyncClient.plan)
     plan_goal = _blocking(AsyncClient.plan_goal)
     ask = _blocking(AsyncClient.ask)

@@ -1,5 +1,6 @@
 """`dihedral ask`: a goal becomes a tree, its questions and a job; without a terminal nothing is asked and a script notices."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from dihedral.ask import answer_of, plan_of, tree
+from tests.front_door.running import Up
 from tests.front_door.test_cli import Shell, house, shell  # noqa: F401 - fixtures
 
 SCRIPT = "Write a script about bees with 3 lines"
@@ -39,6 +41,18 @@ def test_a_file_of_a_goal_is_uploaded_and_used(shell: Shell) -> None:  # noqa: F
     (shell.directory / "note.txt").write_text("the bees are back")
     plan = shell.json("ask", "Store the text of this file as copy.txt", "--file", "note.txt")
     assert plan["graph"]["nodes"][0]["params"] == {"name": "copy.txt", "text": "the bees are back"}
+
+
+async def test_the_example_of_a_langgraph_graph_speaks(house: Up) -> None:  # noqa: F811
+    spec = importlib.util.spec_from_file_location(
+        "langgraph_node", Path(__file__).parents[2] / "examples/langgraph_node.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    state = await example.graph(house.url).ainvoke({"subject": "bees"}, {"configurable": {"thread_id": "t"}})
+    assert state["speak"]["outputs"]["speak"]["audio"]["bucket"] == "voices"
 
 
 # On a terminal ---------------------------------------------------------------------------------------------------------

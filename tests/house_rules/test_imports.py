@@ -34,7 +34,7 @@ ONLY_IN = {
     "cupy": ("data_plane/device.py", "data_plane/kernels/"),
     "cupyx": ("data_plane/device.py", "data_plane/kernels/"),
     "litestar": ("control_plane/",),
-    "langgraph": ("bridge/worker/branches.py", "control_plane/planning/goals/stages.py"),
+    "langgraph": ("bridge/worker/branches.py", "control_plane/planning/goals/stages.py", "dihedral/langgraph.py"),
     "opentelemetry": ("bridge/tracing.py",),
     "pynvml": ("data_plane/gpu_memory/readings.py",),
     "torch": ("data_plane/diffusion/", "data_plane/tasks/train_diffusion_lora.py"),
