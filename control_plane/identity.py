@@ -173,6 +173,13 @@ class Search:
         self._words = query.casefold().split()
         self._tags = frozenset(tags)
 
+    def may_fit(self, job_id: str, raw: str, pipeline: str) -> bool:
+        """Returns False where the stored text shows that the job does not fit, which is far cheaper than to decode it."""
+        text = f"{raw}\n{pipeline}".casefold()
+        return all(
+            word in text or '"' in word or "\\" in word or job_id.casefold().startswith(word) for word in self._words
+        )
+
     def fits(self, job_id: str, about: About, pipeline: str) -> bool:
         if not self._tags.issubset(about.tags):
             return False

@@ -14,7 +14,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -42,6 +42,7 @@ from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
 from dihedral.control_plane.estimates import Estimates
 from dihedral.control_plane.identity import About
+from dihedral.control_plane.planning import artifacts
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
@@ -66,7 +67,7 @@ BLOCK = 50
 BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
-SEARCHED_AT_ONCE = 1000
+SEARCHED_AT_ONCE = 500
 MAX_SEARCHED = 10_000
 """Jobs that one request of a search looks at."""
 SHORTEST_PREFIX = 4
@@ -281,8 +282,14 @@ class JobQueue:
                 )  # another client was first with the same request: one job for both
         job_id = planned.graph.workflow_id
         new = await self._new(planned, request, digest, principal)
-        if going := await note_use(self.jobs.client, _named(new)):
-            raise _going(going)
+        try:
+            if going := await note_use(self.jobs.client, _named(new)):
+                raise _going(going)
+            await self.refuse_missing(planned, principal)  # behind the note: no prune takes what was seen here
+        except ApiProblem:
+            if key is not None and kept is None:
+                await self.jobs.client.delete(keys.idempotency(owner, key))
+            raise
         word = await self.jobs.submit(new)
         self._count(planned.wanted.pipeline, word)
         if word == "ok" or (word == "same" and key is not None):
@@ -293,6 +300,22 @@ class JobQueue:
         if key is not None and word == "exists":  # a repeat could not succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self.not_accepted(word, job_id)
+
+    async def refuse_missing(self, planned: Planned, principal: Principal) -> None:
+        """Raises ApiProblem, 422, where the job names artifacts that are not there for the caller."""
+        if self._store is None:
+            return
+        names = artifacts.named(planned.graph.nodes, await self.capabilities())
+        if not names:
+            return
+        lost = await artifacts.missing(OwnedStore(self._store, principal.visible_owner, principal.name), names)
+        found: list[planning.Problem] = []
+        params = planned.request.params if planned.wanted.pipeline else {}
+        for each in lost:
+            at = list(artifacts.places(params, each.bucket, each.key)) or [planned.wanted.pointer(each.pointer)]
+            found += [artifacts.problem(where, each) for where in at]
+        if found:
+            raise refused("the job names artifacts that are not there", list(dict.fromkeys(found)))
 
     async def _check_allowance(self, principal: Principal) -> None:
         """Checks the limits before any planning or storing. Raises 429."""
@@ -320,13 +343,13 @@ class JobQueue:
         left, word = await self.jobs.allowance(self.limit_of(principal))
         index = 0
         while index < len(items):  # one block is planned while the one before is stored
-            new: list[tuple[int, NewJob]] = []
+            new: list[tuple[int, NewJob, Planned]] = []
             size = 0
             while index < len(items) and len(new) < min(BLOCK, left) and size < BLOCK_BYTES:
                 item = memoryview(items[index])
                 size += item.nbytes
                 try:
-                    new.append((index, await self._planned_item(item, principal)))
+                    new.append((index, *await self._planned_item(item, principal)))
                 except ApiProblem as problem:
                     answers[index] = problem
                 index += 1
@@ -334,7 +357,7 @@ class JobQueue:
             left -= len(new)
             if sent is not None:
                 await sent
-            sent = asyncio.create_task(self._submit_block(new, answers))
+            sent = asyncio.create_task(self._submit_block(new, answers, principal))
             await asyncio.sleep(0)  # planning never waits by itself, so this lets the block be sent
             if left <= 0 and index < len(items):
                 await sent
@@ -348,12 +371,12 @@ class JobQueue:
             answers[each] = self.not_accepted(word, "")
         return [answer for answer in answers if answer is not None]
 
-    async def _planned_item(self, item: memoryview, principal: Principal) -> NewJob:
+    async def _planned_item(self, item: memoryview, principal: Principal) -> tuple[NewJob, Planned]:
         if item.nbytes > self.settings.control.body_limit_bytes:
             raise too_large(self.settings.control.body_limit_bytes)
         request = await self.decode(item, principal)
         planned = await self.plan(request, principal=principal)
-        return await self._new(planned, request, _digest(item, principal.name), principal)
+        return await self._new(planned, request, _digest(item, principal.name), principal), planned
 
     async def _breathe(self) -> None:
         """Lets other requests in between, where planning has taken long enough."""
@@ -361,15 +384,22 @@ class JobQueue:
             await asyncio.sleep(0)
             self._breathed = time.monotonic()
 
-    async def _submit_block(self, new: list[tuple[int, NewJob]], answers: list[Job | ApiProblem | None]) -> None:
-        names = {index: _named(job) for index, job in new}
+    async def _submit_block(
+        self, new: list[tuple[int, NewJob, Planned]], answers: list[Job | ApiProblem | None], principal: Principal
+    ) -> None:
+        names = {index: _named(job) for index, job, _ in new}
         going = set(await note_use(self.jobs.client, sorted({name for each in names.values() for name in each})))
-        for index, _ in new:
+        for index, _, planned in new:
             if lost := going.intersection(names[index]):
                 answers[index] = _going(sorted(lost))
-        new = [(index, job) for index, job in new if answers[index] is None]
-        words = await self.jobs.submit_many([job for _, job in new])
-        for (index, job), word in zip(new, words, strict=True):
+            elif names[index]:
+                try:
+                    await self.refuse_missing(planned, principal)
+                except ApiProblem as problem:
+                    answers[index] = problem
+        accepted = [(index, job) for index, job, _ in new if answers[index] is None]
+        words = await self.jobs.submit_many([job for _, job in accepted])
+        for (index, job), word in zip(accepted, words, strict=True):
             self._count(job.pipeline, word)
             answers[index] = await self.document(job.view()) if word == "ok" else self.not_accepted(word, job.job_id)
 
@@ -563,7 +593,7 @@ class JobQueue:
             starts_in=starts_in or msgspec.UNSET,
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncGenerator[bytes, None]:
         """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
 
         The result is JSON in pieces: the outputs of all nodes may be many times larger than the memory that a request may use.
@@ -574,7 +604,9 @@ class JobQueue:
         graph = decode_graph(view.graph)
         return self._pieces(view, graph, await self.estimates.of_nodes(view, graph))
 
-    async def _pieces(self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]
+    ) -> AsyncGenerator[bytes, None]:
         shares = Topology(graph).shares
         rest = {
             name: getattr(graph, attribute)
@@ -651,6 +683,7 @@ class JobQueue:
             for row, head in zip(rows, found, strict=True)
             if head is not None
             and visible_owner in (None, head.owner)
+            and search.may_fit(row[1], head.about, head.pipeline)
             and search.fits(row[1], identity.decode(head.about), head.pipeline)
         ]
 

@@ -340,10 +340,17 @@ def artifacts_prune(options: argparse.Namespace) -> int:
     from dihedral.bridge.artifacts.prune import prune
     from dihedral.bridge.fabric.connection import connect
     from dihedral.bridge.fabric.jobs import Jobs
+    from dihedral.up import noted_store
 
     seconds = _duration(options.older_than)
-    overrides = {} if options.data_dir is None else {"artifacts.directory": str(options.data_dir / "artifacts")}
+    noted = {} if options.data_dir is None else noted_store(options.data_dir)
+    overrides = {"artifacts.directory": noted["directory"]} if noted.get("store") == "local" else {}
     loaded = settings.load(options.config, os.environ, overrides)
+    if noted and noted["store"] != loaded.artifacts.store:
+        raise usage(
+            f"the `dihedral up` of {options.data_dir} keeps its artifacts in a store of kind {noted['store']} ({noted['endpoint'] or noted['directory']}), "
+            f"these settings name one of kind {loaded.artifacts.store}; give its settings (--config or variables)"
+        )
     if loaded.artifacts.store == "local" and not Path(loaded.artifacts.directory).is_dir():
         raise usage(
             f"there are no artifacts in {loaded.artifacts.directory}; where the store is S3, give its settings (--config or variables)"

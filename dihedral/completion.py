@@ -119,7 +119,7 @@ def _values(
         yield from (each["id"] for each in client.pipelines()["pipelines"])
     elif wanted in ("KEY=VALUE", "K=V") and "=" not in word:
         yield from _params(ask(), path, before)
-    elif wanted in ("JOB", "JOB|FILE"):
+    elif wanted == "JOB":
         yield from (job["jobId"] for job in ask().jobs(limit=JOBS)["jobs"])
 
 

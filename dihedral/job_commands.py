@@ -1,4 +1,4 @@
-"""Commands on jobs beside those of cli.py: run a task or pipeline, again, download, open, events, delete, upload, presets.
+"""Commands on jobs beside those of cli.py: run a task or pipeline, again, download, open, events, delete, upload, completion.
 
 Large because every command is a short function, and its options stand beside it.
 """
@@ -15,7 +15,6 @@ from dihedral.typed_params import (
     is_artifact,
     is_list_of_artifacts,
     local_file,
-    many_of,
     meant,
     pair,
     property_of,
@@ -34,8 +33,8 @@ def declare(add: Add) -> None:
     )
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
-    one = add("again", again, "run a job again, or what made a file", client=True)
-    one.add_argument("what", metavar="JOB|FILE")
+    one = add("again", again, "run a job again, with changes", client=True)
+    one.add_argument("job", metavar="JOB")
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
@@ -95,38 +94,21 @@ def run(options: argparse.Namespace) -> int:
 
 def again(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        origin: dict[str, Any] = {}
-        if Path(options.what).is_file():
-            made = client.provenance_of_file(options.what)
-            what, before = made.get("pipeline") or made.get("task"), made["params"]
-            kind, schema = _named(client, what)
-            origin = {kind: what}
-            if made.get("jobId"):
-                origin |= _if_known(client, made["jobId"])
-        else:
-            job = client.job(options.what)
-            what, before = job["pipeline"] or job["task"], {}
-            schema = _named(client, what)[1] if what else {}
-            origin = {"rerun_of": job["jobId"]}
+        job = client.job(options.job)
+        what = job["pipeline"] or job["task"] or "a graph"
+        schema: Mapping[str, Any] = {}
+        if job["pipeline"]:
+            schema = pipeline_schema(client, job["pipeline"]) or {}
+        elif job["task"]:
+            schema = _named(client, job["task"])[1]
         taken = {text[:-1]: None for text in options.values if text.endswith("=")}
-        params, files = read_params(
-            [text for text in options.values if not text.endswith("=")], options.file or [], schema, str(what)
-        )
-        if "rerun_of" not in origin or len(origin) > 1:  # a file names everything itself
-            params = {name: value for name, value in {**before, **params, **taken}.items() if name not in taken}
-        else:
-            params |= taken
-        job = client.submit(**origin, params=params or None, files=files, **identity(options))
-        return after_submission(client, job, options, watches=not options.detach)
-
-
-def _if_known(client: Any, job_id: str) -> dict[str, str]:
-    from dihedral.client import Refused
-
-    try:
-        return {"rerun_of": client.job(job_id)["jobId"]}
-    except Refused:
-        return {}
+        for name in taken:
+            property_of(name, schema, what)
+        values = [text for text in options.values if not text.endswith("=")]
+        params, files = read_params(values, options.file or [], schema, what)
+        changes = {**params, **taken, **{name: {"local": path} for name, path in map(pair, options.local or [])}}
+        new = client.submit(rerun_of=job["jobId"], params=changes or None, files=files, **identity(options))
+        return after_submission(client, new, options, watches=not options.detach)
 
 
 def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:
@@ -167,10 +149,6 @@ def read_params(
         else:
             params[name] = value_of(name, text, each)
     return params, files
-
-
-def swept(texts: list[str], schema: Mapping[str, Any], what: str) -> dict[str, list[Any]]:
-    return {name: many_of(name, text, property_of(name, schema, what)) for name, text in map(pair, texts)}
 
 
 def identity(options: argparse.Namespace) -> dict[str, Any]:

@@ -48,17 +48,6 @@ def value_of(name: str, text: str, schema: Schema) -> Any:
         return text
 
 
-def many_of(name: str, text: str, schema: Schema) -> list[Any]:
-    """Reads the values of a sweep: separated by commas, or a JSON list."""
-    if text.startswith("["):
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise usage(f"{name}: {text!r} is no JSON list: {error}") from error
-        return list(found)
-    return [value_of(name, each, schema) for each in text.split(",")]
-
-
 def branches(schema: Schema) -> list[Schema]:
     """Returns the alternatives of a schema, text last: what reads as a number or null is none where both may stand."""
     found = [each for one in schema.get("anyOf", [schema]) for each in ([one] if isinstance(one, dict) else [])]

@@ -38,7 +38,7 @@ from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import reap_worker
 from dihedral.bridge.hosts import is_loopback
 from dihedral.data_plane.process_groups import die_with_parent, kill_group, signal_group
-from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.settings import ArtifactsSettings, Settings
 from dihedral.server import EmbeddedServer, last_line
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0  # its start takes longer, and what it ran waits for it
@@ -49,6 +49,7 @@ READY_SECONDS = 120.0  # a cold CUDA installation takes its time
 CONTROL_STOP_SECONDS = 10.0
 BURY_SECONDS = 5.0
 STOP_MARGIN_SECONDS = 5.0  # over the drain: to release nodes and end the slots
+STORE_FILE = "store.json"
 LOG_BYTES = 10 * 1024 * 1024  # a larger log is moved aside, one generation
 ROTATE_SECONDS = 10.0
 
@@ -241,6 +242,7 @@ class LocalStack:
             decided["redis.url"] = self._server.url
         self.url = _address(loaded.control.host, port)
         self._settings = settings_.load(options.config, environ, decided)
+        note_store(self.data_dir, self._settings.artifacts)
         environment = settings_.environment(decided)
         control = Child("control", ["dihedral.control_plane"], options.config, environment, self.logs)
         workers = [
@@ -491,6 +493,23 @@ def without_password(url: str) -> str:
     scheme, divider, rest = url.partition("://")
     secret, at, place = rest.rpartition("@")
     return f"{scheme}{divider}{secret.partition(':')[0]}:***@{place}" if at and divider and ":" in secret else url
+
+
+def note_store(data_dir: Path, artifacts: ArtifactsSettings) -> None:
+    """Writes into the data directory where its artifacts are, for `dihedral artifacts prune --data-dir`; no secret."""
+    place = {
+        "store": str(artifacts.store),
+        "directory": str(Path(artifacts.directory).absolute()),
+        "endpoint": artifacts.endpoint,
+    }
+    (data_dir / STORE_FILE).write_bytes(msgspec.json.encode(place) + b"\n")
+
+
+def noted_store(data_dir: Path) -> dict[str, str]:
+    """Returns what `note_store` wrote; of a directory of an older version its own folder."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((data_dir / STORE_FILE).read_bytes(), type=dict[str, str])
+    return {"store": "local", "directory": str(data_dir / "artifacts"), "endpoint": ""}
 
 
 def make_private(data_dir: Path) -> None:

@@ -1,4 +1,5 @@
-"""Deletes artifacts older than a given age, except those that an unfinished job, or a job being submitted right now, names.
+"""Deletes artifacts older than a given age, except those that an unfinished job, or a job being submitted right now, names, and what other programs keep in
+the buckets: objects without the SHA-256 that every artifact has.
 
 A submission notes the artifacts that it names and then checks whether they are being deleted; a prune notes what it will delete and then checks whether a job names it.
 Whichever came first, one of the two sees the other. Both notes are in Redis, since stores know no order; they expire, so that a process that died in between blocks no other.
@@ -34,7 +35,7 @@ async def prune(
     old = [
         meta
         for meta in await store.list(limit=1_000_000)
-        if meta.created_at < horizon and not _name(meta).startswith(EXAMPLES)
+        if meta.created_at < horizon and meta.sha256 is not None and not _name(meta).startswith(EXAMPLES)
     ]
     deleted: list[ArtifactMeta] = []
     for start in range(0, len(old), AT_ONCE):

@@ -119,6 +119,7 @@ async def plan(request: Req) -> Response[bytes]:
         told = await planner.plan(wish, principal(request))
         return Response(msgspec.json.encode(told), media_type="application/json")
     planned = await queue.plan(wish, principal=principal(request))
+    await queue.refuse_missing(planned, principal(request))
     planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 

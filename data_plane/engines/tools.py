@@ -367,8 +367,11 @@ def is_film(file: Path) -> bool:
     """Returns True when a film has a picture: some tools leave an empty one, and exit with 0."""
     import av
 
+    from dihedral.data_plane.media.decode import in_one_thread
+
     try:
         with av.open(str(file)) as opened:
-            return bool(opened.streams.video or opened.streams.audio) and next(opened.decode(), None) is not None
+            some = opened.streams.video or opened.streams.audio
+            return bool(some) and next(in_one_thread(opened).decode(some[0]), None) is not None
     except (av.FFmpegError, OSError, ValueError):
         return False

@@ -274,10 +274,21 @@ def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
         opened = av.open(path, options={"format_whitelist": ",".join(SOUND_CONTAINERS), "protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
         raise _no_recording(error) from error
-    if not opened.streams.audio or not opened.streams.audio[0].rate:
+    # A stream whose codec FFmpeg does not know has no context, and so no rate.
+    if not opened.streams.audio or opened.streams.audio[0].codec_context is None or not opened.streams.audio[0].rate:
         opened.close()
         raise _invalid("there is no sound in the file")
-    return int(opened.streams.audio[0].rate), _decoded(opened)
+    return int(opened.streams.audio[0].rate), _decoded(in_one_thread(opened))
+
+
+def in_one_thread(opened: Any) -> Any:
+    """Keeps FFmpeg from decoding a user's file in threads of its own. They log through Python, so that closing a damaged file may wait for a thread
+    that waits for the interpreter's lock, for ever.
+    """
+    for stream in opened.streams:
+        if stream.codec_context is not None:
+            stream.codec_context.thread_count = 1
+    return opened
 
 
 def _decoded(opened: Any) -> Iterator[FloatArray]:

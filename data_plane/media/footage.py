@@ -16,7 +16,7 @@ from dihedral.data_plane.kernels.colour import CHROMA_OFFSET, LUMA_OFFSET, sited
 from dihedral.data_plane.kernels.pyramid import halved
 from dihedral.data_plane.kernels.sampling import ONE, Axis, Layer
 from dihedral.data_plane.media.captions import rounded
-from dihedral.data_plane.media.decode import ByteArray, FloatArray, read_picture
+from dihedral.data_plane.media.decode import ByteArray, FloatArray, in_one_thread, read_picture
 
 FILLS = 0.9  # of the frame's proportions: a video at least so wide loses a little above and below
 MARGIN = 0.03  # of the frame's height, around a video that does not fill it
@@ -189,10 +189,9 @@ def _opened(path: Path) -> Any:
 def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise _invalid("the file holds no video, only sound")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = (
-        1  # FFmpeg's threads log through Python: closing a damaged video waited for one that waited for the GIL
-    )
+    stream = in_one_thread(container).streams.video[0]
+    if stream.codec_context is None:
+        raise _invalid("the video is in a format that is not known here")
     return stream
 
 

@@ -265,6 +265,23 @@ async def test_what_others_have_put_there_is_listed_as_far_as_it_is_an_artifact(
     assert {meta.key for meta in await place.store.list(bucket, limit=1)} <= set(found)
 
 
+async def test_a_prune_takes_nothing_that_another_program_keeps_in_the_bucket(place: Any) -> None:
+    await place.store.put("inputs", place.key("ours"), b"x", BINARY)
+    async with place.seaweed.client() as client:
+        await client.put_object("inputs", f"{place.job}/theirs", io.BytesIO(b"theirs"), 6)
+
+    async def listed() -> Any:
+        return len([meta for meta in await place.store.list("inputs") if meta.key.startswith(place.job)]) == 2
+
+    await becomes_async(listed)
+    for dry_run in (True, False):
+        taken = {meta.key for meta in await prune(place.store, -60, dry_run=dry_run)}
+        assert place.key("ours") in taken
+        assert f"{place.job}/theirs" not in taken
+    assert await read(place.store, "inputs", f"{place.job}/theirs") == b"theirs"
+    await place.store.delete("inputs", f"{place.job}/theirs")
+
+
 async def test_a_list_that_fails_half_way_is_an_error_and_not_half_a_list(place: Any, opened: Any) -> None:
     """A prune or a client that took it for the whole would be wrong."""
     await place.store.put("inputs", place.key("it"), b"x", BINARY, job_id=place.job)

@@ -260,16 +260,16 @@ async def test_what_a_job_stores_belongs_to_its_owner(house: Any) -> None:
 
 
 async def test_a_job_cannot_read_the_artifacts_of_another_owner(house: Any) -> None:
-    """Whoever writes the params can put any reference there, also hand it on by $from."""
+    """Whoever writes the params can put any reference there: the submission is refused, and one handed on by $from is not there for the run."""
     meta = await house.upload("alice")
     reference = {"bucket": meta["bucket"], "key": meta["key"]}
     direct = {"id": "a", "task": "prepare_assets", "plane": "node", "params": {"assets": [reference]}}
+    assert (await house.ended("alice", await house.submit("alice", direct)))["status"] == "completed"
+    await house.ask("bob", "POST", "/api/jobs", 422, json=submission(direct))
     handed = {
         "id": "b", "task": "prepare_assets", "plane": "node", "params": {"assets": [{"$from": "o", "path": "/ref"}]}
     }  # fmt: skip
     for name, status in (("alice", "completed"), ("bob", "failed")):
-        job = await house.submit(name, direct)
-        assert (await house.ended(name, job))["status"] == status
         job = await house.submit(name, node("o", output={"ref": reference}), handed, edges=[edge("o", "b")])
         found = await house.ended(name, job)
         assert found["status"] == status
@@ -279,11 +279,11 @@ async def test_a_job_cannot_read_the_artifacts_of_another_owner(house: Any) -> N
 
 async def test_nobody_can_say_in_his_graph_that_he_is_somebody_else(house: Any) -> None:
     meta = await house.upload("alice")
-    task = {
-        "id": "a", "task": "prepare_assets", "plane": "node",
-        "params": {"assets": [{"bucket": meta["bucket"], "key": meta["key"]}]},
+    made = node("o", output={"ref": {"bucket": meta["bucket"], "key": meta["key"]}})
+    read = {
+        "id": "a", "task": "prepare_assets", "plane": "node", "params": {"assets": [{"$from": "o", "path": "/ref"}]}
     }  # fmt: skip
-    forged = submission(task, metadata={"dihedral.owner": "alice"})
+    forged = submission(made, read, edges=[edge("o", "a")], metadata={"dihedral.owner": "alice"})
     forged["graph"]["metadata"] = {"dihedral.owner": "alice"}
     job = (await house.ask("bob", "POST", "/api/jobs", 201, json=forged))["jobId"]
     assert (await house.ended("bob", job))["status"] == "failed"

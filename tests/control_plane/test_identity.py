@@ -251,6 +251,16 @@ async def test_a_search_looks_at_name_tags_pipeline_task_and_given_params(served
     assert await _found(served, q=f"{word} nowhere") == []
 
 
+async def test_a_search_finds_what_is_stored_with_escapes_or_in_pieces(served: Served) -> None:
+    word = new_id("w").replace("-", "")
+    await served.post(
+        "/api/jobs", {"pipeline": "tale", "params": {"prompt": f'{word} says "ÄH\\é" twice'}, "name": "Quoted"}
+    )
+    assert await _found(served, q=f'{word} "äh\\É"') == ["Quoted"]
+    assert await _found(served, q=f"{word} prompt") == ["Quoted"]
+    assert await _found(served, q=f'{word} "nowhere"') == []
+
+
 async def test_a_search_finds_a_job_by_the_beginning_of_its_id(served: Served) -> None:
     job = await served.submit(node("a"), job=new_id("begin"), name="By its id")
     assert await _found(served, q=job[:-1]) == ["By its id"]

@@ -16,7 +16,8 @@ import pytest
 
 import dihedral as dihedral_package
 from dihedral.render import waits
-from dihedral.up import _devices
+from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
+from dihedral.up import _devices, note_store
 from tests.front_door.running import COMMAND, SECONDS, Up, dihedral, environment, one_line, up
 from tests.support import lethal
 from tests.support.polling import becomes
@@ -251,6 +252,17 @@ def test_an_uploaded_file_comes_back_and_old_ones_are_pruned(shell: Shell, house
     )  # its job has ended, and is no longer new
     assert name in shell.json(*prune, "0s")["artifacts"]
     assert "no artifact" in shell("artifacts", "get", name, code=3).stderr
+
+
+def test_a_prune_of_an_up_on_s3_looks_at_no_empty_directory(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    settings = ArtifactsSettings(store=StoreKind.s3, endpoint="store.example:9000")
+    note_store(tmp_path, settings)
+    prune = ("artifacts", "prune", "--data-dir", str(tmp_path), "--older-than", "1d", "--dry-run")
+    line = one_line(shell(*prune, code=2).stderr)
+    assert "in a store of kind s3 (store.example:9000)" in line
+    note_store(tmp_path, ArtifactsSettings(directory=str(tmp_path / "elsewhere")))
+    assert "there are no artifacts in" in one_line(shell(*prune, code=2).stderr)
 
 
 def test_a_failed_job_is_retried(shell: Shell) -> None:

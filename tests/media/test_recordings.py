@@ -153,3 +153,41 @@ def test_a_playlist_is_no_footage_either(tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")
     with pytest.raises(TaskError, match="not a video"):
         footage._opened(tmp_path / "list")
+
+
+def test_no_recording_is_decoded_in_threads_of_ffmpeg(tmp_path: Path) -> None:
+    """Closing a damaged video waited 20 minutes for one: they log through Python. WavPack is decoded in as many as there are cores."""
+    with av.open(tmp_path / "a.mka", "w", format="matroska") as file:
+        stream: Any = file.add_stream("wavpack", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((sound() * 20_000).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = RATE
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    def resampled() -> Any:
+        """What is decoded goes through a graph of filters, which has threads of its own."""
+        resampler = av.AudioResampler(format="fltp", rate=RATE)
+        resampler.resample(frame)
+        return resampler
+
+    before = threads()
+    kept = resampled()
+    of_the_filters = threads() - before
+    before = threads()
+    _, pieces = decode._by_ffmpeg(tmp_path / "a.mka")
+    assert len(next(iter(pieces))) > 0
+    assert threads() - before <= of_the_filters
+    del kept
+
+
+def test_a_stream_of_a_codec_that_is_not_known_is_no_recording(tmp_path: Path) -> None:
+    """Found by fuzzing: a WAV whose format tag is damaged has a stream without a codec."""
+    soundfile.write(tmp_path / "a.wav", sound(), RATE)
+    damaged = bytearray((tmp_path / "a.wav").read_bytes())
+    damaged[20:22] = b"\xfe\x7f"
+    (tmp_path / "a.wav").write_bytes(damaged)
+    with pytest.raises(TaskError, match="there is no sound") as refused:
+        list(decode.recording_pieces(tmp_path / "a.wav", 1.0, 10.0))
+    assert refused.value.code == "invalid_input"
