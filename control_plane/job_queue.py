@@ -14,7 +14,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -593,7 +593,7 @@ class JobQueue:
             starts_in=starts_in or msgspec.UNSET,
         )
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]:
+    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncGenerator[bytes, None]:
         """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
 
         The result is JSON in pieces: the outputs of all nodes may be many times larger than the memory that a request may use.
@@ -604,7 +604,9 @@ class JobQueue:
         graph = decode_graph(view.graph)
         return self._pieces(view, graph, await self.estimates.of_nodes(view, graph))
 
-    async def _pieces(self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]
+    ) -> AsyncGenerator[bytes, None]:
         shares = Topology(graph).shares
         rest = {
             name: getattr(graph, attribute)

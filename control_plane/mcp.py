@@ -6,12 +6,15 @@ too (`isError`, with the problem document), since the model can correct it; erro
 
 The protocol is small and the official package brings 28 others, so the few shapes that are needed are here; that package's client is the
 peer that tests ask with.
+
+Large because every tool and resource of an agent is one short function here.
 """
 
 import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -42,6 +45,7 @@ INSTRUCTIONS = (
 PARSE, INVALID, UNKNOWN_METHOD, BAD_PARAMS, NO_RESOURCE = -32700, -32600, -32601, -32602, -32002
 
 Object = dict[str, Any]
+Turn = Callable[[], Awaitable[Callable[[], None]]]
 
 
 class Message(msgspec.Struct):
@@ -84,8 +88,8 @@ class RpcError(Exception):
         self.code = code
 
 
-async def answer(raw: bytes, asked: Asked) -> tuple[Object | None, bool]:
-    """Returns the answer to a message, None where it needs none, and whether it was a valid message."""
+async def answer(raw: bytes, asked: Asked, turn: Turn) -> tuple[Object | None, bool]:
+    """Returns the answer to a message, None where it needs none, and whether it was a valid message. `turn`: waits for the key's turn, which only a wait for a job does without."""
     try:
         message = msgspec.json.decode(raw, type=Message)
     except msgspec.ValidationError as error:
@@ -95,10 +99,14 @@ async def answer(raw: bytes, asked: Asked) -> tuple[Object | None, bool]:
     if isinstance(message.method, msgspec.UnsetType) or isinstance(message.id, msgspec.UnsetType):
         return None, True
     params = {} if isinstance(message.params, msgspec.UnsetType) else message.params
+    leave = None if params.get("name") == "wait_job" else await turn()
     try:
         result = await _result(message.method, params, asked)
     except RpcError as error:
         return _failed(message.id, error.code, str(error)), True
+    finally:
+        if leave is not None:
+            leave()
     return {"jsonrpc": "2.0", "id": message.id, "result": result}, True
 
 
@@ -296,9 +304,22 @@ class GetJob(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 async def _get_job(asked: Asked, wanted: GetJob) -> tuple[Object, list[Object]]:
     document = msgspec.to_builtins(await _job(asked, wanted.job_id))
     if wanted.outputs:
-        pieces = [piece async for piece in await asked.queue.graph_of(wanted.job_id, asked.principal.visible_owner)]
-        document["outputs"] = {node["id"]: node["output"] for node in msgspec.json.decode(b"".join(pieces))["nodes"]}
+        nodes = (await _whole(asked, wanted.job_id))["nodes"]
+        document["outputs"] = {node["id"]: node["output"] for node in nodes if "output" in node}
     return document, []
+
+
+async def _whole(asked: Asked, job_id: str) -> Any:
+    """Returns a job's graph with its outputs. Raises 413 where that is more than a model could read."""
+    pieces, size = [], 0
+    async with aclosing(await asked.queue.graph_of(job_id, asked.principal.visible_owner)) as found:
+        async for piece in found:
+            pieces.append(piece)
+            size += len(piece)
+            if size > SHOWN_BYTES:
+                detail = f"its outputs have more than {SHOWN_BYTES:,} bytes; all of them are at {asked.address}/api/jobs/{job_id}/graph"
+                raise ApiProblem(413, "outputs_too_large", detail)
+    return msgspec.json.decode(b"".join(pieces))
 
 
 class WaitJob(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):

@@ -1,9 +1,22 @@
 // What every view is written with: Preact's functions, `html`, and the hooks that this console adds.
-import { Component, createElement, render } from "./vendor/preact.js";
+import { Component, createElement, options, render } from "./vendor/preact.js";
 import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
 
 export const html = htm.bind(createElement);
+
+// What would be invisible or would turn the reading direction of its neighbours is written out, as the command line does: controls but tab and newline,
+// overrides and isolates of direction, lone surrogates. Every text of the page passes here; values of fields do not.
+const UNSAFE = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\p{Surrogate}/gu;
+const spelled = (char) => {
+  const code = char.codePointAt(0);
+  return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+};
+const before = options.vnode;
+options.vnode = (vnode) => {
+  if (vnode.type === null && typeof vnode.props === "string") vnode.props = vnode.props.replace(UNSAFE, spelled);
+  before?.(vnode);
+};
 export { Component, render, useEffect, useLayoutEffect, useMemo, useRef, useState };
 
 // A function that draws the component again, at most once per frame however often it is called.

@@ -16,8 +16,8 @@ Req = Request[Any, Any, State]
 
 @post("/mcp", scope="read", is_long=True, include_in_schema=False)
 async def ask(request: Req) -> Response[bytes]:
-    """Accepts any key that reads; a tool checks the further scopes that it needs. A message may wait for a job, so it takes no request's turn,
-    but counts as a socket of its key."""
+    """Accepts any key that reads; a tool checks the further scopes that it needs. A message may wait for a job, so it is given its turn once it is known
+    to do something else, and counts as a socket of its key meanwhile."""
     state, found = request.app.state, principal(request)
     wanted = request.headers.get("mcp-protocol-version", mcp.PROTOCOLS[0])
     if wanted not in mcp.PROTOCOLS:
@@ -26,9 +26,9 @@ async def ask(request: Req) -> Response[bytes]:
     raw = await body.read(request, state.settings.control.body_limit_bytes)
     access: Access = state.access
     with access.socket(found):
-        answer, is_message = await mcp.answer(
-            raw, mcp.Asked(state.queue, state.store, found, base_url(request), state.planner)
-        )
+        asked = mcp.Asked(state.queue, state.store, found, base_url(request), state.planner)
+        key = found.key.id if found.key else ""
+        answer, is_message = await mcp.answer(raw, asked, lambda: access.costly_turns.take(key))
     if answer is None:
         return Response(b"", status_code=202)
     status = 200 if is_message else 400

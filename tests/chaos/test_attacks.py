@@ -3,6 +3,10 @@
 Real processes on a server of their own; what the server and the control plane need of memory is bounded too.
 """
 
+import asyncio
+import contextlib
+import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from redis import Redis
 
 from tests.support.polling import at_this_load, becomes
@@ -25,6 +30,9 @@ pytestmark = pytest.mark.timeout(120)
 
 ANSWER_SECONDS = 1.0
 SERVER_MIB = 200
+COMPOSE = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())
+CONTROL_MIB = int(COMPOSE["services"]["control-plane"]["deploy"]["resources"]["limits"]["memory"].removesuffix("m"))
+"""What compose gives the control plane; it is killed beyond it."""
 
 
 def resident_mib(pid: int) -> float:
@@ -35,16 +43,16 @@ def resident_mib(pid: int) -> float:
 class Bystander(threading.Thread):
     """Asks as another user would, all the time; keeps the slowest answer and the most memory seen."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, headers: dict[str, str]) -> None:
         super().__init__(daemon=True)
-        self.stack = stack
+        self.stack, self.headers = stack, headers
         self.slowest: dict[str, float] = {}
         self.most: dict[str, float] = {}
         self.failures: list[str] = []
         self._over = threading.Event()
 
     def run(self) -> None:
-        with httpx.Client(base_url=self.stack.url, timeout=30) as http:
+        with httpx.Client(base_url=self.stack.url, timeout=30, headers=self.headers) as http:
             while not self._over.wait(0.05):
                 self._ask("list", lambda: http.get("/api/jobs", params={"limit": 1}))
                 self._ask("submit", lambda: http.post("/api/jobs", json=simulate({"id": "mine", "steps": 0})))
@@ -65,8 +73,8 @@ class Bystander(threading.Thread):
 
 
 @contextmanager
-def watched(stack: Stack) -> Iterator[Bystander]:
-    bystander = Bystander(stack)
+def watched(stack: Stack, **headers: str) -> Iterator[Bystander]:
+    bystander = Bystander(stack, headers)
     bystander.start()
     try:
         yield bystander
@@ -76,6 +84,7 @@ def watched(stack: Stack) -> Iterator[Bystander]:
     assert not bystander.failures
     assert max(bystander.slowest.values()) < at_this_load(ANSWER_SECONDS), bystander.slowest
     assert bystander.most["server"] < SERVER_MIB, bystander.most
+    assert bystander.most["control"] < CONTROL_MIB, bystander.most
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +107,28 @@ def test_a_task_that_emits_a_million_events_holds_up_nobody(stack: Any) -> None:
     assert steps[:1000] == list(range(1, 1001)), "what the burst allows comes whole"
     assert steps[-1] == 1_000_000, "and the last value in any case"
     assert any("events were dropped" in each.get("message", "") for each in events), "and what was left out is counted"
+
+
+def tell(stack: Stack, tool: str, **arguments: Any) -> Any:
+    """What an agent's tool returns."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    return stack.post("/mcp", message, status=200)["result"]
+
+
+@pytest.mark.parametrize("way", ["batch", "mcp"])
+def test_many_tasks_that_emit_without_end_hold_up_nobody_however_they_came(stack: Stack, way: str) -> None:
+    """Twenty at once, for as long as it takes until each has emitted more than a burst; then they are cancelled."""
+    body = simulate({"id": "a", "steps": 1_000_000, "stepSeconds": 0})
+    with watched(stack):
+        if way == "batch":
+            jobs = [each["jobId"] for each in stack.post("/api/jobs/batch", {"jobs": [body] * 20}, status=200)["jobs"]]
+        else:
+            jobs = [tell(stack, "submit_job", **body)["structuredContent"]["jobId"] for _ in range(20)]
+        becomes(lambda: len(stack.events(jobs[0])) > 1000, 60)
+        for job in jobs:
+            stack.http.post(f"/api/jobs/{job}/cancel")
+        for job in jobs:
+            assert stack.ended(job, 60)["status"] in ("cancelled", "completed")
 
 
 def doubling(times: int) -> dict[str, Any]:
@@ -134,6 +165,77 @@ def test_outputs_that_double_end_at_a_limit_and_hold_up_nobody(stack: Any) -> No
     statuses = list(stack.nodes(jobs[1]).values())
     assert statuses.count("completed") == 33, "16 MiB of half a megabyte each"
     assert statuses.count("failed") == 167
+
+
+KEYS = {name: f"dhk_{number:016x}_" + name[0].upper() * 43 for number, name in enumerate(("alice", "bob"))}
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Stack]:
+    """Asked with alice's key."""
+    rows = "\n".join(f"{name} submit,read,cancel {key}" for name, key in KEYS.items())
+    made = Stack(tmp_path, DIHEDRAL_CONTROL__KEYS=rows)
+    try:
+        made.http.headers["Authorization"] = f"Bearer {KEYS['alice']}"
+        made.worker("--slots", "1")
+        yield made
+    finally:
+        made.close()
+
+
+def test_large_outputs_asked_for_by_many_agents_at_once_hold_up_nobody(locked: Stack) -> None:
+    """16 MiB of outputs were joined, decoded and encoded twice for each of them, without a limit of how many at once: the control plane took 467 MiB
+    and the server 258, where it takes 101 and 41 now."""
+    stack, bob = locked, f"Bearer {KEYS['bob']}"
+    job = stack.post("/api/jobs", wide(40, 500_000))["jobId"]
+    assert stack.ended(job, 100)["status"] == "failed"
+    calls = [
+        {"method": "tools/call", "params": {"name": "get_job", "arguments": {"jobId": job, "outputs": True}}},
+        {"method": "resources/read", "params": {"uri": f"dihedral://jobs/{job}/events"}},
+    ]
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=stack.url, timeout=90, headers=stack.http.headers) as http:
+            asked = [
+                http.post("/mcp", json={"jsonrpc": "2.0", "id": number, **calls[number % 2]}) for number in range(60)
+            ]
+            return await asyncio.gather(*asked)
+
+    with watched(stack, Authorization=bob):
+        answers = asyncio.run(ask())
+    assert {answer.status_code for answer in answers} <= {200, 429}, "at most so many sockets per key"
+    answers = [answer for answer in answers if answer.status_code == 200]
+    assert len(answers) >= 30
+    by_id = {answer.json()["id"]: answer.json()["result"] for answer in answers}
+    refused = next(result for number, result in by_id.items() if number % 2 == 0)
+    assert refused["isError"]
+    assert refused["structuredContent"]["code"] == "outputs_too_large"
+    assert f"/api/jobs/{job}/graph" in refused["structuredContent"]["detail"], "and where they are"
+    told = next(result for number, result in by_id.items() if number % 2)
+    assert json.loads(told["contents"][0]["text"])["jobId"] == job
+
+
+def test_thousands_of_idle_dripping_and_half_connections_hold_up_nobody(stack: Stack) -> None:
+    """Without a key: silence, heads that never end, bodies that stop in the middle."""
+    half = b"POST /api/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n"
+    head = b"GET /api/jobs HTTP/1.1\r\nhost: x\r\nx-a: "
+    with watched(stack), contextlib.ExitStack() as open_ones:
+
+        def one(text: bytes) -> socket.socket:
+            made = open_ones.enter_context(socket.create_connection(("127.0.0.1", stack.port), timeout=30))
+            with contextlib.suppress(OSError):  # it may be refused by then
+                made.sendall(text)
+            return made
+
+        for _ in range(3000):
+            one(b"")
+        dripping = [one(head) for _ in range(300)]
+        bodies = [one(half + b'{"a":"' + b"x" * 100_000) for _ in range(300)]
+        for _ in range(20):
+            for each in (*dripping, *bodies):
+                with contextlib.suppress(OSError):
+                    each.sendall(b"x" * 64)
+        assert stack.http.get("/health/ready").status_code == 200
 
 
 def test_rehearsals_of_a_crash_a_hang_and_memory_take_nobody_along(stack: Stack) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from dihedral.bridge.version import VERSION
 from dihedral.control_plane.app import create_app
-from tests.control_plane.served import PROBLEM, checked, new_id, node, worker_info
+from tests.control_plane.served import PROBLEM, Served, checked, made_settings, new_id, node, serve, worker_info
 from tests.support.planes import RUNS, gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -431,3 +431,25 @@ async def test_every_source_schema_is_published(served: Any) -> None:
         document = await served.get(f"/schemas/{name}.json")
         assert document["$id"] == f"dihedral:{name}"
     assert checked(await served.http.get("/schemas/none.json"))["code"] == "unknown_schema"
+
+
+async def test_a_store_that_cannot_be_used_is_told_without_its_place(
+    redis_url: str, redis: Any, tmp_path: Path
+) -> None:
+    """The route asks for no key; the log has the path."""
+    made = made_settings(redis_url, tmp_path)
+    async with serve(made) as served:
+        await served.becomes(lambda: _is_ready(served))
+        directory = Path(made.artifacts.directory)
+        shutil.rmtree(directory)
+        directory.write_text("a file where the folder was")
+        for path in ("/health/ready", "/health"):
+            answer = await served.http.get(path)
+            assert answer.status_code == 503
+            assert "store" in checked(answer)["detail"]
+            for secret in (str(tmp_path), directory.name, redis_url, "Error"):
+                assert secret not in answer.text, secret
+
+
+async def _is_ready(served: Served) -> bool:
+    return (await served.http.get("/health/ready")).status_code == 200
