@@ -412,7 +412,6 @@ class QueueInfo(TypedDict):
     depth: int
     pending: int
     oldestSeconds: float | None
-    paused: NotRequired[bool]
 
 
 class QueueList(TypedDict):

@@ -24,11 +24,12 @@ from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.control_plane.query import known_once, refused
+from dihedral.control_plane.waiting_list import waiting_list
 from dihedral.schemas import documents
 from dihedral.schemas.structs.capability import CapabilityList
 from dihedral.schemas.structs.job import Job
 from dihedral.schemas.structs.pipeline import PipelineList, StatisticsList
-from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WorkerList, WorkerUsage
+from dihedral.schemas.structs.worker import DeadLetter, DeadLetterList, QueueList, WaitingList, WorkerList, WorkerUsage
 
 Req = Request[Any, Any, State]
 CHECK_SECONDS = 3.0
@@ -99,6 +100,19 @@ async def statistics(request: Req) -> StatisticsList:
 @get("/api/queues", summary="What waits, by plane and pool", responses=answers())
 async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.workers.queues())
+
+
+@get(
+    "/api/queues/{plane:str}/{pool:str}",
+    is_costly=True,
+    summary="The jobs that wait at a place, the next first",
+    responses=answers(404),
+)
+async def waiting_jobs(request: Req, plane: FromPath[str], pool: FromPath[str]) -> WaitingList:
+    """Lists at most 500. Jobs of other owners are counted and not named."""
+    if (plane, pool) not in await _queue(request).jobs.workers.places():
+        raise ApiProblem(404, "unknown_queue", f"no worker serves pool {pool!r} of plane {plane!r}")
+    return await waiting_list(_queue(request).jobs, plane, pool, principal(request).visible_owner)
 
 
 @get(
@@ -231,5 +245,5 @@ dead_letter_routes = Router(
     route_handlers=[dead_letters, read_dead_letter, requeue_dead_letter, drop_dead_letter],
 )
 service_routes: list[ControllerRouterHandler] = [
-    capabilities, pipelines, workers, worker_usage, statistics, queues, dead_letter_routes, live, ready, metrics, schema,
+    capabilities, pipelines, workers, worker_usage, statistics, queues, waiting_jobs, dead_letter_routes, live, ready, metrics, schema,
 ]  # fmt: skip

@@ -49,16 +49,6 @@ class Webhook(Strict, kw_only=True):
     ]
 
 
-class PriorityRequest(Strict, kw_only=True):
-    priority: job.Priority | UnsetType = UNSET
-    front: (
-        Annotated[
-            bool, Meta(description='Also in front of all others of that priority.')
-        ]
-        | UnsetType
-    ) = UNSET
-
-
 class JobRequest(Strict, kw_only=True):
     graph: submission.GraphSubmission | UnsetType = UNSET
     pipeline: (

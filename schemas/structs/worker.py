@@ -126,9 +126,6 @@ class QueueInfo(Strict, kw_only=True):
     depth: Annotated[int, Meta(ge=0)]
     pending: Annotated[int, Meta(ge=0)]
     oldest_seconds: OldestSeconds | None = field(name='oldestSeconds')
-    paused: (
-        Annotated[bool, Meta(description='No worker takes what waits here.')]
-    ) = False
 
 
 class QueueList(Strict, kw_only=True):
@@ -218,7 +215,6 @@ class WaitingJob(Strict, kw_only=True):
 class WaitingList(Strict, kw_only=True):
     plane: graph.Plane
     pool: Annotated[str, Meta(min_length=1)]
-    paused: bool
     waiting: Annotated[
         list[WaitingJob],
         Meta(description='What no worker has taken yet, the next first; at most 500.'),

@@ -389,9 +389,9 @@ async def test_retry_resets_what_it_is_told_and_clears_every_claim(world: Any) -
     await world.report(claim, [ended("a", share=5 * 10**8), ("start", "b", "w1")])
     await world.report(claim, [ended("b", "failed", error=ERROR)], ack=True)
     assert (await world.job())["status"] == "failed"
-    assert await world.scripts.retry(world.part, "job", "failed", 2, ["b"], [batch(["b"])]) == "conflict"
-    assert await world.scripts.retry(world.part, "job", "failed", 1, ["b"], [batch(["b"])]) == "ok"
-    assert await world.scripts.retry(world.part, "job", "failed", 1, ["b"], [batch(["b"])]) == "conflict"
+    assert await world.scripts.retry(world.part, Retry("job", "failed", 2, ["b"], [batch(["b"])])) == "conflict"
+    assert await world.scripts.retry(world.part, Retry("job", "failed", 1, ["b"], [batch(["b"])])) == "ok"
+    assert await world.scripts.retry(world.part, Retry("job", "failed", 1, ["b"], [batch(["b"])])) == "conflict"
     job = await world.job()
     assert (job["status"], job["attempt"], job["remaining"], job["broken"], job["progress"]) == (
         "queued", "2", "1", "0", "500000000",

@@ -316,7 +316,6 @@ QUEUE: Shape = {
     "depth": whole(0),
     "pending": whole(0),
     "oldestSeconds": nullable(number(low=0)),
-    "paused": optional(FLAG),
 }
 USAGE_SAMPLE: Shape = {"at": STAMP, "busy": whole(0), "slots": whole(0), "memory": many(of(MEMORY))}
 LANE = choice("all", "gpu", "device")
@@ -547,7 +546,6 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         },
         "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
-        "PriorityRequest": {"priority": optional(PRIORITY), "front": optional(FLAG)},
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
     },
@@ -615,7 +613,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "UsageSample": USAGE_SAMPLE,
         "WorkerUsage": {"workerId": text(1), "samples": many(of(USAGE_SAMPLE))},
         "WaitingJob": WAITING_JOB,
-        "WaitingList": {"plane": PLANE, "pool": text(1), "paused": FLAG, "waiting": many(of(WAITING_JOB))},
+        "WaitingList": {"plane": PLANE, "pool": text(1), "waiting": many(of(WAITING_JOB))},
         "DeadLetter": DEAD_LETTER,
         "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER)), "next": nullable(text())},
     },

@@ -83,3 +83,19 @@ async def test_a_worker_tells_its_use_of_the_last_hour(served: Served) -> None:
     assert first["busy"] <= 2
     for unknown in ("nobody", "a*", "worker:places"):
         await served.get(f"/api/workers/{unknown}/usage", expect=404)
+
+
+async def test_the_jobs_that_wait_are_listed_in_order(served: Served) -> None:
+    async with served.no_worker():
+        normal, low, high = new_id("normal"), new_id("low"), new_id("high")
+        for job, priority in ((normal, "normal"), (low, "low"), (high, "high")):
+            await served.submit(node("a", task="heavy"), job=job, priority=priority)
+        gone = await served.submit(node("a", task="heavy"))
+        await served.post(f"/api/jobs/{gone}/cancel", expect=202)
+        found = (await served.get("/api/queues/python/default"))["waiting"]
+        assert [(each["position"], each["jobId"], each["priority"], each["lane"]) for each in found] == [
+            (1, high, "high", "gpu"), (2, normal, "normal", "gpu"), (3, low, "low", "gpu"),
+        ]  # fmt: skip
+        await served.get("/api/queues/python/nobody", expect=404)
+    for job in (normal, low, high):
+        await served.ended(job)
