@@ -22,7 +22,7 @@ class ModelRef(Strict, kw_only=True):
             Meta(
                 description='Its path below one of models.roots.',
                 max_length=900,
-                pattern='^[^./\\\\\\x00-\\x1f\\x7f][^/\\\\\\x00-\\x1f\\x7f]{0,254}(/[^./\\\\\\x00-\\x1f\\x7f][^/\\\\\\x00-\\x1f\\x7f]{0,254})*$(?!\\n)',
+                pattern='^(?![./])(?!.*/(?:[./]|$))[^\\\\\\x00-\\x1f\\x7f]+$(?!\\n)',
             ),
         ]
         | UnsetType

@@ -150,7 +150,6 @@ LOCAL = Kind(
         "a\0",
         "a\nb",
         "a\n",
-        "a" * 256,
         "/".join(["ab"] * 301),
         5,
         None,

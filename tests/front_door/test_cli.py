@@ -229,8 +229,8 @@ def test_a_model_that_lies_on_the_workers_disk_is_named_and_not_uploaded(shell: 
     given = ("--file", "dataset=lines.txt", "--param", "steps=1", "--param", "sequenceLength=32", "--param", "batch=1")
     done = shell("submit", "--pipeline", "train_lora", "--local", "weights=base", *given, "--watch")
     assert "adapter_model.safetensors" in done.stdout
-    said = shell("submit", "--pipeline", "train_lora", "--local", "weights=../base", *given, "--watch", code=1).stderr
-    assert "(invalid_params)" in said
+    said = shell("submit", "--pipeline", "train_lora", "--local", "weights=../base", *given, "--watch", code=3).stderr
+    assert "weights" in said
     said = shell("submit", "--pipeline", "train_lora", "--local", "weights=nowhere", *given, "--watch", code=1).stderr
     assert "there is no model 'nowhere' below models.roots of this worker (model_not_found)" in said
 
