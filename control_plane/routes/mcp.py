@@ -1,9 +1,9 @@
-"""`/mcp`: the Model Context Protocol over streamable HTTP, without sessions and streams: a POST is answered with JSON."""
+"""For agents: `/mcp`, the Model Context Protocol over streamable HTTP, without sessions and streams (a POST is answered with JSON), and `/llms.txt`."""
 
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, Response, get, post
 from litestar.datastructures import State
 
 from dihedral.control_plane import body, mcp
@@ -35,4 +35,30 @@ async def ask(request: Req) -> Response[bytes]:
     return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
 
 
-mcp_routes = [ask]
+@get("/llms.txt", include_in_schema=False, media_type="text/plain")
+async def llms(request: Req) -> str:
+    """Tells an agent that has found this address what is here (the convention of llmstxt.org)."""
+    return LLMS.format(url=base_url(request))
+
+
+LLMS = """# Dihedral
+
+> Runs media pipelines (speech, films, LoRA training, ComfyUI workflows, command-line tools) as durable jobs on GPU and CPU workers.
+
+Requests under /api and /mcp carry `Authorization: Bearer KEY` where this server has API keys. Say what you want in words with `POST /api/plans {{"goal": …}}`:
+it answers a graph, its reasons and what is open, and costs nothing. `POST /api/jobs` runs a pipeline, a task, a graph or a goal.
+
+## For agents
+
+- [Model Context Protocol]({url}/mcp): streamable HTTP; one tool for each pipeline, and plan_job, submit_job, wait_job, get_job, cancel_job, upload, download
+
+## HTTP
+
+- [OpenAPI]({url}/schema): every route, its body and its answers
+- [Tasks]({url}/api/capabilities): what a graph may name, with schemas and examples
+- [Pipelines]({url}/api/pipelines): ready graphs with parameters
+- [Schema of a submission]({url}/schemas/request.json)
+- [Schema of a job]({url}/schemas/job.json)
+"""
+
+mcp_routes = [ask, llms]

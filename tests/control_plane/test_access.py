@@ -75,6 +75,7 @@ async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path:
         "/health",
         "/health/live",
         "/health/ready",
+        "/llms.txt",
         "/schema",
         "/schema/openapi.json",
         "/schema/x",

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -92,6 +93,17 @@ async def test_an_agent_submits_a_job_waits_for_it_and_reads_what_it_gave(house:
         assert found.structured_content["outputs"]["a"]["answer"] == 42
         listed = await client.call_tool("list_jobs", {"status": "completed", "limit": 5})
         assert job in [each["jobId"] for each in listed.structured_content["jobs"]]
+
+
+async def test_an_agent_that_has_only_found_the_address_is_told_where_everything_is(house: Locked) -> None:
+    """Without a key; every link that it names leads somewhere."""
+    text = (await house.http.get("/llms.txt")).text
+    assert text.startswith("# Dihedral\n\n> ")
+    links = re.findall(r"\]\((http[^)]+)\)", text)
+    assert len(links) == 6
+    for link in links:
+        answer = await house.http.get(link, headers=house.of("alice"))
+        assert answer.status_code == (405 if link.endswith("/mcp") else 200), link
 
 
 async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Locked, connected: Any) -> None:
