@@ -234,7 +234,7 @@ class Worker:
                 seen, deliveries = await self._taker.take(light, heavy)
                 self.presence.trouble = None
                 self._accept(deliveries)
-                if seen or (self.capacity.slots and self.capacity.changed.is_set()):
+                if seen or self.capacity.free()[1] > heavy:
                     # A slot that came free during the take was not asked for: a blocking read now would be handed one entry of each
                     # priority of a backlog, as if they were equal.
                     continue
