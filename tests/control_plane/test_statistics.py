@@ -21,7 +21,9 @@ async def noted(served: Served, task: str, seconds: list[float]) -> None:
 
 
 async def test_a_plan_a_job_and_its_nodes_say_how_long_they_will_take(served: Served) -> None:
-    await noted(served, "act", [20.0, 30.0, 40.0])
+    await noted(
+        served, "act", [20.0, 30.0, 40.0] * 20
+    )  # the latest 50 count, and other tests run the task for a moment
     first = new_id("gate")
     nodes = [node("a", wait=first), node("b")]
     edges = [{"from": "a", "to": "b", "kind": "normal"}]
@@ -79,8 +81,8 @@ async def test_a_worker_tells_its_use_of_the_last_hour(served: Served) -> None:
         return (await served.get(f"/api/workers/{worker['workerId']}/usage"))["samples"]
 
     (first, *_) = await served.becomes(samples)
-    assert first["slots"] == 2
-    assert first["busy"] <= 2
+    assert first["slots"] == worker["slots"]
+    assert first["busy"] <= worker["slots"]
     for unknown in ("nobody", "a*", "worker:places"):
         await served.get(f"/api/workers/{unknown}/usage", expect=404)
 

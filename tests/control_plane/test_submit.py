@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FIELDS = {
     "jobId", "status", "progress", "pipeline", "created", "startAt", "started", "finished", "attempt", "waitingFor", "error",
-    "artifacts", "name", "tags", "task", "params", "given", "rerunOf", "thumbnail"}  # fmt: skip
+    "artifacts", "name", "tags", "task", "params", "given", "rerunOf", "thumbnail", "priority"}  # fmt: skip
 
 
 async def test_a_submission_is_answered_with_the_job_and_where_it_is(served: Any) -> None:
