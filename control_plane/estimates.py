@@ -223,7 +223,7 @@ class Estimates:
             for kind, seen in (await durations.read(self._jobs.client, old[start : start + 500])).items():
                 self._durations[kind] = now, seen
                 self._durations.move_to_end(kind)
-        found = {kind: self._durations[kind][1] for kind in kinds}
+        found = {kind: self._durations[kind][1] for kind in kinds if kind in self._durations}  # others read meanwhile
         while len(self._durations) > KEPT_KINDS:
             self._durations.popitem(last=False)
         return found

@@ -28,7 +28,10 @@ POSTERS = ("poster", "thumbnail", "preview")
 
 
 class About(msgspec.Struct, omit_defaults=True, frozen=True):
-    """What a job stores of its identity. `derived`: the name where none was given; `defaults`: the digest of the params that were not given."""
+    """What a job stores of its identity. `derived`: the name where none was given; `defaults`: the digest of the params that were not given.
+
+    `pool`: that of the submission. `cut`: the params were too many bytes to keep; a repeat takes the graph.
+    """
 
     name: str = msgspec.field(default="", name="n")
     tags: list[str] = msgspec.field(default_factory=list, name="t")
@@ -37,15 +40,24 @@ class About(msgspec.Struct, omit_defaults=True, frozen=True):
     defaults: str = msgspec.field(default="", name="d")
     rerun_of: str = msgspec.field(default="", name="r")
     derived: str = msgspec.field(default="", name="f")
+    pool: str = msgspec.field(default="", name="o")
+    cut: bool = msgspec.field(default=False, name="c")
 
 
+MAX_BYTES = 64 * 1024
+"""Of what a job stores of itself: lists and searches read it of hundreds of jobs at once."""
 NOTHING = About()
 _decode = msgspec.json.Decoder(About).decode
 
 
 def encode(about: About) -> bytes:
-    """Encodes the field; empty where there is nothing to store."""
-    return b"" if about == NOTHING else msgspec.json.encode(about)
+    """Encodes the field, without params where it would have more than MAX_BYTES; empty where there is nothing to store."""
+    if about == NOTHING:
+        return b""
+    text = msgspec.json.encode(about)
+    if len(text) <= MAX_BYTES:
+        return text
+    return msgspec.json.encode(msgspec.structs.replace(about, given={}, defaults="", cut=True))
 
 
 def decode(text: str) -> About:

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -309,13 +310,19 @@ class JobQueue:
         if not names:
             return
         lost = await artifacts.missing(OwnedStore(self._store, principal.visible_owner, principal.name), names)
-        found: list[planning.Problem] = []
+        found: dict[planning.Problem, None] = {}
         params = planned.request.params if planned.wanted.pipeline else {}
+        at: dict[tuple[str, str], list[str]] = {}
         for each in lost:
-            at = list(artifacts.places(params, each.bucket, each.key)) or [planned.wanted.pointer(each.pointer)]
-            found += [artifacts.problem(where, each) for where in at]
+            name = each.bucket, each.key
+            if name not in at:  # the same file may be named thousands of times
+                at[name] = list(islice(artifacts.places(params, *name), planning.MAX_PROBLEMS))
+            for where in at[name] or [planned.wanted.pointer(each.pointer)]:
+                found[artifacts.problem(where, each)] = None
+            if len(found) >= planning.MAX_PROBLEMS:
+                break
         if found:
-            raise refused("the job names artifacts that are not there", list(dict.fromkeys(found)))
+            raise refused("the job names artifacts that are not there", list(found)[: planning.MAX_PROBLEMS])
 
     async def _check_allowance(self, principal: Principal) -> None:
         """Checks the limits before any planning or storing. Raises 429."""
@@ -440,6 +447,7 @@ class JobQueue:
             given=what.given,
             defaults=await self._defaults.keep(what.defaults, what.given),
             rerun_of=planned.rerun_of,
+            pool=request.pool if isinstance(request.pool, str) else "",
             derived="" if name else await self._derived(planned, principal),
         )
 

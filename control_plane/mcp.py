@@ -99,7 +99,8 @@ async def answer(raw: bytes, asked: Asked, turn: Turn) -> tuple[Object | None, b
     if isinstance(message.method, msgspec.UnsetType) or isinstance(message.id, msgspec.UnsetType):
         return None, True
     params = {} if isinstance(message.params, msgspec.UnsetType) else message.params
-    leave = None if params.get("name") == "wait_job" else await turn()
+    waits = message.method == "tools/call" and params.get("name") == "wait_job"
+    leave = None if waits else await turn()
     try:
         result = await _result(message.method, params, asked)
     except RpcError as error:

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
 from weakref import WeakSet
@@ -446,7 +446,8 @@ class AsyncClient:
         paths = []
         stored = {(meta["bucket"], meta["key"]): meta for meta in (await self.job(job_id))["artifacts"]}
         for meta in stored.values():
-            name = meta.get("name") or str(meta["key"]).rsplit("/", 1)[-1]
+            name = PurePosixPath(str(meta.get("name") or "").replace("\\", "/")).name
+            name = name if name not in ("", ".", "..") else str(meta["key"]).rsplit("/", 1)[-1]
             stem, dot, ending = name.rpartition(".")
             number = 1
             while name in taken:

@@ -362,6 +362,7 @@ class Consumer:
                     await changed.wait()
             return
         if not self._tails:
+            self._lanes_asked = 0, 0.0  # so that the next take reads the lanes too
             pipe = self._client.pipeline(transaction=False)
             for stream in self._parts:
                 pipe.xrevrange(stream, count=1)

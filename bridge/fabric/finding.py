@@ -6,8 +6,8 @@ from typing import NamedTuple
 from dihedral.bridge.fabric.jobs import Jobs
 
 IDS_AT_ONCE = 5000
-HEADS_AT_ONCE = 500
-"""Jobs of one call of `heads`: about a millisecond of the server."""
+HEADS_AT_ONCE = 100
+"""Jobs of one call of `heads`: what each of them stored of itself is bounded (identity.py), so a call reads 6 MiB at most."""
 
 
 class Head(NamedTuple):

@@ -295,6 +295,8 @@ class Worker:
             must_begin = delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open)
             if must_begin and (await self._write(delivery.part, delivery.report([]))).word != "ok":
                 delivery.move("lost")
+                for node in delivery.open:
+                    self.capacity.vacate(delivery, node)
                 return
             if delivery.open and not delivery.releasing:
                 await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
@@ -340,10 +342,16 @@ class Worker:
         mine = self.presence.largest_device_mib
         if not mine:
             return True
+        try:
+            others = await self._jobs.workers.alive()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return True  # it stays where devices are, until the server can be asked
         return any(
             other.pool == self.pool and task in other.tasks and not other.draining and other.worker_id != self.worker_id
             and max((each.memory_mib for each in other.devices), default=0) > (mine if larger else 0)
-            for other in await self._jobs.workers.alive()
+            for other in others
         )  # fmt: skip
 
     def _delay(self, delivery: Delivery, nodes: list[str]) -> tuple[int, str]:

@@ -47,6 +47,7 @@ RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
+TURN_SECONDS = 0.02  # for which nodes that never wait may hold the loop
 
 
 class Nodes:
@@ -60,7 +61,7 @@ class Nodes:
 
     __slots__ = (
         "_capacity", "_device", "_device_elsewhere", "_dirty", "_durations", "_emitted", "_ended", "_hasten", "_plane", "_post", "_prefer", "_registry", "_reporter",
-        "_run_node", "_running", "_settings", "_tracing", "_unwritten", "_worker_id", "_write", "observe",
+        "_run_node", "_running", "_settings", "_tracing", "_turn_began", "_unwritten", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +106,7 @@ class Nodes:
         self._running: dict[tuple[str, str, str], NodeExecution] = {}
         self._dirty: dict[NodeExecution, None] = {}
         self._emitted = asyncio.Event()
+        self._turn_began = 0.0
 
     @property
     def running(self) -> Collection[NodeExecution]:
@@ -114,6 +116,7 @@ class Nodes:
 
     async def run(self, delivery: Delivery, node_id: str) -> list[str]:
         """Runs one started node, commits its outcome, and returns the nodes with which this delivery continues."""
+        await self._breathe()
         kind = self._capacity.kind(delivery, node_id)
         pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
         running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
@@ -148,11 +151,26 @@ class Nodes:
             return await self._reporter.commit(delivery, running, outcome)
         return []
 
+    async def _breathe(self) -> None:
+        """Lets the loop turn, where nodes that never wait have held it for TURN_SECONDS: a chain of thousands is one step of it otherwise."""
+        now = time.monotonic()
+        if not self._turn_began:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        elif now - self._turn_began > TURN_SECONDS:
+            await asyncio.sleep(0)
+
+    def _end_turn(self) -> None:
+        self._turn_began = 0.0
+
     def _note(self, running: NodeExecution, outcome: Outcome, seconds: float) -> None:
         """Logs a failure, and measures a run that has begun. `seconds`: that it took."""
         node = running.delivery.topology.nodes[running.node_id]
         if isinstance(outcome, Completed):
             self.observe(node.task, "completed", seconds)
+            capability = self._registry[node.task].capability
+            device = self._device if capability.runtime.kind == "gpu" else CPU
+            self._durations.note(capability, running.params, seconds, device, running.delivery.routes[node.id])
             return
         if isinstance(outcome, Failed):
             where = {
@@ -161,12 +179,6 @@ class Nodes:
             log.info("a node failed: %s", outcome.error.code, extra=where)
         if isinstance(outcome, Preempted):
             self.observe(node.task, "preempted", seconds)
-        elif isinstance(outcome, Completed):
-            self.observe(node.task, outcome.status, seconds)
-            capability = self._registry[node.task].capability
-            device = self._device if capability.runtime.kind == "gpu" else CPU
-            route = running.delivery.routes[node.id]
-            self._durations.note(capability, running.params, seconds, device, route)
         elif not isinstance(outcome, Declined) and (not isinstance(outcome, Cancelled) or outcome.began):
             self.observe(node.task, outcome.status, seconds)
 
@@ -335,8 +347,11 @@ class Nodes:
                 if delivery.unwritten:
                     self._post_report(delivery, [], False)
             for delivery, future in pending:
-                if (await future).word != "ok":
+                reply = await future
+                if reply.word != "ok":
                     self.lose(delivery)
+                elif "taken" in reply.words:  # a kept start came too late: the job is cancelled
+                    self.cancel(lambda other, delivery=delivery: other is delivery)  # type: ignore[misc]
             await asyncio.sleep(FLUSH_SECONDS)
 
     def lose(self, delivery: Delivery) -> None:

@@ -240,7 +240,7 @@ class Reporter:
         end = end_step(delivery, node, outcome)
         steps.append(end)
         delivery.states[node] = (outcome.status, "")
-        posts = self._may_post(delivery, node) and len(end.payload) + len(end.artifacts) <= POSTED_BYTES
+        posts = self._may_post(delivery, node) and _fits(end.payload, end.artifacts)
         if delivery.topology.outgoing[node]:
             delivery.records[node] = _record(outcome)
             return await self._resolve(delivery, node, steps, _children(delivery, [node]), posts)
@@ -382,6 +382,11 @@ def _without_details(outcome: EndedOutcome) -> EndedOutcome:
     if isinstance(outcome, Completed):
         return failed("job_output_too_large", "its artifacts would not fit", left_out)
     return failed(outcome.error.code[:64], outcome.error.message[:150], left_out)
+
+
+def _fits(*texts: str) -> bool:
+    """Returns whether texts have no more than POSTED_BYTES together; none that is longer is encoded for that."""
+    return sum(map(len, texts)) <= POSTED_BYTES and sum(len(text.encode()) for text in texts) <= POSTED_BYTES
 
 
 def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> End:

@@ -137,7 +137,9 @@ class Watchdog(threading.Thread):
         self._scripts.call_blocking(client, "report", one.delivery.part, [one.delivery.report([step])])
 
     def _give_back(self, client: Any, delivery: Delivery) -> None:
-        """Leaves a node that must not run twice to its lease; it fails when the lease ends."""
+        """Leaves to its lease what must not run twice, which fails then, and what has reports that are not written yet."""
+        if delivery.ending or delivery.kept or not delivery.open:
+            return
         if any(not delivery.routes[node].idempotent for node in delivery.open):
             return
         batches: list[Any] = []

@@ -103,11 +103,13 @@ def again(
         more["name"] = about.name
     if about.tags and isinstance(request.tags, msgspec.UnsetType):
         more["tags"] = about.tags
-    if about.task:
+    if about.pool and isinstance(request.pool, msgspec.UnsetType):
+        more["pool"] = about.pool
+    if about.task and not about.cut:
         return msgspec.structs.replace(request, task=about.task, params=given, **more)
     template = pipelines.get(pipeline or "")
     stored = bool(about.given or about.defaults) or (template is not None and not defaults_of(template.params))
-    if pipeline and stored:
+    if pipeline and stored and not about.cut:
         return msgspec.structs.replace(request, pipeline=pipeline, params=given, **more)
     document = msgspec.json.decode(graph)
     document.pop("workflowId", None)

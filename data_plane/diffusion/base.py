@@ -1,7 +1,9 @@
 """The folder of a base model, from a reference: a folder of the worker, or a zip of one."""
 
+import lzma
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from dihedral.bridge.tasks.models import file_name
@@ -9,6 +11,8 @@ from dihedral.bridge.tasks.registry import TaskContext, TaskError
 from dihedral.schemas.structs.artifact import ModelRef
 
 MOST_FILES = 1_000
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, OSError, EOFError)
+"""What opening and unpacking a zip of somebody may raise."""
 LEFT_BYTES = 2**30  # that a zip leaves free on the disk
 
 
@@ -26,7 +30,7 @@ def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
                     f"its zip holds {len(opened.infolist())} files of {size >> 20} MiB, which is too much here"
                 )
             opened.extractall(to)  # which leaves out of names what leads out of the folder
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _invalid(
             f"{file_name(ref)} is neither a folder nor a zip of one ({error}). Save a single file once as a folder: "
             "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"

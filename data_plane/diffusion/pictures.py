@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.diffusion.base import DAMAGED
 from dihedral.data_plane.media.decode import FloatArray, picture_shape, read_picture
 
 MOST_PICTURES = 2_000
@@ -110,7 +111,7 @@ def _of_zip(name: str, path: Path) -> Iterable[tuple[str, Path]]:
                         target.write(block)
                         left -= len(block)
                 yield each.filename, to
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _invalid(f"{name} is no zip that can be read: {error}") from error
 
 

@@ -1,6 +1,9 @@
 """Entries that are held without a claim: what fences them, what a death under them counts, and what their first report says."""
 
+import asyncio
 import json
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from dihedral.bridge.fabric.scripts import Claim, Reply, Report
 from dihedral.bridge.fabric.steps import Start, Step
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import RUNS, edge, gate, node, planes
+from tests.support.polling import at_this_load
 
 on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 ROUTES = '{"a":["default",true,60,true]}'
@@ -181,3 +185,37 @@ async def test_a_node_that_waits_is_soon_reported_as_running(redis_url: str, red
         await house.becomes(runs)
         gate("open").set()
         assert (await house.ended()).status == "completed"
+
+
+async def test_a_long_run_of_nodes_that_never_wait_lets_the_loop_turn(redis_url: str, redis: Any) -> None:
+    """A chain of 300 is one step of the loop otherwise, in which nothing else of the process goes on."""
+    async with planes(redis_url, redis, lease_ms=60_000) as house:
+        await house.start()
+        longest, over = 0.0, asyncio.Event()
+
+        async def turning() -> None:
+            nonlocal longest
+            while not over.is_set():
+                before = time.monotonic()
+                await asyncio.sleep(0)
+                longest = max(longest, time.monotonic() - before)
+
+        names = [f"n{number}" for number in range(300)]
+        watch = asyncio.create_task(turning())
+        await house.submit([node(name, block=0.005) for name in names], [edge(a, b) for a, b in pairwise(names)])
+        await house.ended()
+        over.set()
+        await watch
+        assert longest < at_this_load(0.3)  # of 1.5 s in all
+
+
+async def test_a_run_that_completes_is_noted_for_estimates(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as house:
+        await house.start()
+        await house.submit([node("a")])
+        await house.ended()
+        await house.becomes(lambda: next(iter(house.running)).presence.durations._notes or noted(redis))
+
+
+async def noted(redis: Any) -> list[bytes]:
+    return [key async for key in redis.scan_iter("worker:seconds:*")]

@@ -273,3 +273,28 @@ async def test_a_list_leaves_out_large_params_which_the_job_itself_has(served: S
     assert "output" not in row["params"]
     assert row["given"] == ["output"]
     assert (await served.job(job["jobId"]))["params"]["output"] == text
+
+
+async def stored(served: Served, job: str) -> str:
+    return bytes(await served.planes.client.hget(f"job:{job}", "about") or b"").decode()  # type: ignore[arg-type]
+
+
+async def test_params_too_large_to_list_are_left_to_the_graph_which_is_run_again(served: Served) -> None:
+    """Lists and searches read what a job says of itself of hundreds of jobs at once."""
+    first = await served.post("/api/jobs", {"task": "act", "params": {"output": "x" * 100_000}, "name": "Large"})
+    await served.ended(first["jobId"])
+    assert len(await stored(served, first["jobId"])) < 1000
+    assert (await served.get("/api/jobs", q="Large"))["jobs"][0]["jobId"] == first["jobId"]
+    again = await served.post("/api/jobs", {"rerunOf": first["jobId"]})
+    await served.ended(again["jobId"])
+    assert again["name"] == "Large"
+    params = (await served.get(f"/api/jobs/{again['jobId']}/graph"))["nodes"][0]["params"]
+    assert params == {"output": "x" * 100_000}
+
+
+async def test_a_job_is_run_again_in_its_pool(served: Served) -> None:
+    first = await served.post("/api/jobs", {"task": "act", "params": {}, "pool": "default"})
+    await served.ended(first["jobId"])
+    assert '"o":"default"' in await stored(served, first["jobId"])
+    again = await served.post("/api/jobs", {"rerunOf": first["jobId"]})
+    assert '"o":"default"' in await stored(served, again["jobId"])

@@ -186,6 +186,12 @@ async def test_a_graph_that_only_adds_to_one_that_fits_is_not_taken() -> None:
     assert found.graph == plain(asked_of(goal)).graph
 
 
+@pytest.mark.parametrize("odd", [5, True, {"a": 1}, "text"])
+def test_notes_that_are_no_list_are_none(odd: Any) -> None:
+    _, notes = parsed(json.dumps({"nodes": [{"id": "a"}], "edges": [], "assumptions": odd, "questions": odd}))
+    assert notes == {"assumptions": [], "questions": []}
+
+
 def test_an_answer_around_which_a_model_talks_is_read() -> None:
     made, notes = parsed(f"Sure! Here it is:\n```json\n{graph(SPEAK, assumptions=['it is English'])}\n```\nEnjoy!")
     assert made["nodes"] == [SPEAK]

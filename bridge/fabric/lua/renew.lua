@@ -1,9 +1,9 @@
 -- renew: keeps the entries that a claim, or no claim yet (take.lua), still holds; changes no state.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, consumer }.
--- Replies a word per item: ok | lost | cancelling.
+-- Replies a word per item: ok | lost | cancelling (also of a job that has ended: nothing of it should run).
 transition('renew', { 'allow-oom' }, function(id, stream, entry, claimed, consumer)
   local state = redis.call('HMGET', job_key(id), 'state', 'c:' .. entry_name(stream, entry))
   if not state[1] or (state[2] or claimed) ~= claimed or entry_owner(stream, entry) ~= consumer then return 'lost' end
   redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID')
-  return string.match(state[1], '^%S+') == S.cancelling and 'cancelling' or 'ok'
+  return JOB_STARTS[string.match(state[1], '^%S+')] and 'ok' or 'cancelling'
 end)

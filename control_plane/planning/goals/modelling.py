@@ -241,7 +241,7 @@ def parsed(text: str) -> tuple[Object, Object]:
     if len(nodes) > MOST_NODES:
         raise Bad(f"{len(nodes)} nodes; at most {MOST_NODES} are possible")
     notes = {
-        name: [str(each)[:300] for each in found.get(name) or [] if isinstance(each, str)][:5]
+        name: [each[:300] for each in _list(found.get(name)) if isinstance(each, str)][:5]
         for name in ("assumptions", "questions")
     }
     for node in nodes:
@@ -251,6 +251,10 @@ def parsed(text: str) -> tuple[Object, Object]:
         if isinstance(edge, dict) and (more := sorted(edge.keys() - {"from", "to"})):
             raise Bad(f"an edge has no member {more[0][:60]!r}; it has from and to")
     return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}, notes
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _wrong(graph: Object, asked: Asked, likely: list[str]) -> list[planning.Problem]:
