@@ -80,7 +80,7 @@ async def submit(request: Req) -> Response[bytes]:
     status_code=200,
     summary="Submit up to 1,000 jobs; a bad one stops no other",
     operation_class=with_body("request", "JobRequest", "An object with jobs, a list of submissions."),
-    responses=answers(413, 415),
+    responses=answers(413, 415, _200=dict),
 )
 async def submit_batch(request: Req) -> Response[bytes]:
     limits = request.app.state.settings.control

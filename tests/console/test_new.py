@@ -43,7 +43,7 @@ def test_what_is_required_is_said_at_its_field(tab: Tab) -> None:
     page = tab.page
     page.goto("/console/new?pipeline=train_lora")
     page.get_by_role("button", name="Run").click()
-    expect(page.get_by_text("Required.")).to_have_count(4)
+    expect(page.get_by_text("Required.")).to_have_count(2)
 
 
 def test_limits_are_shown_and_a_number_beyond_them_is_refused_at_its_field(tab: Tab) -> None:

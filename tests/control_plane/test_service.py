@@ -380,7 +380,8 @@ async def test_openapi_lists_every_route(served: Any) -> None:
             "/",
             "/ws",
             "/mcp",
-        ):  # a socket, a page, and a protocol that describes itself
+            "/llms.txt",
+        ):  # a socket, a page, and what describes itself
             routes |= {(path, method.lower()) for method in route.methods if method not in ("OPTIONS", "HEAD")}
     listed = {(path, method) for path, item in document["paths"].items() for method in item}
     assert routes - listed == set()
