@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from litestar import Request
@@ -39,7 +39,7 @@ def body(stem: str, name: str, description: str) -> type[Operation]:
 
 
 def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
-    """Returns problem responses for `statuses` and for those of any request, and documents for arguments such as `_201=Job`."""
+    """Returns problem responses for `statuses` and for those of any request, and documents for arguments such as `_201=Job`; of a union, any."""
     found = {
         status: ResponseSpec(
             data_container=Problem, media_type="application/problem+json", description="Problem details"
@@ -47,7 +47,8 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
         for status in {*ANYWHERE, *statuses}
     }
     for name, struct in documents.items():
-        found[int(name[1:])] = ResponseSpec(data_container=struct, description=struct.__name__, generate_examples=False)
+        description = " or ".join(each.__name__ for each in get_args(struct) or (struct,))
+        found[int(name[1:])] = ResponseSpec(data_container=struct, description=description, generate_examples=False)
     return found
 
 

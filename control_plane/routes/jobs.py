@@ -25,6 +25,7 @@ from dihedral.control_plane.root import address
 from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
+from dihedral.schemas.structs.plan import GoalPlan
 from dihedral.schemas.structs.request import RetryRequest, TrainRequest
 
 Req = Request[Any, Any, State]
@@ -107,7 +108,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission, or a goal in words; nothing is stored."),
-    responses=answers(413, 415, 429, _200=Graph),
+    responses=answers(413, 415, 429, _200=Graph | GoalPlan),
 )
 async def plan(request: Req) -> Response[bytes]:
     """Answers a submission with its normalised graph. A goal is answered with a plan (/schemas/plan.json): graph, reasons, questions, how sure."""
@@ -171,7 +172,7 @@ async def read_job(request: Req, job_id: FromPath[str]) -> Job:
     "/api/jobs/{job_id:str}/graph",
     is_costly=True,
     summary="A job's graph with live status and outputs",
-    responses=answers(404, _200=Graph),
+    responses=answers(404, _200=Graph | GoalPlan),
 )
 async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
     pieces = await _queue(request).graph_of(job_id, principal(request).visible_owner)
