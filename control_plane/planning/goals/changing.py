@@ -51,7 +51,7 @@ class Changed(msgspec.Struct):
 
 def change(goal: str, files: list[File], known: Catalogue, base: Object) -> Changed:
     """Returns the graph with the values that the goal changes."""
-    reading = read(goal, [file.name for file in files], known.vocabulary)
+    reading = read(goal, [file.name for file in files], known.vocabulary, known.naming, known.choices)
     graph = copy.deepcopy(base)
     graph.pop("workflowId", None)
     nodes = [node for node in graph["nodes"] if node["task"] in known.offers]
