@@ -205,7 +205,7 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
         )
     if int(count) != partitions:
         raise LayoutMismatch(
-            f"the server's jobs are laid out in {count} partitions, redis.partitions says {partitions}"
+            f"the server's jobs are laid out in {count} partitions, redis.partitions is {partitions}"
         )
 
 
