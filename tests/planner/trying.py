@@ -7,8 +7,8 @@ from typing import Any
 
 from dihedral.bridge.tasks.registry import collect
 from dihedral.control_plane.planning import pipelines
-from dihedral.control_plane.planning.goals.drafting import File
-from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue, file_kinds
+from dihedral.control_plane.planning.goals.files import File, file_kinds
+from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, plain, problems
 from dihedral.control_plane.tasks import BUILTIN as CONTROL
 from dihedral.data_plane.tasks import BUILTIN as DATA

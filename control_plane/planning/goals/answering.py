@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from dihedral.control_plane.planning.goals.building import Built
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Link, Search, Use
+from dihedral.control_plane.planning.goals.drafting import Draft, Link, Search, Use
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.filling import Filled, lacking, odd_attributes
 from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Slot
 from dihedral.control_plane.planning.goals.reading import Token

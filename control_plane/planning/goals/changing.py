@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from dihedral.control_plane.planning.goals import filling
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Search, Use
+from dihedral.control_plane.planning.goals.drafting import Draft, Search, Use
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.offers import Catalogue
 from dihedral.control_plane.planning.goals.reading import read
 from dihedral.control_plane.planning.goals.words import KINDS, stem

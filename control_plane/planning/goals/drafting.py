@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Slot
 from dihedral.control_plane.planning.goals.reading import Reading, Token
 from dihedral.control_plane.planning.goals.words import (
@@ -45,20 +46,6 @@ UNCLEAR, TWICE, NUMBER_LEFT = 0.4, 1.0, 0.5
 OPEN_NEED, UNASKED_USE, EACH_USE, EACH_TASK, TOPIC_USED, TOPIC_LEFT = 0.8, 0.45, 0.12, 0.03, 0.8, 1.0
 LEAD_LEFT = 0.8
 DELIVERS, ENDS_AS_ASKED, NEGATION_BROKEN, PHRASE, LED = 0.6, 0.5, 1.5, 0.55, 0.6
-
-
-class File(msgspec.Struct, frozen=True, eq=False):
-    """A file that was given. `exists`: whether the store has it. `text`, `document`: its content where it is small."""
-
-    ref: dict[str, str]
-    name: str
-    kinds: frozenset[str]
-    exists: bool
-    index: int
-    around: tuple[str, ...] = ()
-    before: str = ""
-    text: str | None = None
-    document: Any = None
 
 
 class Link(msgspec.Struct, frozen=True, eq=False):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dihedral.control_plane.planning.goals.words import KINDS, STOP_STEMS, kinds_of, stem, stems
+from dihedral.control_plane.planning.goals.words import STOP_STEMS, kinds_of, stem, stems
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.pipeline import Pipeline
 
@@ -418,36 +418,3 @@ def _of_tool(run_tool: Offer, name: str, label: str) -> Offer:
     return msgspec.structs.replace(
         run_tool, id=f"tool:{name}", label=label or name, asks=asks, phrases=phrases, slots=slots, preset={"tool": name}
     )
-
-
-def file_kinds(name: str, content_type: str, bucket: str) -> frozenset[str]:
-    """Returns what a file may be, by its type, its suffix and, for tensors, where it lies."""
-    from dihedral.control_plane.planning.goals.words import OF_MEDIA
-
-    lower = name.lower()
-    media = content_type.partition("/")[0]
-    words = set(stems(name))
-    if media in OF_MEDIA:
-        named = {KINDS[word] for word in words if KINDS.get(word) == "portrait" and media == "image"}
-        return OF_MEDIA[media] | named | {"file"}
-    suffix = lower.rpartition(".")[2]
-    if suffix == "safetensors":
-        if "voic" in words or bucket == "voices":
-            return frozenset({"voice", "file"})
-        if "adapt" in words or stem("lora") in words or bucket == "loras":
-            return frozenset({"look", "file"})
-        return frozenset(
-            {"weights", "voice", "look", "file"} if not words & {"model", stem("weights")} else {"weights", "file"}
-        )
-    if suffix == "json":
-        for kind in ("tokenizer", "config", "workflow"):
-            if stem(kind) in words:
-                return frozenset({kind, "file"})
-        return frozenset({"workflow", "dataset", "file"})
-    if suffix == "jsonl":
-        return frozenset({"dataset", "file"})
-    if suffix in ("vtt", "srt"):
-        return frozenset({"captions", "file"})
-    if media == "text" or suffix in ("txt", "md"):
-        return frozenset({"text", "dataset", "file"})
-    return frozenset({"file"}) | ({KINDS[stem(suffix)]} if stem(suffix) in KINDS else set())

@@ -26,7 +26,8 @@ from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering, building, filling
 from dihedral.control_plane.planning.goals.building import Built
 from dihedral.control_plane.planning.goals.changing import change
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Search
+from dihedral.control_plane.planning.goals.drafting import Draft, Search
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.filling import Filled
 from dihedral.control_plane.planning.goals.offers import Catalogue
 from dihedral.control_plane.planning.goals.reading import Reading, read
