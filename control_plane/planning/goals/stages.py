@@ -9,7 +9,7 @@
     explain      reasons, assumptions, how sure
 
 Every step but `repair` is a pure function of the state. `plain` runs them one after the other, without LangGraph, for what must not wait
-(suggestions while somebody types); both give the same.
+(suggestions while the user types); both give the same.
 
 LangGraph is imported with the first goal (0.7 s, 70 MB), in a thread.
 """
