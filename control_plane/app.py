@@ -51,6 +51,7 @@ from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
+from dihedral.control_plane.second_attempts import SecondAttempts
 from dihedral.control_plane.tasks import BUILTIN
 from dihedral.control_plane.webhooks import Webhooks
 from dihedral.schemas.structs.settings import Settings
@@ -85,7 +86,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, queue.document)
         access = Access(settings, client)
-        worker = executor.make(settings, registry, store, traced)
+        worker = executor.make(settings, registry, store, traced, SecondAttempts(queue).submit)
         app.state.update(
             {
                 "settings": settings,
