@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
         planner = queue.planner = Planner(queue, store, settings, client)
-        hub = Hub(settings, jobs, queue.document)
+        hub = Hub(settings, jobs, partial(queue.document, position=True), queue.estimates.now)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
         app.state.update(
