@@ -49,6 +49,7 @@ from dihedral.control_plane.routes.jobs import job_routes
 from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
+from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
@@ -133,6 +134,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *session_routes,
             *mcp_routes,
             *pages,
+            *reference_routes(settings.control.root_path),
             *key_routes,
         ],
         lifespan=[lifespan],

@@ -57,6 +57,10 @@ def test_every_view_and_the_socket_stay_below_the_path(
     expect(page.get_by_text("completed").first).to_be_visible()
     page.go_back()
     assert page.url.startswith(f"{proxy.url}/console/new")
+    page.goto(f"{proxy.url}/docs#get-/api/limits")
+    with page.expect_response(f"{proxy.url}/api/limits") as answered:
+        page.get_by_role("button", name="Try").click()
+    assert answered.value.ok
     assert sockets
     assert all(url == f"ws://127.0.0.1:{proxy.port}{ROOT}/ws" for url in sockets)
     assert proxy.strays == []
