@@ -115,7 +115,7 @@ def output_of(node: dict[str, Any], indent: str) -> list[str]:
 
 
 def notify(title: str, text: str) -> None:
-    """Rings the terminal's bell and notifies the desktop where it can; what fails is nobody's concern."""
+    """Rings the terminal's bell and notifies the desktop where it can; what fails is ignored."""
     if sys.stderr.isatty():
         sys.stderr.write("\a")
         sys.stderr.flush()

@@ -59,7 +59,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             assert await leaks(found.planes.client) == []
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
 
 
 @pytest.mark.parametrize("name", NAMES)

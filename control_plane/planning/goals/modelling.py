@@ -143,7 +143,17 @@ def _accepted(first: Matched, found: Matched, graph: Object, notes: Object) -> M
 def _likely(asked: Asked) -> list[str]:
     """Returns the ids of tasks for which the goal's words ask, the most likely first."""
     search = Search(
-        read(asked.goal, [file.name for file in asked.files], asked.known.vocabulary), asked.files, asked.known, {}, {}
+        read(
+            asked.goal,
+            [file.name for file in asked.files],
+            asked.known.vocabulary,
+            asked.known.naming,
+            asked.known.choices,
+        ),
+        asked.files,
+        asked.known,
+        {},
+        {},
     )
     keys = [key for key in search.likely() if key in asked.known.offers]
     named = [task for key in keys for task in asked.known.offers[key].tasks]

@@ -22,9 +22,9 @@ from dihedral.control_plane.access import Principal
 from dihedral.control_plane.identity import MAX_DERIVED
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering
-from dihedral.control_plane.planning.goals.drafting import File
+from dihedral.control_plane.planning.goals.files import File, file_kinds
 from dihedral.control_plane.planning.goals.modelling import repaired
-from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue, file_kinds
+from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, Repair, planned
 from dihedral.control_plane.problems import ApiProblem, refused
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
