@@ -584,7 +584,7 @@ class JobQueue:
         params = None
         if about.task or view.pipeline:
             params = {**await self._defaults.of(about.defaults), **about.given}
-        waiting = await waiting_for(view, self.workers, self.paused, self.jobs.ahead if position else None)
+        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None, self.paused)
         estimate, starts_in = await self.estimates.of_job(view, waiting, listed=not position)
         return Job(
             job_id=view.job_id,

@@ -18,7 +18,7 @@ Ahead = Callable[[str, NodeRecord], Awaitable[int | None]]
 
 
 async def waiting_for(view: JobView, workers: Workers, paused: Paused, ahead: Ahead | None = None) -> WaitingFor | None:
-    """Describes the wait. Reads the workers and what is paused only where the answer depends on them, and the place in the queue only where `ahead` is given."""
+    """Describes the wait. Reads the workers and what is paused only where the answer depends on them, the place in the queue only where `ahead` is given."""
     if view.status == "scheduled":
         return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
     if view.status not in ("queued", "running"):
@@ -38,7 +38,7 @@ async def waiting_for(view: JobView, workers: Workers, paused: Paused, ahead: Ah
         )
         return WaitingFor(type=WaitingReason.retry, message=message)
     place = Place.of(record.place).title
-    if record.place in await paused():
+    if paused is not None and record.place in await paused():
         message = f"{place} is paused; {node} waits until it is resumed"
         return WaitingFor(type=WaitingReason.paused, message=message)
     if record.reason == "memory":
