@@ -17,7 +17,9 @@ Paused = Callable[[], Awaitable[frozenset[str]]]
 Ahead = Callable[[str, NodeRecord], Awaitable[int | None]]
 
 
-async def waiting_for(view: JobView, workers: Workers, paused: Paused, ahead: Ahead | None = None) -> WaitingFor | None:
+async def waiting_for(
+    view: JobView, workers: Workers, ahead: Ahead | None = None, paused: Paused | None = None
+) -> WaitingFor | None:
     """Describes the wait. Reads the workers and what is paused only where the answer depends on them, the place in the queue only where `ahead` is given."""
     if view.status == "scheduled":
         return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
