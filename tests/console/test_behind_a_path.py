@@ -36,7 +36,7 @@ def test_every_view_and_the_socket_stay_below_the_path(
     page, sockets = tab.page, []
     page.on("websocket", lambda socket: sockets.append(socket.url))
     meta: Any = stack.http.post("/api/artifacts", files={"file": ("notes.txt", b"plain words")}).json()
-    job = stack.post("/api/jobs", simulate({"id": "a", "steps": 2000, "stepSeconds": 0.01}))["jobId"]
+    job = stack.post("/api/jobs", simulate({"id": "a", "steps": 60_000, "stepSeconds": 0.01}))["jobId"]
     page.goto("")
     page.get_by_role("link", name=job).click()
     expect(page.locator("h1").first).to_be_visible()
