@@ -28,6 +28,7 @@ from dihedral.terminal import (
     url_for,
     url_hint,
     usage,
+    whole_id,
 )
 
 MOST_SHOWN = 40
@@ -294,21 +295,21 @@ def show(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.cancel(options.job)
+        job = client.cancel(whole_id(client, options.job))
     answer(options, job, f"{job['jobId']}  {job['status']}")
     return OK
 
 
 def finish(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.finish(options.job, options.node)
+        job = client.finish(whole_id(client, options.job), options.node)
     answer(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
     return OK
 
 
 def retry(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.retry(options.job, from_start=options.from_start)
+        job = client.retry(whole_id(client, options.job), from_start=options.from_start)
     answer(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
     return OK
 
