@@ -27,5 +27,7 @@ const known = (code) => (Object.hasOwn(ADVICE, code) ? ADVICE[code] : null);
 
 export const adviceFor = (code) => known(code)?.[1] ?? (ABOUT_INPUT.test(code) ? t("What it was given does not fit. Change it and run the job again.") : t("Retry it when the cause is gone: what is finished is kept."));
 
+const CLASSES = { change_params: "change", change_inputs: "change", resume: "resume", retry: "retry", retry_later: "retry", free_space: "resume", ask_operator: "resume", sign_in: "retry" };
+
 // change, retry or resume; the server's word where it has one.
-export const remedyFor = (error) => error.remedy ?? known(error.code)?.[0] ?? (ABOUT_INPUT.test(error.code) ? "change" : "retry");
+export const remedyFor = (error) => CLASSES[error.remedy?.class] ?? known(error.code)?.[0] ?? (ABOUT_INPUT.test(error.code) ? "change" : "retry");

@@ -1,11 +1,12 @@
 // What went wrong and what cures it: the cure is the first button.
 import { adviceFor, remedyFor } from "./advice.js";
+import { titleOf } from "./fields.js";
 import { served, t, tn } from "./messages.js";
 import { Action, Copy, Icon, Tree } from "./ui.js";
 import { html } from "./view.js";
 import { Link } from "./router.js";
 
-// `remedies`: {change: address, retry(), resume(), restart()}.
+// `remedies`: {change: address, retry(), restart()}.
 export function Errors({ job, failed, select, remedies }) {
   const shown = failed.slice(0, 5);
   const first = failed[0]?.error ?? job.error;
@@ -19,7 +20,8 @@ export function Errors({ job, failed, select, remedies }) {
 
 function Remedies({ error, change, retry, restart }) {
   const cure = remedyFor(error);
-  const inputs = html`<${Link} key="change" class="button ${cure === "change" ? "primary" : ""}" href=${change}><${Icon} of="edit" />${t("Change the inputs")}<//>`;
+  const param = error.remedy?.param;
+  const inputs = html`<${Link} key="change" class="button ${cure === "change" ? "primary" : ""}" href=${change + (param ? `&field=${encodeURIComponent(param)}` : "")}><${Icon} of="edit" />${param ? t("Change {field}", { field: titleOf(param) }) : t("Change the inputs")}<//>`;
   const again = html`<${Action} key="retry" class=${cure === "change" ? "" : "primary"} work=${retry}><${Icon} of="again" />${cure === "resume" ? t("Resume") : t("Retry")}<//>`;
   return html`<div class="buttons remedies">${cure === "change" ? [inputs, again] : [again, inputs]}
     <${Action} class="quiet" work=${restart}>${t("Retry from the start")}<//></div>`;
