@@ -52,8 +52,17 @@ export async function whoAsks() {
 // Whether this page may do that, as far as it is known who asks.
 export const may = (scope) => !session.who || session.who.scopes.some((each) => each === scope || each === "admin");
 
+// The tabs of a browser share its cookie, and each has the key besides: who signs out in one has signed out in all.
+const tabs = new BroadcastChannel(`session ${root}`);
+tabs.onmessage = () => forget();
+
 export async function signOut() {
   await api("/api/session", { method: "DELETE" });
+  tabs.postMessage("out");
+  forget();
+}
+
+function forget() {
   try {
     sessionStorage.removeItem("key");
   } catch {
@@ -61,6 +70,9 @@ export async function signOut() {
   }
   location.assign(below("/"));
 }
+
+// The cookie anew, where this tab has the key: it ends sooner.
+export const renew = () => (key ? fetch(below("/api/session"), { method: "POST", headers: credentials() }).catch(() => null) : null);
 
 function keep(given) {
   key = given;

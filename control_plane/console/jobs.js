@@ -164,7 +164,7 @@ export function JobList() {
   };
   return html`<div class="page fill">
     <div class="title"><h1>${t("Jobs")}</h1>
-      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : found.cursor ? t("{jobs} so far", { jobs: countJobs(shown.length) }) : countJobs(shown.length)}</span></div>
+      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : found.cursor ? t("more than {jobs}", { jobs: countJobs(shown.length) }) : countJobs(shown.length)}</span></div>
     <${Filters} />
     ${selected.length > 0 && html`<${Bulk} jobs=${selected} clear=${() => setChosen(new Set())} more=${found.cursor && selected.length === shown.length ? everything : null} />`}
     <${Body} found=${found} shown=${shown} narrow=${narrow} see=${see} chosen=${chosen} toggle=${toggle}

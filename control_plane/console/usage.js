@@ -39,7 +39,7 @@ function Machine({ job, workerId }) {
   const from = ms(job.started);
   const to = ms(job.finished) ?? Infinity;
   const within = samples.filter((sample) => Date.parse(sample.at) >= from - USAGE_MS && Date.parse(sample.at) <= to + USAGE_MS);
-  if (within.length < 2) return null;
+  if (within.length < 2 || within.every((sample) => !sample.busy)) return null; // light nodes run beside the slots
   return html`<section class="panel machine" aria-label=${t("Machine: {worker}", { worker: workerId })}><header><h2>${t("Machine")}</h2><span class="mono muted">${workerId}</span></header>
     <div class="body"><div class="curves"><${UsageCurves} samples=${within} at=${(sample) => Math.round((Date.parse(sample.at) - from) / 1000)} along=${t("second")} /></div></div></section>`;
 }

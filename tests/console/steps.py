@@ -23,6 +23,13 @@ def submit(house: Stack, job: str, **params: Any) -> str:
     return job
 
 
+def fill(house: Stack, job: str) -> str:
+    """A job that holds a slot until it is cancelled; `simulate` is light and holds none."""
+    node = {"id": "a", "task": "film", "plane": "python", "params": {"signals": "nowhere"}}
+    house.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": [node], "edges": []}})
+    return job
+
+
 def row(page: Page, job: str) -> Locator:
     return page.get_by_role("row").filter(has=page.get_by_role("link", name=job, exact=True))
 

@@ -191,7 +191,7 @@ export default {
   Sounds: "Töne",
   Texts: "Texte",
   Other: "Andere",
-  "{files} so far": "bisher {files}",
+  "more than {files}": "mehr als {files}",
   Kind: "Art",
   Favourites: "Favoriten",
   Pipeline: "Pipeline",
@@ -343,7 +343,7 @@ export default {
   "last hour": "letzte Stunde",
   "last day": "letzter Tag",
   "last week": "letzte Woche",
-  "{jobs} so far": "bisher {jobs}",
+  "more than {jobs}": "mehr als {jobs}",
   Job: "Job",
   Progress: "Fortschritt",
   Note: "Hinweis",
@@ -638,6 +638,9 @@ export default {
   "{worker} takes nodes again": "{worker} nimmt wieder Knoten an",
   "{width} × {height} pixels: it is not drawn here, because that takes {size} of memory.": "{width} × {height} Pixel: Das Bild wird hier nicht gezeichnet, denn das kostet {size} Speicher.",
   "Show it anyway": "Trotzdem zeigen",
+  "There is no room for its files. Delete some or enlarge the store, then resume.": "Für die Dateien ist kein Platz. Löschen Sie welche oder vergrößern Sie den Speicher und setzen Sie dann fort.",
+  "The settings of this server do not allow it. When who runs it has changed them, resume.": "Die Einstellungen dieses Servers erlauben es nicht. Setzen Sie fort, wenn sie der Betreiber geändert hat.",
+  "What it needs is busy or away. Retry it in a while.": "Was nötig ist, ist belegt oder nicht erreichbar. Wiederholen Sie es später.",
 
   // What the server writes: pipelines, tasks and their parameters.
   "Talking picture": "Sprechendes Bild",
