@@ -17,7 +17,9 @@ export function Queue() {
   async function look() {
     try {
       const [page, { queues }] = await Promise.all([get(`/api/jobs?status=queued,running,scheduled,cancelling&limit=${MOST}`), get("/api/queues")]);
-      setFound({ ...page, queues });
+      const lines = await Promise.all(queues.filter((queue) => queue.depth).map((queue) => get(`/api/queues/${queue.plane}/${encodeURIComponent(queue.pool)}`).catch(() => ({ waiting: [] }))));
+      const places = new Map(lines.flatMap((line) => line.waiting.map((each) => [each.jobId, each.position])).reverse()); // of a job with several nodes the first
+      setFound({ ...page, queues, places });
       setError(null);
     } catch (wrong) {
       setError(wrong);
@@ -30,7 +32,7 @@ export function Queue() {
   if (!found) return html`<div class="page">${head}<${Loading} /></div>`;
   const of = (...statuses) => found.jobs.filter((job) => statuses.includes(job.status));
   const running = of("running", "cancelling").reverse();
-  const waiting = inOrder(of("queued"));
+  const waiting = inOrder(of("queued"), found.places);
   const later = of("scheduled").sort((a, b) => (a.startAt < b.startAt ? -1 : 1));
   return html`<div class="page">${head}
     <${Pools} queues=${found.queues} look=${look} />
@@ -54,10 +56,11 @@ function Pools({ queues, look }) {
     ${may("operate") && html`<${Action} class="quiet" aria-label=${queue.paused ? t("Resume {pool} of {plane}", { pool: queue.pool, plane: PLANES[queue.plane] }) : t("Pause {pool} of {plane}", { pool: queue.pool, plane: PLANES[queue.plane] })} work=${() => turn(queue)}><${Icon} of=${queue.paused ? "play" : "pause"} />${queue.paused ? t("Resume") : t("Pause")}<//>`}</li>`)}</ul>`;
 }
 
+const LAST = 1e9;
 const RANK = { high: 0, normal: 1, low: 2 };
 
-// By their place where the server says it, else by urgency and age.
-const inOrder = (jobs) => [...jobs].sort((a, b) => (a.waitingFor?.position ?? 1e9) - (b.waitingFor?.position ?? 1e9) || (RANK[a.priority] ?? 1) - (RANK[b.priority] ?? 1) || (a.created < b.created ? -1 : 1));
+// By their place in their pool's queue, else by urgency and age.
+const inOrder = (jobs, places) => [...jobs].sort((a, b) => (places.get(a.jobId) ?? LAST) - (places.get(b.jobId) ?? LAST) || (RANK[a.priority] ?? 1) - (RANK[b.priority] ?? 1) || (a.created < b.created ? -1 : 1));
 
 function Part({ title, jobs, look, numbered }) {
   if (!jobs.length) return null;
