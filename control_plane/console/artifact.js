@@ -18,7 +18,10 @@ export function ArtifactPage({ reference }) {
   const [sure, setSure] = useState(false);
   useSource(favourites);
   const load = () => get(metaPath(reference)).then((found) => (setMeta(found), setError(null)), setError);
-  useEffect(() => void load(), []);
+  useEffect(() => {
+    load();
+    favourites.load();
+  }, []);
   const name = meta ? fileName(meta) : shortKey(reference.key);
   if (error) return html`<div class="page"><h1 class="hidden">${name}</h1><${Failure} error=${error} retry=${load} /></div>`;
   if (!meta) return html`<div class="page"><h1 class="hidden">${name}</h1><${Loading} /></div>`;

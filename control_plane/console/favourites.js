@@ -1,34 +1,40 @@
-// The files that somebody wants to find again. The server keeps them for their owner; what was pressed here is shown at once.
-import { api } from "./api.js";
-import { said, say } from "./ui.js";
+// The files that the user wants to find again. They are kept in this browser.
 import { changes } from "./view.js";
 
-const path = (meta) => `/api/favourites/${encodeURIComponent(meta.bucket)}/${meta.key.split("/").map(encodeURIComponent).join("/")}`;
+const KEPT = "favourites";
+const nameOf = (meta) => `${meta.bucket}/${meta.key}`;
 
 class Favourites {
   constructor() {
     Object.assign(this, changes());
-    this.pressed = new Map(); // name → whether it is one now
+    this.names = new Set();
     this.version = 0;
   }
 
-  has(meta) {
-    return this.pressed.get(`${meta.bucket}/${meta.key}`) ?? Boolean(meta.favourite);
-  }
-
-  async toggle(meta) {
-    const wanted = !this.has(meta);
-    this.set(meta, wanted);
+  load() {
     try {
-      await api(path(meta), { method: wanted ? "PUT" : "DELETE" });
-    } catch (error) {
-      this.set(meta, !wanted);
-      say(said(error), "wrong");
+      this.names = new Set(JSON.parse(localStorage.getItem(KEPT) ?? "[]"));
+    } catch {
+      this.names = new Set();
     }
+    this.changed();
   }
 
-  set(meta, is) {
-    this.pressed.set(`${meta.bucket}/${meta.key}`, is);
+  has(meta) {
+    return this.names.has(nameOf(meta));
+  }
+
+  toggle(meta) {
+    if (!this.names.delete(nameOf(meta))) this.names.add(nameOf(meta));
+    try {
+      localStorage.setItem(KEPT, JSON.stringify([...this.names]));
+    } catch {
+      // kept until the tab is closed
+    }
+    this.changed();
+  }
+
+  changed() {
     this.version += 1;
     this.tell();
   }

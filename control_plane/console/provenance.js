@@ -60,7 +60,8 @@ function readAround(bytes) {
     else if (sign === '"') quoted = !quoted;
     else if (!quoted && sign === "{") depth += 1;
     else if (!quoted && sign === "}" && --depth === 0) {
-      return utf8.decode(bytes.subarray(mark, at + 1));
+      const whole = JSON.parse(utf8.decode(bytes.subarray(mark, at + 1)));
+      return JSON.stringify(whole.dihedral);
     }
   }
   return null;
