@@ -74,7 +74,7 @@ class Delivery:
         self.state = "held"
         self.event_number = 0
         self.kept: list[Step] = []
-        self.posted = False  # its last report is on its way, and nobody waits for the answer
+        self.posted = False  # its last report is on its way, and no task waits for the answer
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
@@ -102,7 +102,7 @@ class Delivery:
 
     @property
     def unwritten(self) -> bool:
-        """Returns whether a report has something to say of it that no other will."""
+        """Returns whether a report carries something of it that no other will."""
         return self.state == "held" and bool(self.held_at or self.kept)
 
     @property
@@ -187,7 +187,7 @@ class Consumer:
     """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on.
 
     `lanes`: the lanes of the place that it serves beside the one of all nodes. `has_device`: whether every lane is open to it; otherwise the
-    lane of nodes that prefer a device is closed while a worker of the pool that has one lives, which take.lua decides and tells.
+    lane of nodes that prefer a device is closed while a worker of the pool that has one lives, as take.lua decides and answers.
     """
 
     def __init__(

@@ -343,7 +343,7 @@ class Writer:
         return future
 
     def post(self, report: Report, on_reply: Callable[[Reply], None]) -> None:
-        """Writes a report for whose answer nobody waits."""
+        """Writes a report for whose answer no task waits."""
         self._queue.append((encode_item(report), len(report.steps), on_reply))
         self._wake.set()
 

@@ -140,7 +140,7 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
 
-        def tell(key: tuple[str, str], word: str) -> None:
+        def notify(key: tuple[str, str], word: str) -> None:
             if word == "cancelling":
                 watchdog.note_cancel(key)
             loop.call_soon_threadsafe(self._on_renewal, key, word)
@@ -150,7 +150,7 @@ class Worker:
             self._url,
             self.worker_id,
             lambda: [(d.part, d.job_id, d.stream, d.entry, d.token) for d in list(self._held.values())],
-            tell,
+            notify,
         )
         watchdog = Watchdog(
             self._scripts, self._url, lambda: self.nodes.running, lambda: self._held.values(),

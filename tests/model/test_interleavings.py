@@ -429,7 +429,6 @@ def explore(redis_url: str, examples: int, steps: int, monkeypatch: pytest.Monke
     )
 
 
-@pytest.mark.timeout(200)
 def test_no_interleaving_loses_or_doubles_a_node(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explore(redis_url, 200, 30, monkeypatch)
 
