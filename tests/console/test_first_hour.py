@@ -25,8 +25,7 @@ from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
 from tests.console.large import large_graph
-from tests.console.steps import fill, name, row, submit, upload, view
-from tests.support.polling import becomes
+from tests.console.steps import fill, name, row, started, submit, upload, view
 from tests.support.stack import Stack, simulate
 
 TITLES = """async () => {
@@ -48,7 +47,7 @@ TITLES = """async () => {
 def test_a_job_that_waits_says_its_place_and_not_that_all_is_busy(tab: Tab, house: Stack) -> None:
     running = [fill(house, name("fills")) for _ in range(2)]
     for job in running:
-        becomes(lambda job=job: house.get(f"/api/jobs/{job}")["status"] == "running")
+        started(house, job)
     waiting = [fill(house, name("third")) for _ in range(2)]
     page = tab.page
     page.goto(f"/console/jobs/{waiting[1]}")

@@ -5,7 +5,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.console.browser import Tab
-from tests.console.steps import fill, name, row, submit
+from tests.console.steps import fill, name, row, started, submit
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
@@ -13,7 +13,7 @@ from tests.support.stack import Stack
 def test_a_waiting_job_is_moved_to_the_front_and_made_urgent(tab: Tab, house: Stack) -> None:
     busy = [fill(house, name("busy")) for _ in range(2)]
     for job in busy:
-        becomes(lambda job=job: house.get(f"/api/jobs/{job}")["status"] == "running")
+        started(house, job)
     waiting = [fill(house, name(f"waits-{index}")) for index in range(3)]
     page = tab.page
     page.goto("/console/queue")
