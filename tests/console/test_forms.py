@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.steps import name, open_groups, upload
+from tests.console.steps import name, open_groups, payload, upload
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
@@ -210,7 +210,7 @@ def test_every_recording_has_a_choice_of_voices_and_keeps_it(tab: Tab, house: St
     expect(speakers).to_contain_text("Choose first: Recordings, Voices.")
     sound = files["recording"].read_bytes()
     page.get_by_label("Recordings", exact=True).first.set_input_files(
-        [{"name": f"{each}.wav", "mimeType": "audio/wav", "buffer": sound} for each in ("anna", "ben", "carl")]
+        [payload(f"{each}.wav", "audio/wav", sound) for each in ("anna", "ben", "carl")]
     )
     page.get_by_label("Voices", exact=True).first.set_input_files(
         {"name": "first.safetensors", "mimeType": "application/octet-stream", "buffer": b"\2\0\0\0\0\0\0\0{}"}
@@ -237,7 +237,7 @@ def test_files_of_a_tool_have_names_and_timed_words_are_a_table(tab: Tab, house:
     page.goto("/console/new?task=run_tool")
     open_groups(page)
     page.get_by_label("Add to Files").set_input_files(
-        [{"name": f"{each}.png", "mimeType": "image/png", "buffer": b"\x89PNG"} for each in ("one", "two")]
+        [payload(f"{each}.png", "image/png", b"\x89PNG") for each in ("one", "two")]
     )
     names = page.get_by_role("group", name="Files", exact=True).get_by_role("textbox")
     expect(names).to_have_count(2)
