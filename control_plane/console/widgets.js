@@ -140,7 +140,7 @@ export function Mouth({ id, control, value, change, whole, root }) {
   };
   return html`<div class="mouth">
     <div class="mouth-picture" ref=${box} id=${id} tabindex="0" role="application" aria-label=${t("Place the mouth: arrow keys move it, plus and minus change its width")} aria-describedby=${control["aria-describedby"]}
-      onPointerDown=${(event) => (event.preventDefault(), box.current.focus(), box.current.setPointerCapture?.(event.pointerId), place(event))} onPointerMove=${drag} onKeyDown=${press}>
+      onPointerDown=${(event) => (event.preventDefault(), box.current.focus({ preventScroll: true }), box.current.setPointerCapture?.(event.pointerId), place(event))} onPointerMove=${drag} onKeyDown=${press}>
       <${Picture} reference=${picture} alt="" draggable=${false} />
       ${held && html`<span class="mouth-mark" style=${{ left: `${held.x * 100}%`, top: `${held.y * 100}%`, width: `${held.width * 100}%` }}></span>`}
     </div>
