@@ -50,7 +50,15 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], list[Row]]:
     return [Table("The console: first draw and frames, medians", rows)], raw
 
 
-NAMES = ("cold ms", "warm ms", "CPU ms until drawn", "frames/s", "95 % of frames below ms", "CPU ms a frame", "longest task CPU ms")
+NAMES = (
+    "cold ms",
+    "warm ms",
+    "CPU ms until drawn",
+    "frames/s",
+    "95 % of frames below ms",
+    "CPU ms a frame",
+    "longest task CPU ms",
+)
 SECONDS = 2.0
 
 
