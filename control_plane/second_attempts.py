@@ -33,8 +33,7 @@ class SecondAttempts:
             if owner
             else ANONYMOUS
         )
-        pieces = [piece async for piece in await self._queue.graph_of(job_id, caller.visible_owner)]
-        document = msgspec.json.decode(b"".join(pieces))
+        document = msgspec.json.decode(await self._queue.submitted_graph(job_id, caller.visible_owner))
         graph = as_submission(document)
         for node in graph["nodes"]:
             changed: dict[str, Any] = dict(changes.get(node["id"], {}))

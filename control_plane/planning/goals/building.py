@@ -175,7 +175,7 @@ def shape_problems(graph: Object) -> list[tuple[str, str, str]]:
 
 
 def as_submission(graph: Object) -> Object:
-    """Returns a job's graph, as GET /api/jobs/ID/graph answers it, as one to submit: without what happened to it."""
+    """Returns a job's graph as one to submit: without what the job has made of it."""
     kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
     nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
     edges = [{name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])]

@@ -7,7 +7,7 @@ goal, who planned it, and the drafts; a plan with open questions is refused with
 import asyncio
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -59,7 +59,7 @@ class Manifest(Protocol):
 
     async def capabilities(self) -> dict[str, Capability]: ...
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]: ...
+    async def submitted_graph(self, job_id: str, visible_owner: str | None) -> str: ...
 
     async def plan(
         self, request: JobRequest, job_id: str | None = None, principal: Principal = ANONYMOUS
@@ -166,15 +166,14 @@ class Planner:
         return None if found is None else found.high
 
     async def _base(self, request: JobRequest, principal: Principal) -> Object | None:
-        """Returns the graph that the goal changes, as a submission. Raises ApiProblem: 404 where the job is not there for this caller."""
+        """Returns the graph that the goal changes, as a submission. Raises ApiProblem: 403 without the scope that its job needs, 404 where that is not there for this caller."""
         if isinstance(request.change, msgspec.UnsetType):
             return None
         if isinstance(request.change, str):
-            pieces = [piece async for piece in await self._manifest.graph_of(request.change, principal.visible_owner)]
-            graph = msgspec.json.decode(b"".join(pieces))
-        else:
-            graph = msgspec.to_builtins(request.change)
-        return building.as_submission(graph)
+            principal.check_scope("read", "change")
+            text = await self._manifest.submitted_graph(request.change, principal.visible_owner)
+            return await asyncio.to_thread(lambda: building.as_submission(msgspec.json.decode(text)))
+        return building.as_submission(msgspec.to_builtins(request.change))
 
     # What it may look at -----------------------------------------------------------------------------------------------
 
