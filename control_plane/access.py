@@ -72,6 +72,11 @@ class Principal(msgspec.Struct, frozen=True):
     def scopes(self) -> list[str]:
         return list(SCOPES) if self.key is None or "admin" in self.key.scopes else self.key.scopes
 
+    def check_scope(self, scope: str, what: str = "this") -> None:
+        """Raises ApiProblem, 403, where the key lacks the scope that `what` needs."""
+        if scope not in self.scopes:
+            raise ApiProblem(403, "scope_missing", f"{what} needs a key with the scope {scope}")
+
 
 ANONYMOUS = Principal()
 
@@ -212,8 +217,7 @@ class Access:
         if changes:
             self._check_origin(connection)
         found = await self._identify(connection, cookie=cookie)
-        if scope not in found.scopes:
-            raise ApiProblem(403, "scope_missing", f"this needs a key with the scope {scope}")
+        found.check_scope(scope)
         return found
 
     async def _identify(self, connection: Connection, *, cookie: bool) -> Principal:

@@ -28,6 +28,7 @@ from dihedral.terminal import (
     url_for,
     url_hint,
     usage,
+    whole_id,
 )
 
 MOST_SHOWN = 40
@@ -92,6 +93,9 @@ def _told(error: Exception) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
+    if not options.json:
+        # The imports alone take longer than a person waits for a sign of life.
+        print(f"Dihedral starts in {options.data_dir}: server, control plane, worker …", flush=True)
     from dihedral.up import Options, run
 
     return run(
@@ -107,6 +111,7 @@ def up(options: argparse.Namespace) -> int:
             pipelines=options.pipelines,
             config=options.config,
             insecure=options.insecure,
+            reload=options.reload,
         ),
         as_json=options.json,
     )
@@ -290,21 +295,21 @@ def show(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.cancel(options.job)
+        job = client.cancel(whole_id(client, options.job))
     answer(options, job, f"{job['jobId']}  {job['status']}")
     return OK
 
 
 def finish(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.finish(options.job, options.node)
+        job = client.finish(whole_id(client, options.job), options.node)
     answer(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
     return OK
 
 
 def retry(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.retry(options.job, from_start=options.from_start)
+        job = client.retry(whole_id(client, options.job), from_start=options.from_start)
     answer(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
     return OK
 
@@ -621,6 +626,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
     one.add_argument("--pipelines", metavar="DIR", help="a folder of pipeline documents of your own")
+    one.add_argument("--reload", action="store_true", help="load tasks and pipelines again when their files change")
     one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     commands.add_parser("control", help="run a control plane (for more than one machine)")
     commands.add_parser("worker", help="run a worker (also on a second machine)")

@@ -311,7 +311,7 @@ class AsyncClient:
         return cast(doc.EventPage, await self._ask("GET", _job(job_id, "/events"), params={"after": after}))
 
     async def cancel(self, job_id: str) -> doc.Job:
-        """Cancels a job; one that has ended stays as it is."""
+        """Cancels a job; one that has ended stays as it is. Like all that changes a job it needs the whole id."""
         return cast(doc.Job, await self._ask("POST", _job(job_id, "/cancel"), repeat=True))
 
     async def finish(self, job_id: str, node_id: str) -> doc.Job:

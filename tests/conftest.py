@@ -19,6 +19,11 @@ QUICK = ("graphs", "contracts", "bridge/test_scripts.py", "bridge/test_every_scr
 """What is marked `quick`: pure logic, the contract and the scripts on a server, in less than half a minute."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: three test processes for two cores, as a test waits for its servers and children half of its time."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     for item in items:
@@ -32,7 +37,7 @@ def embedded_url() -> Iterator[str]:
     process, url = start_server(directory)
     yield url
     process.terminate()
-    process.wait(10)
+    process.wait()
     shutil.rmtree(directory, ignore_errors=True)
 
 

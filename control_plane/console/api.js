@@ -115,7 +115,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
 
 const early = new Map();
 
-// Asks now for what somebody will `get` in a moment.
+// Requests now what a view will `get` in a moment.
 export function getEarly(path) {
   const asked = api(path);
   asked.catch(() => {}); // said to who gets it

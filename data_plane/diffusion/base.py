@@ -12,7 +12,7 @@ from dihedral.schemas.structs.artifact import ModelRef
 
 MOST_FILES = 1_000
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, OSError, EOFError)
-"""What opening and unpacking a zip of somebody may raise."""
+"""What opening and unpacking a user's zip may raise."""
 DIRECTORY_BYTES = 2**20
 END_BYTES = 65_557 + 76  # the end of a zip with the longest comment, and what a large one has before it
 LEFT_BYTES = 2**30  # that a zip leaves free on the disk

@@ -59,6 +59,7 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
     memory_mib=1024,
     keywords=[
         "who is it",
+        "sound like",
         "who speaks",
         "who is speaking",
         "recognise speaker",

@@ -133,10 +133,10 @@ async def test_a_cancelled_job_is_not_handed_out(world: World) -> None:
 async def test_an_event_has_the_same_bytes_for_who_listens_and_for_who_reads(world: World, redis: Any) -> None:
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe("status:job")
-        await pubsub.get_message(timeout=1)
+        await pubsub.get_message(timeout=at_this_load(5))
         claim = await held(world)
         await report(world, claim, [ended("a", share=1)])
-        heard = [(await pubsub.get_message(timeout=5))["data"].decode() for _ in range(4)]
+        heard = [(await pubsub.get_message(timeout=at_this_load(5)))["data"].decode() for _ in range(4)]
     assert heard == await world.events()
 
 

@@ -31,6 +31,6 @@ def test_a_loop_that_has_ended_is_not_taken_for_a_blocked_one(monkeypatch: pytes
     assert dog.is_alive()
     assert ends == []
     loop.close()
-    dog.join(10)
+    dog.join()
     assert not dog.is_alive()
     assert ends == []

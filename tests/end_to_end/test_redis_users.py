@@ -84,7 +84,7 @@ class WithUsers(Stack):
         }
         self.workers = []
         self.control = self.start("control_plane", "--port", str(self.port))
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=120)
         becomes(self._ready)
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:

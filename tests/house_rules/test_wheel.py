@@ -11,8 +11,6 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-import pytest
-
 from tests.support.servers import skip
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +21,6 @@ SETUPTOOLS = 77
 SECONDS = 120
 
 
-@pytest.mark.timeout(300)
 def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path: Path) -> None:
     wheel = built(tmp_path)
     check_content(wheel)

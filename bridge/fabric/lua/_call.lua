@@ -15,7 +15,7 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
-local asked, heard_of -- the jobs of the call, and which of them somebody listens to, as far as it was asked
+local asked, heard_of -- the jobs of the call, and which of them have listeners, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
@@ -87,7 +87,7 @@ end
 
 local function job_key(id) return JOB .. id end
 
--- Returns whether anybody listens to the status of a job; most have several events and no listener. It is asked once for all jobs of a call (whose
+-- Returns whether the status of a job has listeners; most have several events and no listener. It is asked once for all jobs of a call (whose
 -- items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
 local function heard(id)
   if heard_of[id] == nil then

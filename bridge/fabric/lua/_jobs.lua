@@ -180,7 +180,7 @@ end
 -- Every change of a job's status or of a node goes with an event or a field.
 local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved[1] end
 
--- Logs an event, and publishes it; on `status:` only where anybody listens.
+-- Logs an event, and publishes it; on `status:` only where it has listeners.
 local function emit(J, line, channel)
   J.seq = J.seq + 1
   line = text_of[NOW - J.created] .. line
