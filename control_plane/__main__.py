@@ -132,7 +132,7 @@ async def refuse_other_store(loaded: Settings) -> None:
     from dihedral.bridge.fabric.connection import connect
 
     client = connect(loaded.redis.url, timeout_seconds=5)
-    with suppress(agreement.AWAY):
+    with suppress(*agreement.AWAY):
         await agreement.agree(client, loaded.artifacts)
     await client.aclose()
 

@@ -89,7 +89,7 @@ async def serve(settings: Settings) -> int:
     spans = tracing.start(settings, "python")
     client = connect(settings.redis.url, timeout_seconds=CHECK_SECONDS)
     try:
-        with suppress(agreement.AWAY):
+        with suppress(*agreement.AWAY):
             await agreement.agree(client, settings.artifacts)
         with scratch(), _gpu_directory(settings) as gpu_directory:
             read = _read(device, simulation, gpu_directory)

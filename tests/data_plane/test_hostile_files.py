@@ -141,7 +141,7 @@ def long_list_of_files(path: Path) -> None:
     path.write_bytes(content[:at] + entry * count + end[:8] + sizes + end[16:])
 
 
-CASES: dict[str, tuple[str, str, Callable[[Path], None], str, int, float]] = {
+CASES: dict[str, tuple[str, str, Callable[[Path], Any], str, int, float]] = {
     # name: reader, file name, what makes it, error's code ("" where it may be read), most MiB, most seconds of CPU
     "a header of 100 MB that is not there": ("weights", "w", lambda path: tensors(path, b"{}", 99_000_000), "invalid_model", 10, 1),
     "a header of 2**62 bytes": ("voice", "w", lambda path: tensors(path, b"{}", 1 << 62), "invalid_input", 10, 1),
