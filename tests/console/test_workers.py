@@ -26,9 +26,13 @@ def test_what_runs_is_seen_at_its_worker(tab: Tab, house: Stack) -> None:
 
 def test_memory_is_a_number_of_each_device(tab: Tab, house: Stack) -> None:
     def told() -> bool:
+        """After a node in a slot: one that ended idle, as it does after a lease without a beat, comes back with the next node."""
+        house.ended(house.post("/api/jobs", {"graph": in_a_slot})["jobId"])
         workers = house.get("/api/workers")["workers"]
         return any(each["memory"] and each["memory"][0]["usedBytes"] for each in workers)
 
+    node = {"id": "a", "task": "simulate_gpu", "plane": "python", "params": {"steps": 1, "stepSeconds": 0}}
+    in_a_slot = {"schema": "langgraph.v1", "nodes": [node]}
     becomes(told)
     page = tab.page
     page.goto("/console/workers")
