@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.items import Release, Renewal, Submission, Takeover
+from dihedral.bridge.fabric.jobs import Jobs
+from dihedral.bridge.fabric.leases import Renewer
 from dihedral.bridge.fabric.scripts import Claim, Reply, Report
 from dihedral.bridge.fabric.steps import Start, Step
+from dihedral.bridge.worker import nodes
 from tests.bridge.world import STREAM, World, batch, ended
-from tests.support.planes import RUNS, edge, gate, node, planes
-from tests.support.polling import at_this_load
+from tests.support.planes import RUNS, edge, gate, node, planes, settings
+from tests.support.polling import at_this_load, becomes_async
 
 on_both_servers = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 ROUTES = '{"a":["default",true,60,true]}'
@@ -236,8 +239,11 @@ def before_the_next_report(worker: Any, job: str, act: Callable[[], Awaitable[An
     scripts.call_encoded = late
 
 
-async def test_a_node_whose_start_came_too_late_is_stopped(redis_url: str, redis: Any) -> None:
-    """Its start was kept for the next report, and the job was cancelled before that, by a message that was lost; no renewal comes in time."""
+async def test_a_node_whose_start_came_too_late_is_stopped(
+    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start was kept for the report of its events, and the job was cancelled before that, by a message that was lost; no renewal comes in time."""
+    monkeypatch.setattr(nodes, "FLUSH_SECONDS", 3.0)  # so that its start and its events go out together
     async with planes(redis_url, redis, lease_ms=3_600_000) as house:
         worker = await house.start()
         await house.submit([node("a", wait="a"), node("b", wait="b", log=1)], [edge("a", "b")])
@@ -282,3 +288,30 @@ async def test_an_end_is_posted_by_its_bytes_and_none_that_may_be_refused(redis_
         job = await house.ended()
         assert job.status == "failed"
         assert json.loads(job.error or "")["code"] == "job_output_too_large"
+
+
+async def test_no_exception_ends_the_renewal_of_leases(world: World, redis: Any, redis_url: str) -> None:
+    """Its thread tells a loop that may have closed; were it to end, every lease of the worker would end in silence."""
+    claim = await held(world)
+    row = world.part, claim.job_id, claim.stream, claim.entry
+    mine, others = (*row, f"w1 {claim.nonce}"), (*row[:3], "1-1", "w1 lost")
+    looks: list[int] = []
+    closed = asyncio.new_event_loop()
+    closed.close()
+
+    def rows() -> Any:
+        looks.append(1)
+        return [others, mine]
+
+    renewer = Renewer(
+        Jobs(redis, settings(redis_url)), redis_url, "w1", rows, lambda *_: closed.call_soon_threadsafe(print)
+    )
+    before = await world.stamp(claim.entry)
+    renewer.start()
+    try:
+        await becomes_async(lambda: len(looks) > 2)
+        assert renewer.is_alive()
+        assert await world.stamp(claim.entry) > before
+    finally:
+        renewer.stop()
+        renewer.join()
