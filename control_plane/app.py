@@ -48,6 +48,7 @@ from dihedral.control_plane.routes.jobs import job_routes
 from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
+from dihedral.control_plane.routes.operator import operator_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
@@ -129,6 +130,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *artifact_routes,
             *live_routes,
             *service_routes,
+            operator_routes,
             *session_routes,
             *mcp_routes,
             *pages,
@@ -165,7 +167,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=settings.control.allowed_origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         expose_headers=["Location", "Retry-After"],
         allow_credentials=True,

@@ -138,6 +138,8 @@ class JobQueue:
         self._workers_at = float("-inf")
         self._known_places: list[tuple[str, str]] = []
         self._places_at = float("-inf")
+        self._paused: frozenset[str] = frozenset()
+        self._paused_at = float("-inf")
         self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
@@ -262,6 +264,16 @@ class JobQueue:
             self._workers = await self.jobs.workers.alive()
             self._workers_at = time.monotonic()
         return self._workers
+
+    async def paused(self) -> frozenset[str]:
+        if time.monotonic() - self._paused_at > FRESH_SECONDS:
+            self._paused = await self.jobs.workers.paused()
+            self._paused_at = time.monotonic()
+        return self._paused
+
+    def forget_paused(self) -> None:
+        """Reads what is paused again before the next answer."""
+        self._paused_at = float("-inf")
 
     # Submitting -----------------------------------------------------------------------------------------------------
 
@@ -572,7 +584,7 @@ class JobQueue:
         params = None
         if about.task or view.pipeline:
             params = {**await self._defaults.of(about.defaults), **about.given}
-        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None)
+        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None, self.paused)
         estimate, starts_in = await self.estimates.of_job(view, waiting, listed=not position)
         return Job(
             job_id=view.job_id,

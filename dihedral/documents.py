@@ -123,7 +123,7 @@ RetryRequest = TypedDict(
 JobStatus: TypeAlias = Literal["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"]
 
 
-WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service"]
+WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service", "paused"]
 
 
 class WaitingFor(TypedDict):
@@ -412,6 +412,7 @@ class QueueInfo(TypedDict):
     depth: int
     pending: int
     oldestSeconds: float | None
+    paused: bool
 
 
 class QueueList(TypedDict):

@@ -63,6 +63,8 @@ class Delivery:
         self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
         self.held_at = claim.held_at
+        self.priority = self._priority()
+        """Of what its nodes make ready; a change after the submission changes it."""
         self.plan = plan
         self.topology = plan.topology
         self.routes = plan.routes
@@ -115,8 +117,7 @@ class Delivery:
         named = [*self.open, *self.claim.waiting]
         return bool(named) and not self.routes[named[0]].light
 
-    @property
-    def priority(self) -> str:
+    def _priority(self) -> str:
         name = self.stream.removesuffix(self.part.suffix)
         if self.claim.priority in PRIORITIES:
             return self.claim.priority

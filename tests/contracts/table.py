@@ -309,7 +309,7 @@ SAME_GOOD: list[Row] = [
     (
         "worker.QueueInfo",
         "an empty queue",
-        {"plane": "node", "pool": "default", "depth": 0, "pending": 0, "oldestSeconds": None},
+        {"plane": "node", "pool": "default", "depth": 0, "pending": 0, "oldestSeconds": None, "paused": False},
     ),
     (
         "worker.DeadLetterList",
@@ -449,7 +449,11 @@ SAME_BAD: list[Row] = [
     ("worker.WorkerInfo", "protocol zero", {**WORKER, "protocol": 0}),
     ("worker.WorkerInfo", "memory below zero", {**WORKER, "memory": [{"device": "gpu0", "usedBytes": -1, "totalBytes": 1}]}),
     ("worker.WorkerInfo", "negative slots", {**WORKER, "slots": -1}),
-    ("worker.QueueInfo", "negative age", {"plane": "node", "pool": "p", "depth": 0, "pending": 0, "oldestSeconds": -1}),
+    (
+        "worker.QueueInfo",
+        "negative age",
+        {"plane": "node", "pool": "p", "depth": 0, "pending": 0, "oldestSeconds": -1, "paused": False},
+    ),
     ("worker.DeadLetterList", "snake case", {"dead_letters": [], "next": None}),
     ("pipeline.Pipeline", "a graph as text", {"id": "p", "label": "P", "description": "", "params": {}, "graph": "{}"}),
     ("artifact.ArtifactRef", "a URL", "s3://inputs/a.png"),

@@ -39,7 +39,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
         for name in ("alice", "bob"):
             await house.key(name)
         await house.key("admin", "admin")
-        for scope in ("submit", "read", "cancel"):
+        for scope in ("submit", "read", "cancel", "operate"):
             await house.key(scope, scope, owner="alice")
         await house.served.becomes(lambda: house.http.get("/api/session", headers=house.of("cancel")))
 
@@ -154,6 +154,12 @@ SCOPED = [
     ("POST", "/api/train", "submit"),
     ("POST", "/api/artifacts", "submit"),
     ("POST", "/api/jobs/x/retry", "submit"),
+    ("PATCH", "/api/jobs/x", "submit"),
+    ("POST", "/api/jobs/x/front", "operate"),
+    ("POST", "/api/queues/node/default/resume", "operate"),
+    ("POST", "/api/queues/node/x/pause", "operate"),
+    ("POST", "/api/workers/x/drain", "operate"),
+    ("POST", "/api/workers/x/resume", "operate"),
     ("POST", "/api/jobs/x/cancel", "cancel"),
     ("POST", "/api/jobs/x/nodes/a/finish", "cancel"),
     ("DELETE", "/api/jobs/x", "cancel"),
@@ -168,7 +174,7 @@ SCOPED = [
 async def test_a_route_is_there_for_its_scope_and_for_admins_alone(
     house: Any, method: Any, path: Any, scope: Any
 ) -> None:
-    for name in ("submit", "read", "cancel", "admin"):
+    for name in ("submit", "read", "cancel", "operate", "admin"):
         answer = await house.http.request(method, path, headers=house.of(name))
         refused = answer.status_code == 403 and checked(answer)["code"] == "scope_missing"
         assert refused == (name not in (scope, "admin")), (name, answer.text)
@@ -188,6 +194,7 @@ async def test_a_job_of_somebody_else_is_not_there(house: Any) -> None:
         ("POST", f"/api/jobs/{job}/cancel"),
         ("POST", f"/api/jobs/{job}/nodes/a/finish"),
         ("POST", f"/api/jobs/{job}/retry"),
+        ("PATCH", f"/api/jobs/{job}"),
         ("DELETE", f"/api/jobs/{job}"),
     ]
     for method, path in asks:
@@ -517,7 +524,7 @@ async def test_without_a_key_everything_is_open_until_the_first_is_made(tmp_path
         meta = await house.upload(None)
         assert "owner" not in meta
         view = await house.ask(None, "GET", "/api/session")
-        assert (view["owner"], view["scopes"]) == (None, ["submit", "read", "cancel", "admin"])
+        assert (view["owner"], view["scopes"]) == (None, ["submit", "read", "cancel", "operate", "admin"])
         await house.ask(None, "GET", "/metrics")
         name = new_id()
         async with house.socket() as socket:
