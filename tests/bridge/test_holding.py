@@ -303,9 +303,10 @@ async def test_no_exception_ends_the_renewal_of_leases(world: World, redis: Any,
         looks.append(1)
         return [others, mine]
 
-    renewer = Renewer(
-        Jobs(redis, settings(redis_url)), redis_url, "w1", rows, lambda *_: closed.call_soon_threadsafe(print)
-    )
+    def notify(*_: str) -> None:
+        closed.call_soon_threadsafe(print)
+
+    renewer = Renewer(Jobs(redis, settings(redis_url)), redis_url, "w1", rows, notify)
     before = await world.stamp(claim.entry)
     renewer.start()
     try:
