@@ -419,6 +419,22 @@ class QueueList(TypedDict):
     queues: list[QueueInfo]
 
 
+class WaitingJob(TypedDict):
+    position: int
+    jobId: str | None
+    nodes: list[str]
+    priority: Priority
+    lane: Literal["all", "gpu", "device"]
+    since: str
+
+
+class WaitingList(TypedDict):
+    plane: Plane
+    pool: str
+    paused: bool
+    waiting: list[WaitingJob]
+
+
 class DeadLetter(TypedDict):
     id: str
     jobId: str

@@ -226,7 +226,14 @@ RESPONSE: Shape = {
     "reason": optional(FAILURE_REASON),
 }
 STATE: Shape = {"epoch": text(), "seq": whole(0), "status": JOB_STATUS, "progress": SHARE}
-UPDATE: Shape = {"type": exactly("update"), "jobId": ID, **STATE, "events": many(EVENT)}
+UPDATE: Shape = {
+    "type": exactly("update"),
+    "jobId": ID,
+    **STATE,
+    "events": many(EVENT),
+    "estimate": optional(of(ESTIMATE)),
+    "startsIn": optional(of(ESTIMATE)),
+}
 SNAPSHOT: Shape = {**STATE, "job": of(JOB)}
 RESYNC: Shape = {"type": exactly("resync"), "jobId": ID, "snapshot": of(SNAPSHOT)}
 
