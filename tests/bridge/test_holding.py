@@ -303,7 +303,7 @@ async def test_no_exception_ends_the_renewal_of_leases(world: World, redis: Any,
         looks.append(1)
         return [others, mine]
 
-    def notify(*_: str) -> None:
+    def notify(*_: object) -> None:
         closed.call_soon_threadsafe(print)
 
     renewer = Renewer(Jobs(redis, settings(redis_url)), redis_url, "w1", rows, notify)
