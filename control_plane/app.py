@@ -51,6 +51,7 @@ from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
+from dihedral.control_plane.routes.presets import preset_routes
 from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
@@ -135,6 +136,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *live_routes,
             *service_routes,
             operator_routes,
+            preset_routes,
             *session_routes,
             *mcp_routes,
             *pages,
