@@ -27,6 +27,7 @@ from prometheus_client import Counter, Histogram
 
 from dihedral.bridge import metrics, tracing
 from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.agreement import keep_agreeing
 from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.errors import LayoutMismatch
@@ -50,6 +51,7 @@ from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
+from dihedral.control_plane.routes.presets import preset_routes
 from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
@@ -107,6 +109,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
+            "store": asyncio.create_task(keep_agreeing(client, settings.artifacts), name="store"),
             "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
@@ -134,6 +137,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *live_routes,
             *service_routes,
             operator_routes,
+            preset_routes,
             *session_routes,
             *mcp_routes,
             *pages,

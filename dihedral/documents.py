@@ -95,6 +95,8 @@ class JobRequest(TypedDict):
     pipeline: NotRequired[str]
     task: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    sweep: NotRequired[dict[str, list[Any]]]
+    preset: NotRequired[str]
     name: NotRequired[str]
     tags: NotRequired[list[str]]
     rerunOf: NotRequired[str]
