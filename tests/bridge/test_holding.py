@@ -267,7 +267,7 @@ async def test_a_node_whose_start_came_too_late_is_stopped(
 
 async def test_a_refused_begin_takes_no_place_from_the_nodes_behind_it(redis_url: str, redis: Any) -> None:
     async with planes(redis_url, redis) as house:
-        worker = await house.start(light=1)
+        worker = await house.start(slots=0, light=1)
         await house.submit([node("first", wait="go")], job="first")
         await house.becomes(lambda: ("begin", "first") in RUNS)
         # Read without a claim once the place is free: what a blocking read brings is claimed at once.
