@@ -27,6 +27,7 @@ async def test_a_goal_is_planned_and_nothing_is_stored(served: Served) -> None:
     )
     assert plan["estimate"] | {"seconds": None} == {"nodes": 1, "gpuNodes": 0, "memoryMiB": 0, "seconds": None}
     assert {each["param"] for each in plan["reasons"]} == {None, "prompt", "lines"}
+    assert any("a template writes the script" in each for each in plan["assumptions"])
     assert await served.planes.client.dbsize() <= before + 1  # the counter of the limit
 
 
