@@ -18,6 +18,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from dihedral.control_plane import mcp
+from dihedral.control_plane.access import ANONYMOUS
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import checked, new_id, node
 from tests.support.planes import gate
@@ -106,6 +108,30 @@ async def test_an_agent_that_has_only_found_the_address_is_told_where_everything
         assert answer.status_code == (405 if link.endswith("/mcp") else 200), link
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "turns"),
+    [
+        ("tools/call", {"name": "wait_job", "arguments": 5}, 0),
+        ("tools/call", {"name": "get_job", "arguments": 5}, 1),
+        ("ping", {"name": "wait_job"}, 1),
+        ("resources/read", {"name": "wait_job", "uri": "no"}, 1),
+    ],
+)
+async def test_every_message_but_a_wait_for_a_job_takes_its_turn(method: str, params: Any, turns: int) -> None:
+    """A key has few messages handled at once; by the name alone of a tool that waits it had any number."""
+    taken, left = [], []
+
+    async def turn() -> Any:
+        taken.append(1)
+        return lambda: left.append(1)
+
+    nothing: Any = None
+    asked = mcp.Asked(nothing, nothing, ANONYMOUS, "", nothing)
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    await mcp.answer(json.dumps(message).encode(), asked, turn)
+    assert (len(taken), len(left)) == (turns, turns)
+
+
 async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Locked, connected: Any) -> None:
     name = new_id("gate")
     async with connected(house, "alice") as client:
@@ -121,6 +147,53 @@ async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Lock
         gate(name).set()
         ended = await client.call_tool("wait_job", {"jobId": job})
         assert ended.structured_content["status"] == "cancelled"
+
+
+async def test_a_client_that_asks_for_it_is_told_how_a_job_goes_while_it_waits(house: Locked, connected: Any) -> None:
+    name = new_id("gate")
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    two = {"nodes": [node("a"), node("b", wait=name)], "edges": [{"from": "a", "to": "b"}]}
+    async with connected(house, "alice") as client:
+        submitted = await client.call_tool("submit_job", {"graph": {"schema": "langgraph.v1", **two}})
+        job = submitted.structured_content["jobId"]
+        waiting = asyncio.create_task(client.call_tool("wait_job", {"jobId": job}, progress_callback=note))
+
+        async def half() -> bool:
+            return any(progress == 0.5 for progress, _, _ in told)
+
+        await house.served.becomes(half)
+        assert not waiting.done()
+        gate(name).set()
+        assert (await waiting).structured_content["status"] == "completed"
+    seen = [progress for progress, _, _ in told]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 1
+    assert {total for _, total, _ in told} == {1}
+    assert any("50% done" in str(message) for _, _, message in told)
+
+
+async def test_progress_is_only_sent_to_who_asks_for_it_and_takes_a_stream(house: Locked) -> None:
+    job = (await house.http.post("/api/jobs", json={"graph": one()}, headers=house.of("alice"))).json()["jobId"]
+    wait = {"name": "wait_job", "arguments": {"jobId": job}}
+    asks = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {**wait, "_meta": {"progressToken": "t"}}}
+    plain = await raw(house, asks)
+    assert plain.headers["content-type"].startswith("application/json")
+    both = "application/json, text/event-stream"
+    silent = await raw(house, {**asks, "params": wait}, accept=both)
+    assert silent.headers["content-type"].startswith("application/json")
+    streamed = await raw(house, asks, accept=both)
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    messages = [json.loads(line[5:]) for line in streamed.text.splitlines() if line.startswith("data:")]
+    assert messages[-1]["id"] == 7
+    assert messages[-1]["result"]["structuredContent"]["jobId"] == job
+    assert [each["params"]["progressToken"] for each in messages[:-1]] == ["t"] * (len(messages) - 1)
+    theirs = await raw(house, asks, accept=both, name="bob")
+    last = [line for line in theirs.text.splitlines() if line.startswith("data:")][-1]
+    assert json.loads(last[5:])["result"]["isError"]
 
 
 async def test_every_tool_has_a_valid_schema_and_every_pipeline_is_a_tool(house: Locked, connected: Any) -> None:

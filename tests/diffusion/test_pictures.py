@@ -1,6 +1,7 @@
 """Pictures and captions as people keep them: paired by name, out of zips, in buckets; what is refused, by name."""
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.diffusion import pictures
 from dihedral.data_plane.diffusion.pictures import Picture, captioned
+from tests.support.in_process import TaskRunner
 
 Files = list[tuple[str, Path]]
 
@@ -26,9 +28,9 @@ def put(folder: Path, name: str, content: bytes = b"x") -> tuple[str, Path]:
     return name, path
 
 
-def zipped(entries: dict[str, bytes]) -> bytes:
+def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as made:
+    with zipfile.ZipFile(buffer, "w", compression) as made:
         for name, content in entries.items():
             made.writestr(name, content)
     return buffer.getvalue()
@@ -88,12 +90,42 @@ def test_what_does_not_belong_together_is_refused_by_name(folder: Path, entries:
     assert told in refused([put(folder, "all.zip", zipped(entries))])
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_content_is_damaged_is_refused(folder: Path, compression: int) -> None:
+    """Whatever its decompressor raises: zlib.error and LZMAError are no errors of zipfile."""
+    whole = bytearray(zipped({"a.png": random.Random(7).randbytes(2000) * 3}, compression))
+    for at in range(60, 1500, 7):
+        whole[at] ^= 0xFF
+    assert "is no zip" in refused([put(folder, "a.zip", bytes(whole))])
+    with TaskRunner.opened(folder / "store") as place:
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+        given = {"pictures": [place.upload(picture.getvalue(), "a.png")], "caption": "red"}
+        code, message = place.refusal("train_diffusion_lora", given | {"base": place.upload(bytes(whole), "base.zip")})
+    assert (code, "neither a folder nor a zip" in message) == ("invalid_model", True), message
+
+
 def test_a_zip_that_is_none_or_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is no zip" in refused([put(folder, "a.zip", b"PK nothing")])
     half = zipped({"a.png": b"y" * 100_000})[:50_000]
     assert "is no zip" in refused([put(folder, "b.zip", half)])
     monkeypatch.setattr(pictures, "MOST_UNPACKED_BYTES", 1000)
     assert "too much" in refused([put(folder, "c.zip", zipped({"a.png": b"z" * 1001}))])
+
+
+def test_all_zips_of_a_training_have_one_limit_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [put(folder, f"{number}.zip", zipped({f"{number}.png": b"z" * 600})) for number in range(3)]
+    assert len(captioned(files, None, "a fox")) == 3
+    monkeypatch.setattr(pictures, "MOST_UNPACKED_BYTES", 1500)
+    assert "2.zip holds 1 files" in refused(files, caption="a fox")
+    monkeypatch.setattr(pictures, "MOST_UNPACKED_BYTES", 2000)
+    monkeypatch.setattr(pictures, "MOST_PICTURES", 1)
+    assert "2.zip holds 1 files" in refused(files, caption="a fox")
+
+
+def test_a_name_with_accents_is_one_name_however_a_system_writes_it(folder: Path) -> None:
+    files = [put(folder, "U\u0308bung.png"), put(folder, "\xdcbung.txt", b"a fox")]
+    assert [each.caption for each in captioned(files, None, "")] == ["a fox"]
 
 
 def test_buckets_hold_no_more_pixels_than_the_square_and_fit_every_shape() -> None:
