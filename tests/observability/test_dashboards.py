@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,6 @@ from tests.observability.prometheus import EXPOSITIONS, RULES, Prometheus
 from tests.support.polling import at_this_load, becomes
 from tests.support.servers import skip
 
-T = TypeVar("T")
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
 RATE_SECONDS = 300
 """What `$__rate_interval` stands for here."""
@@ -86,7 +86,7 @@ def test_every_panel_shows_something_and_what_it_shows_is_true(stack: Any) -> No
     agree(prometheus, load)
 
 
-def settled(look: Callable[[], T], expected: T) -> T:
+def settled(look: Callable[[], Any], expected: Any) -> Any:
     """What is expected, or what was seen last: two scrapes and a round of the rules are behind what happens."""
     with contextlib.suppress(AssertionError):
         becomes(lambda: look() == expected, 20)
@@ -104,6 +104,10 @@ def problems(prometheus: Prometheus, name: str, panel: dict[str, Any]) -> list[s
         if not any(map(math.isfinite, values)):
             found.append(f"{name}: {panel['title']}: {expression} shows nothing")
     return found
+
+
+def shows_something(prometheus: Prometheus, expression: str) -> bool:
+    return bool(prometheus.query(expression))
 
 
 def exported(prometheus: Prometheus) -> set[str]:
@@ -164,12 +168,10 @@ def test_a_rule_looks_at_series_that_are_there(stack: Any, rule: Any) -> None:
     prometheus, _ = stack
     assert settled(lambda: named(rule["expr"]) - exported(prometheus), set()) == set()
     for selector in re.findall(r"\w+\{[^}]*\}", rule["expr"]):
-        counts = f"count({selector})"
-        assert ONLY_WITH_A_GPU in selector or settled(lambda query=counts: bool(prometheus.query(query)), True), (
-            selector
-        )
+        is_there = partial(shows_something, prometheus, f"count({selector})")
+        assert ONLY_WITH_A_GPU in selector or settled(is_there, True), selector
     if "record" in rule:
-        assert settled(lambda: bool(prometheus.query(rule["record"])), True)
+        assert settled(partial(shows_something, prometheus, rule["record"]), True)
 
 
 def test_what_is_wrong_is_about_to_wake_somebody(stack: Any) -> None:
