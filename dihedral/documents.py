@@ -154,6 +154,7 @@ class ArtifactMeta(TypedDict):
     node_id: str | None
     name: NotRequired[str]
     owner: NotRequired[str]
+    favourite: NotRequired[bool]
 
 
 class Job(TypedDict):
@@ -324,6 +325,7 @@ class Voice(TypedDict):
     label: str
     language: str
     engine: str
+    workers: NotRequired[list[str]]
 
 
 class Capability(TypedDict):

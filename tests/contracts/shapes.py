@@ -153,6 +153,7 @@ ARTIFACT_META: Shape = {
     "node_id": nullable(text()),
     "name": optional(text(1, 200)),
     "owner": optional(text()),
+    "favourite": optional(FLAG),
 }
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
@@ -269,7 +270,9 @@ PARAMETER: Shape = {
     "default": optional(ANYTHING),
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
-VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
+VOICE: Shape = {
+    "id": text(1), "label": text(), "language": text(), "engine": text(), "workers": optional(many(text())),
+}  # fmt: skip
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),

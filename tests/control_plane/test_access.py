@@ -147,6 +147,8 @@ SCOPED = [
     ("GET", "/api/presets/tasks/x/y", "read"),
     ("PUT", "/api/presets/tasks/x/y", "submit"),
     ("DELETE", "/api/presets/tasks/x/y", "submit"),
+    ("PUT", "/api/favourites/inputs/x", "submit"),
+    ("DELETE", "/api/favourites/inputs/x", "submit"),
     ("GET", "/api/artifacts", "read"),
     ("GET", "/api/artifacts/inputs/x", "read"),
     ("GET", "/api/artifacts-meta/inputs/x", "read"),
