@@ -73,6 +73,8 @@ async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path:
     assert public == {
         "/",
         "/console/x",
+        "/docs",
+        "/docs/x",
         "/health",
         "/health/live",
         "/health/ready",
