@@ -37,7 +37,7 @@ from dihedral.schemas.structs.settings import Settings
 COOKIE = "dihedral_session"
 MAX_SESSIONS = 50
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-PUBLIC = re.compile(r"/(?:health(?:/.*)?|llms\.txt|schema(?:/.*)?|schemas/.*|console(?:/.*)?)?")
+PUBLIC = re.compile(r"/(?:health(?:/.*)?|llms\.txt|schema(?:/.*)?|schemas/.*|console(?:/.*)?|docs(?:/.*)?)?")
 """The public routes: health, the description of the API, and pages without data."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]

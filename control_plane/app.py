@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
+from dihedral.control_plane.routes.presets import preset_routes
+from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
@@ -84,7 +87,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
         planner = queue.planner = Planner(queue, store, settings, client)
-        hub = Hub(settings, jobs, queue.document)
+        hub = Hub(settings, jobs, partial(queue.document, position=True), queue.estimates.now)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
         app.state.update(
@@ -131,9 +134,11 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *live_routes,
             *service_routes,
             operator_routes,
+            preset_routes,
             *session_routes,
             *mcp_routes,
             *pages,
+            *reference_routes(settings.control.root_path),
             *key_routes,
         ],
         lifespan=[lifespan],

@@ -95,6 +95,8 @@ class JobRequest(TypedDict):
     pipeline: NotRequired[str]
     task: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    sweep: NotRequired[dict[str, list[Any]]]
+    preset: NotRequired[str]
     name: NotRequired[str]
     tags: NotRequired[list[str]]
     rerunOf: NotRequired[str]
@@ -417,6 +419,22 @@ class QueueInfo(TypedDict):
 
 class QueueList(TypedDict):
     queues: list[QueueInfo]
+
+
+class WaitingJob(TypedDict):
+    position: int
+    jobId: str | None
+    nodes: list[str]
+    priority: Priority
+    lane: Literal["all", "gpu", "device"]
+    since: str
+
+
+class WaitingList(TypedDict):
+    plane: Plane
+    pool: str
+    paused: bool
+    waiting: list[WaitingJob]
 
 
 class DeadLetter(TypedDict):

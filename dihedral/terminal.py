@@ -59,6 +59,15 @@ def plain_text(text: str) -> str:
     return plain(text)
 
 
+def local(stamp: str) -> str:
+    """Returns an RFC 3339 time as one reads it here: of today the time alone."""
+    from datetime import datetime
+
+    then = datetime.fromisoformat(stamp).astimezone()
+    is_today = then.date() == datetime.now().astimezone().date()
+    return f"{then:%H:%M:%S}" if is_today else f"{then:%Y-%m-%d}"
+
+
 def usage(text: str) -> Exception:
     from dihedral.bridge.errors import SettingsError
 

@@ -197,7 +197,7 @@ class LocalStack:
         return (
             f"Dihedral is up.\n"
             f"  console    {self.url}/\n"
-            f"  REST       {self.url}/api/jobs   (described at {self.url}/schema)\n"
+            f"  REST       {self.url}/api/jobs   (reference at {self.url}/docs)\n"
             f"  WebSocket  {socket_url}/ws\n"
             f"  workers    {len(self.workers)} with {slots} slots on {device}\n"
             f"  data       {self.data_dir}   (dihedral logs)\n"

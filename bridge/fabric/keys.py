@@ -159,6 +159,11 @@ def idempotency(owner: str, key: str) -> str:
     return f"idempotency:{owner}:{key}"
 
 
+def presets(owner: str) -> str:
+    """The named params that an owner keeps."""
+    return f"dihedral:presets:{owner}"
+
+
 def webhook(job_id: str, part: Partition) -> str:
     """The key of a job's webhook with its secret: outside the job, because workers read the job."""
     return f"webhooks:job:{job_id}{part.suffix}"

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -74,8 +75,17 @@ class Renewer(threading.Thread):
                 log.warning("leases could not be renewed: %s", error)
             except redis.RedisError as error:
                 log.error("leases could not be renewed: %s", error)
-        if self._client is not None:
-            self._client.close()
+            except Exception:  # an answer cut in the middle, a loop that has closed meanwhile
+                if not self._over.is_set():
+                    log.exception("leases could not be renewed")
+                self._close()
+        self._close()
+
+    def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                client.close()
 
     def renew(self) -> None:
         if self._client is None:

@@ -3,6 +3,7 @@
 The long profile is a command: `python -m tests.chaos --seeds 10 --jobs 10000`.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,12 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from dihedral.bridge.fabric import functions
+from dihedral.bridge.fabric.connection import connect
+from dihedral.bridge.fabric.items import Submission, Takeover
+from dihedral.bridge.fabric.scripts import Claim, Reply, Report
+from dihedral.bridge.fabric.steps import End
 from tests.artifacts.seaweed import Seaweed, of_session
+from tests.bridge.world import STREAM, World, batch
 from tests.chaos.clock import Clock
 from tests.chaos.faults import CLOCKS, REMOTE_STORE, kinds
 from tests.chaos.invariants import of_claims
 from tests.chaos.rounds import MEMORY, Plan, Round, play
-from tests.support.servers import skip
+from tests.support.servers import skip, start_server
 
 
 @pytest.fixture
@@ -98,16 +105,83 @@ async def test_a_server_that_is_killed_gives_no_running_job_away(directory: Path
 
 def test_a_write_of_a_superseded_owner_would_be_found() -> None:
     """The judge itself: an owner writes, then one that another had superseded."""
-    record = "n:a", "completed 1-0@s 1 0 1 2 - p 5", "o:a", '{"output":{"nonce":"first-1"}}'
-    first, second = ("c:1-0@s", "w1 first.1"), ("c:1-0@s", "w2 second.1")
+    record = ("HSET", "job:j", "n:a", "completed 1-0@s 1 0 1 2 - p 5", "o:a", '{"output":{"nonce":"first-1"}}')
+    first, second = (("HSET", "job:j", "c:1-0@s", f"{claim}.1") for claim in ("w1 first", "w2 second"))
     assert list(of_claims(_log(first, record))) == []
     (found,) = of_claims(_log(first, second, record))
     assert "was written under first-1" in found
+    taken, acked = ("XCLAIM", "s", "workers", "w1", "0", "1-0", "TIME", "1"), ("XACK", "s", "workers", "1-0")
+    assert list(of_claims(_log(taken, record, acked))) == []
+    (found,) = of_claims(_log(taken, acked, record))
+    assert "is pending for no consumer" in found
 
 
-def _log(*fields: tuple[str, ...]) -> bytes:
+def _log(*commands: tuple[str, ...]) -> bytes:
     written = b""
-    for field in fields:
-        words = ["HSET", "job:j", *field]
+    for words in commands:
         written += b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
     return written
+
+
+MUTATIONS = {
+    "as it is": (),
+    "a report of any claim passes": (("if entry ~= '' and owned ~= claimed then", "if false then"),),
+    "a held entry begins whoever has it": (
+        ("return r and r.deliveries == 0 and node_start(", "return true or node_start("),
+        ("if owned or not begun then return", "if not begun then return"),
+        ("if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end", "r.status, r.entry = S.running, entry"),
+    ),
+    "an ended node ends again": (
+        ("return r and r.deliveries == 0 and node_start(", "return true or node_start("),
+        ("if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end", ""),
+        ("if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end", "r.status = S.running"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+async def test_the_judge_finds_what_broken_transitions_let_pass(
+    mutation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutants of the Lua on a real server: an entry that is held without a claim, taken over, ended, or ended twice."""
+    text = functions.body()
+    for before, after in MUTATIONS[mutation]:
+        assert before in text
+        text = text.replace(before, after)
+    monkeypatch.setattr(functions, "library", lambda: functions.make(text))
+    process, url = start_server(tmp_path, "--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
+    client = connect(url)
+    try:
+        world = World(client)
+        doubled = mutation == "an ended node ends again"
+        claim = await _held(world)
+        if not doubled:
+            stamp = await world.stamp(claim.entry)
+            await world.scripts.reclaim(world.part, [Takeover(STREAM, claim.entry, "w1", stamp, "w2", "second")])
+        reports = [
+            await _end(world, claim, nonce) for nonce in ("third.1", claim.nonce) if doubled or nonce == claim.nonce
+        ]
+        assert [each.word for each in reports] == (["ok"] * len(reports) if MUTATIONS[mutation] else ["stale"])
+    finally:
+        await client.aclose()
+        process.terminate()
+        process.wait(10)
+    (log,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+    assert bool(list(of_claims(log.read_bytes()))) == bool(MUTATIONS[mutation])
+
+
+async def _held(world: World) -> Claim:
+    fields = ["graph", '{"nodes":[]}', "routes", '{"a":["default",true,60,true]}']
+    await world.scripts.submit(world.part, [Submission("job", "d", 2, [batch(["a"])], 0, 0, (), False, fields)])
+    (claim,) = await world.scripts.take(
+        world.part, "w1", "first", count=9, light=9, heavy=9, streams=[STREAM], holding=True
+    )
+    assert claim.held_at
+    return claim
+
+
+async def _end(world: World, claim: Claim, nonce: str) -> Reply:
+    payload = json.dumps({"output": {"nonce": nonce.replace(".", "-")}})
+    end = End("a", 1, "completed", "", payload, 10**9, False, "", "")
+    item = Report("job", claim.stream, claim.entry, f"w1 {nonce}", [end], [], True, ("a", "w1", claim.held_at))
+    return (await world.scripts.report(world.part, [item]))[0]

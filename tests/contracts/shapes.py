@@ -226,7 +226,14 @@ RESPONSE: Shape = {
     "reason": optional(FAILURE_REASON),
 }
 STATE: Shape = {"epoch": text(), "seq": whole(0), "status": JOB_STATUS, "progress": SHARE}
-UPDATE: Shape = {"type": exactly("update"), "jobId": ID, **STATE, "events": many(EVENT)}
+UPDATE: Shape = {
+    "type": exactly("update"),
+    "jobId": ID,
+    **STATE,
+    "events": many(EVENT),
+    "estimate": optional(of(ESTIMATE)),
+    "startsIn": optional(of(ESTIMATE)),
+}
 SNAPSHOT: Shape = {**STATE, "job": of(JOB)}
 RESYNC: Shape = {"type": exactly("resync"), "jobId": ID, "snapshot": of(SNAPSHOT)}
 
@@ -336,6 +343,29 @@ STATISTICS: Shape = {
 DEAD_LETTER: Shape = {
     "id": text(1), "jobId": text(), "nodeId": text(), "attempt": whole(0), "reason": text(1), "detail": text(), "created": STAMP,
 }  # fmt: skip
+PRESET: Shape = {
+    "name": text(1),
+    "pipeline": nullable(text()),
+    "task": nullable(text()),
+    "params": OBJECT,
+    "created": STAMP,
+    "updated": STAMP,
+}
+SWEEP = Kind(
+    ({"rank": [4, 8, "x", None, {}]}, {f"p{number}": [1] for number in range(10)}, {"a": [0] * 100}),
+    (
+        {},
+        {"a": []},
+        {"a": 4},
+        {"a": None},
+        {"a": [0] * 101},
+        {f"p{number}": [1] for number in range(11)},
+        [],
+        "x",
+        5,
+        None,
+    ),
+)
 PIPELINE: Shape = {
     "id": ID,
     "label": text(1),
@@ -394,6 +424,7 @@ CONTROL = section(
     bodyLimitBytes=whole(1024),
     batchLimitBytes=whole(1024),
     batchItems=whole(1, 100_000),
+    sweepJobs=whole(1, 1000),
     lightConcurrency=whole(1, 100_000),
     idempotencySeconds=whole(1),
     keys=text(),
@@ -521,6 +552,13 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "JobError": JOB_ERROR,
         "Job": JOB,
         "JobList": {"jobs": many(of(JOB)), "next": nullable(text())},
+        "SweepPlan": {
+            "jobs": whole(1),
+            "combinations": many(OBJECT),
+            "graph": of(GRAPH),
+            "estimate": optional(of(ESTIMATE)),
+        },
+        "SweepJobs": {"sweep": text(1), "tag": text(1), "combinations": many(OBJECT), "jobs": many(OBJECT)},
         "JobStatusView": {"jobId": ID, "status": JOB_STATUS, "progress": SHARE},
     },
     "request": {
@@ -529,6 +567,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "pipeline": optional(ID),
             "task": optional(ID),
             "params": optional(OBJECT),
+            "sweep": optional(SWEEP),
+            "preset": optional(text(1, 100)),
             "name": optional(TITLE),
             "tags": optional(many(TAG, at_most=20)),
             "rerunOf": optional(ID),
@@ -552,6 +592,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         },
         "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
+        "PresetRequest": {"params": OBJECT},
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
     },
@@ -626,6 +667,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "pipeline": {
         "Pipeline": PIPELINE,
         "PipelineList": {"pipelines": many(of(PIPELINE))},
+        "Preset": PRESET,
+        "PresetList": {"presets": many(of(PRESET))},
         "PipelineStatistics": STATISTICS,
         "StatisticsList": {"jobs": whole(0), "pipelines": many(of(STATISTICS))},
     },

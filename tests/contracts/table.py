@@ -261,6 +261,11 @@ SAME_GOOD: list[Row] = [
     ("websocket.ServerMessage", "an update of progress alone", {**UPDATE, "events": []}),
     (
         "websocket.ServerMessage",
+        "an update with what is left",
+        {**UPDATE, "estimate": {"low": 1, "high": 2.5}, "startsIn": {"low": 0, "high": 1}},
+    ),
+    (
+        "websocket.ServerMessage",
         "a resync",
         {
             "type": "resync",
@@ -439,6 +444,7 @@ SAME_BAD: list[Row] = [
     ("websocket.ServerMessage", "an unknown reason",
      {"type": "response", "action": "response", "message": "failed", "jobId": "j", "reason": "because"}),
     ("websocket.ServerMessage", "an update without its epoch", without(UPDATE, "epoch")),
+    ("websocket.ServerMessage", "an update that takes less than no time", {**UPDATE, "estimate": {"low": -1, "high": 2}}),
     ("problem.Problem", "a status that is no error", {**PROBLEM, "status": 200}),
     ("problem.Problem", "a hundred and one problems", {**PROBLEM, "errors": PROBLEM["errors"] * 101}),
     ("capability.Capability", "voices by name alone", {**CAPABILITY, "voices": ["flite:slt"]}),

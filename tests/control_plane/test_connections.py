@@ -22,7 +22,7 @@ from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MOST, HEAD_SECONDS, STALL_SECONDS = 40, 1.0, 2.0
+MOST, HEAD_SECONDS, STALL_SECONDS = 40, at_this_load(1.0), at_this_load(2.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -145,7 +145,16 @@ async def test_a_body_that_stands_still_or_drips_ends_its_connection(small: Any)
 
 
 async def test_a_slow_body_that_moves_is_taken(small: Any) -> None:
-    body = json.dumps({"graph": {"schema": "langgraph.v1", "nodes": [], "edges": [], "metadata": {"a": "b" * 20_000}}})
+    body = json.dumps(
+        {
+            "graph": {
+                "schema": "langgraph.v1",
+                "nodes": [],
+                "edges": [],
+                "metadata": {"a": "b" * int(10_000 * STALL_SECONDS)},
+            }
+        }
+    )
     async with raw(small) as (reader, writer):
         head = "POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
         writer.write(head.format(len(body)).encode())
@@ -167,9 +176,10 @@ async def test_connections_that_say_nothing_give_way_to_those_that_ask(small: An
 async def test_busy_connections_are_not_ended_for_others_which_are_refused(small: Any) -> None:
     head = b"POST /api/plans HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     async with AsyncExitStack() as stack:
-        busy = [await stack.enter_async_context(raw(small)) for _ in range(MOST)]
-        for _, writer in busy:
-            writer.write(head)
+        busy = []
+        for _ in range(MOST):
+            busy.append(await stack.enter_async_context(raw(small)))
+            busy[-1][1].write(head)
         await asyncio.sleep(0.2)
         async with raw(small) as (reader, _):
             assert (await until_closed(reader)).startswith(b"HTTP/1.1 503")
@@ -181,8 +191,8 @@ async def test_a_websocket_counts_until_it_ends(small: Any) -> None:
     head = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     for _ in range(3):  # if they were not given back, the third time would find no room
         async with AsyncExitStack() as stack:
-            sockets = [await stack.enter_async_context(raw(small)) for _ in range(MOST - 1)]
-            for reader, writer in sockets:
+            for _ in range(MOST - 1):
+                reader, writer = await stack.enter_async_context(raw(small))
                 writer.write(head)
                 assert (await reader.readline()).startswith(b"HTTP/1.1 101")
             await alive(small)
@@ -199,7 +209,7 @@ async def test_requests_behind_an_unanswered_one_are_few(small: Any) -> None:
 
 async def test_a_download_that_is_not_taken_ends(small: Any) -> None:
     content = b"a" * (48 << 20)
-    made = await small.http.post("/api/artifacts", files={"file": ("a.bin", content)}, timeout=60)
+    made = await small.http.post("/api/artifacts", files={"file": ("a.bin", content)}, timeout=at_this_load(60))
     meta = made.json()
     async with raw(small) as (reader, writer):
         writer.transport.pause_reading()

@@ -57,7 +57,7 @@ class NoParams(msgspec.Struct):
     pass
 
 
-@tasks.task(id="puppet", label="puppet", description="does what the test says", timeout_seconds=60)
+@tasks.task(id="puppet", label="puppet", description="does what the test says", timeout_seconds=600)
 async def puppet(params: NoParams, ctx: TaskContext) -> dict[str, Any]:
     acts = PUPPETS[ctx.job_id].acts
     while (act := await acts.get()) is not None:

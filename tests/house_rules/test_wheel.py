@@ -109,7 +109,14 @@ def expected() -> set[str]:
     kinds["schemas"].append("*.schema.json")
     kinds["bridge"].append("fabric/lua/*.lua")
     kinds["data_plane"].append("engines/*.toml")
-    kinds["control_plane"] += ["pipelines/*.json", "console/*.*", "console/vendor/*.*"]
+    kinds["control_plane"] += [
+        "pipelines/*.json",
+        "console/*.*",
+        "console/messages/*.*",
+        "console/pictures/*.*",
+        "console/vendor/*.*",
+        "reference/*.*",
+    ]
     paths = [path for folder, patterns in kinds.items() for kind in patterns for path in (ROOT / folder).rglob(kind)]
     own = [path for kind in ("*.py", "py.typed", "examples/base/*.*") for path in (ROOT / "dihedral").glob(kind)]
     own += (ROOT / "dihedral" / "examples").glob("*.py")
