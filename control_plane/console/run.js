@@ -191,7 +191,7 @@ export function FormJob({ what, params, options: given, children }) {
     <form class="panel" ref=${form} onSubmit=${press} novalidate aria-label=${what.label}><div class="body">
       ${children}
       ${what.isPlain && html`<${Presets} what=${what} params=${read} choose=${(next) => change(() => next)} />`}
-      <${Form} schema=${what.schema} swept=${swept} sweep=${null} focus=${focus} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
+      <${Form} schema=${what.schema} swept=${swept} sweep=${what.isPlain && sweep} focus=${focus} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
       <${Options} ...${options} />
       ${[...new Set(others)].map((text) => html`<p key=${text} class="wrong" role="alert">${text}</p>`)}
       <div class="buttons run-bar"><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : count > 1 ? t("Run {n} jobs", { n: count }) : t("Run")}</button></div>
