@@ -27,6 +27,7 @@ from prometheus_client import Counter, Histogram
 
 from dihedral.bridge import metrics, tracing
 from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.agreement import keep_agreeing
 from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.errors import LayoutMismatch
@@ -107,6 +108,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
+            "store": asyncio.create_task(keep_agreeing(client, settings.artifacts), name="store"),
             "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
