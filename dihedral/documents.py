@@ -111,6 +111,7 @@ class JobRequest(TypedDict):
     change: NotRequired[str | GraphSubmission]
     device: NotRequired[PlanDevice]
     deadline: NotRequired[str]
+    evaluate: NotRequired[bool]
     budgetSeconds: NotRequired[float]
 
 
@@ -154,6 +155,7 @@ class ArtifactMeta(TypedDict):
     node_id: str | None
     name: NotRequired[str]
     owner: NotRequired[str]
+    favourite: NotRequired[bool]
 
 
 class Job(TypedDict):
@@ -319,11 +321,34 @@ class Contracts(TypedDict):
     sideEffects: list[str]
 
 
+Bound: TypeAlias = float | str
+
+
+class CheckRepair(TypedDict):
+    """The parameter that the one further attempt changes."""
+
+    param: str
+    factor: NotRequired[float]
+
+
+class Check(TypedDict):
+    """A rule for a result. A list or a text counts by its length. A rule whose bound the job does not have is left out."""
+
+    id: str
+    label: str
+    value: str
+    least: NotRequired[Bound]
+    most: NotRequired[Bound]
+    tolerance: NotRequired[float]
+    repair: NotRequired[CheckRepair]
+
+
 class Voice(TypedDict):
     id: str
     label: str
     language: str
     engine: str
+    workers: NotRequired[list[str]]
 
 
 class Capability(TypedDict):
@@ -340,6 +365,7 @@ class Capability(TypedDict):
     security: dict[str, Any]
     contracts: Contracts
     keywords: NotRequired[list[str]]
+    checks: NotRequired[list[Check]]
     unavailable: NotRequired[str]
     voices: NotRequired[list[Voice]]
 
