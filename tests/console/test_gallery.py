@@ -157,3 +157,20 @@ def drop(page: Any, file: str, text: str) -> None:
         }""",
         [file, text],
     )
+
+
+def test_examples_are_shown_to_who_asks_for_them(tab: Tab, house: Stack) -> None:
+    examples = house.get("/api/artifacts", origin="example")["artifacts"]
+    assert examples, "this house has them"
+    mine = f"{name('mine')}.txt"
+    upload(house, mine, b"words", "text/plain")
+    page = tab.page
+    page.goto("/console/artifacts")
+    tiles = page.get_by_role("listitem").locator(".tile-name")
+    expect(tiles.first).to_have_text(mine)
+    assert not [each for each in tiles.evaluate_all("all => all.map((each) => each.title)") if "examples/" in each]
+    page.get_by_role("combobox", name="Origin").select_option("example")
+    expect(tiles.first).to_have_attribute("title", re.compile("^examples/"))
+    page.get_by_role("combobox", name="Origin").select_option("made")
+    expect(page).to_have_url(re.compile("origin=made"))
+    expect(page.get_by_text(mine)).to_have_count(0)
