@@ -56,6 +56,7 @@ from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
+from dihedral.control_plane.second_attempts import SecondAttempts
 from dihedral.control_plane.tasks import BUILTIN
 from dihedral.control_plane.webhooks import Webhooks
 from dihedral.schemas.structs.settings import Settings
@@ -90,7 +91,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, partial(queue.document, position=True), queue.estimates.now)
         access = Access(settings, client)
-        worker = executor.make(settings, registry, store, traced)
+        worker = executor.make(settings, registry, store, traced, SecondAttempts(queue).submit)
         app.state.update(
             {
                 "settings": settings,

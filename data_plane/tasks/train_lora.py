@@ -17,6 +17,7 @@ from dihedral.data_plane.language import dataset, files, samples, training
 from dihedral.data_plane.language.model import Model, new_adapter
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
+from dihedral.schemas.structs.capability import Check, CheckRepair
 
 BUCKET = "loras"
 MOST_LETTERS = 500  # of a prompt or a line in the output
@@ -131,6 +132,15 @@ def half_batch(params: TrainLora) -> TrainLora | None:
 
 
 @task(
+    checks=[
+        Check(
+            id="learned",
+            label="a smaller loss than at the start",
+            value="/lastLoss",
+            most="output/firstLoss",
+            repair=CheckRepair(param="learningRate", factor=0.3),
+        )
+    ],
     id="train_lora",
     label="Train a language adapter",
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",

@@ -210,6 +210,15 @@ class JobRequest(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    evaluate: (
+        Annotated[
+            bool,
+            Meta(
+                description='Of a goal: whether the results are checked against it by the rules of their tasks, and one further attempt is made where that may help.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     budget_seconds: (
         Annotated[
             float,

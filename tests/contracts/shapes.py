@@ -270,6 +270,17 @@ PARAMETER: Shape = {
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
 VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
+BOUND = Kind((0, 1.5, "goal/seconds", "output/baseError"), ("", "seconds", "goal/", True, None))
+CHECK_REPAIR: Shape = {"param": text(1), "factor": optional(number(above=0))}
+CHECK: Shape = {
+    "id": ID,
+    "label": text(1, 200),
+    "value": text(1),
+    "least": optional(BOUND),
+    "most": optional(BOUND),
+    "tolerance": optional(number(0, 1)),
+    "repair": optional(of(CHECK_REPAIR)),
+}
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),
@@ -284,6 +295,7 @@ CAPABILITY: Shape = {
     "security": OBJECT,
     "contracts": of(CONTRACTS),
     "keywords": optional(many(text(1, 80), 0, 200)),
+    "checks": optional(many(of(CHECK), at_most=20)),
     "unavailable": optional(text(1)),
     "voices": optional(many(of(VOICE))),
 }
@@ -583,6 +595,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "change": optional(Kind((*ID.good, full(GRAPH_SUBMISSION)), ID.bad)),
             "device": optional(PLAN_DEVICE),
             "deadline": optional(MOMENT),
+            "evaluate": optional(FLAG),
             "budgetSeconds": optional(number(above=0)),
         },
         "JobChange": {
@@ -642,6 +655,9 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Parameter": PARAMETER,
         "Contracts": CONTRACTS,
         "Voice": VOICE,
+        "Check": CHECK,
+        "CheckRepair": CHECK_REPAIR,
+        "Bound": BOUND,
         "Capability": CAPABILITY,
         "CapabilityList": {
             "capabilities": many(of(CAPABILITY)),
