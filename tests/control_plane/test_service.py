@@ -473,7 +473,7 @@ async def test_voices_of_a_task_are_those_of_all_live_workers(served: Any) -> No
 
     async def known() -> Any:
         found = (await served.get("/api/capabilities"))["capabilities"]
-        voices = next((each["voices"] for each in found if each["id"] == "speak-here"), [])
+        voices: list[Any] = next((each["voices"] for each in found if each["id"] == "speak-here"), [])
         return {each["id"]: each["workers"] for each in voices} == {
             "espeak:de": ["machine-a"],
             "flite:rms": ["machine-b"],
