@@ -146,7 +146,8 @@ class Delivery:
             self.move("ending")
         begun = None
         if self.held_at:
-            begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+            nodes = ",".join(node for node, _, _ in self.claim.started)
+            begun, self.held_at = (nodes, self.consumer, self.held_at), ""
         if self.kept:
             steps, self.kept = [*self.kept, *steps], []
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)

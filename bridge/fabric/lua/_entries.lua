@@ -33,15 +33,11 @@ local function dispatch(J, batch, keep, due, failure, goes_on)
       cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, priority, declined }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
-    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil, nil, nil }
+    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
     if priority ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', priority end
     if declined then fields[#fields + 1], fields[#fields + 2] = 'declined', '1' end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
-    if batch[5] then
-      local last = #fields
-      fields[last + 1], fields[last + 2], fields[last + 3], fields[last + 4] = 'graph', field(J, 'graph'), 'routes', field(J, 'routes')
-    end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     local id = redis.call('XADD', stream, '*', unpack(fields))
