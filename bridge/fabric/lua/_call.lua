@@ -101,10 +101,10 @@ local function heard(kind, id)
         channels[i - 1] = kind .. tostring(job)
       end
       local rows = redis.pcall('PUBSUB', 'NUMSUB', unpack(channels))
-      for i = 1, rows.err and 0 or #rows, 2 do known[rows[i]] = rows[i + 1] > 0 end
+      for i = 1, rows.err and 0 or #rows, 2 do known[string.sub(rows[i], #kind + 1)] = rows[i + 1] > 0 end
     end
   end
-  return known[kind .. id] ~= false
+  return known[id] ~= false
 end
 
 -- Counts in COUNTS; save() writes the counters that a call has changed.

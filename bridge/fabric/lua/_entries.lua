@@ -15,7 +15,7 @@ local function entry_name(stream, entry) return entry .. '@' .. stream end
 local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
--- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
+-- batch = { stream, place, nodes, needs, small, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
 -- take. `failure`: why it goes back; `goes_on`: the node will continue from its checkpoint, so its progress stays. priority: the entry's own where it is on the stream of a higher one, else ''. declined: a worker could not run it.
 local function dispatch(J, batch, keep, due, failure, goes_on)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]

@@ -190,9 +190,10 @@ local function emit(J, channel, kind, a, b, c, d, e, f)
   if listens or J.logged > 0 then event = event_json(J.seq, CREATED, kind, a, b, c, d, e, f) end
   if listens then redis.call('PUBLISH', channel .. J.id, event) end
   if J.logged == 0 then
-    event = text_of[NOW - J.created] .. kind .. ' ' .. a
-    if b then event = event .. ' ' .. b .. ' ' .. c .. ' ' .. d end
-    if e then event = event .. ' ' .. e .. ' ' .. f end
+    local age = text_of[NOW - J.created]
+    if kind == 'n' then event = age .. 'n ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d .. ' ' .. e .. ' ' .. f
+    elseif kind == 's' then event = age .. 's ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d
+    else event = age .. 'e ' .. a end
   end
   J.events[#J.events + 1] = event
 end
