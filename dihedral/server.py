@@ -111,7 +111,6 @@ class EmbeddedServer:
             "--save": "",
             "--maxmemory-policy": "noeviction",
             "--hash-max-listpack-value": "1024",  # a small job is one piece of memory, a third smaller
-            "--stream-node-max-entries": "10",  # an entry is found among so many, for each acknowledgement
         }
         assert self._lock is not None
         parent = os.getpid()

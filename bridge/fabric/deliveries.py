@@ -495,7 +495,9 @@ class Consumer:
         for claim in claims:
             if claim.word == "ok":
                 self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
-                delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes, claim.job_id))
+                delivery = Delivery(
+                    part, claim, self.consumer, self._plans.get(claim.graph, claim.routes, claim.job_id)
+                )
                 deliveries.append(delivery)
                 if delivery.heavy:
                     self._lanes_asked = (0, 0.0)  # the slot that it frees is for all lanes

@@ -33,10 +33,10 @@ TO_THE_FRONT = Manner(front=True)
 def plan_batches(
     part: Partition, plan: Plan, ready: Iterable[str], *, priority: str, inline_limit: int = 0, manner: Manner = AT_ONCE
 ) -> list[EntrySpec]:
-    """Returns the entries that carry `ready` to their places. They may be taken many at a time while graph × entries stays within `inline_limit` bytes; 0: never."""
+    """Returns the entries that carry `ready` to their places. They contain the graph while graph × entries stays within `inline_limit` bytes; 0: never."""
     stands = PRIORITIES[0] if manner.front else priority
     groups = graphs.group(plan, ready)
-    small = 0 < plan.graph_bytes * len(groups) <= inline_limit
+    inline = 0 < plan.graph_bytes * len(groups) <= inline_limit
     batches = []
     for group in groups:
         needs: dict[str, None] = {}
@@ -50,7 +50,7 @@ def plan_batches(
                 place=group.place.label,
                 nodes=group.nodes,
                 needs=list(needs),
-                small=small,
+                inline=inline,
                 nonce=f"{random.getrandbits(128):032x}",  # tells entries apart, no secret
                 delay_ms=manner.delay_ms,
                 reason=manner.reason,

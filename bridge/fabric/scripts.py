@@ -68,9 +68,7 @@ def _claim(row: list[bytes], nonce: str = "") -> Claim:
         return Claim(words[0], words[1], words[2])
     if words[0] == "held":
         _, stream, entry, job_id, nodes, attempts, now, created, graph, routes, traceparent = words
-        began = [
-            (node, int(attempt), 0) for node, attempt in zip(nodes.split(","), attempts.split(","), strict=True)
-        ]
+        began = [(node, int(attempt), 0) for node, attempt in zip(nodes.split(","), attempts.split(","), strict=True)]
         return Claim(
             "ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now
         )

@@ -9,7 +9,7 @@ import msgspec
 
 
 class EntrySpec(msgspec.Struct, array_like=True, frozen=True):
-    """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry. `small`: the entry may be taken together with many others.
+    """Nodes that one entry is to carry; `heavy`: a node that takes a slot, alone in its entry.
 
     `delay_ms` 0 means at once; `needs` are the nodes whose records their input needs. `priority`: the entry's own priority where it is
     on the stream of a higher one, else empty. `declined`: a worker could not run it.
@@ -19,7 +19,7 @@ class EntrySpec(msgspec.Struct, array_like=True, frozen=True):
     place: str
     nodes: list[str]
     needs: list[str]
-    small: bool
+    inline: bool
     nonce: str
     delay_ms: int = 0
     reason: str = "-"

@@ -388,7 +388,9 @@ def _fits(payload: str, artifacts: str) -> bool:
     """Returns whether both have no more than POSTED_BYTES together; nothing longer is encoded for that."""
     if len(payload) + len(artifacts) > POSTED_BYTES:
         return False
-    return payload.isascii() and artifacts.isascii() or len(payload.encode()) + len(artifacts.encode()) <= POSTED_BYTES
+    return (payload.isascii() and artifacts.isascii()) or len(payload.encode()) + len(
+        artifacts.encode()
+    ) <= POSTED_BYTES
 
 
 def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> End:

@@ -150,7 +150,7 @@ class JobsSettings(Strict, kw_only=True):
         Annotated[
             int,
             Meta(
-                description='Entries of graphs up to this size are taken many at a time, those of larger ones one by one.',
+                description='Graphs up to this size travel in the stream entry; larger ones are read from the job.',
                 ge=0,
             ),
         ]

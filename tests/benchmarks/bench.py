@@ -54,8 +54,6 @@ class Server:
             "no",
             "--hash-max-listpack-value",
             "1024",
-            "--stream-node-max-entries",
-            "10",
             *options,
         ]  # as dihedral.server
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

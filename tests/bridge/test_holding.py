@@ -108,7 +108,7 @@ async def test_an_entry_of_several_nodes_is_held_as_one(world: World) -> None:
 @on_both_servers
 async def test_a_death_with_several_held_nodes_counts_a_delivery_of_each(world: World) -> None:
     other = await reclaimed(world, await held(world, nodes=("a", "b")))
-    assert other.started == [("a", 1, 1), ("b", 1, 1)]
+    assert sorted(other.started) == [("a", 1, 1), ("b", 1, 1)]
 
 
 @on_both_servers
@@ -120,27 +120,6 @@ async def test_several_nodes_are_claimed_where_not_all_of_them_may_start(world: 
         world.part, "w1", "n", count=9, light=1, heavy=9, streams=[STREAM], holding=True
     )
     assert (claim.held_at, claim.started, claim.waiting) == ("", [("a", 1, 0)], ["b"])
-
-
-@on_both_servers
-async def test_what_a_blocking_read_brought_is_held_too_unless_it_is_claimed(world: World, redis: Any) -> None:
-    fields = ["graph", '{"nodes":[]}', "routes", ROUTES]
-    item = Submission("job", "d", 2, [batch(["a"])], 0, 0, (), False, fields)
-    await world.scripts.submit(world.part, [item])
-    await redis.xgroup_create(STREAM, "workers", id="0")
-    ((_, ((entry, _),)),) = await redis.xreadgroup("workers", "w1", {STREAM: ">"}, count=1)
-    handed = [(STREAM, entry.decode())]
-
-    async def take(light: int) -> Claim:
-        claims = await world.scripts.take(
-            world.part, "w1", "n", count=9, light=light, heavy=9, streams=[], handed=handed, holding=True
-        )
-        return claims[0]
-
-    assert (await take(9)).held_at
-    assert (await take(9)).held_at, "its answer was lost, and nothing is written"
-    assert (await take(0)).waiting == ["a"]
-    assert (await take(9)).held_at == "", "the claim of the take before is in its way"
 
 
 @on_both_servers

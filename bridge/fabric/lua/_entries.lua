@@ -15,7 +15,7 @@ local function entry_name(stream, entry) return entry .. '@' .. stream end
 local function is_pending(r) return r.status == S.pending end
 
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
--- batch = { stream, place, nodes, needs, small, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
+-- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
 -- take. `failure`: why it goes back; `goes_on`: the node will continue from its checkpoint, so its progress stays. priority: the entry's own where it is on the stream of a higher one, else ''. declined: a worker could not run it.
 local function dispatch(J, batch, keep, due, failure, goes_on)
   local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
@@ -33,11 +33,15 @@ local function dispatch(J, batch, keep, due, failure, goes_on)
       cmsgpack.pack({ J.id, stream, place, nodes, batch[4], batch[5], heavy, priority, declined }))
     redis.call('ZADD', DELAYS, due or (NOW + delay), nonce)
   else
-    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil }
+    local fields = { 'job', J.id, 'nodes', table.concat(nodes, ','), 'created', NOW_TEXT, 'v', text_of[PROTOCOL], nil, nil, nil, nil }
     if heavy then fields[#fields + 1], fields[#fields + 2] = 'heavy', '1' end
     if priority ~= '' then fields[#fields + 1], fields[#fields + 2] = 'priority', priority end
     if declined then fields[#fields + 1], fields[#fields + 2] = 'declined', '1' end
     if #batch[4] > 0 then fields[#fields + 1], fields[#fields + 2] = 'needs', table.concat(batch[4], ',') end
+    if batch[5] then
+      local last = #fields
+      fields[last + 1], fields[last + 2], fields[last + 3], fields[last + 4] = 'graph', field(J, 'graph'), 'routes', field(J, 'routes')
+    end
     local traced = field(J, 'traceparent')
     if traced then fields[#fields + 1], fields[#fields + 2] = 'traceparent', traced end
     local id = redis.call('XADD', stream, '*', unpack(fields))

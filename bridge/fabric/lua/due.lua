@@ -7,11 +7,11 @@ transition('due', { 'allow-oom' }, function(limit)
     local packed = redis.call('HGET', DELAY_ENTRIES, nonce)
     local sent
     if packed then
-      local id, stream, place, nodes, needs, small, heavy, priority, declined = unpack(cmsgpack.unpack(packed))
+      local id, stream, place, nodes, needs, inline, heavy, priority, declined = unpack(cmsgpack.unpack(packed))
       local J = job_load(id)
       if J and (JOB_STARTS[J.status] or J.status == S.scheduled) then
         if J.status == S.scheduled and job_move(J, S.queued) then status_event(J) end
-        sent = dispatch(J, { stream, place, nodes, needs, small, nonce, 0, '-', heavy, priority or '', declined }, function(r)
+        sent = dispatch(J, { stream, place, nodes, needs, inline, nonce, 0, '-', heavy, priority or '', declined }, function(r)
           return r.status == S.ready and r.entry == 'delay:' .. nonce
         end)
       end

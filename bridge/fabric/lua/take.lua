@@ -31,31 +31,26 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
 
   -- The answer for an entry whose nodes are ready and may be started without a claim; nil: claim it.
   local function held(stream, entry, flat)
-    local id, names, traced = flat[2], flat[4], flat[9] == 'traceparent'
-    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or #flat ~= (traced and 10 or 8) or not string.find(id, '^[%w._-]+$') then return end
+    local id, names, last, graph, routes = flat[2], flat[4], 8, nil, nil
+    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or not string.find(id, '^[%w._-]+$') then return end
+    if flat[9] == 'graph' and flat[11] == 'routes' then last, graph, routes = 12, flat[10], flat[12] end
+    local traced = flat[last + 1] == 'traceparent'
     local name, nodes = entry .. '@' .. stream, split(names)
-    if #nodes == 0 or #nodes > math.min(free.light, 1000) then return end
-    local wanted = { 'state', 'graph', 'routes', 'c:' .. name, nil }
-    for k = 1, #nodes do wanted[k + 4] = 'n:' .. nodes[k] end
-    local row = redis.call('HMGET', JOB .. id, unpack(wanted))
-    if not JOB_STARTS[string.match(row[1] or '', '^%S+')] or not row[2] or row[4] then return end
+    if #flat ~= last + (traced and 2 or 0) or #nodes == 0 or #nodes > math.min(free.light, 1000) then return end
+    local wanted = { 'n:' .. nodes[1], nil, nil, nil }
+    for k = 2, #nodes do wanted[k] = 'n:' .. nodes[k] end
+    if not graph then wanted[#nodes + 1], wanted[#nodes + 2] = 'graph', 'routes' end
+    local row = redis.call('HMGET', JOB .. id, 'state', unpack(wanted))
+    if not graph then graph, routes = row[#nodes + 2], row[#nodes + 3] end
+    if not JOB_STARTS[string.match(row[1] or '', '^%S+')] or not graph then return end
     local attempts = ''
     for k = 1, #nodes do
-      local status, under, attempt, deliveries = string.match(row[k + 4] or '', '^(%S+) (%S+) (%S+) (%S+)')
+      local status, under, attempt, deliveries = string.match(row[k + 1] or '', '^(%S+) (%S+) (%S+) (%S+)')
       if status ~= S.ready or deliveries ~= '0' or under ~= name then return end
       attempts = k == 1 and attempt or attempts .. ',' .. attempt
     end
-    taken, free.light, size = taken + 1, free.light - #nodes, size + #row[2]
-    return { 'held', stream, entry, id, names, attempts, NOW_TEXT, flat[6], row[2], row[3], traced and flat[10] or '' }
-  end
-
-  local function take(stream, entry, flat, new)
-    local answer = holding and flat and not is_closed(stream) and held(stream, entry, flat)
-    if answer then
-      claims[#claims + 1] = answer
-    else
-      note(stream, entry, flat and fields_of(flat), new)
-    end
+    taken, free.light, size = taken + 1, free.light - #nodes, size + #graph
+    return { 'held', stream, entry, id, names, attempts, NOW_TEXT, flat[6], graph, routes, traced and flat[last + 2] or '' }
   end
 
   -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
@@ -76,8 +71,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   for _, pair in ipairs(handed) do
     if entry_owner(pair[1], pair[2]) == consumer then
       entry_delivered(pair[1], pair[2])
-      local row = redis.call('XRANGE', pair[1], pair[2], pair[2])[1]
-      take(pair[1], pair[2], row and row[2])
+      note(pair[1], pair[2], entry_fields(pair[1], pair[2]))
     else
       claims[#claims + 1] = { 'not_yours', pair[1], pair[2] }
     end
@@ -95,7 +89,14 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       if not reply or reply.err or not reply[1] then break end
       local rows = reply[1][2]
       entry_delivered(stream, rows[#rows][1])
-      for k = 1, #rows do take(stream, rows[k][1], rows[k][2], true) end
+      for k = 1, #rows do
+        local answer = holding and held(stream, rows[k][1], rows[k][2])
+        if answer then
+          claims[#claims + 1] = answer
+        else
+          note(stream, rows[k][1], fields_of(rows[k][2]), true)
+        end
+      end
     end
   end
   if closed then claims[#claims + 1] = { 'closed', lane, '' } end
