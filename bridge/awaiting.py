@@ -1,4 +1,4 @@
-"""A way to await what mostly does not wait: it runs on in the current task, and says when it waits for the first time."""
+"""A way to await what mostly does not wait: it runs on in the current task, and shows when it waits for the first time."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar

@@ -2,7 +2,7 @@
 
 The trace context of a job is made when it is submitted (a child of the client's, where the request brings a `traceparent`). It travels
 as `metadata.traceparent` of the graph and as a field of the job's entries; every run of a node becomes a span below it, on whichever
-worker. OpenTelemetry is imported here only, and only when `tracing.endpoint` says where spans go; else nothing here runs.
+worker. OpenTelemetry is imported here only, and only when `tracing.endpoint` names where spans go; else nothing here runs.
 """
 
 from collections.abc import Iterator

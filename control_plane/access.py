@@ -37,7 +37,7 @@ from dihedral.schemas.structs.settings import Settings
 COOKIE = "dihedral_session"
 MAX_SESSIONS = 50
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-PUBLIC = re.compile(r"/(?:health(?:/.*)?|llms\.txt|schema(?:/.*)?|schemas/.*|console(?:/.*)?)?")
+PUBLIC = re.compile(r"/(?:health(?:/.*)?|llms\.txt|schema(?:/.*)?|schemas/.*|console(?:/.*)?|docs(?:/.*)?)?")
 """The public routes: health, the description of the API, and pages without data."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -71,6 +71,11 @@ class Principal(msgspec.Struct, frozen=True):
     @property
     def scopes(self) -> list[str]:
         return list(SCOPES) if self.key is None or "admin" in self.key.scopes else self.key.scopes
+
+    def check_scope(self, scope: str, what: str = "this") -> None:
+        """Raises ApiProblem, 403, where the key lacks the scope that `what` needs."""
+        if scope not in self.scopes:
+            raise ApiProblem(403, "scope_missing", f"{what} needs a key with the scope {scope}")
 
 
 ANONYMOUS = Principal()
@@ -212,8 +217,7 @@ class Access:
         if changes:
             self._check_origin(connection)
         found = await self._identify(connection, cookie=cookie)
-        if scope not in found.scopes:
-            raise ApiProblem(403, "scope_missing", f"this needs a key with the scope {scope}")
+        found.check_scope(scope)
         return found
 
     async def _identify(self, connection: Connection, *, cookie: bool) -> Principal:

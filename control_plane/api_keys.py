@@ -21,8 +21,8 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, Client
 from dihedral.bridge.times import now_rfc3339
 
-SCOPES = ("submit", "read", "cancel", "admin")
-"""The scopes of a key. admin: everything, of every owner."""
+SCOPES = ("submit", "read", "cancel", "operate", "admin")
+"""The scopes of a key. operate: pause pools, drain workers, move jobs to the front. admin: everything, of every owner."""
 FRESH_SECONDS = 1.0
 """Seconds for which a process may use its cached keys: after that a revoked key is refused everywhere."""
 

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ from dihedral.control_plane.routes.jobs import job_routes
 from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
+from dihedral.control_plane.routes.operator import operator_routes
+from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
@@ -83,7 +86,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         jobs = Jobs(client, settings)
         queue = JobQueue(jobs, settings, pipelines, own, store)
         planner = queue.planner = Planner(queue, store, settings, client)
-        hub = Hub(settings, jobs, queue.document)
+        hub = Hub(settings, jobs, partial(queue.document, position=True), queue.estimates.now)
         access = Access(settings, client)
         worker = executor.make(settings, registry, store, traced)
         app.state.update(
@@ -129,9 +132,11 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *artifact_routes,
             *live_routes,
             *service_routes,
+            operator_routes,
             *session_routes,
             *mcp_routes,
             *pages,
+            *reference_routes(settings.control.root_path),
             *key_routes,
         ],
         lifespan=[lifespan],
@@ -165,7 +170,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=settings.control.allowed_origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         expose_headers=["Location", "Retry-After"],
         allow_credentials=True,

@@ -21,6 +21,7 @@ from dihedral.bridge.fabric.keys import lane_of
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
 from dihedral.bridge.fabric.scripts import Depth
 from dihedral.bridge.graphs import Placement, Topology
+from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import EdgeKind, Estimate, Graph
 from dihedral.schemas.structs.job import WaitingFor
@@ -137,6 +138,10 @@ class Estimates:
         if found is not None and starts is not None:
             found = _estimate(found.low + starts.low, found.high + starts.high)
         return found, starts
+
+    async def now(self, view: JobView) -> tuple[Estimate | None, Estimate | None]:
+        """Returns what `of_job` does, for one job whose place in its queue is looked up."""
+        return await self.of_job(view, await waiting_for(view, self._workers, self._jobs.ahead))
 
     async def know(self, views: Sequence[JobView]) -> None:
         """Reads the graphs of these jobs where they are not known yet."""

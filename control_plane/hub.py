@@ -29,6 +29,7 @@ from dihedral.bridge import metrics
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, is_cluster, listener
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.control_plane.watches import EventHeader, Subscription, Watch, numbered, understood
+from dihedral.schemas.structs.graph import Estimate
 from dihedral.schemas.structs.job import Job, JobStatus
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.websocket import Snapshot
@@ -41,6 +42,10 @@ CONFIRM_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 FIRST_DELAY = 0.05
 FAILOVER_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+ESTIMATE_SECONDS = 5.0
+ESTIMATED_AT_ONCE = 20
+"""Jobs of which one round, once a second, estimates what they still take: the cost stays the same however many are watched."""
 HUB_CHANNEL = "hub"
 """A channel that is always subscribed, so that the connection always has one."""
 
@@ -50,13 +55,14 @@ class UnknownJob(Exception):
 
 
 class Hub:
-    """The hub of one process. `documents` makes the job document of a resync."""
+    """The hub of one process. `documents` makes the job document of a resync, `estimates` what updates say of the time that is left."""
 
     def __init__(
         self,
         settings: Settings,
         jobs: Jobs,
         documents: Callable[[JobView], Awaitable[Job]],
+        estimates: Callable[[JobView], Awaitable[tuple[Estimate | None, Estimate | None]]] | None = None,
         *,
         quiet_seconds: float = QUIET_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
@@ -66,6 +72,7 @@ class Hub:
         self._url = settings.redis.url
         self._jobs = jobs
         self._documents = documents
+        self._estimates = estimates
         self._quiet = quiet_seconds
         self._silent = silent_seconds
         self._epochs: dict[int, str] = {}
@@ -83,6 +90,7 @@ class Hub:
         """Reads the subscription until cancelled, through every loss of the connection."""
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._rereads())
+            self._group.create_task(self._expects())
             if is_cluster(self._url):
                 self._group.create_task(self._looks_for_failovers())
             while True:
@@ -405,6 +413,25 @@ class Hub:
                     watch.heard = time.monotonic()
                     with suppress(*CONNECTION_ERRORS, redis.RedisError):
                         await self._read(watch)
+
+    async def _expects(self) -> None:
+        """Estimates what watched jobs still take, those first whose estimate is oldest; a job that is watched for a moment costs nothing."""
+        while self._estimates is not None:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            due = [
+                each for each in self._watches.values()
+                if each.estimate_at <= now and each.seq is not None and each.subscriptions and each.status in ("queued", "running")
+            ]  # fmt: skip
+            due = sorted(due, key=lambda each: each.estimate_at)[:ESTIMATED_AT_ONCE]
+            if not due:
+                continue
+            with suppress(*CONNECTION_ERRORS, redis.RedisError):
+                views = await self._jobs.read_many([each.job_id for each in due])
+                for watch, view in zip(due, views, strict=True):
+                    watch.estimate_at = now + ESTIMATE_SECONDS
+                    if view is not None and view.owner == watch.owner:
+                        watch.expect(*await self._estimates(view))
 
 
 def _channels(watches: Iterable[Watch]) -> list[str]:

@@ -28,7 +28,7 @@ from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.fabric import keys
-from dihedral.bridge.fabric.finding import beginning, heads
+from dihedral.bridge.fabric.finding import HEADS_AT_ONCE, Ids, heads
 from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
@@ -69,6 +69,7 @@ BLOCK_BYTES = 1 << 20
 BREATH_SECONDS = 0.01
 MAX_SEEN = 2000
 SEARCHED_AT_ONCE = 500
+SEARCH_PAUSE_SECONDS = 0.001
 MAX_SEARCHED = 10_000
 """Jobs that one request of a search looks at."""
 SHORTEST_PREFIX = 4
@@ -79,6 +80,7 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # a later time would need a year of five digits in some time zone
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MADE_ID = re.compile(r"[0-9a-f]{32}")
 
 _decode_request = msgspec.json.Decoder(JobRequest).decode
 _decode_left = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -123,7 +125,8 @@ class JobQueue:
         self._own = dict(own)
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
-        self._finding = asyncio.Lock()
+        self._ids = Ids(jobs)
+        self._searching = asyncio.Lock()
         self.estimates = Estimates(jobs, self.capabilities, self.workers)
         self.statistics = Statistics(jobs, self.estimates)
         self.planner: GoalPlanner | None = None
@@ -135,6 +138,8 @@ class JobQueue:
         self._workers_at = float("-inf")
         self._known_places: list[tuple[str, str]] = []
         self._places_at = float("-inf")
+        self._paused: frozenset[str] = frozenset()
+        self._paused_at = float("-inf")
         self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
@@ -180,7 +185,7 @@ class JobQueue:
     async def _plan(self, request: JobRequest, job_id: str | None, principal: Principal) -> Planned:
         owner, rerun_of = principal.name, ""
         if isinstance(request.rerun_of, str):
-            request, rerun_of = await self._again(request, request.rerun_of, principal.visible_owner)
+            request, rerun_of = await self._again(request, request.rerun_of, principal)
         capabilities = await self.capabilities() if isinstance(request.task, str) else {}
         if isinstance(request.task, str) and request.task not in capabilities and self._look_again():
             capabilities = await self.capabilities()  # a worker may just have announced it
@@ -259,6 +264,16 @@ class JobQueue:
             self._workers = await self.jobs.workers.alive()
             self._workers_at = time.monotonic()
         return self._workers
+
+    async def paused(self) -> frozenset[str]:
+        if time.monotonic() - self._paused_at > FRESH_SECONDS:
+            self._paused = await self.jobs.workers.paused()
+            self._paused_at = time.monotonic()
+        return self._paused
+
+    def forget_paused(self) -> None:
+        """Reads what is paused again before the next answer."""
+        self._paused_at = float("-inf")
 
     # Submitting -----------------------------------------------------------------------------------------------------
 
@@ -537,29 +552,24 @@ class JobQueue:
     async def full_id(self, prefix: str, visible_owner: str | None) -> str:
         """Returns the one id that begins so. Raises ApiProblem: 404 where there is none, 409 where there are several.
 
-        One search at a time: each looks at every id of the store, so a burst of wrong ids must not delay other requests.
+        An id that the control plane made, of a job that is gone, is whole already.
         """
-        if len(checked(prefix)) < SHORTEST_PREFIX:
+        if len(checked(prefix)) < SHORTEST_PREFIX or _MADE_ID.fullmatch(prefix):
             raise unknown_job(prefix)
-        async with self._finding:
-            begun = [job_id async for job_id in beginning(self.jobs, prefix, MAX_CANDIDATES)]
-            known = await heads(self.jobs, begun)
-        found = [
-            job_id
-            for job_id, head in zip(begun, known, strict=True)
-            if head is not None and visible_owner in (None, head.owner)
-        ]
+        begun, are_all = await self._ids.beginning(prefix, MAX_CANDIDATES)
+        found = [job_id for job_id, head in begun if visible_owner in (None, head.owner)]
         if not found:
             raise unknown_job(prefix)
-        if len(found) == 1 and len(begun) < MAX_CANDIDATES:
+        if len(found) == 1 and are_all:
             return found[0]
         errors = [ProblemDetail(pointer="", code="candidate", detail=each) for each in found[:NAMED_CANDIDATES]]
         raise ApiProblem(409, "ambiguous_id", f"{len(found)} jobs begin with {prefix!r}", errors)
 
-    async def _again(self, request: JobRequest, rerun_of: str, visible_owner: str | None) -> tuple[JobRequest, str]:
-        """Returns the request, complete where it only names the job to repeat, and the id of that job."""
+    async def _again(self, request: JobRequest, rerun_of: str, principal: Principal) -> tuple[JobRequest, str]:
+        """Returns the request, complete where it only names the job to repeat, and the id of that job. Raises 403: the answer shows what that job was given."""
+        principal.check_scope("read", "rerunOf")
         try:
-            view = await self.view(rerun_of, depth=Depth.graph, visible_owner=visible_owner)
+            view = await self.view(rerun_of, depth=Depth.graph, visible_owner=principal.visible_owner)
         except ApiProblem as problem:
             raise refused(
                 "the job to repeat is not known", [planning.Problem("/rerunOf", problem.code, problem.detail)]
@@ -574,7 +584,7 @@ class JobQueue:
         params = None
         if about.task or view.pipeline:
             params = {**await self._defaults.of(about.defaults), **about.given}
-        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None)
+        waiting = await waiting_for(view, self.workers, self.jobs.ahead if position else None, self.paused)
         estimate, starts_in = await self.estimates.of_job(view, waiting, listed=not position)
         return Job(
             job_id=view.job_id,
@@ -606,11 +616,19 @@ class JobQueue:
 
         The result is JSON in pieces: the outputs of all nodes may be many times larger than the memory that a request may use.
         """
+        view, text = await self._graph(job_id, visible_owner)
+        graph = decode_graph(text)
+        return self._pieces(view, graph, await self.estimates.of_nodes(view, graph))
+
+    async def submitted_graph(self, job_id: str, visible_owner: str | None) -> str:
+        """Returns the JSON of the normalised graph as it was submitted, without anything that its nodes left."""
+        return (await self._graph(job_id, visible_owner))[1]
+
+    async def _graph(self, job_id: str, visible_owner: str | None) -> tuple[JobView, str]:
         view = await self.view(job_id, depth=Depth.graph, visible_owner=visible_owner)
         if view.graph is None:
             raise unknown_job(job_id)
-        graph = decode_graph(view.graph)
-        return self._pieces(view, graph, await self.estimates.of_nodes(view, graph))
+        return view, view.graph
 
     async def _pieces(
         self, view: JobView, graph: Graph, estimates: Mapping[str, Estimate]
@@ -684,32 +702,48 @@ class JobQueue:
         self, rows: Sequence[tuple[int, str]], search: identity.Search, visible_owner: str | None
     ) -> Sequence[tuple[int, str]]:
         """Returns the rows whose jobs the search finds."""
-        found = await heads(self.jobs, [job_id for _, job_id in rows])
-        await self._breathe()
-        return [
-            row
-            for row, head in zip(rows, found, strict=True)
-            if head is not None
-            and visible_owner in (None, head.owner)
-            and search.may_fit(row[1], head.about, head.pipeline)
-            and search.fits(row[1], identity.decode(head.about), head.pipeline)
-        ]
+        fitting: list[tuple[int, str]] = []
+        for start in range(0, len(rows), HEADS_AT_ONCE):
+            some = rows[start : start + HEADS_AT_ONCE]
+            async with (
+                self._searching
+            ):  # of all searches one has its turn, so that together they leave the loop to others for half of the time
+                found = await heads(self.jobs, [job_id for _, job_id in some])
+                fitting += [
+                    row
+                    for row, head in zip(some, found, strict=True)
+                    if head is not None
+                    and visible_owner in (None, head.owner)
+                    and search.may_fit(row[1], head.about, head.pipeline)
+                    and search.fits(row[1], identity.decode(head.about), head.pipeline)
+                ]
+                await asyncio.sleep(SEARCH_PAUSE_SECONDS)
+        return fitting
 
     # Changing -------------------------------------------------------------------------------------------------------
+
+    # Every change wants the whole id: a shortened one, sent again, would mean another job once its own is gone.
+
+    async def exact(self, job_id: str, visible_owner: str | None) -> JobView:
+        """Returns the job of exactly this id. Raises ApiProblem, 404."""
+        found = await self.jobs.read(checked(job_id))
+        if found is None or visible_owner not in (None, found.owner):
+            raise unknown_job(job_id, changes=True)
+        return found
 
     async def cancel(self, job_id: str, visible_owner: str | None) -> tuple[Job, bool]:
         """Cancels a job; returns (job, whether it was alive)."""
         if visible_owner is not None:
-            job_id = (await self.view(job_id, visible_owner=visible_owner)).job_id
+            await self.exact(job_id, visible_owner)
         word = await self.jobs.cancel(checked(job_id))
-        if word == "unknown":
-            job_id = await self.full_id(job_id, visible_owner)
-            word = await self.jobs.cancel(job_id)
-        return await self.document_of(job_id, visible_owner), word != "ended"
+        return await self._changed(job_id, visible_owner), word not in ("ended", "unknown")
+
+    async def _changed(self, job_id: str, visible_owner: str | None) -> Job:
+        return await self.document(await self.exact(job_id, visible_owner), position=True)
 
     async def finish(self, job_id: str, node_id: str, visible_owner: str | None) -> Job:
         """Asks a running node to end now with the best result that it has. Only the worker that runs it receives the request, once."""
-        view = await self.view(job_id, visible_owner=visible_owner)
+        view = await self.exact(job_id, visible_owner)
         if view.record(node_id).status != "running":
             raise ApiProblem(409, "node_not_running", f"{node_id!r} does not run, so there is nothing to end early")
         await self.jobs.client.publish(keys.CANCEL_CHANNEL, f"{view.job_id} {node_id}")
@@ -717,20 +751,19 @@ class JobQueue:
 
     async def retry(self, job_id: str, *, from_start: bool, principal: Principal) -> Job:
         if principal.visible_owner is not None:
-            job_id = (await self.view(job_id, visible_owner=principal.visible_owner)).job_id
+            await self.exact(job_id, principal.visible_owner)
         word = await self.jobs.retry(checked(job_id), from_start=from_start, limit=self.limit_of(principal))
         if word == "unknown":
-            job_id = await self.full_id(job_id, principal.visible_owner)
-            word = await self.jobs.retry(job_id, from_start=from_start, limit=self.limit_of(principal))
+            raise unknown_job(job_id, changes=True)
         if word == "conflict":
             raise ApiProblem(409, "not_retryable", "only a failed or cancelled job can be retried")
         if word != "ok":
             raise self.not_accepted(word, job_id)
-        return await self.document_of(job_id, principal.visible_owner)
+        return await self._changed(job_id, principal.visible_owner)
 
     async def delete(self, job_id: str, visible_owner: str | None) -> JobView:
         """Deletes an ended job and returns its last document."""
-        view = await self.view(job_id, visible_owner=visible_owner)
+        view = await self.exact(job_id, visible_owner)
         if view.status not in JOB_ENDED or await self.jobs.delete(view.job_id) != "ok":
             raise ApiProblem(409, "job_alive", "a job that has not ended cannot be deleted; cancel it first")
         return view

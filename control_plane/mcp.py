@@ -186,9 +186,7 @@ async def _called(params: Object, asked: Asked) -> Object:
     if tool is None and pipeline is None:
         raise RpcError(BAD_PARAMS, f"there is no tool {call.name[:100]!r}")
     try:
-        scope = tool.scope if tool is not None else "submit"
-        if scope not in asked.principal.scopes:
-            raise ApiProblem(403, "scope_missing", f"{call.name} needs a key with the scope {scope}")
+        asked.principal.check_scope(tool.scope if tool is not None else "submit", call.name)
         if tool is not None:
             found, shown = await tool.call(asked, msgspec.convert(call.arguments, tool.arguments))
         else:
@@ -335,7 +333,7 @@ async def _wait_job(asked: Asked, wanted: WaitJob) -> tuple[Object, list[Object]
         if job.status in ENDED:
             break
         await asyncio.sleep(pause)
-        job = await _job(asked, wanted.job_id)
+        job = await _job(asked, job.job_id)
     shown: list[Object] = []
     if job.status not in ENDED:
         text = f"{job.job_id} is still {job.status}, {job.progress:.0%} done: call wait_job again"

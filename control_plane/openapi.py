@@ -14,7 +14,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types.internal_types import PathParameterDefinition
 
 from dihedral.schemas.structs.problem import Problem
-from dihedral.schemas.structs.request import JobRequest, RetryRequest, TrainRequest
+from dihedral.schemas.structs.request import JobChange, JobRequest, RetryRequest, TrainRequest
 
 ANYWHERE = (400, 422, 503)
 """The statuses of any request: an incomplete body, a parameter that cannot be applied, a job store that is away."""
@@ -54,7 +54,7 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
 
 # The whole document -----------------------------------------------------------------------------------------------------
 
-BODIES = (JobRequest, RetryRequest, TrainRequest, Problem)
+BODIES = (JobRequest, JobChange, RetryRequest, TrainRequest, Problem)
 OPERATIONS = {
     "submit": "submitJob", "submit_batch": "submitJobs", "plan": "planJob", "list_jobs": "listJobs", "read_job": "getJob",
     "read_graph": "getJobGraph", "read_events": "getJobEvents", "cancel": "cancelJob", "finish": "finishNode", "retry": "retryJob",

@@ -69,8 +69,10 @@ def details(problems: Sequence[PlanProblem], prefix: str = "") -> list[ProblemDe
     return [ProblemDetail(pointer=prefix + p.pointer, code=p.code, detail=p.detail) for p in problems]
 
 
-def unknown_job(job_id: str) -> ApiProblem:
-    return ApiProblem(404, "unknown_job", f"there is no job {job_id[:200]!r}")
+def unknown_job(job_id: str, *, changes: bool = False) -> ApiProblem:
+    """Returns 404. `changes`: the request would change the job, and so needs its whole id."""
+    hint = "; what changes a job needs its whole id" if changes else ""
+    return ApiProblem(404, "unknown_job", f"there is no job {job_id[:200]!r}{hint}")
 
 
 def out_of_memory() -> ApiProblem:

@@ -13,13 +13,14 @@ from dihedral.schemas.structs.job import WaitingFor, WaitingReason
 from dihedral.schemas.structs.worker import WaitingType, WorkerInfo
 
 Workers = Callable[[], Awaitable[list[WorkerInfo]]]
-
-
+Paused = Callable[[], Awaitable[frozenset[str]]]
 Ahead = Callable[[str, NodeRecord], Awaitable[int | None]]
 
 
-async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = None) -> WaitingFor | None:
-    """Describes the wait. Reads the workers only where the answer depends on them, and the place in the queue only where `ahead` is given."""
+async def waiting_for(
+    view: JobView, workers: Workers, ahead: Ahead | None = None, paused: Paused | None = None
+) -> WaitingFor | None:
+    """Describes the wait. Reads the workers and what is paused only where the answer depends on them, the place in the queue only where `ahead` is given."""
     if view.status == "scheduled":
         return WaitingFor(type=WaitingReason.start_time, message=f"starts at {rfc3339(view.start_at_ms or 0)}")
     if view.status not in ("queued", "running"):
@@ -39,6 +40,9 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
         )
         return WaitingFor(type=WaitingReason.retry, message=message)
     place = Place.of(record.place).title
+    if paused is not None and record.place in await paused():
+        message = f"{place} is paused; {node} waits until it is resumed"
+        return WaitingFor(type=WaitingReason.paused, message=message)
     if record.reason == "memory":
         message = f"{node} needs more memory than the device of the last worker that took it has; another may have more"
         return WaitingFor(type=WaitingReason.memory, message=message)
@@ -47,6 +51,9 @@ async def waiting_for(view: JobView, workers: Workers, ahead: Ahead | None = Non
     there = [worker for worker in await workers() if f"{worker.plane}/{worker.pool}" == record.place]
     if not there:
         return WaitingFor(type=WaitingReason.worker, message=f"no worker serves {place}, where {node} is to run")
+    if all(worker.draining for worker in there):
+        message = f"every worker of {place} is drained or stops, and takes {node} no more"
+        return WaitingFor(type=WaitingReason.worker, message=message)
     lane = lane_of(record.entry)
     with_device = [worker for worker in there if worker.devices and not worker.draining]
     if lane == NEEDS_DEVICE and not with_device:

@@ -17,7 +17,7 @@ async def waiting_list(jobs: Jobs, plane: str, pool: str, visible_owner: str | N
     """Returns the entries that no worker has taken, the most urgent first and then the oldest; priorities and lanes are taken in turns, so it is about that order."""
     waiting: list[WaitingJob] = []
     for priority in PRIORITIES:
-        rows: list[tuple[str, str, str, bytes, list[str]]] = []
+        rows: list[tuple[str, str, int, str, bytes, list[str]]] = []
         for part in jobs.scripts.partitions:
             for lane in lanes(plane):
                 stream = part.stream(plane, pool, priority, lane)
@@ -25,23 +25,24 @@ async def waiting_list(jobs: Jobs, plane: str, pool: str, visible_owner: str | N
                 for entry, fields in await jobs.client.xrange(stream, f"({last.decode()}", "+", count=MOST):
                     nodes = fields.get(b"nodes", b"").decode().split(",")
                     stands = fields.get(b"priority", priority.encode()).decode()
-                    rows.append(
-                        (entry.decode(), f"{entry.decode()}@{stream}", lane, fields.get(b"job", b""), [stands, *nodes])
-                    )
+                    since = int(fields.get(b"created", entry.partition(b"-")[0]))
+                    job, name = fields.get(b"job", b""), f"{entry.decode()}@{stream}"
+                    rows.append((entry.decode(), name, since, lane, job, [stands, *nodes]))
         rows.sort()
         rows = rows[: MOST - len(waiting)]
-        views = await jobs.read_many([job.decode() for _, _, _, job, _ in rows], Depth.records)
-        for (entry, name, lane, _, (stands, *nodes)), view in zip(rows, views, strict=True):
+        views = await jobs.read_many([job.decode() for _, _, _, _, job, _ in rows], Depth.records)
+        for (_, name, since, lane, _, (stands, *nodes)), view in zip(rows, views, strict=True):
             if view is None or not _waits(view, nodes, name):
                 continue
             mine = visible_owner in (None, view.owner)
             waiting.append(
                 WaitingJob(
                     position=len(waiting) + 1, job_id=view.job_id if mine else None, nodes=nodes if mine else [],
-                    priority=Priority(stands), lane=LANES[lane], since=rfc3339(int(entry.partition("-")[0])),
+                    priority=Priority(stands), lane=LANES[lane], since=rfc3339(since),
                 )
             )  # fmt: skip
-    return WaitingList(plane=Plane(plane), pool=pool, waiting=waiting)
+    paused = f"{plane}/{pool}" in await jobs.workers.paused()
+    return WaitingList(plane=Plane(plane), pool=pool, paused=paused, waiting=waiting)
 
 
 def _waits(view: JobView, nodes: list[str], entry: str) -> bool:

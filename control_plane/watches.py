@@ -18,7 +18,11 @@ from dihedral.bridge import metrics
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import JobView
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
+from dihedral.schemas.structs.graph import Estimate
 from dihedral.schemas.structs.websocket import Snapshot
+
+FIRST_ESTIMATE_SECONDS = 1.0
+"""Seconds after which a watched job is estimated: one that ends before costs nothing."""
 
 
 class EventHeader(msgspec.Struct):
@@ -44,6 +48,8 @@ class Update(msgspec.Struct, frozen=True):
     progress: float
     events: tuple[str, ...] = ()
     snapshot: Snapshot | None = None
+    estimate: Estimate | None = None
+    starts_in: Estimate | None = None
 
     @property
     def last(self) -> bool:
@@ -55,9 +61,14 @@ class Update(msgspec.Struct, frozen=True):
             return msgspec.json.encode({"type": "resync", "jobId": self.job_id, "snapshot": self.snapshot})
         head = {
             "type": "update", "jobId": self.job_id, "epoch": self.epoch, "seq": self.seq, "status": self.status,
-            "progress": self.progress,
+            "progress": self.progress, **self.estimated(),
         }  # fmt: skip
         return msgspec.json.encode(head)[:-1] + b',"events":[' + ",".join(self.events).encode() + b"]}"
+
+    def estimated(self) -> dict[str, Estimate]:
+        """Returns the fields of the estimates that are known."""
+        both = {"estimate": self.estimate, "startsIn": self.starts_in}
+        return {name: value for name, value in both.items() if value is not None}
 
 
 class Subscription:
@@ -146,7 +157,8 @@ class Subscription:
         if taken:
             metrics.hub_lag_seconds.observe(self._last_sent - self.since)
         texts = tuple(text for _, text in taken)
-        return Update(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot)
+        left = (None, None) if status in JOB_ENDED else watch.left()
+        return Update(kind, watch.job_id, watch.epoch, self.sent, status, progress, texts, snapshot, *left)
 
 
 class Watch:
@@ -158,6 +170,9 @@ class Watch:
         "early",
         "encoded",
         "epoch",
+        "estimate",
+        "estimate_at",
+        "estimated_at",
         "gone",
         "heard",
         "job_id",
@@ -166,6 +181,7 @@ class Watch:
         "progress",
         "reading",
         "seq",
+        "starts_in",
         "status",
         "subscriptions",
         "wanted",
@@ -182,6 +198,10 @@ class Watch:
         self.gone = False
         self.wanted = 0
         self.heard = time.monotonic()
+        self.estimate_at = self.heard + FIRST_ESTIMATE_SECONDS
+        self.estimated_at = 0.0
+        self.estimate: Estimate | None = None
+        self.starts_in: Estimate | None = None
         self.asked = False  # its own subscription has been sent
         self.confirmed = asyncio.Event()
         self.reading = asyncio.Lock()
@@ -202,6 +222,7 @@ class Watch:
         self.seq = head.seq
         if head.type == "status":
             self.status, self.progress, self.moved_at = head.status, head.progress, head.seq
+            self.starts_in = None  # it was that of the status before
         for subscription in self.subscriptions:
             subscription.push(head.seq, text)
 
@@ -215,11 +236,39 @@ class Watch:
             for subscription in self.subscriptions:
                 subscription.move()
 
+    def expect(self, estimate: Estimate | None, starts_in: Estimate | None) -> None:
+        """Applies what is estimated now; the clients receive it where it is not what time alone has made of the last."""
+        if self.status in JOB_ENDED:
+            return
+        expected = self.left()
+        self.estimate, self.starts_in, self.estimated_at = estimate, starts_in, time.monotonic()
+        if not (_alike(expected[0], estimate) and _alike(expected[1], starts_in)):
+            for subscription in self.subscriptions:
+                subscription.move()
+
+    def left(self) -> tuple[Estimate | None, Estimate | None]:
+        """Returns (seconds to the end, seconds to the start) now; a range that has passed is unknown."""
+        age = time.monotonic() - self.estimated_at
+        return _after(self.estimate, age), _after(self.starts_in, age)
+
     def encode(self, chunk: Update) -> bytes:
         """Encodes a message once: clients at the same event receive the same bytes."""
         if self.encoded is None or self.encoded[0] != chunk:
             self.encoded = (chunk, chunk.encoded())
         return self.encoded[1]
+
+
+def _after(estimate: Estimate | None, seconds: float) -> Estimate | None:
+    if estimate is None or (estimate.high < seconds and estimate.high > 0):
+        return None
+    return Estimate(low=round(max(0.0, estimate.low - seconds), 1), high=round(max(0.0, estimate.high - seconds), 1))
+
+
+def _alike(one: Estimate | None, other: Estimate | None) -> bool:
+    """Returns whether two ranges differ by no more than a tenth, or a second."""
+    if one is None or other is None:
+        return one is other
+    return all(abs(a - b) <= max(1.0, 0.1 * b) for a, b in ((one.low, other.low), (one.high, other.high)))
 
 
 def numbered(view: JobView) -> list[tuple[int, str]]:

@@ -102,9 +102,9 @@ def tree(plan: Document) -> list[str]:
             draw(name, "", True, True)
     estimate = plan.get("estimate")
     if estimate:
-        lines.append(
-            f"{estimate['nodes']} nodes, {estimate['gpuNodes']} for a GPU, {estimate['memoryMiB']} MiB of device memory"
-        )
+        nodes_word = "node" if estimate["nodes"] == 1 else "nodes"
+        device = f", {estimate['gpuNodes']} for a GPU with {estimate['memoryMiB']} MiB" if estimate["gpuNodes"] else ""
+        lines.append(f"{estimate['nodes']} {nodes_word}{device}")
     lines += [plain_line(f"assumed: {each}") for each in plan["assumptions"]]
     lines += [plain_line(f"not done: {each}") for each in plan["unmet"]]
     lines.append(

@@ -23,14 +23,18 @@ from dihedral.terminal import (
     answer,
     client_for,
     follow,
+    local,
     output_of,
     say,
     url_for,
     url_hint,
     usage,
+    whole_id,
 )
 
 MOST_SHOWN = 40
+ID_SHOWN = 12
+"""Characters of an id on a terminal: any unique beginning is accepted."""
 
 
 Command = Callable[[argparse.Namespace], int]
@@ -92,6 +96,9 @@ def _told(error: Exception) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
+    if not options.json:
+        # The imports alone take longer than a person waits for a sign of life.
+        print(f"Dihedral starts in {options.data_dir}: server, control plane, worker …", flush=True)
     from dihedral.up import Options, run
 
     return run(
@@ -107,6 +114,7 @@ def up(options: argparse.Namespace) -> int:
             pipelines=options.pipelines,
             config=options.config,
             insecure=options.insecure,
+            reload=options.reload,
         ),
         as_json=options.json,
     )
@@ -233,27 +241,44 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def jobs(options: argparse.Namespace) -> int:
+    from dihedral.tables import listing
+
     with client_for(options) as client:
         filters = {"status": options.status, "pipeline": options.pipeline, "q": options.search, "tag": options.tag}
         found = client.jobs(**filters, limit=options.limit)
         while found["next"] and len(found["jobs"]) < options.limit:  # a page of a search may have fewer, or none
             more = client.jobs(**filters, limit=options.limit - len(found["jobs"]), cursor=found["next"])
             found = {"jobs": found["jobs"] + more["jobs"], "next": more["next"]}
-    rows = [_row(job) for job in found["jobs"]]
     if options.quiet:
-        rows = [job["jobId"] for job in found["jobs"]]
-    answer(options, found, "\n".join(rows) or "no jobs")
+        answer(options, found, "\n".join(job["jobId"] for job in found["jobs"]))
+        return OK
+    rows = [_row(job) for job in found["jobs"]]
+    header = ("JOB", "STATUS", "DONE", "LEFT", "RUNS", "CREATED", "NAME")
+    lines = listing(header, rows, flexible=(6, 4, 3))
+    if found["next"] and not options.json:
+        say(f"more than {options.limit}; --limit N shows more")
+    answer(options, found, "\n".join(lines) or "no jobs")
     return OK
 
 
-def _row(job: dict[str, Any]) -> str:
-    what = job["pipeline"] or job["task"] or "-"
+def _row(job: dict[str, Any]) -> list[str]:
+    from dihedral.render import left
+
+    shortens = sys.stdout.isatty() and len(job["jobId"]) == 32
     tags = "".join(f" #{tag}" for tag in job["tags"])
-    return f"{job['jobId']:32} {job['status']:10} {job['progress']:>4.0%}  {what:18} {job['created'][:19]}  {job['name'] or ''}{tags}"
+    return [
+        job["jobId"][:ID_SHOWN] if shortens else job["jobId"],
+        job["status"],
+        f"{job['progress']:>4.0%}",
+        left(job).removeprefix("about ").removeprefix("starts ").removesuffix(" left"),
+        job["pipeline"] or job["task"] or "-",
+        local(job["created"]) if shortens else job["created"][:19],
+        f"{job['name'] or ''}{tags}".strip(),
+    ]
 
 
 def show(options: argparse.Namespace) -> int:
-    from dihedral.render import waits
+    from dihedral.render import left, waits
     from dihedral.tables import cell, table
 
     with client_for(options) as client:
@@ -272,10 +297,13 @@ def show(options: argparse.Namespace) -> int:
         lines += table(rows)
     if job["waitingFor"]:
         lines.append(f"waits: {waits(job)}")
+    if rest := left(job):
+        lines.append(rest)
     if job["error"]:
         lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
     for node in graph["nodes"]:
-        lines.append(f"  {node['id']:24} {node['status']:10} {node['task']}")
+        rest = left({"status": node["status"], **(node.get("telemetry") or {})}) if node["status"] == "running" else ""
+        lines.append(f"  {node['id']:24} {node['status']:10} {node['task']}{rest and f'   {rest}'}")
         if "error" in node:
             lines.append(f"    {node['error']['message']} ({node['error']['code']})")
             trace = node["error"]["details"].get("traceback")
@@ -290,21 +318,21 @@ def show(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.cancel(options.job)
+        job = client.cancel(whole_id(client, options.job))
     answer(options, job, f"{job['jobId']}  {job['status']}")
     return OK
 
 
 def finish(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.finish(options.job, options.node)
+        job = client.finish(whole_id(client, options.job), options.node)
     answer(options, job, f"{job['jobId']}  {options.node} is asked to end with its best result")
     return OK
 
 
 def retry(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.retry(options.job, from_start=options.from_start)
+        job = client.retry(whole_id(client, options.job), from_start=options.from_start)
     answer(options, job, f"{job['jobId']}  {job['status']}  attempt {job['attempt']}")
     return OK
 
@@ -583,6 +611,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.",
     )  # fmt: skip
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    from dihedral import place_commands
     from dihedral.job_commands import declare, how_to_submit
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -621,6 +650,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--redis-url", metavar="URL", help="use this server instead of the embedded one")
     one.add_argument("--tasks", action="append", metavar="MODULE", help="a module with tasks of your own; repeatable")
     one.add_argument("--pipelines", metavar="DIR", help="a folder of pipeline documents of your own")
+    one.add_argument("--reload", action="store_true", help="load tasks and pipelines again when their files change")
     one.add_argument("--config", type=Path, metavar="FILE", help="dihedral.toml")
     commands.add_parser("control", help="run a control plane (for more than one machine)")
     commands.add_parser("worker", help="run a worker (also on a second machine)")
@@ -663,6 +693,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")
     declare(add)
+    place_commands.declare(add)
     one = add("complete", complete, "what the last word may become; shells ask it", client=True)
     one.add_argument("words", nargs="*", metavar="WORD")
     add("mcp", mcp, "let an agent use the control plane: the Model Context Protocol on stdin and stdout", client=True)

@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Concatenate, Literal, NotRequired, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -55,11 +55,13 @@ FAILURES = {"forbidden": 403, "limit": 429}
 
 
 class Progress(TypedDict):
-    """Comes between the events of a watch; it is not in a job's log."""
+    """Comes between the events of a watch; it is not in a job's log. `estimate`, `startsIn`: seconds, absent while they are unknown."""
 
     type: Literal["progress"]
     status: doc.JobStatus
     progress: float
+    estimate: NotRequired[doc.Estimate]
+    startsIn: NotRequired[doc.Estimate]
 
 
 class JobFilters(TypedDict, total=False):
@@ -311,7 +313,7 @@ class AsyncClient:
         return cast(doc.EventPage, await self._ask("GET", _job(job_id, "/events"), params={"after": after}))
 
     async def cancel(self, job_id: str) -> doc.Job:
-        """Cancels a job; one that has ended stays as it is."""
+        """Cancels a job; one that has ended stays as it is. Like all that changes a job it needs the whole id."""
         return cast(doc.Job, await self._ask("POST", _job(job_id, "/cancel"), repeat=True))
 
     async def finish(self, job_id: str, node_id: str) -> doc.Job:
@@ -345,6 +347,12 @@ class AsyncClient:
     async def queues(self) -> doc.QueueList:
         """Returns the depth of every queue, by plane and pool."""
         return cast(doc.QueueList, await self._ask("GET", "/api/queues"))
+
+    async def queue(self, plane: doc.Plane | str, pool: str) -> doc.WaitingList:
+        """Returns the jobs that wait at a place, the next first; those of other owners are counted and not named. Raises Refused where no worker serves it."""
+        return cast(
+            doc.WaitingList, await self._ask("GET", f"/api/queues/{quote(plane, safe='')}/{quote(pool, safe='')}")
+        )
 
     async def dead_letters(self, **page: Unpack[Page]) -> doc.DeadLetterList:
         """Returns a page of deliveries that were given up, newest first."""
@@ -466,14 +474,14 @@ class AsyncClient:
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[doc.Event | Progress, None]:
         """Yields every event after `after`, once and in order, until the job has ended; survives lost connections.
 
-        Between them comes {"type": "progress", "status", "progress"} whenever that has moved.
+        Between them comes {"type": "progress", "status", "progress"} whenever that or what is estimated has moved.
 
         Raises:
             Refused: there is no such job (any more).
             Unreachable: no server answers at the address, or none has for `timeout_seconds`.
             Cut: the client was closed.
         """
-        last, epoch, told = after, None, (None, None)
+        last, epoch, told = after, None, None
         heard, lost, failures = (
             False,
             None,
@@ -502,9 +510,10 @@ class AsyncClient:
                             if event["seq"] > last:
                                 last = event["seq"]
                                 yield event
-                        if (message["status"], message["progress"]) != told:
-                            told = (message["status"], message["progress"])
-                            yield Progress(type="progress", status=message["status"], progress=message["progress"])
+                        moved = _progress(message)
+                        if moved != told:
+                            told = moved
+                            yield moved
                         if message["status"] in TERMINAL:
                             return
                 finally:
@@ -697,6 +706,18 @@ def _letter(letter_id: str, below: str = "") -> str:
     return f"/api/dead-letters/{quote(letter_id, safe='')}{below}"
 
 
+def _progress(message: Document) -> Progress:
+    """Returns what an update or a snapshot says of the job as a whole."""
+    estimated = {**message.get("job", {}), **message}
+    return cast(
+        Progress,
+        {
+            "type": "progress", "status": message["status"], "progress": message["progress"],
+            **{name: estimated[name] for name in ("estimate", "startsIn") if name in estimated},
+        },
+    )  # fmt: skip
+
+
 def _failed(job_id: str, reason: str) -> Refused:
     status = FAILURES.get(reason, 404)
     if status == 404:
@@ -778,6 +799,7 @@ class Client:
     pipelines = _blocking(AsyncClient.pipelines)
     workers = _blocking(AsyncClient.workers)
     queues = _blocking(AsyncClient.queues)
+    queue = _blocking(AsyncClient.queue)
     dead_letters = _blocking(AsyncClient.dead_letters)
     dead_letter = _blocking(AsyncClient.dead_letter)
     requeue_dead_letter = _blocking(AsyncClient.requeue_dead_letter)

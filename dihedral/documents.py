@@ -123,7 +123,7 @@ RetryRequest = TypedDict(
 JobStatus: TypeAlias = Literal["scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled"]
 
 
-WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service"]
+WaitingReason: TypeAlias = Literal["worker", "slot", "memory", "start_time", "retry", "service", "paused"]
 
 
 class WaitingFor(TypedDict):
@@ -412,10 +412,27 @@ class QueueInfo(TypedDict):
     depth: int
     pending: int
     oldestSeconds: float | None
+    paused: bool
 
 
 class QueueList(TypedDict):
     queues: list[QueueInfo]
+
+
+class WaitingJob(TypedDict):
+    position: int
+    jobId: str | None
+    nodes: list[str]
+    priority: Priority
+    lane: Literal["all", "gpu", "device"]
+    since: str
+
+
+class WaitingList(TypedDict):
+    plane: Plane
+    pool: str
+    paused: bool
+    waiting: list[WaitingJob]
 
 
 class DeadLetter(TypedDict):

@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dihedral.terminal import CANCELLED, DETACHED, FAILED, OK, answer, client_for, follow, plain_text, url_for, usage
+from dihedral.terminal import (
+    CANCELLED,
+    DETACHED,
+    FAILED,
+    OK,
+    answer,
+    client_for,
+    follow,
+    plain_text,
+    url_for,
+    usage,
+    whole_id,
+)
 from dihedral.typed_params import (
     is_artifact,
     is_list_of_artifacts,
@@ -211,7 +223,7 @@ def delete(options: argparse.Namespace) -> int:
     gone = []
     with client_for(options) as client:
         for job in options.jobs:
-            job_id = client.job(job)["jobId"]
+            job_id = whole_id(client, job)
             client.delete(job_id, artifacts=options.artifacts)
             gone.append(job_id)
             if not options.json:

@@ -1,6 +1,8 @@
 """Small documents as tables for a terminal: the outputs of nodes, which are mostly a few names and numbers."""
 
 import json
+import shutil
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 LARGEST_BYTES = 4000
 MOST_ROWS = 20
 WIDEST = 60
+SHORTEST = 8
+"""Columns of the shortest cell that a list is cut to."""
 
 
 def output_lines(output: Any) -> list[str]:
@@ -34,6 +38,43 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [text + " " * (widths[column] - width(text)) for column, text in enumerate(row[:-1])]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     return lines
+
+
+def listing(header: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[int] = ()) -> list[str]:
+    """Returns a list as lines: in a pipe as it is, on a terminal under a header and fitted to its width.
+
+    `flexible`: the columns that are cut, in this order; where that is not enough, the last of the others are left out, never the first.
+    """
+    if not rows or not sys.stdout.isatty():
+        return table(rows) if rows else []
+    most = shutil.get_terminal_size().columns
+    shown = [[" ".join(cell.split()) for cell in row] for row in (header, *rows)]
+    kept = [column for column in range(len(header)) if any(row[column] for row in shown[1:])]
+    for column in flexible:
+        over = _width(shown, kept) - most
+        if over > 0 and column in kept:
+            room = max(SHORTEST, max(width(row[column]) for row in shown) - over)
+            for row in shown:
+                row[column] = cut(row[column], room)
+    others = [column for column in kept[1:] if column not in flexible]
+    for column in [*reversed(others), *(each for each in flexible if each in kept[1:])]:
+        if _width(shown, kept) > most:
+            kept.remove(column)
+    return table([[row[column] for column in kept] for row in shown])
+
+
+def _width(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> int:
+    return max(map(width, table([[row[column] for column in columns] for row in rows])))
+
+
+def cut(text: str, columns: int) -> str:
+    """Returns a text that takes no more than so many columns, with … where something was left out."""
+    if width(text) <= columns:
+        return text
+    kept = text
+    while kept and width(kept) >= columns:
+        kept = kept[:-1]
+    return kept.rstrip() + "…"
 
 
 def cell(value: Any) -> str:

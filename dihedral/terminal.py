@@ -22,6 +22,18 @@ def client_for(options: argparse.Namespace) -> Any:
     return Client(url_for(options), api_key=options.api_key or client_key(), ca=options.ca or client_ca())
 
 
+def whole_id(client: Any, job: str) -> str:
+    """Returns the id of a job that may be named by a shortened one: what changes a job needs it whole. A key that may not read has to give it so."""
+    from dihedral.client import Refused
+
+    try:
+        return str(client.job(job)["jobId"])
+    except Refused as refused:
+        if refused.status != 403:
+            raise
+        return job
+
+
 def url_for(options: argparse.Namespace) -> str:
     from dihedral.bridge.settings import server_url
 
@@ -45,6 +57,15 @@ def plain_text(text: str) -> str:
     from dihedral.bridge.plain import plain
 
     return plain(text)
+
+
+def local(stamp: str) -> str:
+    """Returns an RFC 3339 time as one reads it here: of today the time alone."""
+    from datetime import datetime
+
+    then = datetime.fromisoformat(stamp).astimezone()
+    is_today = then.date() == datetime.now().astimezone().date()
+    return f"{then:%H:%M:%S}" if is_today else f"{then:%Y-%m-%d}"
 
 
 def usage(text: str) -> Exception:
@@ -103,7 +124,7 @@ def output_of(node: dict[str, Any], indent: str) -> list[str]:
 
 
 def notify(title: str, text: str) -> None:
-    """Rings the terminal's bell and notifies the desktop where it can; what fails is nobody's concern."""
+    """Rings the terminal's bell and notifies the desktop where it can; what fails is ignored."""
     if sys.stderr.isatty():
         sys.stderr.write("\a")
         sys.stderr.flush()

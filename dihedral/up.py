@@ -31,6 +31,7 @@ from typing import IO, Any
 import msgspec
 import redis
 
+from dihedral import reload
 from dihedral.bridge import settings as settings_
 from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
@@ -82,6 +83,7 @@ class Options(msgspec.Struct, kw_only=True):
     """`port` 0: any free one. `slots` 0: as many as the device has. `redis_url` None: the embedded server.
 
     `simulate_gpus`: as `worker.simulateGpus`; all workers share these devices, as they would real ones.
+    `reload`: the workers are replaced when a task module changes, the control plane when a pipeline does.
     """
 
     data_dir: Path = Path("dihedral-data")
@@ -95,6 +97,7 @@ class Options(msgspec.Struct, kw_only=True):
     tasks: list[str] = []
     pipelines: str | None = None
     insecure: bool = False
+    reload: bool = False
 
 
 def run(options: Options, *, as_json: bool = False) -> int:
@@ -180,8 +183,10 @@ class LocalStack:
         self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._rotating: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._children: list[Child] = []
         self._examples: Child | None = None
+        self._environment: dict[str, str] = {}
         self._drain_seconds = 0.0
         self._settings = Settings()
 
@@ -192,7 +197,7 @@ class LocalStack:
         return (
             f"Dihedral is up.\n"
             f"  console    {self.url}/\n"
-            f"  REST       {self.url}/api/jobs   (described at {self.url}/schema)\n"
+            f"  REST       {self.url}/api/jobs   (reference at {self.url}/docs)\n"
             f"  WebSocket  {socket_url}/ws\n"
             f"  workers    {len(self.workers)} with {slots} slots on {device}\n"
             f"  data       {self.data_dir}   (dihedral logs)\n"
@@ -243,23 +248,35 @@ class LocalStack:
         self.url = _address(loaded.control.host, port)
         self._settings = settings_.load(options.config, environ, decided)
         note_store(self.data_dir, self._settings.artifacts)
-        environment = settings_.environment(decided)
+        if options.reload and not (self._settings.worker.tasks or self._settings.pipelines.dir):
+            raise SettingsError(
+                "--reload watches the modules of --tasks and the folder of --pipelines, and there are none"
+            )
+        environment = self._environment = settings_.environment(decided)
         control = Child("control", ["dihedral.control_plane"], options.config, environment, self.logs)
-        workers = [
-            Child(f"worker-{number}", ["dihedral.data_plane"], options.config, environment, self.logs)
-            for number in range(1, options.workers + 1)
-        ]
+        workers = self._new_workers()
         self._rotating = asyncio.create_task(self._rotate_logs(), name="logs")
         self._children = [control, *workers]
         for child in self._children:
             child.keep(self._say, self._on_refusal, self._on_death)
-        await self._until_ready(workers)
+        await self._until_ready(workers, self.broken)
         for child in self._children:
             child.has_been_ready = True
         self._examples = Child("examples", ["dihedral.example_inputs"], options.config, environment, self.logs)
         self._examples.once()
+        if options.reload:
+            self._reloading = asyncio.create_task(self._reload(), name="reload")
+
+    def _new_workers(self) -> list["Child"]:
+        return [
+            Child(f"worker-{number}", ["dihedral.data_plane"], self.options.config, self._environment, self.logs)
+            for number in range(1, self.options.workers + 1)
+        ]
 
     async def stop(self, hard: asyncio.Event) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.wait({self._reloading})
         control = [child for child in self._children if child.name == "control"]
         workers = [child for child in self._children if child not in control]
         if self._examples is not None:
@@ -301,10 +318,59 @@ class LocalStack:
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
 
-    async def _until_ready(self, workers: list["Child"]) -> None:
+    async def _reload(self) -> None:
+        """Replaces the workers when their code has changed: new ones start first, and only when they are ready the old ones drain.
+
+        A control plane has its port to itself, so it is stopped and started; its clients reconnect.
+        """
+        tasks, folder = self._settings.worker.tasks, self._settings.pipelines.dir
+        watched = Path(folder) if folder else None
+        async for changed in reload.changes(tasks, watched, Path.cwd()):
+            names = ", ".join(path.name for path in changed[:3]) + (" …" if len(changed) > 3 else "")
+            self._say(f"{names} changed")
+            found = await reload.check(tasks, folder, self._environment)
+            if found.error:
+                self._say(f"not reloaded, what ran goes on: {found.error}")
+                continue
+            is_code = any(path.suffix == ".py" for path in changed)
+            if any(path.suffix == ".json" for path in changed) or found.has_light_control_tasks:
+                await self._children[0].restart(self._drain_seconds + CONTROL_STOP_SECONDS)
+            if is_code and not await self._replace_workers():
+                continue
+            with contextlib.suppress(CannotStart):
+                await self._until_ready(self._children[1:], self.broken)
+            self._say("reloaded")
+
+    async def _replace_workers(self) -> bool:
+        """Returns whether the new workers run; otherwise the old ones do."""
+        refused: asyncio.Future[DihedralError] = asyncio.get_running_loop().create_future()
+
+        def refuse(error: DihedralError) -> None:
+            if not refused.done():
+                refused.set_result(error)
+
+        old, new = self._children[1:], self._new_workers()
+        self._children += new
+        for child in new:
+            child.keep(self._say, refuse, self._on_death)
+        try:
+            await self._until_ready(new, refused)
+        except DihedralError as error:
+            self._say(f"not reloaded, what ran goes on: {error}")
+            gone, stays = new, old
+        else:
+            gone, stays = old, new
+        for child in stays:
+            child.has_been_ready = True
+        seconds = self._drain_seconds + STOP_MARGIN_SECONDS
+        await asyncio.gather(*(each.end(seconds, asyncio.Event(), self._say) for each in gone))
+        self._children = [self._children[0], *stays]
+        return stays is new
+
+    async def _until_ready(self, workers: list["Child"], broken: asyncio.Future[DihedralError]) -> None:
         """Waits until the control plane answers and one worker of this run has announced itself; an earlier run's may still be listed.
 
-        Redis lists the workers here: the control plane lists them only for callers with a key.
+        Redis lists the workers here: the control plane lists them only for callers with a key. Raises the error of `broken`, and CannotStart.
         """
         import httpx  # 0.1 s that `dihedral --help` need not pay
 
@@ -316,8 +382,8 @@ class LocalStack:
             httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client,
         ):
             while True:
-                if self.broken.done():
-                    raise self.broken.result()
+                if broken.done():
+                    raise broken.result()
                 with contextlib.suppress(httpx.HTTPError, *CONNECTION_ERRORS, redis.RedisError):
                     (await client.get("/health/live")).raise_for_status()
                     pids = {child.pid for child in workers}
@@ -377,6 +443,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[Any] | None = None
         self._ending = False
+        self._restarting = False
 
     @property
     def pid(self) -> int | None:
@@ -399,6 +466,9 @@ class Child:
             code = await self._run()
             if self._ending:
                 return
+            if self._restarting:
+                self._restarting = False
+                continue
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             if not self.has_been_ready and code in REFUSALS:
                 said = re.sub(r"^dihedral \w+: ", "", last_line(self.log))
@@ -429,6 +499,21 @@ class Child:
         code = await self._process.wait()
         await kill_group(self._process.pid)
         return code
+
+    async def restart(self, seconds: float) -> None:
+        """Stops the process, by SIGKILL after `seconds`; `_keep` starts the next one."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._restarting = True
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait()
+        except TimeoutError:
+            signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
 
     async def end(self, seconds: float, hard: asyncio.Event, say: Say) -> None:
         """Sends SIGTERM, and SIGKILL to the group after `seconds` or when `hard` is set. Does not start it again."""

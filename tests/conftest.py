@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,8 +16,17 @@ from tests.support.servers import start_server
 # Several test processes share the cores: the threads of a matrix product would spin while they wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Tests start hundreds of processes, each of which would compile all its modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 QUICK = ("graphs", "contracts", "bridge/test_scripts.py", "bridge/test_every_script.py", "house_rules/test_imports.py")
 """What is marked `quick`: pure logic, the contract and the scripts on a server, in less than half a minute."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: three test processes for two cores, as a test waits for its servers and children half of its time."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +42,7 @@ def embedded_url() -> Iterator[str]:
     process, url = start_server(directory)
     yield url
     process.terminate()
-    process.wait(10)
+    process.wait()
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ from msgspec import UnsetType
 
 from dihedral.schemas.structs.artifact import ArtifactMeta
 
-NOBODY = "-"
+NO_OWNER = "-"
 COMPLETE = ".complete"
 
 
@@ -69,13 +69,13 @@ class Index:
     def entries(self, owner: str | None, bucket: str | None, until: str | None) -> Iterator[Entry]:
         """Lists artifacts, newest first. `owner` None: those of every owner. `until`: artifacts newer than this time are left out."""
         folders = []
-        for each in [owner or NOBODY] if owner is not None else _names(self._root):
+        for each in [owner or NO_OWNER] if owner is not None else _names(self._root):
             place = self._root / each
             folders += [place / name for name in ([bucket] if bucket is not None else _names(place))]
         return heapq.merge(*(_of(folder, until) for folder in folders), reverse=True)
 
     def _path(self, meta: ArtifactMeta) -> Path:
-        owner = NOBODY if isinstance(meta.owner, UnsetType) else meta.owner
+        owner = NO_OWNER if isinstance(meta.owner, UnsetType) else meta.owner
         digest = hashlib.sha256(meta.key.encode()).hexdigest()[:16]
         return self._root / owner / meta.bucket / meta.created_at[:10] / f"{meta.created_at}~{digest}"
 

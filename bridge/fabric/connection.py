@@ -204,9 +204,7 @@ async def check_layout(client: Client, partitions: int, upgrade: Callable[[], Aw
             "the server's jobs were stored by another version of Dihedral: end them with that one, or use an empty database"
         )
     if int(count) != partitions:
-        raise LayoutMismatch(
-            f"the server's jobs are laid out in {count} partitions, redis.partitions says {partitions}"
-        )
+        raise LayoutMismatch(f"the server's jobs are laid out in {count} partitions, redis.partitions is {partitions}")
 
 
 async def _check_functions(client: Client) -> None:

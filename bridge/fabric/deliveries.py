@@ -63,6 +63,8 @@ class Delivery:
         self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
         self.held_at = claim.held_at
+        self.priority = self._priority()
+        """Of what its nodes make ready; a change after the submission changes it."""
         self.plan = plan
         self.topology = plan.topology
         self.routes = plan.routes
@@ -74,7 +76,7 @@ class Delivery:
         self.state = "held"
         self.event_number = 0
         self.kept: list[Step] = []
-        self.posted = False  # its last report is on its way, and nobody waits for the answer
+        self.posted = False  # its last report is on its way, and no task waits for the answer
         self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
@@ -102,7 +104,7 @@ class Delivery:
 
     @property
     def unwritten(self) -> bool:
-        """Returns whether a report has something to say of it that no other will."""
+        """Returns whether a report carries something of it that no other will."""
         return self.state == "held" and bool(self.held_at or self.kept)
 
     @property
@@ -115,8 +117,7 @@ class Delivery:
         named = [*self.open, *self.claim.waiting]
         return bool(named) and not self.routes[named[0]].light
 
-    @property
-    def priority(self) -> str:
+    def _priority(self) -> str:
         name = self.stream.removesuffix(self.part.suffix)
         if self.claim.priority in PRIORITIES:
             return self.claim.priority
@@ -190,7 +191,7 @@ class Consumer:
     """Takes deliveries of one place for one consumer. `held` are the (stream, entry) pairs that the consumer works on.
 
     `lanes`: the lanes of the place that it serves beside the one of all nodes. `has_device`: whether every lane is open to it; otherwise the
-    lane of nodes that prefer a device is closed while a worker of the pool that has one lives, which take.lua decides and tells.
+    lane of nodes that prefer a device is closed while a worker of the pool that has one lives, as take.lua decides and answers.
     """
 
     def __init__(

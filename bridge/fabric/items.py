@@ -105,6 +105,19 @@ class Retry(msgspec.Struct, frozen=True, array_like=True):
     max_queued: int = 0
 
 
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """Changes a job. `priority`: the job's from now on, empty leaves it; `before`, `after`: its `about`, or False.
+
+    `moves`: (entry that no worker has been given, stream, its own priority where it is on the stream of a higher one, empty for none, False as it was).
+    """
+
+    job_id: str
+    priority: str = ""
+    moves: list[tuple[str, str, str | bool]] = []
+    before: str | bool = False
+    after: str | bool = False
+
+
 class JobRead(msgspec.Struct, frozen=True, array_like=True):
     """Asks for a job as deep as `depth` (read.lua), and for its events with a greater seq than `after`; -1: none."""
 

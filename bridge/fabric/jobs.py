@@ -285,7 +285,7 @@ class Jobs:
         if stream not in streams:
             return None
         counts = [
-            int(await functions.call(self.client, "ahead", each, "+" if each != stream else entry))
+            int(await functions.call(self.client, "ahead", each, "+" if each != stream else entry, part.job("")))
             for each in streams[: streams.index(stream) + 1]
         ]
         return min(100, sum(counts))

@@ -2,7 +2,7 @@
 
 A job and all that moves with it live in one partition, so that one script can move them together, also on a cluster:
 with P > 1 partitions every such key carries the partition in braces, `{n}`, and with P = 1 no tag at all. Beside a
-stream stand `:delivered`, `:kept` (the group's last-delivered entry) and `:careful` (take.lua), which only the scripts know. The Lua
+stream stand `:delivered`, `:kept` (the group's last-delivered entry) and `:careful` (take.lua), `:moved` (change.lua), which only the scripts know. The Lua
 scripts build the same names from the tag they are given (`lua/_call.lua`); `tests/bridge/test_keys.py` compares both.
 """
 
@@ -17,6 +17,7 @@ LAYOUT_VERSION = 4
 READABLE_LAYOUTS = frozenset({3})
 """The older versions whose jobs this one reads and continues. 3 kept a node's result inside its record; 4 keeps it in a separate field."""
 CANCEL_CHANNEL = "cancel"
+"""Messages to all workers: `JOB` was cancelled, `JOB NODE` is to end early, `/paused` to read PAUSED again, `/priority JOB PRIORITY`."""
 PROTOCOL = 1
 """Written into every entry and heartbeat, and grows when an older plane would misread what a newer one writes; no plane decides by it."""
 
@@ -140,6 +141,8 @@ MEMORY_KINDS = "worker:memory:kinds"  # not the key of a kind: kinds contain spa
 OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could lose a peak
 PLACES = "worker:places"
 """Every place that a worker has served, by the time at which one last did; no worker's id, as above."""
+PAUSED = "worker:paused"
+"""The places whose workers take no nodes, as plane/pool, and the ids of drained workers; each with the time since when. No worker's id, as above."""
 WORKERS = "workers"
 CAPABILITIES = "capabilities"
 API_KEYS = "dihedral:keys"

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -41,7 +42,7 @@ Write = Callable[[Partition, Report], Awaitable[Reply]]
 class Renewer(threading.Thread):
     """Renews every held entry each third of a lease, from its own thread and connection: no task can starve it.
 
-    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `tell(key, word)` receives `lost`
+    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `notify(key, word)` receives `lost`
     and `cancelling`, in this thread too.
     """
 
@@ -51,13 +52,13 @@ class Renewer(threading.Thread):
         url: str,
         consumer: str,
         held: Callable[[], list[tuple[Partition, str, str, str, str]]],
-        tell: Callable[[tuple[str, str], str], None],
+        notify: Callable[[tuple[str, str], str], None],
     ) -> None:
         super().__init__(name="renewer", daemon=True)
         self._scripts = jobs.scripts
         self._consumer = consumer
         self._held = held
-        self._tell = tell
+        self._notify = notify
         self._lease = jobs.settings.jobs.lease_ms / 1000
         self._url = url
         self._client: Any = None
@@ -74,8 +75,17 @@ class Renewer(threading.Thread):
                 log.warning("leases could not be renewed: %s", error)
             except redis.RedisError as error:
                 log.error("leases could not be renewed: %s", error)
-        if self._client is not None:
-            self._client.close()
+            except Exception:  # an answer cut in the middle, a loop that has closed meanwhile
+                if not self._over.is_set():
+                    log.exception("leases could not be renewed")
+                self._close()
+        self._close()
+
+    def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                client.close()
 
     def renew(self) -> None:
         if self._client is None:
@@ -101,7 +111,7 @@ class Renewer(threading.Thread):
             words: Any = self._scripts.call_blocking(self._client, "renew", chunk[0][0], items)
             for row, word in zip(chunk, words, strict=True):
                 if word != b"ok":
-                    self._tell((row[2], row[3]), word.decode())
+                    self._notify((row[2], row[3]), word.decode())
 
 
 class Sighting(msgspec.Struct, frozen=True):

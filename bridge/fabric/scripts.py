@@ -19,7 +19,7 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from dihedral.bridge.errors import ServerUnavailable
 from dihedral.bridge.fabric import functions
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, UNKNOWN_FUNCTION, Client
-from dihedral.bridge.fabric.items import Cancel, JobRead, Release, Renewal, Retry, Submission, Take, Takeover
+from dihedral.bridge.fabric.items import Cancel, Change, JobRead, Release, Renewal, Retry, Submission, Take, Takeover
 from dihedral.bridge.fabric.keys import GROUP, PROTOCOL, Partition, partition_number, partitions
 from dihedral.bridge.fabric.steps import Step
 from dihedral.bridge.metrics import redis_script_seconds
@@ -272,6 +272,9 @@ class Scripts:
     async def retry(self, part: Partition, item: Retry) -> str:
         return (await self._words("retry", part, [item]))[0]
 
+    async def change(self, part: Partition, items: Sequence[Change]) -> list[str]:
+        return await self._words("change", part, items)
+
     async def delete(self, part: Partition, job_id: str) -> str:
         return (await self._words("delete", part, [[job_id]]))[0]
 
@@ -343,7 +346,7 @@ class Writer:
         return future
 
     def post(self, report: Report, on_reply: Callable[[Reply], None]) -> None:
-        """Writes a report for whose answer nobody waits."""
+        """Writes a report for whose answer no task waits."""
         self._queue.append((encode_item(report), len(report.steps), on_reply))
         self._wake.set()
 

@@ -13,6 +13,7 @@ from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.durations import DurationNotes
 from dihedral.bridge.fabric.keys import Partition
 from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.graph import Plane
 from dihedral.schemas.structs.worker import QueueInfo, UsageSample, WorkerInfo
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,31 @@ class WorkerRegistry:
         """Removes a worker from the live ones; it stays among those seen recently."""
         await self._put("ZADD", keys.WORKERS, await now_ms(self._client) - LIVE_SECONDS * 1000 - 1, worker_id)
 
+    async def pause(self, name: str, on: bool) -> None:
+        """Pauses or resumes what `name` is: a place as plane/pool, or one worker. Workers obey at once, or at their next heartbeat; what runs goes on."""
+        if on:
+            await self._put("HSET", keys.PAUSED, name, await now_ms(self._client))
+        else:
+            await self._client.hdel(keys.PAUSED, name)
+        await self._client.publish(keys.CANCEL_CHANNEL, "/paused")
+
+    async def paused(self) -> frozenset[str]:
+        """Returns the paused places and drained workers. A drained worker that has gone is forgotten."""
+        names = {name.decode() for name in await self._client.hkeys(keys.PAUSED)}
+        drained = sorted(name for name in names if "/" not in name)
+        if drained:
+            known = await self._client.exists(*[keys.worker(name) for name in drained])
+            if known < len(drained):
+                gone = [name for name in drained if not await self._client.exists(keys.worker(name))]
+                await self._client.hdel(keys.PAUSED, *gone)
+                names -= set(gone)
+        return frozenset(names)
+
+    async def is_paused(self, plane: str, pool: str, worker_id: str) -> tuple[bool, bool]:
+        """Returns whether the place is paused, and whether this worker is drained."""
+        place, drained = await self._client.hmget(keys.PAUSED, [f"{plane}/{pool}", worker_id])
+        return place is not None, drained is not None
+
     async def _put(self, command: str, key: str, *arguments: Any) -> None:
         await functions.call(self._client, "put", key, command, *arguments)
 
@@ -148,9 +174,9 @@ class WorkerRegistry:
 
     async def queues(self) -> list[QueueInfo]:
         """Returns, per place, depth (not delivered), pending (delivered, not acked) and the age of the oldest waiting entry."""
-        return [await self._queue(plane, pool) for plane, pool in await self.places()]
+        return [await self.queue(plane, pool) for plane, pool in await self.places()]
 
-    async def _queue(self, plane: str, pool: str) -> QueueInfo:
+    async def queue(self, plane: str, pool: str) -> QueueInfo:
         depth = pending = 0
         oldest: float | None = None
         for part in self._partitions:
@@ -159,7 +185,10 @@ class WorkerRegistry:
                 depth, pending = depth + waiting, pending + held
                 if age is not None:
                     oldest = age if oldest is None else max(oldest, age)
-        return QueueInfo(plane=plane, pool=pool, depth=depth, pending=pending, oldest_seconds=oldest)  # type: ignore[arg-type]
+        paused = await self._client.hget(keys.PAUSED, f"{plane}/{pool}") is not None
+        return QueueInfo(
+            plane=Plane(plane), pool=pool, depth=depth, pending=pending, oldest_seconds=oldest, paused=paused
+        )
 
     async def _stream(self, stream: str) -> tuple[int, int, float | None]:
         try:

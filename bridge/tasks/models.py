@@ -2,7 +2,7 @@
 
 Every user may name them, so a name is looked up as if an enemy had written it: no absolute path, no `..`, no hidden name, and no link that leads out of
 the root, wherever in a folder it stands. Devices, sockets and FIFOs are refused too, since reading one may never end. What lies below a root is the
-operator's: a check here and the task's own look at the file are two looks, so nobody else may write there.
+operator's: a check here and the task's own look at the file are two looks, so no other account may write there.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the schema of a parameter says to a form beside its type: which artifacts fit, its title and its group.
+"""What the schema of a parameter gives a form beside its type: which artifacts fit, its title and its group.
 
     pictures: Annotated[list[Picture], Meta(max_length=64)]
     weights: Annotated[ArtifactRef, artifact(".safetensors", format="weights", bucket="loras")]

@@ -1,7 +1,7 @@
-"""What async tasks print and log becomes log events of their node, as it does in a slot: they share a process, so the context tells whose it is.
+"""What async tasks print and log becomes log events of their node, as it does in a slot: they share a process, so the context holds whose it is.
 
 A task that an async task starts inherits its context; a thread does so with `asyncio.to_thread`. What is written outside of any run, and what the
-worker logs itself, stays where it was. The bounds are those of a run in a slot: beyond them lines are counted, and the count is told at the end.
+worker logs itself, stays where it was. The bounds are those of a run in a slot: beyond them lines are counted, and the count is logged at the end.
 """
 
 import io
@@ -32,7 +32,7 @@ class Printed:
         self._lines = self._chars = self._left_out = 0
 
     def write(self, level: str, text: str) -> None:
-        """Adds text as print() writes it; a line is told when it ends, or has become too long."""
+        """Adds text as print() writes it; a line is emitted when it ends, or has become too long."""
         if self._open is None:
             self._open = {}
         *lines, rest = (self._open.get(level, "") + text).split("\n")

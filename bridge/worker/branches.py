@@ -11,7 +11,7 @@ LangGraph's functional API carries those other tasks. A LangGraph task costs 0.3
 run carries the branches of all deliveries, and each of its tasks those that came in the same turn of the loop. The next run begins when one is
 empty or has had 128 tasks: what it remembers of them it looks through again and again.
 
-LangGraph is imported, in a thread, when the first branch that needs it arrives (0.7 s, 70 MB). Nobody waits for it: until it is there asyncio
+LangGraph is imported, in a thread, when the first branch that needs it arrives (0.7 s, 70 MB). No node waits for it: until it is there asyncio
 carries the branches.
 """
 

@@ -28,6 +28,7 @@ class Capacity:
         "at_work",
         "changed",
         "closed",
+        "paused",
         "slots",
     )
 
@@ -37,6 +38,8 @@ class Capacity:
         self.slots = slots
         self.closed = False
         """True once the worker stops: it starts no more nodes, and requeues those that it was given."""
+        self.paused = False
+        """True while its pool is paused or it is drained: it starts no more nodes, and what runs goes on."""
         self.at_work = {"light": 0, "heavy": 0}  # nodes in their task
         self.changed = asyncio.Event()
         self._registry = registry
@@ -58,8 +61,8 @@ class Capacity:
         return "light" if delivery.routes[node].light or not self.slots else "heavy"
 
     def free(self) -> tuple[int, int]:
-        """Returns how many more light and heavy nodes can start; negative when more were handed over than could start."""
-        return self._free["light"], self._free["heavy"]
+        """Returns how many more light and heavy nodes can start; none while paused; negative when more were handed over than could start."""
+        return (0, 0) if self.paused else (self._free["light"], self._free["heavy"])
 
     def occupy(self, delivery: Delivery, node: str) -> None:
         self._free[self.kind(delivery, node)] -= 1
@@ -75,7 +78,7 @@ class Capacity:
         at_home = topology_node.plane == self._plane and placed.pool == self._pool
         if placed.lane and not self._has_device:
             return False  # a worker with a device may live: take.lua decides
-        if not at_home or self.closed or topology_node.task not in self._registry:
+        if not at_home or self.closed or self.paused or topology_node.task not in self._registry:
             return False
         if self._free[self.kind(delivery, node)] <= 0:
             return False

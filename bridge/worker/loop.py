@@ -39,6 +39,7 @@ from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.leases import Reclaimer, Renewer
 from dihedral.bridge.fabric.scripts import Reply, Report, Writer, is_transient
 from dihedral.bridge.fabric.steps import Dispatch
+from dihedral.bridge.pools import PRIORITIES
 from dihedral.bridge.tasks.registry import Registry
 from dihedral.bridge.tracing import Tracing
 from dihedral.bridge.worker.branches import Executor
@@ -85,7 +86,7 @@ class Worker:
         self.registry = registry
         self.capacity = Capacity(registry, plane, pool, slots=slots, light=light, has_device=bool(devices))
         self.presence = Presence(
-            registry, lambda: self.nodes.running, plane=plane, pool=pool, slots=slots or light, device=device, devices=devices,
+            registry, lambda: self.nodes.running, self._obey, plane=plane, pool=pool, slots=slots or light, device=device, devices=devices,
             metrics_url=metrics_url, gpu_tasks_on_cpu=settings.worker.gpu_tasks_on_cpu,
         )  # fmt: skip
         self._url = settings.redis.url
@@ -140,7 +141,7 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
 
-        def tell(key: tuple[str, str], word: str) -> None:
+        def notify(key: tuple[str, str], word: str) -> None:
             if word == "cancelling":
                 watchdog.note_cancel(key)
             loop.call_soon_threadsafe(self._on_renewal, key, word)
@@ -150,7 +151,7 @@ class Worker:
             self._url,
             self.worker_id,
             lambda: [(d.part, d.job_id, d.stream, d.entry, d.token) for d in list(self._held.values())],
-            tell,
+            notify,
         )
         watchdog = Watchdog(
             self._scripts, self._url, lambda: self.nodes.running, lambda: self._held.values(),
@@ -207,6 +208,7 @@ class Worker:
             try:
                 await check_layout(self._client, self.settings.redis.partitions)
                 await self._taker.make_groups()
+                await self._obey()
                 return
             except Exception as error:
                 if not is_transient(error):
@@ -244,7 +246,7 @@ class Worker:
                     await self._taker.wait_for_news(self.capacity.changed)
                 else:
                     came = await self._taker.wait(self.capacity.free)
-                    while not came and self._taker.is_told and not self.capacity.solo:
+                    while not came and self._taker.is_told and not (self.capacity.solo or self.capacity.paused):
                         came = await self._taker.wait(self.capacity.free)
                     self._accept(came)
             except Exception as error:
@@ -375,8 +377,34 @@ class Worker:
         else:
             self.nodes.cancel(lambda other: other is delivery)
 
+    async def _receive(self, words: list[str]) -> None:
+        """Obeys a message of CANCEL_CHANNEL."""
+        match words:
+            case ["/paused"]:
+                await self._obey()
+            case ["/priority", job_id, priority] if priority in PRIORITIES:
+                for delivery in self._held.values():
+                    if delivery.job_id == job_id:
+                        delivery.priority = priority
+                self.nodes.rank(job_id, PRIORITIES.index(priority))
+            case [job_id, node_id]:
+                self.nodes.finish(job_id, node_id)
+            case [job_id]:
+                self.nodes.cancel(lambda delivery: delivery.job_id == job_id)
+
+    async def _obey(self) -> None:
+        """Reads whether the pool is paused or this worker drained. What it runs goes on; it waits for more in no blocking read that it begins after this."""
+        paused, drained = await self._jobs.workers.is_paused(self.plane, self.pool, self.worker_id)
+        if drained and not self.presence.draining:
+            await self._jobs.workers.leave_devices(self.pool, self.worker_id)
+        wanted = paused or drained, drained or self.capacity.closed
+        if wanted != (self.capacity.paused, self.presence.draining):
+            self.capacity.paused, self.presence.draining = wanted
+            self.capacity.changed.set()
+            self.presence.hasten()
+
     async def _listens(self) -> None:
-        """Receives cancels at once; the next renewal reports a cancel missed here. The message `job node` asks a node to end early, and is not repeated."""
+        """Receives cancels at once; the next renewal reports a cancel missed here, and the next heartbeat reads a pause. Other messages are not repeated."""
         while True:
             client = listener(self._url)
             try:
@@ -385,11 +413,7 @@ class Worker:
                     while True:
                         message = await pubsub.get_message(timeout=10)
                         if message is not None and message["type"] == "message":
-                            job_id, _, node_id = message["data"].decode(errors="replace").partition(" ")
-                            if node_id:
-                                self.nodes.finish(job_id, node_id)
-                            else:
-                                self.nodes.cancel(lambda delivery, job_id=job_id: delivery.job_id == job_id)  # type: ignore[misc]
+                            await self._receive(message["data"].decode(errors="replace").split(" "))
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -415,7 +439,7 @@ class Worker:
         while self.capacity.slots and not self._stopping.is_set():
             await asyncio.sleep(min(PREEMPTION_SECONDS, self.settings.jobs.lease_ms / 3000))
             try:
-                if self.capacity.free()[1] <= 0:
+                if self.capacity.free()[1] <= 0 and not self.capacity.paused:
                     lanes = self._taker.open_lanes
                     await preempt(self._scripts, self.plane, self.pool, lanes, list(self.nodes.running))
             except Exception as error:

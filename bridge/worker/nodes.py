@@ -353,6 +353,12 @@ class Nodes:
             if chosen(running.delivery):
                 running.control.cancel()
 
+    def rank(self, job_id: str, rank: int) -> None:
+        """Changes the place in PRIORITIES of a job's nodes that run in slots."""
+        for running in self._running.values():
+            if running.delivery.job_id == job_id and not running.light:
+                running.control.rank = rank
+
     def finish(self, job_id: str, node_id: str) -> None:
         for running in list(self._running.values()):
             if (running.delivery.job_id, running.node_id) == (job_id, node_id):

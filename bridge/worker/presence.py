@@ -5,7 +5,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -26,7 +26,7 @@ HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next h
 
 
 class Presence:
-    """The heartbeat of one worker. `running()`: the nodes that run now."""
+    """The heartbeat of one worker. `running()`: the nodes that run now; `obey()`: reads whether the worker is paused."""
 
     __slots__ = (
         "_device",
@@ -34,6 +34,7 @@ class Presence:
         "_gpu_tasks_on_cpu",
         "_metrics_url",
         "_news",
+        "_obey",
         "_plane",
         "_pool",
         "_registry",
@@ -53,6 +54,7 @@ class Presence:
         self,
         registry: Registry,
         running: Callable[[], Collection[NodeExecution]],
+        obey: Callable[[], Awaitable[None]],
         *,
         plane: str,
         pool: str,
@@ -73,6 +75,7 @@ class Presence:
         """The memory by device: (bytes in use, bytes in total), announced with every heartbeat."""
         self._registry = registry
         self._running = running
+        self._obey = obey
         self._plane = plane
         self._pool = pool
         self._slots = slots
@@ -98,6 +101,7 @@ class Presence:
         )  # asks programs
         while True:
             try:
+                await self._obey()
                 await workers.announce(self.info(), manifests)
                 self.ready = True
                 await workers.note_usage(self._sample(), self.worker_id)

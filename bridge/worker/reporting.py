@@ -5,7 +5,7 @@ rounds, each with the records read *after* the round before was written: of two 
 two workers at least the later one sees both, and a start passes only while the node is pending, so a join fires exactly once.
 The entry is acknowledged with the last round.
 
-Nobody waits for a report that decides nothing which others know better: where a node's parents are all of this delivery, and what it makes ready
+No task waits for a report that decides nothing which others know better: where a node's parents are all of this delivery, and what it makes ready
 is light, may run twice and starts here, that starts at once, and the steps are kept for the next report (`Delivery.kept`): when a node waits,
 or with the last end. A report that is refused, because another worker has the entry or the job was cancelled, stops what still runs here.
 """
@@ -59,15 +59,15 @@ class NodeExecution:
         node_id: str,
         light: bool,
         mark: Callable[["NodeExecution"], None],
-        tell: Callable[[], None] = lambda: None,
+        notify: Callable[[], None] = lambda: None,
         pause_after: float | None = None,
     ) -> None:
-        """Makes the state of a running node. `mark`: called when it has an event to write; `tell`: called when it begins or ends to wait.
+        """Makes the state of a running node. `mark`: called when it has an event to write; `notify`: called when it begins or ends to wait.
 
         `pause_after`: seconds after its first progress before it may be asked to pause; None: never.
         """
         self._mark = mark
-        self._tell = tell
+        self._notify = notify
         self.waiting_for = ""
         self.waited_seconds = 0.0
         self.given_up = False  # it must start in another worker
@@ -138,7 +138,7 @@ class NodeExecution:
             self.waited_seconds += time.monotonic() - self._waits_since
         self.waiting_for = reason
         if changes:
-            self._tell()
+            self._notify()
 
     def may_pause(self) -> bool:
         if self._pause_after is None or self._under_way is None or self.control.requests or self.control.cancelled:

@@ -25,7 +25,15 @@ const ABOUT_INPUT = /^(invalid|no|bad|unknown|unsupported|wrong|missing)_|_(inva
 
 const known = (code) => (Object.hasOwn(ADVICE, code) ? ADVICE[code] : null);
 
-export const adviceFor = (code) => known(code)?.[1] ?? (ABOUT_INPUT.test(code) ? t("What it was given does not fit. Change it and run the job again.") : t("Retry it when the cause is gone: what is finished is kept."));
+const BY_CLASS = {
+  free_space: t("There is no room for its files. Delete some or enlarge the store, then resume."),
+  ask_operator: t("The settings of this server do not allow it. When who runs it has changed them, resume."),
+  retry_later: t("What it needs is busy or away. Retry it in a while."),
+};
+
+export const adviceFor = ({ code, remedy }) => known(code)?.[1] ?? BY_CLASS[remedy?.class] ?? (ABOUT_INPUT.test(code) ? t("What it was given does not fit. Change it and run the job again.") : t("Retry it when the cause is gone: what is finished is kept."));
+
+const CLASSES = { change_params: "change", change_inputs: "change", resume: "resume", retry: "retry", retry_later: "retry", free_space: "resume", ask_operator: "resume", sign_in: "retry" };
 
 // change, retry or resume; the server's word where it has one.
-export const remedyFor = (error) => error.remedy ?? known(error.code)?.[0] ?? (ABOUT_INPUT.test(error.code) ? "change" : "retry");
+export const remedyFor = (error) => CLASSES[error.remedy?.class] ?? known(error.code)?.[0] ?? (ABOUT_INPUT.test(error.code) ? "change" : "retry");

@@ -37,6 +37,7 @@ export async function giveKey(given) {
   if (!answer.ok) throw await problemOf(answer);
   keep(given);
   session.asked = false;
+  if (session.who) whoAsks();
   const waiting = session.waiting.splice(0);
   session.tell();
   for (const resolve of waiting) resolve();
@@ -48,8 +49,20 @@ export async function whoAsks() {
   session.tell();
 }
 
+// Whether this page may do that, as far as it is known who asks.
+export const may = (scope) => !session.who || session.who.scopes.some((each) => each === scope || each === "admin");
+
+// The tabs of a browser share its cookie, and each has the key besides: who signs out in one has signed out in all.
+const tabs = new BroadcastChannel(`session ${root}`);
+tabs.onmessage = () => forget();
+
 export async function signOut() {
   await api("/api/session", { method: "DELETE" });
+  tabs.postMessage("out");
+  forget();
+}
+
+function forget() {
   try {
     sessionStorage.removeItem("key");
   } catch {
@@ -57,6 +70,9 @@ export async function signOut() {
   }
   location.assign(below("/"));
 }
+
+// The cookie anew, where this tab has the key: it ends sooner.
+export const renew = () => (key ? fetch(below("/api/session"), { method: "POST", headers: credentials() }).catch(() => null) : null);
 
 function keep(given) {
   key = given;
@@ -108,6 +124,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
       await keyGiven();
       continue;
     }
+    if (answer.status === 403 && method !== "GET") whoAsks(); // the key may have lost a scope: what it lost is offered no more
     if (!answer.ok) throw await problemOf(answer);
     return answer.status === 204 ? null : parse(await answer.text());
   }
@@ -115,7 +132,7 @@ export async function api(path, { method = "GET", body, headers = {}, signal } =
 
 const early = new Map();
 
-// Asks now for what somebody will `get` in a moment.
+// Requests now what a view will `get` in a moment.
 export function getEarly(path) {
   const asked = api(path);
   asked.catch(() => {}); // said to who gets it
@@ -129,6 +146,7 @@ export function get(path, options) {
 }
 
 export const post = (path, body, headers) => api(path, { method: "POST", body, headers });
+export const patch = (path, body) => api(path, { method: "PATCH", body });
 
 export const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
 const keyPath = (ref) => `${encodeURIComponent(ref.bucket)}/${ref.key.split("/").map(encodeURIComponent).join("/")}`;

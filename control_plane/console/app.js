@@ -155,7 +155,7 @@ function Menu() {
       ${who?.owner ? html`<p><strong>${who.owner}</strong> <span class="muted">${who.scopes.join(", ")}</span></p>` : html`<p>${who ? t("This server requires no key.") : "…"}</p>`}
       <p><${Link} class="menu-link" href=${to.keys} onClick=${(event) => (setOpen(false), follow(event))}><${Icon} of="key" />${t("API keys")}<//></p>
       ${who?.owner && html`<p><button type="button" class="quiet menu-link" onClick=${() => (setOpen(false), attempt(signOut))}><${Icon} of="logout" />${t("Sign out")}</button></p>`}
-      <p><a class="menu-link" href="${root}/schema"><${Icon} of="external" />${t("API reference")}</a></p>
+      <p><a class="menu-link" href="${root}/docs"><${Icon} of="external" />${t("API reference")}</a></p>
       <p class="muted">${t("Shortcuts")}</p>
       <p class="shortcuts"><kbd>/</kbd> ${t("search")} · <kbd>n</kbd> ${t("new job")} · <kbd>j</kbd> ${t("jobs")} · <kbd>a</kbd> ${t("artifacts")}</p>
     </div>`}</div>`;

@@ -10,7 +10,7 @@ import { ranked } from "./results.js";
 import { Link, place, to } from "./router.js";
 import { Failure, Icon, Loading, Status } from "./ui.js";
 import { html, useEffect, useMemo, useRedraw, useRef, useState } from "./view.js";
-import { kindOf, Preview } from "./viewers.js";
+import { kindOf, Picture, Preview } from "./viewers.js";
 
 const MOST = 6;
 
@@ -76,7 +76,7 @@ function Wipe({ jobs, files }) {
       for (const film of [a, b]) film.play().catch(() => {});
     } else for (const film of [a, b]) film.pause();
   };
-  const show = (index) => (isVideo ? html`<video src=${bytesPath(files[index])} muted loop playsinline preload="auto" tabindex="-1"></video>` : html`<img src=${bytesPath(files[index])} alt=${nameOf(jobs[index])} />`);
+  const show = (index) => (isVideo ? html`<video src=${bytesPath(files[index])} muted loop playsinline preload="auto" tabindex="-1"></video>` : html`<${Picture} reference=${files[index]} alt=${nameOf(jobs[index])} />`);
   const choose = (which) => html`<select aria-label=${which ? t("Right side") : t("Left side")} onChange=${(event) => setPair(which ? [left, Number(event.target.value)] : [Number(event.target.value), right])}>${there.map((index) => html`<option key=${index} value=${index} selected=${index === (which ? right : left)}>${nameOf(jobs[index])}</option>`)}</select>`;
   const drag = (event) => {
     if (!(event.buttons & 1)) return;

@@ -1,11 +1,12 @@
 // What went wrong and what cures it: the cure is the first button.
 import { adviceFor, remedyFor } from "./advice.js";
+import { titleOf } from "./fields.js";
 import { served, t, tn } from "./messages.js";
 import { Action, Copy, Icon, Tree } from "./ui.js";
 import { html } from "./view.js";
 import { Link } from "./router.js";
 
-// `remedies`: {change: address, retry(), resume(), restart()}.
+// `remedies`: {change: address, retry(), restart()}.
 export function Errors({ job, failed, select, remedies }) {
   const shown = failed.slice(0, 5);
   const first = failed[0]?.error ?? job.error;
@@ -19,7 +20,8 @@ export function Errors({ job, failed, select, remedies }) {
 
 function Remedies({ error, change, retry, restart }) {
   const cure = remedyFor(error);
-  const inputs = html`<${Link} key="change" class="button ${cure === "change" ? "primary" : ""}" href=${change}><${Icon} of="edit" />${t("Change the inputs")}<//>`;
+  const param = error.remedy?.param;
+  const inputs = html`<${Link} key="change" class="button ${cure === "change" ? "primary" : ""}" href=${change + (param ? `&field=${encodeURIComponent(param)}` : "")}><${Icon} of="edit" />${param ? t("Change {field}", { field: titleOf(param) }) : t("Change the inputs")}<//>`;
   const again = html`<${Action} key="retry" class=${cure === "change" ? "" : "primary"} work=${retry}><${Icon} of="again" />${cure === "resume" ? t("Resume") : t("Retry")}<//>`;
   return html`<div class="buttons remedies">${cure === "change" ? [inputs, again] : [again, inputs]}
     <${Action} class="quiet" work=${restart}>${t("Retry from the start")}<//></div>`;
@@ -31,7 +33,7 @@ export function Wrong({ error, at }) {
   const asText = (text) => (typeof text === "string" ? text : JSON.stringify(text, null, 2));
   return html`<div class="wrong-one">
     <p><code class="code">${error.code}</code> ${at} <span class="wrong-text">${error.message}</span></p>
-    <p class="advice">${served(error.advice ?? adviceFor(error.code))}</p>
+    <p class="advice">${served(error.advice ?? adviceFor(error))}</p>
     ${long.map(([name, text]) => html`<details key=${name}><summary>${name === "stderr" ? t("End of its stderr") : t("Traceback")}</summary><div class="with-tool"><${Copy} text=${asText(text)} /><pre>${asText(text)}</pre></div></details>`)}
     ${Object.keys(details).length > 0 && html`<${Tree} value=${details} />`}
   </div>`;

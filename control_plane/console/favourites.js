@@ -1,4 +1,4 @@
-// The files that somebody wants to find again. They are kept in this browser.
+// The files that the user wants to find again. They are kept in this browser.
 import { changes } from "./view.js";
 
 const KEPT = "favourites";

@@ -13,12 +13,15 @@ export function plain(schema) {
   const { anyOf, ...around } = schema;
   const parts = anyOf.map(plain).filter((each) => each.type !== "null");
   if (parts.length && parts.every((each) => each.enum)) return { ...around, enum: parts.flatMap((each) => each.enum) };
+  const files = parts.find((each) => each.type === "array" && isArtifact(plain(each.items)));
+  if (files && parts.every((each) => each === files || isArtifact(each))) return { ...around, ...files, one: parts.length > 1 }; // files, or one that stands for all
   if (parts.length !== 1) return around;
   const { title: structName, description, ...part } = parts[0];
   return { description, ...part, ...around, nullable: true };
 }
 
 export const isArtifact = (schema) => Boolean(schema?.["x-artifact"]);
+export const isLocal = (value) => typeof value?.local === "string";
 
 export function kindOf(schema) {
   const each = plain(schema);
@@ -27,17 +30,20 @@ export function kindOf(schema) {
   if (each.type === "boolean") return "switch";
   if (each.type === "integer" || each.type === "number") return "number";
   if (each.type === "string") return "text";
-  if (each.type === "array") return kindOfList(plain(each.items));
+  if (each.type === "array") return each["x-places"] ? "places" : kindOfList(plain(each.items));
   if (each.type === "object" && Object.keys(each.properties ?? {}).length) return kindOfObject(each.properties);
-  return "json";
+  return each.type === "object" && isArtifact(plain(each.additionalProperties)) ? "filemap" : "json";
 }
+
+const MOST_COLUMNS = 5; // of a list that is written as a table
 
 function kindOfList(items) {
   if (isArtifact(items)) return "files";
   if (items.enum) return "ticks";
   if (items.type === "string") return "lines";
-  if (items.type === "object" && Object.keys(items.properties ?? {}).length && Object.values(items.properties).some((each) => kindOf(each) === "file")) return "list";
-  return "json";
+  const properties = items.type === "object" ? Object.values(items.properties ?? {}) : [];
+  if (properties.some((each) => kindOf(each) === "file")) return "list";
+  return properties.length && properties.length <= MOST_COLUMNS && properties.every((each) => ["text", "number"].includes(kindOf(each))) ? "rows" : "json";
 }
 
 const isNumber = (schema) => ["number", "integer"].includes(plain(schema).type);
@@ -81,20 +87,32 @@ export const propertiesOf = (schema) => Object.entries(plain(schema).properties 
 export const isRequired = (schema, name) => (plain(schema).required ?? []).includes(name);
 
 // What a field holds for a value.
-export function typedOf(schema, value) {
+export function typedOf(schema, value, beside = {}) {
   if (value === undefined || value === null) return undefined;
   const each = plain(schema);
   const kind = kindOf(each);
   if (kind === "json") return JSON.stringify(value, null, 1);
-  if (kind === "list") return Array.isArray(value) ? value.map((item) => objectTyped(each.items, item)) : undefined;
+  if (kind === "filemap") return Object.entries(value).map(([name, file]) => ({ name, file }));
+  if (kind === "files" && !Array.isArray(value)) return [value];
+  if (kind === "places") return placed(each["x-places"], value, beside);
+  if (kind === "list" || kind === "rows") return Array.isArray(value) ? value.map((item) => objectTyped(each.items, item)) : undefined;
   if (kind === "object") return objectTyped(each, value);
   return value;
+}
+
+// What tells one file from another.
+export const nameOfFile = (reference) => (isLocal(reference) ? `local/${reference.local}` : `${reference.bucket}/${reference.key}`);
+
+// The places of a list as names of files: a file may go, and the others stay with theirs.
+function placed({ of, in: among }, value, beside) {
+  const name = (place) => (place === null || !beside[among]?.[place] ? "" : nameOfFile(beside[among][place]));
+  return Object.fromEntries((beside[of] ?? []).slice(0, value.length).map((file, index) => [nameOfFile(file), name(value[index])]));
 }
 
 function objectTyped(schema, value) {
   const typed = {};
   for (const [name, each] of propertiesOf(schema)) {
-    const held = typedOf(each, value?.[name] ?? each.default);
+    const held = typedOf(each, value?.[name] ?? each.default, value ?? {});
     if (held !== undefined) typed[name] = held;
   }
   return typed;
@@ -114,7 +132,7 @@ function readObject(schema, typed, pointer, wrong) {
   const made = {};
   for (const [name, each] of propertiesOf(schema)) {
     const at = `${pointer}/${name}`;
-    const value = read(each, typed?.[name], at, wrong);
+    const value = read(each, typed?.[name], at, wrong, typed);
     const required = isRequired(schema, name);
     if (value === undefined) {
       if (required && !wrong[at]) wrong[at] = t("Required.");
@@ -123,16 +141,36 @@ function readObject(schema, typed, pointer, wrong) {
   return Object.keys(made).length ? made : undefined;
 }
 
-function read(schema, value, pointer, wrong) {
+function read(schema, value, pointer, wrong, beside) {
   const each = plain(schema);
   const kind = kindOf(each);
   if (value === undefined || value === null || value === "" || (Array.isArray(value) && !value.length && !each.default?.length)) return undefined;
   if (kind === "number") return readNumber(value, pointer, wrong);
   if (kind === "json") return readJson(value, pointer, wrong);
   if (kind === "lines") return value.filter((line) => line.trim());
-  if (kind === "list") return value.map((item, index) => readObject(each.items, item, `${pointer}/${index}`, wrong) ?? {});
+  if (kind === "filemap") return readMap(value, pointer, wrong);
+  if (kind === "files" && each.one && value.length === 1 && isLocal(value[0])) return value[0];
+  if (kind === "places") return readPlaces(each["x-places"], value, beside, pointer, wrong);
+  if (kind === "list" || kind === "rows") return value.map((item, index) => readObject(each.items, item, `${pointer}/${index}`, wrong) ?? {});
   if (kind === "object" || kind === "sliders") return readObject(each, value, pointer, wrong);
   return value;
+}
+
+function readMap(rows, pointer, wrong) {
+  const names = rows.map((row) => row.name.trim());
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (names.includes("")) wrong[pointer] = t("Every file needs a name.");
+  else if (twice !== undefined) wrong[pointer] = t("Two files are called {name}.", { name: twice });
+  return Object.fromEntries(rows.map((row, index) => [names[index], row.file]));
+}
+
+function readPlaces({ of, in: among }, value, beside, pointer, wrong) {
+  const files = (beside?.[of] ?? []).map(nameOfFile);
+  const choices = (beside?.[among] ?? []).map(nameOfFile);
+  const told = files.filter((name) => Object.hasOwn(value, name) && (value[name] === "" || choices.includes(value[name])));
+  if (!told.length) return undefined;
+  if (told.length < files.length) wrong[pointer] = t("Choose for every one of them, or for none.");
+  return files.map((name) => (choices.includes(value[name]) ? choices.indexOf(value[name]) : null));
 }
 
 function readNumber(value, pointer, wrong) {

@@ -1,8 +1,9 @@
 // A field for files: chosen, dropped, or taken from what is stored, of the kinds that its schema takes.
 import { bytesPath, get, upload } from "./api.js";
-import { takes, wantedOf } from "./fields.js";
+import { isLocal, nameOfFile, plain, takes, wantedOf } from "./fields.js";
 import { isReference, percent, size } from "./format.js";
 import { t } from "./messages.js";
+import { isHuge, sizeIn } from "./pixels.js";
 import { Dialog, Icon, said, shortKey, Time } from "./ui.js";
 import { changes, html, useEffect, useRef, useSource, useState } from "./view.js";
 import { kindOf, Thumbnail } from "./viewers.js";
@@ -10,6 +11,7 @@ import { kindOf, Thumbnail } from "./viewers.js";
 const NEWEST = 1000;
 const FRESH_MS = 5000;
 const SHOWN = 60;
+const LOCAL_HEAD = 65_536;
 
 // The newest stored files of every bucket, read once for all fields of a form.
 const stored = { ...changes(), files: [], read: 0 };
@@ -43,6 +45,8 @@ export function Files({ id, control, schema, many, value, change, taken, busy, n
   const [over, setOver] = useState(false);
   const [refused, setRefused] = useState("");
   const [open, setOpen] = useState(false);
+  const [path, setPath] = useState(null); // of a file of the workers; null: none is being typed
+  const mayBeLocal = Boolean(plain(schema)["x-local"] ?? plain(plain(schema).items)["x-local"]);
   const chosen = many ? value ?? [] : value ? [value] : [];
   const now = useRef(chosen);
   now.current = chosen;
@@ -55,6 +59,11 @@ export function Files({ id, control, schema, many, value, change, taken, busy, n
     if (latest.current.taken) return latest.current.taken(reference);
     now.current = many ? [...now.current, reference] : [reference];
     return latest.current.change(many ? now.current : reference);
+  };
+  const takePath = () => {
+    if (!path.trim()) return;
+    take({ local: path.trim() });
+    setPath(null);
   };
   async function send(files) {
     const fit = files.filter((file) => takes(wanted, file));
@@ -82,13 +91,16 @@ export function Files({ id, control, schema, many, value, change, taken, busy, n
   };
   const without = (reference) => change(many ? chosen.filter((each) => each !== reference) : undefined);
   return html`<div class="drop ${over ? "over" : ""} ${chosen.length || sending.length ? "full" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))} onDragLeave=${() => setOver(false)} onDrop=${drop}>
-    ${chosen.map((reference) => html`<${Chosen} key=${reference.key} reference=${reference} remove=${() => without(reference)} />`)}
+    ${chosen.map((reference) => html`<${Chosen} key=${nameOfFile(reference)} reference=${reference} remove=${() => without(reference)} />`)}
     ${sending.map((one) => html`<${Sending} key=${one.file.name} one=${one} stop=${() => (one.stop.abort(), setSending((all) => all.filter((each) => each !== one)))} />`)}
     ${(many || !chosen.length) && html`<div class="pick"><label class="button" for=${id}><${Icon} of="upload" />${many ? t("Choose files") : t("Choose a file")}</label>
       <input type="file" ...${control} class="hidden" accept=${wanted.accept.join(",")} multiple=${many} aria-label=${title} onChange=${(event) => (send([...event.target.files]), (event.target.value = ""))} />
       ${fitting.length > (example ? 1 : 0) && html`<button type="button" class="quiet" onClick=${() => setOpen(true)}><${Icon} of="gallery" />${t("Stored files")}</button>`}
       ${example && html`<button type="button" class="quiet use-example" onClick=${() => take(referenceOf(example))}>${t("Use the example")}</button>`}
+      ${mayBeLocal && path === null && html`<button type="button" class="quiet" onClick=${() => setPath("")}><${Icon} of="workers" />${t("On the workers")}</button>`}
       <span class="muted drop-hint">${many ? t("or drop them here") : t("or drop it here")}</span></div>`}
+    ${path !== null && (many || !chosen.length) && html`<div class="pick"><input type="text" class="mono grow" aria-label=${t("Path below models.roots of the workers")} placeholder=${t("Path below models.roots of the workers")} value=${path} onInput=${(event) => setPath(event.target.value)}
+        onKeyDown=${(event) => event.key === "Enter" && (event.preventDefault(), takePath())} autocomplete="off" spellcheck="false" /><button type="button" disabled=${!path.trim()} onClick=${takePath}>${t("Use")}</button></div>`}
     ${refused && html`<p class="wrong" role="alert">${refused}</p>`}
     ${open && html`<${Picker} title=${t("{field}: stored files", { field: title })} fitting=${fitting} close=${() => setOpen(false)} take=${(meta) => (take(referenceOf(meta)), many || setOpen(false))}
       taken=${chosen} />`}
@@ -96,7 +108,7 @@ export function Files({ id, control, schema, many, value, change, taken, busy, n
 }
 
 function Chosen({ reference, remove }) {
-  const name = shortKey(reference.key);
+  const name = isLocal(reference) ? reference.local : shortKey(reference.key);
   return html`<div class="chosen"><${Look} reference=${reference} />
     <span class="grow">${name}</span><button type="button" class="quiet icon-only" aria-label=${t("Remove {name}", { name })} onClick=${remove}><${Icon} of="close" /></button></div>`;
 }
@@ -123,6 +135,7 @@ export function Picker({ title, fitting, take, taken = [], close }) {
 }
 
 export function Look({ reference }) {
+  if (isLocal(reference)) return html`<span class="look thumb blank"><${Icon} of="workers" /></span>`;
   if (!isReference(reference)) return null;
   const kind = kindOf({ key: reference.key, content_type: "" });
   if (kind === "audio") return html`<audio src=${bytesPath(reference)} controls preload="metadata" aria-label=${shortKey(reference.key)}></audio>`;
@@ -133,9 +146,14 @@ function LocalLook({ file }) {
   const [url, setUrl] = useState(null);
   useEffect(() => {
     if (!file.type.startsWith("image/")) return undefined;
-    const made = URL.createObjectURL(file);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
+    let made = null;
+    let ended = false;
+    file.slice(0, LOCAL_HEAD).arrayBuffer().then((head) => {
+      if (ended || isHuge(sizeIn(head))) return;
+      made = URL.createObjectURL(file);
+      setUrl(made);
+    }, () => {});
+    return () => ((ended = true), made && URL.revokeObjectURL(made));
   }, [file]);
   return html`<span class="look">${url ? html`<img src=${url} alt="" />` : html`<${Icon} of="file" />`}</span>`;
 }

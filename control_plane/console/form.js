@@ -2,14 +2,18 @@
 import { Files } from "./files.js";
 import { isRequired, kindOf, limitsOf, plain, propertiesOf, titleOf } from "./fields.js";
 import { served, t } from "./messages.js";
+import { canSweep, firstSwept, Swept } from "./sweep.js";
+import { Icon } from "./ui.js";
 import { html, useState } from "./view.js";
+import { FileMap, Places, Rows } from "./tables.js";
 import { Lines, List, Mouth, Sliders, Ticks } from "./widgets.js";
 
 const FEW = 6;
 const FIRST = ["text", "file", "files", "list", "mouth"];
 
-// `typed`: see fields.js; `problems`: pointer → sentence; `change(typed)` with the whole form; `busy(±1)` while files are sent.
-export function Form({ schema, typed, problems, change, touch, busy, prefix = "f" }) {
+// `typed`: see fields.js; `problems`: pointer → sentence; `change(typed)` with the whole form; `busy(±1)` while files are sent;
+// `swept`: name → several values in place of one, `sweep(name, held)` sets them; `focus`: the name of a field whose group is open.
+export function Form({ schema, typed, problems, change, touch, busy, prefix = "f", swept, sweep, focus }) {
   const fields = propertiesOf(schema);
   const groupOf = ([, each]) => each["x-group"] ?? plain(each)["x-group"] ?? "";
   const lead = fields.length ? groupOf(fields[0]) : ""; // the first group of a form is what it is about
@@ -25,17 +29,18 @@ export function Form({ schema, typed, problems, change, touch, busy, prefix = "f
     groups.get(name).push(field);
   }
   const draw = ([name, each]) => html`<${Field} key=${name} name=${name} schema=${each} value=${typed[name]} pointer=${`/${name}`} problems=${problems} needed=${isRequired(schema, name)} prefix=${prefix}
-    change=${(value) => (change((before) => ({ ...before, [name]: value })), touch?.(`/${name}`))} busy=${busy} whole=${typed} root=${schema} />`;
+    change=${(value) => (change((before) => ({ ...before, [name]: value })), touch?.(`/${name}`))} busy=${busy} whole=${typed} root=${schema}
+    several=${sweep && canSweep(each) ? { held: swept[name], set: (held) => sweep(name, held) } : null} />`;
   return html`<div class="stack form">
     ${lead ? html`<div class="settings lead-group">${main.map(draw)}</div>` : main.map(draw)}
-    ${[...groups].map(([name, members]) => html`<${Group} key=${name} name=${name} members=${members} draw=${draw} problems=${problems} typed=${typed} schema=${schema} always=${rest.length <= FEW && groups.size === 1} />`)}
+    ${[...groups].map(([name, members]) => html`<${Group} key=${name} name=${name} members=${members} draw=${draw} problems=${problems} typed=${typed} schema=${schema} swept=${swept ?? {}} focus=${focus} always=${rest.length <= FEW && groups.size === 1} />`)}
   </div>`;
 }
 
-function Group({ name, members, draw, problems, typed, schema, always }) {
-  const amiss = members.some(([field]) => hasProblem(problems, `/${field}`));
+function Group({ name, members, draw, problems, typed, schema, swept, focus, always }) {
+  const amiss = members.some(([field]) => hasProblem(problems, `/${field}`) || swept[field] !== undefined);
   const changed = members.filter(([field, each]) => typed[field] !== undefined && JSON.stringify(typed[field]) !== JSON.stringify(plain(each).default)).length;
-  const [opened, setOpened] = useState(members.some(([field]) => isRequired(schema, field)));
+  const [opened, setOpened] = useState(members.some(([field]) => field === focus || isRequired(schema, field)));
   const title = name ? served(name) : t("Settings");
   if (always && !name) return html`<div class="settings">${members.map(draw)}</div>`;
   return html`<details class="more group" open=${opened || amiss} onToggle=${(event) => setOpened(event.target.open)}>
@@ -52,8 +57,9 @@ function problemAt(problems, pointer, nested) {
   return below && problems[below];
 }
 
-function Field({ name, schema, value, pointer, problems, needed, change, busy, whole, root, prefix }) {
+function Field({ name, schema, value, pointer, problems, needed, change, busy, whole, root, prefix, several }) {
   const each = plain(schema);
+  const isSwept = several?.held !== undefined;
   const kind = kindOf(schema);
   const id = `${prefix}${pointer.replaceAll("/", "-")}`;
   const nested = kind === "list" || kind === "object";
@@ -62,10 +68,11 @@ function Field({ name, schema, value, pointer, problems, needed, change, busy, w
   const control = { id, "aria-describedby": `${id}-hint ${id}-wrong`, "aria-invalid": wrong ? "true" : undefined, "aria-required": needed ? "true" : undefined };
   const given = { id, control, schema, value, change, busy, whole, root, title, name };
   const below = (items, item, at, set) => html`<${Below} schema=${items} value=${item} pointer=${pointer + at} problems=${problems} change=${set} busy=${busy} whole=${whole} root=${root} prefix=${prefix} />`;
-  const drawn = WIDGETS[kind](given, each, needed, below);
-  const grouped = ["ticks", "list", "sliders", "object", "mouth"].includes(kind);
+  const drawn = isSwept ? html`<${Swept} ...${given} held=${several.held} change=${several.set} />` : WIDGETS[kind](given, each, needed, below);
+  const switcher = several && html`<button type="button" class="quiet icon-only several" aria-pressed=${isSwept} aria-label=${t("Several values")} aria-describedby="${id}-label" title=${isSwept ? t("One value") : t("Several values: a job for each")} onClick=${() => several.set(isSwept ? undefined : firstSwept(schema, value))}><${Icon} of="compare" /></button>`;
+  const grouped = ["ticks", "list", "sliders", "object", "mouth", "rows", "filemap", "places"].includes(kind) || (isSwept && kind !== "number" && kind !== "text");
   return html`<div class="field k-${kind}">
-    ${grouped ? html`<span class="label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</span>` : html`<label for=${id}>${title}${needed && html` <span class="muted">${t("required")}</span>`}</label>`}
+    ${switcher}${grouped ? html`<span class="label" id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</span>` : html`<label for=${id} id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</label>`}
     ${drawn}
     <p class="hint muted" id="${id}-hint">${[served(each.description ?? schema.description), limitsOf(schema), usual(each, kind)].filter(Boolean).join(" · ")}</p>
     <p class="wrong" id="${id}-wrong">${wrong}</p>
@@ -94,6 +101,9 @@ const WIDGETS = {
   ticks: (given) => html`<${Ticks} ...${given} />`,
   lines: (given) => html`<${Lines} ...${given} />`,
   list: (given, _, __, below) => html`<${List} ...${given} draw=${below} />`,
+  rows: (given) => html`<${Rows} ...${given} />`,
+  filemap: (given) => html`<${FileMap} ...${given} />`,
+  places: (given) => html`<${Places} ...${given} />`,
   sliders: (given) => html`<${Sliders} ...${given} />`,
   mouth: (given) => html`<${Mouth} ...${given} />`,
   object: (given, each, _, below) => html`<div class="object" role="group" aria-label=${given.title}>${below(each, given.value ?? {}, "", given.change)}</div>`,

@@ -87,7 +87,7 @@ export function Gallery() {
   }, [shown, found.cursor]);
   const asList = query.get("view") === "list";
   return html`<div class="page fill">
-    <div class="title"><h1>${t("Artifacts")}</h1><span class="muted numbers" aria-live="polite">${found.shown ? (found.cursor ? t("{files} so far", { files: countFiles(shown.length) }) : countFiles(shown.length)) : ""}</span></div>
+    <div class="title"><h1>${t("Artifacts")}</h1><span class="muted numbers" aria-live="polite">${found.shown ? (found.cursor ? t("more than {files}", { files: countFiles(shown.length) }) : countFiles(shown.length)) : ""}</span></div>
     <${Filters} query=${query} asList=${asList} />
     ${found.error && !found.shown ? html`<${Failure} error=${found.error} retry=${() => found.more()} />` : !found.shown || (!shown.length && found.cursor) ? html`<${Loading} rows=${10} />` : !shown.length ? html`<${None} />`
       : asList ? html`<${Table} shown=${shown} end=${() => found.more()} />` : html`<${Grid} shown=${shown} posters=${found.posters} end=${() => found.more()} enlarge=${setOpen} />`}

@@ -1,4 +1,4 @@
-// One line: what somebody wants, in their words. The server plans it; here one sees the graph, why it is so, what is open, and changes it.
+// One line: what the user wants, in their words. The server plans it; here one sees the graph, why it is so, what is open, and changes it.
 import { post, upload } from "./api.js";
 import { Form } from "./form.js";
 import { formOf, plain, propertiesOf, valuesOf } from "./fields.js";

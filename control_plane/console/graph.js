@@ -1,6 +1,6 @@
 // The graph of a job, drawn: it can be dragged, zoomed and walked through by keyboard. Far away a node is a coloured block, near it tells more.
 import { percent, STATUS } from "./format.js";
-import { layout, NODE, pathOf } from "./layout.js";
+import { layout, layoutInSlices, NODE, pathOf } from "./layout.js";
 import { t } from "./messages.js";
 import { Icon, shapeOf } from "./ui.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./view.js";
@@ -11,6 +11,7 @@ const MARGIN = 28;
 const LEAST = 132; // the tools have room beside one node
 const MANY = 40;
 const NAMED = 150; // so many nodes have names, however small they are drawn
+const PORTION = 400; // of more nodes than that, so many are drawn in a frame, after a layout in slices: nothing blocks the page
 const EMPTY = { ids: new Set(), edges: new Set() };
 
 // `nodes`: [{id, status, name, task, plane, progress, attempt, worker}] in the order of the graph; `critical`: see model.criticalPath.
@@ -18,8 +19,8 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const box = useRef(null);
   const [width, setWidth] = useState(0);
   const down = width > 0 && width < 560;
-  const shape = useMemo(() => width && layout(nodes.map((node) => node.id), edges, down), [edges, nodes.length, down, width > 0]);
-  const size = useMemo(() => (width ? { width, height: heightFor(shape, width) } : null), [shape, width]);
+  const shape = useShape(nodes, edges, down, width > 0);
+  const size = useMemo(() => (width && shape ? { width, height: heightFor(shape, width) } : null), [shape, width]);
   const [view, setView] = useState(null);
   const fitted = useMemo(() => size && fit(shape, size), [shape, size]);
   const shown = view && view.shape === shape ? view : fitted;
@@ -43,7 +44,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
 
   useEffect(() => {
     const wheel = (event) => {
-      if (!event.ctrlKey && !event.metaKey) return; // a plain wheel scrolls the page
+      if (!shown || (!event.ctrlKey && !event.metaKey)) return; // a plain wheel scrolls the page
       event.preventDefault();
       const at = box.current.getBoundingClientRect();
       zoom(Math.exp(-event.deltaY / 200), event.clientX - at.left, event.clientY - at.top);
@@ -67,8 +68,19 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   const far = Boolean(shown) && shown.scale < FAR;
   const near = shown && size ? nearby(shown, size) : null;
   const lines = useMemo(() => shape && html`<${Lines} shape=${shape} nodes=${nodes} critical=${critical} />`, [shape, nodes, critical]);
-  const blocks = useMemo(() => near && inside(shape, nodes, near).map((node) => block({ node, at: shape.at.get(node.id), far, named: nodes.length <= NAMED,
-    critical: critical.ids.has(node.id), selected: node.id === selected, tabbed: node.id === (selected ?? nodes[0].id) })), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
+  const seen = useMemo(() => ({ nodes: near ? inside(shape, nodes, near) : [], blocks: [] }), [shape, nodes, critical, selected, far, near && Object.values(near).join(" ")]);
+  const [most, setMost] = useState(PORTION);
+  const tabbed = selected ?? nodes[0]?.id;
+  while (seen.blocks.length < Math.min(most, seen.nodes.length)) {
+    const node = seen.nodes[seen.blocks.length];
+    seen.blocks.push(block({ node, at: shape.at.get(node.id), far, named: nodes.length <= NAMED, critical: critical.ids.has(node.id), selected: node.id === selected, tabbed: node.id === tabbed }));
+  }
+  useEffect(() => {
+    if (most >= seen.nodes.length) return undefined;
+    const frame = requestAnimationFrame(() => setMost(most + PORTION));
+    return () => cancelAnimationFrame(frame);
+  }, [most, seen]);
+  const blocks = seen.blocks.slice();
 
   function focused(id) {
     const node = box.current.querySelector(`[data-node="${CSS.escape(id)}"]`);
@@ -77,6 +89,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   }
 
   function press(event) {
+    if (!shown) return;
     if (event.key === "+" || event.key === "=") zoom(ZOOM.step);
     else if (event.key === "-") zoom(1 / ZOOM.step);
     else if (event.key === "0") setView(null);
@@ -127,7 +140,7 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
     },
   };
 
-  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? LEAST}px` }} role="group" aria-label=${label} aria-roledescription=${t("graph")} onKeyDown=${press} ...${pointer}>
+  return html`<div class="graph" ref=${box} style=${{ height: `${size?.height ?? (nodes.length > PORTION ? tallest() : LEAST)}px` }} role="group" aria-label=${label} aria-roledescription=${t("graph")} onKeyDown=${press} ...${pointer}>
     ${shown && html`
       <div class="nodes ${held ? "held" : ""}" style=${{ transform: `translate(${shown.x}px, ${shown.y}px) scale(${shown.scale})`, "--thin": Math.max(1, 0.7 / shown.scale), "--far-size": `${Math.min(30, 10.5 / shown.scale)}px` }}>${lines}${blocks}</div>`}
     ${shown && (fitted.scale < 1 || view?.shape === shape) && html`<div class="graph-tools">
@@ -138,10 +151,28 @@ export function Graph({ nodes, edges, critical = EMPTY, selected, select, label 
   </div>`;
 }
 
+// Where everything is; null while that is worked out.
+function useShape(nodes, edges, down, hasWidth) {
+  const large = nodes.length > PORTION;
+  const ids = () => nodes.map((node) => node.id);
+  const inputs = [edges, nodes.length, down, hasWidth];
+  const now = useMemo(() => (hasWidth && !large ? layout(ids(), edges, down) : null), inputs);
+  const [later, setLater] = useState(null);
+  useEffect(() => {
+    if (!hasWidth || !large) return undefined;
+    const stop = new AbortController();
+    layoutInSlices(ids(), edges, down, stop.signal).then((shape) => shape && setLater(shape));
+    return () => stop.abort();
+  }, inputs);
+  return large ? later : now;
+}
+
+const tallest = () => Math.round(Math.max(420, innerHeight * 0.7));
+
 // As tall as the graph is when its whole width is seen, within what leaves room for the rest of the page.
 function heightFor(shape, width) {
   const wanted = shape.height * Math.min(1, (width - 2 * MARGIN) / shape.width) + 2 * MARGIN;
-  const most = shape.at.size > MANY ? Math.max(420, innerHeight * 0.7) : Math.max(320, innerHeight * 0.5);
+  const most = shape.at.size > MANY ? tallest() : Math.max(320, innerHeight * 0.5);
   return Math.round(Math.min(most, Math.max(shape.at.size > MANY ? most : LEAST, wanted)));
 }
 

@@ -1,5 +1,5 @@
 // A job: what it has made first, then what it was given, then how it ran; while it runs, what it is doing and what it waits for.
-import { api, jobPath, post } from "./api.js";
+import { api, jobPath, patch, post } from "./api.js";
 import { Curves } from "./curves.js";
 import { Errors, Wrong } from "./errors.js";
 import { between, exact, isAlive, local, nameOf, nodes as countNodes, STATUS } from "./format.js";
@@ -10,10 +10,12 @@ import { criticalPath, JobModel } from "./model.js";
 import { canNotify, showInTab, toggleNotifications, wish } from "./notify.js";
 import { Output } from "./outputs.js";
 import { Parameters } from "./parameters.js";
+import { tagsOf } from "./run.js";
 import { Results } from "./results.js";
 import { go, Link, place, to, withQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
-import { Action, attempt, Copy, Copyable, Countdown, Dialog, Duration, Failure, Icon, Loading, Progress, say, Status, Time, Tree, useWidth } from "./ui.js";
+import { Action, attempt, Copy, Copyable, Countdown, Dialog, Duration, Failure, Icon, Loading, Progress, said, say, Status, Time, Tree, useMay, useWidth } from "./ui.js";
+import { Machines } from "./usage.js";
 import { html, useEffect, useEvery, useMemo, useSource, useState } from "./view.js";
 
 const LOOK_MS = 2500;
@@ -79,6 +81,7 @@ function Whole({ model }) {
         ${how}
         ${!ended && results}
         ${series.length > 0 && html`<section class="panel" aria-labelledby="h-curves"><header><h2 id="h-curves">${t("Curves")}</h2></header><div class="body"><${Curves} series=${series.slice(0, 24)} /></div></section>`}
+        <${Machines} model=${model} />
         ${model.events && html`<${Log} model=${model} selected=${selected} />`}
       </div>
       <div class="stack aside">
@@ -105,6 +108,7 @@ function remediesOf(model) {
 function Head({ model, remedies }) {
   const job = model.job;
   const [dialog, setDialog] = useState(null);
+  const may = useMay();
   const alive = isAlive(job);
   const cancel = async () => {
     model.job = { ...model.job, ...(await post(`${jobPath(job.jobId)}/cancel`)) };
@@ -120,14 +124,15 @@ function Head({ model, remedies }) {
   const hasErrors = failed && (job.error || [...model.nodes.values()].some((node) => node.status === "failed"));
   return html`<div class="job-head">
     <div class="title"><h1 class=${job.name ? "" : "mono id"}>${nameOf(job)}</h1>${!job.name && html`<${Copy} text=${job.jobId} label=${t("Copy the id")} />`}
+      ${may("submit") && html`<button type="button" class="quiet icon-only" aria-label=${t("Edit name, tags and priority")} title=${t("Edit name, tags and priority")} onClick=${() => setDialog("edit")}><${Icon} of="tag" /></button>`}
       <div class="end">
-        ${alive && [...model.nodes.values()].filter((node) => node.status === "running" && CAN_FINISH.has(node.definition.task)).slice(0, 1).map((node) => html`<${FinishNow} key=${node.id} model=${model} node=${node} />`)}
-        ${alive && html`<${Action} disabled=${job.status === "cancelling"} work=${cancel}>${t("Cancel")}<//>`}
-        ${job.status === "cancelled" && html`<${Action} class="primary" work=${remedies.retry}><${Icon} of="again" />${t("Retry")}<//>`}
-        ${failed && !hasErrors && html`<${Action} work=${remedies.retry}>${t("Retry")}<//>`}
-        <${Link} class="button ${job.status === "completed" ? "primary" : ""}" href=${again(job)}><${Icon} of="edit" />${t("Run again")}<//>
+        ${alive && may("cancel") && [...model.nodes.values()].filter((node) => node.status === "running" && CAN_FINISH.has(node.definition.task)).slice(0, 1).map((node) => html`<${FinishNow} key=${node.id} model=${model} node=${node} />`)}
+        ${alive && may("cancel") && html`<${Action} disabled=${job.status === "cancelling"} work=${cancel}>${t("Cancel")}<//>`}
+        ${job.status === "cancelled" && may("cancel") && html`<${Action} class="primary" work=${remedies.retry}><${Icon} of="again" />${t("Retry")}<//>`}
+        ${failed && !hasErrors && may("cancel") && html`<${Action} work=${remedies.retry}>${t("Retry")}<//>`}
+        ${may("submit") && html`<${Link} class="button ${job.status === "completed" ? "primary" : ""}" href=${again(job)}><${Icon} of="edit" />${t("Run again")}<//>`}
         ${alive && html`<${Notify} />`}
-        ${!alive && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>${t("Delete job")}</button>`}
+        ${!alive && may("cancel") && html`<button type="button" class="quiet" onClick=${() => setDialog("drop")}>${t("Delete job")}</button>`}
       </div></div>
     <p class="job-line">${job.name && html`<${Copyable} text=${job.jobId} shown=${job.jobId.slice(0, 12)} label=${t("Copy the id")} />`}
       <${Link} class="tag" href=${what ? `${to.jobs}?pipeline=${encodeURIComponent(what)}` : to.jobs}>${what ?? t("graph")}<//>
@@ -143,17 +148,42 @@ function Head({ model, remedies }) {
       ${job.attempt > 1 && html`<span class="muted">${t("attempt {n}", { n: job.attempt })}</span>`}
     </div>
     ${job.waitingFor && html`<${Waits} job=${job} />`}
+    ${dialog === "edit" && html`<${Edit} job=${job} close=${() => setDialog(null)} done=${(changed) => ((model.job = { ...model.job, ...changed }), model.tell(), setDialog(null))} />`}
     ${dialog === "drop" && html`<${Dialog} title=${t("Delete this job?")} close=${() => setDialog(null)}><p>${t("Its record and log go; its files stay under Artifacts.")}</p>
       <div class="buttons"><button type="button" onClick=${() => setDialog(null)}>${t("Keep it")}</button><${Action} class="danger" work=${drop}>${t("Delete job")}<//></div><//>`}
   </div>`;
 }
 
-const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), retry: t("its next attempt"), service: t("a server") };
+const PRIORITIES = [["high", t("high")], ["normal", t("normal")], ["low", t("low")]];
+
+// What may be changed afterwards: how it is called and, while it lives, how urgent it is.
+function Edit({ job, close, done }) {
+  const [wrong, setWrong] = useState("");
+  const save = async (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    const name = form.get("name").trim();
+    const changed = { ...(name === (job.name ?? "") ? {} : { name: name || null }), tags: tagsOf(form.get("tags")), ...(isAlive(job) && form.get("priority") !== job.priority ? { priority: form.get("priority") } : {}) };
+    try {
+      done(await patch(jobPath(job.jobId), changed));
+    } catch (error) {
+      setWrong(error.errors?.map((each) => each.detail).join(" ") || said(error));
+    }
+  };
+  return html`<${Dialog} title=${t("Edit name, tags and priority")} close=${close}><form class="stack" onSubmit=${save}>
+    <label class="field"><span>${t("Name")}</span><input name="name" type="text" maxlength="200" autofocus value=${job.name ?? ""} placeholder=${t("From the prompt or the file")} autocomplete="off" /></label>
+    <label class="field"><span>${t("Tags")}</span><input name="tags" type="text" value=${(job.tags ?? []).join(", ")} placeholder=${t("Separated by commas")} autocomplete="off" /></label>
+    ${isAlive(job) && html`<label class="field"><span>${t("Priority")}</span><select name="priority">${PRIORITIES.map(([each, label]) => html`<option key=${each} value=${each} selected=${each === job.priority}>${label}</option>`)}</select></label>`}
+    <p class="wrong" role="alert">${wrong}</p>
+    <div class="buttons"><button type="button" onClick=${close}>${t("Leave it")}</button><button class="primary">${t("Save")}</button></div></form><//>`;
+}
+
+const WAITS = { worker: t("a worker"), slot: t("a free slot"), memory: t("memory"), start_time: t("its start time"), paused: t("its pool to be resumed"), retry: t("its next attempt"), service: t("a server") };
 
 function Waits({ job }) {
   const kind = job.waitingFor.type;
   const start = kind === "start_time" && job.startAt;
-  return html`<p class="waiting"><${Icon} of="clock" /><span><strong>${t("Waits for {what}:", { what: WAITS[kind] ?? kind })}</strong> ${start ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : html`${job.waitingFor.position ? html`${t("place {n} in the queue", { n: job.waitingFor.position })} · ` : ""}${job.waitingFor.message}`}${kind === "worker" || kind === "slot" ? html` · <${Link} href=${to.queue}>${t("the queue")}<//>` : ""}</span></p>`;
+  return html`<p class="waiting"><${Icon} of="clock" /><span><strong>${t("Waits for {what}:", { what: WAITS[kind] ?? kind })}</strong> ${start ? html`${t("starts {time}, in", { time: local(job.startAt) })} <${Countdown} to=${job.startAt} />` : html`${job.waitingFor.position ? html`${t("place {n} in the queue", { n: job.waitingFor.position })} · ` : ""}${job.waitingFor.message}`}${["worker", "slot", "paused"].includes(kind) ? html` · <${Link} href=${to.queue}>${t("the queue")}<//>` : ""}</span></p>`;
 }
 
 function FinishNow({ model, node, label = t("Finish now") }) {

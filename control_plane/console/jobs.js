@@ -1,11 +1,12 @@
 // The list of jobs. Pages come over REST as one scrolls; whatever is in sight is subscribed to, so it lives.
-import { api, get, jobPath, post } from "./api.js";
+import { api, get, jobPath, patch, post } from "./api.js";
 import { between, isAlive, jobs as countJobs, local, nameOf } from "./format.js";
 import { LATEST, watch } from "./live.js";
 import { served, t, tn } from "./messages.js";
 import { hasEnded } from "./notify.js";
 import { ranked } from "./results.js";
 import { follow, go, Link, place, to, withQuery } from "./router.js";
+import { MOST_COMPARED, tagsOf } from "./run.js";
 import { Action, Countdown, Dialog, Duration, Empty, Failure, Icon, Loading, Progress, Rows, say, Status, Time, useWidth } from "./ui.js";
 import { html, useEffect, useEvery, useMemo, useRedraw, useRef, useState } from "./view.js";
 import { KIND_ICONS, kindOf, Thumbnail } from "./viewers.js";
@@ -20,7 +21,6 @@ const PERIODS = { "1h": [t("last hour"), 3600e3], "24h": [t("last day"), 86400e3
 const WORDS = ["status", "pipeline", "period", "q", "tag"];
 const TYPED_MS = 250; // after the last key, before the server is asked
 const NARROW = 720;
-const MOST_COMPARED = 6;
 
 // The jobs that the query of the address asks for, newest first, as a list that grows at both ends.
 class Found {
@@ -164,7 +164,7 @@ export function JobList() {
   };
   return html`<div class="page fill">
     <div class="title"><h1>${t("Jobs")}</h1>
-      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : found.cursor ? t("{jobs} so far", { jobs: countJobs(shown.length) }) : countJobs(shown.length)}</span></div>
+      <span class="muted numbers" aria-live="polite">${found.cursor === undefined ? "" : found.cursor ? t("more than {jobs}", { jobs: countJobs(shown.length) }) : countJobs(shown.length)}</span></div>
     <${Filters} />
     ${selected.length > 0 && html`<${Bulk} jobs=${selected} clear=${() => setChosen(new Set())} more=${found.cursor && selected.length === shown.length ? everything : null} />`}
     <${Body} found=${found} shown=${shown} narrow=${narrow} see=${see} chosen=${chosen} toggle=${toggle}
@@ -292,6 +292,11 @@ function Bulk({ jobs, clear, more }) {
   }
   const cancel = () => each(alive, (job) => post(`${jobPath(job.jobId)}/cancel`), t("Cancelled"));
   const retry = () => each(again, (job) => post(`${jobPath(job.jobId)}/retry`), t("Retried"));
+  const mark = (event) => {
+    event.preventDefault();
+    const tags = tagsOf(new FormData(event.target).get("tags"));
+    if (tags.length) each(jobs, (job) => patch(jobPath(job.jobId), { tags: [...new Set([...(job.tags ?? []), ...tags])] }), t("Tagged"));
+  };
   const drop = () => each(ended, (job) => api(jobPath(job.jobId), { method: "DELETE" }), t("Deleted"));
   return html`<div class="bulk" role="group" aria-label=${t("Chosen jobs")}>
     <strong class="numbers">${tn(jobs.length, "{n} job chosen", "{n} jobs chosen")}</strong>
@@ -299,12 +304,16 @@ function Bulk({ jobs, clear, more }) {
     ${jobs.length >= 2 && jobs.length <= MOST_COMPARED && html`<${Link} class="button" href=${to.compare(jobs.map((job) => job.jobId))}><${Icon} of="compare" />${t("Compare")}<//>`}
     <button type="button" disabled=${!alive.length} onClick=${() => setSure("cancel")}>${t("Cancel {n}", { n: alive.length.toLocaleString() })}</button>
     <${Action} disabled=${!again.length} work=${retry}>${t("Retry {n}", { n: again.length.toLocaleString() })}<//>
+    <button type="button" onClick=${() => setSure("tag")}><${Icon} of="tag" />${t("Tag {n}", { n: jobs.length.toLocaleString() })}</button>
     <button type="button" disabled=${!ended.length} onClick=${() => setSure("drop")}><${Icon} of="trash" />${t("Delete {n}", { n: ended.length.toLocaleString() })}</button>
     <button type="button" class="quiet" onClick=${clear}>${t("Clear")}</button>
     ${sure === "cancel" && html`<${Dialog} title=${tn(alive.length, "Cancel {n} job?", "Cancel {n} jobs?")} close=${() => setSure(null)}>
       <p>${t("What runs is stopped; what is finished stays.")}</p>
       <div class="buttons"><button type="button" onClick=${() => setSure(null)}>${t("Keep them")}</button>
         <${Action} class="danger" work=${cancel}>${tn(alive.length, "Cancel {n} job", "Cancel {n} jobs")}<//></div><//>`}
+    ${sure === "tag" && html`<${Dialog} title=${tn(jobs.length, "Tag {n} job", "Tag {n} jobs")} close=${() => setSure(null)}><form class="stack" onSubmit=${mark}>
+      <label class="field"><span>${t("Tags")}</span><input name="tags" type="text" required autofocus placeholder=${t("Separated by commas")} autocomplete="off" /></label>
+      <div class="buttons"><button class="primary">${t("Add")}</button></div></form><//>`}
     ${sure === "drop" && html`<${Dialog} title=${tn(ended.length, "Delete {n} job?", "Delete {n} jobs?")} close=${() => setSure(null)}>
       <p>${t("Their records and logs go; their files stay under Artifacts.")}</p>
       <div class="buttons"><button type="button" onClick=${() => setSure(null)}>${t("Keep them")}</button>

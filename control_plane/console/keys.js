@@ -5,7 +5,7 @@ import { t } from "./messages.js";
 import { Action, Copy, Dialog, Empty, Failure, Icon, Loading, said, say, Time } from "./ui.js";
 import { html, useEffect, useSource, useState } from "./view.js";
 
-const SCOPES = [["read", t("read jobs and files")], ["submit", t("submit jobs and upload files")], ["cancel", t("cancel, retry and finish jobs")], ["admin", t("everything, of every owner")]];
+const SCOPES = [["read", t("read jobs and files")], ["submit", t("submit jobs and upload files")], ["cancel", t("cancel, retry and finish jobs")], ["operate", t("order the queue, pause pools, drain workers")], ["admin", t("everything, of every owner")]];
 const DAYS = [["", t("never")], ["1", t("in a day")], ["30", t("in 30 days")], ["365", t("in a year")]];
 
 export function Keys() {

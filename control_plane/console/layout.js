@@ -11,6 +11,29 @@ const GAP = { along: 64, across: 18, bend: 10 };
 // `nodes`: ids; `edges`: {from, to}. Answers { at: Map id → {x, y} (the node's upper left), lines: [{edge, points}], width, height }.
 // `down`: layers go from top to bottom instead of from left to right.
 export function layout(nodes, edges, down = false) {
+  const work = steps(nodes, edges, down);
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
+}
+
+const SLICE_MS = 16;
+
+// The same in slices, between which the page does what else it has to do. null: `signal` ended it.
+export async function layoutInSlices(nodes, edges, down, signal) {
+  const work = steps(nodes, edges, down);
+  for (let until = performance.now() + SLICE_MS; ; ) {
+    const { done, value } = work.next();
+    if (done) return value;
+    if (performance.now() < until) continue;
+    await new Promise((resolve) => setTimeout(resolve));
+    if (signal.aborted) return null;
+    until = performance.now() + SLICE_MS;
+  }
+}
+
+function* steps(nodes, edges, down) {
   const length = down ? NODE.height : NODE.width;
   const breadth = down ? NODE.width : NODE.height;
   const children = new Map(nodes.map((id) => [id, []]));
@@ -20,6 +43,7 @@ export function layout(nodes, edges, down = false) {
     open.set(edge.to, open.get(edge.to) + 1);
   }
   const rank = layersOf(nodes, children, open);
+  yield;
   const layers = [];
   const place = (item, layer) => (layers[layer] ||= []).push(item);
   const items = new Map();
@@ -43,17 +67,21 @@ export function layout(nodes, edges, down = false) {
     }
     return { edge, chain };
   });
+  yield;
   for (const layer of layers) layer.forEach((item, order) => (item.order = order));
   for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
     const forward = sweep % 2 === 0;
     for (const layer of forward ? layers : [...layers].reverse()) arrange(layer, forward ? "before" : "after");
+    yield;
   }
   for (const layer of layers) spread(layer, null);
   for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
     const forward = sweep % 2 === 0;
     for (const layer of forward ? layers : [...layers].reverse()) spread(layer, forward ? "before" : "after");
+    yield;
   }
   for (const layer of [...layers, ...layers]) spread(layer, "both"); // a walk along one side only drifts away
+  yield;
   return placed(layers, lines, length, down);
 }
 

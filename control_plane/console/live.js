@@ -1,6 +1,6 @@
 // The one WebSocket of the page. It is always open, so that a cut is seen at once; every job that is watched is subscribed to
 // again with `after` when it comes back. Whatever is shown while it is cut is marked as it was at `live.seen`.
-import { get, root } from "./api.js";
+import { get, renew, root } from "./api.js";
 import { parse } from "./numbers.js";
 import { changes } from "./view.js";
 
@@ -18,6 +18,7 @@ let socket = null;
 let delay = FIRST_DELAY;
 let probe = 0;
 let silence = 0;
+let refused = false; // the last socket never opened
 
 function become(state) {
   if (live.state === state) return;
@@ -29,7 +30,9 @@ function connect() {
   const made = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${root}/ws`);
   socket = made;
   const late = setTimeout(() => made.close(), SILENCE_MS);
+  refused = true;
   made.onopen = () => {
+    refused = false;
     clearTimeout(late);
     delay = FIRST_DELAY;
     live.seen = Date.now();
@@ -57,6 +60,7 @@ function connect() {
 // A refused key looks like any other cut, so a request asks for it before the next try.
 async function again() {
   await get("/api/jobs?limit=1").catch(() => {});
+  if (refused) await renew();
   connect();
 }
 

@@ -11,6 +11,6 @@ export const parse = (text) => (JSON.rawJSON && LONG.test(text) ? JSON.parse(tex
 
 export const isLarge = (value) => JSON.isRawJSON?.(value) ?? false;
 
-// A number that somebody typed.
+// A number that the user typed.
 export const typedNumber = (text) =>
   isLarge(text) ? text : WHOLE.test(text) && !Number.isSafeInteger(Number(text)) && JSON.rawJSON ? JSON.rawJSON(String(text)) : Number(text);

@@ -1,4 +1,4 @@
-// What a job was given: every parameter as it ran, those that somebody chose first.
+// What a job was given: every parameter as it ran, those that the user chose first.
 import { isReference } from "./format.js";
 import { isLarge } from "./numbers.js";
 import { t, tn } from "./messages.js";

@@ -1,15 +1,18 @@
 // The form of a pipeline or of a task, and what it shares with a graph as JSON: name and tags, when and how urgently, the plan, the button.
 import { held, post, root } from "./api.js";
 import { Form } from "./form.js";
-import { formOf, valuesOf } from "./fields.js";
+import { formOf, plain, valuesOf } from "./fields.js";
 import { between, local, nodes as countNodes } from "./format.js";
 import { Graph } from "./graph.js";
 import { served, t } from "./messages.js";
 import { commandLine, curl, python } from "./request_texts.js";
-import { go, Link, to } from "./router.js";
-import { Copy, Icon, said } from "./ui.js";
+import { go, Link, place, to } from "./router.js";
+import { Presets } from "./presets.js";
+import { sweptOf } from "./sweep.js";
+import { Copy, Icon, said, say } from "./ui.js";
 import { html, useEffect, useMemo, useRef, useState } from "./view.js";
 
+export const MOST_COMPARED = 6;
 const WAIT_MS = 350; // after the last change, before the plan is asked for
 
 export const drafts = new Map(); // what was typed, for who comes back
@@ -65,7 +68,7 @@ export function Options({ value, change, prefix = "o" }) {
     </div></details></div>`;
 }
 
-const tagsOf = (text) => [...new Set(text.split(",").map((tag) => tag.trim()).filter(Boolean))];
+export const tagsOf = (text) => [...new Set(text.split(",").map((tag) => tag.trim()).filter(Boolean))];
 
 export const withOptions = (body, options) => ({
   ...body,
@@ -85,8 +88,8 @@ export function useSubmit() {
     key.current ||= [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     setState({ busy: true, error: null });
     try {
-      const job = await post("/api/jobs", body, { "Idempotency-Key": key.current });
-      go(to.job(job.jobId));
+      const made = await post("/api/jobs", body, { "Idempotency-Key": key.current });
+      go(made.sweep ? sweepPage(made) : to.job(made.jobId));
       return true;
     } catch (error) {
       if (error.status) key.current = null; // it was answered: the next press is another one
@@ -95,6 +98,14 @@ export function useSubmit() {
     }
   }
   return { ...state, submit };
+}
+
+// Where the jobs of a sweep are looked at: beside each other where they are few, else as a list.
+function sweepPage({ jobs, tag }) {
+  const ids = jobs.map((job) => job.jobId).filter(Boolean);
+  if (ids.length < jobs.length) say(t("{n} of {all} jobs were refused: {why}", { n: jobs.length - ids.length, all: jobs.length, why: jobs.find((job) => !job.jobId).detail }), "wrong");
+  if (ids.length === 1) return to.job(ids[0]);
+  return ids.length <= MOST_COMPARED ? to.compare(ids) : `${to.jobs}?tag=${encodeURIComponent(tag)}`;
 }
 
 export function Planned({ plan, template, note, title = t("What will run") }) {
@@ -129,11 +140,29 @@ export function FormJob({ what, params, options: given, children }) {
   const [touched, setTouched] = useState(new Set());
   const [pressed, setPressed] = useState(false);
   const [uploads, setUploads] = useState(0);
+  const [swept, setSwept] = useState(() => drafts.get(`${draft} swept`) ?? {});
   const form = useRef(null);
-  const { params: read, wrong } = valuesOf(what.schema, typed);
-  const body = withOptions(what.body(read), options.value);
+  const focus = place.query.get("field");
+  useEffect(() => {
+    if (focus) form.current.querySelector(`#${CSS.escape(`f-${focus}`)}`)?.focus();
+  }, []);
+  const { params: read, wrong } = valuesOf(without(what.schema, swept), typed);
+  const sweeps = {};
+  for (const [name, held] of Object.entries(swept)) {
+    const { values, wrong: amiss } = sweptOf(what.schema.properties[name], held);
+    if (amiss) wrong[`/${name}`] = amiss;
+    else sweeps[name] = values;
+  }
+  const sweep = (name, held) => {
+    const { [name]: _, ...rest } = swept;
+    const next = held === undefined ? rest : { ...rest, [name]: held };
+    drafts.set(`${draft} swept`, next);
+    setSwept(next);
+  };
+  const body = withOptions({ ...what.body(read), ...(Object.keys(sweeps).length ? { sweep: sweeps } : {}) }, options.value);
   const plan = usePlan(Object.keys(wrong).length ? null : body);
   const { busy, error, submit } = useSubmit();
+  const count = Object.values(sweeps).reduce((product, values) => product * values.length, 1);
   const change = (update) =>
     setTyped((before) => {
       const next = update(before);
@@ -156,18 +185,26 @@ export function FormJob({ what, params, options: given, children }) {
       requestAnimationFrame(() => form.current.querySelector("[aria-invalid=true]")?.focus());
       return;
     }
-    if (await submit(body)) drafts.delete(draft);
+    if (await submit(body)) for (const each of [draft, `${draft} swept`]) drafts.delete(each);
   }
   return html`<div class="split run">
     <form class="panel" ref=${form} onSubmit=${press} novalidate aria-label=${what.label}><div class="body">
       ${children}
-      <${Form} schema=${what.schema} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
+      ${what.isPlain && html`<${Presets} what=${what} params=${read} choose=${(next) => change(() => next)} />`}
+      <${Form} schema=${what.schema} swept=${swept} sweep=${null} focus=${focus} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
       <${Options} ...${options} />
       ${[...new Set(others)].map((text) => html`<p key=${text} class="wrong" role="alert">${text}</p>`)}
-      <div class="buttons run-bar"><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : t("Run")}</button></div>
+      <div class="buttons run-bar"><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : count > 1 ? t("Run {n} jobs", { n: count }) : t("Run")}</button></div>
     </div></form>
     <div class="stack aside"><${Planned} plan=${plan} template=${what.graph} /><${Same} body=${body} /></div>
   </div>`;
+}
+
+// The schema without the fields that have several values.
+function without(schema, swept) {
+  if (!Object.keys(swept).length) return schema;
+  const each = plain(schema);
+  return { ...each, required: (each.required ?? []).filter((name) => !(name in swept)), properties: Object.fromEntries(Object.entries(each.properties).filter(([name]) => !(name in swept))) };
 }
 
 function Estimate({ plan }) {
@@ -175,11 +212,14 @@ function Estimate({ plan }) {
   return estimate && Number.isFinite(estimate.high) ? html`<span class="estimate muted"><${Icon} of="clock" /> ${t("takes about {range}", { range: between(estimate) })}</span>` : null;
 }
 
+const fieldOf = (pointer) => /^\/params(\/.*)$/.exec(pointer)?.[1] ?? /^\/sweep(\/[^/]+)/.exec(pointer)?.[1];
+
 // A pipeline as what FormJob wants.
 export const pipelineForm = (pipeline) => ({
   id: pipeline.id, label: served(pipeline.label), description: served(pipeline.description), schema: pipeline.params, graph: pipeline.graph,
   body: (params) => ({ pipeline: pipeline.id, params }),
-  pointerOf: (pointer) => /^\/params(\/.*)$/.exec(pointer)?.[1],
+  isPlain: true, // its params are those of the submission
+  pointerOf: fieldOf,
 });
 
 // A task as what FormJob wants.
@@ -187,7 +227,8 @@ export const taskForm = (capability) => ({
   id: `task ${capability.id}`, task: capability.id, label: served(capability.label), description: served(capability.description), schema: capability.io.input,
   graph: { nodes: [{ id: capability.id, task: capability.id, plane: capability.plane }], edges: [] },
   body: (params) => ({ task: capability.id, params }),
-  pointerOf: (pointer) => /^\/params(\/.*)$/.exec(pointer)?.[1],
+  isPlain: true, // its params are those of the submission
+  pointerOf: fieldOf,
 });
 
 export const Back = () => html`<${Link} class="back" href=${to.new}><${Icon} of="back" />${t("All pipelines and tasks")}<//>`;

@@ -1,5 +1,5 @@
 // What the views are made of: marks, times, trees, lists of any length, dialogs, notices, and the states of a page that has nothing to show.
-import { clock } from "./api.js";
+import { clock, may, session, whoAsks } from "./api.js";
 import { ago, countdown, exact, isReference, ms, percent, STATUS, took } from "./format.js";
 import { live } from "./live.js";
 import { t, tn } from "./messages.js";
@@ -171,6 +171,13 @@ export async function attempt(work) {
     say(said(error), "wrong");
     return null;
   }
+}
+
+// `may` of api.js, for a view that is drawn again when that changes.
+export function useMay() {
+  useSource(session);
+  useEffect(() => void (session.who ?? whoAsks()), []);
+  return may;
 }
 
 // A button that cannot be pressed again before its work is done. Where the work takes the button away, the view has the focus, not nothing.

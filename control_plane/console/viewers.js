@@ -2,6 +2,7 @@
 import { bytesPath } from "./api.js";
 import { number, size } from "./format.js";
 import { t, tn } from "./messages.js";
+import { isHuge, usePixels } from "./pixels.js";
 import { Icon, shortKey } from "./ui.js";
 import { html, useEffect, useRef, useState } from "./view.js";
 
@@ -25,7 +26,10 @@ export function Thumbnail({ meta, poster, alt = "" }) {
   const [broken, setBroken] = useState(false);
   const url = bytesPath(meta);
   const wrong = () => setBroken(true);
-  if (!broken && kind === "image" && !(meta.size_bytes > THUMB_BYTES)) return html`<img class="thumb" src=${url} alt=${alt} loading="lazy" decoding="async" onError=${wrong} />`;
+  const isPicture = kind === "image" && !(meta.size_bytes > THUMB_BYTES);
+  const pixels = usePixels(isPicture ? meta : null);
+  if (isPicture && pixels === undefined) return html`<span class="thumb blank"></span>`;
+  if (!broken && isPicture && !isHuge(pixels)) return html`<img class="thumb" src=${url} alt=${alt} loading="lazy" decoding="async" onError=${wrong} />`;
   if (!broken && kind === "video") return html`<video class="thumb" src="${url}#t=0.5" poster=${poster && bytesPath(poster)} preload=${poster ? "none" : "metadata"} muted playsinline tabindex="-1" aria-hidden="true" onError=${wrong}></video>`;
   return html`<span class="thumb blank"><${Icon} of=${KIND_ICONS[kind]} /></span>`;
 }
@@ -66,10 +70,24 @@ export function Preview({ meta, large }) {
   if (broken) return html`<p class="muted">${t("This browser cannot show {name}; it can be downloaded.", { name })}</p>`;
   if (kind === "video") return html`<div class="media ${large ? "large" : ""}"><video src=${url} controls preload="metadata" playsinline aria-label=${name} onError=${wrong}></video><${Wave} meta=${meta} of="video" /></div>`;
   if (kind === "audio") return html`<div class="media"><audio src=${url} controls preload="metadata" aria-label=${name} onError=${wrong}></audio><${Wave} meta=${meta} of="audio" /></div>`;
-  if (kind === "image") return html`<div class="media ${large ? "large" : ""}"><img src=${url} alt=${name} onError=${wrong} /></div>`;
+  if (kind === "image") return html`<div class="media ${large ? "large" : ""}"><${Picture} reference=${meta} alt=${name} onError=${wrong} /></div>`;
   if (kind === "tensors") return html`<${Tensors} url=${url} />`;
   if (kind === "text") return html`<${Text} url=${url} bytes=${meta.size_bytes} />`;
   return html`<p class="muted">${t("Nothing of {name} can be shown here; it can be downloaded.", { name })}</p>`;
+}
+
+const TINY = 64; // pixels; a smaller picture is drawn with its pixels seen
+
+// A picture as it is; one that would take hundreds of megabytes in memory only when it is asked for.
+export function Picture({ reference, ...more }) {
+  const pixels = usePixels(reference);
+  const [anyway, setAnyway] = useState(false);
+  const loaded = (event) => event.target.classList.toggle("tiny", event.target.naturalWidth < TINY && event.target.naturalHeight < TINY);
+  if (pixels === undefined) return null;
+  if (isHuge(pixels) && !anyway) {
+    return html`<p class="muted huge">${t("{width} × {height} pixels: it is not drawn here, because that takes {size} of memory.", { width: pixels.width.toLocaleString(), height: pixels.height.toLocaleString(), size: size(pixels.width * pixels.height * 4) })} <button type="button" class="quiet" onClick=${() => setAnyway(true)}>${t("Show it anyway")}</button></p>`;
+  }
+  return html`<img src=${bytesPath(reference)} ...${more} onLoad=${loaded} />`;
 }
 
 // The loudness over time; where one clicks, the player beside it goes.

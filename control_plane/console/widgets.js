@@ -1,11 +1,11 @@
 // Fields that are more than a line: tick boxes, lists that are put in order, sliders, and a place on a picture.
-import { bytesPath } from "./api.js";
 import { Files, useStored } from "./files.js";
 import { isArtifact, kindOf, plain, propertiesOf, titleOf, takes, wantedOf } from "./fields.js";
 import { isReference, number } from "./format.js";
 import { t } from "./messages.js";
 import { Icon } from "./ui.js";
 import { html, useRef, useState } from "./view.js";
+import { Picture } from "./viewers.js";
 
 export function Ticks({ id, control, schema, value, change, title }) {
   const choices = plain(plain(schema).items).enum;
@@ -102,7 +102,7 @@ function GradeLook({ grade, whole, id }) {
   if (!picture) return null;
   const rows = [...gradeMatrix(grade), [0, 0, 0, 1, 0]];
   return html`<figure class="grade-look"><svg width="0" height="0" aria-hidden="true"><filter id="${id}-grade" color-interpolation-filters="sRGB"><feColorMatrix type="matrix" values=${rows.flat().map((each) => each.toFixed(5)).join(" ")} /></filter></svg>
-    <img src=${bytesPath(picture)} alt=${t("The picture with these colours")} style=${{ filter: `url("#${CSS.escape(id)}-grade")` }} /></figure>`;
+    <${Picture} reference=${picture} alt=${t("The picture with these colours")} style=${{ filter: `url("#${CSS.escape(id)}-grade")` }} /></figure>`;
 }
 
 // The first picture that has been chosen anywhere in the form.
@@ -121,7 +121,7 @@ export function Mouth({ id, control, value, change, whole, root }) {
   const box = useRef(null);
   const [name] = propertiesOf(root).filter(([, each]) => isArtifact(plain(each)) && wantedOf(each).accept.includes("image/*")).sort(([a]) => (a === "portrait" ? -1 : 0))[0] ?? [];
   const picture = whole["portrait"] ?? whole[name];
-  if (!picture) return html`<p class="nothing muted" id=${id}>${t("Choose the portrait first, then place the mouth on it.")}</p>`;
+  if (!picture) return html`<p class="muted" id=${id}>${t("Choose the portrait first, then place the mouth on it.")}</p>`;
   const held = value ?? null;
   const set = (next) => change({ ...next, x: clamp(next.x), y: clamp(next.y), width: Math.min(1, Math.max(0.01, Number(next.width.toFixed(4)))) });
   const place = (event) => {
@@ -140,8 +140,8 @@ export function Mouth({ id, control, value, change, whole, root }) {
   };
   return html`<div class="mouth">
     <div class="mouth-picture" ref=${box} id=${id} tabindex="0" role="application" aria-label=${t("Place the mouth: arrow keys move it, plus and minus change its width")} aria-describedby=${control["aria-describedby"]}
-      onPointerDown=${(event) => (event.preventDefault(), box.current.focus(), box.current.setPointerCapture?.(event.pointerId), place(event))} onPointerMove=${drag} onKeyDown=${press}>
-      <img src=${bytesPath(picture)} alt="" draggable=${false} />
+      onPointerDown=${(event) => (event.preventDefault(), box.current.focus({ preventScroll: true }), box.current.setPointerCapture?.(event.pointerId), place(event))} onPointerMove=${drag} onKeyDown=${press}>
+      <${Picture} reference=${picture} alt="" draggable=${false} />
       ${held && html`<span class="mouth-mark" style=${{ left: `${held.x * 100}%`, top: `${held.y * 100}%`, width: `${held.width * 100}%` }}></span>`}
     </div>
     ${held ? html`<div class="slider"><label for="${id}-width">${t("Width")}</label><input type="range" id="${id}-width" min="0.01" max="0.6" step="0.005" value=${held.width} onInput=${(event) => set({ ...held, width: Number(event.target.value) })} />

@@ -2,9 +2,9 @@
 import { api, get, post } from "./api.js";
 import { exact, memory, span } from "./format.js";
 import { t, tn } from "./messages.js";
-import { Curve } from "./curves.js";
 import { Link, to } from "./router.js";
-import { Action, Copyable, Empty, Failure, Loading, say, Time } from "./ui.js";
+import { Action, Copyable, Empty, Failure, Icon, Loading, say, Time, useMay } from "./ui.js";
+import { UsageCurves, useUsage } from "./usage.js";
 import { html, useEvery, useState } from "./view.js";
 
 const LOOK_MS = 2000;
@@ -31,7 +31,7 @@ export function Workers() {
     ${error && !found ? html`<${Failure} error=${error} retry=${() => look().catch(() => {})} />` : !found ? html`<${Loading} />` : html`
       <${Queues} queues=${found.queues} workers=${found.workers} />
       <section class="stack" aria-labelledby="h-workers"><h2 id="h-workers">${tn(found.workers.length, "{n} worker", "{n} workers")}</h2>
-        ${found.workers.length ? html`<div class="cards">${found.workers.map((worker) => html`<${Worker} key=${worker.workerId} worker=${worker} light=${found.light} />`)}</div>`
+        ${found.workers.length ? html`<div class="cards">${found.workers.map((worker) => html`<${Worker} key=${worker.workerId} worker=${worker} light=${found.light} look=${look} />`)}</div>`
           : html`<${Empty} title=${t("No worker is running")}><p>${t("Jobs wait until one starts:")} <code>dihedral worker</code></p><//>`}</section>
       <${DeadLetters} letters=${found.letters} look=${look} />`}
   </div>`;
@@ -42,18 +42,25 @@ function Queues({ queues, workers }) {
   const slots = (queue) => workers.filter((worker) => worker.plane === queue.plane && worker.pool === queue.pool).reduce((sum, worker) => sum + worker.slots, 0);
   return html`<section class="panel" aria-labelledby="h-queues"><header><h2 id="h-queues">${t("Queues")}</h2></header>
     <div class="scroll" tabindex="0" role="region" aria-labelledby="h-queues"><table><thead><tr><th>${t("Plane")}</th><th>${t("Pool")}</th><th class="n">${t("Queued")}</th><th class="n">${t("Oldest")}</th><th class="n">${t("In flight")}</th><th class="n">${t("Running")}</th><th class="n">${t("Slots")}</th></tr></thead>
-    <tbody>${queues.map((queue) => html`<tr key=${queue.plane + queue.pool}><td>${PLANES[queue.plane]}</td><td class="mono">${queue.pool}</td>
+    <tbody>${queues.map((queue) => html`<tr key=${queue.plane + queue.pool}><td>${PLANES[queue.plane]}</td><td class="mono">${queue.pool}${queue.paused ? html` <span class="tag waits">${t("paused")}</span>` : ""}</td>
       <td class="n ${queue.depth ? "waits" : ""}">${queue.depth.toLocaleString()}</td><td class="n">${queue.oldestSeconds === null ? html`<span class="muted">–</span>` : span(queue.oldestSeconds * 1000)}</td>
       <td class="n">${queue.pending.toLocaleString()}</td><td class="n">${running(queue).toLocaleString()}</td><td class="n">${slots(queue) || html`<span class="wrong">${t("no worker")}</span>`}</td></tr>`)}</tbody></table></div></section>`;
 }
 
 // Light nodes run in the worker itself; only the others take a slot.
-function Worker({ worker, light }) {
+function Worker({ worker, light, look }) {
+  const may = useMay();
+  const turn = async () => {
+    await post(`/api/workers/${encodeURIComponent(worker.workerId)}/${worker.draining ? "resume" : "drain"}`);
+    say(worker.draining ? t("{worker} takes nodes again", { worker: worker.workerId }) : t("{worker} ends what it runs and takes no more", { worker: worker.workerId }));
+    await look();
+  };
   const late = Date.now() - Date.parse(worker.lastSeen) > LATE_MS;
   const busy = worker.running.filter((run) => !light.has(run.task)).length;
   const beside = worker.running.length - busy;
   return html`<article class="panel worker" aria-label=${t("Worker {id}", { id: worker.workerId })}>
-    <header><h3><${Copyable} text=${worker.workerId} label=${t("Copy the id")} /></h3><span class="tag">${PLANES[worker.plane]} · ${worker.pool}</span></header>
+    <header><h3><${Copyable} text=${worker.workerId} label=${t("Copy the id")} /></h3><span class="tag">${PLANES[worker.plane]} · ${worker.pool}</span>${worker.draining && html`<span class="tag waits">${t("drains")}</span>`}
+      ${may("operate") && html`<span class="end"><${Action} class="quiet" aria-label=${worker.draining ? t("Resume {worker}", { worker: worker.workerId }) : t("Drain {worker}", { worker: worker.workerId })} work=${turn}><${Icon} of=${worker.draining ? "play" : "drain"} />${worker.draining ? t("Resume") : t("Drain")}<//></span>`}</header>
     <div class="body">
       <div class="slots" role="img" aria-label=${t("{busy} of {slots} slots run a node", { busy, slots: worker.slots })}>
         ${Array.from({ length: Math.min(worker.slots, 32) }, (_, index) => html`<i key=${index} class=${index < busy ? "busy" : ""}></i>`)}<span class="numbers muted">${t("{busy} of {slots} slots", { busy, slots: worker.slots })}${beside > 0 ? `, ${tn(beside, "{n} light node beside them", "{n} light nodes beside them")}` : ""}</span></div>
@@ -72,21 +79,14 @@ function Worker({ worker, light }) {
     </div></article>`;
 }
 
-const USAGE_MS = 10_000;
-const GIB = 2 ** 30;
-
 // Its slots and memory over the last hour, read while they are looked at.
 function LastHour({ worker }) {
   const [open, setOpen] = useState(false);
-  const [samples, setSamples] = useState(null);
-  useEvery(open ? USAGE_MS : 0, async () => open && setSamples((await get(`/api/workers/${encodeURIComponent(worker.workerId)}/usage`)).samples), [open, worker.workerId]);
+  const samples = useUsage(worker.workerId, open ? undefined : null);
   const minutes = (sample) => Math.round((Date.parse(sample.at) - Date.now()) / 6000) / 10;
-  const devices = [...new Set((samples ?? []).flatMap((sample) => sample.memory.map((each) => each.device)))];
-  const memory = devices.map((device) => ({ name: device === "cpu" ? t("slots") : device, points: samples.flatMap((sample) => sample.memory.filter((each) => each.device === device).map((each) => [minutes(sample), each.usedBytes / GIB])) }));
   return html`<details class="more" onToggle=${(event) => setOpen(event.target.open)}><summary>${t("The last hour")}</summary>
     ${samples && samples.length < 2 && html`<p class="muted">${t("Nothing was recorded yet.")}</p>`}
-    ${samples?.length > 1 && html`<${Curve} series=${{ key: "busy", title: t("Busy slots"), nodeId: "", along: t("minute"), points: samples.map((sample) => [minutes(sample), sample.busy]) }} />
-      ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along: t("minute"), lines: memory }} />`}`}</details>`;
+    ${samples?.length > 1 && html`<${UsageCurves} samples=${samples} at=${minutes} along=${t("minute")} />`}</details>`;
 }
 
 // Without a GPU it is what the slots hold of the machine's.

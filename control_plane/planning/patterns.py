@@ -1,4 +1,4 @@
-"""What a regular expression of somebody else can cost, so that one is never run on the event loop for longer than a moment.
+"""What a regular expression from a capability can cost, so that none is run on the event loop for longer than a moment.
 
 A capability's schema is written by a worker, and its patterns meet the texts of users in the control plane. Python's engine backtracks: `(a+)+$` over 40
 letters takes hours. The cost is bounded from above by counting choices: each repetition of variable length offers as many as it is long, and they multiply;

@@ -6,7 +6,7 @@ store answers downloads with a redirect, pictures, sound and headers of files ma
 
 import gzip
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -36,6 +36,13 @@ SERVED = {
     ".svg": "image/svg+xml",
 }
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
+}
+
 
 class File(msgspec.Struct, frozen=True):
     media_type: str
@@ -46,24 +53,10 @@ class File(msgspec.Struct, frozen=True):
 
 def console_routes(artifacts: ArtifactsSettings, root: str = "") -> tuple[list[HTTPRouteHandler], NotFound]:
     """Returns the routes of the console, and the answer to an address that no route has. `root`: control.rootPath; modules find it by their own address, the page must be told."""
-    found = dict(_files(files("dihedral.control_plane") / "console"))
+    found = dict(read_files(files("dihedral.control_plane") / "console"))
     page = found["index.html"].text.replace(b'="/', f'="{root}/'.encode())
-    found["index.html"] = _file("text/html", page)
-    headers = {
-        "Content-Security-Policy": policy(artifacts),
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-        "Vary": "Accept-Encoding",
-    }
-
-    def answer(request: Req, file: File) -> Response[bytes]:
-        if request.headers.get("if-none-match") == file.etag:
-            return Response(b"", status_code=304, headers={**headers, "ETag": file.etag}, media_type=file.media_type)
-        text, more = file.text, {"ETag": file.etag}
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            text, more = file.compressed, {**more, "Content-Encoding": "gzip"}
-        return Response(text, headers={**headers, **more}, media_type=file.media_type)
+    found["index.html"] = file_of("text/html", page)
+    headers = {"Content-Security-Policy": policy(artifacts), **HEADERS}
 
     def not_found(request: Req, error: Exception) -> Response[bytes]:
         """Shows a person the console's own page, where a program gets a problem."""
@@ -75,7 +68,7 @@ def console_routes(artifacts: ArtifactsSettings, root: str = "") -> tuple[list[H
 
     @get("/", include_in_schema=False)
     async def home(request: Req) -> Response[bytes]:
-        return answer(request, found["index.html"])
+        return answer(request, found["index.html"], headers)
 
     @get("/console/{path:path}", include_in_schema=False)
     async def below(request: Req, path: FromPath[str]) -> Response[bytes]:
@@ -83,9 +76,19 @@ def console_routes(artifacts: ArtifactsSettings, root: str = "") -> tuple[list[H
         file = found.get(name) or (found["index.html"] if name.startswith(VIEWS) else None)
         if file is None:
             return not_found(request, ApiProblem(404, "not_found", "the console has no such file"))
-        return answer(request, file)
+        return answer(request, file, headers)
 
     return [home, below], not_found
+
+
+def answer(request: Req, file: File, headers: Mapping[str, str]) -> Response[bytes]:
+    """Answers with a file, compressed where the browser takes that, or says that it has not changed."""
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(b"", status_code=304, headers={**headers, "ETag": file.etag}, media_type=file.media_type)
+    text, more = file.text, {"ETag": file.etag}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        text, more = file.compressed, {**more, "Content-Encoding": "gzip"}
+    return Response(text, headers={**headers, **more}, media_type=file.media_type)
 
 
 def policy(artifacts: ArtifactsSettings) -> str:
@@ -103,16 +106,16 @@ def policy(artifacts: ArtifactsSettings) -> str:
     )
 
 
-def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, File]]:
+def read_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, File]]:
     for each in sorted(folder.iterdir(), key=lambda each: each.name):
         if each.is_dir():
-            yield from _files(each, f"{prefix}{each.name}/")
+            yield from read_files(each, f"{prefix}{each.name}/")
             continue
         suffix = each.name[each.name.rfind(".") :]
         if suffix in SERVED:
-            yield prefix + each.name, _file(SERVED[suffix], each.read_bytes())
+            yield prefix + each.name, file_of(SERVED[suffix], each.read_bytes())
 
 
-def _file(media_type: str, text: bytes) -> File:
+def file_of(media_type: str, text: bytes) -> File:
     etag = f'"{hashlib.sha256(text).hexdigest()[:32]}"'
     return File(media_type, text, gzip.compress(text, 9, mtime=0), etag)

@@ -5,14 +5,14 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, Router, delete, get, post
+from litestar import Request, Response, Router, delete, get, patch, post
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
-from dihedral.control_plane import body
+from dihedral.control_plane import body, changing
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
@@ -26,7 +26,7 @@ from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
 from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
 from dihedral.schemas.structs.plan import GoalPlan
-from dihedral.schemas.structs.request import RetryRequest, TrainRequest
+from dihedral.schemas.structs.request import JobChange, RetryRequest, TrainRequest
 
 Req = Request[Any, Any, State]
 
@@ -241,6 +241,20 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     )
 
 
+@patch(
+    "/api/jobs/{job_id:str}",
+    scope="submit",
+    summary="Change a job's name, tags or priority",
+    operation_class=with_body("request", "JobChange", "At least one of name, tags and priority."),
+    responses=answers(404, 409, 413, 415),
+)
+async def change_job(request: Req, job_id: FromPath[str]) -> Job:
+    """Changes a job. The priority holds for what no worker has been given yet, and for what becomes ready later; a job that has ended has none."""
+    visible_owner = principal(request).visible_owner
+    view = await _queue(request).view(job_id, visible_owner=visible_owner)
+    return await changing.change(_queue(request), view, await _optional(request, JobChange), visible_owner)
+
+
 @delete(
     "/api/jobs/{job_id:str}",
     scope="cancel",
@@ -302,6 +316,7 @@ job_routes = Router(
     "/",
     before_request=known_once,
     route_handlers=[
-        submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, finish, retry, delete_job, train, read_status,
+        submit, submit_batch, plan, list_jobs, read_job, read_graph, read_events, cancel, finish, retry, change_job,
+        delete_job, train, read_status,
     ],
 )  # fmt: skip

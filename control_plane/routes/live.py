@@ -20,6 +20,7 @@ from dihedral.control_plane.access import Access, Principal, principal
 from dihedral.control_plane.hub import Hub, UnknownJob
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
 from dihedral.control_plane.watches import Subscription, Update
+from dihedral.schemas.structs.graph import Estimate
 from dihedral.schemas.structs.websocket import (
     ClientMessage,
     FailureReason,
@@ -315,7 +316,7 @@ async def server_sent(
     with hub.attended(wake.set), suppress(UnknownJob, *STORE_LOST):
         subscription = await hub.subscribe(job_id, after, None, wake.set, visible_owner)
         try:
-            progress = -1.0
+            told: tuple[float, dict[str, Estimate]] = (-1.0, {})
             while not hub.closing.is_set():
                 wake.clear()
                 if subscription.lost:
@@ -327,8 +328,8 @@ async def server_sent(
                         yield piece
                     if chunk.last:
                         return
-                    if chunk.progress != progress:
-                        progress = chunk.progress
+                    if (chunk.progress, chunk.estimated()) != told:
+                        told = (chunk.progress, chunk.estimated())
                         yield _progress(chunk)
                     continue
                 try:
@@ -354,7 +355,9 @@ def _pieces(chunk: Update) -> list[bytes]:
 
 
 def _progress(chunk: Update) -> bytes:
-    body = {"type": "progress", "seq": chunk.seq, "status": chunk.status, "progress": chunk.progress}
+    body = {
+        "type": "progress", "seq": chunk.seq, "status": chunk.status, "progress": chunk.progress, **chunk.estimated(),
+    }  # fmt: skip
     return _sse("progress", None, msgspec.json.encode(body).decode())
 
 

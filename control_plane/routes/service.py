@@ -80,14 +80,14 @@ async def workers(request: Req) -> WorkerList:
 )
 async def worker_usage(request: Req, worker_id: FromPath[str]) -> WorkerUsage:
     if not WORKER_ID.fullmatch(worker_id):
-        raise _unknown_worker(worker_id)
+        raise unknown_worker(worker_id)
     samples = await _queue(request).jobs.workers.usage(worker_id)
     if not samples and all(each.worker_id != worker_id for each in await _queue(request).workers()):
-        raise _unknown_worker(worker_id)
+        raise unknown_worker(worker_id)
     return WorkerUsage(worker_id=worker_id, samples=samples)
 
 
-def _unknown_worker(worker_id: str) -> ApiProblem:
+def unknown_worker(worker_id: str) -> ApiProblem:
     return ApiProblem(404, "unknown_worker", f"no worker {worker_id!r} was seen in the last hour")
 
 

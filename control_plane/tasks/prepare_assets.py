@@ -29,6 +29,8 @@ class Assets(Shape):
         "verify files",
         "files exist",
         "are there",
+        "still there",
+        "all there",
         "file sizes",
         "check that exist",
         "assets",

@@ -12,7 +12,7 @@ from dihedral.schemas.structs.artifact import ModelRef
 
 MOST_FILES = 1_000
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, OSError, EOFError)
-"""What opening and unpacking a zip of somebody may raise."""
+"""What opening and unpacking a user's zip may raise."""
 LEFT_BYTES = 2**30  # that a zip leaves free on the disk
 
 

@@ -33,7 +33,8 @@ class CompareVoice(Strict, kw_only=True, rename="camel"):
     speakers: Annotated[
         list[Speaker] | None,
         Meta(
-            description="Whose each recording is: the voice's place, from 0, or null for none of them; for the error rate"
+            description="Whose each recording is: the voice's place, from 0, or null for none of them; for the error rate",
+            extra_json_schema={"x-places": {"of": "recordings", "in": "voices"}},
         ),
     ] = None
 
@@ -59,6 +60,7 @@ class CompareVoiceOutput(Strict, kw_only=True, rename="camel"):
     memory_mib=1024,
     keywords=[
         "who is it",
+        "sound like",
         "who speaks",
         "who is speaking",
         "recognise speaker",

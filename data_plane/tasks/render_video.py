@@ -187,6 +187,7 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
     time_by=("width", "height", "fps", "seconds", "scenes"),
     memory_by=("width", "height"),
     keywords=[
+        "apply it to",
         "film",
         "movie",
         "clip",
@@ -207,6 +208,8 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
         "combine",
         "join",
         "assemble",
+        "stitch",
+        "stitch together",
     ],
     examples=[
         {

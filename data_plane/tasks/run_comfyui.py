@@ -57,11 +57,20 @@ class RunComfyui(Strict, kw_only=True, rename="camel"):
             description="In ComfyUI's API format: Workflow → Export (API)", extra_json_schema={"x-kind": ["workflow"]}
         ),
     ]
-    values: Annotated[dict[str, Any], Meta(description='Replaces inputs: {"3.seed": 7}')] = field(default_factory=dict)
+    values: Annotated[
+        dict[str, Any], Meta(description='Replaces inputs: {"3.seed": 7}', extra_json_schema={"x-pairs": True})
+    ] = field(default_factory=dict)
     files: Annotated[dict[str, ArtifactRef], Meta(description='Uploads artifacts: {"10.image": {bucket, key}}')] = (
         field(default_factory=dict)
     )
-    server: Annotated[str, Meta(max_length=128, description="A name of [comfyui.NAME]; empty: the only one")] = ""
+    server: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            description="A name of [comfyui.NAME]; empty: the only one",
+            extra_json_schema={"x-after": ["server"]},
+        ),
+    ] = ""
     outputs: Annotated[list[str] | None, Meta(description="Runs only what these nodes need, and takes their files")] = (
         None
     )

@@ -66,7 +66,15 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class RunTool(Strict, kw_only=True, rename="camel"):
-    tool: Annotated[str, Meta(min_length=1, max_length=128, description="A name of [tools.NAME]")]
+    tool: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=128,
+            description="A name of [tools.NAME]",
+            extra_json_schema={"x-after": ["tool", "trainer", "program"]},
+        ),
+    ]
     config: Annotated[
         dict[str, Any],
         Meta(

@@ -35,7 +35,7 @@ Placed = Literal["engine", "alignment", "letters"]
 
 SAYING = ["say", "announce", "pronounce", "utter", "speak", "sprich", "sag"]
 PACES = {
-    "very slow": 0.65, "slow": 0.8, "calm": 0.9, "fast": 1.25, "quick": 1.25, "very fast": 1.5, "double speed": 2.0, "half speed": 0.5,
+    "very slow": 0.65, "slow": 0.8, "calm": 0.9, "fast": 1.25, "quick": 1.25, "very fast": 1.5, "double speed": 2.0, "twice as fast": 2.0, "half speed": 0.5,
 }  # fmt: skip
 """How fast the words of a goal ask for; the planner reads them."""
 

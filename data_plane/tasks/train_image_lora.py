@@ -58,6 +58,9 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
     memory_mib=512,
     time_by=("steps", "batch", "patch"),
     keywords=[
+        "teach look",
+        "teach tones",
+        "teach adapter",
         "train look",
         "learn look",
         "learn style",

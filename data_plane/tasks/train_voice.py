@@ -28,7 +28,7 @@ class TrainVoice(Strict, kw_only=True, rename="camel"):
         Recording | None,
         Meta(
             description="The speaker, in WAV, FLAC, MP3, M4A or the like",
-            extra_json_schema={"x-one-of": "A recording of the speaker"},
+            extra_json_schema={"x-one-of": "A recording of the speaker", "x-given": True},
         ),
     ] = None
     recordings: Annotated[
@@ -37,7 +37,7 @@ class TrainVoice(Strict, kw_only=True, rename="camel"):
             max_length=64,
             title="More recordings",
             description="More of the same speaker",
-            extra_json_schema={"x-one-of": "A recording of the speaker"},
+            extra_json_schema={"x-one-of": "A recording of the speaker", "x-given": True},
         ),
     ] = msgspec.field(default_factory=list)
     components: Annotated[
@@ -86,6 +86,8 @@ class Fitted(NamedTuple):
         "voice training",
         "teach voice",
         "voice from recording",
+        "voice profile",
+        "voice print",
     ],
     examples=[
         {"recording": {"bucket": "inputs", "key": "speaker-low.wav"}},

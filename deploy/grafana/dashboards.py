@@ -290,7 +290,7 @@ QUEUES = (
                 "Entries taken per second",
                 "ops",
                 (f"sum by (plane, pool, word) (rate(dihedral_deliveries_total{RATE}))", "{{plane}} {{pool}} {{word}}"),
-                says="ok: work; gone and stale: nobody needs it any more; vanished: the stream has lost it.",
+                says="ok: work; gone and stale: no job needs it any more; vanished: the stream has lost it.",
             ),
             graph(
                 "Taken over from lost workers per minute",

@@ -68,7 +68,7 @@ class ArtifactMeta(Strict, kw_only=True):
         Annotated[
             str,
             Meta(
-                description='Of the API key that made it or its job; absent where nobody had to say who he is.'
+                description='Of the API key that made it or its job; absent where no key was required.'
             ),
         ]
         | UnsetType

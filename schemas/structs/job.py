@@ -31,6 +31,7 @@ class WaitingReason(StrEnum):
     start_time = 'start_time'
     retry = 'retry'
     service = 'service'
+    paused = 'paused'
 
 
 class WaitingFor(Strict, kw_only=True):

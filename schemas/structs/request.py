@@ -26,6 +26,29 @@ Change: TypeAlias = Annotated[
 ]
 
 
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        description='null: it is named by its prompt or first file again.',
+        max_length=200,
+        pattern='^(?=[^\\S\\n]*\\S)[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]+$(?!\\n)',
+    ),
+]
+
+
+class JobChange(Strict, kw_only=True):
+    name: (
+        Annotated[
+            Name,
+            Meta(description='null: it is named by its prompt or first file again.'),
+        ]
+        | None
+        | UnsetType
+    ) = UNSET
+    tags: Annotated[list[Tag], Meta(max_length=20)] | UnsetType = UNSET
+    priority: job.Priority | UnsetType = UNSET
+
+
 class PlanDevice(StrEnum):
     cpu = 'cpu'
     gpu = 'gpu'

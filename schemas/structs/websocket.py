@@ -7,6 +7,7 @@ from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
 
 from . import events as events_1
+from . import graph
 from . import job as job_1
 
 class Subscribe(Strict, kw_only=True, tag_field='action', tag='subscribe'):
@@ -72,6 +73,24 @@ class Update(Strict, kw_only=True, tag_field='type', tag='update'):
     status: job_1.JobStatus
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
     events: list[events_1.Event]
+    estimate: (
+        Annotated[
+            graph.Estimate,
+            Meta(
+                description='Seconds until its end, as of a few seconds ago; absent while that is unknown.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    starts_in: (
+        Annotated[
+            graph.Estimate,
+            Meta(
+                description='Seconds until its first waiting node starts; absent while that is unknown, or none waits.'
+            ),
+        ]
+        | UnsetType
+    ) = field(name='startsIn', default=UNSET)
 
 
 ServerMessage: TypeAlias = Annotated[

@@ -126,6 +126,12 @@ class QueueInfo(Strict, kw_only=True):
     depth: Annotated[int, Meta(ge=0)]
     pending: Annotated[int, Meta(ge=0)]
     oldest_seconds: OldestSeconds | None = field(name='oldestSeconds')
+    paused: Annotated[
+        bool,
+        Meta(
+            description='Its workers take no nodes until it is resumed; what runs goes on.'
+        ),
+    ]
 
 
 class QueueList(Strict, kw_only=True):
@@ -215,6 +221,7 @@ class WaitingJob(Strict, kw_only=True):
 class WaitingList(Strict, kw_only=True):
     plane: graph.Plane
     pool: Annotated[str, Meta(min_length=1)]
+    paused: bool
     waiting: Annotated[
         list[WaitingJob],
         Meta(description='What no worker has taken yet, the next first; at most 500.'),

@@ -24,6 +24,7 @@ from miniopy_async.api import Minio
 from dihedral.bridge.artifacts.s3 import S3Store
 from dihedral.bridge.artifacts.store import ArtifactStore, ArtifactStoreUnavailable
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
+from tests.support.polling import at_this_load
 from tests.support.servers import skip
 
 ACCESS, SECRET = "tester", "secret-of-the-tester"
@@ -100,7 +101,7 @@ class Seaweed:
             yield
         finally:
             self._gateway = self._run_gateway()
-            deadline = time.monotonic() + READY_SECONDS
+            deadline = time.monotonic() + at_this_load(READY_SECONDS)
             while not await self._stores():
                 assert time.monotonic() < deadline, self._log()
                 await asyncio.sleep(0.02)
@@ -141,7 +142,7 @@ class Seaweed:
     def _has_leader(self) -> bool:
         with suppress(OSError):
             url = f"http://127.0.0.1:{self._ports['master']}/cluster/status"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return bool(json.load(answer).get("IsLeader"))
         return False
 
@@ -163,7 +164,7 @@ class Seaweed:
         return process
 
     def _until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + at_this_load(READY_SECONDS)
         while not true():
             assert time.monotonic() < deadline, self._log()
             assert all(process.poll() is None for process in self._processes), self._log()

@@ -256,7 +256,7 @@ async def test_a_cancel_stops_the_copying_of_a_large_file(store: Any, tmp_path: 
     putting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await putting
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < at_this_load(1)
     assert files(store) == [".tmp"]
 
 

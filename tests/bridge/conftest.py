@@ -20,7 +20,7 @@ def redis_server_url() -> Iterator[str]:
     process, url = start_server(directory, binary=binary)
     yield url
     process.terminate()
-    process.wait(10)
+    process.wait()
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import redis as redis_sync
 
 from dihedral.bridge.fabric import functions
-from dihedral.bridge.fabric.items import JobRead, Release, Renewal, Retry, Takeover
+from dihedral.bridge.fabric.items import Change, JobRead, Release, Renewal, Retry, Takeover
 from dihedral.bridge.fabric.steps import Dispatch, Event, Progress, Skip, Start, Step
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
 
@@ -102,6 +102,13 @@ async def retry(world: World, token: str) -> Call:
     return lambda: world.scripts.retry(world.part, Retry("job", "failed", attempt, ["a"], [batch(["a"])]))
 
 
+async def change(world: World, token: str) -> Call:
+    await world.submit()
+    entry = (await world.redis.xrange(STREAM))[0][0].decode()
+    item = Change("job" if token == "fresh" else "unknown", "high", [(f"{entry}@{STREAM}", f"{STREAM}:high", "")])
+    return lambda: world.scripts.change(world.part, [item])
+
+
 async def delete(world: World, token: str) -> Call:
     await world.submit()
     if token == "fresh":
@@ -168,6 +175,7 @@ SCRIPTS = [
     release,
     cancel,
     retry,
+    change,
     delete,
     due,
     drop_consumer,

@@ -20,6 +20,7 @@ from dihedral.bridge.worker.loop import Worker
 from dihedral.control_plane.waiting import waiting_for
 from tests.support.outcomes import ended
 from tests.support.planes import RUNS, edge, gate, node, planes
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 
@@ -42,7 +43,7 @@ async def test_a_connection_that_closes_while_two_use_it_is_a_lost_connection(re
     client = connect(redis_url)
     async with client.pubsub() as pubsub:
         await pubsub.subscribe("a")
-        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=at_this_load(5))
         reading = asyncio.create_task(pubsub.connection.read_response())
         await asyncio.sleep(0)
         with pytest.raises(redis_sync.ConnectionError):

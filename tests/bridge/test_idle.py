@@ -22,8 +22,11 @@ async def asked_a_second(client: Any) -> float:
 
 
 async def least_asked(client: Any) -> float:
-    """The first look has the first heartbeat and the first takes; on a busy machine they reach into the second."""
-    return min([await asked_a_second(client) for _ in range(3)])
+    """Of looks until one finds quiet: the first may have the first heartbeat and the first takes, on a busy machine the second too."""
+    for _ in range(3):
+        if (asked := await asked_a_second(client)) <= MOST:
+            break
+    return asked
 
 
 @pytest.mark.parametrize("count", [1, 16])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dihedral.bridge.fabric.items import Cancel, JobRead, Release, Renewal, Retry, Submission, Take, Takeover
+from dihedral.bridge.fabric.items import Cancel, Change, JobRead, Release, Renewal, Retry, Submission, Take, Takeover
 from dihedral.bridge.fabric.scripts import encode_item
 from dihedral.bridge.fabric.steps import EntrySpec
 
@@ -26,6 +26,7 @@ ITEMS: dict[str, Any] = {
     "takeover": Takeover(STREAM, "1-0", "w1", 1700000000000, "w2", "nonce"),
     "release": Release("job", STREAM, "1-0", "w1 nonce", [PLAIN]),
     "cancel": Cancel("job", ["a", "b"]),
+    "change": Change("job", "high", [("1-0@" + STREAM, f"{STREAM}:high", ""), ("delay:n", STREAM, False)], "", "{}"),
     "retry": Retry("job", "failed", 1, ["a"], [PLAIN], [("b", "broken", 250000000)], (), 0),
     "read": JobRead("job", -1, 2),
 }

@@ -16,6 +16,7 @@ from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.submission import GraphSubmission
 from tests.bridge.world import ERROR, STREAM, World, batch, ended
+from tests.support.polling import at_this_load
 
 pytestmark = pytest.mark.parametrize("redis_url", ["valkey", "redis-server"], indirect=True)
 
@@ -237,9 +238,9 @@ async def test_a_node_that_ends_or_is_skipped_moves_the_progress_that_clients_se
     (claim,) = await world.take()
     async with world.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe("progress:job")
-        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=at_this_load(5))
         await world.report(claim, [ended("a", share=250_000_000), ("skip", "b", "not_taken", 250_000_000)])
-        said = [json.loads((await pubsub.get_message(timeout=5))["data"]) for _ in range(2)]
+        said = [json.loads((await pubsub.get_message(timeout=at_this_load(5)))["data"]) for _ in range(2)]
     assert [(each["nodeId"], each["progress"], each["nodeProgress"]) for each in said] == [
         ("a", 0.25, 1),
         ("b", 0.5, 1),

@@ -103,7 +103,7 @@ async def test_a_heartbeat_is_hurried_when_waiting_begins_or_ends_alone(redis_ur
         await here.submit([node("a", task="heavy")])
         await here.becomes(lambda: [run.waiting_for for run in worker.nodes.running])
         (running,) = worker.nodes.running
-        running._tell = lambda: told.append(running.waiting_for)
+        running._notify = lambda: told.append(running.waiting_for)
         running.waits("needs 14.0 GiB, 9.7 free")
         assert told == []
         running.waits("")

@@ -192,25 +192,36 @@ def _in_order(graph: Event) -> list[str]:
 def of_claims(log: bytes) -> Iterator[str]:
     """No write of a superseded owner was accepted: the server's append-only file, where every claim and every output is in its order.
 
-    An output carries the nonce of the claim that it was made under; when it is written, that must be the last claim of its entry, if it was
-    ever claimed: one that was held without a claim ends with the first report on it, unless another consumer has claimed it before.
+    An output carries the nonce of the claim that it was made under; when it is written, that must be the last claim of its entry. An entry that
+    was held without a claim must be pending when its first output is written, and belongs to that nonce from then on: no second
+    holder may write under it.
     """
-    claims: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], str] = {}
+    pending: set[str] = set()
     known: dict[tuple[str, str], str] = {}
     for command in _commands(log):
-        if command[0].upper() != "HSET" or not command[1].startswith("job:"):
+        word = command[0].upper()
+        if word == "XCLAIM":
+            pending.add(f"{command[5]}@{command[1]}")
+        elif word == "XACK":
+            pending.difference_update(f"{entry}@{command[1]}" for entry in command[3:])
+        if word != "HSET" or not command[1].startswith("job:"):
             continue
         job, fields = command[1], dict(zip(command[2::2], command[3::2], strict=True))
         for name, value in fields.items():
             if name.startswith("c:"):
-                claims[job, name[2:]] = value.partition(" ")[2].replace(".", "-")
+                owners[job, name[2:]] = value.partition(" ")[2].replace(".", "-")
         for name, value in fields.items():
             if name.startswith("n:") and known.get((job, name)) != value:
                 known[job, name] = value
                 record = parse_record(value)
                 nonce = _nonce(fields.get(f"o:{name[2:]}", "")) if record.status == "completed" else None
-                if nonce is not None and nonce != claims.get((job, record.entry), nonce):
-                    yield f"{job}: {name[2:]} was written under {nonce}, its entry was claimed as {claims.get((job, record.entry))}"
+                if nonce is None:
+                    continue
+                owner = owners.setdefault((job, record.entry), nonce if record.entry in pending else "")
+                if nonce != owner:
+                    told = f"is {owner}'s" if owner else "is pending for no consumer"
+                    yield f"{job}: {name[2:]} was written under {nonce}, its entry {told}"
 
 
 def _nonce(payload: str) -> str | None:

@@ -262,7 +262,7 @@ class Load:
 
     async def get(self, path: str) -> Any:
         """After the faults: an answer is owed, though the last cut may still be on its way on a busy machine."""
-        until = time.monotonic() + ANSWER_SECONDS
+        until = time.monotonic() + at_this_load(ANSWER_SECONDS)
         answer = await self._http.get(self.rig.urls[0] + path)
         while answer.status_code in BUSY and time.monotonic() < until:
             await asyncio.sleep(0.1)

@@ -19,6 +19,7 @@ from tests.chaos.drawing import TOLD_TO_FAIL
 from tests.chaos.faults import REMOTE_STORE, Faults, kinds
 from tests.chaos.load import Entry, Load
 from tests.chaos.rig import Rig
+from tests.support.polling import at_this_load
 
 ERRORS = frozenset({TOLD_TO_FAIL})
 CAUSED = {
@@ -215,7 +216,7 @@ async def _judge_job(
 
 async def _descriptors(rig: Rig, fresh: dict[str, list[Counter[str]]]) -> list[str]:
     """Connections of clients that have gone are closed a little later."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + at_this_load(5)
     while True:
         found = [
             line
@@ -229,7 +230,7 @@ async def _descriptors(rig: Rig, fresh: dict[str, list[Counter[str]]]) -> list[s
 
 async def _drained(rig: Rig) -> list[str]:
     """Entries that nobody needs any more are acknowledged by whoever meets them, some leases after the last job's end."""
-    until = time.monotonic() + max(5.0, 10 * rig.lease)
+    until = time.monotonic() + at_this_load(max(5.0, 10 * rig.lease))
     while (found := await invariants.of_redis(rig.redis)) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     return found

@@ -119,7 +119,6 @@ async def judged(client: AsyncClient, load: Load, killed: float) -> int:
     return lost
 
 
-@pytest.mark.timeout(120)
 async def test_a_killed_master_is_replaced_and_nothing_that_was_acknowledged_is_lost(
     cluster: Any, house: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,12 +15,12 @@ import pytest
 from playwright.sync_api import Browser
 
 from dihedral import examples
-from tests.console import filming
+from tests.console import filming, wide
 from tests.console.browser import Tab, chromium
 from tests.support import lethal
 from tests.support.stack import Stack
 
-WORKER = ("--slots", "2", "--tasks", "filming", "--tasks", "lethal")
+WORKER = ("--slots", "2", "--tasks", "filming", "--tasks", "lethal", "--tasks", "wide")
 BESIDE = ThreadPoolExecutor(1, thread_name_prefix="browser")
 
 
@@ -50,7 +50,8 @@ def house(browser: Browser) -> Iterator[Stack]:
     directory = Path(tempfile.mkdtemp(prefix="dih-"))
     made = Stack(directory, DIHEDRAL_JOBS__MAX_DELIVERIES="1")
     try:
-        shutil.copy(filming.__file__, directory)
+        for module in (filming, wide):
+            shutil.copy(str(module.__file__), directory)
         lethal.module_in(directory)
         made.worker(*WORKER)
         yield made

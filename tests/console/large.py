@@ -1,9 +1,10 @@
 """Ten thousand jobs and a graph of a thousand nodes, and how to tell whether a page that shows them is quick: first draw, frames a second."""
 
+import json
 import random
 from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.support.stack import Stack
 
@@ -77,6 +78,29 @@ def large_graph(count: int, job: str) -> dict[str, Any]:
             edges += [{"from": parent, "to": id} for parent in sorted(parents)]
         layers.append(layer)
     return {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": nodes, "edges": edges}}
+
+
+TRACED = ["disabled-by-default-devtools.timeline", "devtools.timeline", "toplevel"]
+
+
+def start_tracing(browser: Browser, page: Page) -> None:
+    browser.start_tracing(page=page, categories=TRACED)
+
+
+def longest_task_ms(browser: Browser) -> float:
+    """What the longest task of a page's main thread cost since `start_tracing`, in ms of CPU: a busy machine changes it least."""
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    main = {
+        (each["pid"], each["tid"])
+        for each in events
+        if each["name"] == "thread_name" and each["args"]["name"] == "CrRendererMain"
+    }
+    tasks = [
+        each["tdur"]
+        for each in events
+        if each["name"] == "RunTask" and "tdur" in each and (each["pid"], each["tid"]) in main
+    ]
+    return float(max(tasks, default=0)) / 1000
 
 
 def first_draw_ms(page: Page, address: str, awaited: str) -> float:

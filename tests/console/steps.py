@@ -5,8 +5,9 @@ import uuid
 from importlib.resources import files as resources
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
+from tests.support.polling import becomes
 from tests.support.stack import Stack, simulate
 
 SLOW = {"steps": 600, "stepSeconds": 0.1}
@@ -21,6 +22,21 @@ def name(prefix: str) -> str:
 def submit(house: Stack, job: str, **params: Any) -> str:
     house.post("/api/jobs", simulate({"id": "a", **params}, job=job))
     return job
+
+
+def fill(house: Stack, job: str) -> str:
+    """A job that holds a slot until it is cancelled; `simulate` is light and holds none."""
+    node = {"id": "a", "task": "film", "plane": "python", "params": {"signals": "nowhere"}}
+    house.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "workflowId": job, "nodes": [node], "edges": []}})
+    return job
+
+
+def started(house: Stack, job: str) -> None:
+    becomes(lambda: house.get(f"/api/jobs/{job}")["status"] == "running")
+
+
+def payload(name: str, kind: str, content: bytes) -> FilePayload:
+    return {"name": name, "mimeType": kind, "buffer": content}
 
 
 def row(page: Page, job: str) -> Locator:

@@ -36,7 +36,7 @@ def test_every_view_and_the_socket_stay_below_the_path(
     page, sockets = tab.page, []
     page.on("websocket", lambda socket: sockets.append(socket.url))
     meta: Any = stack.http.post("/api/artifacts", files={"file": ("notes.txt", b"plain words")}).json()
-    job = stack.post("/api/jobs", simulate({"id": "a", "steps": 2000, "stepSeconds": 0.01}))["jobId"]
+    job = stack.post("/api/jobs", simulate({"id": "a", "steps": 60_000, "stepSeconds": 0.01}))["jobId"]
     page.goto("")
     page.get_by_role("link", name=job).click()
     expect(page.locator("h1").first).to_be_visible()
@@ -57,6 +57,10 @@ def test_every_view_and_the_socket_stay_below_the_path(
     expect(page.get_by_text("completed").first).to_be_visible()
     page.go_back()
     assert page.url.startswith(f"{proxy.url}/console/new")
+    page.goto(f"{proxy.url}/docs#get-/api/limits")
+    with page.expect_response(f"{proxy.url}/api/limits") as answered:
+        page.get_by_role("button", name="Try").click()
+    assert answered.value.ok
     assert sockets
     assert all(url == f"ws://127.0.0.1:{proxy.port}{ROOT}/ws" for url in sockets)
     assert proxy.strays == []

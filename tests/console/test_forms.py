@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser import PHONE, Tab
-from tests.console.steps import name, open_groups, upload
+from tests.console.steps import name, open_groups, payload, upload
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
@@ -23,6 +23,13 @@ DROP = """async (box, names) => {
     data.items.add(new File([await new Promise((resolve) => canvas.toBlob(resolve, "image/png"))], name, { type: "image/png" }));
   }
   box.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+
+
+PRESS = """(box, [x, y]) => {
+  const at = box.getBoundingClientRect();
+  box.setPointerCapture = () => {};
+  box.dispatchEvent(new PointerEvent("pointerdown", { bubbles: true, clientX: at.x + at.width * x, clientY: at.y + at.height * y }));
 }"""
 
 
@@ -80,7 +87,11 @@ def test_scenes_are_dropped_written_and_put_in_order(tab: Tab, house: Stack) -> 
     scenes.locator(".item").nth(1).get_by_label("Lines").fill("The second\nends here")
     scenes.get_by_role("button", name="Move 2 up").click()
     expect(scenes.locator(".item").nth(0)).to_contain_text("two.png")
-    scenes.locator(".grip").nth(2).drag_to(scenes.locator(".item").nth(0))
+    carried = {"dataTransfer": page.evaluate_handle("new DataTransfer()")}
+    scenes.locator(".grip").nth(2).dispatch_event("dragstart", carried)
+    for event in ("dragover", "drop"):
+        expect(scenes.locator(".item").nth(2)).to_have_class(re.compile("held-item"))
+        scenes.locator(".item").nth(0).dispatch_event(event, carried)
     expect(scenes.locator(".item").nth(0)).to_contain_text("three.png")
     open_groups(page)
     page.get_by_role("slider", name="Exposure").fill("1")
@@ -113,9 +124,7 @@ def test_modules_are_ticked_and_a_mouth_is_placed_on_the_picture(
     page.get_by_label("Portrait", exact=True).set_input_files(files["picture"])
     picture = page.get_by_role("application", name=re.compile("^Place the mouth"))
     becomes(lambda: (picture.bounding_box() or {"height": 0})["height"] > 50)
-    box = picture.bounding_box()
-    assert box
-    picture.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.75})
+    picture.evaluate(PRESS, [0.5, 0.75])
     picture.press("ArrowRight")
     page.get_by_text("Same request as").first.click()
     found = re.search(r'"mouth": \{\s+"x": ([\d.]+),\s+"y": ([\d.]+),\s+"width": ([\d.]+)', request(page))
@@ -200,3 +209,64 @@ def test_a_phone_shows_which_form_it_is_and_all_of_it(open_tab: Callable[..., Ta
     assert width
     assert width["width"] > 300
     assert page.evaluate("document.querySelector('main').scrollWidth") <= PHONE["width"]
+
+
+def test_every_recording_has_a_choice_of_voices_and_keeps_it(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
+    page = tab.page
+    page.goto("/console/new?pipeline=compare_voice")
+    open_groups(page)
+    speakers = page.locator(".k-places")
+    expect(speakers).to_contain_text("Choose first: Recordings, Voices.")
+    sound = files["recording"].read_bytes()
+    page.get_by_label("Recordings", exact=True).first.set_input_files(
+        [payload(f"{each}.wav", "audio/wav", sound) for each in ("anna", "ben", "carl")]
+    )
+    page.get_by_label("Voices", exact=True).first.set_input_files(
+        {"name": "first.safetensors", "mimeType": "application/octet-stream", "buffer": b"\2\0\0\0\0\0\0\0{}"}
+    )
+    voices = page.locator(".k-files").filter(has=page.locator("label[for=f-voices]"))
+    voices.get_by_role("button", name="On the workers").click()
+    voices.get_by_role("textbox").fill("voices/second.safetensors")
+    voices.get_by_role("textbox").press("Enter")
+    expect(voices.locator(".chosen")).to_have_count(2)
+    page.get_by_text("Same request as").first.click()
+    speakers.get_by_label("anna.wav").select_option(label="1. first.safetensors")
+    speakers.get_by_label("ben.wav").select_option(label="2. second.safetensors")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(speakers).to_contain_text("Choose for every one of them, or for none.")
+    speakers.get_by_label("carl.wav").select_option(label="none of them")
+    expect(page.locator(".same pre")).to_contain_text(re.compile(r'"speakers": \[\s+0,\s+1,\s+null'))
+    expect(page.locator(".same pre")).to_contain_text(re.compile(r'"local": "voices/second.safetensors"'))
+    page.get_by_role("button", name="Remove anna.wav").click()
+    expect(page.locator(".same pre")).to_contain_text(re.compile(r'"speakers": \[\s+1,\s+null\s+\]'))
+
+
+def test_files_of_a_tool_have_names_and_timed_words_are_a_table(tab: Tab, house: Stack) -> None:
+    page = tab.page
+    page.goto("/console/new?task=run_tool")
+    open_groups(page)
+    page.get_by_label("Add to Files").set_input_files(
+        [payload(f"{each}.png", "image/png", b"\x89PNG") for each in ("one", "two")]
+    )
+    names = page.get_by_role("group", name="Files", exact=True).get_by_role("textbox")
+    expect(names).to_have_count(2)
+    names.nth(0).fill("train/two.png")
+    names.nth(1).fill("train/two.png")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text("Two files are called train/two.png.")).to_be_visible()
+    names.nth(0).fill("train/one.png")
+    page.get_by_text("Same request as").first.click()
+    expect(page.locator(".same pre")).to_contain_text(re.compile(r'"train/one.png": \{\s+"bucket": "inputs"'))
+    page.goto("/console/new?task=lip_sync")
+    open_groups(page)
+    phonemes = page.locator(".k-rows").filter(has_text="Phonemes")
+    for _ in range(2):
+        phonemes.get_by_role("button", name="Add a row").click()
+    for label, value in {"Symbol 1": "a", "Start 1": "0", "End 1": "0.5", "Symbol 2": "m", "Start 2": "x"}.items():
+        phonemes.get_by_label(label, exact=True).fill(value)
+    expect(phonemes).to_contain_text("Enter a number.")
+    phonemes.get_by_role("button", name="Remove 2").click()
+    page.get_by_text("Same request as").first.click()
+    expect(page.locator(".same pre")).to_contain_text(
+        re.compile(r'"phonemes": \[\s+\{\s+"symbol": "a",\s+"start": 0,\s+"end": 0.5\s+\}\s+\]')
+    )

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.console.browser import Line, Tab
 from tests.console.steps import SLOW, logged, name, show_data, submit
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 from tests.support.stack import Stack, simulate
 
 STEP = re.compile(r'step \{"step":\d+,')
@@ -150,7 +150,7 @@ LATE = """
 def test_a_connection_that_opens_before_the_page_listens_is_seen(tab: Tab) -> None:
     tab.page.add_init_script(LATE)
     tab.page.goto("/console/new")
-    expect(tab.page.locator(".connection")).to_have_text("Live", timeout=8000)
+    expect(tab.page.locator(".connection")).to_have_text("Live", timeout=at_this_load(8) * 1000)
 
 
 def test_a_control_plane_that_died_is_waited_for(tab: Tab, house: Stack) -> None:

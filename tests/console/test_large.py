@@ -15,8 +15,6 @@ from tests.console.steps import row
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
-pytestmark = pytest.mark.timeout(300)
-
 JOBS = 10_000
 NODES = 1_000
 

@@ -157,7 +157,7 @@ ARTIFACT_META: Shape = {
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
 PRIORITY = choice("high", "normal", "low")
-WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry", "service")
+WAITING_REASON = choice("worker", "slot", "memory", "start_time", "retry", "service", "paused")
 WAITING_FOR: Shape = {"type": WAITING_REASON, "message": text(), "position": optional(whole(1))}
 JOB_ERROR: Shape = {**NODE_ERROR, "nodeId": nullable(text())}
 JOB: Shape = {
@@ -226,7 +226,14 @@ RESPONSE: Shape = {
     "reason": optional(FAILURE_REASON),
 }
 STATE: Shape = {"epoch": text(), "seq": whole(0), "status": JOB_STATUS, "progress": SHARE}
-UPDATE: Shape = {"type": exactly("update"), "jobId": ID, **STATE, "events": many(EVENT)}
+UPDATE: Shape = {
+    "type": exactly("update"),
+    "jobId": ID,
+    **STATE,
+    "events": many(EVENT),
+    "estimate": optional(of(ESTIMATE)),
+    "startsIn": optional(of(ESTIMATE)),
+}
 SNAPSHOT: Shape = {**STATE, "job": of(JOB)}
 RESYNC: Shape = {"type": exactly("resync"), "jobId": ID, "snapshot": of(SNAPSHOT)}
 
@@ -316,6 +323,7 @@ QUEUE: Shape = {
     "depth": whole(0),
     "pending": whole(0),
     "oldestSeconds": nullable(number(low=0)),
+    "paused": FLAG,
 }
 USAGE_SAMPLE: Shape = {"at": STAMP, "busy": whole(0), "slots": whole(0), "memory": many(of(MEMORY))}
 LANE = choice("all", "gpu", "device")
@@ -544,6 +552,11 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "deadline": optional(MOMENT),
             "budgetSeconds": optional(number(above=0)),
         },
+        "JobChange": {
+            "name": optional(nullable(TITLE)),
+            "tags": optional(many(TAG, at_most=20)),
+            "priority": optional(PRIORITY),
+        },
         "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
         "RetryRequest": {"from": optional(exactly("start"))},
@@ -613,7 +626,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "UsageSample": USAGE_SAMPLE,
         "WorkerUsage": {"workerId": text(1), "samples": many(of(USAGE_SAMPLE))},
         "WaitingJob": WAITING_JOB,
-        "WaitingList": {"plane": PLANE, "pool": text(1), "waiting": many(of(WAITING_JOB))},
+        "WaitingList": {"plane": PLANE, "pool": text(1), "paused": FLAG, "waiting": many(of(WAITING_JOB))},
         "DeadLetter": DEAD_LETTER,
         "DeadLetterList": {"deadLetters": many(of(DEAD_LETTER)), "next": nullable(text())},
     },

@@ -261,6 +261,11 @@ SAME_GOOD: list[Row] = [
     ("websocket.ServerMessage", "an update of progress alone", {**UPDATE, "events": []}),
     (
         "websocket.ServerMessage",
+        "an update with what is left",
+        {**UPDATE, "estimate": {"low": 1, "high": 2.5}, "startsIn": {"low": 0, "high": 1}},
+    ),
+    (
+        "websocket.ServerMessage",
         "a resync",
         {
             "type": "resync",
@@ -309,7 +314,7 @@ SAME_GOOD: list[Row] = [
     (
         "worker.QueueInfo",
         "an empty queue",
-        {"plane": "node", "pool": "default", "depth": 0, "pending": 0, "oldestSeconds": None},
+        {"plane": "node", "pool": "default", "depth": 0, "pending": 0, "oldestSeconds": None, "paused": False},
     ),
     (
         "worker.DeadLetterList",
@@ -439,6 +444,7 @@ SAME_BAD: list[Row] = [
     ("websocket.ServerMessage", "an unknown reason",
      {"type": "response", "action": "response", "message": "failed", "jobId": "j", "reason": "because"}),
     ("websocket.ServerMessage", "an update without its epoch", without(UPDATE, "epoch")),
+    ("websocket.ServerMessage", "an update that takes less than no time", {**UPDATE, "estimate": {"low": -1, "high": 2}}),
     ("problem.Problem", "a status that is no error", {**PROBLEM, "status": 200}),
     ("problem.Problem", "a hundred and one problems", {**PROBLEM, "errors": PROBLEM["errors"] * 101}),
     ("capability.Capability", "voices by name alone", {**CAPABILITY, "voices": ["flite:slt"]}),
@@ -449,7 +455,11 @@ SAME_BAD: list[Row] = [
     ("worker.WorkerInfo", "protocol zero", {**WORKER, "protocol": 0}),
     ("worker.WorkerInfo", "memory below zero", {**WORKER, "memory": [{"device": "gpu0", "usedBytes": -1, "totalBytes": 1}]}),
     ("worker.WorkerInfo", "negative slots", {**WORKER, "slots": -1}),
-    ("worker.QueueInfo", "negative age", {"plane": "node", "pool": "p", "depth": 0, "pending": 0, "oldestSeconds": -1}),
+    (
+        "worker.QueueInfo",
+        "negative age",
+        {"plane": "node", "pool": "p", "depth": 0, "pending": 0, "oldestSeconds": -1, "paused": False},
+    ),
     ("worker.DeadLetterList", "snake case", {"dead_letters": [], "next": None}),
     ("pipeline.Pipeline", "a graph as text", {"id": "p", "label": "P", "description": "", "params": {}, "graph": "{}"}),
     ("artifact.ArtifactRef", "a URL", "s3://inputs/a.png"),

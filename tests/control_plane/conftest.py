@@ -29,7 +29,7 @@ async def served() -> AsyncIterator[Served]:
             assert await leaks(made.planes.client) == []
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -22,6 +22,7 @@ from dihedral.control_plane.job_queue import JobQueue
 from dihedral.control_plane.routes.live import live_routes
 from tests.control_plane.served import Server
 from tests.control_plane.watching import SECONDS
+from tests.support.polling import at_this_load
 
 
 class Line:
@@ -121,7 +122,7 @@ class View:
         return self
 
     async def next(self) -> Any:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             while True:
                 self.wake.clear()
                 if self.subscription.lost:

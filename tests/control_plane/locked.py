@@ -81,4 +81,4 @@ async def locked_house(directory: Any, first_key: Any = True, **control: Any) ->
     finally:
         await client.aclose()
         process.kill()
-        process.wait(10)
+        process.wait()

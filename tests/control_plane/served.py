@@ -56,7 +56,7 @@ class Served:
         self.planes = planes
         self.becomes = planes.becomes
         self.port = port
-        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120)
 
     async def get(self, path: str, expect: int = 200, **params: Any) -> Any:
         answer = await self.http.get(path, params=params)

@@ -51,7 +51,7 @@ async def remote(seaweed: Any) -> AsyncIterator[Any]:
             yield served
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -382,7 +382,7 @@ async def test_a_local_store_that_cannot_be_used_is_503(tmp_path: Path) -> None:
             assert int(answer.headers["retry-after"]) > 0
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()
 
 
 async def test_a_large_upload_is_never_held_in_memory(app: Any) -> None:

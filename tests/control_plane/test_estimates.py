@@ -1,5 +1,6 @@
 """What is told of how long a job will still take, from how long others took."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -164,6 +165,19 @@ async def test_what_is_kept_is_bounded(redis: Any, monkeypatch: pytest.MonkeyPat
     assert len(lists) == 5
     assert max([await redis.llen(name) for name in lists]) == durations.KEPT
     assert all([await redis.ttl(name) > 0 for name in [*lists, keys.DURATION_KINDS]])
+
+
+async def test_what_another_request_drops_meanwhile_is_not_known(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lists of many kinds at once: each drops what is beyond the bound, also what the other has just found there."""
+    monkeypatch.setattr("dihedral.control_plane.estimates.KEPT_KINDS", 1)
+    house = House(redis)
+    kept, fresh, other = (graph({"a": {"steps": 4**size, "stepSeconds": 1}}) for size in range(3))
+    both = graph({"a": {"steps": 1, "stepSeconds": 1}, "b": {"steps": 4, "stepSeconds": 1}})
+    for made in (kept, fresh, other):
+        await house.ran(TEN, **made.nodes[0].params)
+    for _ in range(20):
+        assert await house.plan(kept)
+        await asyncio.gather(house.plan(other), house.plan(both), house.plan(fresh))
 
 
 async def test_a_task_that_runs_often_is_noted_four_times_a_second(redis: Any) -> None:

@@ -23,7 +23,7 @@ from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import PROBLEM, checked, made_settings, new_id, node, submission
 from tests.support.planes import RUNS, gate
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MARK = "seen-by-alice-alone"
 CHANGING = ("POST", "DELETE", "PUT", "PATCH")

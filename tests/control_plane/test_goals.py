@@ -101,6 +101,18 @@ async def test_a_job_is_changed_by_a_goal(served: Served) -> None:
     assert (await served.post("/api/plans", {"goal": "slower", "change": "no-such-job"}, 404))["code"] == "unknown_job"
 
 
+async def test_what_a_job_left_is_not_read_to_change_it(served: Served) -> None:
+    outputs = [node(f"n{number}", output="x" * 200_000) for number in range(20)]
+    job = await served.submit(*outputs)
+    await served.ended(job)
+    client = served.planes.client
+    before = (await client.info("stats"))["total_net_output_bytes"]
+    await served.post("/api/plans", {"goal": "the same, but with 5 lines", "change": job}, 200)
+    sent = (await client.info("stats"))["total_net_output_bytes"] - before
+    graph = len(await client.hget(f"job:{job}", "graph") or b"")
+    assert sent < graph + 2_000_000  # of 4 MB of outputs beside it
+
+
 async def test_a_change_that_changes_nothing_is_a_question(served: Served) -> None:
     plan = await served.post("/api/plans", {"goal": "the same, but at night", "change": graph(node("a"))}, 200)
     assert not plan["certain"]

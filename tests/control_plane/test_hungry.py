@@ -68,10 +68,10 @@ async def apart(directory: Any) -> AsyncIterator[Any]:
         for client in clients.values():
             await client.aclose()
         process.terminate()
-        process.wait(30)
+        process.wait()
         await redis.aclose()
         server.kill()
-        server.wait(10)
+        server.wait()
         log.close()
 
 

@@ -59,7 +59,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             assert await leaks(found.planes.client) == []
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,10 +197,42 @@ async def test_an_id_may_be_shortened_to_any_unique_prefix(served: Served) -> No
     problem = await served.get(f"/api/jobs/{name}", expect=409)
     assert problem["code"] == "ambiguous_id"
     assert {each["detail"] for each in problem["errors"]} == {one, two}
-    await served.delete(f"/api/jobs/{one[:-1]}")
+    await served.delete(f"/api/jobs/{one}")
     await served.get(f"/api/jobs/{one}", expect=404)
+    assert (await served.get(f"/api/jobs/{name}"))["jobId"] == two  # the only one that is left
     assert (await served.get("/api/jobs/pre", expect=404))["code"] == "unknown_job"
     await served.ended(two)
+    three = await served.submit(node("a"), job=f"{name}-three")
+    assert (await served.job(three[:-1]))["jobId"] == three  # made after the ids were read
+    await served.ended(three)
+
+
+async def test_what_changes_a_job_needs_its_whole_id(served: Served) -> None:
+    """A DELETE of film that is sent again when film is gone must not delete film-2."""
+    name = new_id("film")
+    one, two = await served.submit(node("a"), job=name), await served.submit(node("a"), job=f"{name}-2")
+    await served.ended(one)
+    await served.ended(two)
+    await served.delete(f"/api/jobs/{one}")
+    assert (await served.get(f"/api/jobs/{one}"))["jobId"] == two
+    problem = await served.delete(f"/api/jobs/{one}", 404)
+    assert "whole id" in problem["detail"]
+    for path in (f"/api/jobs/{one}/cancel", f"/api/jobs/{one}/retry", f"/api/jobs/{one}/nodes/a/finish"):
+        assert (await served.post(path, expect=404))["code"] == "unknown_job"
+    assert (await served.job(two))["status"] == "completed"
+
+
+async def test_an_id_that_was_made_here_is_whole_and_nothing_is_searched_for_it(served: Served) -> None:
+    """A client that asks again and again for a job that is gone costs one read each time."""
+    gone, part = "0123456789abcdef" * 2, "nowhere-"
+    await served.get(f"/api/jobs/{part}", expect=404)
+    calls = []
+    for wanted in (gone, part):
+        before = await served.planes.client.info("commandstats")
+        await served.get(f"/api/jobs/{wanted}", expect=404)
+        after = await served.planes.client.info("commandstats")
+        calls.append(after["cmdstat_zrange"]["calls"] - before["cmdstat_zrange"]["calls"])
+    assert calls[0] == 0 < calls[1]
 
 
 async def test_a_prefix_and_a_search_find_no_job_of_another_owner(tmp_path: Path) -> None:
@@ -218,6 +250,22 @@ async def test_a_prefix_and_a_search_find_no_job_of_another_owner(tmp_path: Path
         for query in ("q=secret", "tag=hidden"):
             assert (await house.ask("his", "GET", f"/api/jobs?{query}"))["jobs"] == []
             assert [each["jobId"] for each in (await house.ask("hers", "GET", f"/api/jobs?{query}"))["jobs"]] == [job]
+
+
+async def test_run_again_shows_nothing_to_a_key_that_may_not_read(tmp_path: Path) -> None:
+    async with locked_house(tmp_path) as house:
+        await house.key("hers")
+        await house.key("drop", "submit", owner="hers")
+        job = (await house.ask("hers", "POST", "/api/jobs", 201, json={"task": "act", "params": {"output": "secret"}}))[
+            "jobId"
+        ]
+        for body in ({"rerunOf": job}, {"goal": "the same, but slower", "change": job}):
+            for path in ("/api/jobs", "/api/plans"):
+                problem = await house.ask("drop", "POST", path, 403, json=body)
+                assert problem["code"] == "scope_missing"
+                assert "secret" not in json.dumps(problem)
+        again = await house.ask("hers", "POST", "/api/jobs", 201, json={"rerunOf": job})
+        assert again["params"]["output"] == "secret"
 
 
 # Search ---------------------------------------------------------------------------------------------------------------

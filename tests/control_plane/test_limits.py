@@ -38,7 +38,7 @@ async def alone(directory: Any, **jobs: Any) -> AsyncIterator[Any]:
             yield served, process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()
 
 
 async def accepted(served: Any, path: Any = "/api/jobs") -> Any:
@@ -209,7 +209,7 @@ async def test_without_redis_every_request_is_503_at_once_until_it_is_back(tmp_p
         assert problem["detail"].startswith("redis: ")
         await served.get("/health/live")
         assert (await served.http.get("/metrics")).status_code == 200
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < at_this_load(5)
         back, _ = start_server(tmp_path, *KEPT)
         try:
             job = await served.becomes(lambda: accepted(served))
@@ -256,7 +256,7 @@ async def test_a_server_that_hangs_holds_no_request_for_long(tmp_path: Path) -> 
             assert (health.status_code, job.status_code) == (503, 503)
             assert checked(job)["code"] == "redis_unavailable"
             assert checked(health)["detail"].startswith("redis: ")
-            assert time.monotonic() - begun < 6
+            assert time.monotonic() - begun < at_this_load(6)
         finally:
             os.kill(process.pid, signal.SIGCONT)
         assert await served.becomes(lambda: accepted(served))

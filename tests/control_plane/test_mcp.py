@@ -18,6 +18,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from dihedral.control_plane import mcp
+from dihedral.control_plane.access import ANONYMOUS
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import checked, new_id, node
 from tests.support.planes import gate
@@ -106,6 +108,30 @@ async def test_an_agent_that_has_only_found_the_address_is_told_where_everything
         assert answer.status_code == (405 if link.endswith("/mcp") else 200), link
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "turns"),
+    [
+        ("tools/call", {"name": "wait_job", "arguments": 5}, 0),
+        ("tools/call", {"name": "get_job", "arguments": 5}, 1),
+        ("ping", {"name": "wait_job"}, 1),
+        ("resources/read", {"name": "wait_job", "uri": "no"}, 1),
+    ],
+)
+async def test_every_message_but_a_wait_for_a_job_takes_its_turn(method: str, params: Any, turns: int) -> None:
+    """A key has few messages handled at once; by the name alone of a tool that waits it had any number."""
+    taken, left = [], []
+
+    async def turn() -> Any:
+        taken.append(1)
+        return lambda: left.append(1)
+
+    nothing: Any = None
+    asked = mcp.Asked(nothing, nothing, ANONYMOUS, "", nothing)
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    await mcp.answer(json.dumps(message).encode(), asked, turn)
+    assert (len(taken), len(left)) == (turns, turns)
+
+
 async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Locked, connected: Any) -> None:
     name = new_id("gate")
     async with connected(house, "alice") as client:
@@ -181,6 +207,11 @@ async def test_owners_and_scopes_are_as_on_rest(house: Locked, connected: Any) -
         for tool in ("get_job", "wait_job", "cancel_job"):
             hidden = await client.call_tool(tool, {"jobId": job})
             assert (hidden.is_error, hidden.structured_content["code"]) == (True, "unknown_job")
+    async with connected(house, "alice") as client:  # of the own jobs, too, what changes one needs its whole id
+        assert not (await client.call_tool("get_job", {"jobId": job[:-1]})).is_error
+        short = await client.call_tool("cancel_job", {"jobId": job[:-1]})
+        assert (short.is_error, short.structured_content["code"]) == (True, "unknown_job")
+    async with connected(house, "bob") as client:
         listed = await client.call_tool("list_jobs", {})
         assert job not in [each["jobId"] for each in listed.structured_content["jobs"]]
     async with connected(house, "reader") as client:

@@ -87,7 +87,7 @@ async def test_queues_say_what_waits_and_for_how_long(served: Any) -> None:
         before = await data_plane()
         jobs = [await served.submit(node("a")) for _ in range(3)]
         queue = await data_plane()
-        assert set(queue) == {"plane", "pool", "depth", "pending", "oldestSeconds"}
+        assert set(queue) == {"plane", "pool", "depth", "pending", "oldestSeconds", "paused"}
         assert queue["depth"] == before["depth"] + 3
         assert 0 <= queue["oldestSeconds"] < 10
     for job in jobs:

@@ -17,6 +17,7 @@ from dihedral.control_plane.routes.live import server_sent
 from tests.control_plane.hubs import world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import SECONDS, live
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -45,7 +46,7 @@ class Stream:
         self._pieces = answer.aiter_text()
 
     async def next(self) -> Any:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             while "\n\n" not in self.text:
                 self.text += await anext(self._pieces)
         found = MESSAGE.match(self.text)
@@ -228,7 +229,7 @@ async def test_a_control_plane_that_goes_away_ends_its_streams(served: Any) -> N
         await anext(stream)
         reading = asyncio.create_task(read(stream))
         await made.hub.close()
-        await asyncio.wait_for(reading, SECONDS)
+        await asyncio.wait_for(reading, at_this_load(SECONDS))
         assert not reading.result()[-1].startswith(b"event: status\nid")
 
 
@@ -271,7 +272,7 @@ async def test_a_client_that_does_not_read_slows_nobody_and_finds_everything_whe
         messages = await stream.rest()
     assert messages[-1][2]["status"] == "completed"
     text = b""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(at_this_load(SECONDS)):
         while not text.endswith(b"\r\n0\r\n\r\n"):
             text += await reader.read(1 << 20)
     writer.close()

@@ -6,6 +6,9 @@ import pytest
 
 from dihedral.bridge.fabric.durations import DurationNotes
 from dihedral.bridge.graphs import Placement
+from dihedral.client import AsyncClient
+from dihedral.control_plane.watches import Subscription, Watch
+from dihedral.schemas.structs.graph import Estimate
 from tests.control_plane.served import Served, new_id, node, submission
 from tests.support.planes import gate
 
@@ -101,3 +104,48 @@ async def test_the_jobs_that_wait_are_listed_in_order(served: Served) -> None:
         await served.get("/api/queues/python/nobody", expect=404)
     for job in (normal, low, high):
         await served.ended(job)
+
+
+async def test_updates_of_a_watched_job_carry_what_is_left_and_its_last_one_does_not(served: Served) -> None:
+    first = new_id("gate")
+
+    async def planned() -> bool:
+        await noted(served, "act", [20.0, 30.0, 40.0] * 20)
+        plan = await served.post("/api/plans", submission(node("a")), expect=200)
+        return bool(plan.get("estimate", {}).get("low", 0) >= 20)
+
+    await served.becomes(planned)
+    job = await served.submit(node("a", wait=first))
+    found: list[Any] = []
+    async with AsyncClient(f"http://127.0.0.1:{served.port}") as client:
+        async for event in client.watch(job):
+            if event["type"] == "progress":
+                found.append(event)
+                if event.get("estimate", {}).get("high", 0) > 1:
+                    gate(first).set()
+    estimated = [each["estimate"] for each in found if "estimate" in each]
+    assert 10 < estimated[0]["low"] <= estimated[0]["high"] <= 40
+    assert found[-1] == {"type": "progress", "status": "completed", "progress": 1}
+
+
+async def test_what_is_left_shrinks_between_estimates_and_wakes_only_for_news() -> None:
+    watch = Watch("a")
+    woken: list[bool] = []
+    subscription = Subscription(watch, 10, lambda: woken.append(True))
+    watch.subscriptions.add(subscription)
+    watch.status = "running"
+    watch.expect(Estimate(low=10, high=20), None)
+    assert len(woken) == 1
+    watch.expect(Estimate(low=9.5, high=20.4), None)
+    assert len(woken) == 1, "no client is woken for a tenth"
+    watch.estimated_at -= 5
+    left, _ = watch.left()
+    assert left is not None
+    assert (4 < left.low <= 4.5, 15 < left.high <= 15.4) == (True, True)
+    watch.expect(Estimate(low=2, high=4), None)
+    assert len(woken) == 2
+    watch.estimated_at -= 5
+    assert watch.left() == (None, None), "what took longer than any run before is unknown"
+    watch.status = "completed"
+    watch.expect(Estimate(low=30, high=40), None)
+    assert len(woken) == 2

@@ -21,6 +21,7 @@ from dihedral.control_plane.tasks.llm import llm
 from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 from tests.control_plane.served import edge, new_id, node, pointers, submission
 from tests.support.outcomes import Seen, ended
+from tests.support.polling import at_this_load
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -144,7 +145,7 @@ async def run(
     )
     before = llm.set(settings or LlmSettings())
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             return await ended(run_light(REGISTRY, made, store, said or Said(), RunControl()))
     finally:
         llm.reset(before)
@@ -316,7 +317,7 @@ async def test_a_huge_answer_is_left_unread() -> None:
 
     async with endpoint(floods) as ollama:
         assert refusal(await write(ollama.url)) == ("llm_bad_answer", False)
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             await ollama.gone.wait()
     assert sent < 32 * 1024 * 1024
 
@@ -369,7 +370,7 @@ async def test_an_answer_takes_no_longer_than_the_timeout(silence: Any) -> None:
     async with endpoint(silence) as slow:
         outcome = await write(slow.url, api_key=KEY, timeout_seconds=0.3)
         assert refusal(outcome) == ("llm_unavailable", True)
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             await slow.gone.wait()
 
 

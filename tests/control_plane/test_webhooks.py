@@ -82,7 +82,7 @@ async def house(
             yield served
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()
 
 
 def counted(outcome: Any) -> Any:

@@ -20,6 +20,7 @@ from dihedral.bridge.worker import outbox
 from tests.control_plane.hubs import listening, world
 from tests.control_plane.served import new_id
 from tests.control_plane.watching import SECONDS, Story, ended, live, response, said, watching
+from tests.support.polling import at_this_load
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -457,7 +458,7 @@ async def test_all_clients_of_a_job_get_the_bytes_of_its_log(served: Any) -> Non
                 await ready.wait()
                 found, last = [], False
                 while not last:
-                    async with asyncio.timeout(SECONDS):
+                    async with asyncio.timeout(at_this_load(SECONDS)):
                         text = await client.socket.recv()
                     message = json.loads(text)
                     last = ended(message)
@@ -511,7 +512,7 @@ class Mute:
     async def read_to_the_end(self) -> Any:
         """(close code, reason); still no ping is answered."""
         with contextlib.suppress(ConnectionResetError):  # it hung up before it had our goodbye
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(at_this_load(SECONDS)):
                 while data := await self.reader.read(1 << 20):
                     self.protocol.receive_data(data)
                     if self.protocol.close_rcvd:
@@ -726,7 +727,7 @@ async def test_the_real_control_plane_pings_and_tells_its_clients_when_it_is_sto
     async with connect(f"ws://127.0.0.1:{house.port}/ws", proxy=None) as client:
         assert (await dead.read_to_the_end())[0] == 1011
         house.control.terminate()
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             await client.wait_closed()
         assert (client.close_code, client.close_reason) == (1001, "the control plane goes away; connect again")
     assert await asyncio.to_thread(house.control.wait, SECONDS) == 0

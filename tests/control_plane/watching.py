@@ -15,6 +15,7 @@ from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.registry import TaskContext, TaskError
 from dihedral.schemas.structs.websocket import ServerMessage
 from tests.control_plane.served import ENDED, Served, made_settings, new_id, node, serve
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 SECONDS = 40
@@ -56,7 +57,7 @@ class NoParams(msgspec.Struct):
     pass
 
 
-@tasks.task(id="puppet", label="puppet", description="does what the test says", timeout_seconds=60)
+@tasks.task(id="puppet", label="puppet", description="does what the test says", timeout_seconds=600)
 async def puppet(params: NoParams, ctx: TaskContext) -> dict[str, Any]:
     acts = PUPPETS[ctx.job_id].acts
     while (act := await acts.get()) is not None:
@@ -120,7 +121,7 @@ async def live(
     finally:
         for process in servers:
             process.kill()
-            process.wait(10)
+            process.wait()
 
 
 @asynccontextmanager
@@ -144,7 +145,7 @@ class Watcher:
         await self.socket.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
 
     async def receive(self) -> Message:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(at_this_load(SECONDS)):
             text = await self.socket.recv()
         assert isinstance(text, str)
         validated(text)

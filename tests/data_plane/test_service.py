@@ -32,7 +32,7 @@ async def start(tmp_path: Path, *flags: str, **environ: str) -> asyncio.subproce
 
 def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -75,7 +75,7 @@ async def test_a_worker_becomes_ready_measures_itself_and_drains(tmp_path: Path,
             assert name in text
         assert (await asyncio.to_thread(get, port, "/elsewhere"))[0] == 404
         worker.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(worker.wait(), 20) == 0
+        assert await asyncio.wait_for(worker.wait(), at_this_load(20)) == 0
     finally:
         assert "Traceback" not in await end(worker)
 
@@ -87,7 +87,7 @@ async def test_an_unreachable_redis_is_waited_for_and_said(tmp_path: Path) -> No
         problems = (await until(port, 503))["problems"]
         assert problems
         worker.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(worker.wait(), 20) == 0
+        assert await asyncio.wait_for(worker.wait(), at_this_load(20)) == 0
     finally:
         assert "Traceback" not in await end(worker)
 
@@ -95,7 +95,7 @@ async def test_an_unreachable_redis_is_waited_for_and_said(tmp_path: Path) -> No
 async def refused(tmp_path: Path, *flags: str) -> tuple[int | None, str]:
     worker = await start(tmp_path, *flags)
     try:
-        await asyncio.wait_for(worker.wait(), 20)
+        await asyncio.wait_for(worker.wait(), at_this_load(20))
     finally:
         said = await end(worker)
     return worker.returncode, said

@@ -196,7 +196,7 @@ async def cancel_after_it_began(pool: SlotPool, task: str) -> tuple[Seen, dict[s
     running = asyncio.ensure_future(ended(pool.run(node(task), heard, cancel)))
     began = await heard.began()
     cancel.cancel()
-    return await asyncio.wait_for(running, 20), began, heard
+    return await asyncio.wait_for(running, at_this_load(20)), began, heard
 
 
 @pytest.mark.parametrize("task", ["cooperates", "waits"])
@@ -211,7 +211,7 @@ async def test_a_run_that_stops_for_a_pause_is_preempted_and_keeps_the_slot(pool
     running = asyncio.ensure_future(ended(pool.run(node("cooperates"), heard, control)))
     began = await heard.began()
     control.request("pause")
-    outcome = await asyncio.wait_for(running, 20)
+    outcome = await asyncio.wait_for(running, at_this_load(20))
     assert outcome.status == "preempted"
     assert not any(name == "cancelled" for name, _ in heard.events)
     assert output(await run(pool, "pid"))["pid"] == began["pid"]
@@ -223,7 +223,7 @@ async def test_a_run_that_is_cancelled_while_it_pauses_is_cancelled(pool: SlotPo
     await heard.began()
     control.request("pause")
     control.cancel()
-    assert (await asyncio.wait_for(running, 20)).status == "cancelled"
+    assert (await asyncio.wait_for(running, at_this_load(20))).status == "cancelled"
 
 
 async def test_a_task_that_completes_although_it_was_asked_to_pause_is_completed(pool: SlotPool) -> None:
@@ -305,7 +305,7 @@ async def test_closing_the_pool_kills_what_runs(tmp_path: Path) -> None:
     async with pool:
         running = asyncio.ensure_future(ended(pool.run(node("stubborn"), heard, RunControl())))
         began = await heard.began()
-    await asyncio.wait({running}, timeout=10)
+    await asyncio.wait({running}, timeout=at_this_load(10))
     assert not runs(began["pid"])
     assert not runs(began["child"])
     assert asyncio.all_tasks() == {asyncio.current_task()}, "a closed pool starts nothing anew"

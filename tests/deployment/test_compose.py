@@ -27,7 +27,7 @@ from dihedral.bridge.artifacts.store import BUCKETS
 from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.connections import Limits
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 from tests.support.servers import skip
 from tests.support.stack import free_port
 
@@ -389,7 +389,7 @@ def store_of_jobs(mounted: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
 
 
 def as_user(name: str, port: int, mounted: Path) -> redis.Redis:
@@ -454,7 +454,7 @@ def test_the_redis_exporter_sees_the_store_with_what_it_is_given(
         text = becomes(lambda: _metrics(listen))
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
     assert "\nredis_up 1\n" in text
     shown = {
         metric
@@ -505,7 +505,7 @@ async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mou
     try:
         environ = variables("control-plane", mounted, DIHEDRAL_ARTIFACTS__ENDPOINT=f"http://127.0.0.1:{ports['s3']}")
         store = open_store(settings.load(None, environ, {}).artifacts)
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + at_this_load(40)
         while True:
             try:
                 await store.put("voices", "job/a", b"it", "text/plain")

@@ -38,7 +38,6 @@ def workers_of(house: Stack, jobs: list[str]) -> set[str]:
     }
 
 
-@pytest.mark.timeout(240)
 def test_gpu_jobs_go_to_the_device_and_to_the_cpu_when_its_worker_is_dead(house: Stack) -> None:
     house.worker("--slots", "2")
     with_device = house.worker("--simulate-gpus", "1x24GiB")

@@ -213,7 +213,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
         asked = time.monotonic()
         outcome = await node
         assert outcome.status == "cancelled"
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < at_this_load(5)
         assert not runs(first["pid"])
         (said,) = [payload for name, payload in heard.events if name == "cancelled"]
         assert said["memoryHeldMiB"] == GIB
@@ -494,7 +494,7 @@ def test_memory_that_is_collected_under_the_lock_waits_for_nobody(tmp_path: Path
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(at_this_load(5))
     assert not thread.is_alive()
     gpu.give_memory_back()
     assert gpu.reading().holders == {}

@@ -1,6 +1,7 @@
 """Pictures and captions as people keep them: paired by name, out of zips, in buckets; what is refused, by name."""
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.diffusion import pictures
 from dihedral.data_plane.diffusion.pictures import Picture, captioned
+from tests.support.in_process import TaskRunner
 
 Files = list[tuple[str, Path]]
 
@@ -26,9 +28,9 @@ def put(folder: Path, name: str, content: bytes = b"x") -> tuple[str, Path]:
     return name, path
 
 
-def zipped(entries: dict[str, bytes]) -> bytes:
+def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as made:
+    with zipfile.ZipFile(buffer, "w", compression) as made:
         for name, content in entries.items():
             made.writestr(name, content)
     return buffer.getvalue()
@@ -86,6 +88,21 @@ def test_a_zip_of_a_folder_is_unpacked_under_names_of_our_own(folder: Path) -> N
 )
 def test_what_does_not_belong_together_is_refused_by_name(folder: Path, entries: dict[str, bytes], told: str) -> None:
     assert told in refused([put(folder, "all.zip", zipped(entries))])
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_content_is_damaged_is_refused(folder: Path, compression: int) -> None:
+    """Whatever its decompressor raises: zlib.error and LZMAError are no errors of zipfile."""
+    whole = bytearray(zipped({"a.png": random.Random(7).randbytes(2000) * 3}, compression))
+    for at in range(60, 1500, 7):
+        whole[at] ^= 0xFF
+    assert "is no zip" in refused([put(folder, "a.zip", bytes(whole))])
+    with TaskRunner.opened(folder / "store") as place:
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+        given = {"pictures": [place.upload(picture.getvalue(), "a.png")], "caption": "red"}
+        code, message = place.refusal("train_diffusion_lora", given | {"base": place.upload(bytes(whole), "base.zip")})
+    assert (code, "neither a folder nor a zip" in message) == ("invalid_model", True), message
 
 
 def test_a_zip_that_is_none_or_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,8 @@ def test_a_job_that_always_takes_its_worker_along_ends_as_worker_lost() -> None:
             tasks = "--tasks", lethal.module_in(house.directory)
             first = house.worker(*tasks)
             poison = house.post("/api/jobs", lethal.submission())["jobId"]
-            first.wait(30)
-            house.start("data_plane", *tasks).wait(30)
+            first.wait()
+            house.start("data_plane", *tasks).wait()
             house.worker(*tasks)
             ended = house.ended(poison)
             assert ended["status"] == "failed"

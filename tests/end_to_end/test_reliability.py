@@ -120,4 +120,4 @@ def test_a_request_that_outlasts_a_stop_is_told_to_ask_again(house: Stack) -> No
     assert head.startswith(b"HTTP/1.1 503")
     assert b"\r\nretry-after: 2" in head.lower()
     assert json.loads(body)["code"] == "stopping"
-    assert house.control.wait(10) == 0
+    assert house.control.wait() == 0

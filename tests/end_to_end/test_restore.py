@@ -36,7 +36,7 @@ def test_a_copy_of_a_live_system_shows_the_jobs_as_they_were_and_what_ran_runs_a
 
     with (
         up(tmp_path, "--data-dir", "copy", DIHEDRAL_JOBS__LEASE_MS="600") as restored,
-        httpx.Client(base_url=restored.url, timeout=30) as http,
+        httpx.Client(base_url=restored.url, timeout=120) as http,
     ):
         assert [http.get(f"/api/jobs/{job['jobId']}").json() for job in ended] == ended
         found = http.get(f"/api/jobs/{done}/events").json()

@@ -99,7 +99,7 @@ class WithTls(Stack):
         self.environ = {**os.environ, "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts")}
         self.workers = []
         self.control = self.start("control_plane", "--port", str(self.port))
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=120)
         becomes(self._ready)
 
 

@@ -20,6 +20,7 @@ from litestar.handlers import WebsocketRouteHandler
 from litestar.response import Response
 
 from tests.control_plane.served import Server as Uvicorn
+from tests.support.polling import at_this_load
 
 KNOWN = {
     "EmptyImage",
@@ -39,7 +40,7 @@ PNG = b"\x89PNG a picture"
 
 
 async def happens(what: Callable[[], Any], seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(at_this_load(seconds)):
         while not what():  # noqa: ASYNC110 - the condition is of another's making
             await asyncio.sleep(0.01)
 

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import json
 import random
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -814,3 +817,48 @@ def test_a_client_leaves_nothing_open(house: Any) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", ""), done.stderr
     house.post(f"/api/jobs/{forever}/cancel", status=202)
+
+
+NAMES = [
+    "../climbs.txt",
+    "/tmp/from-the-root.txt",
+    "..\\\\back\\\\slash.txt",
+    "a/../../b.txt",
+    "..",
+    ".",
+    "",
+    "same.txt",
+    "same.txt",
+]
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """A control plane whose job has stored files under names that are paths."""
+
+    def do_GET(self) -> None:
+        artifacts = [{"bucket": "out", "key": f"job/{number}", "name": name} for number, name in enumerate(NAMES)]
+        body = json.dumps({"jobId": "job", "artifacts": artifacts}).encode() if "/jobs/" in self.path else b"content"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_a_job_stored_is_written_into_the_directory_whatever_its_name(tmp_path: Path) -> None:
+    to = tmp_path / "deep" / "to"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with Client(f"http://127.0.0.1:{server.server_port}") as client:
+                paths = client.download_all("job", to)
+        finally:
+            server.shutdown()
+    assert [path.name for path in paths] == [
+        "climbs.txt", "from-the-root.txt", "slash.txt", "b.txt", "4", "5", "6", "same.txt", "same-2.txt",
+    ]  # fmt: skip
+    assert {path.resolve().parent for path in paths} == {to.resolve()}
+    assert {each for each in tmp_path.rglob("*") if each.is_file()} == set(paths)

@@ -42,7 +42,6 @@ def pytest_passes(*arguments: str | Path, cwd: Path, **environ: str) -> str:
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 def test_the_tasks_of_the_page_are_tasks_and_their_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = "".join(blocks("docs/write_a_task.md", "python"))
     (tmp_path / "test_page.py").write_text(page)
@@ -124,7 +123,6 @@ def test_a_job_is_watched_as_the_page_says(house: Up, tmp_path: Path) -> None:
 # Examples -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 def test_a_plugin_is_found_by_its_entry_points_and_its_own_test_passes(tmp_path: Path) -> None:
     source, home = tmp_path / "plugin", tmp_path / "home"
     shutil.copytree(

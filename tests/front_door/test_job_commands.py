@@ -135,6 +135,7 @@ def test_a_job_is_named_by_a_prefix_everywhere(shell: Shell) -> None:
     short = job[:8]
     assert shell("show", short).stdout.startswith(job)
     shell("watch", short)
+    assert job in shell("cancel", short).stdout
     assert job in shell("delete", short).stdout
     assert "there is no job" in shell("show", job, code=3).stderr
 

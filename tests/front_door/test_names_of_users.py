@@ -86,7 +86,6 @@ def test_a_plane_started_as_a_module_beside_them_starts(folder: Path, plane: str
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
-@pytest.mark.timeout(300)
 def test_a_script_beside_a_clone_called_dihedral_imports_it(tmp_path: Path) -> None:
     clone, home = tmp_path / "dihedral", tmp_path / "venv"
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "dihedral-data")

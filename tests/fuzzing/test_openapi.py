@@ -105,6 +105,6 @@ def ask(house: Stack, operation: Any, mode: Any, ids: dict[str, Any]) -> None:
     def asks(case: Any) -> None:
         for name in case.path_parameters.keys() & ids.keys():
             case.path_parameters[name] = next(ids[name]) or case.path_parameters[name]
-        case.call_and_validate(base_url=house.url, timeout=20, checks=CHECKS)
+        case.call_and_validate(base_url=house.url, timeout=120, checks=CHECKS)
 
     asks()

@@ -18,7 +18,7 @@ from safetensors.numpy import load, load_file, save_file
 from dihedral import example_model
 from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.tasks.context import ModelCache
-from tests.support.in_process import TaskRunner
+from tests.support.in_process import RecordedEvents, TaskRunner
 
 SMALL = {"steps": 6, "batch": 2, "sequenceLength": 24, "rank": 2, "learningRate": 0.02, "checkpointEvery": 2}
 
@@ -73,8 +73,8 @@ def test_an_adapter_is_trained_stored_and_its_losses_told(place: TaskRunner, mod
 def test_a_run_that_was_stopped_goes_on_from_its_checkpoint_and_ends_bit_equal(place: TaskRunner, model: Path) -> None:
     params = example(place, model, steps=7, gradientAccumulation=2, targetModules=["v_proj", "gate_proj"])
     whole, heard = place.output("train_lora", params, job="whole")
-    looks = count()
-    outcome, before = place.run("train_lora", params, cancelled=lambda: bool(before_step(5, looks)))
+    before = RecordedEvents()
+    outcome, _ = place.run("train_lora", params, behind(5, before), heard=before)
     assert outcome.status == "cancelled"
     after, rest = place.output("train_lora", params, nonce="n2")
     assert after["resumedAt"] == 5, "it kept what it had when it was stopped, too"
@@ -99,16 +99,16 @@ def test_a_run_that_is_stopped_keeps_its_checkpoint_also_where_the_store_takes_i
 ) -> None:
     params = example(place, model, steps=7, checkpointEvery=0)
     place.store.__class__ = SlowStore
-    looks = count()
-    outcome, _ = place.run("train_lora", params, cancelled=lambda: before_step(3, looks))
+    before = RecordedEvents()
+    outcome, _ = place.run("train_lora", params, behind(3, before), heard=before)
     assert outcome.status == "cancelled"
     after, _ = place.output("train_lora", params, nonce="n2")
     assert after["resumedAt"] == 3
 
 
-def before_step(step: int, looks: Iterator[int]) -> bool:
-    """The task looks once before the training and once behind each step."""
-    return next(looks) >= step
+def behind(step: int, heard: RecordedEvents) -> Callable[[], bool]:
+    """Whether so many steps are done. Looks would count something else: a task that waits long for a file looks more often."""
+    return lambda: any(said["step"] >= step for said in heard.told("loss"))
 
 
 def test_a_run_that_is_asked_for_its_best_ends_with_what_it_has(place: TaskRunner, model: Path) -> None:
@@ -150,8 +150,8 @@ def test_the_smaller_variant_learns_from_the_same_sequences(place: TaskRunner, m
 def test_a_run_halved_after_it_ran_out_of_memory_goes_on_from_its_checkpoint(place: TaskRunner, model: Path) -> None:
     params = example(place, model, batch=4)
     whole, _ = place.output("train_lora", params, job="whole")
-    looks = count()
-    place.run("train_lora", params, cancelled=lambda: before_step(5, looks))
+    before = RecordedEvents()
+    place.run("train_lora", params, behind(5, before), heard=before)
     smaller = place.registry["train_lora"].smaller(params)
     assert smaller is not None
     halved, rest = place.output("train_lora", smaller, nonce="n2")
@@ -193,8 +193,8 @@ def test_after_a_killed_process_the_next_goes_on_from_the_last_checkpoint(place:
 @pytest.mark.parametrize("damage", ["another run's", "cut"])
 def test_a_checkpoint_that_is_of_no_use_is_not_used(place: TaskRunner, model: Path, damage: str) -> None:
     params = example(place, model)
-    looks = count()
-    place.run("train_lora", params, cancelled=lambda: before_step(3, looks))
+    before = RecordedEvents()
+    place.run("train_lora", params, behind(3, before), heard=before)
     if damage == "cut":
         place.wait(place.store.put("loras", "job/train_lora/checkpoint", b"\0" * 100, content_type="x/y"))
     output, _ = place.output("train_lora", params | ({} if damage == "cut" else {"learningRate": 0.01}), nonce="n2")
@@ -436,8 +436,8 @@ def test_the_adapter_of_the_least_held_out_loss_is_kept_also_when_it_is_asked_to
 def test_a_run_that_goes_on_remembers_its_best(place: TaskRunner, model: Path) -> None:
     params = example(place, model, steps=40, learningRate=0.4, schedule="constant", clip=0, validation=0.3)
     whole, _ = place.output("train_lora", params, job="whole")
-    looks = count()
-    place.run("train_lora", params, cancelled=lambda: bool(before_step(30, looks)))
+    before = RecordedEvents()
+    place.run("train_lora", params, behind(30, before), heard=before)
     after, _ = place.output("train_lora", params, nonce="n2")
     assert after["resumedAt"] == 30
     assert (after["bestStep"], after["heldOutLoss"]) == (whole["bestStep"], whole["heldOutLoss"])

@@ -21,6 +21,7 @@ from dihedral.data_plane.media import captions, scenes
 from dihedral.data_plane.media.decode import jpeg, read_picture
 from dihedral.data_plane.media.speech_timing import Span
 from dihedral.data_plane.media.video_file import AHEAD, chosen_encoder, opens, write_video
+from tests.support.polling import at_this_load
 
 SIZE = (120, 160)
 FPS, COUNT, RATE = 24, 60, 48_000
@@ -178,12 +179,12 @@ def test_rendering_runs_ahead_of_the_encoder_by_a_few_frames_only(
     writing = threading.Thread(target=write_video, args=(tmp_path / "v.mp4", counted(), FPS, None, RATE, "libx264"))
     writing.start()
     try:
-        assert begun.wait(10)
+        assert begun.wait(at_this_load(10))
         writing.join(0.2)
         assert rendered <= AHEAD + 3
     finally:
         go_on.set()
-        writing.join(20)
+        writing.join()
     assert rendered == 60
 
 
@@ -194,7 +195,7 @@ class SlowFrames:
         self.original, self.go_on = original, go_on
 
     def from_ndarray(self, *arguments: Any, **more: Any) -> Any:
-        self.go_on.wait(20)
+        self.go_on.wait()
         return self.original(*arguments, **more)
 
 

@@ -2,7 +2,7 @@
 
 Every call of an actor waits at a gate; the machine opens one gate, or opens it and loses the answer, or kills the actor. So
 what is explored is exactly what a network and a scheduler can do to the protocol: deaths between any two calls, frozen
-owners whose claim is taken over and who go on, lost answers, cancels and retries in the middle. Leases are 1 ms here and
+owners whose claim is taken over and who go on, lost answers, cancels, retries, changes of priority and pauses in the middle. Leases are 1 ms here and
 nobody renews, so any owner may be presumed dead at any time; the tokens must fence it.
 
 Invariants, always: `remaining` and `running` equal what the records say. At the end, when the faults stop: the job has ended;
@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 from dihedral.bridge import graphs
+from dihedral.bridge.fabric import moving
 from dihedral.bridge.fabric.jobs import Jobs, NewJob
 from dihedral.bridge.fabric.leases import Reclaimer
 from dihedral.bridge.fabric.lifecycle import NODE_ENDED
@@ -299,6 +300,24 @@ class Machine(RuleBasedStateMachine):
     def retry(self) -> None:
         self.do(self.jobs.retry("job"))
 
+    @rule(priority=st.sampled_from(["high", "normal", "low"]))
+    def change_the_priority(self, priority: str) -> None:
+        self.do(self._change_the_priority(priority))
+
+    async def _change_the_priority(self, priority: str) -> None:
+        await moving.set_priority(self.jobs, "job", priority)
+        for worker, _ in self.workers.values():
+            await worker._receive(["/priority", "job", priority])
+
+    @rule()
+    def move_to_the_front(self) -> None:
+        self.do(moving.move_to_front(self.jobs, "job"))
+
+    @rule(which=st.integers(0, 5), paused=st.booleans())
+    def pause(self, which: int, paused: bool) -> None:
+        worker, _ = list(self.workers.values())[which % len(self.workers)]
+        worker.capacity.paused = paused
+
     @invariant()
     def counters_equal_the_records(self) -> None:
         if not hasattr(self, "client"):
@@ -331,6 +350,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _quiet(self) -> bool:
         """One round without faults; True when the job has ended and nothing moves any more."""
+        for worker, _ in self.workers.values():
+            worker.capacity.paused = False
         while self.gates:
             await self._pass(self.gates[0], False)
         while self.nodes:
@@ -429,7 +450,6 @@ def explore(redis_url: str, examples: int, steps: int, monkeypatch: pytest.Monke
     )
 
 
-@pytest.mark.timeout(200)
 def test_no_interleaving_loses_or_doubles_a_node(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explore(redis_url, 200, 30, monkeypatch)
 

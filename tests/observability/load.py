@@ -76,7 +76,7 @@ class Load:
             job = self.post(simulate({"id": "a", "steps": 3, "stepSeconds": 0.05}))
             socket.send(json.dumps({"action": "subscribe", "jobId": job}))
             while True:
-                message = json.loads(socket.recv(timeout=30))
+                message = json.loads(socket.recv(timeout=120))
                 self.messages += 1
                 if message["type"] == "update" and message["status"] == "completed":
                     break
@@ -104,7 +104,7 @@ class Load:
         worker = self.house.start("data_plane", "--pool", "a100", "--tasks", "a100_tasks", "--slots", "1")
         becomes(lambda: any(each["pool"] == "a100" for each in self.house.get("/api/workers")["workers"]))
         worker.terminate()
-        assert worker.wait(30) == 0
+        assert worker.wait() == 0
         for _ in range(BACKLOG):
             self.post({"graph": graph([{"id": "a", "task": "on_a100", "plane": "python"}])})
 

@@ -47,4 +47,4 @@ def redis_exporter(url: str) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()

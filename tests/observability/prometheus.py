@@ -41,7 +41,7 @@ class Prometheus:
                 job.pop("authorization", None)
             job["static_configs"] = [{"targets": targets[job["job_name"]]}]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
         with (directory / "prometheus.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -74,7 +74,7 @@ class Prometheus:
     def close(self) -> None:
         self.http.close()
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from dihedral.data_plane.gpu_memory import readings as memory
 from dihedral.schemas.structs.settings import Settings
 from tests.bridge.world import World, batch
 from tests.observability.sound import tone
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 from tests.support.stack import Stack, simulate
 
 KEPT = {
@@ -69,7 +69,7 @@ class Samples:
 
 
 def scrape(url: str) -> Samples:
-    answer = httpx.get(url, timeout=10)
+    answer = httpx.get(url, timeout=60)
     assert answer.status_code == 200
     return Samples(answer.text)
 
@@ -152,7 +152,7 @@ def test_metrics_of_a_control_plane_without_redis_say_so(tmp_path: Path) -> None
         assert house.server is not None
         house.server.kill()
         house.server.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + at_this_load(10)
         while (samples := scrape(f"{house.url}/metrics")).sum("dihedral_redis_up"):
             assert time.monotonic() < deadline
         assert "dihedral_redis_up" in samples.names

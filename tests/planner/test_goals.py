@@ -11,7 +11,9 @@ from dihedral.control_plane.planning.goals.offers import catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, plain, planned
 from dihedral.schemas.structs.capability import Capability
 from tests.graphs.making import capability, closed
+from tests.planner.fresh import FRESH
 from tests.planner.goals import GOALS, Goal
+from tests.planner.held_out import HELD_OUT
 from tests.planner.trying import faults, given, manifest, tasks_of, tried
 from tests.support.polling import at_this_load
 
@@ -22,6 +24,11 @@ FILE = {"type": "object", "x-artifact": True, "properties": {"bucket": {"type": 
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.text[:60])
 def test_a_goal_of_the_table_is_planned_as_it_says(goal: Goal) -> None:
+    assert faults(goal) == []
+
+
+@pytest.mark.parametrize("goal", [*HELD_OUT, *FRESH], ids=lambda goal: goal.text[:60])
+def test_a_goal_that_the_matcher_was_not_made_for_is_planned_as_its_table_says(goal: Goal) -> None:
     assert faults(goal) == []
 
 

@@ -176,6 +176,30 @@ async def test_a_model_that_obeys_an_injection_changes_nothing(node: dict[str, A
     assert found.drafts[0]["problems"], code
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://good.example/a and ftp://evil.example/x",
+        "https://good.example/a?to=ftp://evil.example",
+        "https://good.exam",
+        ["https://good.example/a", {"more": "see (ftp://evil.example)"}],
+    ],
+)
+async def test_every_address_of_a_text_stands_in_the_goal(text: Any) -> None:
+    """Also behind one that does, as its beginning, or in it."""
+    goal = "speak what is at https://good.example/a, and nothing else"
+    node = {"id": "a", "task": "speak", "plane": "python", "params": {"text": text}}
+    found, _ = await with_model(asked_of(Goal(goal)), answers(chat(graph(node))), rounds=1)
+    assert any("does not stand in the goal" in each for each in found.drafts[0]["problems"])
+
+
+async def test_an_address_of_the_goal_may_be_used() -> None:
+    goal = "speak what is at (https://good.example/a)."
+    node = {"id": "a", "task": "speak", "plane": "python", "params": {"text": "It is at https://good.example/a."}}
+    found, _ = await with_model(asked_of(Goal(goal)), answers(chat(graph(node))), rounds=1)
+    assert not any(draft["problems"] for draft in found.drafts)
+
+
 async def test_a_graph_that_only_adds_to_one_that_fits_is_not_taken() -> None:
     goal = Goal("Read this aloud: 'Good evening, everyone.'")
     more = {"id": "b", "task": "simulate", "plane": "python", "params": {}}

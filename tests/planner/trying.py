@@ -7,8 +7,8 @@ from typing import Any
 
 from dihedral.bridge.tasks.registry import collect
 from dihedral.control_plane.planning import pipelines
-from dihedral.control_plane.planning.goals.drafting import File
-from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue, file_kinds
+from dihedral.control_plane.planning.goals.files import File, file_kinds
+from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, plain, problems
 from dihedral.control_plane.tasks import BUILTIN as CONTROL
 from dihedral.data_plane.tasks import BUILTIN as DATA
@@ -46,6 +46,8 @@ def faults(goal: Goal) -> list[str]:
     asked = {each.id for each in found.questions}
     if goal.cannot:
         return [] if found.graph is None and found.questions else [f"it should not be planned: {tasks_of(found)}"]
+    if found.graph is None and goal.asks:
+        return [] if set(goal.asks) - {"*"} <= asked and asked else [f"asks {sorted(asked)}, not {list(goal.asks)}"]
     if found.graph is None:
         return [f"no graph: {[each.text for each in found.questions]}"]
     wrong = [f"{each.pointer}: {each.detail}" for each in problems(found.graph, manifest()[0])]
@@ -58,8 +60,11 @@ def faults(goal: Goal) -> list[str]:
     for name, value in goal.params.items():
         node, _, param = name.partition(".")
         params: Any = next((each["params"] for each in found.graph["nodes"] if each["id"] == node), {})
-        if not _is(params.get(param), value, param):
-            wrong.append(f"{name} is {params.get(param)!r}, not {value!r}")
+        actual = params.get(param)
+        if param == "pictures" and actual is None:  # scenes of a picture each are pictures, too
+            actual = [each["picture"] for each in params.get("scenes", []) if "picture" in each] or None
+        if not _is(actual, value, param):
+            wrong.append(f"{name} is {actual!r}, not {value!r}")
     return wrong
 
 

@@ -66,34 +66,34 @@ async def _act(params: Act, ctx: TaskContext) -> Any:
     return params.output if params.output is not None else {"from": ctx.node_id}
 
 
-@tasks.task(id="act", label="act", description="does what the test says", timeout_seconds=60)
+@tasks.task(id="act", label="act", description="does what the test says", timeout_seconds=600)
 async def act(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 
 
-@tasks.task(id="once", label="once", description="must not run twice", timeout_seconds=60, idempotent=False)
+@tasks.task(id="once", label="once", description="must not run twice", timeout_seconds=600, idempotent=False)
 async def once(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 
 
-@tasks.task(id="heavy", label="heavy", description="takes a slot", timeout_seconds=60, kind="gpu")
+@tasks.task(id="heavy", label="heavy", description="takes a slot", timeout_seconds=600, kind="gpu")
 async def heavy(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 
 
-@tasks.task(id="cpu_heavy", label="cpu", description="takes a slot and no device", timeout_seconds=60)
+@tasks.task(id="cpu_heavy", label="cpu", description="takes a slot and no device", timeout_seconds=600)
 def cpu_heavy(params: Act, ctx: TaskContext) -> Any:
     raise NotImplementedError("there are no slots here")
 
 
 @tasks.task(
-    id="strict", label="strict", description="needs a device", timeout_seconds=60, kind="gpu", needs_device=True
+    id="strict", label="strict", description="needs a device", timeout_seconds=600, kind="gpu", needs_device=True
 )
 async def strict(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 
 
-@tasks.task(id="light_node", label="light", description="on the other plane", timeout_seconds=60, plane="node")
+@tasks.task(id="light_node", label="light", description="on the other plane", timeout_seconds=600, plane="node")
 async def light_node(params: Act, ctx: TaskContext) -> Any:
     return await _act(params, ctx)
 

@@ -10,6 +10,7 @@ import pytest
 import redis as redis_sync
 
 from dihedral.server import find_server
+from tests.support.polling import at_this_load
 
 REQUIRED = frozenset(filter(None, os.environ.get("DIHEDRAL_REQUIRE", "").split(",")))
 
@@ -31,7 +32,7 @@ def start_server(
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + at_this_load(10)
     client = redis_sync.Redis(unix_socket_path=str(path))
     while True:
         try:

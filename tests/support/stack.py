@@ -43,7 +43,7 @@ class Stack:
         }
         self.workers: list[subprocess.Popen[bytes]] = []
         self.control = self.start("control_plane", "--port", str(self.port))
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=120)
         try:
             becomes(self._ready)
         except AssertionError:

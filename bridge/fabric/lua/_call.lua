@@ -15,7 +15,7 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
-local asked, heard_of -- the items of the call, and by kind of channel which of their jobs somebody listens to, as far as it was asked
+local asked, heard_of -- the items of the call, and by kind of channel which of their jobs have listeners, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
@@ -87,7 +87,7 @@ end
 
 local function job_key(id) return JOB .. id end
 
--- Returns whether anybody listens to a channel of a job (`status:`, ...); most have several events and no listener. It is asked once for all jobs
+-- Returns whether a channel of a job (`status:`, ...) has listeners; most jobs have several events and no listener. It is asked once for all jobs
 -- of a call (whose items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
 local function heard(kind, id)
   local known = heard_of[kind]

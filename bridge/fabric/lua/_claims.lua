@@ -1,6 +1,6 @@
 -- Claims: the consumer that has an entry, and the nodes of the entry that it may start.
 
--- Returns whether an entry covers a node that is ready: nobody has claimed it, and its reader may start the node.
+-- Returns whether an entry covers a node that is ready: no consumer has claimed it, and its reader may start the node.
 local function holds(J, name, node)
   local r = node_get(J, node)
   return r.status == S.ready and r.entry == name and r

@@ -183,7 +183,7 @@ end
 -- Every change of a job's status or of a node goes with an event or a field.
 local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved[1] end
 
--- Logs an event of a kind (event_json), as a line or, where the log is a list, as JSON, and publishes it where anybody listens.
+-- Logs an event of a kind (event_json), as a line or, where the log is a list, as JSON, and publishes it where it has listeners.
 local function emit(J, channel, kind, a, b, c, d, e, f)
   J.seq = J.seq + 1
   local listens, event = heard(channel, J.id), nil

@@ -19,9 +19,25 @@ register('append', { 'allow-oom' }, function(keys, arguments)
   redis.call('PEXPIRE', keys[1], arguments[2])
 end)
 
--- ahead: the number of entries before a given one that no worker has been given, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of them.
+-- ahead: the number of entries before a given one that no worker has been given, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of
+-- them; what a job's key begins with. Behind the last entry that change.lua replaced, every entry counts; before it, those that a record names.
 register('ahead', { 'no-writes' }, function(keys, arguments)
-  local last = redis.call('GET', keys[1] .. ':delivered') or '0-0'
-  local upto = arguments[1] == '+' and '+' or '(' .. arguments[1]
-  return #redis.call('XRANGE', keys[1], '(' .. last, upto, 'COUNT', '100')
+  local stream, job = keys[1], arguments[2]
+  local last = redis.call('GET', stream .. ':delivered') or '0-0'
+  local moved = redis.call('GET', stream .. ':moved') or '0-0'
+  local rows = redis.call('XRANGE', stream, '(' .. last, arguments[1] == '+' and '+' or '(' .. arguments[1], 'COUNT', '500')
+  local count = 0
+  for _, row in ipairs(rows) do
+    local stands = id_after(row[1], moved)
+    if not stands then
+      local fields = fields_of(row[2])
+      for _, node in ipairs(split(fields.nodes)) do
+        local record = redis.call('HGET', job .. (fields.job or ''), 'n:' .. node)
+        stands = stands or (record and string.match(record, '^%S+ (%S+)') == row[1] .. '@' .. stream)
+      end
+    end
+    if stands then count = count + 1 end
+    if count == 100 then break end
+  end
+  return count
 end)

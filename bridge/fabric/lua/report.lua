@@ -1,6 +1,6 @@
 -- report: commits a worker's reports on its claims. running -> ended | ready; pending -> running | ready | skipped.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack, begun? }; claim = "consumer nonce";
--- begun = { nodes, worker, when }: the first report on an entry that was held without a claim (take.lua). It passes where nobody has claimed
+-- begun = { nodes, worker, when }: the first report on an entry that was held without a claim (take.lua). It passes where no consumer has claimed
 -- the entry since and its nodes are ready under it, and claims it, or ends it where it is acknowledged at once.
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.

@@ -6,5 +6,5 @@ offers.py     the live manifest and the pipelines as offers: what they take, wha
 drafting.py   choose and draft: offers are chained backwards from what is wanted to what is given
 filling.py    parameters, where a word or number of the goal and the parameter's schema justify a value
 answering.py  explain: reasons, assumptions, questions, how sure
-modelling.py  the same with a language model, whose drafts are checked like everybody's
+modelling.py  the same with a language model, whose drafts are checked like any other submission
 """

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from dihedral.control_plane.planning.goals.building import Built
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Link, Search, Use
+from dihedral.control_plane.planning.goals.drafting import Draft, Link, Search, Use
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.filling import Filled, lacking, odd_attributes
 from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Slot
 from dihedral.control_plane.planning.goals.reading import Token
@@ -133,6 +134,13 @@ def _is_known(name: str, files: Sequence[File], draft: Draft) -> bool:
 
 def _is_meant(search: Search, draft: Draft, unknown: list[Token], leads: list[Token]) -> bool:
     """Returns False where what the draft does is only what the goal's nouns happen to name: `delete my recordings`."""
+    nothing_else = not (draft.quotes or draft.topic or draft.read) or any(
+        not slot.needed_with for _, slot in lacking(draft)
+    )
+    if draft.files and draft.files <= draft.stray and nothing_else:
+        return (
+            False  # `subtitles for talk.mp3`: a task that could not work on the file, and takes it for something else
+        )
     tokens = search.tokens()
     if not tokens:
         return any(search.phrases.get(use.offer.id, 0) for use in draft.uses)
@@ -151,7 +159,8 @@ def _is_meant(search: Search, draft: Draft, unknown: list[Token], leads: list[To
         wanted = [each for each in asking if each.stem in KINDS and each.role == "wanted"]
         if not verbs and not wanted:
             return False
-    return (bool(asking) or phrased) and len(unknown) <= 0.6 * len(tokens)
+    fits = phrased and len(search.files) > 1 and len(draft.files) == len(search.files) and not list(lacking(draft))
+    return (bool(asking) or phrased) and (fits or len(unknown) <= 0.6 * len(tokens))
 
 
 def _makes(offer: Offer, token: Token) -> bool:

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from dihedral.control_plane.planning.goals import filling
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Search, Use
+from dihedral.control_plane.planning.goals.drafting import Draft, Search, Use
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.offers import Catalogue
 from dihedral.control_plane.planning.goals.reading import read
 from dihedral.control_plane.planning.goals.words import KINDS, stem
@@ -51,7 +52,7 @@ class Changed(msgspec.Struct):
 
 def change(goal: str, files: list[File], known: Catalogue, base: Object) -> Changed:
     """Returns the graph with the values that the goal changes."""
-    reading = read(goal, [file.name for file in files], known.vocabulary)
+    reading = read(goal, [file.name for file in files], known.vocabulary, known.naming, known.choices)
     graph = copy.deepcopy(base)
     graph.pop("workflowId", None)
     nodes = [node for node in graph["nodes"] if node["task"] in known.offers]

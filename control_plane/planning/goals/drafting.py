@@ -14,16 +14,29 @@ from typing import Any, Final
 
 import msgspec
 
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Slot
 from dihedral.control_plane.planning.goals.reading import Reading, Token
-from dihedral.control_plane.planning.goals.words import ABOUT, KINDS, STOPWORDS, UNIT_STEMS, WIDER, stem, stems
+from dihedral.control_plane.planning.goals.words import (
+    ABOUT,
+    DIRECTIONS,
+    FILLERS,
+    KINDS,
+    STOP_STEMS,
+    UNIT_STEMS,
+    WIDER,
+    stem,
+    stems,
+)
 
+STRAY: Final = 0.3
+FRAGMENT: Final = 0.6  # what a word of a keyword of several words weighs alone: too little to ask for one more task
 LEAST_EVIDENCE: Final = 0.5
 TRIED: Final = 10  # offers that are tried as the end of a chain
 DEEPEST: Final = 3  # offers behind one another to meet one need
 MOST_USES: Final = 6
-STOP_STEMS: Final = frozenset(map(stem, STOPWORDS))
 RESUMING: Final = frozenset("in with using from for over as into and then while on".split())  # noqa: SIM905
+ASKING: Final = frozenset("why how what when where who which whether".split())  # noqa: SIM905
 ABOUT_STEMS: Final = frozenset(map(stem, ABOUT))
 SWITCHES: Final = ("boolean", "integer", "number")  # what `without …` sets rather than leaves out
 
@@ -31,20 +44,8 @@ SWITCHES: Final = ("boolean", "integer", "number")  # what `without …` sets ra
 FILE_USED, FILE_LEFT, QUOTE_USED, QUOTE_LEFT = 0.7, 1.3, 1.0, 1.6
 UNCLEAR, TWICE, NUMBER_LEFT = 0.4, 1.0, 0.5
 OPEN_NEED, UNASKED_USE, EACH_USE, EACH_TASK, TOPIC_USED, TOPIC_LEFT = 0.8, 0.45, 0.12, 0.03, 0.8, 1.0
+LEAD_LEFT = 0.8
 DELIVERS, ENDS_AS_ASKED, NEGATION_BROKEN, PHRASE, LED = 0.6, 0.5, 1.5, 0.55, 0.6
-
-
-class File(msgspec.Struct, frozen=True, eq=False):
-    """A file that was given. `exists`: whether the store has it. `text`, `document`: its content where it is small."""
-
-    ref: dict[str, str]
-    name: str
-    kinds: frozenset[str]
-    exists: bool
-    index: int
-    around: tuple[str, ...] = ()
-    text: str | None = None
-    document: Any = None
 
 
 class Link(msgspec.Struct, frozen=True, eq=False):
@@ -81,6 +82,8 @@ class Draft(msgspec.Struct):
     unclear: list[tuple[int, list[tuple[int, str]]]]
     read: frozenset[int] = frozenset()
     """Starts of the tokens that became a text."""
+    stray: set[int] = msgspec.field(default_factory=set)
+    """Files that an optional parameter took although no word of the goal means it."""
 
     def copy(self) -> "Draft":
         return Draft(
@@ -90,6 +93,7 @@ class Draft(msgspec.Struct):
             self.topic,
             list(self.unclear),
             self.read,
+            set(self.stray),
         )
 
 
@@ -106,19 +110,39 @@ class Search(msgspec.Struct):
 
     def prepare(self) -> None:
         tokens = [each for each in self.reading.tokens if not each.is_negated and not each.is_data]
-        whole = [each.stem for each in tokens]
-        bare = [each.stem for each in tokens if not each.is_stop]
-        present = set(whole)
+        lines = self._lines(tokens)
+        present = {word for line in lines for word in line}
         for key, offer in self.known.offers.items():
             hits = 0.0
             for phrase in offer.phrases:
                 if not present.issuperset(phrase) and not present.issuperset(p for p in phrase if p not in STOP_STEMS):
                     continue
                 short = [each for each in phrase if each not in STOP_STEMS]
-                if _stands(phrase, whole) or (len(short) > 1 and _stands(short, bare)):
+                if any(_stands(phrase, line) or (len(short) > 1 and _stands(short, line)) for line in lines):
                     hits += 1 + 0.3 * (len(phrase) - 2)
             self.phrases[key] = hits
-            self.evidence[key] = self._evidence(offer) + min(2, hits) * PHRASE
+            named = sum(1 for each in self.reading.namings if any(each.after in slot.named_by for slot in offer.slots))
+            self.evidence[key] = self._evidence(offer) + min(2, hits) * PHRASE + named
+
+    def _lines(self, tokens: list[Token]) -> list[list[str]]:
+        """Returns the goal's stems in the ways in which a phrase may stand in them: as they are, without fillers, without stop words, and with
+        the kinds of a file in place of its name (`me.jpg says` holds `picture say`)."""
+        files = {each.name.lower(): each for each in self.files}
+        named = [
+            (
+                mention.at,
+                files[mention.name.lower()].kinds if mention.name.lower() in files else frozenset({"new file"}),
+            )
+            for mention in self.reading.mentions
+        ]
+        whole = [(each.start, each.stem) for each in tokens]
+        tight = [(each.start, each.stem) for each in tokens if each.stem not in FILLERS]
+        bare = [(each.start, each.stem) for each in tokens if not each.is_stop]
+        found = [[word for _, word in line] for line in (whole, tight, bare)]
+        for kind in sorted({kind for _, kinds in named for kind in kinds} - {"file"}):
+            places = [(at, stem(kind.removeprefix("new "))) for at, kinds in named if kind in kinds]
+            found += [[word for _, word in sorted([*line, *places])] for line in (tight, bare)]
+        return found
 
     def _evidence(self, offer: Offer) -> float:
         """How much the goal's words ask for it by themselves."""
@@ -160,6 +184,7 @@ class Search(msgspec.Struct):
             self.adopt(draft)
             self._hand_on(draft)
             self._connect(draft)
+            self._repeat(draft)
             found.append((self.score(draft), draft))
         found.sort(key=lambda each: -each[0])
         return found
@@ -173,13 +198,14 @@ class Search(msgspec.Struct):
             score = self.score(draft)
             candidates: list[tuple[float, Draft]] = []
             names = {use.offer.id for use in draft.uses} | {task for use in draft.uses for task in use.offer.tasks}
-            for _key, offer in self.known.offers.items():
+            for key, offer in self.known.offers.items():
                 asked = max(
                     (offer.asks.get(each.stem, 0.0) for each in left if each.leads or each.role == "wanted"),
                     default=0.0,
                 )
                 takes_both = self._takes_both(draft, offer)
-                if (asked < 0.6 and not takes_both) or offer.id in names or names & set(offer.tasks):
+                is_asked = asked > FRAGMENT or (asked == FRAGMENT and self.phrases.get(key, 0) > 0)
+                if not (is_asked or takes_both) or offer.id in names or names & set(offer.tasks):
                     continue
                 extended = draft.copy()
                 if self._add(extended, offer, 0, (), asked=True, share=True) is None or self._open(
@@ -232,6 +258,12 @@ class Search(msgspec.Struct):
             1 for each in reading.quantities if each.unit in ("second", "fps") and not _takes(draft, each.unit)
         )
         total += QUOTE_USED * len(draft.quotes) - QUOTE_LEFT * (len(reading.quotes) - len(draft.quotes))
+        for naming in reading.namings:
+            is_taken = any(naming.after in slot.named_by for use in draft.uses for slot in use.offer.slots)
+            total += QUOTE_USED if is_taken else -QUOTE_LEFT
+        total -= LEAD_LEFT * sum(
+            1 for each in self.tokens() if each.leads and self._is_known(each) and self.explained(draft, each) < 0.3
+        )
         if reading.topic:
             total += TOPIC_USED if draft.topic else -TOPIC_LEFT
         total -= OPEN_NEED * self._open(draft)
@@ -246,10 +278,20 @@ class Search(msgspec.Struct):
         total -= NEGATION_BROKEN * sum(1 for each in reading.negated if not self.is_kept_out(draft, each))
         return total
 
+    def _is_known(self, token: Token) -> bool:
+        """Returns whether some task is called by this very word."""
+        return any(offer.asks.get(token.stem, 0.0) >= 1 for offer in self.known.offers.values())
+
     def _ends(self, draft: Draft) -> float:
         """What the last use makes is what the goal names as wanted."""
+        there = {kind for file in self.files for kind in file.kinds}
         wanted = {
-            KINDS[each.stem] for each in self.tokens() if each.stem in KINDS and each.role in ("wanted", "neutral")
+            KINDS[each.stem]
+            for each in self.tokens()
+            if each.stem in KINDS
+            and (
+                each.role == "wanted" or (each.role == "neutral" and KINDS[each.stem] not in there & {"voice", "look"})
+            )
         }
         linked = {value.use for use in draft.uses for value in _links(use.values)}
         ends = [use for index, use in enumerate(draft.uses) if index not in linked]
@@ -330,6 +372,7 @@ class Search(msgspec.Struct):
             self._share(draft, use)
         self._give_texts(draft, use)
         self._give_documents(draft, use)
+        self._give_new_names(use)
         for slot in offer.slots:
             if self._is_lacking(use, slot) and deep < DEEPEST:
                 self._make(draft, use, slot, deep, (*above, offer.id))
@@ -376,7 +419,8 @@ class Search(msgspec.Struct):
         for key in keys[:6]:
             offer = self.known.offers[key]
             product = fitting(offer, slot)
-            if product is None or offer.id in above or (offer.pipeline is not None and deep):
+            again = {task for name in above for task in self.known.offers[name].tasks} & set(offer.tasks)
+            if product is None or again or (offer.pipeline is not None and deep):
                 continue
             trial = draft.copy()
             made = self._add(trial, offer, deep + 1, above, asked=False)
@@ -479,12 +523,15 @@ class Search(msgspec.Struct):
     def _left(self, draft: Draft) -> list[File]:
         return [each for each in self.files if each.index not in draft.files]
 
-    def affinity(self, file: File, slot: Slot) -> float:
+    def affinity(self, file: File, slot: Slot, *, by_name: bool = True) -> float:
         """How much the words beside a file's name, and those in it, mean this slot."""
         own = slot.own
-        total = 0.0
-        named = [each for each in stems(file.name.rpartition(".")[0])]
-        for place, word in enumerate(file.around[:3]):
+        named = stems(file.name.rpartition(".")[0])
+        total = 0.6 if DIRECTIONS.get(file.before) in own else 0.0
+        others = {
+            word for each in self.files if each is not file for word in stems(each.name.rpartition(".")[0])
+        } - set(named)
+        for place, word in enumerate([each for each in file.around if each not in others][:3]):
             share = 1.0 / (1 + place)
             if word in own:
                 total += share
@@ -492,7 +539,7 @@ class Search(msgspec.Struct):
                 total += 0.5 * share
             elif KINDS.get(word) in slot.kinds and KINDS.get(word) != "picture":
                 total += 0.6 * share
-        for word in named:
+        for word in named if by_name else ():
             if word in own:
                 total += 0.6
             elif word in slot.words and word not in KINDS:
@@ -583,6 +630,10 @@ class Search(msgspec.Struct):
                 for each in span
                 if not each.is_stop and each.stem not in self.known.vocabulary and each.stem not in KINDS
             ]
+            asked = next((at for at, each in enumerate(span) if each.word in ASKING), 0)
+            if 0 < asked <= 4 and span[0].word in ("to", "for", "me", "us"):
+                draft.read = draft.read | {each.start for each in span[:asked]}
+                span = span[asked:]  # `explain to my kids why …`
             if not foreign or span[0].word in ("it", "this", "that", "these", "a", "an"):
                 continue
             use.values[slot.name] = self.reading.text_of(span)
@@ -600,6 +651,16 @@ class Search(msgspec.Struct):
                     use.values[slot.name] = file.document
                     use.why[slot.name] = f"the content of {file.name}"
                     break
+
+    def _give_new_names(self, use: Use) -> None:
+        """Gives a name like `notes.txt`, of which no file was given, to a parameter that asks for the name of one to be made."""
+        given = {each.name.lower() for each in self.files}
+        new = [each.name for each in self.reading.mentions if each.name.lower() not in given]
+        for slot in use.offer.slots:
+            is_name = slot.schema.get("type") == "string" and slot.required and stem("name") in slot.own
+            if new and is_name and use.is_open(slot):
+                use.values[slot.name] = new[0]
+                use.why[slot.name] = f"the goal says {new[0]!r}"
 
     def _is_quoted_for(self, before: tuple[str, ...], slot: Slot) -> bool:
         return bool(set(before[-2:]) & slot.words)
@@ -636,14 +697,17 @@ class Search(msgspec.Struct):
             slot.required
             or not use.is_open(slot)
             or (slot.group and not self._is_lacking(use, slot))
-            or not (slot.is_file or slot.kinds & {"lines"})
+            or not (slot.is_file or slot.kinds & {"lines"} or slot.schema.get("type") == "array")
         ):
             return
         there = {each.offer.id for each in draft.uses} | {task for each in draft.uses for task in each.offer.tasks}
-        for kind in sorted(slot.kinds):
+        by_name = [f"={slot.name}"] if not (slot.is_file or slot.kinds) else []
+        for kind in [*sorted(slot.kinds), *by_name]:
             for key in self.known.makers.get(kind, ()):
                 offer = self.known.offers[key]
                 product = fitting(offer, slot)
+                if by_name and not self.phrases.get(key, 0):
+                    continue  # a list that happens to have the name is handed on only where the goal asks for what makes it
                 if product is None or offer.id in there or len(draft.uses) >= MOST_USES or offer.pipeline is not None:
                     continue
                 for freed in self._freeing(draft, place, offer):
@@ -677,6 +741,13 @@ class Search(msgspec.Struct):
             if not (slot.is_file and slot.many and isinstance(given, list) and len(given) > 1 and slot.kinds & wanted):
                 continue
             mine = [each for each in self.files if each.ref in given or {slot.wrap: each.ref} in given]
+            onto = [each for each in mine if DIRECTIONS.get(each.before) == "onto"]
+            if onto and len(onto) < len(mine):  # `learn the palette of these and apply it to room.jpg`
+                freed = draft.copy()
+                kept = [{slot.wrap: each.ref} if slot.wrap else each.ref for each in onto]
+                freed.uses[place].values[slot.name] = kept
+                freed.files -= {each.index for each in mine if each not in onto}
+                yield freed
             named = sorted(mine, key=lambda each: -sum(offer.asks.get(word, 0) for word in each.around[:2]))
             for file in named[:1] if any(each.around for each in mine) else []:
                 freed = draft.copy()
@@ -693,7 +764,8 @@ class Search(msgspec.Struct):
         for file in self._left(draft):
             options = [
                 (self.affinity(file, slot) + 0.5 * len(words & slot.own)
-                 + 0.35 * len(kinds & slot.kinds - {"picture"}) + 0.1 * len(words & slot.words), place, slot)
+                 + 0.35 * len(kinds & slot.kinds - {"picture"}) + 0.1 * len(words & slot.words)
+                 - (0.5 if any(True for _ in _links(use.values.get(slot.name))) else 0), place, slot)
                 for place, use in enumerate(draft.uses)
                 for slot in use.offer.slots
                 if slot.is_file and slot.kinds & file.kinds and self._may_adopt(use, slot, file, words)
@@ -704,6 +776,9 @@ class Search(msgspec.Struct):
                 continue
             if len(options) == 1 or options[0][0] > options[1][0] + 0.05 or options[0][2].field == options[1][2].field:
                 _, place, slot = options[0]
+                said = self.affinity(file, slot, by_name=False) + len(words & slot.own) + 0.35 * len(kinds & slot.kinds)
+                if said < STRAY and not slot.required and not slot.group:
+                    draft.stray.add(file.index)
                 self.give(draft, draft.uses[place], slot, [file], "it was given, and this takes it")
             else:
                 draft.unclear.append((file.index, [(place, slot.name) for _, place, slot in options[:4]]))
@@ -744,6 +819,23 @@ class Search(msgspec.Struct):
                 if _order(trial):
                     draft.uses = trial.uses
                     return
+
+    def _repeat(self, draft: Draft) -> None:
+        """Does for every further quote what one task does for the first: `say 'Hi' and 'Bye'`."""
+        if len(draft.uses) != 1 or draft.uses[0].offer.pipeline is not None or len(draft.quotes) != 1:
+            return
+        (use,), (first,) = draft.uses, draft.quotes
+        slot = next(
+            (each for each in use.offer.slots if use.values.get(each.name) == self.reading.quotes[first].text), None
+        )
+        left = [each for each in range(len(self.reading.quotes)) if each != first]
+        if slot is None or not left or len(left) >= MOST_USES:
+            return
+        for number in left:
+            copy = use.copy()
+            copy.values[slot.name] = self.reading.quotes[number].text
+            draft.uses.append(copy)
+            draft.quotes.add(number)
 
     def _first(self, use: Use) -> int:
         """Returns where the goal first asks for a use; behind everything where it does not."""
@@ -789,7 +881,7 @@ def needs(use: Use) -> Iterator[Slot]:
         ):
             yield slot
         elif slot.is_file and slot.many and isinstance(given := use.values.get(slot.name), list):  # noqa: SIM102
-            if len(given) < slot.least and not any(isinstance(each, Link) for each in given):
+            if len(given) < slot.least and not any(link.product.kind_of_json == "array" for link in _links(given)):
                 yield slot
 
 
@@ -802,6 +894,8 @@ def _simplest(members: list[Slot]) -> Slot:
 
 def fitting(offer: Offer, slot: Slot) -> Product | None:
     """Returns what of an offer's output a parameter takes."""
+    if slot.schema.get("x-given"):
+        return None
     for product in offer.products:
         if product.is_file != slot.is_file:
             continue
@@ -821,6 +915,8 @@ def fitting(offer: Offer, slot: Slot) -> Product | None:
 def fitting_main(offer: Offer, slot: Slot) -> Product | None:
     """Returns the first product of an offer where a parameter takes it."""
     product = offer.products[0]
+    if slot.schema.get("x-given"):
+        return None
     return product if product.is_file and product.kinds & slot.kinds and slot.kinds != {"file"} else None
 
 

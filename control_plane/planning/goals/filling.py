@@ -36,15 +36,21 @@ def fill(draft: Draft, reading: Reading, files: int) -> Filled:
     for name, text in reading.assignments.items():
         _assign(draft, name, text, made)
     _size(draft, reading, made)
-    for quantity in reading.quantities:
+    for quantity in sorted(reading.quantities, key=lambda each: each.is_share):
         _quantity(draft, reading, quantity, made)
+    for naming in reading.namings:
+        for place, use, slot in open_slots(draft):
+            if naming.after in slot.named_by:
+                _set(place, use, slot, naming.text, f"the goal says {naming.text[:SHOWN]!r}", made)
+                break
+        else:
+            made.unmet.append(f"no parameter here takes {naming.text[:SHOWN]!r}")
     for place, use in reversed(list(enumerate(draft.uses))):
         for slot in use.offer.slots:
             if use.is_open(slot) and not slot.is_file:
                 _words(place, use, slot, reading, made)
     choose_voices(draft, reading, made)
     _negations(draft, reading, made)
-    _mentions(draft, reading, made)
     return made
 
 
@@ -77,6 +83,14 @@ def _set(place: int, use: Use, slot: Slot, value: Any, why: str, made: Filled) -
 
 
 def _assign(draft: Draft, name: str, text: str, made: Filled) -> None:
+    """Sets the parameter of this name; a name with a dot becomes a member of a parameter that collects such pairs."""
+    if "." in name:
+        for place, use in enumerate(draft.uses):
+            for slot in use.offer.slots:
+                if slot.schema.get("x-pairs"):
+                    pairs = {**use.values.get(slot.name, {}), name: _literal(text, slot)}
+                    _set(place, use, slot, pairs, f"the goal says {text[:SHOWN]!r}", made)
+                    return
     for place, use, slot in open_slots(draft):
         is_named = name.lower() == slot.name.lower()
         is_like = name == ":" and slot.schema.get("type") == "string" and EXAMPLE.search(slot.description)
@@ -95,15 +109,6 @@ def _literal(text: str, slot: Slot) -> Any:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
-
-
-def _mentions(draft: Draft, reading: Reading, made: Filled) -> None:
-    """A name like `notes.txt` that is no file which was given is the name of one to be made, where a parameter asks for one."""
-    for mention in reading.mentions:
-        for place, use, slot in open_slots(draft):
-            if slot.schema.get("type") == "string" and slot.required and stem("name") in slot.own:
-                _set(place, use, slot, mention.name, f"the goal says {mention.name[:SHOWN]!r}", made)
-                break
 
 
 # Numbers ---------------------------------------------------------------------------------------------------------------
@@ -135,7 +140,8 @@ def _quantity(draft: Draft, reading: Reading, quantity: Quantity, made: Filled) 
         key=lambda each: (-each[0], -each[1]),
     )
     if not options or options[0][0] < 0.4:
-        if quantity.unit not in ("", "wordless") and quantity.unit not in KINDS:
+        is_article = quantity.written[:1].isalpha()  # `into one list`, `these two said`: no amount, a word like others
+        if not is_article and quantity.unit not in ("", "wordless") and quantity.unit not in KINDS:
             made.unmet.append(f"no parameter here takes {quantity.written[:SHOWN]!r}")
         return
     _, place, use, slot = options[0]

@@ -7,6 +7,8 @@ A declaration may help with `keywords`, and in its schemas with
     x-words     values by the words that ask for them: {"slow": 0.8}
     x-after     words behind which the value stands without quotation marks: `say good morning`, `explain photosynthesis`
     x-least     of a list: how many make sense
+    x-given     the field takes what the caller has, and nothing that another task makes: the recording of a person
+    x-pairs     an object that takes what the goal sets by a name with a dot: `3.seed=7`
 Where it says nothing, names and descriptions do: a user's own task is planned like those that come along.
 """
 
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dihedral.control_plane.planning.goals.words import KINDS, STOPWORDS, kinds_of, stem, stems
+from dihedral.control_plane.planning.goals.words import STOP_STEMS, kinds_of, stem, stems
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.pipeline import Pipeline
 
@@ -55,6 +57,12 @@ class Slot(msgspec.Struct, frozen=True, eq=False):
     @property
     def is_text(self) -> bool:
         return not self.is_file and bool(self.kinds & {"text", "topic"})
+
+    @property
+    def named_by(self) -> list[str]:
+        """Words behind which a name for it stands, as they are written."""
+        is_name = not self.is_text and self.schema.get("type") == "string"
+        return [str(each) for each in self.schema.get("x-after", ())] if is_name else []
 
 
 class Product(msgspec.Struct, frozen=True, eq=False):
@@ -95,6 +103,10 @@ class Catalogue(msgspec.Struct, frozen=True, eq=False):
     vocabulary: frozenset[str]
     makers: dict[str, tuple[str, ...]]
     """Offers by a kind that they make, or by `=name` of a member that is no file."""
+    naming: frozenset[str] = frozenset()
+    """Words behind which a name stands: `the tool sd-scripts`."""
+    choices: frozenset[tuple[str, str]] = frozenset()
+    """Values that a parameter lists, each with a stem of the parameter's name: `the videos bucket` asks for no video."""
 
 
 def catalogue(
@@ -121,7 +133,22 @@ def catalogue(
                 makers.setdefault(kind, []).append(key)
     vocabulary = {word for offer in offers.values() for word, weight in offer.asks.items() if weight >= DESCRIBED}
     vocabulary |= {word for offer in offers.values() for slot in offer.slots for word in slot.words}
-    return Catalogue(offers, frozenset(vocabulary), {kind: tuple(dict.fromkeys(each)) for kind, each in makers.items()})
+    naming = frozenset(word for offer in offers.values() for slot in offer.slots for word in slot.named_by)
+    choices = frozenset(
+        (value.lower(), own)
+        for offer in offers.values()
+        for slot in offer.slots
+        for value in slot.schema.get("enum", ())
+        if isinstance(value, str)
+        for own in slot.own
+    )
+    return Catalogue(
+        offers,
+        frozenset(vocabulary),
+        {kind: tuple(dict.fromkeys(each)) for kind, each in makers.items()},
+        naming,
+        choices,
+    )
 
 
 def _is_bare(pipeline: Pipeline) -> bool:
@@ -159,9 +186,6 @@ def of_task(capability: Capability) -> Offer:
 
 def _titles(label: str) -> frozenset[str]:
     return frozenset(stems(label)) - STOP_STEMS
-
-
-STOP_STEMS: Final = frozenset(map(stem, STOPWORDS))
 
 
 def _asks(
@@ -287,6 +311,7 @@ def _kinds_of_artifact(marked: Any) -> list[str]:
                 *found,
                 *("picture" for each in accept if each == "image/*"),
                 *("video" for each in accept if each == "video/*"),
+                *("text" for each in accept if each == "text/plain"),
             ]
         )
     )
@@ -364,7 +389,7 @@ def _inner(nodes: list[Schema], offers: Mapping[str, Offer]) -> Iterator[Slot]:
             yield msgspec.structs.replace(slot, name=name, node=node["id"], group="", siblings=())
 
 
-HINTS: Final = ("x-kind", "x-words", "x-with", "x-after")
+HINTS: Final = ("x-kind", "x-words", "x-with", "x-after", "x-given")
 
 
 def _inherited(pipeline: Pipeline, nodes: list[Schema], capabilities: Mapping[str, Capability]) -> Schema:
@@ -393,36 +418,3 @@ def _of_tool(run_tool: Offer, name: str, label: str) -> Offer:
     return msgspec.structs.replace(
         run_tool, id=f"tool:{name}", label=label or name, asks=asks, phrases=phrases, slots=slots, preset={"tool": name}
     )
-
-
-def file_kinds(name: str, content_type: str, bucket: str) -> frozenset[str]:
-    """Returns what a file may be, by its type, its suffix and, for tensors, where it lies."""
-    from dihedral.control_plane.planning.goals.words import OF_MEDIA
-
-    lower = name.lower()
-    media = content_type.partition("/")[0]
-    words = set(stems(name))
-    if media in OF_MEDIA:
-        named = {KINDS[word] for word in words if KINDS.get(word) == "portrait" and media == "image"}
-        return OF_MEDIA[media] | named | {"file"}
-    suffix = lower.rpartition(".")[2]
-    if suffix == "safetensors":
-        if "voic" in words or bucket == "voices":
-            return frozenset({"voice", "file"})
-        if "adapt" in words or stem("lora") in words or bucket == "loras":
-            return frozenset({"look", "file"})
-        return frozenset(
-            {"weights", "voice", "look", "file"} if not words & {"model", stem("weights")} else {"weights", "file"}
-        )
-    if suffix == "json":
-        for kind in ("tokenizer", "config", "workflow"):
-            if stem(kind) in words:
-                return frozenset({kind, "file"})
-        return frozenset({"workflow", "dataset", "file"})
-    if suffix == "jsonl":
-        return frozenset({"dataset", "file"})
-    if suffix in ("vtt", "srt"):
-        return frozenset({"captions", "file"})
-    if media == "text" or suffix in ("txt", "md"):
-        return frozenset({"text", "dataset", "file"})
-    return frozenset({"file"}) | ({KINDS[stem(suffix)]} if stem(suffix) in KINDS else set())

@@ -7,7 +7,7 @@ goal, who planned it, and the drafts; a plan with open questions is refused with
 import asyncio
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -22,9 +22,9 @@ from dihedral.control_plane.access import Principal
 from dihedral.control_plane.identity import MAX_DERIVED
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering
-from dihedral.control_plane.planning.goals.drafting import File
+from dihedral.control_plane.planning.goals.files import File, file_kinds
 from dihedral.control_plane.planning.goals.modelling import repaired
-from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue, file_kinds
+from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, Repair, planned
 from dihedral.control_plane.problems import ApiProblem, refused
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
@@ -53,7 +53,7 @@ class Manifest(Protocol):
 
     async def capabilities(self) -> dict[str, Capability]: ...
 
-    async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncIterator[bytes]: ...
+    async def submitted_graph(self, job_id: str, visible_owner: str | None) -> str: ...
 
 
 class Planner:
@@ -141,20 +141,14 @@ class Planner:
         )
 
     async def _base(self, request: JobRequest, principal: Principal) -> Object | None:
-        """Returns the graph that the goal changes, as a submission. Raises ApiProblem: 404 where the job is not there for this caller."""
+        """Returns the graph that the goal changes, as a submission. Raises ApiProblem: 403 without the scope that its job needs, 404 where that is not there for this caller."""
         if isinstance(request.change, msgspec.UnsetType):
             return None
         if isinstance(request.change, str):
-            pieces = [piece async for piece in await self._manifest.graph_of(request.change, principal.visible_owner)]
-            graph = msgspec.json.decode(b"".join(pieces))
-        else:
-            graph = msgspec.to_builtins(request.change)
-        kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
-        nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
-        edges = [
-            {name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])
-        ]
-        return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}
+            principal.check_scope("read", "change")
+            text = await self._manifest.submitted_graph(request.change, principal.visible_owner)
+            return await asyncio.to_thread(lambda: _submission(msgspec.json.decode(text)))
+        return _submission(msgspec.to_builtins(request.change))
 
     # What it may look at -----------------------------------------------------------------------------------------------
 
@@ -230,6 +224,14 @@ async def _document(store: OwnedStore, meta: ArtifactMeta) -> Any:
     except (msgspec.DecodeError, RecursionError):
         return None
     return None if planning.too_deep(found) else found
+
+
+def _submission(graph: Object) -> Object:
+    """Returns a graph without what a job has made of it."""
+    kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
+    nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
+    edges = [{name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])]
+    return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}
 
 
 def _tools(tasks: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ A quote, a file's name and what is told of a topic are data: they become values 
 Large because every way to write a number, a quote or a topic is a few lines here.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
@@ -21,6 +22,7 @@ from dihedral.control_plane.planning.goals.words import (
     NEGATIONS,
     NO_SLIPS,
     NUMBERS,
+    SHAPES,
     SOURCES,
     STOPWORDS,
     UNITS,
@@ -72,6 +74,7 @@ class Quantity(msgspec.Struct):
     at: int
     written: str
     words: tuple[str, ...] = ()  # stems around it
+    is_share: bool = False  # `6 seconds each`: of every part, and so no length of the whole where the goal has one
 
 
 class Mention(msgspec.Struct):
@@ -80,6 +83,14 @@ class Mention(msgspec.Struct):
     name: str
     at: int
     around: tuple[str, ...]
+    before: str = ""  # the word right before it, whatever it is
+
+
+class Naming(msgspec.Struct, frozen=True):
+    """A name behind a word that a parameter declares for it: `the tool sd-scripts`."""
+
+    after: str
+    text: str
 
 
 class Reading(msgspec.Struct):
@@ -93,6 +104,7 @@ class Reading(msgspec.Struct):
     mentions: list[Mention]
     topic: str
     negated: list[Token]
+    namings: list[Naming]
 
     @property
     def stems(self) -> list[str]:
@@ -110,22 +122,34 @@ QUOTED: Final = re.compile(
 FILE: Final = re.compile(r"(?<![\w/.-])[\w][\w .-]{0,0}[\w.-]*\.[A-Za-z][A-Za-z0-9]{1,11}(?![\w-])")
 SIZE: Final = re.compile(r"(?<!\d)(\d{2,5})\s*(?:x|×|\*|by)\s*(\d{2,5})(?!\d)", re.IGNORECASE)
 ASSIGNED: Final = re.compile(r"(?<![\w.])([A-Za-z][\w]{0,63})\s*=\s*([^\s,;\"]{1,200})")
+PAIR: Final = re.compile(r"(?<![\w.])(\d+(?:\.[A-Za-z_]\w{0,63}){1,4})\s*(?:=|:|\bto\b|\bauf\b)\s*([^\s,;\"]{1,200})")
+"""`3.seed=7`, `set 3.seed to 7`: an input of a node of a workflow."""
 ENGINE_VALUE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*(?![\w:/])")
 NUMBER: Final = re.compile(r"(?<![\w.,-])(-?\d+(?:[.,]\d+)?(?:e-?\d+)?)\s*(?:[-‐]?\s*)(%|[^\W\d_]+)?", re.IGNORECASE)
+NAMED: Final = re.compile(r"(?<![\w.-])([^\W\d_]+)\s+(?:(?:called|named)\s+)?(?=([A-Za-z][\w.-]{0,127})(?![\w/]))")
 COLON: Final = re.compile(r"(?:^|\s)([^\W\d_]+)\s*:\s+(?=\S)")
+CONTRACTED: Final = re.compile(r"(?:n't|'(?:d|ll|ve|re|m|s))$")
 WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 FRAMES: Final = re.compile(
     r"(frames?|images?|pictures?|bilder?)\s*(?:per|/|pro|a)\s*(?:second|sekunde|s)\b", re.IGNORECASE
 )
 
 
-def read(goal: str, file_names: Sequence[str] = (), vocabulary: frozenset[str] = frozenset()) -> Reading:
-    """Reads a goal. `vocabulary`: stems that the offers know, to which slips of the pen are corrected."""
+def read(
+    goal: str,
+    file_names: Sequence[str] = (),
+    vocabulary: frozenset[str] = frozenset(),
+    naming: frozenset[str] = frozenset(),
+    choices: frozenset[tuple[str, str]] = frozenset(),
+) -> Reading:
+    """Reads a goal. `vocabulary`: stems that the offers know, to which slips of the pen are corrected; `naming`: those that a name follows;
+    `choices`: values of parameters with a stem of the parameter's name."""
     text = "".join(each if each.isprintable() else " " for each in goal)
     covered: list[tuple[int, int]] = []  # what is data already
     quotes = _quotes(text, covered)
+    pairs = _pairs(text, covered)
     mentions = _mentions(text, file_names, covered)
-    assignments = _assignments(text, covered)
+    assignments = pairs | _assignments(text, covered)
     size, size_written = _size(text, covered)
     quantities = _quantities(text, covered)
     tokens = _tokens(text, covered, vocabulary)
@@ -138,18 +162,30 @@ def read(goal: str, file_names: Sequence[str] = (), vocabulary: frozenset[str] =
             ):
                 token.is_data = True
     _roles(tokens)
+    for token, following in itertools.pairwise(tokens):
+        is_plain = token.counts and token.stem not in vocabulary and token.stem not in KINDS
+        if is_plain and token.role == "source" and following.stem in KINDS and token.after in DETERMINERS:
+            token.is_stop, token.leads = True, False  # `my dog pictures`: it tells what is given, and asks for nothing
     negated = _negated(tokens)
     topic = _topic(text, tokens, vocabulary)
+    namings = _namings(text, tokens, naming, vocabulary)
+    for token, following in itertools.pairwise(tokens):
+        if (folded(token.written), following.stem) in choices:
+            token.is_data = True
     for quote in quotes:
         quote.before = tuple(each.stem for each in tokens if each.end <= quote.at)[-4:]
     for mention in mentions:
         near = sorted((each for each in tokens if not each.is_stop), key=lambda each: _distance_to(each, mention))
         same = [each for each in near if _clause_at(tokens, mention.at) == each.clause]
         mention.around = tuple(each.stem for each in same[:4])
+        ends = [each for each in tokens if each.end <= mention.at and not text[each.end : mention.at].strip(" '\"")]
+        mention.before = ends[-1].word if ends else ""
     for quantity in quantities:
         near = sorted(tokens, key=lambda each: min(abs(each.start - quantity.at), abs(each.end - quantity.at)))
         quantity.words = tuple(each.stem for each in near[:4])
-    return Reading(text, tokens, quotes, quantities, size, size_written, assignments, mentions, topic, negated)
+        behind = text[quantity.at + len(quantity.written) :].split(maxsplit=1)
+        quantity.is_share = bool(behind) and folded(behind[0]).strip(",.;") in ("each", "apiece", "jeweils", "je")
+    return Reading(text, tokens, quotes, quantities, size, size_written, assignments, mentions, topic, negated, namings)
 
 
 def _is_covered(covered: list[tuple[int, int]], start: int, end: int) -> bool:
@@ -180,7 +216,13 @@ def _quotes(text: str, covered: list[tuple[int, int]]) -> list[Quote]:
         for match in COLON.finditer(text):
             rest = text[match.end() :].strip()
             word = folded(match.group(1))
-            if len(rest.split()) >= 2 and (word not in STOPWORDS or word in ("following", "this")):
+            is_settings = all(any(char.isdigit() for char in part) for part in rest.split(","))  # `: 400 steps, rank 8`
+            if (
+                len(rest.split()) >= 2
+                and not is_settings
+                and not _is_heading(text[: match.end()])
+                and (word not in STOPWORDS or word in ("following", "this"))
+            ):
                 found.append(Quote(rest, match.end(), ()))
                 covered.append((match.end() - 1, len(text)))
                 break
@@ -203,6 +245,22 @@ def _mentions(text: str, file_names: Sequence[str], covered: list[tuple[int, int
     return sorted(found, key=lambda each: each.at)
 
 
+def _is_heading(before: str) -> bool:
+    """Returns whether what stands before a colon only names a thing that is wanted: `short clip: a talking head explains gravity`."""
+    words = [GERMAN.get(folded(each.group()), folded(each.group())) for each in WORD.finditer(before)]
+    asking = [each for each in words if each not in STOPWORDS]
+    return bool(asking) and all(KINDS.get(stem(each)) in ("video", "picture", "portrait") for each in asking)
+
+
+def _pairs(text: str, covered: list[tuple[int, int]]) -> dict[str, str]:
+    found = {}
+    for match in PAIR.finditer(text):
+        if not _is_covered(covered, *match.span()):
+            found[match.group(1)] = match.group(2).rstrip(".")
+            covered.append(match.span())
+    return found
+
+
 def _assignments(text: str, covered: list[tuple[int, int]]) -> dict[str, str]:
     found = {}
     for match in ASSIGNED.finditer(text):
@@ -216,18 +274,45 @@ def _assignments(text: str, covered: list[tuple[int, int]]) -> dict[str, str]:
     return found
 
 
+def _namings(text: str, tokens: list[Token], naming: frozenset[str], vocabulary: frozenset[str]) -> list[Naming]:
+    """Finds names behind the words that parameters declare for them, and marks them as data. A plain word that an offer knows is no name."""
+    found = []
+    for match in NAMED.finditer(text):
+        after, name = _english(folded(match.group(1)), []), match.group(2).rstrip(".-")
+        inside = [each for each in tokens if match.start(2) <= each.start < match.start(2) + len(name)]
+        is_known = name.isalpha() and (inside[0].is_stop or inside[0].stem in vocabulary) if inside else True
+        if after in naming and not is_known and not any(each.is_data for each in inside):
+            found.append(Naming(after, name))
+            for each in inside:
+                each.is_data = True
+    return found
+
+
 def _size(text: str, covered: list[tuple[int, int]]) -> tuple[tuple[int, int] | None, str]:
+    """Finds `640x360`, `4k`, `vertical`; of `vertical 1080p` one word gives the pixels and the other the shape."""
+    exact: tuple[tuple[int, int], str] | None = None
     for match in SIZE.finditer(text):
         if not _is_covered(covered, *match.span()):
             covered.append(match.span())
-            return (int(match.group(1)), int(match.group(2))), match.group()
+            exact = (int(match.group(1)), int(match.group(2))), match.group()
+            break
+    named: list[tuple[str, tuple[int, int]]] = []
     lower = text.lower()
     for name, size in sorted(FORMATS.items(), key=lambda each: -len(each[0])):
         for at in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", lower):
             if not _is_covered(covered, *at.span()):
                 covered.append(at.span())
-                return size, at.group()
-    return None, ""
+                named.append((name, size))
+    if exact is not None:
+        return exact
+    shapes = [each for each in named if each[0] in SHAPES]
+    pixels = [each for each in named if each[0] not in SHAPES]
+    if not pixels or not shapes:
+        return (named[0][1], named[0][0]) if named else (None, "")
+    (shape, (across, down)), (name, size) = shapes[0], pixels[0]
+    low, high = min(size), max(size)
+    fitted = (low, low) if across == down else (low, high) if across < down else (high, low)
+    return fitted, f"{shape} {name}"
 
 
 def _quantities(text: str, covered: list[tuple[int, int]]) -> list[Quantity]:
@@ -330,7 +415,8 @@ def _tokens(text: str, covered: list[tuple[int, int]], vocabulary: frozenset[str
 def _english(written: str, before: list[Token]) -> str:
     if written in GERMAN and not (written in ("die", "den", "in", "film", "video", "text") and not _is_german(before)):
         return GERMAN[written]
-    return written.replace("’", "'")
+    word = written.replace("’", "'")
+    return word if word in NEGATIONS else CONTRACTED.sub("", word)
 
 
 def _is_german(before: list[Token]) -> bool:
@@ -417,7 +503,7 @@ def _topic(text: str, tokens: list[Token], vocabulary: frozenset[str]) -> str:
             ):
                 break
             span.append(each)
-        while span and span[-1].word in ("and", "then", "a", "the", "of", "in", "with", "for", "at"):
+        while span and span[-1].word in ("and", "then", "a", "the", "of", "in", "with", "for", "at", "make", "please"):
             span.pop()
         if any(not each.is_stop for each in span):
             for each in span:
@@ -428,7 +514,7 @@ def _topic(text: str, tokens: list[Token], vocabulary: frozenset[str]) -> str:
 
 def _is_topic_on(tokens: list[Token], index: int) -> bool:
     return index > 0 and tokens[index - 1].stem in {
-        stem(each) for each in ("script", "story", "narration", "poem", "text")
+        stem(each) for each in ("script", "story", "narration", "poem", "text", "line", "lines", "film", "video")
     }
 
 

@@ -9,7 +9,7 @@
     explain      reasons, assumptions, how sure
 
 Every step but `repair` is a pure function of the state. `plain` runs them one after the other, without LangGraph, for what must not wait
-(suggestions while somebody types); both give the same.
+(suggestions while the user types); both give the same.
 
 LangGraph is imported with the first goal (0.7 s, 70 MB), in a thread.
 """
@@ -26,7 +26,8 @@ from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals import answering, building, filling
 from dihedral.control_plane.planning.goals.building import Built
 from dihedral.control_plane.planning.goals.changing import change
-from dihedral.control_plane.planning.goals.drafting import Draft, File, Search
+from dihedral.control_plane.planning.goals.drafting import Draft, Search
+from dihedral.control_plane.planning.goals.files import File
 from dihedral.control_plane.planning.goals.filling import Filled
 from dihedral.control_plane.planning.goals.offers import Catalogue
 from dihedral.control_plane.planning.goals.reading import Reading, read
@@ -87,12 +88,15 @@ def understand(state: State) -> State:
     if asked.base is not None:
         return {"matched": _changed(asked), "ranked": []}
     left_out = [each for each in asked.files if asked.answers.get(f"file.{each.index}") != ""]
-    reading = read(asked.goal, [file.name for file in left_out], asked.known.vocabulary)
-    around = {mention.name.lower(): mention.around for mention in reading.mentions}
-    files = [
-        msgspec.structs.replace(each, index=number, around=around.get(each.name.lower(), ()))
-        for number, each in enumerate(left_out)
-    ]
+    reading = read(
+        asked.goal, [file.name for file in left_out], asked.known.vocabulary, asked.known.naming, asked.known.choices
+    )
+    mentions = {mention.name.lower(): mention for mention in reading.mentions}
+    files = []
+    for number, each in enumerate(left_out):
+        mention = mentions.get(each.name.lower())
+        beside = {} if mention is None else {"around": mention.around, "before": mention.before}
+        files.append(msgspec.structs.replace(each, index=number, **beside))
     return {"reading": reading, "search": Search(reading, files, asked.known, {}, {})}
 
 

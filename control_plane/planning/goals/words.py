@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 SUFFIXES: Final = (
-    "ations", "ation", "ating", "ators", "ator", "ates", "ated", "ate", "ings", "ing", "ions", "ion", "ers", "er", "ors", "or", "ed", "es", "s", "e",
+    "ationen", "ionen", "ations", "ation", "ating", "ators", "ator", "ates", "ated", "ate", "ings", "ing", "ions", "ion", "ers", "er", "ors", "or", "ed", "es", "s", "e",
 )  # fmt: skip
 SHORTEST: Final = 3  # letters that a stem keeps
 
@@ -69,6 +69,8 @@ SPELLINGS: Final[Mapping[str, str]] = _table(
     show: shown
     photo: foto fotos
     movie: movies
+    please: pls plz
+    video: vid vids
     """
 )
 
@@ -105,7 +107,8 @@ GERMAN: Final[Mapping[str, str]] = _table(
     say: sag sage sagen sagt
     read: lies lese lesen vorlesen vorliest gelesen
     aloud: laut vor
-    narrate: erzähl erzähle erzählen erzählt vertone vertonen kommentiere
+    tell: erzähl erzähle erzählen erzählt
+    narrate: vertone vertonen kommentiere
     talking: redend redende redendes
     write: schreib schreibe schreiben
     train: trainiere trainieren trainier
@@ -116,6 +119,31 @@ GERMAN: Final[Mapping[str, str]] = _table(
     check: prüf prüfe prüfen
     store: speicher speichere speichern
     simulate: simuliere simulieren
+    it: es ihn ihm sie ihr
+    we: wir uns
+    our: unser unsere unserem unseren unserer
+    your: dein deine deinem deinen
+    also: auch noch dazu
+    not: nicht
+    how: wie
+    as: als
+    on: auf
+    under: unter
+    explain: erklär erkläre erklären erklärt
+    describe: beschreib beschreibe beschreiben
+    run: starte starten führe
+    use: nutze nutzen verwende verwenden benutze nimm nehmen
+    upload: lade hochladen
+    combine: kombiniere kombinieren verbinde verbinden
+    tool: werkzeug
+    server: rechner
+    short: kurz kurze kurzen kurzer kurzes
+    nice: schön schöne schönen schöner schönes
+    little: klein kleine kleinen kleiner kleines
+    out: heraus daraus
+    half: halb halbe halben
+    poem: gedicht gedichte
+    song: lied lieder
     delete: lösch lösche löschen
     translate: übersetz übersetze übersetzen
     make: mach mache machen macht erstell erstelle erstellen erzeug erzeuge erzeugen produzier produziere bau baue bauen
@@ -206,6 +234,47 @@ OF_MEDIA: Final[Mapping[str, frozenset[str]]] = {
 
 STOPWORDS: Final = frozenset(
     [
+        "bit",
+        "normal",
+        "normally",
+        "usual",
+        "usually",
+        "slightly",
+        "somewhat",
+        "wanna",
+        "pls",
+        "plz",
+        "kannst",
+        "kann",
+        "können",
+        "könntest",
+        "könnte",
+        "würdest",
+        "würde",
+        "soll",
+        "sollen",
+        "hätte",
+        "gern",
+        "gerne",
+        "du",
+        "mal",
+        "doch",
+        "so",
+        "playing",
+        "total",
+        "altogether",
+        "overall",
+        "insgesamt",
+        "gonna",
+        "gotta",
+        "gimme",
+        "lemme",
+        "execute",
+        "launch",
+        "perform",
+        "should",
+        "still",
+        "already",
         "underneath",
         "beneath",
         "behind",
@@ -489,6 +558,8 @@ STOPWORDS: Final = frozenset(
 )
 """Words that ask for nothing by themselves."""
 
+STOP_STEMS: Final = frozenset(map(stem, STOPWORDS)) - {"upload"}  # `uploaded` asks for nothing, `upload` does
+
 DETERMINERS: Final = frozenset(
     [
         "a",
@@ -525,6 +596,40 @@ TARGETS: Final = frozenset(["into", "as", "a", "an", "to"])
 NEGATIONS: Final = frozenset(
     ["without", "no", "not", "never", "don't", "dont", "skip", "omit", "exclude", "minus", "except"]
 )
+FILLERS: Final = frozenset(
+    map(
+        stem,
+        [
+            "the",
+            "a",
+            "an",
+            "this",
+            "these",
+            "those",
+            "all",
+            "some",
+            "own",
+            "very",
+            "really",
+            "just",
+            "nice",
+            "new",
+            "little",
+            "short",
+            "small",
+            "long",
+            "quick",
+            "whole",
+            "same",
+            "please",
+        ],
+    )
+)
+"""Stems that may stand inside a phrase: `my own voice`."""
+DIRECTIONS: Final[Mapping[str, str]] = {
+    "from": "from", "of": "from", "like": "from", "as": "from", "after": "from", "onto": "onto", "to": "onto", "on": "onto", "over": "onto",
+}  # fmt: skip
+"""Words before a file's name by the parameter that they point to."""
 ABOUT: Final = frozenset(["about", "regarding", "concerning", "on"])
 BREAKS: Final = frozenset(["and", "then", "also", "plus"])
 
@@ -590,7 +695,13 @@ FORMATS: Final[Mapping[str, tuple[int, int]]] = {
     "4k": (3840, 2160), "uhd": (3840, 2160), "full hd": (1920, 1080), "fullhd": (1920, 1080), "1080p": (1920, 1080), "720p": (1280, 720),
     "480p": (854, 480), "360p": (640, 360), "hd": (1280, 720), "vertical": (720, 1280), "hochkant": (720, 1280), "square": (720, 720),
     "quadratisch": (720, 720), "9:16": (720, 1280), "16:9": (1280, 720), "1:1": (720, 720), "portrait format": (720, 1280),
+    "hochformat": (720, 1280), "querformat": (1280, 720), "landscape format": (1280, 720), "widescreen": (1280, 720), "full-hd": (1920, 1080),
+    "ultra hd": (3840, 2160), "2160p": (3840, 2160), "1440p": (2560, 1440), "2k": (2560, 1440),
 }  # fmt: skip
+SHAPES: Final = frozenset(
+    "vertical hochkant hochformat square quadratisch 9:16 1:1 16:9 widescreen querformat".split()  # noqa: SIM905
+) | {"portrait format", "landscape format"}
+"""Formats that say how the sides stand to each other, and leave how many pixels they have to another word of the goal."""
 
 
 NO_SLIPS: Final = frozenset(

@@ -1,0 +1,66 @@
+-- change: changes what a job is called, its priority, and where its entries stand that no worker has been given. No status changes.
+-- KEYS[1]: the partition's index. Item: { job, priority, moves = { { entry name, stream, own }, ... }, before, after }; priority: the job's from now
+-- on, '' leaves it; own: the entry's own priority where it is on the stream of a higher one, '' none, false: as it was; moved entries stand
+-- behind what the stream has; before, after: what the job stores of its identity, and is to store, or false.
+-- Replies a word per item: ok | unknown | ended | conflict (the identity is not `before`) | often (the priority was changed too many times).
+-- The old entry stays, since the group's `lag` is lost with an entry that is deleted unread: no record names it, so a worker acks it as stale. An
+-- entry that a worker holds, with or without a claim, is not touched: of a moved one no node has begun.
+
+local MOST_CHANGES = 20 -- each leaves an entry behind for every node that is ready, until a worker takes it
+
+local function move_entry(J, name, stream, own)
+  local entry, old = string.match(name, '^([^@]+)@(.+)$')
+  local fields = entry and entry_fields(old, entry)
+  if not fields or fields.job ~= J.id or not id_after(entry, last_delivered(old).id) then return end
+  local nodes, records = { nil }, { nil }
+  for _, node in ipairs(split(fields.nodes)) do
+    local r = holds(J, name, node)
+    if r then nodes[#nodes + 1], records[#records + 1] = node, r end
+  end
+  if not nodes[1] then return end
+  local put = { 'job', J.id, 'nodes', table.concat(nodes, ',') }
+  if own == false then own = fields.priority or '' end
+  if own ~= '' then put[5], put[6] = 'priority', own end
+  for _, field in ipairs({ 'created', 'v', 'heavy', 'declined', 'needs', 'traceparent' }) do
+    if fields[field] then put[#put + 1], put[#put + 2] = field, fields[field] end
+  end
+  local id = redis.call('XADD', stream, '*', unpack(put))
+  redis.call('SET', stream .. ':careful', id)
+  local last = redis.call('GET', old .. ':moved')
+  if not last or id_after(entry, last) then redis.call('SET', old .. ':moved', entry) end
+  for k = 1, #nodes do
+    records[k].entry = entry_name(stream, id)
+    node_put(J, nodes[k], S.ready, records[k])
+  end
+end
+
+local function move_delay(J, nonce, stream, own)
+  local packed = redis.call('HGET', DELAY_ENTRIES, nonce)
+  local entry = packed and cmsgpack.unpack(packed)
+  if not entry or entry[1] ~= J.id then return end
+  entry[2] = stream
+  if own ~= false then entry[8] = own end
+  redis.call('HSET', DELAY_ENTRIES, nonce, cmsgpack.pack(entry))
+end
+
+transition('change', { 'allow-oom' }, function(id, priority, moves, before, after)
+  local J = string.find(id, '^[%w._-]+$') and job_load(id) -- an id from a malformed entry would name another key
+  if not J then return 'unknown' end
+  if before then
+    if (field(J, 'about') or '') ~= before then return 'conflict' end
+    if after ~= before then field_put(J, 'about', after ~= '' and after) end
+  end
+  if JOB_ENDED[J.status] then return (priority ~= '' or moves[1]) and 'ended' or 'ok' end
+  if priority ~= '' and priority ~= (field(J, 'priority') or 'normal') then
+    local changes = tonumber(field(J, 'changes') or '0') + 1
+    if changes > MOST_CHANGES then return 'often' end
+    field_put(J, 'changes', text_of[changes])
+    field_put(J, 'priority', priority ~= 'normal' and priority)
+    redis.call('PUBLISH', 'cancel', '/priority ' .. id .. ' ' .. priority)
+  end
+  for _, each in ipairs(moves) do
+    local nonce = string.match(each[1], '^delay:(.+)$')
+    if nonce then move_delay(J, nonce, each[2], each[3]) else move_entry(J, each[1], each[2], each[3]) end
+  end
+  return 'ok'
+end)

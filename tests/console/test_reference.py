@@ -1,0 +1,63 @@
+"""The API reference at `/docs`: it draws every operation, tries one out, and asks no other host."""
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.console.browser import Tab
+from tests.control_plane.served import Served, made_settings, serve
+from tests.support.stack import Stack
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_the_reference_draws_tries_out_and_asks_no_other_host(
+    browser: Browser, house: Stack, open_tab: Callable[..., Tab], width: int, theme: str
+) -> None:
+    tab = open_tab(house.url, viewport={"width": width, "height": 900}, color_scheme=theme)
+    page = tab.page
+    page.goto("/docs#get-/api/limits")
+    with page.expect_response("**/api/limits") as answered:
+        page.get_by_role("button", name="Try").click()
+    assert answered.value.ok
+    expect(page.get_by_text(f'"uploadBytes": {answered.value.json()["uploadBytes"]}').first).to_be_visible()
+    page.goto("/docs")
+    page.reload()
+    expect(page.get_by_text("Submit a job" if width > 800 else "/api/jobs/batch").first).to_be_visible()
+    assert {urlsplit(url).netloc for url in tab.asked if not url.startswith("data:")} == {urlsplit(house.url).netloc}
+    assert page.locator("rapi-doc").get_attribute("theme") == theme
+    assert tab.said == []
+
+
+def test_the_menu_of_the_console_leads_to_it(browser: Browser, house: Stack, open_tab: Callable[..., Tab]) -> None:
+    page = open_tab(house.url).page
+    page.goto("/")
+    page.get_by_role("button", name="Menu: theme, account, shortcuts").click()
+    page.get_by_role("link", name="API reference").click()
+    expect(page.get_by_text("Submit a job").first).to_be_attached()
+    page.get_by_role("link", name="← Console").click()
+    expect(page).to_have_title("Jobs · Dihedral")
+
+
+async def test_its_files_are_compressed_cached_and_under_a_policy(
+    redis_url: str, redis: object, tmp_path: Path
+) -> None:
+    async with serve(made_settings(redis_url, tmp_path)) as made:
+        await _served(made)
+
+
+async def _served(served: Served) -> None:
+    for name in ("", "/reference.js", "/reference.css", "/rapidoc.js"):
+        async with served.http.stream("GET", f"/docs{name}", headers={"Accept-Encoding": "gzip"}) as answer:
+            raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+        assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip"), name
+        assert len(raw) < 230_000
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe-eval" not in policy
+        again = await served.http.get(f"/docs{name}", headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert (await served.http.get("/docs/absent.js")).status_code == 404
+    assert (await served.http.get("/docs/..%2Fapp.py")).status_code == 404
