@@ -1,6 +1,7 @@
 """`python -m dihedral.control_plane`: REST, WebSocket, scheduler and executor in one process."""
 
 import argparse
+import asyncio
 import gc
 import os
 import resource
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.config, os.environ, {path: value for path, value in flags.items() if value is not None}
         )
         refuse_open_to_all(loaded)
+        asyncio.run(refuse_other_store(loaded))
         logs.configure(loaded.logs.level, loaded.logs.format, "node", settings.secrets(loaded))
         listening = hosts.listen(loaded.control.host, loaded.control.port)
         from dihedral.control_plane.app import create_app
@@ -122,6 +124,17 @@ def refuse_open_to_all(loaded: Settings) -> None:
             f"{loaded.control.host} can be reached from elsewhere and there is no API key: make one (dihedral keys create --owner NAME), "
             "listen on 127.0.0.1, or say --insecure"
         )
+
+
+async def refuse_other_store(loaded: Settings) -> None:
+    """Raises OtherStore. While Redis is away that is unknown; the log tells it later."""
+    from dihedral.bridge.artifacts import agreement
+    from dihedral.bridge.fabric.connection import connect
+
+    client = connect(loaded.redis.url, timeout_seconds=5)
+    with suppress(*agreement.AWAY):
+        await agreement.agree(client, loaded.artifacts)
+    await client.aclose()
 
 
 def _parser() -> argparse.ArgumentParser:

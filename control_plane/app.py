@@ -27,6 +27,7 @@ from prometheus_client import Counter, Histogram
 
 from dihedral.bridge import metrics, tracing
 from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.agreement import keep_agreeing
 from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.errors import LayoutMismatch
@@ -50,10 +51,12 @@ from dihedral.control_plane.routes.keys import key_routes
 from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
+from dihedral.control_plane.routes.presets import preset_routes
 from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
 from dihedral.control_plane.scheduler import Scheduler
+from dihedral.control_plane.second_attempts import SecondAttempts
 from dihedral.control_plane.tasks import BUILTIN
 from dihedral.control_plane.webhooks import Webhooks
 from dihedral.schemas.structs.settings import Settings
@@ -88,7 +91,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         planner = queue.planner = Planner(queue, store, settings, client)
         hub = Hub(settings, jobs, partial(queue.document, position=True), queue.estimates.now)
         access = Access(settings, client)
-        worker = executor.make(settings, registry, store, traced)
+        worker = executor.make(settings, registry, store, traced, SecondAttempts(queue).submit)
         app.state.update(
             {
                 "settings": settings,
@@ -106,6 +109,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             "hub": asyncio.create_task(hub.run(), name="hub"),
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
+            "store": asyncio.create_task(keep_agreeing(client, settings.artifacts), name="store"),
             "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
@@ -133,6 +137,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *live_routes,
             *service_routes,
             operator_routes,
+            preset_routes,
             *session_routes,
             *mcp_routes,
             *pages,

@@ -24,7 +24,7 @@ async def change(queue: JobQueue, view: JobView, wanted: JobChange, visible_owne
     if wanted.priority is not UNSET and view.ended:
         raise _ended()
     if wanted.name is not UNSET or wanted.tags is not UNSET:
-        await _rename(queue, view.job_id, wanted, visible_owner)
+        await _rename(queue, view.job_id, wanted)
     if wanted.priority is not UNSET:
         word = await moving.set_priority(queue.jobs, view.job_id, str(wanted.priority))
         if word == "often":
@@ -36,7 +36,7 @@ async def change(queue: JobQueue, view: JobView, wanted: JobChange, visible_owne
 
 async def to_front(queue: JobQueue, job_id: str, visible_owner: str | None) -> Job:
     """Moves what waits of a job before all others of its places. Raises ApiProblem: 404, 409 where nothing of it waits in a queue."""
-    view = await queue.view(job_id, visible_owner=visible_owner)
+    view = await queue.exact(job_id, visible_owner)
     word = await moving.move_to_front(queue.jobs, view.job_id)
     if word == "idle":
         raise ApiProblem(409, "not_waiting", "nothing of this job waits in a queue now")
@@ -55,10 +55,12 @@ def _ended() -> ApiProblem:
     return ApiProblem(409, "job_ended", "the job has ended, so it waits for nothing")
 
 
-async def _rename(queue: JobQueue, job_id: str, wanted: JobChange, visible_owner: str | None) -> None:
+async def _rename(queue: JobQueue, job_id: str, wanted: JobChange) -> None:
     part = queue.jobs.scripts.partition(job_id)
     for _ in range(TRIES):
-        view = await queue.view(job_id, depth=Depth.graph, visible_owner=visible_owner)
+        view = await queue.jobs.read(job_id, depth=Depth.graph)
+        if view is None:
+            raise unknown_job(job_id)
         after = identity.encode(_renamed(identity.decode(view.about), wanted, view)).decode()
         word = (await queue.jobs.scripts.change(part, [Change(job_id, before=view.about, after=after)]))[0]
         if word != "conflict":

@@ -47,6 +47,7 @@ from dihedral.control_plane.planning import artifacts
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
+from dihedral.control_plane.presets import Presets
 from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
 from dihedral.control_plane.statistics import Statistics
 from dihedral.control_plane.waiting import waiting_for
@@ -125,6 +126,7 @@ class JobQueue:
         self._own = dict(own)
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
+        self.presets = Presets(jobs.client)
         self._ids = Ids(jobs)
         self._searching = asyncio.Lock()
         self.estimates = Estimates(jobs, self.capabilities, self.workers)
@@ -183,9 +185,8 @@ class JobQueue:
         return planned
 
     async def _plan(self, request: JobRequest, job_id: str | None, principal: Principal) -> Planned:
-        owner, rerun_of = principal.name, ""
-        if isinstance(request.rerun_of, str):
-            request, rerun_of = await self._again(request, request.rerun_of, principal)
+        owner = principal.name
+        request, rerun_of = await self.completed(request, principal)
         capabilities = await self.capabilities() if isinstance(request.task, str) else {}
         if isinstance(request.task, str) and request.task not in capabilities and self._look_again():
             capabilities = await self.capabilities()  # a worker may just have announced it
@@ -226,6 +227,13 @@ class JobQueue:
             found = [msgspec.structs.replace(each, pointer=what.pointer(each.pointer)) for each in found]
             raise refused(f"the graph cannot run: {len(found)} problem{'s' if len(found) > 1 else ''}", found)
         return Planned(graph, Topology(graph), planning.routes(graph, capabilities), what, request, rerun_of)
+
+    async def completed(self, request: JobRequest, principal: Principal) -> tuple[JobRequest, str]:
+        """Returns the request, with what it takes from the job that it repeats and from a preset, and the id of that job. Raises ApiProblem."""
+        rerun_of = ""
+        if isinstance(request.rerun_of, str):
+            request, rerun_of = await self._again(request, request.rerun_of, principal)
+        return await self.presets.applied(request, principal.name), rerun_of
 
     async def capabilities(self) -> dict[str, Capability]:
         """Returns every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
@@ -281,23 +289,23 @@ class JobQueue:
         """Submits a job; returns (job, whether it is new). Raises ApiProblem."""
         request = await self.decode(body, principal)
         owner = principal.name
-        digest = _digest(body, owner)
-        kept = await self._lookup(owner, key, digest)
+        digest = digest_of(body, owner)
+        kept = await self.lookup(owner, key, digest)
         if kept is not None and kept.created:
-            return await self._repeated(kept.job_id, owner), False
+            return await self.repeated(kept.job_id, owner), False
         if kept is None and (key is not None or self.limit_of(principal)):
             await self._check_allowance(principal)
         if not isinstance(request.goal, msgspec.UnsetType) and self.planner is not None:
             request = await self.planner.decided(request, principal)
         planned = await self.plan(request, kept.job_id if kept is not None else None, principal)
         if key is not None and kept is None:
-            kept = await self._reserve(owner, key, digest, planned.graph.workflow_id)
+            kept = await self.reserve(owner, key, digest, planned.graph.workflow_id)
             if kept is not None:
                 planned.graph.workflow_id = (
                     kept.job_id
                 )  # another client was first with the same request: one job for both
         job_id = planned.graph.workflow_id
-        new = await self._new(planned, request, digest, principal)
+        new = await self.new(planned, request, digest, principal)
         try:
             if going := await note_use(self.jobs.client, _named(new)):
                 raise _going(going)
@@ -312,7 +320,7 @@ class JobQueue:
             if key is not None:
                 name = keys.idempotency(owner, key)
                 await self.jobs.client.set(name, f"{job_id} {digest} created", xx=True, keepttl=True)
-            return await (self.document(new.view()) if word == "ok" else self._repeated(job_id, owner)), word == "ok"
+            return await (self.document(new.view()) if word == "ok" else self.repeated(job_id, owner)), word == "ok"
         if key is not None and word == "exists":  # a repeat could not succeed, but the same key with another id can
             await self.jobs.client.delete(keys.idempotency(owner, key))
         raise self.not_accepted(word, job_id)
@@ -346,7 +354,7 @@ class JobQueue:
             self._count(None, word)
             raise self.not_accepted(word, "")
 
-    async def _repeated(self, job_id: str, owner: str) -> Job:
+    async def repeated(self, job_id: str, owner: str) -> Job:
         """Returns the job that an Idempotency-Key created. A job of the same id that another owner has made since is a different job."""
         found = await self.jobs.read(job_id)
         if found is None or found.owner != owner:
@@ -375,11 +383,11 @@ class JobQueue:
                 except ApiProblem as problem:
                     answers[index] = problem
                 index += 1
-                await self._breathe()
+                await self.breathe()
             left -= len(new)
             if sent is not None:
                 await sent
-            sent = asyncio.create_task(self._submit_block(new, answers, principal))
+            sent = asyncio.create_task(self.submit_block(new, answers, principal))
             await asyncio.sleep(0)  # planning never waits by itself, so this lets the block be sent
             if left <= 0 and index < len(items):
                 await sent
@@ -398,15 +406,15 @@ class JobQueue:
             raise too_large(self.settings.control.body_limit_bytes)
         request = await self.decode(item, principal)
         planned = await self.plan(request, principal=principal)
-        return await self._new(planned, request, _digest(item, principal.name), principal), planned
+        return await self.new(planned, request, digest_of(item, principal.name), principal), planned
 
-    async def _breathe(self) -> None:
+    async def breathe(self) -> None:
         """Lets other requests in between, where planning has taken long enough."""
         if time.monotonic() - self._breathed > BREATH_SECONDS:
             await asyncio.sleep(0)
             self._breathed = time.monotonic()
 
-    async def _submit_block(
+    async def submit_block(
         self, new: list[tuple[int, NewJob, Planned]], answers: list[Job | ApiProblem | None], principal: Principal
     ) -> None:
         names = {index: _named(job) for index, job, _ in new}
@@ -433,7 +441,7 @@ class JobQueue:
             self._submitted[pipeline, word] = counter
         counter.inc()
 
-    async def _new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
+    async def new(self, planned: Planned, request: JobRequest, digest: str, principal: Principal) -> NewJob:
         start, webhook = request.start_at, request.webhook
         graph = msgspec.json.encode(planned.graph)
         return NewJob(
@@ -489,7 +497,7 @@ class JobQueue:
             return ()
         return key.id, -(-key.jobs_per_minute // count), -(-key.max_alive // count)
 
-    async def _lookup(self, owner: str, key: str | None, digest: str) -> IdempotencyRecord | None:
+    async def lookup(self, owner: str, key: str | None, digest: str) -> IdempotencyRecord | None:
         """Reads the record of an Idempotency-Key. Raises 409 where it was used with another body."""
         if key is None:
             return None
@@ -501,13 +509,13 @@ class JobQueue:
             raise ApiProblem(409, "idempotency_key_reused", "this Idempotency-Key came with another body before")
         return IdempotencyRecord(job_id, bool(created))
 
-    async def _reserve(self, owner: str, key: str, digest: str, job_id: str) -> IdempotencyRecord | None:
+    async def reserve(self, owner: str, key: str, digest: str, job_id: str) -> IdempotencyRecord | None:
         """Ties an Idempotency-Key to a job; returns the existing record where another request was first."""
         name = keys.idempotency(owner, key)
         seconds = self.settings.control.idempotency_seconds
         if await self.jobs.client.set(name, f"{job_id} {digest}", nx=True, ex=seconds):
             return None
-        return await self._lookup(owner, key, digest)
+        return await self.lookup(owner, key, digest)
 
     def not_accepted(self, word: str, job_id: str) -> ApiProblem:
         if word == "memory":
@@ -769,7 +777,7 @@ class JobQueue:
         return view
 
 
-def _digest(body: bytes | memoryview, owner: str) -> str:
+def digest_of(body: bytes | memoryview, owner: str) -> str:
     """Computes the digest that tells a repeat from another request; the same bytes of another owner are another request. 128 bits, since every job stores it."""
     return hashlib.blake2b(body, digest_size=16, key=owner.encode()).hexdigest()
 

@@ -70,6 +70,8 @@ class Asked(NamedTuple):
     principal: Principal
     address: str
     planner: Planner
+    notify: "Callable[[Object], None] | None" = None
+    """Sends a notification before the answer; None: the client has not asked for any, or takes none."""
 
 
 class Tool(NamedTuple):
@@ -86,6 +88,23 @@ class RpcError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def wants_progress(raw: bytes) -> bool:
+    """Returns whether a message asks to be told how a job goes while it waits for it."""
+    try:
+        message = msgspec.json.decode(raw, type=Message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    params = message.params if isinstance(message.params, dict) else {}
+    is_wait = message.method == "tools/call" and params.get("name") == "wait_job"
+    return is_wait and not isinstance(message.id, msgspec.UnsetType) and _token(params) is not None
+
+
+def _token(params: Object) -> int | str | None:
+    meta = params.get("_meta")
+    token = meta.get("progressToken") if isinstance(meta, dict) else None
+    return token if isinstance(token, int | str) and not isinstance(token, bool) else None
 
 
 async def answer(raw: bytes, asked: Asked, turn: Turn) -> tuple[Object | None, bool]:
@@ -188,6 +207,7 @@ async def _called(params: Object, asked: Asked) -> Object:
     try:
         asked.principal.check_scope(tool.scope if tool is not None else "submit", call.name)
         if tool is not None:
+            asked = asked._replace(notify=_with_token(asked.notify, _token(params)))
             found, shown = await tool.call(asked, msgspec.convert(call.arguments, tool.arguments))
         else:
             found, shown = await _submitted({"pipeline": pipeline, "params": call.arguments}, asked)
@@ -197,6 +217,17 @@ async def _called(params: Object, asked: Asked) -> Object:
         return _refused(as_problem(error), call.name)
     text = msgspec.json.encode(found).decode()
     return {"content": [{"type": "text", "text": text}, *shown], "structuredContent": found, "isError": False}
+
+
+def _with_token(
+    notify: "Callable[[Object], None] | None", token: int | str | None
+) -> "Callable[[Object], None] | None":
+    """Returns what notifies of the progress that this call asks for."""
+    if notify is None or token is None:
+        return None
+    return lambda told: notify(
+        {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, **told}}
+    )
 
 
 def _refused(problem: ApiProblem, tool: str) -> Object:
@@ -329,7 +360,13 @@ class WaitJob(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 async def _wait_job(asked: Asked, wanted: WaitJob) -> tuple[Object, list[Object]]:
     until = time.monotonic() + min(WAIT_SECONDS, max(0.0, wanted.seconds))
     job = await _job(asked, wanted.job_id)
+    told = -1.0
     for pause in _pauses(until):
+        if (
+            asked.notify is not None and job.progress > told
+        ):  # the protocol wants it to grow, also where a new attempt begins at 0
+            told = job.progress
+            asked.notify({"progress": told, "total": 1, "message": f"{job.status}, {told:.0%} done"})
         if job.status in ENDED:
             break
         await asyncio.sleep(pause)

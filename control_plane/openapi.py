@@ -14,7 +14,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types.internal_types import PathParameterDefinition
 
 from dihedral.schemas.structs.problem import Problem
-from dihedral.schemas.structs.request import JobChange, JobRequest, RetryRequest, TrainRequest
+from dihedral.schemas.structs.request import JobChange, JobRequest, PresetRequest, RetryRequest, TrainRequest
 
 ANYWHERE = (400, 422, 503)
 """The statuses of any request: an incomplete body, a parameter that cannot be applied, a job store that is away."""
@@ -54,7 +54,7 @@ def answers(*statuses: int, **documents: Any) -> Mapping[int, ResponseSpec]:
 
 # The whole document -----------------------------------------------------------------------------------------------------
 
-BODIES = (JobRequest, JobChange, RetryRequest, TrainRequest, Problem)
+BODIES = (JobRequest, JobChange, PresetRequest, RetryRequest, TrainRequest, Problem)
 OPERATIONS = {
     "submit": "submitJob", "submit_batch": "submitJobs", "plan": "planJob", "list_jobs": "listJobs", "read_job": "getJob",
     "read_graph": "getJobGraph", "read_events": "getJobEvents", "cancel": "cancelJob", "finish": "finishNode", "retry": "retryJob",
@@ -104,8 +104,13 @@ class WithBodies(JsonRenderPlugin):
 
 
 def _mended(value: Any, schemas: Mapping[str, Any]) -> None:
-    """Shortens, in place, the references that Litestar leaves with a module's path where the schema itself got its short name."""
+    """Shortens, in place, the references that Litestar leaves with a module's path where the schema itself got its short name.
+
+    An array of anything gets `items`, without which OpenAPI 3.0 and generators of clients refuse it.
+    """
     if isinstance(value, dict):
+        if value.get("type") == "array":
+            value.setdefault("items", {})
         name = value["$ref"].rpartition("/")[2] if isinstance(value.get("$ref"), str) else ""
         if name and name not in schemas:
             value["$ref"] = f"#/components/schemas/{name.rpartition('_')[2]}"

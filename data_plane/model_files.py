@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from dihedral.bridge.tasks.registry import TaskError
@@ -13,7 +13,9 @@ from dihedral.data_plane.device import Array, ArrayModule, to_host
 from dihedral.data_plane.kernels.low_rank import Adapter
 from dihedral.data_plane.kernels.mixture import Mixture
 from dihedral.data_plane.kernels.spectra import BANDS, COEFFICIENTS, FEATURES, HIGHEST_HZ
+from dihedral.data_plane.tensor_file import open_tensors
 
+LARGEST_BYTES = 64 << 20  # of either: ours have less than a megabyte, and all of it is read
 _ADAPTER, _VOICE = "dihedral.image-adapter.v1", "dihedral.voice.v2"
 
 
@@ -125,7 +127,9 @@ def _bytes(tensors: dict[str, Array], metadata: dict[str, str]) -> bytes:
 
 def _read(path: Path, wanted: str) -> tuple[dict[str, Array], dict[str, str]]:
     try:
-        with safe_open(path, framework="numpy") as opened:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise _invalid(path, wanted, f"it has more than {LARGEST_BYTES >> 20} MiB")
+        with open_tensors(path) as opened:
             metadata = opened.metadata() or {}
             if (found := metadata.get("format")) != wanted:
                 of_another_release = str(found).rpartition(".")[0] == wanted.rpartition(".")[0]

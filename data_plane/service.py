@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dihedral.bridge import logs, metrics, tracing
-from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts import agreement, open_store
 from dihedral.bridge.artifacts.counted import note_transfer
 from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.artifacts.store import ArtifactStore
@@ -66,6 +66,7 @@ async def serve(settings: Settings) -> int:
     Raises:
         Refused: a task module, the port, or the pair of store and Redis is of no use.
         LayoutMismatch: the server's jobs are laid out otherwise.
+        OtherStore: planes of this server keep their artifacts elsewhere.
     """
     refuse_local_store_far_away(settings)
     modules = [*BUILTIN, *settings.worker.tasks]
@@ -88,6 +89,8 @@ async def serve(settings: Settings) -> int:
     spans = tracing.start(settings, "python")
     client = connect(settings.redis.url, timeout_seconds=CHECK_SECONDS)
     try:
+        with suppress(*agreement.AWAY):
+            await agreement.agree(client, settings.artifacts)
         with scratch(), _gpu_directory(settings) as gpu_directory:
             read = _read(device, simulation, gpu_directory)
             shared, seen = _shared(device, simulation, gpu_directory) if read is not None else (None, set())
@@ -114,7 +117,8 @@ async def serve(settings: Settings) -> int:
                     metrics_url=f"http://{address(listening)}/metrics",
                     tracing=spans,
                 )
-                return await _run(worker, pool, store, listening, read if simulation is not None else None)
+                agreeing = agreement.keep_agreeing(client, settings.artifacts)
+                return await _run(worker, pool, store, listening, agreeing, read if simulation is not None else None)
     finally:
         listening.close()
         await client.aclose()
@@ -159,14 +163,15 @@ def _shared(
 
 
 async def _run(
-    worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket, simulated_gpus: memory.Read | None
-) -> int:
+    worker: Worker, pool: SlotPool, store: ArtifactStore, listening: socket.socket,
+    agreeing: Coroutine[Any, Any, None], simulated_gpus: memory.Read | None,
+) -> int:  # fmt: skip
     stops = _Stops(worker)
     server = _Server(_app(worker, pool, store, stops))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="health and metrics")
     working = asyncio.create_task(worker.run(), name="worker")
     hard = asyncio.create_task(stops.hard.wait(), name="hard stop")
-    watches = (metrics.watch_loop(), memory.watch(pool.pids, worker.memory, simulated_gpus))
+    watches = (agreeing, metrics.watch_loop(), memory.watch(pool.pids, worker.memory, simulated_gpus))
     watching = [asyncio.create_task(watch, name="watch") for watch in watches]
     gc.collect()
     gc.freeze()

@@ -16,7 +16,13 @@ MOST_ROUNDS = 10  # of questions; a plan that still has some then is not asked a
 
 
 def plan_of(
-    client: Any, goal: str, paths: Sequence[str], *, is_asking: bool, ask: Callable[[str], str] = input
+    client: Any,
+    goal: str,
+    paths: Sequence[str],
+    *,
+    is_asking: bool,
+    ask: Callable[[str], str] = input,
+    evaluate: bool = False,
 ) -> tuple[Document, Document]:
     """Uploads the files and plans; asks what is open where that is possible. Returns (the request, its plan)."""
     metas = [client.upload(Path(path)) for path in paths]
@@ -24,6 +30,7 @@ def plan_of(
         "goal": goal,
         "files": [{"bucket": each["bucket"], "key": each["key"]} for each in metas],
         "answers": {},
+        **({"evaluate": True} if evaluate else {}),
     }
     plan = client.plan_goal(**request)
     for _ in range(MOST_ROUNDS if is_asking else 0):
@@ -104,7 +111,8 @@ def tree(plan: Document) -> list[str]:
     if estimate:
         nodes_word = "node" if estimate["nodes"] == 1 else "nodes"
         device = f", {estimate['gpuNodes']} for a GPU with {estimate['memoryMiB']} MiB" if estimate["gpuNodes"] else ""
-        lines.append(f"{estimate['nodes']} {nodes_word}{device}")
+        time = f", at most {estimate['seconds']:.0f} s as a rule" if estimate.get("seconds") is not None else ""
+        lines.append(f"{estimate['nodes']} {nodes_word}{device}{time}")
     lines += [plain_line(f"assumed: {each}") for each in plan["assumptions"]]
     lines += [plain_line(f"not done: {each}") for each in plan["unmet"]]
     lines.append(
@@ -112,6 +120,12 @@ def tree(plan: Document) -> list[str]:
         + (f", by {plan['model']} in {plan['rounds']} rounds" if plan["model"] else "")
     )
     return lines
+
+
+def next_attempt(graph: Document) -> str | None:
+    """Returns the job that tries again what the evaluation of this one did not find as the goal asks."""
+    outputs = [node.get("output") or {} for node in graph["nodes"] if node["task"] == "evaluate_results"]
+    return next((each["nextAttempt"] for each in outputs if each.get("nextAttempt")), None)
 
 
 def is_terminal() -> bool:

@@ -210,11 +210,13 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    from dihedral.ask import is_terminal, plan_of, tree
+    from dihedral.ask import is_terminal, next_attempt, plan_of, tree
 
     is_asking = is_terminal() and not options.json
     with client_for(options) as client:
-        request, plan = plan_of(client, options.goal, options.file or [], is_asking=is_asking)
+        request, plan = plan_of(
+            client, options.goal, options.file or [], is_asking=is_asking, evaluate=options.evaluate
+        )
         answer(options, plan, "\n".join(tree(plan)))
         for question in plan["questions"]:
             say(f"open: {question['id']}: {question['text']}")
@@ -226,7 +228,15 @@ def ask(options: argparse.Namespace) -> int:
             graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}
         )
         print(job["jobId"], flush=True)
-        return OK if options.no_watch else follow(client, job["jobId"], options)
+        if options.no_watch:
+            return OK
+        code = follow(client, job["jobId"], options)
+        again = next_attempt(client.graph(job["jobId"])) if options.evaluate and code == OK else None
+        if again is None:
+            return code
+        say(f"not all of it is as the goal says (dihedral show {job['jobId']}): one further attempt")
+        print(again, flush=True)
+        return follow(client, again, options)
 
 
 def _kept(plan: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
@@ -670,6 +680,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("goal", metavar="GOAL")
     one.add_argument(
         "--file", action="append", metavar="PATH", help="a file that the goal is about, uploaded first; repeatable"
+    )
+    one.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="hold the results against the goal, and try once more where that may help",
     )
     one.add_argument("--run", action="store_true", help="run a plan that is certain without asking")
     one.add_argument("--no-watch", action="store_true", help="do not follow the job")

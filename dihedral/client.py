@@ -244,12 +244,15 @@ class AsyncClient:
         files: Sequence[doc.ArtifactRef | Document] = (),
         answers: Document | None = None,
         change: str | doc.GraphSubmission | Document | None = None,
+        evaluate: bool = False,
     ) -> doc.GoalPlan:
         """Plans a goal in words; nothing is stored. `files`: uploaded ones; `answers`: to the questions of an earlier plan, by their ids;
-        `change`: a job's id, or a graph, that the goal changes. An open goal is no error: see `questions`. Raises Refused."""
+        `change`: a job's id, or a graph, that the goal changes; `evaluate`: the graph holds its results against the goal. An open goal is no error: see `questions`. Raises Refused."""
         body: Document = {"goal": goal, "files": list(files), "answers": answers or {}}
         if change is not None:
             body["change"] = change
+        if evaluate:
+            body["evaluate"] = True
         return cast(doc.GoalPlan, await self._ask("POST", "/api/plans", json=body, repeat=True))
 
     async def ask(
@@ -561,9 +564,27 @@ class AsyncClient:
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
-    async def mcp(self, message: Document) -> Document:
-        """Forwards a message of the Model Context Protocol; returns an empty answer where the protocol expects none."""
-        return await self._ask("POST", "/mcp", json=message)
+    async def mcp(self, message: Document, told: Callable[[Document], None] | None = None) -> Document:
+        """Forwards a message of the Model Context Protocol; returns an empty answer where the protocol expects none. `told`: receives the
+        notifications before the answer; without it the server is asked for none."""
+        if told is None:
+            return await self._ask("POST", "/mcp", json=message)
+        headers = {"Accept": "application/json, text/event-stream"}
+
+        async def ask() -> Document:
+            async with self._http.stream("POST", "/mcp", json=message, headers=headers) as response:
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    await response.aread()
+                    return self._answered(response)
+                async for line in response.aiter_lines():
+                    note = json.loads(line.removeprefix("data:")) if line.startswith("data:") else None
+                    if isinstance(note, dict) and "id" in note:
+                        return note
+                    if isinstance(note, dict):
+                        told(note)
+            raise Unreachable(f"the answer of {self.url} has ended before its end")
+
+        return await self._until_answered(ask, repeat=False)
 
     async def _ask(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> Document:
         """`repeat`: safe to send again when the answer was lost; reads always are."""

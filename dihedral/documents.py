@@ -95,6 +95,8 @@ class JobRequest(TypedDict):
     pipeline: NotRequired[str]
     task: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    sweep: NotRequired[dict[str, list[Any]]]
+    preset: NotRequired[str]
     name: NotRequired[str]
     tags: NotRequired[list[str]]
     rerunOf: NotRequired[str]
@@ -109,6 +111,7 @@ class JobRequest(TypedDict):
     change: NotRequired[str | GraphSubmission]
     device: NotRequired[PlanDevice]
     deadline: NotRequired[str]
+    evaluate: NotRequired[bool]
     budgetSeconds: NotRequired[float]
 
 
@@ -317,6 +320,28 @@ class Contracts(TypedDict):
     sideEffects: list[str]
 
 
+Bound: TypeAlias = float | str
+
+
+class CheckRepair(TypedDict):
+    """The parameter that the one further attempt changes."""
+
+    param: str
+    factor: NotRequired[float]
+
+
+class Check(TypedDict):
+    """A rule for a result. A list or a text counts by its length. A rule whose bound the job does not have is left out."""
+
+    id: str
+    label: str
+    value: str
+    least: NotRequired[Bound]
+    most: NotRequired[Bound]
+    tolerance: NotRequired[float]
+    repair: NotRequired[CheckRepair]
+
+
 class Voice(TypedDict):
     id: str
     label: str
@@ -338,6 +363,7 @@ class Capability(TypedDict):
     security: dict[str, Any]
     contracts: Contracts
     keywords: NotRequired[list[str]]
+    checks: NotRequired[list[Check]]
     unavailable: NotRequired[str]
     voices: NotRequired[list[Voice]]
 

@@ -29,7 +29,7 @@ async def _answer(line: bytes, client: AsyncClient) -> None:
         _write({"jsonrpc": "2.0", "id": None, "error": {"code": PARSE, "message": f"this is not JSON: {error}"}})
         return
     try:
-        answer = await client.mcp(message)
+        answer = await client.mcp(message, _write)
     except ClientError as error:
         about = message.get("id") if isinstance(message, dict) else None
         answer = {"jsonrpc": "2.0", "id": about, "error": {"code": REFUSED, "message": str(error)}}

@@ -33,6 +33,7 @@ import redis
 
 from dihedral import reload
 from dihedral.bridge import settings as settings_
+from dihedral.bridge.artifacts import agreement
 from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
@@ -245,6 +246,7 @@ class LocalStack:
             self._server.start()
             self._serving = asyncio.create_task(self._keep_server(self._server), name="server")
             decided["redis.url"] = self._server.url
+            agreement.forget(self._server.url)
         self.url = _address(loaded.control.host, port)
         self._settings = settings_.load(options.config, environ, decided)
         note_store(self.data_dir, self._settings.artifacts)

@@ -5,10 +5,14 @@ by this module, one after the other, since the library reads parallel ones into 
 server; requests are retried by this module, since a body has to begin anew; the session is made here, since the library's own cannot be closed for
 good; the region is given, since its look-up is one more request.
 
+A list of one owner's artifacts goes by the index (`s3_index.py`). A bucket that an older version filled has none yet: it is made at the first such list, or, where
+there are many objects, beside the lists, which read the names of all until it is done.
+
 Large because one class implements the whole store protocol over one client, and every method works around the same library.
 """
 
 import asyncio
+import logging
 import random
 import re
 import ssl
@@ -31,6 +35,7 @@ from miniopy_async.datatypes import Part
 from miniopy_async.error import InvalidResponseError, S3Error, ServerError
 from msgspec import UNSET, UnsetType
 
+from dihedral.bridge.artifacts.s3_index import AFTER_INDEX, S3Index
 from dihedral.bridge.artifacts.store import (
     BUCKETS,
     CHUNK_BYTES,
@@ -61,11 +66,15 @@ ABORT_SECONDS = 5.0
 CHECK_SECONDS = 60.0
 PROBE = ".ready"
 """The key of the probe object; it is not a valid artifact key, so no list shows it."""
+INDEXED_AT_ONCE = 1000
+"""A bucket with fewer objects gets its index while its first list waits."""
+INDEXERS = 8
 CLOCK = timedelta(seconds=1)  # a list may say the time of a change in whole seconds
 
 ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFound"})
 FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "EntityTooLarge"})
 EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -84,6 +93,8 @@ class S3Store:
         self._clients: tuple[ClientSession, Any, Any] | None = None
         self._buckets: set[str] = set()
         self._checked = float("-inf")
+        self._index = S3Index(self._client, self._ask)
+        self._indexing: dict[str, asyncio.Task[None]] = {}
         try:
             self._trust = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
         except (OSError, ssl.SSLError) as error:
@@ -154,12 +165,32 @@ class S3Store:
             )
             await self._ensure(bucket)
             try:
-                await self._upload(meta, spool)
+                await self._publish(meta, spool)
             except ArtifactNotFound:  # the bucket has been removed since it was made
                 self._buckets.discard(bucket)
                 await self._ensure(bucket)
-                await self._upload(meta, spool)
+                await self._publish(meta, spool)
             return meta
+
+    async def _publish(self, meta: ArtifactMeta, spool: IO[bytes]) -> None:
+        """Uploads, with an entry in the index where the artifact has an owner."""
+        if isinstance(meta.owner, UnsetType):
+            await self._upload(meta, spool)
+            return
+        before = None
+        with suppress(ArtifactNotFound):
+            before = await self.meta(meta.bucket, meta.key)
+        await self._index.add(meta)
+        try:
+            await self._upload(meta, spool)
+        except BaseException:
+            with suppress(Exception):  # the first error explains more; a list skips the entry
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await self._index.remove(meta)
+            raise
+        if before is not None and (before.created_at, before.owner) != (meta.created_at, meta.owner):
+            with suppress(StoreError):
+                await self._index.remove(before)
 
     async def _ensure(self, bucket: str) -> None:
         if bucket in self._buckets:
@@ -265,8 +296,11 @@ class S3Store:
         """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
         if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
             return []
+        buckets = BUCKETS if bucket is None else (bucket,)
+        if owner and job_id is None and all([await self._is_indexed(name) for name in buckets]):
+            return [*await self._of_owner(buckets, owner, limit, before)]
         changed: list[tuple[datetime, str, str]] = []
-        for name in BUCKETS if bucket is None else (bucket,):
+        for name in buckets:
             with suppress(ArtifactNotFound):  # nothing was ever stored there
                 changed += await self._ask(
                     name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
@@ -293,6 +327,59 @@ class S3Store:
             ]
         return sorted(found, key=newest, reverse=True)[:limit]
 
+    async def _of_owner(
+        self, buckets: tuple[str, ...], owner: str, limit: int, before: tuple[str, str] | None
+    ) -> Sequence[ArtifactMeta]:
+        found: list[ArtifactMeta] = []
+        pending: dict[tuple[str, str], str] = {}
+
+        async def look() -> None:
+            for meta in await self._known([*pending]):
+                is_current = meta.created_at == pending[meta.bucket, meta.key] and meta.owner == owner
+                if is_current and (before is None or newest(meta) < before):
+                    found.append(meta)
+            pending.clear()
+
+        async for moment in self._index.moments(buckets, owner, None if before is None else before[0], limit + 1):
+            for entry in moment:
+                pending.setdefault((entry.bucket, entry.key), entry.created_at)
+            if len(pending) >= min(CONNECTIONS, limit - len(found)):
+                await look()
+            if len(found) >= limit:
+                break
+        await look()
+        return sorted(found, key=newest, reverse=True)[:limit]
+
+    async def _is_indexed(self, bucket: str) -> bool:
+        """Returns whether the index of the bucket is whole; makes it where it is not, at once or beside the lists."""
+        if await self._index.is_complete(bucket):
+            return True
+        if bucket not in self._indexing:
+            try:
+                places = await self._ask(bucket, partial(_changes, self._client(), bucket, None, INDEXED_AT_ONCE))
+            except ArtifactNotFound:  # nothing was ever stored there
+                return True
+            if len(places) < INDEXED_AT_ONCE:
+                await self._make_index(bucket)
+                return True
+            self._indexing[bucket] = asyncio.create_task(self._index_beside(bucket), name=f"index of {bucket}")
+        return False
+
+    async def _make_index(self, bucket: str) -> None:
+        places = await self._ask(bucket, partial(_changes, self._client(), bucket, None), LONG_SECONDS)
+        for at in range(0, len(places), INDEXERS):
+            metas = await self._known([place for _, *place in places[at : at + INDEXERS]])
+            await asyncio.gather(*(self._index.add(meta) for meta in metas))
+        await self._index.note_complete(bucket)
+
+    async def _index_beside(self, bucket: str) -> None:
+        try:
+            await self._make_index(bucket)
+        except StoreError as error:
+            logger.warning("the index of the bucket %s is not made yet: %s", bucket, error)
+        finally:
+            del self._indexing[bucket]  # the next list begins again where it is not whole
+
     async def _known(self, places: Sequence[Sequence[str]]) -> Sequence[ArtifactMeta]:
         """Leaves out objects deleted meanwhile and objects that are no artifacts: other programs may use the bucket too."""
         found: list[ArtifactMeta] = []
@@ -310,8 +397,9 @@ class S3Store:
         return found
 
     async def delete(self, bucket: str, key: str) -> None:
-        await self.meta(bucket, key)
+        meta = await self.meta(bucket, key)
         await self._ask(f"{bucket}/{key}", partial(self._client().remove_object, bucket, key))
+        await self._index.remove(meta)
 
     async def check(self) -> None:
         """Writes to every bucket, at most once a minute: a store that answers may still be full, or have space for some buckets only."""
@@ -338,6 +426,10 @@ class S3Store:
         return link
 
     async def close(self) -> None:
+        indexing = list(self._indexing.values())
+        for task in indexing:
+            task.cancel()
+        await asyncio.gather(*indexing, return_exceptions=True)
         if self._clients is not None:
             (session, _, _), self._clients = self._clients, None
             await session.close()
@@ -389,10 +481,17 @@ def _of(error: Exception, what: str) -> StoreError:
     return ArtifactStoreUnavailable(f"{what}: the store does not answer: {type(error).__name__}")
 
 
-async def _changes(client: Any, bucket: str, prefix: str | None) -> list[tuple[datetime, str, str]]:
-    """Yields (time of the last change, bucket, key) of each object."""
-    objects = client.list_objects(bucket, prefix=prefix, recursive=True)
-    return [(each.last_modified, bucket, each.object_name) async for each in objects]
+async def _changes(
+    client: Any, bucket: str, prefix: str | None, most: int | None = None
+) -> list[tuple[datetime, str, str]]:
+    """Returns (time of the last change, bucket, key) of each object, or of the first `most`, without the index."""
+    after = AFTER_INDEX if prefix is None else None
+    found: list[tuple[datetime, str, str]] = []
+    async for each in client.list_objects(bucket, prefix=prefix, recursive=True, start_after=after):
+        found.append((each.last_modified, bucket, each.object_name))
+        if len(found) == most:
+            break
+    return found
 
 
 async def _send_part(client: Any, place: tuple[str, str], content: bytes, upload: str, number: int) -> str:

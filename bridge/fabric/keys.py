@@ -149,6 +149,8 @@ API_KEYS = "dihedral:keys"
 DEFAULTS = "dihedral:defaults"
 """The defaults with which the params of jobs ran, by their digest; one for each version of a pipeline's or task's defaults."""
 API_KEYS_VERSION = "dihedral:keys:version"
+ARTIFACT_STORE = "worker:artifacts"
+"""Where the planes that run keep artifacts; no worker's id, as above."""
 ARTIFACTS_NAMED = "dihedral:artifacts:named"
 """The artifacts that submissions name, by time; submissions of the last seconds may be under way."""
 ARTIFACTS_GOING = "dihedral:artifacts:going"
@@ -157,6 +159,11 @@ ARTIFACTS_GOING = "dihedral:artifacts:going"
 
 def idempotency(owner: str, key: str) -> str:
     return f"idempotency:{owner}:{key}"
+
+
+def presets(owner: str) -> str:
+    """The named params that an owner keeps."""
+    return f"dihedral:presets:{owner}"
 
 
 def webhook(job_id: str, part: Partition) -> str:

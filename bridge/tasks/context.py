@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec import UnsetType
 
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import ArtifactStore
@@ -235,6 +236,15 @@ class TaskContext:
             TaskError: codes `model_not_found` and `bad_model`, of local models.
         """
         return self._wait(self._fetch(ref))
+
+    def name_of(self, ref: ArtifactRef) -> str:
+        """Returns the file's own name, which its key may not hold: keys are ASCII. Blocks.
+
+        Raises:
+            StoreError: it is not there, or the store does not answer.
+        """
+        meta = self._wait(self._artifacts().meta(ref.bucket, ref.key))
+        return ref.key.rpartition("/")[2] if isinstance(meta.name, UnsetType) else meta.name
 
     def store(
         self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"

@@ -32,7 +32,7 @@ from dihedral.bridge.pools import RESERVED_POOLS
 from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
-from dihedral.schemas.structs.capability import Capability, Contracts, Io, Parameter, Runtime, TaskKind, Voice
+from dihedral.schemas.structs.capability import Capability, Check, Contracts, Io, Parameter, Runtime, TaskKind, Voice
 from dihedral.schemas.structs.graph import Plane
 
 __all__ = [
@@ -90,6 +90,7 @@ class Declaration(msgspec.Struct, kw_only=True, frozen=True):
     examples: tuple[dict[str, Any], ...]
     groups: dict[str, tuple[str, ...]]
     keywords: tuple[str, ...]
+    checks: tuple[Check, ...]
 
 
 class Task:
@@ -248,6 +249,7 @@ def task(
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
     keywords: Sequence[str] = (),
+    checks: Sequence[Check] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -283,6 +285,7 @@ def task(
     examples: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, Sequence[str]] = {},
     keywords: Sequence[str] = (),
+    checks: Sequence[Check] = (),
 ) -> Any:
     """Marks `def f(params: P, ctx: TaskContext) -> O`, plain or async, as a task.
 
@@ -291,7 +294,8 @@ def task(
     then and goes on from it, so it may be interrupted for a job of higher priority. `retry_on`: exceptions after which another attempt may
     succeed. `settings`: the struct that the task reads by `ctx.settings`; with it an error in the file refuses the start. `groups`: the params of
     each group of the form, by the group's title. `keywords`: words and phrases by which people ask for it,
-    beside those of label and description; the planner of goals matches them.
+    beside those of label and description; the planner of goals matches them. `checks`: what a result is held against where a goal asks for it
+    (`evaluate`).
 
     What the manifest of a worker also has, found when the worker starts: `unavailable()`: what is missing here for the task to run, a sentence,
     empty where nothing is; the task itself refuses its runs. `voices(settings)`: those that it can speak with.
@@ -335,6 +339,7 @@ def task(
         examples=tuple(examples),
         groups={group: tuple(names) for group, names in groups.items()},
         keywords=tuple(keywords),
+        checks=tuple(checks),
     )
 
     def mark(marked: F) -> F:
@@ -536,6 +541,7 @@ def _capability(
             resumable=declared.resumable or msgspec.UNSET,
         ),
         keywords=list(declared.keywords) or msgspec.UNSET,
+        checks=list(declared.checks) or msgspec.UNSET,
     )
 
 

@@ -36,6 +36,9 @@ def wanted(request: JobRequest, pipelines: Mapping[str, Pipeline], capabilities:
     if not isinstance(request.goal, msgspec.UnsetType):
         detail = "a goal is planned by itself, with POST /api/jobs or POST /api/plans"
         raise _refused("a goal is no item of a batch", "/goal", "goal_in_batch", detail)
+    if not isinstance(request.sweep, msgspec.UnsetType):
+        detail = "a sweep is submitted by itself, with POST /api/jobs or POST /api/plans"
+        raise _refused("a sweep is no item of a batch", "/sweep", "sweep_in_batch", detail)
     named = [
         name for name in ("graph", "pipeline", "task") if not isinstance(getattr(request, name), msgspec.UnsetType)
     ]

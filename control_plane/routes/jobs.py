@@ -12,7 +12,7 @@ from litestar.response import Stream
 
 from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
-from dihedral.control_plane import body, changing
+from dihedral.control_plane import body, changing, sweeps
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
@@ -24,7 +24,7 @@ from dihedral.control_plane.query import known_once, moment_ms, refused
 from dihedral.control_plane.root import address
 from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
-from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView
+from dihedral.schemas.structs.job import Job, JobList, JobStatus, JobStatusView, SweepJobs, SweepPlan
 from dihedral.schemas.structs.plan import GoalPlan
 from dihedral.schemas.structs.request import JobChange, RetryRequest, TrainRequest
 
@@ -63,14 +63,24 @@ def _job(request: Req, job: Job, status: int) -> Response[bytes]:
     scope="submit",
     summary="Submit a job",
     operation_class=with_body("request", "JobRequest", "A graph, a pipeline with its params, or a goal in words."),
-    responses=answers(409, 413, 415, 429, _200=Job, _201=Job),
+    responses=answers(409, 413, 415, 429, _200=Job | SweepJobs, _201=Job | SweepJobs),
 )
 async def submit(request: Req) -> Response[bytes]:
+    """Submits a job. With `sweep`, a job of each combination of the values in it; none is made where one of them cannot run."""
     key = request.headers.get("idempotency-key")
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable() and " " not in key):
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
-    job, created = await _queue(request).submit(raw, principal(request), key)
+    queue, who = _queue(request), principal(request)
+    if b'"sweep"' in raw and sweeps.is_sweep(wish := await queue.decode(raw, who)):
+        made, created = await sweeps.submit(queue, wish, raw, who, key, address(request.scope, "/api/jobs"))
+        return Response(
+            msgspec.json.encode(made),
+            status_code=201 if created else 200,
+            media_type="application/json",
+            headers={"Location": address(request.scope, f"/api/jobs?tag={made.tag}")},
+        )
+    job, created = await queue.submit(raw, who, key)
     return _job(request, job, 201 if created else 200)
 
 
@@ -108,17 +118,20 @@ async def submit_batch(request: Req) -> Response[bytes]:
     status_code=200,
     summary="The graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission, or a goal in words; nothing is stored."),
-    responses=answers(413, 415, 429, _200=Graph | GoalPlan),
+    responses=answers(413, 415, 429, _200=Graph | GoalPlan | SweepPlan),
 )
 async def plan(request: Req) -> Response[bytes]:
-    """Answers a submission with its normalised graph. A goal is answered with a plan (/schemas/plan.json): graph, reasons, questions, how sure."""
+    """Answers a submission with its normalised graph, a sweep with its combinations and the graph of the first. A goal is answered with a plan (/schemas/plan.json): graph, reasons, questions, how sure."""
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue = _queue(request)
     wish = await queue.decode(raw, principal(request))
-    if not isinstance(wish.goal, msgspec.UnsetType):
+    if not isinstance(wish.goal, msgspec.UnsetType) and not sweeps.is_sweep(wish):
         planner: Planner = request.app.state.planner
         told = await planner.plan(wish, principal(request))
         return Response(msgspec.json.encode(told), media_type="application/json")
+    if sweeps.is_sweep(wish):
+        swept = await sweeps.plan(queue, wish, principal(request))
+        return Response(msgspec.json.encode(swept), media_type="application/json")
     planned = await queue.plan(wish, principal=principal(request))
     await queue.refuse_missing(planned, principal(request))
     planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
@@ -251,7 +264,7 @@ async def retry(request: Req, job_id: FromPath[str]) -> Response[bytes]:
 async def change_job(request: Req, job_id: FromPath[str]) -> Job:
     """Changes a job. The priority holds for what no worker has been given yet, and for what becomes ready later; a job that has ended has none."""
     visible_owner = principal(request).visible_owner
-    view = await _queue(request).view(job_id, visible_owner=visible_owner)
+    view = await _queue(request).exact(job_id, visible_owner)
     return await changing.change(_queue(request), view, await _optional(request, JobChange), visible_owner)
 
 

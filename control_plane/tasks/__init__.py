@@ -7,6 +7,7 @@ BUILTIN: tuple[str, ...] = (
     "dihedral.control_plane.tasks.prepare_assets",
     "dihedral.control_plane.tasks.upload_artifact",
     "dihedral.control_plane.tasks.merge_capabilities",
+    "dihedral.control_plane.tasks.evaluate_results",
 )
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
 from dihedral.control_plane.tasks import Shape
 from dihedral.control_plane.tasks.llm import ask, llm
+from dihedral.schemas.structs.capability import Check
 from dihedral.schemas.structs.control_plane import LlmSettings
 
 MAX_LINE = 300
@@ -41,6 +42,11 @@ class WrittenScript(Shape):
 
 
 @task(
+    checks=[
+        Check(
+            id="lines", label="as many lines as asked", value="/script/lines", least="params/lines", most="params/lines"
+        )
+    ],
     plane="node",
     label="Write a script",
     description="Writes the narration for a prompt with an LLM; without an endpoint a template does, and the output says so.",

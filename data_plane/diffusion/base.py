@@ -13,6 +13,8 @@ from dihedral.schemas.structs.artifact import ModelRef
 MOST_FILES = 1_000
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, OSError, EOFError)
 """What opening and unpacking a user's zip may raise."""
+DIRECTORY_BYTES = 2**20
+END_BYTES = 65_557 + 76  # the end of a zip with the longest comment, and what a large one has before it
 LEFT_BYTES = 2**30  # that a zip leaves free on the disk
 
 
@@ -23,6 +25,8 @@ def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
         return found
     to = ctx.workdir / "base"
     try:
+        if directory_bytes(found) > DIRECTORY_BYTES:
+            raise _invalid("the list of files of its zip is too long")
         with zipfile.ZipFile(found) as opened:
             size = sum(each.file_size for each in opened.infolist())
             if len(opened.infolist()) > MOST_FILES or size > shutil.disk_usage(ctx.workdir).free - LEFT_BYTES:
@@ -37,6 +41,22 @@ def fetched(ref: ModelRef, ctx: TaskContext) -> Path:
         ) from error
     inner = [each for each in to.iterdir() if each.is_dir()]
     return inner[0] if len(inner) == 1 and not (to / "unet").exists() else to
+
+
+def directory_bytes(path: Path) -> int:
+    """Returns the size of a zip's list of files, which Python reads whole; 0 where it is no zip."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        tail = file.read()
+        found = tail.rfind(b"PK\5\6")
+        if found < 0 or len(tail) < found + 22:
+            return 0
+        size = int.from_bytes(tail[found + 12 : found + 16], "little")
+        if (
+            size == 0xFFFFFFFF and (wide := tail.rfind(b"PK\6\6")) >= 0
+        ):  # a list beyond 4 GiB, or a writer that always says it there
+            size = int.from_bytes(tail[wide + 40 : wide + 48], "little")
+    return size
 
 
 def _invalid(reason: str) -> TaskError:

@@ -5,6 +5,7 @@ stands over is cut off in equal parts. No picture is squeezed.
 """
 
 import math
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dihedral.bridge.tasks.registry import TaskError
-from dihedral.data_plane.diffusion.base import DAMAGED
+from dihedral.data_plane.diffusion.base import DAMAGED, directory_bytes
 from dihedral.data_plane.media.decode import FloatArray, picture_shape, read_picture
 
 MOST_PICTURES = 2_000
-MOST_UNPACKED_BYTES = 8 * 2**30  # of one zip
+MOST_UNPACKED_BYTES = 8 * 2**30  # of all zips of a training together
+DIRECTORY_BYTES = 4 * 2**20  # of a zip's list of files, which is read whole and takes ten times its size
 CAPTION_BYTES = 16 * 1024
 WIDEST = 2.0  # a bucket's longer side by its shorter one
 TEXT, PACKED = ".txt", ".zip"
@@ -83,16 +85,21 @@ def captioned(files: Sequence[tuple[str, Path]], captions: Sequence[str] | None,
 
 
 def _unpacked(files: Iterable[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
+    bytes_left, files_left = MOST_UNPACKED_BYTES, 2 * MOST_PICTURES
     for name, path in files:
-        if name.lower().endswith(PACKED):
-            yield from _of_zip(name, path)
-        else:
+        if not name.lower().endswith(PACKED):
             yield name, path
+            continue
+        for inner, unpacked in _of_zip(name, path, bytes_left, files_left):
+            bytes_left, files_left = bytes_left - unpacked.stat().st_size, files_left - 1
+            yield inner, unpacked
 
 
-def _of_zip(name: str, path: Path) -> Iterable[tuple[str, Path]]:
+def _of_zip(name: str, path: Path, most_bytes: int, most_files: int) -> Iterable[tuple[str, Path]]:
     """Each file is written under a number: no name of the zip becomes a path."""
     try:
+        if (listed := directory_bytes(path)) > DIRECTORY_BYTES:
+            raise _invalid(f"the list of files of {name} has {listed >> 20} MiB, which is too much")
         with zipfile.ZipFile(path) as opened:
             entries = [
                 each
@@ -101,8 +108,11 @@ def _of_zip(name: str, path: Path) -> Iterable[tuple[str, Path]]:
                 and not any(part.startswith(SKIPPED) for part in PurePosixPath(each.filename).parts)
             ]
             size = sum(each.file_size for each in entries)
-            if len(entries) > 2 * MOST_PICTURES or size > MOST_UNPACKED_BYTES:
-                raise _invalid(f"{name} holds {len(entries)} files of {size >> 20} MiB, which is too much")
+            if len(entries) > most_files or size > most_bytes:
+                raise _invalid(
+                    f"{name} holds {len(entries)} files of {size >> 20} MiB, which is too much "
+                    f"(all zips together: {2 * MOST_PICTURES:,} files, {MOST_UNPACKED_BYTES >> 30} GiB)"
+                )
             for number, each in enumerate(entries):
                 to = path.with_name(f"{path.stem}-{number}{PurePosixPath(each.filename).suffix.lower()[:8]}")
                 with opened.open(each) as source, to.open("wb") as target:
@@ -116,7 +126,8 @@ def _of_zip(name: str, path: Path) -> Iterable[tuple[str, Path]]:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    """Systems write one letter with an accent in two ways."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
 
 
 def _read(text: tuple[str, Path]) -> str:

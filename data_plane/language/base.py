@@ -10,11 +10,11 @@ from msgspec import Meta
 
 from dihedral.bridge.tasks.context import TaskContext, TaskError
 from dihedral.bridge.tasks.models import file_name
-from dihedral.data_plane.language.files import invalid
+from dihedral.data_plane.language.files import check_size, invalid
 from dihedral.schemas.structs.artifact import ModelRef
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-INDEX_BYTES = 64 << 20  # one line for each tensor; that of a model of 400 layers has 1 MB
+INDEX_BYTES = 16 << 20  # one line for each tensor; that of a model of 400 layers has 1 MB
 
 PartName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._ -]{0,200}$(?!\n)")]
 
@@ -99,8 +99,7 @@ def _parts(ctx: TaskContext, given: list[tuple[ModelRef, Path]]) -> list[Path]:
 
 def _named(index: Path) -> Sequence[str]:
     """Returns the names of the parts that an index names, in the order of their names."""
-    if index.stat().st_size > INDEX_BYTES:
-        raise invalid(Path(INDEX), f"it has more than {INDEX_BYTES >> 20} MiB")
+    check_size(index, INDEX_BYTES)
     try:
         read = msgspec.json.decode(index.read_bytes().removeprefix(codecs.BOM_UTF8), type=_Index)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -7,7 +7,9 @@ columns are left alone. TaskError codes: `invalid_dataset`, `tokenizer_mismatch`
 """
 
 import re
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,11 @@ from dihedral.data_plane.kernels.cross_entropy import IGNORED
 
 FEWEST_TO_SPLIT = 20  # rows
 MOST_HELD_OUT = 64  # rows: each look at them costs as much as learning from them
+LARGEST_BYTES = 256 << 20
+LINE_BYTES = 4 << 20  # of one document: as messages of no words it takes 100 times as much
+LIST_BYTES = 32 << 20  # of one JSON list, which is read whole
+MOST_TOKENS = 1 << 25  # which take 1.3 GiB as rows
+PIECE = 1 << 20  # characters that the tokenizer is given at once: it needs some 100 bytes for each
 _NAMED_LINES = re.compile(r"\.?(jsonl|ndjson)\b", re.IGNORECASE)
 
 
@@ -48,7 +55,7 @@ class Document(msgspec.Struct):
         return [(self.text, True)] if self.text is not None and self.prompt is self.completion is None else []
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """A turn, as OpenAI (`role`, `content`) or ShareGPT (`from`, `value`) name it."""
 
     role: str = ""
@@ -89,25 +96,59 @@ class Rows(NamedTuple):
         return int((self.labels != IGNORED).sum())
 
 
-def read(file: Path, name: str) -> list[Document]:
+def read(file: Path, name: str) -> Iterator[Document]:
     """`name`: as it was uploaded; where it has no known suffix, a first line that is a JSON object or list decides.
 
-    Raises: TaskError where it is not UTF-8, a line is no document, or there is nothing in it.
+    Lines are read one by one: all documents of a file in memory would be up to 100 times as large as the file.
+
+    Raises: TaskError where it is not UTF-8, a line is no document or too long, the file is too large, or there is nothing in it.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _invalid(file, f"not UTF-8: {error.reason} at byte {error.start}") from error
-    if text.lstrip().startswith("["):
-        documents = _listed(file, text)
-    elif _NAMED_LINES.search(name) or _is_object(text.lstrip().split("\n", 1)[0]):
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        documents = [_document(file, f"line {number}", line) for number, line in lines]
-    else:
-        documents = [Document(text=text)] if text.strip() else []
-    if not documents:
+    size = file.stat().st_size
+    if size > LARGEST_BYTES:
+        raise _invalid(file, f"it has {size >> 20} MiB; {LARGEST_BYTES >> 20} are possible")
+    found = False
+    for document in _documents(file, name, size):
+        found = True
+        yield document
+    if not found:
         raise _invalid(file, "it is empty")
-    return documents
+
+
+def _documents(file: Path, name: str, size: int) -> Iterator[Document]:
+    first = next(_lines(file, stops=False), (1, ""))[1].lstrip()
+    if first.startswith("[") and size <= LIST_BYTES:
+        yield from _listed(file, _text(file))
+    elif _NAMED_LINES.search(name) or _is_object(first.rstrip("\n")):
+        for number, line in _lines(file):
+            yield _document(file, f"line {number}", line)
+    elif first:
+        yield Document(text=_text(file))
+
+
+def _text(file: Path) -> str:
+    return _decoded(file, file.read_bytes(), 0)
+
+
+def _decoded(file: Path, content: bytes, at: int) -> str:
+    try:
+        return content.decode("utf-8-sig" if at == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(file, f"not UTF-8: {error.reason} at byte {at + error.start}") from error
+
+
+def _lines(file: Path, *, stops: bool = True) -> Iterator[tuple[int, str]]:
+    """Yields (number, line) of the lines that are not blank. `stops`: whether one that is too long is an error; a text may have such."""
+    with file.open("rb") as opened:
+        at = 0
+        for number, content in enumerate(iter(partial(opened.readline, LINE_BYTES + 1), b""), start=1):
+            if len(content) > LINE_BYTES:
+                if stops:
+                    raise _invalid(file, f"line {number} has more than {LINE_BYTES >> 20} MiB")
+                content = content[:LINE_BYTES].decode("utf-8", "ignore").encode()
+            line = _decoded(file, content, at)
+            at += len(content)
+            if line.strip():
+                yield number, line
 
 
 def _is_object(line: str) -> bool:
@@ -138,38 +179,54 @@ def _document(file: Path, where: str, line: str | bytes) -> Document:
     return document
 
 
-def rows(file: Path, documents: list[Document], tokenizer: Tokenizer, end_ids: tuple[int, ...], length: int) -> Rows:
-    """Raises: TaskError where the tokenizer has no tokens for a text, or no label is left that counts."""
-    stream: list[int] = []
-    asked: list[bool] = []
+def rows(
+    file: Path, documents: Iterable[Document], tokenizer: Tokenizer, end_ids: tuple[int, ...], length: int
+) -> Rows:
+    """Raises: TaskError where the tokenizer has no tokens for a text, there are too many, or no label is left that counts."""
+    stream, asked = array("i"), bytearray()
     for document in documents:
-        tokens: list[int] = []
-        wanted: list[bool] = []
+        begun = len(stream)
         for number, (text, learnt) in enumerate(document.parts):
-            try:
-                found = tokenizer.encode(text, add_special_tokens=number == 0).ids
-            except (
-                BaseException
-            ) as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
-                if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
-                    raise
-                raise TaskError(f"the tokenizer cannot read {file.name}: {error}", code="tokenizer_mismatch") from error
-            tokens += found
-            wanted += [learnt] * len(found)
-        if not tokens or tokens[-1] not in end_ids:  # some tokenizers put it there themselves
-            tokens += end_ids[:1]
-            wanted += [True] * (len(tokens) - len(wanted))
-        wanted[:1] = [False][: len(wanted)]  # nothing of the document predicts its first token
-        stream += tokens
-        asked += wanted
+            for at, piece in enumerate(_pieces(text)):
+                found = _tokens(file, tokenizer, piece, begins=number == at == 0)
+                stream.extend(found)
+                asked += bytes([learnt]) * len(found)
+                if len(stream) > MOST_TOKENS:
+                    raise _invalid(file, f"it has more than {MOST_TOKENS:,} tokens")
+        if len(stream) == begun or stream[-1] not in end_ids:  # some tokenizers put it there themselves
+            stream.extend(end_ids[:1])
+            asked += b"\1" * (len(stream) - len(asked))
+        asked[begun : begun + 1] = b"\0" * len(
+            asked[begun : begun + 1]
+        )  # nothing of the document predicts its first token
     count = max(0, -(-(len(stream) - 1) // length))
     ids, labels = np.zeros((count, length), np.int64), np.full((count, length), IGNORED, np.int64)
     ids.reshape(-1)[: len(stream) - 1] = stream[:-1]
-    labels.reshape(-1)[: len(stream) - 1] = np.where(asked[1:], stream[1:], IGNORED)
+    labels.reshape(-1)[: len(stream) - 1] = np.where(np.frombuffer(asked, bool)[1:], stream[1:], IGNORED)
     useful = (labels != IGNORED).any(axis=1)
     if not useful.any():
         raise _invalid(file, "there is no token to learn in it")
     return Rows(ids[useful], labels[useful])
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text where a line or word ends; the empty text is one piece."""
+    at = 0
+    while len(text) - at > PIECE:
+        end = max(text.rfind("\n", at, at + PIECE), text.rfind(" ", at + PIECE // 2, at + PIECE)) + 1 or at + PIECE
+        yield text[at:end]
+        at = end
+    yield text[at:]
+
+
+def _tokens(file: Path, tokenizer: Tokenizer, text: str, *, begins: bool) -> list[int]:
+    try:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=begins).ids
+    except BaseException as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
+            raise
+        raise TaskError(f"the tokenizer cannot read {file.name}: {error}", code="tokenizer_mismatch") from error
+    return found
 
 
 def batches(data: Rows, batch: int, seed: int, first: int) -> Iterator[Rows]:

@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
 from dihedral.bridge.tasks.registry import TaskCancelled, TaskError
 from dihedral.data_plane.device import Array, ArrayModule, to_host
 from dihedral.data_plane.language.model import EMBEDDING, Config
+from dihedral.data_plane.tensor_file import open_tensors
 
+CONFIG_BYTES = 4 << 20
+TOKENIZER_BYTES = 40 << 20  # the largest known has 32 MiB; in memory it takes up to 30 times its size
 Storage = Literal["auto", "float32", "float16", "bfloat16"]
 
 _READ = {"F64": "float64", "F32": "float32", "F16": "float16"}
@@ -71,6 +74,7 @@ class _ConfigFile(msgspec.Struct, kw_only=True):
 def read_config(file: Path) -> Config:
     """Raises: TaskError `invalid_model` where it is no Llama, or one with biases or an unknown position scaling."""
     try:
+        check_size(file, CONFIG_BYTES)
         read = msgspec.json.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), type=_ConfigFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(file, str(error)) from error
@@ -152,7 +156,7 @@ def _automatic(files: Sequence[Path], xp: ArrayModule) -> str:
 def _opened(file: Path) -> Any:
     """The file, whose header fits it: sizes, offsets, types."""
     try:
-        return safe_open(file, framework="numpy")
+        return open_tensors(file)
     except (SafetensorError, OSError) as error:
         raise invalid(file, str(error)) from error
 
@@ -174,7 +178,10 @@ def _tensors(file: Path) -> Iterator[tuple[str, Array]]:
             values = raw.view(np.dtype(_READ[kind]).newbyteorder("<"))
         else:
             raise invalid(file, f"{name} is of type {kind}; only floating-point weights can be trained on")
-        yield name, np.asarray(values.reshape(about["shape"]))
+        try:
+            yield name, np.asarray(values.reshape(about["shape"]))
+        except (ValueError, OverflowError) as error:  # nothing times 2**62, which fits any file
+            raise invalid(file, f"{name} has a shape that no array can have: {error}") from error
 
 
 def _type(storage: str) -> Any:
@@ -190,12 +197,13 @@ def _type(storage: str) -> Any:
 def read_tokenizer(file: Path, config: Config) -> Tokenizer:
     """Raises: TaskError `invalid_model` or `tokenizer_mismatch`."""
     try:
+        check_size(file, TOKENIZER_BYTES)
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
         tokenizer.no_truncation()
         tokenizer.no_padding()  # before the first text: the file may require more padding than there is memory
         always = tokenizer.encode("").ids  # the numbers of what a template puts around a text
     except BaseException as error:  # the library raises bare Exception, and what its Rust panics with is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled):
+        if isinstance(error, KeyboardInterrupt | SystemExit | TaskCancelled | TaskError):
             raise
         raise invalid(file, str(error)) from error
     largest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *always], default=-1)
@@ -208,6 +216,12 @@ def read_tokenizer(file: Path, config: Config) -> Tokenizer:
     if bad := [end for end in config.end_ids if not 0 <= end < config.vocabulary]:
         raise TaskError(f"eos_token_id {bad[0]} is no token of the model", code="tokenizer_mismatch")
     return tokenizer
+
+
+def check_size(file: Path, most: int) -> None:
+    """Raises: TaskError `invalid_model` where a file is larger than what any model has there: read, it takes many times its size."""
+    if (size := file.stat().st_size) > most:
+        raise invalid(file, f"it has {size >> 20} MiB; {most >> 20} are possible")
 
 
 def invalid(file: Path, reason: str) -> TaskError:

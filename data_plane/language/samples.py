@@ -17,10 +17,9 @@ TEMPERATURE = 0.7
 LOOK_SECONDS = 2.0  # between two looks at a cancel; within the grace that a slot has
 
 
-def prompt_of(documents: list[Document]) -> str:
+def prompt_of(first: Document) -> str:
     """The first document's prompt, or the first words of its text."""
-    first = documents[0]
-    return first.prompt if first.prompt is not None else " ".join((first.text or "").split()[:4])
+    return first.prompt if first.prompt is not None else " ".join((first.text or "")[:10_000].split()[:4])
 
 
 def lines(

@@ -159,7 +159,7 @@ def restored(file: Path, state: State, digest: str, xp: ArrayModule) -> tuple[St
             if int(about["best_step"]):
                 kept = {name: xp.asarray(opened.get_tensor(f"best/{name}")) for name in state.weights}
                 best = Best(int(about["best_step"]), float(about["best_loss"]), kept)
-    except (SafetensorError, OSError, KeyError):
+    except (SafetensorError, OSError, KeyError, ValueError):
         return None
     for name, weight in state.weights.items():
         first, second = state.moments[name]

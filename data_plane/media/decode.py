@@ -29,6 +29,7 @@ LARGEST_BYTES = 512 * 2**20  # while a picture is decoded and made RGB: a slot's
 DECODING_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # a pixel, as measured: their decoders hold several copies
 STRIP_PIXELS = 1 << 20
 SMALLEST_SIDE = 16  # pixels; below it there is no picture to speak of
+MOST_PIXELS = 3840 * 2160  # of a frame of a video
 SHORTEST_SECONDS = 0.25
 SILENCE = 1e-4  # peak, about the last bit of 14
 RATES = range(4_000, 192_001)  # Hz: below there is no speech, above only an attempt to fill the memory
@@ -195,7 +196,8 @@ def read_recording(path: Path, longest_seconds: float) -> tuple[FloatArray, int]
     Raises: TaskError `invalid_input` where the file is no sound, too short, or silent.
     """
     pieces = list(recording_pieces(path, longest_seconds, longest_seconds))
-    return np.concatenate([samples for samples, _ in pieces]), pieces[0][1]
+    samples = pieces[0][0] if len(pieces) == 1 else np.concatenate([each for each, _ in pieces])  # a copy is 460 MB
+    return samples, pieces[0][1]
 
 
 def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -> Iterator[tuple[FloatArray, int]]:
@@ -271,7 +273,7 @@ def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
     import av
 
     try:
-        opened = av.open(path, options={"format_whitelist": ",".join(SOUND_CONTAINERS), "protocol_whitelist": "file"})
+        opened = av.open(path, options=ffmpeg_options(",".join(SOUND_CONTAINERS)))
     except (av.FFmpegError, ValueError) as error:
         raise _no_recording(error) from error
     # A stream whose codec FFmpeg does not know has no context, and so no rate.
@@ -281,6 +283,13 @@ def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
     return int(opened.streams.audio[0].rate), _decoded(in_one_thread(opened))
 
 
+def ffmpeg_options(formats: str) -> dict[str, str]:
+    """Returns what FFmpeg may do with a user's file: detect these formats, open no other file, and decode no larger pictures, as it does before it
+    tells their size.
+    """
+    return {"format_whitelist": formats, "protocol_whitelist": "file", "max_pixels": str(MOST_PIXELS)}
+
+
 def in_one_thread(opened: Any) -> Any:
     """Keeps FFmpeg from decoding a user's file in threads of its own. They log through Python, so that closing a damaged file may wait for a thread
     that waits for the interpreter's lock, for ever.
@@ -288,6 +297,8 @@ def in_one_thread(opened: Any) -> Any:
     for stream in opened.streams:
         if stream.codec_context is not None:
             stream.codec_context.thread_count = 1
+            if stream.type == "video":  # one may grow behind its first frame
+                stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
     return opened
 
 

@@ -16,7 +16,14 @@ from dihedral.data_plane.kernels.colour import CHROMA_OFFSET, LUMA_OFFSET, sited
 from dihedral.data_plane.kernels.pyramid import halved
 from dihedral.data_plane.kernels.sampling import ONE, Axis, Layer
 from dihedral.data_plane.media.captions import rounded
-from dihedral.data_plane.media.decode import ByteArray, FloatArray, in_one_thread, read_picture
+from dihedral.data_plane.media.decode import (
+    MOST_PIXELS,
+    ByteArray,
+    FloatArray,
+    ffmpeg_options,
+    in_one_thread,
+    read_picture,
+)
 
 FILLS = 0.9  # of the frame's proportions: a video at least so wide loses a little above and below
 MARGIN = 0.03  # of the frame's height, around a video that does not fill it
@@ -24,7 +31,6 @@ BEFORE_A_PICTURE = 0.6  # of the frame's height at most, so that the picture is 
 ROUNDING = 0.04  # of the video's shorter side
 BLURRED = 18  # rows of the first frame that its blurred copy is made of
 DIMMED = 0.45  # what the blurred copy keeps of its light
-MOST_PIXELS = 3840 * 2160
 LONGEST_SECONDS = 3_600.0
 
 
@@ -41,6 +47,8 @@ def facts(path: Path) -> Facts:
         stream = _stream(container)
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         size = stream.codec_context.height, stream.codec_context.width
+    if not min(size):  # FFmpeg decodes no larger frames, and so does not tell their size
+        raise _invalid("the video has frames of more than 3840×2160 pixels, or none that can be read")
     if size[0] * size[1] > MOST_PIXELS or min(size) < 16:
         raise _invalid(f"the video has {size[1]}×{size[0]} pixels; 16×16 to 3840×2160 are possible")
     if not 0 < seconds <= LONGEST_SECONDS:
@@ -181,7 +189,7 @@ def _opened(path: Path) -> Any:
     import av
 
     try:
-        return av.open(str(path), options={"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"})
+        return av.open(str(path), options=ffmpeg_options(VIDEO_CONTAINERS))
     except (av.FFmpegError, ValueError) as error:
         raise _invalid("the file is not a video that can be read") from error
 

@@ -36,6 +36,7 @@ from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_
 from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.capability import Check
 
 BUCKET = "videos"
 LONGEST_SECONDS = 600.0
@@ -178,6 +179,18 @@ class RenderVideoOutput(Strict, kw_only=True, rename="camel"):
 
 
 @task(
+    checks=[
+        Check(
+            id="duration",
+            label="as long as asked",
+            value="/seconds",
+            least="params/seconds",
+            most="params/seconds",
+            tolerance=0.05,
+        ),
+        Check(id="width", label="as wide as asked", value="/width", least="params/width", most="params/width"),
+        Check(id="height", label="as high as asked", value="/height", least="params/height", most="params/height"),
+    ],
     id="render_video",
     version="2",
     label="Render a video",

@@ -21,6 +21,7 @@ from dihedral.data_plane.voice import likeness
 from dihedral.data_plane.voice.features import hear
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
+from dihedral.schemas.structs.capability import Check, CheckRepair
 
 BUCKET = "voices"
 MOST_LETTERS = 12_000  # some 13 minutes: the phonemes of more would not fit into a node's output
@@ -104,7 +105,21 @@ class SpeakOutput(Strict, kw_only=True, rename="camel"):
     placed: Placed
 
 
+CHECKS = [
+    Check(
+        id="duration",
+        label="as short as the goal says",
+        value="/seconds",
+        most="goal/seconds",
+        tolerance=0.02,
+        repair=CheckRepair(param="speed"),
+    ),
+    Check(id="words", label="every word spoken", value="/words", least="params/text", tolerance=0.1),
+]
+
+
 @task(
+    checks=CHECKS,
     id="speak",
     label="Speak",
     description="Speaks a text, and tells when each word and phoneme is heard. Stores a WAV and captions in the bucket voices.",

@@ -179,7 +179,7 @@ class Run:
         import torch
 
         params, ctx = self._params, self._ctx
-        files = [(ref.key.rpartition("/")[2], ctx.fetch(ref)) for ref in params.pictures]
+        files = [(ctx.name_of(ref), ctx.fetch(ref)) for ref in params.pictures]
         found = pictures.captioned(files, params.captions, params.caption)
         folder = base.fetched(params.base, ctx)
         model.check(folder)

@@ -14,6 +14,7 @@ from dihedral.data_plane.media.decode import read_picture
 from dihedral.data_plane.model_files import adapter_bytes
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
+from dihedral.schemas.structs.capability import Check, CheckRepair
 
 LONGEST_SIDE = 512  # pixels a picture is scaled down to: some thousands of patches are enough to learn from
 BASE_SEED = 1  # of the frozen map: one for all adapters, as one base model is
@@ -51,6 +52,15 @@ class TrainImageLoraOutput(Strict, kw_only=True, rename="camel"):
 
 
 @task(
+    checks=[
+        Check(
+            id="learned",
+            label="closer to the pictures than without it",
+            value="/heldOutError",
+            most="output/baseError",
+            repair=CheckRepair(param="steps", factor=3),
+        )
+    ],
     id="train_image_lora",
     label="Colour look from pictures",
     description="Learns the colours of pictures as a look that render_video gives to other pictures. It learns no objects and no style of drawing.",

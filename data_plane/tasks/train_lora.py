@@ -17,6 +17,7 @@ from dihedral.data_plane.language import dataset, files, samples, training
 from dihedral.data_plane.language.model import Model, new_adapter
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
+from dihedral.schemas.structs.capability import Check, CheckRepair
 
 BUCKET = "loras"
 MOST_LETTERS = 500  # of a prompt or a line in the output
@@ -131,6 +132,15 @@ def half_batch(params: TrainLora) -> TrainLora | None:
 
 
 @task(
+    checks=[
+        Check(
+            id="learned",
+            label="a smaller loss than at the start",
+            value="/lastLoss",
+            most="output/firstLoss",
+            repair=CheckRepair(param="learningRate", factor=0.3),
+        )
+    ],
     id="train_lora",
     label="Train a language adapter",
     description="Trains a LoRA adapter of a Llama-architecture language model and stores it as PEFT files in the bucket loras.",
@@ -195,8 +205,8 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
             code="invalid_input",
         )
     tokenizer = files.read_tokenizer(source.tokenizer, config)
-    documents = dataset.read(lines, params.dataset.key.rpartition("/")[2])
-    whole = dataset.rows(lines, documents, tokenizer, config.end_ids, params.sequence_length)
+    named = params.dataset.key.rpartition("/")[2]
+    whole = dataset.rows(lines, dataset.read(lines, named), tokenizer, config.end_ids, params.sequence_length)
     data, held_out = whole.split(params.validation, params.seed)
     ctx.check_cancelled()
     contents = {file: _digest(file) for file in (source.config, source.tokenizer, lines, *source.weights)}
@@ -204,7 +214,7 @@ def train_lora(params: TrainLora, ctx: TaskContext) -> TrainLoraOutput:
     base = ctx.warm(lambda: files.read_weights(source.weights, config, params.storage, xp), version)
     adapter = new_adapter(config, params.target_modules, params.rank, params.seed, xp)
     model = Model(config, base, adapter, params.alpha / params.rank)
-    prompt = samples.prompt_of(documents)
+    prompt = samples.prompt_of(next(dataset.read(lines, named)))
     first_lines = written("before", Model(config, base, {}, 0.0), tokenizer, prompt, params, ctx, xp)
     digest = run_digest(params, contents.values())
     state = training.new_state(adapter, xp)

@@ -102,6 +102,39 @@ class Contracts(Strict, kw_only=True):
 Keyword: TypeAlias = Annotated[str, Meta(max_length=80, min_length=1)]
 
 
+Bound1: TypeAlias = Annotated[
+    str,
+    Meta(
+        description='A number, or where it stands: output/… or params/… of the node, or goal/seconds, goal/width, goal/height.',
+        pattern='^(output|params|goal)/[^\\n]{1,200}$(?!\\n)',
+        title='Bound',
+    ),
+]
+
+
+Bound: TypeAlias = Annotated[
+    float | Bound1,
+    Meta(
+        description='A number, or where it stands: output/… or params/… of the node, or goal/seconds, goal/width, goal/height.',
+        title='Bound',
+    ),
+]
+
+
+class CheckRepair(Strict, kw_only=True):
+    param: Annotated[str, Meta(min_length=1)]
+    factor: (
+        Annotated[
+            float,
+            Meta(
+                description='By which it is multiplied; absent: by as much as the bound was missed.',
+                gt=0.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Voice(Strict, kw_only=True):
     id: Annotated[
         str, Meta(description='As the parameter voice takes it.', min_length=1)
@@ -109,6 +142,31 @@ class Voice(Strict, kw_only=True):
     label: str
     language: Annotated[str, Meta(description='BCP 47; empty: not known.')]
     engine: str
+
+
+class Check(Strict, kw_only=True):
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    label: Annotated[
+        str,
+        Meta(description='What holds where it is met.', max_length=200, min_length=1),
+    ]
+    value: Annotated[
+        str, Meta(description='JSON pointer into the output.', min_length=1)
+    ]
+    least: Bound | UnsetType = UNSET
+    most: Bound | UnsetType = UNSET
+    tolerance: (
+        Annotated[
+            float,
+            Meta(
+                description='The share by which a bound may be missed; absent: none.',
+                ge=0.0,
+                le=1.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    repair: CheckRepair | UnsetType = UNSET
 
 
 class Capability(Strict, kw_only=True):
@@ -130,6 +188,16 @@ class Capability(Strict, kw_only=True):
             Meta(
                 description='Words and phrases by which people ask for it; the planner of goals matches them.',
                 max_length=200,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    checks: (
+        Annotated[
+            list[Check],
+            Meta(
+                description='What a result is held against where a goal asks for it (evaluate).',
+                max_length=20,
             ),
         ]
         | UnsetType

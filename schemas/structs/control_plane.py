@@ -53,6 +53,9 @@ class ControlSettings(Strict, kw_only=True):
             int, Meta(description='Most submissions in one batch.', ge=1, le=100000)
         ]
     ) = field(name='batchItems', default=1000)
+    sweep_jobs: (
+        Annotated[int, Meta(description='Most jobs of one sweep.', ge=1, le=1000)]
+    ) = field(name='sweepJobs', default=100)
     light_concurrency: (
         Annotated[
             int,

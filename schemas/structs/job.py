@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeAlias
 from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
 
-from . import artifact, graph
+from . import artifact
+from . import graph as graph_1
 
 class JobStatus(StrEnum):
     scheduled = 'scheduled'
@@ -121,14 +122,14 @@ class Job(Strict, kw_only=True):
     priority: Priority | UnsetType = UNSET
     estimate: (
         Annotated[
-            graph.Estimate,
+            graph_1.Estimate,
             Meta(description='Seconds until its end; absent while that is unknown.'),
         ]
         | UnsetType
     ) = UNSET
     starts_in: (
         Annotated[
-            graph.Estimate,
+            graph_1.Estimate,
             Meta(
                 description='Seconds until its first waiting node starts; absent while that is unknown, or none waits.'
             ),
@@ -148,3 +149,38 @@ class JobStatusView(Strict, kw_only=True):
     )
     status: JobStatus
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class SweepJobs(Strict, kw_only=True):
+    sweep: Annotated[str, Meta(min_length=1)]
+    tag: Annotated[
+        str, Meta(description='The tag that all of its jobs have.', min_length=1)
+    ]
+    combinations: Annotated[
+        list[dict[str, Any]],
+        Meta(description='The swept params of each job, in order.'),
+    ]
+    jobs: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description='For each combination its job, or the problem for which there is none.'
+        ),
+    ]
+
+
+class SweepPlan(Strict, kw_only=True):
+    jobs: Annotated[int, Meta(ge=1)]
+    combinations: Annotated[
+        list[dict[str, Any]],
+        Meta(description='The swept params of each job, in order.'),
+    ]
+    graph: Annotated[graph_1.Graph, Meta(description='Of the first job.')]
+    estimate: (
+        Annotated[
+            graph_1.Estimate,
+            Meta(
+                description='Seconds of all jobs one after the other; absent while that is unknown.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET

@@ -73,3 +73,28 @@ class StatisticsList(Strict, kw_only=True):
         int, Meta(description='How many of the latest jobs were looked at.', ge=0)
     ]
     pipelines: list[PipelineStatistics]
+
+
+class Preset(Strict, kw_only=True):
+    name: Annotated[str, Meta(min_length=1)]
+    pipeline: str | None
+    task: str | None
+    params: dict[str, Any]
+    created: Annotated[
+        str,
+        Meta(
+            description='RFC 3339, UTC, milliseconds.',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
+        ),
+    ]
+    updated: Annotated[
+        str,
+        Meta(
+            description='RFC 3339, UTC, milliseconds.',
+            pattern='^[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\\.[0-9]{3}Z$(?!\\n)',
+        ),
+    ]
+
+
+class PresetList(Strict, kw_only=True):
+    presets: list[Preset]

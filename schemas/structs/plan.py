@@ -47,7 +47,7 @@ class Suggestion(Strict, kw_only=True):
 Seconds: TypeAlias = Annotated[
     float,
     Meta(
-        description='Of computing, learnt from earlier runs; null where a task has not run yet.',
+        description='How long nine of ten such jobs take at most, learnt from earlier runs; null where a task has not run three times.',
         ge=0.0,
     ),
 ]
@@ -59,7 +59,7 @@ class PlanEstimate(Strict, kw_only=True):
     memory_mib: Annotated[int, Meta(description='Device memory of the largest node, as far as it is declared.', ge=0)] = field(
         name='memoryMiB'
     )
-    seconds: Annotated[Seconds, Meta(description='Of computing, learnt from earlier runs; null where a task has not run yet.')] | None
+    seconds: Annotated[Seconds, Meta(description='How long nine of ten such jobs take at most, learnt from earlier runs; null where a task has not run three times.')] | None
 
 
 class GoalPlan(Strict, kw_only=True):

@@ -8,6 +8,11 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from . import artifact, job, submission
 
+SweepAdditionalProperty: TypeAlias = Annotated[
+    list[Any], Meta(max_length=100, min_length=1)
+]
+
+
 Tag: TypeAlias = Annotated[
     str,
     Meta(
@@ -54,6 +59,10 @@ class PlanDevice(StrEnum):
     gpu = 'gpu'
 
 
+class PresetRequest(Strict, kw_only=True):
+    params: dict[str, Any]
+
+
 class RetryRequest(Strict, kw_only=True):
     from_: Literal['start'] | UnsetType = field(name='from', default=UNSET)
 
@@ -89,6 +98,28 @@ class JobRequest(Strict, kw_only=True):
         | UnsetType
     ) = UNSET
     params: dict[str, Any] | UnsetType = UNSET
+    sweep: (
+        Annotated[
+            dict[str, SweepAdditionalProperty],
+            Meta(
+                description='Several values of some params: a job of each combination, with these over params. The last param changes fastest.',
+                max_length=10,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    preset: (
+        Annotated[
+            str,
+            Meta(
+                description='A preset of the caller for this pipeline or task; params stand over its own.',
+                max_length=100,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     name: (
         Annotated[
             str,
@@ -175,6 +206,15 @@ class JobRequest(Strict, kw_only=True):
             AwareDateTime,
             Meta(
                 description='Of a goal: when the result has to be there; a plan that is known to take longer is not certain.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    evaluate: (
+        Annotated[
+            bool,
+            Meta(
+                description='Of a goal: whether the results are checked against it by the rules of their tasks, and one further attempt is made where that may help.'
             ),
         ]
         | UnsetType

@@ -14,7 +14,7 @@ from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.artifacts import s3 as artifacts_s3
 from dihedral.bridge.artifacts.prune import prune
 from dihedral.bridge.artifacts.s3 import S3Store
-from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable
+from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, newest
 from dihedral.bridge.errors import SettingsError, StoreError
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web
@@ -328,3 +328,101 @@ async def test_an_endpoint_may_be_host_and_port(opened: Any, place: Any) -> None
 def test_a_store_without_keys_is_opened_too() -> None:
     """Some servers in a private network ask for none."""
     open_store(ArtifactsSettings(store=StoreKind.s3, endpoint="host:9000"))
+
+
+async def test_a_page_of_one_owner_asks_as_often_however_much_others_have(
+    place: Any, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M4: the console asks for such a page every few seconds."""
+    bucket, alice, bob = f"b-{place.job}", f"alice-{place.job}", f"bob-{place.job}"
+    metas = [await place.store.put(bucket, place.key(f"a{number}"), b"x", BINARY, owner=alice) for number in range(12)]
+    everything = await place.store.list(bucket, owner=alice)
+    assert everything == sorted(metas, key=newest, reverse=True)
+    monkeypatch.setattr("dihedral.bridge.artifacts.s3_index.PAGE", 7)
+
+    async def asked() -> list[bytes]:
+        async with line(place.seaweed.endpoint) as (endpoint, between):
+            store = opened(endpoint=endpoint)
+            assert await store.list(bucket, owner=alice, limit=5) == everything[:5]
+            assert await store.list(bucket, owner=alice, limit=5, before=newest(everything[4])) == everything[5:10]
+            assert await store.list(bucket, owner=alice, limit=5, before=newest(everything[9])) == everything[10:]
+            await store.close()
+            return list(between.seen)
+
+    before = await asked()
+    others = (place.store.put(bucket, place.key(f"b{number}"), b"x", BINARY, owner=bob) for number in range(60))
+    await asyncio.gather(*others)
+    after = await asked()
+    assert len(after) == len(before) <= 1 + 3 + 12 + 3  # is the index whole; pages; artifacts, some looked at twice
+    assert not any(bob.encode() in line or b"/b1" in line for line in after)
+    assert len(await place.store.list(bucket)) == 72
+
+
+@pytest.mark.parametrize("at_once", [1000, 2])
+async def test_a_bucket_of_an_older_version_gets_its_index_and_its_lists_are_right_meanwhile(
+    place: Any, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    bucket, store = f"b-{place.job}", place.store
+    monkeypatch.setattr(artifacts_s3, "INDEXED_AT_ONCE", at_once)
+    metas = [
+        await store.put(bucket, place.key(f"it-{number}"), b"x", BINARY, owner="alice" if number % 2 else "bob")
+        for number in range(6)
+    ]
+    async with place.seaweed.client() as client:
+        for each in await names_of_index(client, bucket):
+            await client.remove_object(bucket, each)
+        await client.put_object(bucket, "theirs", io.BytesIO(b"theirs"), 6)
+        mine = sorted((meta for meta in metas if meta.owner == "alice"), key=newest, reverse=True)
+        assert await store.list(bucket, owner="alice") == mine
+
+        async def whole() -> bool:
+            return len(await names_of_index(client, bucket)) == 7  # six entries, and that it is whole
+
+        await becomes_async(whole)
+        assert await place.another().list(bucket, owner="alice") == mine
+
+
+async def test_what_was_deleted_pruned_or_written_over_is_in_the_index_no_more(place: Any) -> None:
+    bucket, store = "videos", place.store
+    alice, bob = f"alice-{place.job}", f"bob-{place.job}"
+    key = f"{place.job}/node/checkpoint"
+    await store.put(bucket, key, b"first", BINARY, owner=alice)
+    await store.put(bucket, place.key("deleted"), b"x", BINARY, owner=alice)
+    await store.put(bucket, place.key("pruned"), b"x", BINARY, owner=alice)
+    second = await store.put(bucket, key, b"second", BINARY, owner=alice)
+    await store.delete(bucket, place.key("deleted"))
+    assert [meta.key for meta in await store.list(owner=alice)] == [key, place.key("pruned")]
+    async with place.seaweed.client() as client:
+        assert [second.key, place.key("pruned")] == [
+            name.split("/", 3)[3] for name in await names_of_index(client, bucket, alice)
+        ]
+        third = await store.put(bucket, key, b"of another", BINARY, owner=bob)
+        await prune(store, -60, dry_run=False)
+        assert await names_of_index(client, bucket, alice) == []
+        assert await names_of_index(client, bucket, bob) == []
+    assert await store.list(owner=alice) == []
+    with pytest.raises(ArtifactNotFound):
+        await store.meta(bucket, third.key)
+
+
+async def test_an_upload_that_fails_leaves_no_entry_and_one_that_was_killed_costs_a_look(
+    place: Any, opened: Any
+) -> None:
+    alice = f"alice-{place.job}"
+    async with line(place.seaweed.endpoint, loses=b"partNumber=2", times=99) as (endpoint, _):
+        store = opened(endpoint=endpoint)
+        with pytest.raises(ArtifactStoreUnavailable):
+            await store.put("videos", place.key("it"), b"x" * 2 * PART, BINARY, owner=alice)
+        await store.close()
+    async with place.seaweed.client() as client:
+        assert await names_of_index(client, "videos", alice) == []
+        meta = await place.store.put("videos", place.key("it"), b"x", BINARY, owner=alice)
+        await client.remove_object("videos", meta.key)  # what a killed process leaves: an entry alone
+        assert len(await names_of_index(client, "videos", alice)) == 1
+    other = await place.store.put("videos", place.key("other"), b"x", BINARY, owner=alice)
+    assert await place.store.list(owner=alice, limit=1) == [other]
+    assert await place.store.list(owner=alice) == [other]
+
+
+async def names_of_index(client: Any, bucket: str, owner: str = "") -> list[str]:
+    return [each.object_name async for each in client.list_objects(bucket, f".index/{owner}", recursive=True)]

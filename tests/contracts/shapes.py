@@ -270,6 +270,17 @@ PARAMETER: Shape = {
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
 VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
+BOUND = Kind((0, 1.5, "goal/seconds", "output/baseError"), ("", "seconds", "goal/", True, None))
+CHECK_REPAIR: Shape = {"param": text(1), "factor": optional(number(above=0))}
+CHECK: Shape = {
+    "id": ID,
+    "label": text(1, 200),
+    "value": text(1),
+    "least": optional(BOUND),
+    "most": optional(BOUND),
+    "tolerance": optional(number(0, 1)),
+    "repair": optional(of(CHECK_REPAIR)),
+}
 CAPABILITY: Shape = {
     "id": ID,
     "label": text(1),
@@ -284,6 +295,7 @@ CAPABILITY: Shape = {
     "security": OBJECT,
     "contracts": of(CONTRACTS),
     "keywords": optional(many(text(1, 80), 0, 200)),
+    "checks": optional(many(of(CHECK), at_most=20)),
     "unavailable": optional(text(1)),
     "voices": optional(many(of(VOICE))),
 }
@@ -343,6 +355,29 @@ STATISTICS: Shape = {
 DEAD_LETTER: Shape = {
     "id": text(1), "jobId": text(), "nodeId": text(), "attempt": whole(0), "reason": text(1), "detail": text(), "created": STAMP,
 }  # fmt: skip
+PRESET: Shape = {
+    "name": text(1),
+    "pipeline": nullable(text()),
+    "task": nullable(text()),
+    "params": OBJECT,
+    "created": STAMP,
+    "updated": STAMP,
+}
+SWEEP = Kind(
+    ({"rank": [4, 8, "x", None, {}]}, {f"p{number}": [1] for number in range(10)}, {"a": [0] * 100}),
+    (
+        {},
+        {"a": []},
+        {"a": 4},
+        {"a": None},
+        {"a": [0] * 101},
+        {f"p{number}": [1] for number in range(11)},
+        [],
+        "x",
+        5,
+        None,
+    ),
+)
 PIPELINE: Shape = {
     "id": ID,
     "label": text(1),
@@ -401,6 +436,7 @@ CONTROL = section(
     bodyLimitBytes=whole(1024),
     batchLimitBytes=whole(1024),
     batchItems=whole(1, 100_000),
+    sweepJobs=whole(1, 1000),
     lightConcurrency=whole(1, 100_000),
     idempotencySeconds=whole(1),
     keys=text(),
@@ -528,6 +564,13 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "JobError": JOB_ERROR,
         "Job": JOB,
         "JobList": {"jobs": many(of(JOB)), "next": nullable(text())},
+        "SweepPlan": {
+            "jobs": whole(1),
+            "combinations": many(OBJECT),
+            "graph": of(GRAPH),
+            "estimate": optional(of(ESTIMATE)),
+        },
+        "SweepJobs": {"sweep": text(1), "tag": text(1), "combinations": many(OBJECT), "jobs": many(OBJECT)},
         "JobStatusView": {"jobId": ID, "status": JOB_STATUS, "progress": SHARE},
     },
     "request": {
@@ -536,6 +579,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "pipeline": optional(ID),
             "task": optional(ID),
             "params": optional(OBJECT),
+            "sweep": optional(SWEEP),
+            "preset": optional(text(1, 100)),
             "name": optional(TITLE),
             "tags": optional(many(TAG, at_most=20)),
             "rerunOf": optional(ID),
@@ -550,6 +595,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
             "change": optional(Kind((*ID.good, full(GRAPH_SUBMISSION)), ID.bad)),
             "device": optional(PLAN_DEVICE),
             "deadline": optional(MOMENT),
+            "evaluate": optional(FLAG),
             "budgetSeconds": optional(number(above=0)),
         },
         "JobChange": {
@@ -559,6 +605,7 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         },
         "PlanDevice": PLAN_DEVICE,
         "Webhook": WEBHOOK,
+        "PresetRequest": {"params": OBJECT},
         "RetryRequest": {"from": optional(exactly("start"))},
         "TrainRequest": {"prompt": optional(text(1, 10_000))},
     },
@@ -608,6 +655,9 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Parameter": PARAMETER,
         "Contracts": CONTRACTS,
         "Voice": VOICE,
+        "Check": CHECK,
+        "CheckRepair": CHECK_REPAIR,
+        "Bound": BOUND,
         "Capability": CAPABILITY,
         "CapabilityList": {
             "capabilities": many(of(CAPABILITY)),
@@ -633,6 +683,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
     "pipeline": {
         "Pipeline": PIPELINE,
         "PipelineList": {"pipelines": many(of(PIPELINE))},
+        "Preset": PRESET,
+        "PresetList": {"presets": many(of(PRESET))},
         "PipelineStatistics": STATISTICS,
         "StatisticsList": {"jobs": whole(0), "pipelines": many(of(STATISTICS))},
     },

@@ -14,7 +14,7 @@ from tests.contracts.shapes import SHAPES, documents
 
 SCALARS = frozenset(
     {"type", "const", "pattern", "format", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum"}
-    | {"minItems", "maxItems", "$ref"}
+    | {"minItems", "minProperties", "maxProperties", "maxItems", "$ref"}
 )
 NO_CONSTRAINTS = frozenset({"title", "description", "default", "customTypePath", "x-artifact"})
 DEFINITIONS = [(stem, name) for stem, document in sources().items() for name in document["$defs"]]

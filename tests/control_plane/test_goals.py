@@ -25,7 +25,7 @@ async def test_a_goal_is_planned_and_nothing_is_stored(served: Served) -> None:
         None,
         0,
     )
-    assert plan["estimate"] == {"nodes": 1, "gpuNodes": 0, "memoryMiB": 0, "seconds": None}
+    assert plan["estimate"] | {"seconds": None} == {"nodes": 1, "gpuNodes": 0, "memoryMiB": 0, "seconds": None}
     assert {each["param"] for each in plan["reasons"]} == {None, "prompt", "lines"}
     assert await served.planes.client.dbsize() <= before + 1  # the counter of the limit
 
@@ -158,3 +158,64 @@ async def test_the_file_of_another_owner_is_planned_as_one_that_is_not_there(hou
     assert "the secret text" in str(mine)
     assert "the secret text" not in str(theirs)
     assert any("not in the store" in each for each in theirs["assumptions"])
+
+
+# Evaluation ------------------------------------------------------------------------------------------------------------
+
+LINES = {"node": "a", "param": "lines", "value": 4, "factor": 0.5, "whole": True}
+RULE = {"node": "a", "id": "lines", "label": "short", "value": {"$from": "a", "path": "/script/lines"}, "most": 2}
+
+
+def evaluated(**repair: Any) -> dict[str, Any]:
+    writes = node("a", task="generate_script", plane="node", prompt="bees", lines=4)
+    checks = node("e", task="evaluate_results", plane="node", checks=[{**RULE, "repair": {**LINES, **repair}}])
+    return {"graph": graph(writes, checks, edges=[{"from": "a", "to": "e"}])}
+
+
+async def test_a_goal_with_evaluate_has_a_node_that_holds_its_results_against_it(served: Served) -> None:
+    assert len((await served.post("/api/plans", {**SCRIPT, "evaluate": False}, 200))["graph"]["nodes"]) == 1
+    job = await served.post("/api/jobs", {**SCRIPT, "evaluate": True})
+    assert (await served.ended(job["jobId"]))["status"] == "completed"
+    output = (await served.nodes(job["jobId"]))["evaluate"]["output"]
+    assert (output["passed"], output["nextAttempt"]) == (True, None)
+    assert [(each["value"], each["most"]) for each in output["findings"]] == [(3, 3)]
+
+
+async def test_what_is_not_as_asked_is_tried_once_more_with_its_reason_and_not_a_third_time(served: Served) -> None:
+    job = await served.post("/api/jobs", evaluated(factor=0.75))
+    await served.ended(job["jobId"])
+    output = (await served.nodes(job["jobId"]))["e"]["output"]
+    again = await served.ended(output["nextAttempt"])
+    assert (again["jobId"], again["rerunOf"]) == (f"{job['jobId']}-2", job["jobId"])
+    nodes = await served.nodes(again["jobId"])
+    assert nodes["a"]["params"] == {"prompt": "bees", "lines": 3}
+    assert "output" in nodes["e"], nodes["e"]
+    assert (nodes["e"]["output"]["passed"], nodes["e"]["output"]["nextAttempt"]) == (False, None)
+    told = (await served.get(f"/api/jobs/{again['jobId']}/graph"))["metadata"]["plan"]
+    assert (told["attempt"], told["of"], told["changed"]) == (2, job["jobId"], {"a": {"lines": 3}})
+    assert told["reason"] == output["reason"]
+    assert (await served.get(f"/api/jobs/{job['jobId']}-2-2", 404))["code"]
+
+
+async def test_the_second_attempt_belongs_to_the_owner_of_the_first(house: Any) -> None:  # noqa: F811
+    job = (await house.http.post("/api/jobs", json=evaluated(), headers=house.of("alice"))).json()
+
+    async def found() -> Any:
+        answer = await house.http.get(f"/api/jobs/{job['jobId']}-2", headers=house.of("alice"))
+        return answer.json() if answer.status_code == 200 else None
+
+    assert (await house.served.becomes(found))["rerunOf"] == job["jobId"]
+    assert (await house.http.get(f"/api/jobs/{job['jobId']}-2", headers=house.of("bob"))).status_code == 404
+
+
+async def test_a_plan_tells_how_long_such_jobs_took(served: Served) -> None:
+    for _ in range(3):
+        await served.ended((await served.post("/api/jobs", SCRIPT))["jobId"])
+
+    async def known() -> Any:
+        return (await served.post("/api/plans", SCRIPT, 200))["estimate"]["seconds"] is not None
+
+    await served.becomes(known)
+    late = await served.post("/api/plans", {**SCRIPT, "budgetSeconds": 0.0001}, 200)
+    assert late["estimate"]["seconds"] >= 0
+    assert (await served.post("/api/plans", {**SCRIPT, "budgetSeconds": 3600}, 200))["certain"]

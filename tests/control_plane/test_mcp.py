@@ -149,6 +149,53 @@ async def test_waiting_ends_in_time_and_says_that_the_job_still_runs(house: Lock
         assert ended.structured_content["status"] == "cancelled"
 
 
+async def test_a_client_that_asks_for_it_is_told_how_a_job_goes_while_it_waits(house: Locked, connected: Any) -> None:
+    name = new_id("gate")
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    two = {"nodes": [node("a"), node("b", wait=name)], "edges": [{"from": "a", "to": "b"}]}
+    async with connected(house, "alice") as client:
+        submitted = await client.call_tool("submit_job", {"graph": {"schema": "langgraph.v1", **two}})
+        job = submitted.structured_content["jobId"]
+        waiting = asyncio.create_task(client.call_tool("wait_job", {"jobId": job}, progress_callback=note))
+
+        async def half() -> bool:
+            return any(progress == 0.5 for progress, _, _ in told)
+
+        await house.served.becomes(half)
+        assert not waiting.done()
+        gate(name).set()
+        assert (await waiting).structured_content["status"] == "completed"
+    seen = [progress for progress, _, _ in told]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 1
+    assert {total for _, total, _ in told} == {1}
+    assert any("50% done" in str(message) for _, _, message in told)
+
+
+async def test_progress_is_only_sent_to_who_asks_for_it_and_takes_a_stream(house: Locked) -> None:
+    job = (await house.http.post("/api/jobs", json={"graph": one()}, headers=house.of("alice"))).json()["jobId"]
+    wait = {"name": "wait_job", "arguments": {"jobId": job}}
+    asks = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {**wait, "_meta": {"progressToken": "t"}}}
+    plain = await raw(house, asks)
+    assert plain.headers["content-type"].startswith("application/json")
+    both = "application/json, text/event-stream"
+    silent = await raw(house, {**asks, "params": wait}, accept=both)
+    assert silent.headers["content-type"].startswith("application/json")
+    streamed = await raw(house, asks, accept=both)
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    messages = [json.loads(line[5:]) for line in streamed.text.splitlines() if line.startswith("data:")]
+    assert messages[-1]["id"] == 7
+    assert messages[-1]["result"]["structuredContent"]["jobId"] == job
+    assert [each["params"]["progressToken"] for each in messages[:-1]] == ["t"] * (len(messages) - 1)
+    theirs = await raw(house, asks, accept=both, name="bob")
+    last = [line for line in theirs.text.splitlines() if line.startswith("data:")][-1]
+    assert json.loads(last[5:])["result"]["isError"]
+
+
 async def test_every_tool_has_a_valid_schema_and_every_pipeline_is_a_tool(house: Locked, connected: Any) -> None:
     async with connected(house, "reader") as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}

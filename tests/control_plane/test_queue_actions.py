@@ -132,7 +132,7 @@ async def test_an_operator_moves_jobs_that_they_see_and_no_others(house: Locked)
 async def test_name_tags_and_priority_are_changed_and_found(house: Locked) -> None:
     job = await held(house, name="Before", tags=["old"])
     wanted = {"name": "声 nach dem Wechsel", "tags": ["new", "new", "vidéo"], "priority": "low"}
-    found = await house.ask("alice", "PATCH", f"/api/jobs/{job[:12]}", json=wanted)
+    found = await house.ask("alice", "PATCH", f"/api/jobs/{job}", json=wanted)
     assert (found["name"], found["tags"], found["priority"]) == (wanted["name"], ["new", "vidéo"], "low")
     for query, ids in (("q=wechsel", [job]), ("tag=new,vidéo", [job]), ("q=before", []), ("tag=old", [])):
         listed = (await house.ask("alice", "GET", f"/api/jobs?{query}"))["jobs"]
@@ -184,6 +184,9 @@ async def test_a_change_that_does_not_fit_names_what_is_wrong(house: Locked, bod
 
 async def test_a_job_of_somebody_else_cannot_be_changed(house: Locked) -> None:
     job = await held(house, name="Hers")
+    assert (await house.ask("alice", "PATCH", f"/api/jobs/{job[:12]}", 404, json={"name": "x"}))[
+        "code"
+    ] == "unknown_job"
     for body in ({"name": "Mine"}, {"priority": "low"}, {}):
         assert (await house.ask("bob", "PATCH", f"/api/jobs/{job}", 404, json=body))["code"] == "unknown_job"
     found = await house.ask("alice", "GET", f"/api/jobs/{job}")

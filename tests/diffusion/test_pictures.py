@@ -113,6 +113,21 @@ def test_a_zip_that_is_none_or_too_much_is_refused(folder: Path, monkeypatch: py
     assert "too much" in refused([put(folder, "c.zip", zipped({"a.png": b"z" * 1001}))])
 
 
+def test_all_zips_of_a_training_have_one_limit_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [put(folder, f"{number}.zip", zipped({f"{number}.png": b"z" * 600})) for number in range(3)]
+    assert len(captioned(files, None, "a fox")) == 3
+    monkeypatch.setattr(pictures, "MOST_UNPACKED_BYTES", 1500)
+    assert "2.zip holds 1 files" in refused(files, caption="a fox")
+    monkeypatch.setattr(pictures, "MOST_UNPACKED_BYTES", 2000)
+    monkeypatch.setattr(pictures, "MOST_PICTURES", 1)
+    assert "2.zip holds 1 files" in refused(files, caption="a fox")
+
+
+def test_a_name_with_accents_is_one_name_however_a_system_writes_it(folder: Path) -> None:
+    files = [put(folder, "U\u0308bung.png"), put(folder, "\xdcbung.txt", b"a fox")]
+    assert [each.caption for each in captioned(files, None, "")] == ["a fox"]
+
+
 def test_buckets_hold_no_more_pixels_than_the_square_and_fit_every_shape() -> None:
     assert pictures.step_of(512, 64) == pictures.step_of(1024, 32) == 64
     found = pictures.buckets(512, 64)

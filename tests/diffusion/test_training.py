@@ -239,3 +239,15 @@ def without_numbers(file: Path) -> None:
 
 def edited(file: Path, **changed: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+def test_captions_belong_to_pictures_by_the_names_that_their_owner_gave_them(place: TaskRunner) -> None:
+    """Keys are ASCII: both pictures are called file.png there, and both texts file.txt."""
+    references = []
+    for number, name in enumerate(["猫.png", "猫.txt", "犬.png", "犬.txt"]):
+        key = f"{number}/file{name[-4:]}"
+        place.wait(place.store.put("inputs", key, b"a text", "x/y", name=name))
+        references.append({"bucket": "inputs", "key": key})
+    params = SMALL | {"base": place.upload(b"no zip", "base.zip"), "pictures": references}
+    code, message = place.refusal(TASK, params)
+    assert (code, "neither a folder nor a zip" in message) == ("invalid_model", True), message

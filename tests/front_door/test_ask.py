@@ -117,3 +117,38 @@ def test_a_tree_shows_ends_first_and_no_control_character() -> None:
     assert lines[0] == "film (render_video)"
     assert lines[1] == "└─ speak"
     assert "\x1b" not in "".join(lines)
+
+
+# Evaluation ------------------------------------------------------------------------------------------------------------
+
+LONG = 'Say "The bees have come back to the garden, and all of them are humming in the sun." in 3 seconds'
+
+
+def test_a_speech_that_is_longer_than_the_goal_says_is_spoken_once_more_and_faster(shell: Shell) -> None:  # noqa: F811
+    assert "no parameter here takes '3 seconds'" in shell("ask", LONG, code=3).stdout
+    done = shell("ask", LONG, "--evaluate", "--run")
+    second, first = shell.json("jobs")["jobs"][:2]
+    assert second["jobId"] == f"{first['jobId']}-2"
+    assert second["rerunOf"] == first["jobId"]
+    assert second["jobId"] in done.stdout
+    nodes = {each["id"]: each for each in shell.json("show", first["jobId"])["graph"]["nodes"]}
+    found = nodes["evaluate"]["output"]
+    assert (found["passed"], found["nextAttempt"]) == (False, second["jobId"])
+    assert "speed of speak becomes" in found["reason"]
+    again = shell.json("show", second["jobId"])["graph"]
+    nodes = {each["id"]: each for each in again["nodes"]}
+    assert nodes["speak"]["params"]["speed"] == found["changed"]["speak"]["speed"] > 1
+    assert nodes["speak"]["output"]["seconds"] <= 3 * 1.02
+    assert (nodes["evaluate"]["output"]["passed"], nodes["evaluate"]["output"]["nextAttempt"]) == (True, None)
+    assert again["metadata"]["plan"]["reason"] == found["reason"]
+
+
+def test_a_result_that_is_as_the_goal_says_is_not_tried_again(shell: Shell) -> None:  # noqa: F811
+    shell("ask", 'Say "Hello" in 20 seconds', "--evaluate", "--run")
+    job = shell.json("jobs")["jobs"][0]
+    assert not job["jobId"].endswith("-2")
+    nodes = {each["id"]: each for each in shell.json("show", job["jobId"])["graph"]["nodes"]}
+    assert [(each["id"], each["passed"]) for each in nodes["evaluate"]["output"]["findings"]] == [
+        ("duration", True),
+        ("words", True),
+    ]

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "bridge/fabric/": {"bridge/fabric/", "bridge/graphs.py", "bridge/"},
     "bridge/artifacts/prune.py": {"bridge/artifacts/", "bridge/fabric/", "bridge/"},  # it asks the jobs what they name
+    "bridge/artifacts/agreement.py": {"bridge/artifacts/", "bridge/fabric/", "bridge/"},  # the planes agree by Redis
     "bridge/artifacts/": {"bridge/artifacts/", "bridge/"},
     "bridge/tasks/": {"bridge/tasks/", "bridge/artifacts/", "bridge/"},
     "bridge/worker/": {"bridge/worker/", "bridge/fabric/", "bridge/tasks/", "bridge/artifacts/", "bridge/"},

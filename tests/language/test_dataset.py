@@ -39,8 +39,8 @@ def test_a_row_that_asks_nothing_is_left_out_and_the_last_is_filled_up(tokenizer
 def test_lines_of_jsonl_are_documents_and_a_text_is_one(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text(jsonl({"text": "a\nb"}, {"prompt": "", "completion": "c"}) + "\n")
-    assert read(file, "a.jsonl") == [Document(text="a\nb"), Document(prompt="", completion="c")]
-    assert read(file, "a.txt") == read(file, "a.jsonl")
+    assert list(read(file, "a.jsonl")) == [Document(text="a\nb"), Document(prompt="", completion="c")]
+    assert list(read(file, "a.txt")) == list(read(file, "a.jsonl"))
 
 
 def test_every_epoch_has_each_row_once_in_an_order_of_its_own_wherever_one_begins() -> None:
@@ -85,7 +85,7 @@ def test_chats_and_instructions_and_columns_beside_them_are_read(
 ) -> None:
     for name, text in (("a.jsonl", json.dumps(record)), ("b.json", json.dumps([record, record], indent=2))):
         (tmp_path / name).write_text(text)
-        documents = read(tmp_path / name, name)
+        documents = list(read(tmp_path / name, name))
         assert [document.parts for document in documents] == [parts] * (1 + (name == "b.json"))
 
 

@@ -172,3 +172,11 @@ def _free(name: str, taken: set[str]) -> str:
 def shape_problems(graph: Object) -> list[tuple[str, str, str]]:
     """Returns what of the graph has not the shape of a submission."""
     return list(problems_of(graph, "submission", "GraphSubmission"))
+
+
+def as_submission(graph: Object) -> Object:
+    """Returns a job's graph as one to submit: without what the job has made of it."""
+    kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
+    nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
+    edges = [{name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])]
+    return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}

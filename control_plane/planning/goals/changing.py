@@ -59,7 +59,7 @@ def change(goal: str, files: list[File], known: Catalogue, base: Object) -> Chan
     draft = Draft([Use(known.offers[node["task"]], {}, {}, set()) for node in nodes], set(), set(), False, [])
     search = Search(reading, files, known, {}, {})
     search.prepare()
-    filled = filling.fill(draft, reading, len(files))
+    filled = filling.fill(draft, reading)
     _texts(draft, nodes, reading.quotes, reading.topic)
     search.adopt(draft)
     reasons, changed = [], set()

@@ -30,14 +30,14 @@ class Filled(msgspec.Struct):
     assumptions: list[str] = msgspec.field(default_factory=list)
 
 
-def fill(draft: Draft, reading: Reading, files: int) -> Filled:
-    """Fills in the draft's parameters in place."""
+def fill(draft: Draft, reading: Reading, *, is_evaluated: bool = False) -> Filled:
+    """Fills in the draft's parameters in place. `is_evaluated`: the results are held against the goal, so a length needs no parameter."""
     made = Filled()
     for name, text in reading.assignments.items():
         _assign(draft, name, text, made)
     _size(draft, reading, made)
     for quantity in sorted(reading.quantities, key=lambda each: each.is_share):
-        _quantity(draft, reading, quantity, made)
+        _quantity(draft, reading, quantity, made, is_evaluated)
     for naming in reading.namings:
         for place, use, slot in open_slots(draft):
             if naming.after in slot.named_by:
@@ -132,7 +132,7 @@ def _size(draft: Draft, reading: Reading, made: Filled) -> None:
     made.unmet.append(f"nothing here takes a size of {reading.size_written}")
 
 
-def _quantity(draft: Draft, reading: Reading, quantity: Quantity, made: Filled) -> None:
+def _quantity(draft: Draft, reading: Reading, quantity: Quantity, made: Filled, is_evaluated: bool) -> None:
     if KINDS.get(quantity.unit) is not None and _is_count(draft, quantity):
         return
     options = sorted(
@@ -140,6 +140,9 @@ def _quantity(draft: Draft, reading: Reading, quantity: Quantity, made: Filled) 
         key=lambda each: (-each[0], -each[1]),
     )
     if not options or options[0][0] < 0.4:
+        if is_evaluated and quantity.unit == "second" and not quantity.is_share and any(map(_is_timed, draft.uses)):
+            made.assumptions.append(f"{quantity.written[:SHOWN]!r} is checked when it has run")
+            return
         is_article = quantity.written[:1].isalpha()  # `into one list`, `these two said`: no amount, a word like others
         if not is_article and quantity.unit not in ("", "wordless") and quantity.unit not in KINDS:
             made.unmet.append(f"no parameter here takes {quantity.written[:SHOWN]!r}")
@@ -150,6 +153,13 @@ def _quantity(draft: Draft, reading: Reading, quantity: Quantity, made: Filled) 
         made.used |= {
             token.start for token in reading.tokens if token.stem in slot.own and abs(token.start - quantity.at) < 30
         }
+
+
+def _is_timed(use: Use) -> bool:
+    checks = msgspec.UNSET if use.offer.capability is None else use.offer.capability.checks
+    return not isinstance(checks, msgspec.UnsetType) and any(
+        "goal/seconds" in (each.least, each.most) for each in checks
+    )
 
 
 def _is_count(draft: Draft, quantity: Quantity) -> bool:

@@ -9,7 +9,7 @@ import mimetypes
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -18,10 +18,12 @@ from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, Bad
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.tasks.registry import declared_mib
-from dihedral.control_plane.access import Principal
+from dihedral.control_plane.access import ANONYMOUS, Principal
+from dihedral.control_plane.estimates import Estimates
 from dihedral.control_plane.identity import MAX_DERIVED
 from dihedral.control_plane.planning import plan as planning
-from dihedral.control_plane.planning.goals import answering
+from dihedral.control_plane.planning.goals import answering, building
+from dihedral.control_plane.planning.goals.evaluating import with_checks
 from dihedral.control_plane.planning.goals.files import File, file_kinds
 from dihedral.control_plane.planning.goals.modelling import repaired
 from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
@@ -35,6 +37,9 @@ from dihedral.schemas.structs.problem import ProblemDetail
 from dihedral.schemas.structs.request import JobRequest, PlanDevice
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.submission import GraphSubmission
+
+if TYPE_CHECKING:
+    from dihedral.control_plane.job_queue import Planned
 
 TEXT_BYTES: Final = 48_000  # of a text file that may become a parameter
 DOCUMENT_BYTES: Final = 262_144  # of a JSON file that may become one
@@ -50,10 +55,15 @@ class Manifest(Protocol):
     """The part of the job queue that the planner reads."""
 
     pipelines: dict[str, Pipeline]
+    estimates: Estimates
 
     async def capabilities(self) -> dict[str, Capability]: ...
 
     async def submitted_graph(self, job_id: str, visible_owner: str | None) -> str: ...
+
+    async def plan(
+        self, request: JobRequest, job_id: str | None = None, principal: Principal = ANONYMOUS
+    ) -> "Planned": ...
 
 
 class Planner:
@@ -77,8 +87,11 @@ class Planner:
         files = await self._files([] if isinstance(request.files, msgspec.UnsetType) else request.files, principal)
         answers = {} if isinstance(request.answers, msgspec.UnsetType) else request.answers
         base = await self._base(request, principal)
-        found = await planned(Asked(goal, tuple(files), known, capabilities, answers, base), self._repair())
-        return self._told(request, found, known, files, capabilities), found
+        asked = Asked(goal, tuple(files), known, capabilities, answers, base, request.evaluate is True)
+        found = await planned(asked, self._repair())
+        if found.graph is not None and request.evaluate is True:
+            found.graph = with_checks(found.graph, goal, capabilities)
+        return await self._told(request, found, known, files, capabilities, principal), found
 
     async def decided(self, request: JobRequest, principal: Principal) -> JobRequest:
         """Returns the submission that a goal stands for. Raises ApiProblem: 422 `needs_answer` with the questions where it is not certain."""
@@ -96,7 +109,7 @@ class Planner:
         name = request.name if isinstance(request.name, str) else _name(told.goal)
         return msgspec.structs.replace(
             request, goal=msgspec.UNSET, files=msgspec.UNSET, answers=msgspec.UNSET, change=msgspec.UNSET, device=msgspec.UNSET,
-            deadline=msgspec.UNSET, budget_seconds=msgspec.UNSET, graph=told.graph, metadata=metadata, name=name or msgspec.UNSET,
+            evaluate=msgspec.UNSET, deadline=msgspec.UNSET, budget_seconds=msgspec.UNSET, graph=told.graph, metadata=metadata, name=name or msgspec.UNSET,
         )  # fmt: skip
 
     def _repair(self) -> Repair | None:
@@ -113,16 +126,19 @@ class Planner:
 
         return repair
 
-    def _told(
+    async def _told(
         self,
         request: JobRequest,
         found: Matched,
         known: Catalogue,
         files: Sequence[File],
         capabilities: Mapping[str, Capability],
+        principal: Principal,
     ) -> GoalPlan:
         graph = msgspec.UNSET if found.graph is None else msgspec.convert(found.graph, GraphSubmission)
-        estimate = msgspec.UNSET if isinstance(graph, msgspec.UnsetType) else _estimate(graph, capabilities)
+        estimate: PlanEstimate | msgspec.UnsetType = msgspec.UNSET
+        if not isinstance(graph, msgspec.UnsetType):
+            estimate = _estimate(graph, capabilities, await self._seconds(graph, principal))
         _hold_limits(request, found, estimate)
         return GoalPlan(
             goal=str(request.goal),
@@ -140,6 +156,15 @@ class Planner:
             model=self._settings.llm.model if found.by_model else None,
         )
 
+    async def _seconds(self, graph: GraphSubmission, principal: Principal) -> float | None:
+        """Returns how long most such jobs took, of those that start at once; None where a task has not run often enough."""
+        try:
+            job = await self._manifest.plan(JobRequest(graph=graph), principal=principal)
+        except ApiProblem:
+            return None  # the answer's questions say why it would be refused
+        found = await self._manifest.estimates.of_plan(job.graph, job.routes)
+        return None if found is None else found.high
+
     async def _base(self, request: JobRequest, principal: Principal) -> Object | None:
         """Returns the graph that the goal changes, as a submission. Raises ApiProblem: 403 without the scope that its job needs, 404 where that is not there for this caller."""
         if isinstance(request.change, msgspec.UnsetType):
@@ -147,8 +172,8 @@ class Planner:
         if isinstance(request.change, str):
             principal.check_scope("read", "change")
             text = await self._manifest.submitted_graph(request.change, principal.visible_owner)
-            return await asyncio.to_thread(lambda: _submission(msgspec.json.decode(text)))
-        return _submission(msgspec.to_builtins(request.change))
+            return await asyncio.to_thread(lambda: building.as_submission(msgspec.json.decode(text)))
+        return building.as_submission(msgspec.to_builtins(request.change))
 
     # What it may look at -----------------------------------------------------------------------------------------------
 
@@ -226,14 +251,6 @@ async def _document(store: OwnedStore, meta: ArtifactMeta) -> Any:
     return None if planning.too_deep(found) else found
 
 
-def _submission(graph: Object) -> Object:
-    """Returns a graph without what a job has made of it."""
-    kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
-    nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
-    edges = [{name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])]
-    return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}
-
-
 def _tools(tasks: Mapping[str, Any]) -> dict[str, str]:
     """Returns the operator's command lines, by their names: their labels."""
     named = tasks.get("run_tool", {}).get("tools", {})
@@ -257,13 +274,13 @@ def _check(request: JobRequest) -> None:
         raise refused("a submission has either a graph, a pipeline or a goal", found)
 
 
-def _estimate(graph: GraphSubmission, capabilities: Mapping[str, Capability]) -> PlanEstimate:
+def _estimate(graph: GraphSubmission, capabilities: Mapping[str, Capability], seconds: float | None) -> PlanEstimate:
     used = [(capabilities[node.task], node.params if isinstance(node.params, dict) else {}) for node in graph.nodes]
     return PlanEstimate(
         nodes=len(used),
         gpu_nodes=sum(1 for each, _ in used if each.runtime.kind == "gpu"),
         memory_mib=max((declared_mib(each, params) for each, params in used), default=0),
-        seconds=None,
+        seconds=seconds,
     )
 
 

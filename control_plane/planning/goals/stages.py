@@ -48,6 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
     answers: Mapping[str, Any] = {}
     base: Object | None = None
     """The graph that the goal changes."""
+    is_evaluated: bool = False
 
 
 class Matched(msgspec.Struct):
@@ -116,7 +117,7 @@ def draft(state: State) -> State:
     if not ranked:
         return {"ranked": []}
     best = ranked[0][1]
-    filled = filling.fill(best, state["reading"], len(search.files))
+    filled = filling.fill(best, state["reading"], is_evaluated=asked.is_evaluated)
     built = building.build(best)
     if _take(search, best, built, asked.answers):
         built = building.build(best)
