@@ -752,7 +752,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--config", type=Path, metavar="FILE")
     made[0].set_defaults(act="create")
     made[0].add_argument("--owner", required=True, metavar="NAME", help="who sees its jobs and artifacts")
-    made[0].add_argument("--scopes", default="submit,read,cancel", metavar="A,B", help="of submit, read, cancel, admin")
+    made[0].add_argument(
+        "--scopes", default="submit,read,cancel", metavar="A,B", help="of submit, read, cancel, operate, admin"
+    )
     made[0].add_argument("--expires", metavar="AGE", help="30d, 12h, 90m or 600s; default: never")
     made[0].add_argument("--jobs-per-minute", type=int, default=0, metavar="N", help="default: no limit")
     made[0].add_argument(

@@ -77,6 +77,14 @@ class JobFilters(TypedDict, total=False):
     cursor: str | None
 
 
+class JobChanges(TypedDict, total=False):
+    """`name`: None = the one that follows from its prompt or file. `tags`: all that it has then."""
+
+    name: str | None
+    tags: Sequence[str]
+    priority: doc.Priority
+
+
 class ArtifactFilters(TypedDict, total=False):
     bucket: str | None
     jobId: str | None
@@ -319,6 +327,14 @@ class AsyncClient:
         """Cancels a job; one that has ended stays as it is. Like all that changes a job it needs the whole id."""
         return cast(doc.Job, await self._ask("POST", _job(job_id, "/cancel"), repeat=True))
 
+    async def change(self, job_id: str, /, **changes: Unpack[JobChanges]) -> doc.Job:
+        """Changes the name, the tags or the priority of a job. Raises Refused, for a priority also where the job has ended."""
+        return cast(doc.Job, await self._ask("PATCH", _job(job_id), json=changes, repeat=True))
+
+    async def move_to_front(self, job_id: str) -> doc.Job:
+        """Moves what waits of a job before all others. Raises Refused where nothing of it waits."""
+        return cast(doc.Job, await self._ask("POST", _job(job_id, "/front"), repeat=True))
+
     async def finish(self, job_id: str, node_id: str) -> doc.Job:
         """Requests that a running node ends now with its best result; a task that does not look for the request continues."""
         path = _job(job_id, f"/nodes/{quote(node_id, safe='')}/finish")
@@ -353,9 +369,21 @@ class AsyncClient:
 
     async def queue(self, plane: doc.Plane | str, pool: str) -> doc.WaitingList:
         """Returns the jobs that wait at a place, the next first; those of other owners are counted and not named. Raises Refused where no worker serves it."""
-        return cast(
-            doc.WaitingList, await self._ask("GET", f"/api/queues/{quote(plane, safe='')}/{quote(pool, safe='')}")
-        )
+        return cast(doc.WaitingList, await self._ask("GET", _queue(plane, pool)))
+
+    async def pause_queue(self, plane: doc.Plane | str, pool: str) -> doc.QueueInfo:
+        """Pauses a pool: its workers take no nodes, what runs goes on. Raises Refused where no worker serves it."""
+        return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/pause", repeat=True))
+
+    async def resume_queue(self, plane: doc.Plane | str, pool: str) -> doc.QueueInfo:
+        return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/resume", repeat=True))
+
+    async def drain_worker(self, worker_id: str) -> doc.WorkerInfo:
+        """Drains a worker: it takes no more nodes, what it runs goes on. It stays there until it is resumed or stopped."""
+        return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/drain", repeat=True))
+
+    async def resume_worker(self, worker_id: str) -> doc.WorkerInfo:
+        return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/resume", repeat=True))
 
     async def dead_letters(self, **page: Unpack[Page]) -> doc.DeadLetterList:
         """Returns a page of deliveries that were given up, newest first."""
@@ -705,6 +733,14 @@ def _problem(body: bytes | bytearray | None) -> Document | None:
     return document if isinstance(document, dict) and isinstance(document.get("code"), str) else None
 
 
+def _queue(plane: str, pool: str) -> str:
+    return f"/api/queues/{quote(plane, safe='')}/{quote(pool, safe='')}"
+
+
+def _worker(worker_id: str) -> str:
+    return f"/api/workers/{quote(worker_id, safe='')}"
+
+
 def _job(job_id: str, below: str = "") -> str:
     """Returns the path of a job. Text that would lead to another path is no job's id."""
     if not job_id.strip("."):
@@ -813,6 +849,8 @@ class Client:
     graph = _blocking(AsyncClient.graph)
     events = _blocking(AsyncClient.events)
     cancel = _blocking(AsyncClient.cancel)
+    change = _blocking(AsyncClient.change)
+    move_to_front = _blocking(AsyncClient.move_to_front)
     finish = _blocking(AsyncClient.finish)
     retry = _blocking(AsyncClient.retry)
     delete = _blocking(AsyncClient.delete)
@@ -821,6 +859,10 @@ class Client:
     workers = _blocking(AsyncClient.workers)
     queues = _blocking(AsyncClient.queues)
     queue = _blocking(AsyncClient.queue)
+    pause_queue = _blocking(AsyncClient.pause_queue)
+    resume_queue = _blocking(AsyncClient.resume_queue)
+    drain_worker = _blocking(AsyncClient.drain_worker)
+    resume_worker = _blocking(AsyncClient.resume_worker)
     dead_letters = _blocking(AsyncClient.dead_letters)
     dead_letter = _blocking(AsyncClient.dead_letter)
     requeue_dead_letter = _blocking(AsyncClient.requeue_dead_letter)

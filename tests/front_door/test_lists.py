@@ -114,6 +114,41 @@ def test_queues_and_workers_as_tables_and_json(shell: Shell) -> None:
     assert "no worker serves pool 'absent'" in shell("queues", "absent", code=3).stderr
 
 
+def test_a_pool_is_paused_a_worker_drained_and_both_are_resumed(shell: Shell) -> None:
+    assert "data/default is paused" in shell("pause", "default").stdout
+    assert "paused" in Terminal(shell, 80)("queues")
+    job = shell("run", "simulate", "steps=1", "stepSeconds=0", "--detach", "-q").stdout.strip()
+    becomes(lambda: "waits: data plane, pool default is paused" in shell("show", job[:9]).stdout)
+    assert "data/default is resumed" in shell("resume", "data/default").stdout
+    becomes(lambda: shell.json("show", job)["job"]["status"] == "completed")
+
+    (worker,) = [each["workerId"] for each in shell.json("workers")["workers"] if each["plane"] == "python"]
+    assert f"{worker} takes no more nodes; it can be stopped" in shell("drain", worker[:-2]).stdout
+    becomes(lambda: "draining" in Terminal(shell, 80)("workers"))
+    assert f"{worker} takes nodes again" in shell("resume", worker).stdout
+    becomes(lambda: "draining" not in Terminal(shell, 80)("workers"))
+    assert "no worker 'absent' was seen" in shell("drain", "absent", code=3).stderr
+    assert "no worker serves pool 'absent'" in shell("resume", "absent", code=3).stderr
+
+
+def test_a_waiting_job_is_moved_tagged_and_named(shell: Shell) -> None:
+    shell("pause", "default")
+    jobs = [shell("run", "simulate", "steps=1", "stepSeconds=0", "--detach", "-q").stdout.strip() for _ in range(3)]
+    try:
+        assert "queued  priority normal" in shell("move", jobs[2][:9]).stdout
+        assert [each["jobId"] for each in shell.json("queues", "default")["waiting"]] == [jobs[2], jobs[0], jobs[1]]
+        assert "priority high" in shell("move", jobs[1], "--priority", "high").stdout
+        assert shell("tag", jobs[0], "sea", "dusk").stdout == "#sea #dusk\n"
+        assert shell("tag", jobs[0], "sea", "--remove").stdout == "#dusk\n"
+        assert shell("rename", jobs[0], "A walk").stdout == "A walk\n"
+        assert jobs[0] in shell("jobs", "walk", "--tag", "dusk").stdout
+        assert shell("cancel", jobs[1][:9]).stdout == f"{jobs[1]}  cancelled\n"
+    finally:
+        shell("resume", "default")
+    becomes(lambda: shell.json("show", jobs[2])["job"]["status"] == "completed")
+    assert "dihedral: " in shell("move", jobs[2], code=3).stderr
+
+
 def test_a_list_of_nothing_says_so_and_stays_json(shell: Shell) -> None:
     for arguments, said in (
         (("jobs", "no such words"), "no jobs"),
