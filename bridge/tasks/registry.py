@@ -202,6 +202,7 @@ class Task:
 
 
 Registry = dict[str, Task]
+MIB = 2**20
 
 
 def declared_mib(capability: Capability, params: Mapping[str, Any]) -> int:

@@ -104,11 +104,6 @@ class RunControl:
         self.cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
 
-    @property
-    def pausing(self) -> bool:
-        """True when the run was asked to pause, and not cancelled since."""
-        return "pause" in self.requests and not self.cancelled
-
     def cancel(self) -> None:
         if not self.cancelled:
             self.cancelled = True

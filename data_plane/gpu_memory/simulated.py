@@ -22,12 +22,12 @@ from typing import Literal, NoReturn
 
 import msgspec
 
+from dihedral.bridge.tasks.registry import MIB
 from dihedral.data_plane.device import Device, Gpu
 from dihedral.data_plane.gpu_memory.locked import locked
 from dihedral.data_plane.gpu_memory.readings import Reading
 from dihedral.data_plane.process_groups import runs
 
-MIB = 2**20
 SIZES = {"MiB": MIB, "GiB": 1024 * MIB}
 STEP_SECONDS = 0.01
 

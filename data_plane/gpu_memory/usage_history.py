@@ -19,7 +19,7 @@ import redis
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, Client
-from dihedral.bridge.tasks.registry import Task
+from dihedral.bridge.tasks.registry import MIB, Task
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ KINDS = 1000  # the one that was noted longest ago goes
 TTL_MS = 90 * 86_400_000  # of a kind that no worker runs any more
 ENOUGH = 5
 SHARE = 0.95
-MIB = 2**20
 
 
 class MemoryUsageHistory:

@@ -9,14 +9,18 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from queue import Queue
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.media.decode import ByteArray, FloatArray
 
 Encoder = Literal["libx264", "h264_nvenc"]
+EncoderChoice = Annotated[
+    Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
+]
 
 AHEAD = 4  # frames rendered before they are encoded: a keyframe takes as long as several others
 KEYFRAME_SECONDS = 2  # a browser seeks to keyframes; closer ones cost size

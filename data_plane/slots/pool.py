@@ -22,7 +22,7 @@ from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.calling import failed
-from dihedral.bridge.tasks.registry import Registry, Task
+from dihedral.bridge.tasks.registry import MIB, Registry, Task
 from dihedral.bridge.tasks.runs import Cancelled, Completed, Declined, Emit, NodeRun, Outcome, Preempted, RunControl
 from dihedral.data_plane.gpu_memory.ledger import Reservation
 from dihedral.data_plane.gpu_memory.readings import Read, Reading
@@ -39,7 +39,6 @@ START_DELAYS = (0.1, 0.5)  # between attempts to start a slot, before a node lea
 BEATS_PER_LEASE = 4
 OUTPUT_NAME = "output.txt"
 STORE_SECONDS = 60  # for a text of at most 64 MiB, while the node's end waits
-MIB = 2**20
 LIBRARY_BYTES = (
     2**30
 )  # a context, modules, workspaces: what the first use of a device leaves in a process, with some room

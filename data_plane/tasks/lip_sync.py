@@ -23,7 +23,7 @@ from dihedral.data_plane.media.decode import (
     read_picture,
     read_recording,
 )
-from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
+from dihedral.data_plane.media.video_file import EncoderChoice, chosen_encoder, write_video
 from dihedral.data_plane.media.visemes import SHAPES, Pose, Shape
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
@@ -105,9 +105,7 @@ class LipSync(Strict, kw_only=True, rename="camel"):
     height: Annotated[Side | None, Meta(description="null: the picture's; the storyteller's is 720")] = None
     strength: Annotated[float, Meta(ge=0, le=2, description="How far the mouth opens; 1: as in speech")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the storyteller's blinks")] = 0
-    encoder: Annotated[
-        Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
-    ] = "auto"
+    encoder: EncoderChoice = "auto"
 
 
 class ShapeInTime(Strict, kw_only=True, rename="camel"):

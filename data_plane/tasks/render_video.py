@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -32,7 +32,7 @@ from dihedral.data_plane.media import speech_timing as timing
 from dihedral.data_plane.media.decode import ByteArray, FloatArray, jpeg, picture_shape, read_picture, read_recording
 from dihedral.data_plane.media.footage import Footage, facts
 from dihedral.data_plane.media.speech_timing import Span, Timed
-from dihedral.data_plane.media.video_file import Encoder, chosen_encoder, write_video
+from dihedral.data_plane.media.video_file import EncoderChoice, chosen_encoder, write_video
 from dihedral.data_plane.model_files import Voice, read_adapter, read_voice
 from dihedral.schemas.strict import Strict
 from dihedral.schemas.structs.artifact import ArtifactRef
@@ -162,9 +162,7 @@ class RenderVideo(Strict, kw_only=True, rename="camel"):
     )
     grain: Annotated[Share, Meta(title="Film grain", description="Film grain, 0..1")] = 0.15
     seed: Annotated[int, Meta(ge=0, le=2**53, title="Random seed", description="Of the grain")] = 0
-    encoder: Annotated[
-        Literal["auto"] | Encoder, Meta(description="auto: NVENC where there is one that takes the frames")
-    ] = "auto"
+    encoder: EncoderChoice = "auto"
 
 
 class RenderVideoOutput(Strict, kw_only=True, rename="camel"):

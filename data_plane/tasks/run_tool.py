@@ -29,7 +29,7 @@ from msgspec import Meta, field
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.settings import PREFIX, environment
 from dihedral.bridge.tasks.models import file_name
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import MIB, TaskContext, TaskError, task
 from dihedral.data_plane.engines import tools
 from dihedral.data_plane.engines.tools import Output, ToolSettings, ToolsSettings
 from dihedral.data_plane.process_groups import descendants, members, runs, signal_group
@@ -51,7 +51,6 @@ LINES, LINES_PER_SECOND = 1_000, 10.0  # that become log events
 TAIL_LINES = 40
 SAMPLES_LOOKED_AT = 8  # the newest ones: one of them has been written to its end
 MOST_FILES = 1_000
-MIB = 2**20
 LEFT_BYTES = 256 * MIB  # that a run leaves free on the disk
 OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)

@@ -12,11 +12,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from dihedral.bridge.tasks.registry import TaskContext, task
+from dihedral.bridge.tasks.registry import MIB, TaskContext, task
 from dihedral.schemas.strict import Strict
 
 BUCKET = "loras"
-MIB = 2**20
 
 
 class SimulateGpu(Strict, kw_only=True, rename="camel"):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import connect
-from dihedral.bridge.tasks.registry import collect
-from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MIB, MemoryUsageHistory, percentile
+from dihedral.bridge.tasks.registry import MIB, collect
+from dihedral.data_plane.gpu_memory.usage_history import ENOUGH, KEPT, MemoryUsageHistory, percentile
 from tests.support.polling import at_this_load
 
 TASKS = collect(["dihedral.data_plane.tasks.simulate_gpu", "dihedral.data_plane.tasks.train_lora"], plugins=False)

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from dihedral.bridge.tasks.registry import TaskContext, task
+from dihedral.bridge.tasks.registry import MIB, TaskContext, task
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
-from dihedral.data_plane.tasks.simulate_gpu import MIB, SimulateGpu
+from dihedral.data_plane.tasks.simulate_gpu import SimulateGpu
 
 LEAKED: list[Any] = []
 
