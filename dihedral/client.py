@@ -391,6 +391,7 @@ class AsyncClient:
         return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/pause", repeat=True))
 
     async def resume_queue(self, plane: doc.Plane | str, pool: str) -> doc.QueueInfo:
+        """Lets the workers of a paused pool take nodes again."""
         return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/resume", repeat=True))
 
     async def drain_worker(self, worker_id: str) -> doc.WorkerInfo:
@@ -398,6 +399,7 @@ class AsyncClient:
         return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/drain", repeat=True))
 
     async def resume_worker(self, worker_id: str) -> doc.WorkerInfo:
+        """Lets a drained worker take nodes again."""
         return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/resume", repeat=True))
 
     async def dead_letters(self, **page: Unpack[Page]) -> doc.DeadLetterList:
