@@ -131,10 +131,9 @@ async def refuse_other_store(loaded: Settings) -> None:
     from dihedral.bridge.artifacts import agreement
     from dihedral.bridge.fabric.connection import connect
 
-    client = connect(loaded.redis.url, timeout_seconds=5)
     with suppress(*agreement.AWAY):
-        await agreement.agree(client, loaded.artifacts)
-    await client.aclose()
+        async with connect(loaded.redis.url, timeout_seconds=5) as client:
+            await agreement.agree(client, loaded.artifacts)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -155,6 +155,7 @@ class ArtifactMeta(TypedDict):
     node_id: str | None
     name: NotRequired[str]
     owner: NotRequired[str]
+    favourite: NotRequired[bool]
 
 
 class Job(TypedDict):
@@ -371,6 +372,7 @@ class Voice(TypedDict):
     label: str
     language: str
     engine: str
+    workers: NotRequired[list[str]]
 
 
 class Capability(TypedDict):

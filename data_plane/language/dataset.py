@@ -27,7 +27,7 @@ LARGEST_BYTES = 256 << 20
 LINE_BYTES = 4 << 20  # of one document: as messages of no words it takes 100 times as much
 LIST_BYTES = 32 << 20  # of one JSON list, which is read whole
 MOST_TOKENS = 1 << 25  # which take 1.3 GiB as rows
-PIECE = 1 << 20  # characters that the tokenizer is given at once: it needs some 100 bytes for each
+PIECE = 1 << 18  # characters that the tokenizer is given at once: it needs some 260 bytes for each
 _NAMED_LINES = re.compile(r"\.?(jsonl|ndjson)\b", re.IGNORECASE)
 
 
