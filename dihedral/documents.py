@@ -188,6 +188,30 @@ class JobList(TypedDict):
     next: str | None
 
 
+class SweepJobs(TypedDict):
+    """The jobs of a sweep."""
+
+    sweep: str
+    tag: str
+    combinations: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+
+
+class Preset(TypedDict):
+    """Named params of a pipeline or of a task, of one owner."""
+
+    name: str
+    pipeline: str | None
+    task: str | None
+    params: dict[str, Any]
+    created: str
+    updated: str
+
+
+class PresetList(TypedDict):
+    presets: list[Preset]
+
+
 NodeStatus: TypeAlias = Literal["pending", "ready", "running", "completed", "failed", "skipped", "cancelled"]
 
 
