@@ -202,3 +202,24 @@ async def test_planning_never_blocks_the_loop() -> None:
         await longest_gap() for _ in range(5)
     ]  # what blocks the loop blocks it every time; another process does not
     assert min(longest) < at_this_load(0.05)
+
+
+@pytest.mark.parametrize("goal", [*GOALS, *HELD_OUT, *FRESH], ids=lambda goal: goal.text[:60])
+def test_what_a_node_leaves_fills_in_no_parameter_of_another_kind(goal: Goal) -> None:
+    """The engine fills in what is missing by name from the outputs of a node's parents: the `voice` of a speech is a text, that of a film a file."""
+    graph = tried(goal.text, goal.files).graph or {"nodes": [], "edges": []}
+    tasks = {node["id"]: node["task"] for node in graph["nodes"]}
+    capabilities = manifest()[0]
+    for node in graph["nodes"]:
+        for edge in (each for each in graph["edges"] if each["to"] == node["id"]):
+            given = capabilities[tasks[edge["from"]]].io.output.get("properties", {})
+            takes = capabilities[node["task"]].io.input.get("properties", {})
+            for name in given.keys() & takes.keys() - node["params"].keys():
+                kinds = types_of(takes[name])
+                assert "any" in kinds or types_of(given[name]) & kinds, f"{name} of {edge['from']} for {node['id']}"
+
+
+def types_of(schema: dict[str, Any]) -> set[str]:
+    inner = [each for word in ("anyOf", "oneOf") for each in schema.get(word, ())]
+    found = {kind for each in inner for kind in types_of(each)} | ({schema["type"]} if "type" in schema else set())
+    return found | ({"number"} if "integer" in found else set()) or {"any"}

@@ -1,12 +1,13 @@
 """A draft becomes a submission: nodes, edges, references; pipelines are expanded by the planner of pipelines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals.drafting import Draft, Link, Use
 from dihedral.control_plane.planning.goals.offers import Slot
 from dihedral.schemas.documents import problems_of
+from dihedral.schemas.structs.capability import Capability
 
 Object = dict[str, Any]
 
@@ -31,8 +32,9 @@ class Built:
         return next(reversed(names.values()))
 
 
-def build(draft: Draft) -> Built:
+def build(draft: Draft, capabilities: Mapping[str, Capability]) -> Built:
     made = Built()
+    own: list[tuple[str, str]] = []  # edges of the templates
     taken: set[str] = set()
     for use in draft.uses:
         values = {
@@ -61,17 +63,35 @@ def build(draft: Draft) -> Built:
             node["params"] = _renamed(node["params"], {old: new for old, new in names.items() if old})
             node["id"] = inner
             made.graph["nodes"].append(node)
-            for source in dict.fromkeys(_sources(node["params"])):
-                _edge(made.graph, source, inner)
-        for edge in edges:
-            _edge(made.graph, names[edge["from"]], names[edge["to"]])
+        own += [(names[edge["from"]], names[edge["to"]]) for edge in edges]
+    made.graph["edges"] = [{"from": source, "to": target} for source, target in dict.fromkeys(own)]
+    for node in made.graph["nodes"]:
+        for source in dict.fromkeys(_sources(node["params"])):
+            if source not in _ancestors(made.graph, node["id"]):
+                made.graph["edges"].append({"from": source, "to": node["id"]})
+                _keep_apart(made.graph, source, node, capabilities)
     return made
 
 
-def _edge(graph: Object, source: str, target: str) -> None:
-    edge = {"from": source, "to": target}
-    if edge not in graph["edges"] and source != target:
-        graph["edges"].append(edge)
+def _ancestors(graph: Object, target: str) -> set[str]:
+    found: set[str] = set()
+    ahead = [target]
+    while ahead:
+        here = ahead.pop()
+        for edge in graph["edges"]:
+            if edge["to"] == here and edge["from"] not in found:
+                found.add(edge["from"])
+                ahead.append(edge["from"])
+    return found
+
+
+def _keep_apart(graph: Object, source: str, node: Object, capabilities: Mapping[str, Capability]) -> None:
+    """Sets the defaults of parameters that the source's output would fill in by name: the `voice` of a speech is no voice of a film."""
+    maker = next(each for each in graph["nodes"] if each["id"] == source)
+    given = capabilities[maker["task"]].io.output.get("properties", {})
+    for name, schema in capabilities[node["task"]].io.input.get("properties", {}).items():
+        if name in given and name not in node["params"] and "default" in schema:
+            node["params"][name] = schema["default"]
 
 
 def _of_task(use: Use, values: Object) -> tuple[list[Object], list[Object]]:

@@ -118,9 +118,9 @@ def draft(state: State) -> State:
         return {"ranked": []}
     best = ranked[0][1]
     filled = filling.fill(best, state["reading"], is_evaluated=asked.is_evaluated)
-    built = building.build(best)
+    built = building.build(best, asked.capabilities)
     if _take(search, best, built, asked.answers):
-        built = building.build(best)
+        built = building.build(best, asked.capabilities)
     return {"ranked": ranked, "filled": filled, "built": built}
 
 
