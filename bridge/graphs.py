@@ -119,6 +119,16 @@ class Topology:
         shares[last] += SHARES - given
         return shares
 
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """The nodes whose input is their params as they stand, which have no arrays or objects: nothing is referred to and nothing fed."""
+        return frozenset(
+            node.id
+            for node in self.graph.nodes
+            if not (self.incoming[node.id] or node.input)
+            and all(value is None or isinstance(value, str | int | float) for value in node.params.values())
+        )
+
     @property
     def roots(self) -> list[str]:
         """Returns the nodes that are ready before any node has ended."""

@@ -11,10 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
-
-import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -94,29 +91,6 @@ def own_guard(endpoint: str, allow: Sequence[str]) -> Guard:
         if host == "localhost" or _address(host) is not None:
             return Guard([*allow, host])
     return Guard(allow)
-
-
-class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to an address that `guard` has checked. Raises Forbidden; httpx.ConnectError where the name is unknown."""
-
-    def __init__(self, guard: Guard, **options: Any) -> None:
-        self._guard = guard
-        self._inner = httpx.AsyncHTTPTransport(**options)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.raw_host.decode("ascii")
-        if request.url.scheme not in ("http", "https") or not host:
-            raise httpx.UnsupportedProtocol("an address begins with http:// or https:// and a host", request=request)
-        try:
-            address = await self._guard.resolve(host, request.url.port or 0)
-        except (OSError, UnicodeError) as error:  # a label of more than 63 characters
-            raise httpx.ConnectError(f"{host} is not known: {error}", request=request) from error
-        request.extensions = {**request.extensions, "sni_hostname": host}  # the certificate must name this host
-        request.url = request.url.copy_with(host=address)  # the Host header was made from the name before
-        return await self._inner.handle_async_request(request)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
 
 def _is_public(address: Address) -> bool:

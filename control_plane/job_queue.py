@@ -245,7 +245,10 @@ class JobQueue:
     async def known_tasks(self) -> dict[str, KnownTask]:
         if time.monotonic() - self._known_at > FRESH_SECONDS:
             fresh = {}
+            voices = await self.jobs.workers.voices()
             for each in await self.jobs.workers.known_tasks():
+                if each.capability.id in voices:
+                    each.capability.voices = voices[each.capability.id]
                 before = self._known.get(each.capability.id)
                 if before is not None and before.capability == each.capability:
                     each.capability = before.capability

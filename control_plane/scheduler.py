@@ -152,7 +152,7 @@ class Scheduler:
     async def heal_job(self, part: Partition, found: JobView) -> None:
         """Resolves the whole graph of a live job and dispatches anew what its records name and no stream has; ends it where the job is cancelled."""
         assert found.graph is not None
-        plan = Plan(self._plans.get(found.graph, "{}").topology, found.routes)
+        plan = Plan(self._plans.get(found.graph, "{}", found.job_id).topology, found.routes)
         claim = Claim("ok", part.stream("node", "default", found.priority), "", job_id=found.job_id, graph=found.graph)
         delivery = Delivery(part, claim, self._name, plan)
         delivery.token = ""

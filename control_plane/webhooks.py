@@ -26,7 +26,8 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS
 from dihedral.bridge.fabric.jobs import Jobs, JobView
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport
+from dihedral.bridge.guarded_transport import GuardedTransport
+from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import now_rfc3339
 from dihedral.bridge.version import VERSION
 from dihedral.schemas.structs.job import Job

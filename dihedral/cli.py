@@ -145,16 +145,17 @@ def submit(options: argparse.Namespace) -> int:
     if (options.file_name is None) == (options.pipeline is None):
         say("dihedral: submit takes either FILE (a graph or a submission) or --pipeline NAME")
         return USAGE
-    from dihedral.job_commands import after_submission
+    from dihedral.job_commands import begin
 
     with client_for(options) as client:
-        job = client.submit(**_submission(client, options))
-        return after_submission(client, job, options, watches=options.watch)
+        submission = _submission(client, options)
+        sweep = submission.pop("sweep", {})
+        return begin(client, submission, sweep, options, watches=options.watch)
 
 
 def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of Client.submit; flags precede the values of the file."""
-    from dihedral.job_commands import identity, pipeline_schema, read_params
+    from dihedral.job_commands import identity, pipeline_schema, read_params, swept
 
     flags = identity(options) | ({"start_at": options.start_at} if options.start_at is not None else {})
     if options.pipeline is not None:
@@ -163,7 +164,14 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
             return flags | {"pipeline": options.pipeline}  # the server refuses it, with a suggestion
         params, files = read_params(options.param or [], options.file or [], schema, options.pipeline)
         params |= {name: {"local": path} for name, path in map(_pair, options.local or [])}
-        return flags | {"pipeline": options.pipeline, "params": params, "files": files}
+        sweep = swept(options.sweep or [], schema, options.pipeline)
+        return flags | {
+            "pipeline": options.pipeline,
+            "params": params,
+            "files": files,
+            "sweep": sweep,
+            "preset": options.preset,
+        }
     from dihedral import workflows
 
     document = _read_submission(options.file_name)
@@ -174,9 +182,9 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
         return flags | {"graph": workflows.as_graph(workflow, values.pop("server", ""), values, files)}
     if isinstance(workflow, dict) and workflows.is_of_the_editor(workflow):
         raise usage(f"{options.file_name}: {workflows.HOW_TO_EXPORT}")
-    if options.param or options.file or options.local:
+    if options.param or options.file or options.local or options.sweep or options.preset:
         raise usage(
-            "--param, --file and --local fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
+            "--param, --file, --local, --sweep and --preset fill in a pipeline or a ComfyUI workflow; give --pipeline NAME instead of a file"
         )
     unknown = sorted(document.keys() - SUBMISSION)
     if unknown:
@@ -186,7 +194,7 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 SUBMISSION = {
     "graph": "graph", "pipeline": "pipeline", "task": "task", "params": "params", "startAt": "start_at", "priority": "priority",
-    "metadata": "metadata", "name": "name", "tags": "tags", "rerunOf": "rerun_of",
+    "metadata": "metadata", "name": "name", "tags": "tags", "rerunOf": "rerun_of", "preset": "preset", "sweep": "sweep",
 }  # fmt: skip
 
 
@@ -674,6 +682,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--pipeline", metavar="NAME")
     one.add_argument("--param", action="append", metavar="K=V", help="read by the schema of the param; repeatable")
     how_to_submit(one)
+    one.add_argument("--preset", metavar="NAME", help="params that were kept under this name, below those given")
     one.add_argument("--start-at", metavar="TIME", help="RFC 3339 with an offset")
     one.add_argument("--watch", action="store_true", help="follow it to its end")
     one = add("ask", ask, "say what you want in words: a graph, why, what is open, and run it", client=True)

@@ -195,11 +195,14 @@ class AsyncClient:
         name: str | None = None,
         tags: Sequence[str] | None = None,
         rerun_of: str | None = None,
+        preset: str | None = None,
+        _sweep: Mapping[str, Sequence[Any]] | None = None,
     ) -> doc.Job:
         """Submits a graph, a pipeline or one task alone; returns the job document, before it has run.
 
         `files`: params of the pipeline or task whose value is a local file, or a list of them; they are uploaded first, and deleted again where the
         submission is refused.
+        `preset`: params that were kept under this name; the given ones stand over them.
         `rerun_of`: the job that this one repeats; alone it runs the same again, with `params` over those of that job.
         `start_at`: RFC 3339 with an offset. A key is made where none is given, so a submission whose answer was lost is sent again and
         runs once.
@@ -220,7 +223,7 @@ class AsyncClient:
                 {
                     "graph": graph, "pipeline": pipeline, "task": task, "params": filled or None, "name": name,
                     "tags": list(tags) if tags else None, "rerunOf": rerun_of, "priority": priority, "startAt": start_at,
-                    "metadata": metadata, "webhook": webhook,
+                    "metadata": metadata, "webhook": webhook, "preset": preset, "sweep": _sweep,
                 },
                 idempotency_key or uuid.uuid4().hex,
             )  # fmt: skip
@@ -234,6 +237,18 @@ class AsyncClient:
         content = json.dumps({name: value for name, value in body.items() if value is not None})
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
         return cast(doc.Job, await self._ask("POST", "/api/jobs", content=content, headers=headers, repeat=True))
+
+    async def sweep(self, values: Mapping[str, Sequence[Any]], /, **submission: Any) -> doc.SweepJobs:
+        """Submits a job for each combination of these values of params, the last name varying fastest; `submission`: the arguments of `submit`.
+
+        All of them are planned first. Raises what submit() raises: one value that does not fit refuses all.
+        """
+        return cast(doc.SweepJobs, await self.submit(**submission, _sweep=values))
+
+    async def presets(self, *, pipeline: str | None = None, task: str | None = None) -> doc.PresetList:
+        """Returns the named params of this key's owner, by name; of one pipeline or task where it is given."""
+        params = {name: value for name, value in (("pipeline", pipeline), ("task", task)) if value is not None}
+        return cast(doc.PresetList, await self._ask("GET", "/api/presets", params=params))
 
     async def submit_document(
         self, submission: doc.JobRequest | Document, *, idempotency_key: str | None = None
@@ -376,6 +391,7 @@ class AsyncClient:
         return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/pause", repeat=True))
 
     async def resume_queue(self, plane: doc.Plane | str, pool: str) -> doc.QueueInfo:
+        """Lets the workers of a paused pool take nodes again."""
         return cast(doc.QueueInfo, await self._ask("POST", f"{_queue(plane, pool)}/resume", repeat=True))
 
     async def drain_worker(self, worker_id: str) -> doc.WorkerInfo:
@@ -383,6 +399,7 @@ class AsyncClient:
         return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/drain", repeat=True))
 
     async def resume_worker(self, worker_id: str) -> doc.WorkerInfo:
+        """Lets a drained worker take nodes again."""
         return cast(doc.WorkerInfo, await self._ask("POST", f"{_worker(worker_id)}/resume", repeat=True))
 
     async def dead_letters(self, **page: Unpack[Page]) -> doc.DeadLetterList:
@@ -845,6 +862,8 @@ class Client:
     wait = _blocking(AsyncClient.wait)
     run = _blocking(AsyncClient.run)
     rerun = _blocking(AsyncClient.rerun)
+    sweep = _blocking(AsyncClient.sweep)
+    presets = _blocking(AsyncClient.presets)
     jobs = _blocking(AsyncClient.jobs)
     graph = _blocking(AsyncClient.graph)
     events = _blocking(AsyncClient.events)

@@ -155,6 +155,7 @@ class ArtifactMeta(TypedDict):
     node_id: str | None
     name: NotRequired[str]
     owner: NotRequired[str]
+    favourite: NotRequired[bool]
 
 
 class Job(TypedDict):
@@ -185,6 +186,30 @@ class Job(TypedDict):
 class JobList(TypedDict):
     jobs: list[Job]
     next: str | None
+
+
+class SweepJobs(TypedDict):
+    """The jobs of a sweep."""
+
+    sweep: str
+    tag: str
+    combinations: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+
+
+class Preset(TypedDict):
+    """Named params of a pipeline or of a task, of one owner."""
+
+    name: str
+    pipeline: str | None
+    task: str | None
+    params: dict[str, Any]
+    created: str
+    updated: str
+
+
+class PresetList(TypedDict):
+    presets: list[Preset]
 
 
 NodeStatus: TypeAlias = Literal["pending", "ready", "running", "completed", "failed", "skipped", "cancelled"]
@@ -347,6 +372,7 @@ class Voice(TypedDict):
     label: str
     language: str
     engine: str
+    workers: NotRequired[list[str]]
 
 
 class Capability(TypedDict):

@@ -15,9 +15,11 @@ from dihedral.terminal import (
     DETACHED,
     FAILED,
     OK,
+    REFUSED,
     answer,
     client_for,
     follow,
+    notify,
     plain_text,
     url_for,
     usage,
@@ -45,6 +47,9 @@ def declare(add: Add) -> None:
     )
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
+    one.add_argument("--preset", metavar="NAME", help="params that were kept under this name, below those given")
+    one = add("presets", presets, "list the params that were kept under a name", client=True)
+    one.add_argument("what", nargs="?", metavar="NAME", help="of this pipeline or task alone")
     one = add("again", again, "run a job again, with changes", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
@@ -84,6 +89,12 @@ def how_to_submit(one: argparse.ArgumentParser) -> None:
         metavar="K=PATH",
         help="a param that is a model of the workers, by its path below models.roots; repeatable",
     )
+    one.add_argument(
+        "--sweep",
+        action="append",
+        metavar="K=V,V",
+        help="a job for each of these values; repeatable, for each combination",
+    )
     one.add_argument("--name", help="what the job is called")
     one.add_argument("--tag", action="append", metavar="TAG", help="repeatable")
     one.add_argument("--priority", choices=["high", "normal", "low"])
@@ -100,8 +111,15 @@ def run(options: argparse.Namespace) -> int:
         kind, schema = _named(client, options.what)
         params, files = read_params(options.values, options.file or [], schema, options.what)
         params |= {name: {"local": path} for name, path in map(pair, options.local or [])}
-        job = client.submit(**{kind: options.what}, params=params, files=files, **identity(options))
-        return after_submission(client, job, options, watches=not options.detach)
+        submission = {
+            kind: options.what,
+            "params": params,
+            "files": files,
+            "preset": options.preset,
+            **identity(options),
+        }
+        sweep = swept(options.sweep or [], schema, options.what)
+        return begin(client, submission, sweep, options, watches=not options.detach)
 
 
 def again(options: argparse.Namespace) -> int:
@@ -119,8 +137,9 @@ def again(options: argparse.Namespace) -> int:
         values = [text for text in options.values if not text.endswith("=")]
         params, files = read_params(values, options.file or [], schema, what)
         changes = {**params, **taken, **{name: {"local": path} for name, path in map(pair, options.local or [])}}
-        new = client.submit(rerun_of=job["jobId"], params=changes or None, files=files, **identity(options))
-        return after_submission(client, new, options, watches=not options.detach)
+        submission = {"rerun_of": job["jobId"], "params": changes or None, "files": files, **identity(options)}
+        sweep = swept(options.sweep or [], schema, what)
+        return begin(client, submission, sweep, options, watches=not options.detach)
 
 
 def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:
@@ -161,6 +180,73 @@ def read_params(
         else:
             params[name] = value_of(name, text, each)
     return params, files
+
+
+def swept(texts: list[str], schema: Mapping[str, Any], what: str) -> dict[str, list[Any]]:
+    """Returns the values of the params that a sweep varies: `rank=4,8,16`, or a JSON list. Raises SettingsError."""
+    found: dict[str, list[Any]] = {}
+    for name, text in map(pair, texts):
+        each = property_of(name, schema, what)
+        try:
+            values = (
+                json.loads(text) if text.startswith("[") else [value_of(name, one, each) for one in text.split(",")]
+            )
+        except ValueError as error:
+            raise usage(f"--sweep {name}: is not a JSON list: {error}") from error
+        found[name] = values
+    return found
+
+
+def begin(
+    client: Any, submission: dict[str, Any], sweep: dict[str, list[Any]], options: argparse.Namespace, *, watches: bool
+) -> int:
+    """Submits one job, or one for each combination of a sweep, and does what the options ask for. Returns the exit code."""
+    if not sweep:
+        return after_submission(client, client.submit(**submission), options, watches=watches)
+    from dihedral.tables import cell, table
+
+    found = client.sweep(sweep, **submission)
+    ids = [job["jobId"] for job in found["jobs"] if "jobId" in job]
+    if options.quiet:
+        print("\n".join(ids), flush=True)
+    elif not options.json:
+        rows = [
+            [
+                job.get("jobId") or "refused",
+                *(f"{name}={cell(value)}" for name, value in values.items()),
+                job.get("detail", ""),
+            ]
+            for job, values in zip(found["jobs"], found["combinations"], strict=True)
+        ]
+        print(plain_text("\n".join([*table(rows), f"dihedral jobs --tag {found['tag']}"])), flush=True)
+    codes = [OK if len(ids) == len(found["jobs"]) else REFUSED]
+    for job_id in ids if watches or options.output or options.notify else []:
+        codes.append(wait_for(client, job_id))
+        if codes[-1] == DETACHED:
+            break
+        if not (options.quiet or options.json):
+            print(f"{job_id}  {client.job(job_id)['status']}", flush=True)
+        if options.output is not None:
+            client.download_all(job_id, options.output / job_id)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    if options.notify:
+        notify(f"{len(ids)} jobs have ended", found["tag"])
+    return next((code for code in reversed(codes) if code != OK), OK)
+
+
+def presets(options: argparse.Namespace) -> int:
+    from dihedral.tables import cell, listing
+
+    with client_for(options) as client:
+        kind = {} if options.what is None else {_named(client, options.what)[0]: options.what}
+        found = client.presets(**kind)
+    rows = [
+        [each["name"], each["pipeline"] or each["task"] or "", " ".join(f"{name}={cell(value)}" for name, value in each["params"].items())]
+        for each in found["presets"]
+    ]  # fmt: skip
+    answer(options, found, "\n".join(listing(("PRESET", "OF", "PARAMS"), rows, flexible=(2, 0))) or "no presets")
+    return OK
 
 
 def identity(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -147,7 +147,8 @@ class Delivery:
             self.move("ending")
         begun = None
         if self.held_at:
-            begun, self.held_at = (self.claim.started[0][0], self.consumer, self.held_at), ""
+            nodes = ",".join(node for node, _, _ in self.claim.started)
+            begun, self.held_at = (nodes, self.consumer, self.held_at), ""
         if self.kept:
             steps, self.kept = [*self.kept, *steps], []
         return Report(self.job_id, self.stream, self.entry, self.token, steps, list(reads), ack, begun)
@@ -167,20 +168,22 @@ class Delivery:
 
 
 class Plans:
-    """A cache of the latest 64 decoded plans by their texts: deliveries of one job share one graph."""
+    """A cache of the latest 64 decoded plans by their texts, but for the job's id: jobs of one pipeline often share their graph."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], Plan] = OrderedDict()
 
-    def get(self, graph: str, routes: str) -> Plan:
-        found = self._kept.get((graph, routes))
+    def get(self, graph: str, routes: str, job_id: str) -> Plan:
+        own = f'{{"schema":"langgraph.v1","workflowId":"{job_id}"'
+        key = (graph[len(own) :] if graph.startswith(own) else graph), routes
+        found = self._kept.get(key)
         if found is None:
             found = Plan(Topology(decode_graph(graph)), decode_routes(routes or "{}"), len(graph))
-            self._kept[graph, routes] = found
+            self._kept[key] = found
             if len(self._kept) > 64:
                 self._kept.popitem(last=False)
         else:
-            self._kept.move_to_end((graph, routes))
+            self._kept.move_to_end(key)
         return found
 
 
@@ -226,7 +229,7 @@ class Consumer:
         self._owed: Partition | None = None
         self._tails: dict[str, Any] = {}
         self._news: asyncio.Task[Any] | None = None
-        self._waited = metrics.queue_wait_seconds.labels(plane, pool).observe
+        self._waited = metrics.observer(metrics.queue_wait_seconds.labels(plane, pool))
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
     async def aclose(self) -> None:
@@ -488,11 +491,14 @@ class Consumer:
     def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
         deliveries = []
         now_ms = time.time() * 1000
+        for word, number in Counter(claim.word for claim in claims).items():
+            self._words[word].inc(number)
         for claim in claims:
-            self._words[claim.word].inc()
             if claim.word == "ok":
                 self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
-                delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes))
+                delivery = Delivery(
+                    part, claim, self.consumer, self._plans.get(claim.graph, claim.routes, claim.job_id)
+                )
                 deliveries.append(delivery)
                 if delivery.heavy:
                     self._lanes_asked = (0, 0.0)  # the slot that it frees is for all lanes

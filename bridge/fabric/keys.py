@@ -136,6 +136,11 @@ def usage(worker_id: str) -> str:
     return f"worker:usage:{worker_id}"
 
 
+def voices(worker_id: str) -> str:
+    """The voices of a live worker, by task."""
+    return f"worker:voices:{worker_id}"
+
+
 DURATION_KINDS = "worker:seconds"
 MEMORY_KINDS = "worker:memory:kinds"  # not the key of a kind: kinds contain spaces
 OLD_MEMORY_PEAKS = "worker:memory"  # the key of earlier versions, which could lose a peak
@@ -159,6 +164,11 @@ ARTIFACTS_GOING = "dihedral:artifacts:going"
 
 def idempotency(owner: str, key: str) -> str:
     return f"idempotency:{owner}:{key}"
+
+
+def favourites(owner: str) -> str:
+    """The artifacts that an owner marked, each with the time at which it was created."""
+    return f"dihedral:favourites:{owner}"
 
 
 def presets(owner: str) -> str:

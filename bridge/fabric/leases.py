@@ -219,7 +219,7 @@ class Reclaimer:
         return taken
 
     async def _give_back(self, part: Partition, claim: Claim) -> None:
-        delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes))
+        delivery = Delivery(part, claim, self.consumer, self._plans.get(claim.graph, claim.routes, claim.job_id))
         steps: list[Step] = []
         again: list[str] = list(claim.waiting)
         for node in sorted(delivery.open):

@@ -42,7 +42,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     `started`: (node, attempt, deliveries lost with it running); `suspects` has the same form, for nodes still to be started, each alone;
     `priority`: the entry's priority where it differs from its stream's, else empty; `records`: (node, raw record); `held_at`: the server's
-    time where nothing has been written yet, and the first report begins the node, else empty.
+    time where nothing has been written yet, and the first report begins the nodes, else empty.
     """
 
     word: str
@@ -67,8 +67,8 @@ def _claim(row: list[bytes], nonce: str = "") -> Claim:
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
     if words[0] == "held":
-        _, stream, entry, job_id, node, attempt, now, created, graph, routes, traceparent = words
-        began = [(node, int(attempt), 0)]
+        _, stream, entry, job_id, nodes, attempts, now, created, graph, routes, traceparent = words
+        began = [(node, int(attempt), 0) for node, attempt in zip(nodes.split(","), attempts.split(","), strict=True)]
         return Claim(
             "ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now
         )
@@ -108,7 +108,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 class Report(msgspec.Struct, array_like=True, frozen=True):
     """One item of report.lua; `entry` and `claim` are empty when it has no owner (the scheduler's repair).
 
-    `begun`: node, worker and time of the node with which a held entry begins, in its first report.
+    `begun`: nodes (joined by commas), worker and time with which a held entry begins, in its first report.
     """
 
     job_id: str

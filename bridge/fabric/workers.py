@@ -12,7 +12,7 @@ from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client, now_ms
 from dihedral.bridge.fabric.durations import DurationNotes
 from dihedral.bridge.fabric.keys import Partition
-from dihedral.schemas.structs.capability import Capability
+from dihedral.schemas.structs.capability import Capability, Voice
 from dihedral.schemas.structs.graph import Plane
 from dihedral.schemas.structs.worker import QueueInfo, UsageSample, WorkerInfo
 
@@ -38,6 +38,7 @@ USAGE_SAMPLES = 360
 USAGE_MS = 3_600_000
 _decode_sample = msgspec.json.Decoder(UsageSample).decode
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+_decode_voices = msgspec.json.Decoder(dict[str, list[Voice]]).decode
 _decode_known = msgspec.json.Decoder(KnownTask).decode
 
 
@@ -69,10 +70,15 @@ class WorkerRegistry:
         """
         now = await now_ms(self._client)
         known: list[str | bytes] = []
+        voices: dict[str, list[Voice]] = {}
         for each in capabilities:
+            if isinstance(each.voices, list):
+                voices[each.id] = each.voices
             known += [f"{each.plane}:{each.id}", msgspec.json.encode(KnownTask(each, info.worker_id, now))]
         for first in range(0, len(known), 1000):
             await self._put("HSET", keys.CAPABILITIES, *known[first : first + 1000])
+        if voices:
+            await self._put("SET", keys.voices(info.worker_id), msgspec.json.encode(voices), "EX", RECENT_SECONDS)
         await self._put("HSET", keys.PLACES, f"{info.plane}/{info.pool}", now)
         await self._put("PEXPIRE", keys.PLACES, RECENT_SECONDS * 1000)
         if info.devices and not info.draining:
@@ -156,6 +162,22 @@ class WorkerRegistry:
         rows = await self._client.hgetall(keys.CAPABILITIES)
         known = [_understood(_decode_known, row, "capability") for _, row in sorted(rows.items())]
         return [task for task in known if task is not None and task.last_seen_ms >= horizon]
+
+    async def voices(self) -> dict[str, list[Voice]]:
+        """Returns the voices of each task on the live workers, each with the workers that have it: machines differ in what is installed."""
+        horizon = await now_ms(self._client) - LIVE_SECONDS * 1000
+        ids = [row.decode() for row in await self._client.zrange(keys.WORKERS, horizon, "+inf", byscore=True)]
+        pipe = self._client.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.get(keys.voices(worker_id))
+        found: dict[str, dict[str, Voice]] = {}
+        for worker_id, text in zip(ids, await pipe.execute() if ids else [], strict=True):
+            for task, voices in ((text and _understood(_decode_voices, text, "voices")) or {}).items():
+                for voice in voices:
+                    known = found.setdefault(task, {}).setdefault(voice.id, msgspec.structs.replace(voice, workers=[]))
+                    assert isinstance(known.workers, list)
+                    known.workers.append(worker_id)
+        return {task: [each[id] for id in sorted(each)] for task, each in found.items()}
 
     async def capabilities(self) -> dict[str, Capability]:
         return {known.capability.id: known.capability for known in await self.known_tasks()}

@@ -19,6 +19,7 @@ import asyncio
 import gc
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import cache
@@ -29,6 +30,7 @@ from dihedral.bridge.awaiting import UntilItWaits
 RunNode = Callable[[str], Coroutine[Any, Any, Sequence[str]]]
 
 RUN_TASKS = 128
+TURN_SECONDS = 0.02  # for which nodes that never wait may hold the loop
 IMPORT_SWITCH_SECONDS = 0.0005  # the event loop gets the interpreter's lock back this soon while LangGraph is imported
 
 
@@ -37,16 +39,31 @@ class Executor:
 
     def __init__(self) -> None:
         self._forks: _Forks | None = None
+        self._turn_began = 0.0
+
+    def is_late(self) -> bool:
+        """Returns whether nodes that never wait have held the loop for TURN_SECONDS, so that it must turn: a chain of thousands is one step of it otherwise."""
+        now = time.monotonic()
+        if not self._turn_began:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return now - self._turn_began > TURN_SECONDS
+
+    def _end_turn(self) -> None:
+        self._turn_began = 0.0
 
     async def execute(self, first: Sequence[str], run: RunNode) -> None:
         """Returns when every node of the delivery has ended; an exception of `run` is a bug and ends the delivery."""
         ready = first
         while len(ready) == 1:
             ready = await run(ready[0])
+            if ready and self.is_late():
+                await asyncio.sleep(0)
         if ready:
-            await _Fork(self._spawn, run, ready).execute()
+            await _Fork(self, run, ready).execute()
 
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> "_Branch":
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> "_Branch":
+        """Runs a part of a delivery beside the rest of it."""
         branch = _Branch(work)
         if not _langgraph.cache_info().currsize:
             _import_langgraph()
@@ -61,12 +78,10 @@ class Executor:
 class _Fork:
     """The ready nodes of a delivery that has forked. A class, since two functions that know each other would be freed late, by the collector."""
 
-    __slots__ = ("_beside", "_ready", "_run", "_spawn")
+    __slots__ = ("_beside", "_executor", "_ready", "_run")
 
-    def __init__(
-        self, spawn: Callable[[Callable[[], Awaitable[None]]], "_Branch"], run: RunNode, ready: Sequence[str]
-    ) -> None:
-        self._spawn = spawn
+    def __init__(self, executor: Executor, run: RunNode, ready: Sequence[str]) -> None:
+        self._executor = executor
         self._run = run
         self._ready = deque(ready)
         self._beside: list[_Branch] = []
@@ -87,10 +102,12 @@ class _Fork:
     async def _go_on(self) -> None:
         while self._ready:
             self._ready.extend(await UntilItWaits(self._run(self._ready.popleft()), self._pass_on))
+            if self._ready and self._executor.is_late():
+                await asyncio.sleep(0)
 
     def _pass_on(self) -> None:
         if self._ready:
-            self._beside.append(self._spawn(self._go_on))
+            self._beside.append(self._executor.spawn(self._go_on))
 
 
 class _Branch:

@@ -284,6 +284,8 @@ class Worker:
                 self._handle_beside(deliveries)
 
             await UntilItWaits(self._handle(delivery), waits)
+            if self._executor.is_late():
+                await asyncio.sleep(0)
 
     def _drop(self, delivery: Delivery) -> None:
         self._held.pop(delivery.key, None)

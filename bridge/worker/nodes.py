@@ -47,7 +47,6 @@ RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
-TURN_SECONDS = 0.02  # for which nodes that never wait may hold the loop
 
 
 class Nodes:
@@ -61,7 +60,7 @@ class Nodes:
 
     __slots__ = (
         "_capacity", "_device", "_device_elsewhere", "_dirty", "_durations", "_emitted", "_ended", "_hasten", "_plane", "_post", "_prefer", "_registry", "_reporter",
-        "_run_node", "_running", "_settings", "_tracing", "_turn_began", "_unwritten", "_worker_id", "_write", "observe",
+        "_run_node", "_running", "_settings", "_tracing", "_unwritten", "_worker_id", "_write", "observe",
     )  # fmt: skip
 
     def __init__(
@@ -106,7 +105,6 @@ class Nodes:
         self._running: dict[tuple[str, str, str], NodeExecution] = {}
         self._dirty: dict[NodeExecution, None] = {}
         self._emitted = asyncio.Event()
-        self._turn_began = 0.0
 
     @property
     def running(self) -> Collection[NodeExecution]:
@@ -116,7 +114,6 @@ class Nodes:
 
     async def run(self, delivery: Delivery, node_id: str) -> list[str]:
         """Runs one started node, commits its outcome, and returns the nodes with which this delivery continues."""
-        await self._breathe()
         kind = self._capacity.kind(delivery, node_id)
         pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
         running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
@@ -150,18 +147,6 @@ class Nodes:
         else:
             return await self._reporter.commit(delivery, running, outcome)
         return []
-
-    async def _breathe(self) -> None:
-        """Lets the loop turn, where nodes that never wait have held it for TURN_SECONDS: a chain of thousands is one step of it otherwise."""
-        now = time.monotonic()
-        if not self._turn_began:
-            self._turn_began = now
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        elif now - self._turn_began > TURN_SECONDS:
-            await asyncio.sleep(0)
-
-    def _end_turn(self) -> None:
-        self._turn_began = 0.0
 
     def _note(self, running: NodeExecution, outcome: Outcome, seconds: float) -> None:
         """Logs a failure, and measures a run that has begun. `seconds`: that it took."""
@@ -259,6 +244,8 @@ class Nodes:
         return False
 
     def _input(self, delivery: Delivery, node_id: str) -> dict[str, Any]:
+        if node_id in delivery.topology.plain:
+            return dict(delivery.topology.nodes[node_id].params)
         task = self._registry[delivery.topology.nodes[node_id].task]
         fields = task.capability.io.input.get("properties", {}).keys()
         return graphs.node_input(

@@ -384,9 +384,13 @@ def _without_details(outcome: EndedOutcome) -> EndedOutcome:
     return failed(outcome.error.code[:64], outcome.error.message[:150], left_out)
 
 
-def _fits(*texts: str) -> bool:
-    """Returns whether texts have no more than POSTED_BYTES together; none that is longer is encoded for that."""
-    return sum(map(len, texts)) <= POSTED_BYTES and sum(len(text.encode()) for text in texts) <= POSTED_BYTES
+def _fits(payload: str, artifacts: str) -> bool:
+    """Returns whether both have no more than POSTED_BYTES together; nothing longer is encoded for that."""
+    if len(payload) + len(artifacts) > POSTED_BYTES:
+        return False
+    return (payload.isascii() and artifacts.isascii()) or len(payload.encode()) + len(
+        artifacts.encode()
+    ) <= POSTED_BYTES
 
 
 def end_step(delivery: Delivery, node: str, outcome: EndedOutcome) -> End:

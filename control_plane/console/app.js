@@ -210,4 +210,6 @@ try {
 } catch {
   // the theme of the system, then
 }
-render(html`<${App} />`, document.getElementById("app"));
+const box = document.getElementById("app");
+box.replaceChildren(); // what stood here until the modules had arrived
+render(html`<${App} />`, box);

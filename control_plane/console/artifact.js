@@ -20,7 +20,7 @@ export function ArtifactPage({ reference }) {
   const load = () => get(metaPath(reference)).then((found) => (setMeta(found), setError(null)), setError);
   useEffect(() => {
     load();
-    favourites.load();
+    favourites.ask(reference).catch(() => {});
   }, []);
   const name = meta ? fileName(meta) : shortKey(reference.key);
   if (error) return html`<div class="page"><h1 class="hidden">${name}</h1><${Failure} error=${error} retry=${load} /></div>`;

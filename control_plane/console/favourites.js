@@ -1,40 +1,42 @@
-// The files that the user wants to find again. They are kept in this browser.
+// The files that somebody wants to find again. The server keeps them for their owner; what was pressed here is shown at once.
+import { api, get } from "./api.js";
+import { said, say } from "./ui.js";
 import { changes } from "./view.js";
 
-const KEPT = "favourites";
-const nameOf = (meta) => `${meta.bucket}/${meta.key}`;
+const path = (meta) => `/api/favourites/${encodeURIComponent(meta.bucket)}/${meta.key.split("/").map(encodeURIComponent).join("/")}`;
+
+const MOST = 500;
 
 class Favourites {
   constructor() {
     Object.assign(this, changes());
-    this.names = new Set();
+    this.pressed = new Map(); // name → whether it is one now
     this.version = 0;
   }
 
-  load() {
-    try {
-      this.names = new Set(JSON.parse(localStorage.getItem(KEPT) ?? "[]"));
-    } catch {
-      this.names = new Set();
-    }
-    this.changed();
-  }
-
   has(meta) {
-    return this.names.has(nameOf(meta));
+    return this.pressed.get(`${meta.bucket}/${meta.key}`) ?? Boolean(meta.favourite);
   }
 
-  toggle(meta) {
-    if (!this.names.delete(nameOf(meta))) this.names.add(nameOf(meta));
+  // A list says it of its files; of a single file, ask those of its bucket.
+  async ask(meta) {
+    const found = await get(`/api/artifacts?${new URLSearchParams({ favourite: "true", bucket: meta.bucket, limit: MOST })}`);
+    for (const each of found.artifacts) if (!this.pressed.has(`${each.bucket}/${each.key}`)) this.set(each, true);
+  }
+
+  async toggle(meta) {
+    const wanted = !this.has(meta);
+    this.set(meta, wanted);
     try {
-      localStorage.setItem(KEPT, JSON.stringify([...this.names]));
-    } catch {
-      // kept until the tab is closed
+      await api(path(meta), { method: wanted ? "PUT" : "DELETE" });
+    } catch (error) {
+      this.set(meta, !wanted);
+      say(said(error), "wrong");
     }
-    this.changed();
   }
 
-  changed() {
+  set(meta, is) {
+    this.pressed.set(`${meta.bucket}/${meta.key}`, is);
     this.version += 1;
     this.tell();
   }

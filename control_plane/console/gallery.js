@@ -1,6 +1,6 @@
 // What jobs have made and what was uploaded, as pictures, films and sounds one can look through; or as a list.
 import { get } from "./api.js";
-import { fileName } from "./files.js";
+import { fileName, isExample } from "./files.js";
 import { files as countFiles, size } from "./format.js";
 import { favourites } from "./favourites.js";
 import { served, t } from "./messages.js";
@@ -15,14 +15,18 @@ const TILE = 196;
 const GAP = 14;
 const KINDS = ["video", "image", "audio", "tensors", "text", "other"];
 const NAMES = { video: t("Films"), image: t("Pictures"), audio: t("Sounds"), tensors: t("Models"), text: t("Texts"), other: t("Other") };
-const WORDS = ["bucket", "jobId", "pipeline", "tag"];
+const KIND_WORDS = { image: "picture", tensors: "model" }; // what the server calls them
+const WORDS = ["bucket", "jobId", "pipeline", "tag", "kind", "favourite", "origin"];
+const ORIGINS = { made: t("Made by jobs"), uploaded: t("Uploaded"), example: t("Examples") };
 
-// Files by what the address asks for, newest first. Files of a pipeline or tag are those of its jobs.
+// Files by what the address asks for, newest first. The examples that ship are shown to who asks for them.
 class Found {
   constructor(query, redraw) {
     this.redraw = redraw;
     this.words = Object.fromEntries(WORDS.map((name) => [name, query.get(name)]).filter(([, value]) => value));
-    this.ofJobs = Boolean(this.words.pipeline || this.words.tag);
+    if (this.words.kind) this.words.kind = KIND_WORDS[this.words.kind] ?? this.words.kind;
+    if (this.words.favourite) this.words.favourite = "true";
+    this.withExamples = this.words.origin === "example" || Boolean(this.words.favourite);
     this.files = new Map();
     this.cursor = undefined;
     this.error = null;
@@ -32,18 +36,14 @@ class Found {
   async page(limit, cursor) {
     const parameters = new URLSearchParams({ ...this.words, limit });
     if (cursor) parameters.set("cursor", cursor);
-    if (!this.ofJobs) {
-      const found = await get(`/api/artifacts?${parameters}`);
-      return { files: found.artifacts, next: found.next };
-    }
-    const found = await get(`/api/jobs?${parameters}`);
-    return { files: found.jobs.flatMap((job) => job.artifacts.filter((each) => !this.words.bucket || each.bucket === this.words.bucket)), next: found.next };
+    const found = await get(`/api/artifacts?${parameters}`);
+    return { files: found.artifacts, next: found.next };
   }
 
   take(files) {
     for (const meta of files) this.files.set(`${meta.bucket}/${meta.key}`, meta);
     this.posters = new Map([...this.files.values()].filter(isPoster).map((meta) => [`${meta.job_id} ${meta.node_id}`, meta]));
-    this.shown = [...this.files.values()].filter((meta) => !isPoster(meta)).sort((a, b) => (a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : 0));
+    this.shown = [...this.files.values()].filter((meta) => !isPoster(meta) && (this.withExamples || !isExample(meta))).sort((a, b) => (a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : 0));
   }
 
   more() {
@@ -76,12 +76,10 @@ export function Gallery() {
   const words = WORDS.map((name) => query.get(name) || "").join("|");
   const found = useMemo(() => new Found(place.query, redraw), [words]);
   useEvery(LOOK_MS, () => found.look(), [found]);
-  useEffect(() => void favourites.load(), []);
   const [open, setOpen] = useState(null);
   const search = (query.get("q") || "").toLowerCase();
-  const kind = query.get("kind");
-  const shown = useMemo(() => (found.shown ?? []).filter((meta) => (!kind || kindOf(meta) === kind) && (!query.get("favourite") || favourites.has(meta)) && `${meta.key} ${fileName(meta)}`.toLowerCase().includes(search)),
-    [found.shown, search, kind, query.get("favourite"), favourites.version]);
+  const shown = useMemo(() => (found.shown ?? []).filter((meta) => (!query.get("favourite") || favourites.has(meta)) && `${meta.key} ${fileName(meta)}`.toLowerCase().includes(search)),
+    [found.shown, search, query.get("favourite"), favourites.version]);
   useEffect(() => {
     if (!shown.length && found.cursor) found.more();
   }, [shown, found.cursor]);
@@ -104,6 +102,8 @@ function Filters({ query, asList }) {
     <div class="chips" role="group" aria-label=${t("Kind")}>${KINDS.map((kind) => choice("kind", kind, NAMES[kind], KIND_ICONS[kind]))}${choice("favourite", "1", t("Favourites"), "star")}</div>
     <select aria-label=${t("Pipeline")} value=${query.get("pipeline") || ""} onChange=${(event) => go(withQuery({ pipeline: event.target.value }))}><option value="">${t("All pipelines")}</option>
       ${pipelines.map((each) => html`<option key=${each.id} value=${each.id} selected=${each.id === query.get("pipeline")}>${served(each.label)}</option>`)}</select>
+    <select aria-label=${t("Origin")} value=${query.get("origin") || ""} onChange=${(event) => go(withQuery({ origin: event.target.value }))}><option value="">${t("Made and uploaded")}</option>
+      ${Object.entries(ORIGINS).map(([each, label]) => html`<option key=${each} value=${each} selected=${each === query.get("origin")}>${label}</option>`)}</select>
     <select aria-label=${t("Bucket")} value=${query.get("bucket") || ""} onChange=${(event) => go(withQuery({ bucket: event.target.value }))}><option value="">${t("All buckets")}</option>
       ${["inputs", "videos", "voices", "loras"].map((each) => html`<option key=${each} value=${each} selected=${each === query.get("bucket")}>${each}</option>`)}</select>
     <input type="search" class="tag-filter" aria-label=${t("Tag")} placeholder=${t("Tag")} value=${query.get("tag") || ""} onChange=${(event) => go(withQuery({ tag: event.target.value.trim() }))} />
@@ -203,6 +203,6 @@ function ArtifactRow({ meta, index }) {
 
 function None() {
   if ([...place.query.keys()].some((name) => name !== "view")) return html`<${Empty} title=${t("No matches")}><p><button type="button" onClick=${() => go(place.path)}>${t("Show all files")}</button></p><//>`;
-  return html`<${Empty} title=${t("No file yet")}><p>${t("What jobs make and what you upload is kept here.")}</p><p><${Link} href=${to.new} class="button primary">${t("New job")}<//></p><//>`;
+  return html`<${Empty} title=${t("No file yet")}><p>${t("What jobs make and what you upload is kept here.")}</p><p><${Link} href=${to.new} class="button primary">${t("New job")}<//> <${Link} href=${withQuery({ origin: "example" })} class="button">${t("Show the examples")}<//></p><//>`;
 }
 

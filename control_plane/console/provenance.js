@@ -61,7 +61,7 @@ function readAround(bytes) {
     else if (!quoted && sign === "{") depth += 1;
     else if (!quoted && sign === "}" && --depth === 0) {
       const whole = JSON.parse(utf8.decode(bytes.subarray(mark, at + 1)));
-      return JSON.stringify(whole.dihedral);
+      return JSON.stringify(typeof whole.dihedral === "object" ? whole.dihedral : whole);
     }
   }
   return null;

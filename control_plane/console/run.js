@@ -7,7 +7,7 @@ import { Graph } from "./graph.js";
 import { served, t } from "./messages.js";
 import { commandLine, curl, python } from "./request_texts.js";
 import { go, Link, place, to } from "./router.js";
-import { Presets } from "./presets.js";
+import { Presets, SavePreset, usePresets } from "./presets.js";
 import { sweptOf } from "./sweep.js";
 import { Copy, Icon, said, say } from "./ui.js";
 import { html, useEffect, useMemo, useRef, useState } from "./view.js";
@@ -141,6 +141,7 @@ export function FormJob({ what, params, options: given, children }) {
   const [pressed, setPressed] = useState(false);
   const [uploads, setUploads] = useState(0);
   const [swept, setSwept] = useState(() => drafts.get(`${draft} swept`) ?? {});
+  const kept = usePresets(what);
   const form = useRef(null);
   const focus = place.query.get("field");
   useEffect(() => {
@@ -190,11 +191,11 @@ export function FormJob({ what, params, options: given, children }) {
   return html`<div class="split run">
     <form class="panel" ref=${form} onSubmit=${press} novalidate aria-label=${what.label}><div class="body">
       ${children}
-      ${what.isPlain && html`<${Presets} what=${what} params=${read} choose=${(next) => change(() => next)} />`}
-      <${Form} schema=${what.schema} swept=${swept} sweep=${null} focus=${focus} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
+      <${Presets} what=${what} ...${kept} params=${read} choose=${(next) => change(() => next)} />
+      <${Form} schema=${what.schema} swept=${swept} sweep=${what.isPlain && sweep} focus=${focus} typed=${typed} problems=${problems} change=${change} touch=${(pointer) => setTouched((before) => new Set(before).add(pointer))} busy=${(step) => setUploads((count) => count + step)} />
       <${Options} ...${options} />
       ${[...new Set(others)].map((text) => html`<p key=${text} class="wrong" role="alert">${text}</p>`)}
-      <div class="buttons run-bar"><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : count > 1 ? t("Run {n} jobs", { n: count }) : t("Run")}</button></div>
+      <div class="buttons run-bar"><${SavePreset} what=${what} ...${kept} params=${read} /><${Estimate} plan=${plan} /><button class="primary big" disabled=${busy || uploads > 0} aria-busy=${busy}><${Icon} of="play" />${uploads ? t("Uploading…") : count > 1 ? t("Run {n} jobs", { n: count }) : t("Run")}</button></div>
     </div></form>
     <div class="stack aside"><${Planned} plan=${plan} template=${what.graph} /><${Same} body=${body} /></div>
   </div>`;

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, Router, delete, get, post
+from litestar import Request, Response, Router, delete, get, post, put
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
@@ -27,6 +27,7 @@ from dihedral.bridge.artifacts.store import (
 )
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.body import too_large
+from dihedral.control_plane.gallery import KINDS, ORIGINS, Filter, Gallery
 from dihedral.control_plane.head import is_head
 from dihedral.control_plane.inert import display_name, disposition, plain_name, shown_as
 from dihedral.control_plane.openapi import answers
@@ -164,13 +165,57 @@ async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
     jobId: FromQuery[str | None] = None,
+    kind: FromQuery[str | None] = None,
+    pipeline: FromQuery[str | None] = None,
+    tag: FromQuery[str | None] = None,
+    origin: FromQuery[str | None] = None,
+    favourite: FromQuery[bool | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1000,
     cursor: FromQuery[str | None] = None,
 ) -> ArtifactList:
-    """Lists artifacts. `cursor`: the `next` of the previous page."""
+    """Lists artifacts. `cursor`: the `next` of the previous page; with `kind` and the ones below a page may be empty and still have a `next`.
+
+    `kind`: picture, video, audio, model, text or other. `origin`: made, uploaded or example. `favourite`: only the caller's favourites, or only others.
+    `pipeline`: that, or the task, of the artifact's job; `tag`: one or several that the job must all have, comma separated: while the server has the job.
+    """
+    for name, value, known in (("kind", kind, KINDS), ("origin", origin, ORIGINS)):
+        if value is not None and value not in known:
+            raise refused(name, f"there is no {value[:100]!r}; there are {', '.join(known)}")
+    wanted = Filter(
+        kind or "", origin or "", pipeline or "", frozenset(each for each in (tag or "").split(",") if each)
+    )
     before = None if cursor is None else _moment(cursor)
-    found = await _store(request).list(bucket, jobId, limit, before=before)
-    return ArtifactList(artifacts=found, next=_cursor(found[-1]) if len(found) == limit else None)
+    found, last = await _gallery(request).page(
+        wanted, favourite=favourite, bucket=bucket, job_id=jobId, limit=limit, before=before
+    )
+    return ArtifactList(artifacts=found, next=None if last is None else _cursor(last))
+
+
+def _gallery(request: Req) -> Gallery:
+    return Gallery(request.app.state.queue.jobs, _store(request), principal(request).name)
+
+
+@put(
+    "/api/favourites/{bucket:str}/{key:path}",
+    scope="submit",
+    status_code=204,
+    summary="Mark an artifact as a favourite of the caller",
+    responses=answers(404, 409),
+)
+async def add_favourite(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
+    await _gallery(request).add(await _found(_store(request), bucket, key))
+
+
+@delete(
+    "/api/favourites/{bucket:str}/{key:path}",
+    scope="submit",
+    status_code=204,
+    summary="An artifact is no favourite any more",
+    responses=answers(404),
+)
+async def remove_favourite(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
+    if not await _gallery(request).remove(bucket, key.lstrip("/")):
+        await _found(_store(request), bucket, key)
 
 
 def _cursor(meta: ArtifactMeta) -> str:
@@ -291,6 +336,15 @@ artifact_routes = [
     Router(
         "/",
         before_request=known_once,
-        route_handlers=[upload, limits, list_artifacts, read_meta, download, delete_artifact],
+        route_handlers=[
+            upload,
+            limits,
+            list_artifacts,
+            read_meta,
+            download,
+            delete_artifact,
+            add_favourite,
+            remove_favourite,
+        ],
     )
 ]

@@ -11,7 +11,8 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from dihedral.bridge.outgoing import Forbidden, GuardedTransport, own_guard
+from dihedral.bridge.guarded_transport import GuardedTransport
+from dihedral.bridge.outgoing import Forbidden, own_guard
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 

@@ -12,17 +12,19 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import httpx
 import websockets
 from msgspec import field
 from websockets.asyncio.client import ClientConnection
 
-from dihedral.bridge.outgoing import Forbidden, GuardedTransport, own_guard
+from dihedral.bridge.outgoing import Forbidden, own_guard
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.schemas.strict import Strict
+
+if TYPE_CHECKING:  # httpx is imported with the first server: it is a tenth of a worker's start
+    import httpx
 
 Workflow = dict[str, dict[str, Any]]
 
@@ -89,6 +91,11 @@ class Server:
             self._guard.check_url(self.url)
         except Forbidden as error:
             raise TaskError(f"[comfyui] url {_shown(url)}: {error}", code="invalid_settings") from None
+        import httpx
+
+        from dihedral.bridge.guarded_transport import GuardedTransport
+
+        self._unreachable = httpx.TransportError
         self._http = httpx.AsyncClient(
             transport=GuardedTransport(self._guard),
             headers=settings.headers,
@@ -196,7 +203,7 @@ class Server:
                 with to.open("wb") as target:
                     async for chunk in answer.aiter_bytes(1 << 20):
                         target.write(chunk)
-        except httpx.TransportError as error:
+        except self._unreachable as error:
             raise Away(_reason(error)) from error
 
     async def free_memory(self) -> None:
@@ -233,12 +240,12 @@ class Server:
             raise self._foreign(path, answer)
         return self._decoded(answer, path)
 
-    async def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def _ask(self, method: str, path: str, **more: Any) -> "httpx.Response":
         try:
             answer = await self._http.request(method, f"{self.url}{path}", **more)
         except Forbidden as error:
             raise TaskError(f"[comfyui] url {_shown(self.url)}: {error}", code="invalid_settings") from None
-        except httpx.TransportError as error:
+        except self._unreachable as error:
             raise Away(_reason(error)) from error
         if answer.status_code in (429, 502, 503, 504):
             raise Away(f"it answers {answer.status_code}")
@@ -249,7 +256,7 @@ class Server:
             )
         return answer
 
-    def _decoded(self, answer: httpx.Response, path: str) -> dict[str, Any]:
+    def _decoded(self, answer: "httpx.Response", path: str) -> dict[str, Any]:
         try:
             content = answer.json()
         except (ValueError, RecursionError):
@@ -258,7 +265,7 @@ class Server:
             raise self._foreign(path, answer)
         return content
 
-    def _foreign(self, path: str, answer: httpx.Response | None = None) -> TaskError:
+    def _foreign(self, path: str, answer: "httpx.Response | None" = None) -> TaskError:
         what = f"status {answer.status_code}, {answer.headers.get('content-type', 'no type')}" if answer else "JSON"
         return TaskError(
             f"{_shown(self.url)}{path} answers {what}, which is not what ComfyUI answers: does the url lead to ComfyUI?",

@@ -73,6 +73,15 @@ class ArtifactMeta(Strict, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    favourite: (
+        Annotated[
+            bool,
+            Meta(
+                description='In lists: the caller marked it as a favourite; absent where not.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Limits(Strict, kw_only=True):

@@ -142,6 +142,15 @@ class Voice(Strict, kw_only=True):
     label: str
     language: Annotated[str, Meta(description='BCP 47; empty: not known.')]
     engine: str
+    workers: (
+        Annotated[
+            list[str],
+            Meta(
+                description='The live workers that have it; absent in what a worker announces.'
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Check(Strict, kw_only=True):
@@ -216,7 +225,7 @@ class Capability(Strict, kw_only=True):
         Annotated[
             list[Voice],
             Meta(
-                description='With which it can speak on the worker that announced it last; absent: it speaks with none.'
+                description='With which it can speak on some live worker, or on the one that announced it last; absent: it speaks with none.'
             ),
         ]
         | UnsetType

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -63,6 +64,21 @@ async def test_a_straight_run_needs_no_langgraph() -> None:
     nodes = Nodes({"a": ["b"], "b": ["c"]})
     await executor.execute(["a"], nodes.run)
     assert nodes.ended == ["a", "b", "c"]
+    assert executor._forks is None
+
+
+async def test_a_branch_that_only_lets_the_loop_turn_does_not_wait() -> None:
+    """Else a busy machine would import LangGraph for nodes that wait for nothing."""
+    executor = Executor()
+    turned: list[str] = []
+
+    async def run(node: str) -> Sequence[str]:
+        asyncio.get_running_loop().call_soon(turned.append, node)
+        time.sleep(1.5 * branches.TURN_SECONDS)  # noqa: ASYNC251 - a node that never waits
+        return ["b", "c", "d"] if node == "a" else []
+
+    await executor.execute(["a"], run)
+    assert len(turned) > 1
     assert executor._forks is None
 
 

@@ -46,7 +46,7 @@ async def taken(house: Planes) -> Delivery:
     await house.submit([node("a")])
     scripts = house.jobs.scripts
     (claim,) = await scripts.take(scripts.partition("job"), "w1", "n", count=9, light=9, heavy=9, streams=[STREAM])
-    return Delivery(scripts.partition("job"), claim, "w1", Plans().get(claim.graph, claim.routes))
+    return Delivery(scripts.partition("job"), claim, "w1", Plans().get(claim.graph, claim.routes, claim.job_id))
 
 
 def block_until(done: list[int]) -> None:

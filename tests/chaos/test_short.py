@@ -127,12 +127,12 @@ MUTATIONS = {
     "as it is": (),
     "a report of any claim passes": (("if entry ~= '' and owned ~= claimed then", "if false then"),),
     "a held entry begins whoever has it": (
-        ("return r and r.deliveries == 0 and node_start(", "return true or node_start("),
+        ("if not r or r.deliveries > 0 or not JOB_STARTS[J.status] then return false end", "if true then return true end"),
         ("if owned or not begun then return", "if not begun then return"),
         ("if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end", "r.status, r.entry = S.running, entry"),
     ),
     "an ended node ends again": (
-        ("return r and r.deliveries == 0 and node_start(", "return true or node_start("),
+        ("if not r or r.deliveries > 0 or not JOB_STARTS[J.status] then return false end", "if true then return true end"),
         ("if NODE_ENDED[r.status] and r.entry == entry and r.attempt == attempt then return 'already' end", ""),
         ("if r.status ~= S.running or r.entry ~= entry or r.attempt ~= attempt then return 'stale' end", "r.status = S.running"),
     ),

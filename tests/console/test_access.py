@@ -110,7 +110,7 @@ def test_axe_would_find_something(tab: Tab) -> None:
     tab.page.evaluate(
         "document.querySelector('main').append(Object.assign(document.createElement('img'), {src: '/console/mark.svg'}))"
     )
-    assert [line.partition(":")[0] for line in findings(tab.page)] == ["image-alt"]
+    assert "image-alt" in [line.partition(":")[0] for line in findings(tab.page)]
 
 
 def test_the_whole_way_is_gone_by_keyboard(tab: Tab) -> None:

@@ -1,6 +1,8 @@
 """What was made is looked through, kept, used again and compared."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,23 @@ def drop(page: Any, file: str, text: str) -> None:
         }""",
         [file, text],
     )
+
+
+def test_examples_are_shown_to_who_asks_for_them(tab: Tab, house: Stack) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "dihedral.example_inputs"], env=house.environ, cwd=house.directory, check=False
+    )
+    assert ran.returncode == 0
+    assert house.get("/api/artifacts", origin="example")["artifacts"]
+    mine = f"{name('mine')}.txt"
+    upload(house, mine, b"words", "text/plain")
+    page = tab.page
+    page.goto("/console/artifacts")
+    tiles = page.get_by_role("listitem").locator(".tile-name")
+    expect(tiles.first).to_have_text(mine)
+    assert not [each for each in tiles.evaluate_all("all => all.map((each) => each.title)") if "examples/" in each]
+    page.get_by_role("combobox", name="Origin").select_option("example")
+    expect(tiles.first).to_have_attribute("title", re.compile("^examples/"))
+    page.get_by_role("combobox", name="Origin").select_option("made")
+    expect(page).to_have_url(re.compile("origin=made"))
+    expect(page.get_by_text(mine)).to_have_count(0)

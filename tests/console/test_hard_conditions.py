@@ -120,9 +120,11 @@ def test_on_a_slow_line_the_frame_comes_before_the_rest(tab: Tab, house: Stack) 
     page = tab.page
     tab.context.new_cdp_session(page).send("Network.emulateNetworkConditions", SLOW_3G)
     page.goto("/", wait_until="commit")
-    page.wait_for_selector(".boot, .head")
-    assert page.locator(".job-row").count() == 0
+    page.wait_for_selector(".boot")
     expect(row(page, job)).to_be_visible()
+    expect(page.locator(".boot")).to_have_count(0)
+    page.locator("main").evaluate("main => { window.gap = innerHeight - main.getBoundingClientRect().bottom }")
+    assert page.evaluate("window.gap") <= 1, "the view has all of the page"
     expect(page.locator(".connection")).to_have_text("Live")
 
 

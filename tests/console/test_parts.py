@@ -1,8 +1,13 @@
 """Parts of the console by themselves, in the browser that runs them: the layout of graphs, the lines of a JSON text, times and sizes."""
 
+import base64
+import io
 import json
 import random
 from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.console.browser import Tab
 from tests.console.large import large_graph
@@ -138,3 +143,32 @@ def test_times_and_sizes_read_well(tab: Tab) -> None:
     assert tab.page.evaluate(FORMATS) == [
         "just now", "1 min ago", "in 5 s", "45 ms", "1 min 1 s", "1 h 1 min", "1 d 3 h", "–", "999 B", "1.2 MB", "25 h",
     ]  # fmt: skip
+
+
+PROVENANCE = """async (files) => {
+  const { readProvenance } = await import("/console/provenance.js");
+  return Promise.all(files.map((data) => readProvenance(new File([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], "file"))));
+}"""
+
+
+def test_a_file_says_which_request_made_it(tab: Tab) -> None:
+    """In a picture's text chunk, in the metadata of tensors, and as the comment of a film or a recording."""
+    tab.page.goto("/console/workers")
+    said = {"dihedral": "0.2.0", "jobId": "j", "pipeline": "speak", "params": {"text": 'a } "quoted" ü 日'}}
+    text = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    picture = io.BytesIO()
+    notes = PngInfo()
+    notes.add_itxt("dihedral", text.decode())
+    Image.new("RGB", (4, 4)).save(picture, "PNG", pnginfo=notes)
+    header = json.dumps({"__metadata__": {"dihedral": text.decode()}}).encode()
+    tensors = len(header).to_bytes(8, "little") + header
+    files = [
+        picture.getvalue(),
+        tensors,
+        b"RIFF\0\0\0\0WAVELIST" + text + b"\0" * 99,
+        b"\0\0\0 ftypisom" + text + b"\0",
+    ]
+    found = tab.page.evaluate(
+        PROVENANCE, [base64.b64encode(data).decode() for data in [*files, b"", b"plain", text[:40]]]
+    )
+    assert found == [said] * 4 + [None] * 3

@@ -153,6 +153,7 @@ ARTIFACT_META: Shape = {
     "node_id": nullable(text()),
     "name": optional(text(1, 200)),
     "owner": optional(text()),
+    "favourite": optional(FLAG),
 }
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
@@ -269,7 +270,9 @@ PARAMETER: Shape = {
     "default": optional(ANYTHING),
 }
 CONTRACTS: Shape = {"idempotent": FLAG, "sideEffects": many(text()), "resumable": optional(FLAG)}
-VOICE: Shape = {"id": text(1), "label": text(), "language": text(), "engine": text()}
+VOICE: Shape = {
+    "id": text(1), "label": text(), "language": text(), "engine": text(), "workers": optional(many(text())),
+}  # fmt: skip
 BOUND = Kind((0, 1.5, "goal/seconds", "output/baseError"), ("", "seconds", "goal/", True, None))
 CHECK_REPAIR: Shape = {"param": text(1), "factor": optional(number(above=0))}
 CHECK: Shape = {

@@ -176,7 +176,8 @@ async def serve(made: Settings, spans: Tracing | None = None) -> AsyncIterator[S
     client = connect(made.redis.url)
     planes = Planes(made, client)
     with listen("127.0.0.1", 0) as listening:
-        config = connections.config(app, made, timeout_graceful_shutdown=1)
+        # Else both ends give up an idle connection after 5 s, and one of them while the other uses it.
+        config = connections.config(app, made, timeout_graceful_shutdown=1, timeout_keep_alive=600)
         server = Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))
         served = Served(made, planes, listening.getsockname()[1])

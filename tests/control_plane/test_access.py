@@ -73,6 +73,8 @@ async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path:
     assert public == {
         "/",
         "/console/x",
+        "/docs",
+        "/docs/x",
         "/health",
         "/health/live",
         "/health/ready",
@@ -147,6 +149,8 @@ SCOPED = [
     ("GET", "/api/presets/tasks/x/y", "read"),
     ("PUT", "/api/presets/tasks/x/y", "submit"),
     ("DELETE", "/api/presets/tasks/x/y", "submit"),
+    ("PUT", "/api/favourites/inputs/x", "submit"),
+    ("DELETE", "/api/favourites/inputs/x", "submit"),
     ("GET", "/api/artifacts", "read"),
     ("GET", "/api/artifacts/inputs/x", "read"),
     ("GET", "/api/artifacts-meta/inputs/x", "read"),

@@ -10,7 +10,8 @@ import httpx
 import pytest
 import trustme
 
-from dihedral.bridge.outgoing import Forbidden, Guard, GuardedTransport, own_guard
+from dihedral.bridge.guarded_transport import GuardedTransport
+from dihedral.bridge.outgoing import Forbidden, Guard, own_guard
 
 PRIVATE = [
     "https://[fec0::1]/", "https://[64:ff9b:1::a00:1]/", "https://[::a00:1]/", "https://[::127.0.0.1]/", "https://[5f00::1]/", "https://[3fff::1]/",

@@ -9,10 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dihedral.bridge.version import VERSION
 from dihedral.control_plane.app import create_app
+from dihedral.schemas.structs.capability import Voice
 from tests.control_plane.served import PROBLEM, Served, checked, made_settings, new_id, node, serve, worker_info
 from tests.support.planes import RUNS, gate
 
@@ -376,7 +378,7 @@ async def test_openapi_lists_every_route(served: Any) -> None:
     routes = set()
     for route in create_app(served.settings).routes:
         path = re.sub(r":\w+}", "}", route.path)
-        if not path.startswith(("/schema", "/console/")) and path not in (
+        if not path.startswith(("/schema", "/console/", "/docs")) and path not in (
             "/",
             "/ws",
             "/mcp",
@@ -454,3 +456,37 @@ async def test_a_store_that_cannot_be_used_is_told_without_its_place(
 
 async def _is_ready(served: Served) -> bool:
     return (await served.http.get("/health/ready")).status_code == 200
+
+
+async def test_voices_of_a_task_are_those_of_all_live_workers(served: Any) -> None:
+    """Machines differ in what is installed; the one that announced the task last must not hide the voices of the others."""
+    act = served.planes.registry["act"].capability
+    announced = {
+        "machine-a": [("flite:slt", "Slt"), ("espeak:de", "German")],
+        "machine-b": [("flite:slt", "Slt"), ("flite:rms", "Rms")],
+    }
+    workers = served.planes.jobs.workers
+    for worker_id, voices in announced.items():
+        has = [Voice(id=id, label=label, language="", engine="e") for id, label in voices]
+        speak = msgspec.structs.replace(act, id="speak-here", voices=has)
+        await workers.announce(worker_info(worker_id, "speak-here"), [speak])
+
+    async def known() -> Any:
+        found = (await served.get("/api/capabilities"))["capabilities"]
+        voices: list[Any] = next((each["voices"] for each in found if each["id"] == "speak-here"), [])
+        return {each["id"]: each["workers"] for each in voices} == {
+            "espeak:de": ["machine-a"],
+            "flite:rms": ["machine-b"],
+            "flite:slt": ["machine-a", "machine-b"],
+        }
+
+    await served.becomes(known)
+    await workers.depart("machine-b")
+
+    async def without_b() -> Any:
+        found = (await served.get("/api/capabilities"))["capabilities"]
+        voices = next(each["voices"] for each in found if each["id"] == "speak-here")
+        return [each["id"] for each in voices] == ["espeak:de", "flite:slt"]
+
+    await served.becomes(without_b)
+    await workers.depart("machine-a")

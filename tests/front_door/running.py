@@ -13,7 +13,7 @@ from typing import Any
 
 from dihedral.data_plane.process_groups import members
 
-SECONDS = 120  # when a test gives up, no promise
+SECONDS = 500  # when a test gives up, no promise
 COMMAND = [sys.executable, "-P", "-m", "dihedral.cli"]
 
 

@@ -553,7 +553,12 @@ def ids(house: Stack) -> set[str]:
     return {job["jobId"] for job in house.get("/api/jobs", limit=500)["jobs"]}
 
 
-async def test_a_submission_is_taken_once_by_a_control_plane_that_dies_over_the_answer(house: Any) -> None:
+async def test_a_submission_is_taken_once_by_a_control_plane_that_dies_over_the_answer(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "dihedral.client.RETRIES", 100
+    )  # on a busy machine a start takes longer than the attempts of 8 s
     before = ids(house)
     async with line(house, iter([0])) as cut, AsyncClient(cut.url) as client:
         cut.on_cut = lambda: restart(house)

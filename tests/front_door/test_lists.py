@@ -149,6 +149,21 @@ def test_a_waiting_job_is_moved_tagged_and_named(shell: Shell) -> None:
     assert "dihedral: " in shell("move", jobs[2], code=3).stderr
 
 
+def test_a_sweep_runs_a_job_for_each_combination(shell: Shell) -> None:
+    said = shell("run", "simulate", "stepSeconds=0", "--sweep", "steps=1,2", "--sweep", "failAt=null,1", code=1).stdout
+    lines = said.splitlines()
+    assert [line.split()[1:] for line in lines[:4]] == [
+        ["steps=1", "failAt=null"], ["steps=1", "failAt=1"], ["steps=2", "failAt=null"], ["steps=2", "failAt=1"],
+    ]  # fmt: skip
+    tag = lines[4].removeprefix("dihedral jobs --tag ")
+    assert len(shell("jobs", "--tag", tag, "-q").stdout.split()) == 4
+    assert "simulate has no preset 'absent'" in shell("run", "simulate", "--preset", "absent", code=3).stderr
+    assert "simulate has no parameter 'step'" in shell("run", "simulate", "--sweep", "step=1", code=2).stderr
+    assert "(" in shell("run", "simulate", "--sweep", "steps=1,x", code=3).stderr
+    assert len(shell("submit", "--pipeline", "simulate", "--sweep", "steps=1,2", "-q").stdout.split()) == 2
+    assert shell("presets", "simulate").stdout == "no presets\n"
+
+
 def test_a_list_of_nothing_says_so_and_stays_json(shell: Shell) -> None:
     for arguments, said in (
         (("jobs", "no such words"), "no jobs"),

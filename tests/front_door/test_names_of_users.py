@@ -12,7 +12,7 @@ from tests.front_door.running import dihedral, environment, up
 
 ROOT = Path(__file__).parents[2]
 OURS = ("schemas", "bridge", "control_plane", "data_plane", "codegen", "tests")
-SECONDS = 120
+SECONDS = 500
 
 TASKS = """
 import bridge, control_plane, data_plane, schemas

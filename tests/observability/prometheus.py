@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 from tests.support.stack import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -26,7 +26,8 @@ class Prometheus:
     def __init__(self, directory: Path, targets: dict[str, list[str]], key: str = "") -> None:
         """`key`: that of the secrets; empty: the control planes are open."""
         config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": f"{int(SCRAPE_SECONDS * 1000)}ms", "evaluation_interval": "1s"}
+        interval = f"{int(at_this_load(SCRAPE_SECONDS) * 1000)}ms"  # a scrape that takes longer has failed
+        config["global"] = {"scrape_interval": interval, "evaluation_interval": "1s"}
         config["rule_files"] = [str(DEPLOY / "rules" / "*.yml")]
         self.port = free_port()
         targets = {**targets, "prometheus": [f"127.0.0.1:{self.port}"]}

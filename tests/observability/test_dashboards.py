@@ -1,13 +1,14 @@
 """The dashboards against a real Prometheus, the whole system and a load: every panel shows something, and what it shows is true."""
 
+import contextlib
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pytest
 from tests.observability.load import BACKLOG, Load
 from tests.observability.monitored import EXPORTERS, GRAFANA, running_stack
 from tests.observability.prometheus import EXPOSITIONS, RULES, Prometheus
-from tests.support.polling import becomes
+from tests.support.polling import at_this_load, becomes
 from tests.support.servers import skip
 
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
-RATE_SECONDS = 60
+RATE_SECONDS = 300
 """What `$__rate_interval` stands for here."""
 ONLY_WITH_A_GPU = 'device=~"gpu.*"'
 
@@ -74,29 +75,43 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         if shutil.which(binary) is None:
             skip("prometheus", f"there is no {binary} on this machine")
     with running_stack(tmp_path_factory.mktemp("stack")) as (prometheus, load):
-        load.run(seconds=5)
-        time.sleep(1.5)  # two scrapes and a round of the rules see the end of it
+        load.run(seconds=at_this_load(5))  # as many scrapes as ever
         yield prometheus, load
 
 
 def test_every_panel_shows_something_and_what_it_shows_is_true(stack: Any) -> None:
     prometheus, load = stack
-    wrong = [problem for name, panel in panels() for problem in problems(prometheus, name, panel)]
+    wrong = settled(lambda: [line for name, panel in panels() for line in problems(prometheus, name, panel)], [])
     assert not wrong, "\n".join(wrong)
     agree(prometheus, load)
 
 
+def settled(look: Callable[[], Any], expected: Any) -> Any:
+    """What is expected, or what was seen last: two scrapes and a round of the rules are behind what happens."""
+    with contextlib.suppress(AssertionError):
+        becomes(lambda: look() == expected, 20)
+    return look()
+
+
 def problems(prometheus: Prometheus, name: str, panel: dict[str, Any]) -> list[str]:
-    exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
+    there = exported(prometheus)
     found = []
     for expression in expressions(panel):
         for metric in named(expression):
-            if metric not in exported:
+            if metric not in there:
                 found.append(f"{name}: {panel['title']}: nobody exports {metric}")
         values = [float(each["value"][1]) for each in prometheus.query(expression)]
         if not any(map(math.isfinite, values)):
             found.append(f"{name}: {panel['title']}: {expression} shows nothing")
     return found
+
+
+def shows_something(prometheus: Prometheus, expression: str) -> bool:
+    return bool(prometheus.query(expression))
+
+
+def exported(prometheus: Prometheus) -> set[str]:
+    return set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
 
 
 def named(expression: str) -> set[str]:
@@ -140,23 +155,23 @@ def titled(name: str, title: str) -> dict[str, Any]:
 def shows(
     prometheus: Prometheus, name: str, title: str, labels: tuple[str, ...], expected: Mapping[Any, float]
 ) -> None:
-    found = prometheus.values(expressions(titled(name, title))[0], *labels)
-    route = {
-        key: value for key, value in found.items() if value and (name != "http" or key[:2] == ("POST", "/api/jobs"))
-    }
-    assert route == expected, title
+    def shown() -> Mapping[Any, float]:
+        found = prometheus.values(expressions(titled(name, title))[0], *labels)
+        return {key: n for key, n in found.items() if n and (name != "http" or key[:2] == ("POST", "/api/jobs"))}
+
+    assert settled(shown, expected) == expected, title
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_looks_at_series_that_are_there(stack: Any, rule: Any) -> None:
     """promtool's series are made up: an alert on a metric or label value that nobody exports would pass there and never come."""
     prometheus, _ = stack
-    exported = set(prometheus.http.get("/api/v1/label/__name__/values").json()["data"])
-    assert named(rule["expr"]) - exported == set()
+    assert settled(lambda: named(rule["expr"]) - exported(prometheus), set()) == set()
     for selector in re.findall(r"\w+\{[^}]*\}", rule["expr"]):
-        assert prometheus.query(f"count({selector})") or ONLY_WITH_A_GPU in selector, selector
+        is_there = partial(shows_something, prometheus, f"count({selector})")
+        assert ONLY_WITH_A_GPU in selector or settled(is_there, True), selector
     if "record" in rule:
-        assert prometheus.query(rule["record"])
+        assert settled(partial(shows_something, prometheus, rule["record"]), True)
 
 
 def test_what_is_wrong_is_about_to_wake_somebody(stack: Any) -> None:

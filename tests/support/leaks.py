@@ -25,6 +25,7 @@ FAMILIES = (
     keys.LAYOUT,
     keys.API_KEYS,
     keys.DEFAULTS,
+    keys.favourites(""),
     keys.presets(""),
 )
 

@@ -15,7 +15,7 @@
 local NOW, NOW_TEXT, CREATED
 local loaded, ended, counted, acked, delivered
 local alive -- the number of live jobs, for submit.lua
-local asked, heard_of -- the jobs of the call, and which of them have listeners, as far as it was asked
+local asked, heard_of -- the items of the call, and by kind of channel which of their jobs have listeners, as far as it was asked
 
 -- The values of the header, which few callers change: it is read again only when its bytes differ.
 local HEADER, SUFFIX, TTL, LOG, GROUP, PROTOCOL, LOG_BYTES, OUTPUT_BYTES
@@ -87,23 +87,24 @@ end
 
 local function job_key(id) return JOB .. id end
 
--- Returns whether the status of a job has listeners; most have several events and no listener. It is asked once for all jobs of a call (whose
--- items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
-local function heard(id)
-  if heard_of[id] == nil then
-    local channels = {}
-    if asked and SUFFIX == '' and redis.pcall('PUBSUB', 'NUMPAT') == 0 then
+-- Returns whether a channel of a job (`status:`, ...) has listeners; most jobs have several events and no listener. It is asked once for all jobs
+-- of a call (whose items begin with the job), since asking for one costs as much as a PUBLISH. In a cluster a listener may be at any node.
+local function heard(kind, id)
+  local known = heard_of[kind]
+  if not known then
+    known = {}
+    heard_of[kind] = known
+    if SUFFIX == '' and redis.pcall('PUBSUB', 'NUMPAT') == 0 then
+      local channels = {}
       for i = 2, math.min(#asked, 1000) do
         local _, job = cmsgpack.unpack_one(asked[i])
-        channels[i - 1] = 'status:' .. tostring(job)
+        channels[i - 1] = kind .. tostring(job)
       end
       local rows = redis.pcall('PUBSUB', 'NUMSUB', unpack(channels))
-      for i = 1, rows.err and 0 or #rows, 2 do heard_of[string.sub(rows[i], 8)] = rows[i + 1] > 0 end
+      for i = 1, rows.err and 0 or #rows, 2 do known[string.sub(rows[i], #kind + 1)] = rows[i + 1] > 0 end
     end
-    asked = nil
-    if heard_of[id] == nil then heard_of[id] = true end
   end
-  return heard_of[id]
+  return known[id] ~= false
 end
 
 -- Counts in COUNTS; save() writes the counters that a call has changed.

@@ -6,12 +6,15 @@ local function holds(J, name, node)
   return r.status == S.ready and r.entry == name and r
 end
 
--- Returns whether take may have handed out a node, which a dead owner may have begun, without a claim (take.lua): light, and it may run twice.
-local function is_held(fields, names)
-  if fields.heavy or fields.needs or not fields.graph or #names > 1 then return false end
-  local known, routes = pcall(cjson.decode, fields.routes)
-  local route = known and type(routes) == 'table' and routes[names[1]]
-  return type(route) == 'table' and route[2] == true and route[4] == true
+-- Returns whether take may have handed out nodes, which a dead owner may have begun, without a claim (take.lua): light, and they may run twice.
+local function is_held(J, fields, ready)
+  if fields.heavy or fields.needs or fields.priority or fields.declined then return false end
+  local known, routes = pcall(cjson.decode, field(J, 'routes'))
+  for i = 1, #ready, 2 do
+    local route = known and type(routes) == 'table' and routes[ready[i]]
+    if type(route) ~= 'table' or route[2] ~= true or route[4] ~= true or ready[i + 1].deliveries > 0 then return false end
+  end
+  return true
 end
 
 local function claim_drop(J, name)
@@ -99,7 +102,10 @@ local function claim(stream, entry, fields, consumer, nonce, free, new, lost)
   field_put(J, 'c:' .. name, consumer .. ' ' .. nonce)
   if lost then
     count('redelivered', 1)
-    if not owned and ready[1] and is_held(fields, names) and node_start(J, ready[1], ready[2], name, lost) then ready, running = NONE, ready end
+    if not owned and ready[1] and is_held(J, fields, ready) then
+      for i = 1, #ready, 2 do node_start(J, ready[i], ready[i + 1], name, lost) end
+      ready, running = NONE, ready
+    end
   end
   local kind = fields.heavy == '1' and 'heavy' or 'light'
   local started, waiting, suspects = '', '', ''

@@ -105,21 +105,23 @@ local function null(text) if text == nil or text == '' then return 'null' end re
 
 local function quoted(text) if text == nil or text == '-' or text == '' then return 'null' end return '"' .. text .. '"' end
 
--- An event is a line: the ms since its job's `birth`, `s status progress attempt error`, `n status attempt node worker reason error`, or `e ` and
--- the body of a task's event. This makes its JSON, the same bytes for the list, the channel and the reader.
+-- The JSON of an event of a kind: `s` status progress attempt error; `n` status attempt node worker reason error; `e` the body of a task's event.
+local function event_json(seq, time, kind, a, b, c, d, e, f)
+  local head = '{"seq":' .. text_of[seq] .. time
+  if kind == 's' then
+    return head .. '"type":"status","status":"' .. a .. '","progress":' .. fraction(b + 0) .. ',"attempt":' .. c .. ',"error":' .. null(d) .. '}'
+  elseif kind == 'n' then
+    return head .. '"type":"node","nodeId":"' .. c .. '","status":"' .. a .. '","attempt":' .. b .. ',"error":' .. null(f) ..
+      ',"worker":' .. quoted(d) .. ',"reason":' .. quoted(e) .. '}'
+  end
+  return head .. a .. '}'
+end
+
+-- In a short log an event is a line: the ms since its job's `birth`, its kind, and the rest. This makes its JSON, the same bytes as emit() does.
+local FORMS = { s = '^(%S+) (%S+) (%S+) (.*)$', n = '^(%S+) (%S+) (%S+) (%S+) (%S+) (.*)$', e = '^(.*)$' }
 local function event_text(birth, seq, line)
   local age, kind, rest = string.match(line, '^(%-?%d+)(%a) (.*)$')
-  local head = '{"seq":' .. text_of[seq] .. created(string.format('%d', birth + age))
-  if kind == 's' then
-    local status, progress, attempt, failure = string.match(rest, '^(%S+) (%S+) (%S+) (.*)$')
-    return head .. '"type":"status","status":"' .. status .. '","progress":' .. fraction(progress + 0) .. ',"attempt":' .. attempt ..
-      ',"error":' .. null(failure) .. '}'
-  elseif kind == 'n' then
-    local status, attempt, node, worker, reason, failure = string.match(rest, '^(%S+) (%S+) (%S+) (%S+) (%S+) (.*)$')
-    return head .. '"type":"node","nodeId":"' .. node .. '","status":"' .. status .. '","attempt":' .. attempt .. ',"error":' ..
-      null(failure) .. ',"worker":' .. quoted(worker) .. ',"reason":' .. quoted(reason) .. '}'
-  end
-  return head .. rest .. '}'
+  return event_json(seq, created(string.format('%d', birth + age)), kind, string.match(rest, FORMS[kind]))
 end
 
 -- The log of events is the job's field `log`, lines, while it is short (SMALL_LOG), then a list of JSON texts.
@@ -143,6 +145,7 @@ local function log_push(J, log, texts)
 end
 
 local function log_save(J, log)
+  if J.logged > 0 then return log_push(J, log, J.events) end
   local before, lines, first = field(J, 'log'), table.concat(J.events, '\n'), J.seq - #J.events + 1
   if before then
     lines, first = before .. '\n' .. lines, J.trimmed + 1
@@ -180,18 +183,25 @@ end
 -- Every change of a job's status or of a node goes with an event or a field.
 local function is_changed(J) return J.events[1] or J.put[3] or J.drop or J.moved[1] end
 
--- Logs an event, and publishes it; on `status:` only where it has listeners.
-local function emit(J, line, channel)
+-- Logs an event of a kind (event_json), as a line or, where the log is a list, as JSON, and publishes it where it has listeners.
+local function emit(J, channel, kind, a, b, c, d, e, f)
   J.seq = J.seq + 1
-  line = text_of[NOW - J.created] .. line
-  J.events[#J.events + 1] = line
-  if channel ~= 'status:' or heard(J.id) then redis.call('PUBLISH', channel .. J.id, event_text(J.created, J.seq, line)) end
+  local listens, event = heard(channel, J.id), nil
+  if listens or J.logged > 0 then event = event_json(J.seq, CREATED, kind, a, b, c, d, e, f) end
+  if listens then redis.call('PUBLISH', channel .. J.id, event) end
+  if J.logged == 0 then
+    local age = text_of[NOW - J.created]
+    if kind == 'n' then event = age .. 'n ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d .. ' ' .. e .. ' ' .. f
+    elseif kind == 's' then event = age .. 's ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d
+    else event = age .. 'e ' .. a end
+  end
+  J.events[#J.events + 1] = event
 end
 
 local function job_error(J) return J.broken > 0 and field(J, 'error') or nil end
 
 local function status_event(J)
-  emit(J, 's ' .. J.status .. ' ' .. text_of[J.progress] .. ' ' .. text_of[J.attempt] .. ' ' .. (job_error(J) or ''), 'status:')
+  emit(J, 'status:', 's', J.status, text_of[J.progress], text_of[J.attempt], job_error(J) or '')
 end
 
 local function job_move(J, to)
@@ -203,6 +213,7 @@ local function job_move(J, to)
 end
 
 local function publish_progress(J, node, node_progress)
+  if not heard('progress:', J.id) then return end
   redis.call('PUBLISH', 'progress:' .. J.id, '{"type":"progress","seq":' .. text_of[J.seq] .. CREATED ..
     '"progress":' .. fraction(J.progress) .. ',"nodeId":"' .. node .. '","nodeProgress":' .. node_progress .. '}')
 end

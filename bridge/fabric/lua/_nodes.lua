@@ -34,8 +34,7 @@ local function record_told(J, node)
 end
 
 local function node_event(J, node, r, worker, failure)
-  emit(J, 'n ' .. r.status .. ' ' .. text_of[r.attempt] .. ' ' .. node .. ' ' .. (worker or '-') .. ' ' .. r.reason .. ' ' ..
-    (failure or ''), 'status:')
+  emit(J, 'status:', 'n', r.status, text_of[r.attempt], node, worker or '-', r.reason, failure or '')
 end
 
 -- Writes record `r` over a node that was `before`; false where the table has no such move.

@@ -1,7 +1,7 @@
 -- report: commits a worker's reports on its claims. running -> ended | ready; pending -> running | ready | skipped.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, steps, reads, ack, begun? }; claim = "consumer nonce";
--- begun = { node, worker, when }: the first report on an entry that was held without a claim (take.lua). It passes where no consumer has claimed
--- the entry since and the node is ready under it, and claims it, or ends it where it is acknowledged at once.
+-- begun = { nodes, worker, when }: the first report on an entry that was held without a claim (take.lua). It passes where no consumer has claimed
+-- the entry since and its nodes are ready under it, and claims it, or ends it where it is acknowledged at once.
 -- An item without an entry comes from the scheduler; it may only skip, send and resend, which no claim guards: each
 -- passes only if the node is pending, or if the entry that its record names is truly gone.
 -- `too_large`: a job's outputs would exceed their limit; the end, every later step (`refused`) and the ack are not written.
@@ -131,7 +131,7 @@ steps_of['event'] = function(J, entry, step)
   local number = tonumber(field(J, 'e:' .. entry) or '0')
   if step[4] <= number then return 'already' end
   field_put(J, 'e:' .. entry, text_of[step[4]])
-  emit(J, 'e ' .. step[3], step[2] .. ':')
+  emit(J, step[2] .. ':', 'e', step[3])
   return 'ok'
 end
 
@@ -152,11 +152,16 @@ local function wanted(name, steps, reads, ack)
   return names
 end
 
--- Starts the node of an entry that was held without a claim; false where it is no longer to be started under it.
+-- Starts the nodes of an entry that was held without a claim; false where they are no longer to be started under it.
 local function begin_held(J, name, begun)
-  local r = holds(J, name, begun[1])
+  local nodes = split(begun[1])
+  for k = 1, #nodes do
+    local r = holds(J, name, nodes[k])
+    if not r or r.deliveries > 0 or not JOB_STARTS[J.status] then return false end
+  end
+  for k = 1, #nodes do node_start(J, nodes[k], J.nodes[nodes[k]], name, begun[2], begun[3]) end
   J.fields['e:' .. name] = false
-  return r and r.deliveries == 0 and node_start(J, begun[1], r, name, begun[2], begun[3])
+  return true
 end
 
 transition('report', { 'allow-oom' }, function(id, stream, entry, claimed, steps, reads, ack, begun)

@@ -4,8 +4,8 @@
 -- devices: where the caller has no device, the key with the workers of its pool that have one, else ''. While one of them lives, the lane of
 -- nodes that prefer a device is closed to the caller: it reads nothing there, starts nothing handed to it from there, and is told so by
 -- a last claim { 'closed', lane, '' }.
--- holding: an entry of one light node is answered as held = { job, node, attempt, now, created, graph, routes, traceparent } and nothing is
--- written: that it is pending for the consumer is its claim until its first report, which says that the node began (report.lua).
+-- holding: an entry of light nodes is answered as held = { job, nodes, attempts, now, created, graph, routes, traceparent } and nothing is
+-- written: that it is pending for the consumer is its claim until its first report, which says that the nodes began (report.lua).
 -- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | held | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
 local LIVE_MS, CLOSED = 15000, { light = 0, heavy = 0 }
@@ -29,15 +29,28 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     claims[#claims + 1] = answer
   end
 
-  -- The answer for an entry whose node is ready and may be started without a claim; nil: claim it.
+  -- The answer for an entry whose nodes are ready and may be started without a claim; nil: claim it.
   local function held(stream, entry, flat)
-    local id, node = flat[2], flat[4]
-    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or flat[9] ~= 'graph' or flat[11] ~= 'routes' or not string.find(id, '^[%w._-]+$') then return end
-    local row = redis.call('HMGET', JOB .. id, 'state', 'n:' .. node)
-    if not row[2] or not JOB_STARTS[string.match(row[1] or '', '^%S+')] then return end
-    local status, name, attempt, deliveries = string.match(row[2], '^(%S+) (%S+) (%S+) (%S+)')
-    if status ~= S.ready or deliveries ~= '0' or name ~= entry .. '@' .. stream then return end
-    return { 'held', stream, entry, id, node, attempt, NOW_TEXT, flat[6], flat[10], flat[12], flat[13] == 'traceparent' and flat[14] or '' }
+    local id, names, last, graph, routes = flat[2], flat[4], 8, nil, nil
+    if flat[1] ~= 'job' or flat[3] ~= 'nodes' or not string.find(id, '^[%w._-]+$') then return end
+    if flat[9] == 'graph' and flat[11] == 'routes' then last, graph, routes = 12, flat[10], flat[12] end
+    local traced = flat[last + 1] == 'traceparent'
+    local name, nodes = entry .. '@' .. stream, split(names)
+    if #flat ~= last + (traced and 2 or 0) or #nodes == 0 or #nodes > math.min(free.light, 1000) then return end
+    local wanted = { 'n:' .. nodes[1], nil, nil, nil }
+    for k = 2, #nodes do wanted[k] = 'n:' .. nodes[k] end
+    if not graph then wanted[#nodes + 1], wanted[#nodes + 2] = 'graph', 'routes' end
+    local row = redis.call('HMGET', JOB .. id, 'state', unpack(wanted))
+    if not graph then graph, routes = row[#nodes + 2], row[#nodes + 3] end
+    if not JOB_STARTS[string.match(row[1] or '', '^%S+')] or not graph then return end
+    local attempts = ''
+    for k = 1, #nodes do
+      local status, under, attempt, deliveries = string.match(row[k + 1] or '', '^(%S+) (%S+) (%S+) (%S+)')
+      if status ~= S.ready or deliveries ~= '0' or under ~= name then return end
+      attempts = k == 1 and attempt or attempts .. ',' .. attempt
+    end
+    taken, free.light, size = taken + 1, free.light - #nodes, size + #graph
+    return { 'held', stream, entry, id, names, attempts, NOW_TEXT, flat[6], graph, routes, traced and flat[last + 2] or '' }
   end
 
   -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
@@ -46,7 +59,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   local function next_count(stream)
     local last = last_delivered(stream).id
     local careful = redis.call('GET', stream .. ':careful')
-    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light), holding end
+    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
     if free.light > 0 and free.heavy > 0 then return 1 end
     local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
     if not rows[1] then return 1 end
@@ -65,7 +78,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   end
   for _, stream in ipairs(streams) do
     while taken < count and size < 1048576 and not is_closed(stream) do
-      local wanted, plain = next_count(stream)
+      local wanted = next_count(stream)
       if wanted < 1 then break end
       local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', text_of[wanted], 'STREAMS', stream, '>')
       if type(reply) == 'table' and reply.err then
@@ -77,9 +90,8 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       local rows = reply[1][2]
       entry_delivered(stream, rows[#rows][1])
       for k = 1, #rows do
-        local answer = plain and held(stream, rows[k][1], rows[k][2])
+        local answer = holding and held(stream, rows[k][1], rows[k][2])
         if answer then
-          taken, free.light, size = taken + 1, free.light - 1, size + #answer[9]
           claims[#claims + 1] = answer
         else
           note(stream, rows[k][1], fields_of(rows[k][2]), true)

@@ -635,6 +635,12 @@ export default {
   "There is no room for its files. Delete some or enlarge the store, then resume.": "Für die Dateien ist kein Platz. Löschen Sie welche oder vergrößern Sie den Speicher und setzen Sie dann fort.",
   "The settings of this server do not allow it. When who runs it has changed them, resume.": "Die Einstellungen dieses Servers erlauben es nicht. Setzen Sie fort, wenn sie der Betreiber geändert hat.",
   "What it needs is busy or away. Retry it in a while.": "Was nötig ist, ist belegt oder nicht erreichbar. Wiederholen Sie es später.",
+  Examples: "Beispiele",
+  "Made and uploaded": "Erzeugt und hochgeladen",
+  "Made by jobs": "Von Jobs erzeugt",
+  Origin: "Herkunft",
+  "Show the examples": "Beispiele zeigen",
+  Uploaded: "Hochgeladen",
 
   // What the server writes: pipelines, tasks and their parameters.
   "Talking picture": "Sprechendes Bild",

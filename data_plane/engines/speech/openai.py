@@ -5,17 +5,19 @@ import io
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import httpx
 import numpy as np
 import soundfile
 from msgspec import Meta
 
-from dihedral.bridge.outgoing import Forbidden, GuardedTransport, own_guard
+from dihedral.bridge.outgoing import Forbidden, own_guard
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.data_plane.engines.speech.engine import Spoken, engine_failed
 from dihedral.schemas.strict import Strict
+
+if TYPE_CHECKING:  # httpx is imported with the first sentence: it is a tenth of a worker's start
+    import httpx
 
 MOST_BYTES = 64 << 20  # of an answer: six minutes of 24-bit stereo at 48 kHz
 LOOK_SECONDS = 0.1
@@ -94,6 +96,10 @@ class OpenAi:
         return await asking
 
     async def _asked(self, sentence: str, speed: float) -> bytes:
+        import httpx
+
+        from dihedral.bridge.guarded_transport import GuardedTransport
+
         base = self._endpoint.url.rstrip("/").removesuffix("/v1")
         body = {
             "model": self._endpoint.model,
@@ -154,10 +160,12 @@ class OpenAi:
 
 @cache
 def _trust() -> object:
+    import httpx
+
     return httpx.create_ssl_context()
 
 
-async def _read(response: httpx.Response, name: str) -> bytes:
+async def _read(response: "httpx.Response", name: str) -> bytes:
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
@@ -166,7 +174,7 @@ async def _read(response: httpx.Response, name: str) -> bytes:
     return bytes(content)
 
 
-def _retry_after(response: httpx.Response, attempt: int) -> float:
+def _retry_after(response: "httpx.Response", attempt: int) -> float:
     said = response.headers.get("Retry-After", "")
     return min(LONGEST_WAIT_SECONDS, float(said) if said.isdigit() else 0.5 * 2**attempt)
 
