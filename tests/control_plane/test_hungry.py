@@ -51,7 +51,7 @@ async def apart(directory: Any) -> AsyncIterator[Any]:
     process = subprocess.Popen([sys.executable, "-m", "dihedral.control_plane"], env=environ, stderr=log)  # noqa: ASYNC220
     clients = {
         name: httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=120, headers={"Authorization": f"Bearer {token}"}
+            base_url=f"http://127.0.0.1:{port}", timeout=at_this_load(120), headers={"Authorization": f"Bearer {token}"}
         )
         for name, token in tokens.items()
     }
