@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from dihedral.control_plane.planning.goals.stages import Asked, Matched, plain, 
 from dihedral.schemas.structs.control_plane import LlmSettings, PlannerSettings
 from tests.control_plane.test_tasks import Answer, answers, drips, endpoint, never, says
 from tests.planner.goals import GOALS, Goal
+from tests.planner.test_goals import many
 from tests.planner.trying import given, manifest
 from tests.support.polling import at_this_load
 
@@ -105,6 +108,22 @@ async def test_a_good_model_answers_what_the_matcher_left_open(kind: str) -> Non
     shape = request["format"] if kind == "ollama" else request["response_format"]["json_schema"]["schema"]
     assert shape["additionalProperties"] is False
     assert (request["options"]["num_predict"] if kind == "ollama" else request["max_tokens"]) == 2000
+
+
+async def test_beside_the_models_own_time_a_plan_takes_at_most_50_ms() -> None:
+    """Processor time over a hundred capabilities; the scripted endpoint runs in this process and is counted with it."""
+    capabilities, known = many(100)
+    goal = Goal("Make the portrait say 'Hello there'", ("portrait.png",))
+    asked = Asked(goal.text, tuple(given(goal.files)), known, capabilities)
+    taken = []
+    async with endpoint(says(graph(SPEAK))) as other:
+        llm = LlmSettings(endpoint=other.url, model="scripted", timeout_seconds=30)
+        for _ in range(7):
+            begun = time.process_time()
+            found = await repaired(asked, plain(asked), llm, PlannerSettings(), [])
+            taken.append(time.process_time() - begun)
+            assert found.by_model
+    assert statistics.median(taken[1:]) <= 0.05, taken
 
 
 async def test_every_problem_is_sent_back_and_the_next_answer_counts() -> None:

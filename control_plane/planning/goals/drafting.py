@@ -105,12 +105,16 @@ class Search(msgspec.Struct):
     known: Catalogue
     phrases: dict[str, float] = {}
     evidence: dict[str, float] = {}
+    named: frozenset[int] = frozenset()
+    """Starts of the tokens by which some task is called, word for word."""
 
     # Evidence ----------------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         tokens = [each for each in self.reading.tokens if not each.is_negated and not each.is_data]
         lines = self._lines(tokens)
+        words = {word for offer in self.known.offers.values() for word, weight in offer.asks.items() if weight >= 1}
+        self.named = frozenset(each.start for each in self.reading.tokens if each.stem in words)
         present = {word for line in lines for word in line}
         for key, offer in self.known.offers.items():
             hits = 0.0
@@ -262,7 +266,7 @@ class Search(msgspec.Struct):
             is_taken = any(naming.after in slot.named_by for use in draft.uses for slot in use.offer.slots)
             total += QUOTE_USED if is_taken else -QUOTE_LEFT
         total -= LEAD_LEFT * sum(
-            1 for each in self.tokens() if each.leads and self._is_known(each) and self.explained(draft, each) < 0.3
+            1 for each in self.tokens() if each.leads and each.start in self.named and self.explained(draft, each) < 0.3
         )
         if reading.topic:
             total += TOPIC_USED if draft.topic else -TOPIC_LEFT
@@ -277,10 +281,6 @@ class Search(msgspec.Struct):
         total -= sum(min(0.18, 0.06 * len(use.offer.titles - present)) for use in draft.uses if use.asked)
         total -= NEGATION_BROKEN * sum(1 for each in reading.negated if not self.is_kept_out(draft, each))
         return total
-
-    def _is_known(self, token: Token) -> bool:
-        """Returns whether some task is called by this very word."""
-        return any(offer.asks.get(token.stem, 0.0) >= 1 for offer in self.known.offers.values())
 
     def _ends(self, draft: Draft) -> float:
         """What the last use makes is what the goal names as wanted."""

@@ -45,6 +45,7 @@ TEXT_BYTES: Final = 48_000  # of a text file that may become a parameter
 DOCUMENT_BYTES: Final = 262_144  # of a JSON file that may become one
 LOOKS_AT_ONCE: Final = 8
 CERTAIN: Final = 0.45
+WRITER: Final = "generate_script"
 METADATA: Final = "plan"
 """The member of a job's metadata that says how its goal was planned."""
 
@@ -139,6 +140,8 @@ class Planner:
         estimate: PlanEstimate | msgspec.UnsetType = msgspec.UNSET
         if not isinstance(graph, msgspec.UnsetType):
             estimate = _estimate(graph, capabilities, await self._seconds(graph, principal))
+        if found.graph is not None and not self._settings.llm.endpoint:
+            found.assumptions += _written_without_a_model(found.graph)
         _hold_limits(request, found, estimate)
         return GoalPlan(
             goal=str(request.goal),
@@ -282,6 +285,13 @@ def _estimate(graph: GraphSubmission, capabilities: Mapping[str, Capability], se
         memory_mib=max((declared_mib(each, params) for each, params in used), default=0),
         seconds=seconds,
     )
+
+
+def _written_without_a_model(graph: Object) -> list[str]:
+    """Returns what the caller has to know of a script that a template will write."""
+    if not any(node["task"] == WRITER for node in graph["nodes"]):
+        return []
+    return ["no language model is set (llm.endpoint): a template writes the script and knows nothing of its subject"]
 
 
 def is_certain(found: Matched) -> bool:
