@@ -165,7 +165,7 @@ def test_a_comfyui_workflow_becomes_a_job(shell: Shell) -> None:
         (("submit", "broken.json"), "dihedral: broken.json: is not JSON: "),
         (("submit", "list.json"), "dihedral: list.json: is no graph and no submission"),
         (("submit", "typo.json"), "dihedral: typo.json: a submission has no 'prioriti'; it has graph, "),
-        (("submit", "typo.json", "--param", "a=1"), "dihedral: --param, --file and --local fill in a pipeline"),
+        (("submit", "typo.json", "--param", "a=1"), "dihedral: --param, --file, --local, --sweep and --preset fill in a pipeline"),
         (("submit", "editor.json"), "dihedral: editor.json: this is a workflow as ComfyUI's editor saves it; export it"),
         (("submit", "--pipeline", "simulate", "--param", "steps"), "dihedral: 'steps' is not NAME=VALUE"),
         (("submit", "--pipeline", "train_voice", "--file", "recording=absent.wav"), "dihedral: absent.wav: No such file"),
