@@ -17,7 +17,7 @@ from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import NewJob
 from dihedral.control_plane import identity
 from dihedral.control_plane.access import Principal
-from dihedral.control_plane.job_queue import JobQueue, Planned, digest_of
+from dihedral.control_plane.job_queue import BLOCK, BLOCK_BYTES, JobQueue, Planned, digest_of
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.schema_check import pointer
 from dihedral.control_plane.problems import ApiProblem, refused
@@ -25,8 +25,8 @@ from dihedral.schemas.structs.graph import Estimate
 from dihedral.schemas.structs.job import Job, SweepJobs, SweepPlan
 from dihedral.schemas.structs.problem import ProblemDetail
 from dihedral.schemas.structs.request import JobRequest
+from dihedral.schemas.structs.settings import Settings
 
-BLOCK = 50
 MAX_VALUE = 30
 UNSET = msgspec.UNSET
 
@@ -37,9 +37,9 @@ def is_sweep(request: JobRequest) -> bool:
     return isinstance(request.sweep, dict)
 
 
-async def plan(queue: JobQueue, request: JobRequest, principal: Principal) -> SweepPlan:
+async def plan(queue: JobQueue, request: JobRequest, body: bytes, principal: Principal) -> SweepPlan:
     """Plans a sweep. Raises ApiProblem with the problems of every combination."""
-    combinations, planned = await _planned(queue, request, principal, "plan")
+    combinations, planned = await _planned(queue, request, len(body), principal, "plan")
     estimates = [await queue.estimates.of_plan(each.graph, each.routes) for each in planned]
     known = [each for each in estimates if each is not None]
     whole = Estimate(low=sum(each.low for each in known), high=sum(each.high for each in known))
@@ -59,28 +59,30 @@ async def submit(
     kept = await queue.lookup(owner, key, digest)
     sweep = secrets.token_hex(8) if kept is None else kept.job_id
     if kept is not None and kept.created:
-        combinations = _combinations(request, queue.settings.control.sweep_jobs)
+        combinations = _combinations(request, len(body), queue.settings)
         jobs = [await _repeated(queue, job_id(sweep, index), owner) for index in range(len(combinations))]
         return _answer(sweep, combinations, jobs, instance), False
-    count = len(_combinations(request, queue.settings.control.sweep_jobs))
+    count = len(_combinations(request, len(body), queue.settings))
     left, word = await queue.jobs.allowance(queue.limit_of(principal))
     if kept is None and word and left < count:
         problem = queue.not_accepted(word, "")
         problem.detail = f"{problem.detail}: this sweep makes {count} jobs, and {left} more are accepted now"
         raise problem
-    combinations, planned = await _planned(queue, request, principal, sweep)
+    combinations, planned = await _planned(queue, request, len(body), principal, sweep)
     if key is not None and kept is None:
         kept = await queue.reserve(owner, key, digest, sweep)
         sweep = sweep if kept is None else kept.job_id
     answers: list[Job | ApiProblem | None] = [None] * len(planned)
-    for start in range(0, len(planned), BLOCK):
-        new: list[tuple[int, NewJob, Planned]] = []
-        for index in range(start, min(start + BLOCK, len(planned))):
-            each = planned[index]
-            each.graph.workflow_id = job_id(sweep, index)
-            each.request.tags = [*(each.request.tags if isinstance(each.request.tags, list) else []), tag_of(sweep)]
-            new.append((index, await queue.new(each, each.request, f"{digest}{index}", principal), each))
-        await queue.submit_block(new, answers, principal)
+    new: list[tuple[int, NewJob, Planned]] = []
+    size = 0
+    for index, each in enumerate(planned):
+        each.graph.workflow_id = job_id(sweep, index)
+        each.request.tags = [*(each.request.tags if isinstance(each.request.tags, list) else []), tag_of(sweep)]
+        new.append((index, await queue.new(each, each.request, f"{digest}{index}", principal), each))
+        size += len(body)
+        if len(new) == BLOCK or size >= BLOCK_BYTES or index == len(planned) - 1:
+            await queue.submit_block(new, answers, principal)
+            new, size = [], 0
     for index, answer in enumerate(answers):
         if isinstance(answer, ApiProblem) and answer.code == "job_exists" and key is not None:
             answers[index] = await _repeated(queue, job_id(sweep, index), owner)  # an attempt before this one made it
@@ -119,8 +121,9 @@ def _answer(sweep: str, combinations: list[Combination], jobs: Sequence[Job | Ap
     return SweepJobs(sweep=sweep, tag=tag_of(sweep), combinations=combinations, jobs=shown)
 
 
-def _combinations(request: JobRequest, most: int) -> list[Combination]:
-    """Returns every combination, the values of the last param changing fastest. Raises ApiProblem."""
+def _combinations(request: JobRequest, size: int, settings: Settings) -> list[Combination]:
+    """Returns every combination, the values of the last param changing fastest. `size`: the bytes of the body, which each job may store. Raises ApiProblem."""
+    most, most_bytes = settings.control.sweep_jobs, settings.control.batch_limit_bytes
     sweep = request.sweep if isinstance(request.sweep, dict) else {}
     count = 1
     for values in sweep.values():
@@ -128,14 +131,19 @@ def _combinations(request: JobRequest, most: int) -> list[Combination]:
     if count > most:
         detail = f"{count} combinations; at most {most} are allowed (control.sweepJobs)"
         raise refused("the sweep is too large", [planning.Problem("/sweep", "too_many_jobs", detail)])
+    if count * size > most_bytes:
+        detail = (
+            f"{count} combinations of {size} bytes; together at most {most_bytes} are allowed (control.batchLimitBytes)"
+        )
+        raise refused("the sweep is too large", [planning.Problem("/sweep", "too_large", detail)])
     return [dict(zip(sweep, values, strict=True)) for values in product(*sweep.values())]
 
 
 async def _planned(
-    queue: JobQueue, request: JobRequest, principal: Principal, sweep: str
+    queue: JobQueue, request: JobRequest, size: int, principal: Principal, sweep: str
 ) -> tuple[list[Combination], list[Planned]]:
     """Plans each combination, with ids that follow from `sweep`. Raises ApiProblem with the problems of all."""
-    combinations = _combinations(request, queue.settings.control.sweep_jobs)
+    combinations = _combinations(request, size, queue.settings)
     base = request if isinstance(request.goal, str) else (await queue.completed(request, principal))[0]
     if isinstance(base.goal, str) or not isinstance(base.graph, msgspec.UnsetType):
         detail = "only params of a pipeline or a task can be swept"

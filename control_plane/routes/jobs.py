@@ -13,7 +13,7 @@ from litestar.response import Stream
 from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body, changing, sweeps
-from dihedral.control_plane.access import principal
+from dihedral.control_plane.access import Access, principal
 from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
@@ -73,7 +73,12 @@ async def submit(request: Req) -> Response[bytes]:
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
     queue, who = _queue(request), principal(request)
     if b'"sweep"' in raw and sweeps.is_sweep(wish := await queue.decode(raw, who)):
-        made, created = await sweeps.submit(queue, wish, raw, who, key, address(request.scope, "/api/jobs"))
+        access: Access = request.app.state.access
+        leave = await access.costly_turns.take(who.key.id if who.key else "")
+        try:
+            made, created = await sweeps.submit(queue, wish, raw, who, key, address(request.scope, "/api/jobs"))
+        finally:
+            leave()
         return Response(
             msgspec.json.encode(made),
             status_code=201 if created else 200,
@@ -130,7 +135,7 @@ async def plan(request: Req) -> Response[bytes]:
         told = await planner.plan(wish, principal(request))
         return Response(msgspec.json.encode(told), media_type="application/json")
     if sweeps.is_sweep(wish):
-        swept = await sweeps.plan(queue, wish, principal(request))
+        swept = await sweeps.plan(queue, wish, raw, principal(request))
         return Response(msgspec.json.encode(swept), media_type="application/json")
     planned = await queue.plan(wish, principal=principal(request))
     await queue.refuse_missing(planned, principal(request))

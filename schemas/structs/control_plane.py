@@ -45,7 +45,11 @@ class ControlSettings(Strict, kw_only=True):
     ) = field(name='bodyLimitBytes', default=4194304)
     batch_limit_bytes: (
         Annotated[
-            int, Meta(description='Largest body of POST /api/jobs/batch.', ge=1024)
+            int,
+            Meta(
+                description='Largest body of POST /api/jobs/batch, and of a sweep the most for all of its jobs together.',
+                ge=1024,
+            ),
         ]
     ) = field(name='batchLimitBytes', default=67108864)
     batch_items: (

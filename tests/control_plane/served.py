@@ -56,6 +56,8 @@ class Served:
         self.planes = planes
         self.becomes = planes.becomes
         self.port = port
+        self.state: Any = None
+        """That of the application."""
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120)
 
     async def get(self, path: str, expect: int = 200, **params: Any) -> Any:
@@ -181,6 +183,7 @@ async def serve(made: Settings, spans: Tracing | None = None) -> AsyncIterator[S
         server = Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))
         served = Served(made, planes, listening.getsockname()[1])
+        served.state = app.state
         ended_itself: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, _: ended_itself.append(number))
         try:

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.control_plane import presets
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import new_id, node, pointers
@@ -162,6 +163,40 @@ async def test_a_sweep_beyond_the_limit_of_its_key_is_refused_before_it_is_plann
     assert problem["code"] == "quota_reached"
     assert "4 jobs" in problem["detail"]
     assert len((await house.ask("few", "POST", "/api/jobs", 201, json=swept(sweep={"steps": [1, 2, 3]})))["jobs"]) == 3
+
+
+async def test_a_sweep_that_would_store_more_than_a_batch_may_hold_is_refused(house: Locked) -> None:
+    """Each job stores the whole request, so a body that is allowed may come to hundreds of times its size."""
+    body = swept(sweep={"steps": list(range(1, 21))}, metadata={"text": "x" * 3_500_000})
+    for path in ("/api/jobs", "/api/plans"):
+        assert await refused(house, body, path=path) == {"/sweep": "too_large"}
+
+
+async def test_the_jobs_of_a_large_sweep_are_stored_a_few_at_a_time(
+    house: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[int] = []
+    submit_many = Jobs.submit_many
+
+    async def noted(self: Jobs, jobs: Any) -> Any:
+        blocks.append(len(jobs))
+        return await submit_many(self, jobs)
+
+    monkeypatch.setattr(Jobs, "submit_many", noted)
+    await house.ask("alice", "POST", "/api/jobs", 201, json=swept(metadata={"text": "x" * 600_000}))
+    assert blocks == [2, 2, 2]
+
+
+async def test_a_sweep_takes_one_of_the_few_turns_of_costly_requests(house: Locked) -> None:
+    turns, key = house.served.state.access.costly_turns, house.ids["alice"]
+    given = [await turns.take(key) for _ in range(max(1, house.served.settings.control.requests_per_key // 8))]
+    async with asyncio.TaskGroup() as group:
+        sent = group.create_task(house.ask("alice", "POST", "/api/jobs", 201, json=swept()))
+        await house.ask("alice", "POST", "/api/jobs", 201, json={"pipeline": "tale", "params": {"prompt": "one"}})
+        assert not sent.done()
+        for give_back in given:
+            give_back()
+    assert len(sent.result()["jobs"]) == 6
 
 
 # Presets ----------------------------------------------------------------------------------------------------------------
