@@ -33,7 +33,7 @@ async def set_priority(jobs: Jobs, job_id: str, priority: str) -> str:
     moves: list[tuple[str, str, str | bool]] = []
     for entry, (stream, place) in (await _entries(jobs, part, view)).items():
         target = part.stream(*place, priority, lane_of(stream))
-        if target != stream or stream == part.stream(*place, URGENT, lane_of(stream)):
+        if target != stream or (priority == URGENT and view.priority != URGENT):  # from the front, too
             moves.append((entry, target, ""))
     return (await jobs.scripts.change(part, [Change(job_id, priority, moves)]))[0]
 

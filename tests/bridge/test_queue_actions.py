@@ -231,6 +231,32 @@ async def test_the_number_of_changes_is_bounded(redis_url: str, redis: Any) -> N
         assert begun() == ["a"]
 
 
+async def test_the_same_priority_again_keeps_the_place(redis_url: str, redis: Any) -> None:
+    """A client repeats a request whose answer is lost."""
+    async with planes(redis_url, redis) as here:
+        await busy(here)
+        await queued(here, "a", "b", priority="high")
+        await queued(here, "c", "d")
+        for _ in range(30):
+            for job, priority in (("a", "high"), ("c", "normal")):
+                assert await moving.set_priority(here.jobs, job, priority) == "ok"
+        assert await redis.xlen("stream:process:data+gpu:high") == 2
+        gate("held").set()
+        await all_ended(here, "a", "b", "c", "d")
+        assert begun() == ["held", "a", "b", "c", "d"]
+
+
+async def test_the_priority_that_a_job_has_takes_it_back_from_the_front_and_counts(redis_url: str, redis: Any) -> None:
+    async with planes(redis_url, redis) as here:
+        await queued(here, "a", "b")
+        words = []
+        for _ in range(21):
+            assert await moving.move_to_front(here.jobs, "b") == "ok"
+            words.append(await moving.set_priority(here.jobs, "b", "normal"))
+        assert words == ["ok"] * 20 + ["often"]
+        assert (await here.view("b")).record("b").entry.endswith("+gpu:high")
+
+
 # To the front -----------------------------------------------------------------------------------------------------------
 
 

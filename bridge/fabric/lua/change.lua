@@ -51,10 +51,13 @@ transition('change', { 'allow-oom' }, function(id, priority, moves, before, afte
     if after ~= before then field_put(J, 'about', after ~= '' and after) end
   end
   if JOB_ENDED[J.status] then return (priority ~= '' or moves[1]) and 'ended' or 'ok' end
-  if priority ~= '' and priority ~= (field(J, 'priority') or 'normal') then
+  local differs = priority ~= '' and priority ~= (field(J, 'priority') or 'normal')
+  if differs or (priority ~= '' and moves[1]) then -- what stands at the front is taken back by the priority that the job has
     local changes = tonumber(field(J, 'changes') or '0') + 1
     if changes > MOST_CHANGES then return 'often' end
     field_put(J, 'changes', text_of[changes])
+  end
+  if differs then
     field_put(J, 'priority', priority ~= 'normal' and priority)
     redis.call('PUBLISH', 'cancel', '/priority ' .. id .. ' ' .. priority)
   end
