@@ -1,7 +1,7 @@
 """Holds the results of a job against what its goal asks for, and asks for one further attempt where a changed parameter may help.
 
 The planner of goals adds this node where a goal is submitted with `evaluate` (planning/goals/evaluating.py). The further attempt is a job of its
-own, with the id of this one and `-2`: so a run that is repeated after a crash starts no second one, and both attempts stay to be compared.
+own, with the id of this one and `-2` (or the next number that no other job has): so a run that is repeated after a crash starts no second one, and both attempts stay to be compared.
 """
 
 from collections.abc import Awaitable, Callable

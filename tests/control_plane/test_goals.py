@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric import keys
-from tests.control_plane.served import Served, graph, node, pointers
+from tests.control_plane.served import Served, graph, new_id, node, pointers
 from tests.control_plane.test_access import house  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -196,6 +196,40 @@ async def test_what_is_not_as_asked_is_tried_once_more_with_its_reason_and_not_a
     assert (told["attempt"], told["of"], told["changed"]) == (2, job["jobId"], {"a": {"lines": 3}})
     assert told["reason"] == output["reason"]
     assert (await served.get(f"/api/jobs/{job['jobId']}-2-2", 404))["code"]
+
+
+async def test_the_second_attempt_is_asked_for_as_the_first_was(served: Served) -> None:
+    wanted = evaluated()
+    wanted["graph"]["nodes"][0] |= {"pool": "default", "retries": {"maxAttempts": 4}}
+    wanted["graph"]["edges"][0]["metadata"] = {"line": "dashed"}
+    wanted["graph"]["context"] = {"house": "of bees"}
+    secret = "whsec_" + "A" * 32
+    webhook = {"url": "https://hooks.invalid/ended", "secret": secret}
+    more = {"priority": "high", "tags": ["mine"], "metadata": {"ticket": 7}, "webhook": webhook}
+    job = await served.post("/api/jobs", {**wanted, **more})
+    await served.ended(job["jobId"])
+    again = await served.ended(f"{job['jobId']}-2")
+    assert (again["priority"], again["tags"]) == ("high", ["mine"])
+    made = await served.get(f"/api/jobs/{again['jobId']}/graph")
+    assert (made["nodes"][0]["pool"], made["nodes"][0]["retries"]["maxAttempts"]) == ("default", 4)
+    assert (made["edges"][0]["metadata"], made["context"]) == ({"line": "dashed"}, {"house": "of bees"})
+    assert made["metadata"]["ticket"] == 7
+    assert await served.planes.client.get(f"webhooks:job:{again['jobId']}") is not None
+
+
+async def test_a_job_that_has_the_id_of_the_second_attempt_is_not_taken_for_it(house: Any) -> None:  # noqa: F811
+    job = new_id()
+    other = {"graph": graph(node("x", task="generate_script", plane="node", prompt="hers", lines=1))}
+    other["graph"]["workflowId"] = f"{job}-2"
+    first = evaluated()
+    first["graph"]["workflowId"] = job
+    for body, name in ((other, "bob"), (first, "alice")):
+        answer = await house.http.post("/api/jobs", json=body, headers=house.of(name))
+        assert answer.status_code == 201, answer.text
+    await house.ended("alice", job)
+    nodes = (await house.http.get(f"/api/jobs/{job}/graph", headers=house.of("alice"))).json()["nodes"]
+    assert nodes[1]["output"]["nextAttempt"] == f"{job}-3"
+    assert (await house.ended("alice", f"{job}-3"))["rerunOf"] == job
 
 
 async def test_the_second_attempt_belongs_to_the_owner_of_the_first(house: Any) -> None:  # noqa: F811

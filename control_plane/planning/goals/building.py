@@ -196,7 +196,11 @@ def shape_problems(graph: Object) -> list[tuple[str, str, str]]:
 
 def as_submission(graph: Object) -> Object:
     """Returns a job's graph as one to submit: without what the job has made of it."""
-    kept = ("id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input")
+    kept = (
+        "id", "task", "plane", "params", "progressWeight", "timeoutSeconds", "tags", "name", "input", "pool", "retries",
+    )  # fmt: skip
     nodes = [{name: node[name] for name in kept if name in node} for node in graph["nodes"]]
-    edges = [{name: edge[name] for name in ("from", "to", "kind") if name in edge} for edge in graph.get("edges", [])]
-    return {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}
+    members = ("from", "to", "kind", "metadata")
+    edges = [{name: edge[name] for name in members if name in edge} for edge in graph.get("edges", [])]
+    made = {"schema": "langgraph.v1", "nodes": nodes, "edges": edges}
+    return {**made, "context": graph["context"]} if graph.get("context") else made
