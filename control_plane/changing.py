@@ -9,7 +9,8 @@ from dihedral.bridge.fabric.scripts import Depth
 from dihedral.control_plane import identity
 from dihedral.control_plane.identity import About
 from dihedral.control_plane.job_queue import JobQueue
-from dihedral.control_plane.problems import ApiProblem, unknown_job
+from dihedral.control_plane.planning.plan import Problem
+from dihedral.control_plane.problems import ApiProblem, refused, unknown_job
 from dihedral.schemas.structs.job import Job
 from dihedral.schemas.structs.request import JobChange
 
@@ -61,7 +62,11 @@ async def _rename(queue: JobQueue, job_id: str, wanted: JobChange) -> None:
         view = await queue.jobs.read(job_id, depth=Depth.graph)
         if view is None:
             raise unknown_job(job_id)
-        after = identity.encode(_renamed(identity.decode(view.about), wanted, view)).decode()
+        about = identity.decode(view.about)
+        after = identity.encode(_renamed(about, wanted, view)).decode()
+        if identity.decode(after).cut and not about.cut:  # its params would be lost
+            detail = f"with it, name, tags and params would have more than {identity.MAX_BYTES} bytes"
+            raise refused(detail, [Problem("/name" if wanted.tags is UNSET else "/tags", "too_large", detail)])
         word = (await queue.jobs.scripts.change(part, [Change(job_id, before=view.about, after=after)]))[0]
         if word != "conflict":
             return _check(word, job_id)

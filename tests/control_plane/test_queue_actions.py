@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from dihedral.control_plane import identity
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import new_id, node, pointers, submission
 from tests.support.leaks import leaks
@@ -180,6 +181,17 @@ async def test_a_change_that_does_not_fit_names_what_is_wrong(house: Locked, bod
     job = await held(house)
     problem = await house.ask("alice", "PATCH", f"/api/jobs/{job}", 422, json=body)
     assert problem["code"] == "nothing_to_change" if pointer is None else pointer in pointers(problem)
+
+
+async def test_a_name_that_would_cost_a_job_its_params_is_refused(house: Locked) -> None:
+    output = "x" * (identity.MAX_BYTES - 150)
+    made = await house.ask("alice", "POST", "/api/jobs", 201, json={"task": "act", "params": {"output": output}})
+    path = f"/api/jobs/{made['jobId']}"
+    for body in ({"name": "n" * 200}, {"tags": [f"{n:050}" for n in range(9)]}):
+        (pointer,) = (f"/{name}" for name in body)
+        assert pointers(await house.ask("alice", "PATCH", path, 422, json=body)) == {pointer: "too_large"}
+    found = await house.ask("alice", "PATCH", path, json={"name": "short"})
+    assert (found["name"], found["params"]["output"]) == ("short", output)
 
 
 async def test_a_job_of_somebody_else_cannot_be_changed(house: Locked) -> None:
