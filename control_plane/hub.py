@@ -46,6 +46,8 @@ LOOK_SECONDS = 1.0
 ESTIMATE_SECONDS = 5.0
 ESTIMATED_AT_ONCE = 20
 """Jobs of which one round, once a second, estimates what they still take: the cost stays the same however many are watched."""
+ESTIMATED_NODES = 2000
+"""Nodes that have not ended, of all jobs of one round; one job may have as many. The others are first in the next round."""
 HUB_CHANNEL = "hub"
 """A channel that is always subscribed, so that the connection always has one."""
 
@@ -428,7 +430,11 @@ class Hub:
                 continue
             with suppress(*CONNECTION_ERRORS, redis.RedisError):
                 views = await self._jobs.read_many([each.job_id for each in due])
+                nodes = 0
                 for watch, view in zip(due, views, strict=True):
+                    nodes += 0 if view is None else view.remaining
+                    if nodes > ESTIMATED_NODES and watch is not due[0]:
+                        break
                     watch.estimate_at = now + ESTIMATE_SECONDS
                     if view is not None and view.owner == watch.owner:
                         watch.expect(*await self._estimates(view))

@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
+from dihedral.bridge.fabric.jobs import JobView
+from dihedral.control_plane import hub
 from dihedral.control_plane.hub import UnknownJob
 from tests.control_plane.hubs import is_last, seqs, world
 from tests.control_plane.served import new_id
@@ -429,3 +431,36 @@ async def test_a_redis_that_comes_back_with_older_data_is_followed_from_there(tm
                 events = [event for message in messages for event in message["events"]]
                 assert [event["seq"] for event in events] == list(range(back + 1, back + 4))
                 assert said(*messages) == [{"n": 10}]
+
+
+# Estimates --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_round_of_estimates_is_bounded_by_the_nodes_of_its_jobs(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(hub, "ESTIMATED_NODES", 1)
+    rounds: list[list[str]] = []
+
+    async def estimates(view: JobView) -> tuple[None, None]:
+        rounds[-1].append(view.job_id)
+        return None, None
+
+    jobs = [await served.puppet() for _ in range(3)]
+    async with world(served, estimates=estimates) as made:
+        read_many = made.hub._jobs.read_many
+
+        async def noted(*asked: Any) -> Any:
+            rounds.append([])
+            return await read_many(*asked)
+
+        made.hub._jobs.read_many = noted
+        for job in jobs:
+            await made.view(job.job)
+        for watch in made.hub._watches.values():
+            watch.estimate_at = 0.0  # due at once, all together
+        await served.becomes(lambda: {each for found in rounds for each in found} == {job.job for job in jobs})
+        assert all(len(found) <= 1 for found in rounds)
+    for job in jobs:
+        job.end()
