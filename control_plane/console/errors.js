@@ -34,7 +34,7 @@ export function Wrong({ error, at }) {
   return html`<div class="wrong-one">
     <p><code class="code">${error.code}</code> ${at} <span class="wrong-text">${error.message}</span></p>
     <p class="advice">${served(error.advice ?? adviceFor(error))}</p>
-    ${long.map(([name, text]) => html`<details key=${name}><summary>${name === "stderr" ? t("End of its stderr") : t("Traceback")}</summary><div class="with-tool"><${Copy} text=${asText(text)} /><pre>${asText(text)}</pre></div></details>`)}
+    ${long.map(([name, text]) => html`<details key=${name}><summary>${name === "stderr" ? t("End of its stderr") : t("Traceback")}</summary><div class="with-tool"><${Copy} text=${asText(text)} /><pre tabindex="0" role="region" aria-label=${name === "stderr" ? t("End of its stderr") : t("Traceback")}>${asText(text)}</pre></div></details>`)}
     ${Object.keys(details).length > 0 && html`<${Tree} value=${details} />`}
   </div>`;
 }

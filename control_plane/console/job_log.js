@@ -75,5 +75,5 @@ function Picked({ event, close }) {
   const text = event.type === "log" ? event.message : JSON.stringify(event, null, 2);
   return html`<div class="picked"><div><span class="muted">${t("event {n}", { n: event.seq })}, ${exact(event.created)}</span>
       <span><${Copy} text=${text} /><button type="button" class="quiet icon-only" aria-label=${t("Close")} onClick=${close}><${Icon} of="close" /></button></span></div>
-    <pre>${text}</pre></div>`;
+    <pre tabindex="0" role="region" aria-label=${t("event {n}", { n: event.seq })}>${text}</pre></div>`;
 }

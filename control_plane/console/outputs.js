@@ -51,7 +51,7 @@ export function Output({ value }) {
 function Deep({ name, value }) {
   const count = Array.isArray(value) ? tn(value.length, "{n} item", "{n} items") : "";
   if (Array.isArray(value) && value.length && value.length <= 200 && value.every((each) => isPlain(each) && !isReference(each))) {
-    return html`<section><h3>${titleOf(name)} <span class="muted">${count}</span></h3><p class="output-list">${value.map((each, index) => html`${index > 0 && " · "}<${Cell} key=${index} value=${each} />`)}</p></section>`;
+    return html`<section><h3>${titleOf(name)} <span class="muted">${count}</span></h3><p class="output-list" tabindex="0" role="region" aria-label=${titleOf(name)}>${value.map((each, index) => html`${index > 0 && " · "}<${Cell} key=${index} value=${each} />`)}</p></section>`;
   }
   if (isTable(value)) return html`<details class="more" open=${value.length <= 5 * ROWS || undefined}><summary>${titleOf(name)} <span class="muted">${count}</span></summary><${Rows} name=${titleOf(name)} rows=${value} /></details>`;
   return html`<section><h3>${titleOf(name)} <span class="muted">${count}</span></h3><${Tree} value=${value} /></section>`;
