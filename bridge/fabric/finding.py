@@ -71,7 +71,8 @@ class Ids:
             self._begin_anew()
         upto, runs = list(self._upto), [self._ids]
         for part in self._jobs.scripts.partitions:
-            start, offset, rows, before = (
+            before: set[str] = set()
+            start, offset, rows = float(self._upto[part.number] - OVERLAP_MS), 0, [(b"", 0.0)] * IDS_AT_ONCE
                 float(self._upto[part.number] - OVERLAP_MS),
                 0,
                 [(b"", 0.0)] * IDS_AT_ONCE,
