@@ -73,11 +73,6 @@ class Ids:
         for part in self._jobs.scripts.partitions:
             before: set[str] = set()
             start, offset, rows = float(self._upto[part.number] - OVERLAP_MS), 0, [(b"", 0.0)] * IDS_AT_ONCE
-                float(self._upto[part.number] - OVERLAP_MS),
-                0,
-                [(b"", 0.0)] * IDS_AT_ONCE,
-                set(),
-            )
             while len(rows) == IDS_AT_ONCE:  # by score: what is removed meanwhile would move a place that is counted
                 rows = await self._jobs.client.zrange(
                     part.index, start, "+inf", byscore=True, offset=offset, num=IDS_AT_ONCE, withscores=True
