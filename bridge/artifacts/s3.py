@@ -292,25 +292,27 @@ class S3Store:
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> list[ArtifactMeta]:
         """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
-        if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
+        within = job_id if folder is None else folder
+        if (bucket is not None and not is_bucket(bucket)) or (within is not None and not is_segment(within)):
             return []
         buckets = BUCKETS if bucket is None else (bucket,)
-        if owner and job_id is None and all([await self._is_indexed(name) for name in buckets]):
+        if owner and within is None and all([await self._is_indexed(name) for name in buckets]):
             return [*await self._of_owner(buckets, owner, limit, before)]
         changed: list[tuple[datetime, str, str]] = []
         for name in buckets:
             with suppress(ArtifactNotFound):  # nothing was ever stored there
                 changed += await self._ask(
-                    name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
+                    name, partial(_changes, self._client(), name, f"{within}/" if within else None), LONG_SECONDS
                 )
         changed.sort(reverse=True)
         if (
             before is not None
         ):  # an object changed later was also created later (up to the clock's resolution), or overwritten since
-            latest = datetime.fromisoformat(before[0]) + CLOCK
-            changed = [each for each in changed if each[0] <= latest]
+            latest = datetime.fromisoformat(before[0])
+            changed = [each for each in changed if each[0] - CLOCK <= latest]
         found: list[ArtifactMeta] = []
         for at in range(0, len(changed), CONNECTIONS):
             if len(found) >= limit:
