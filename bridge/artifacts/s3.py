@@ -333,18 +333,19 @@ class S3Store:
         self, buckets: tuple[str, ...], owner: str, limit: int, before: tuple[str, str] | None
     ) -> Sequence[ArtifactMeta]:
         found: list[ArtifactMeta] = []
-        pending: dict[tuple[str, str], str] = {}
+        # While an artifact is written over, and after a crash then, it has a newer entry beside its own.
+        pending: dict[tuple[str, str], set[str]] = {}
 
         async def look() -> None:
             for meta in await self._known([*pending]):
-                is_current = meta.created_at == pending[meta.bucket, meta.key] and meta.owner == owner
+                is_current = meta.created_at in pending[meta.bucket, meta.key] and meta.owner == owner
                 if is_current and (before is None or newest(meta) < before):
                     found.append(meta)
             pending.clear()
 
         async for moment in self._index.moments(buckets, owner, None if before is None else before[0], limit + 1):
             for entry in moment:
-                pending.setdefault((entry.bucket, entry.key), entry.created_at)
+                pending.setdefault((entry.bucket, entry.key), set()).add(entry.created_at)
             if len(pending) >= min(CONNECTIONS, limit - len(found)):
                 await look()
             if len(found) >= limit:
