@@ -71,16 +71,19 @@ class Ids:
             self._begin_anew()
         upto, runs = list(self._upto), [self._ids]
         for part in self._jobs.scripts.partitions:
-            offset, rows = 0, [None] * IDS_AT_ONCE
-            while len(rows) == IDS_AT_ONCE:
+            before: set[str] = set()
+            start, offset, rows = float(self._upto[part.number] - OVERLAP_MS), 0, [(b"", 0.0)] * IDS_AT_ONCE
+            while len(rows) == IDS_AT_ONCE:  # by score: what is removed meanwhile would move a place that is counted
                 rows = await self._jobs.client.zrange(
-                    part.index, self._upto[part.number] - OVERLAP_MS, "+inf", byscore=True, offset=offset, num=IDS_AT_ONCE, withscores=True
-                )  # fmt: skip
-                offset += len(rows)
-                if new := [job_id for raw, _ in rows if not self._has(job_id := raw.decode())]:
+                    part.index, start, "+inf", byscore=True, offset=offset, num=IDS_AT_ONCE, withscores=True
+                )
+                ids = {raw.decode() for raw, _ in rows}
+                if new := [job_id for job_id in ids - before if not self._has(job_id)]:
                     runs.append(sorted(new))
                 if rows:
-                    upto[part.number] = int(rows[-1][1])
+                    last = rows[-1][1]
+                    start, offset, before = last, offset + len(rows) if last == start else 0, ids
+                    upto[part.number] = int(last)
         while len(runs) > 1:  # two at a time: to sort all at once would hold up the loop
             first, second, *rest = runs
             first += second

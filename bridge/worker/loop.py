@@ -236,6 +236,8 @@ class Worker:
                 seen, deliveries = await self._taker.take(light, heavy)
                 self.presence.trouble = None
                 self._accept(deliveries)
+                if self.capacity.paused:
+                    continue  # meanwhile: a blocking read would be handed an entry that may not start here
                 if seen or self.capacity.free()[1] > heavy:
                     # A slot that came free during the take was not asked for: a blocking read now would be handed one entry of each
                     # priority of a backlog, as if they were equal.

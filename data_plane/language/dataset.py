@@ -28,6 +28,7 @@ LINE_BYTES = 4 << 20  # of one document: as messages of no words it takes 100 ti
 LIST_BYTES = 32 << 20  # of one JSON list, which is read whole
 MOST_TOKENS = 1 << 25  # which take 1.3 GiB as rows
 PIECE = 1 << 18  # characters that the tokenizer is given at once: it needs some 260 bytes for each
+_LIST = re.compile(r"\[\s*(\{|$)")
 _NAMED_LINES = re.compile(r"\.?(jsonl|ndjson)\b", re.IGNORECASE)
 
 
@@ -118,6 +119,11 @@ def _documents(file: Path, name: str, size: int) -> Iterator[Document]:
     first = next(_lines(file, stops=False), (1, ""))[1].lstrip()
     if first.startswith("[") and size <= LIST_BYTES:
         yield from _listed(file, _text(file))
+    elif first.startswith("[") and (name.lower().endswith(".json") or _LIST.match(first)):
+        raise _invalid(
+            file,
+            f"it is a JSON list of {size >> 20} MiB; {LIST_BYTES >> 20} are possible. Write one object a line (.jsonl)",
+        )
     elif _NAMED_LINES.search(name) or _is_object(first.rstrip("\n")):
         for number, line in _lines(file):
             yield _document(file, f"line {number}", line)

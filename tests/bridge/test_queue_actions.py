@@ -266,3 +266,21 @@ async def test_behind_a_long_line_of_high_priority_a_job_stands_last_of_it(
         gate("held").set()
         await all_ended(here, "a", "b", "c", "d", "e")
         assert begun() == ["held", "a", "b", "c", "e", "d"]
+
+
+async def test_what_has_moved_asks_for_one_slot_and_not_for_two(redis_url: str, redis: Any) -> None:
+    """The entry that a moved one left behind is undelivered too, as long as every slot is taken."""
+    async with planes(redis_url, redis) as here:
+        await queued(here, "moved")
+        part = here.jobs.scripts.partition("moved")
+        normal = await stream_of(here, "moved")
+        assert await moving.set_priority(here.jobs, "moved", "high") == "ok"
+        assert await redis.xlen(normal) == 1, "the entry that it left"
+        streams = [await stream_of(here, "moved"), normal, normal]
+        assert [await here.jobs.scripts.room(part, streams, 2, 0) for _ in range(3)] == [1, 0, 0]
+
+
+async def stream_of(here: Planes, job: str) -> str:
+    """The stream on which the entry of a job with one node stands, which has the job's id."""
+    stream: str = (await here.view(job)).record(job).entry.partition("@")[2]
+    return stream

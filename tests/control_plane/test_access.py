@@ -92,6 +92,7 @@ async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path:
     "header", ["", "Bearer", f"Bearer {UNKNOWN}", "Bearer x", "Basic YTpi", "Bearer dhk_é", "alice"]
 )
 async def test_what_is_no_key_is_refused(house: Any, header: Any) -> None:
+    house.http.cookies.clear()  # of a test that signed in
     answer = await house.http.get("/api/jobs", headers=[(b"authorization", header.encode())] if header else [])
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"

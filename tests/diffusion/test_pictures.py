@@ -113,6 +113,23 @@ def test_a_zip_that_is_none_or_too_much_is_refused(folder: Path, monkeypatch: py
     assert "too much" in refused([put(folder, "c.zip", zipped({"a.png": b"z" * 1001}))])
 
 
+def test_no_end_of_a_zip_hides_how_long_its_list_of_files_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads the list that the end names, and of a wide one (zip64) the wide size, whatever the narrow one is."""
+    monkeypatch.setattr(pictures, "DIRECTORY_BYTES", 1000)
+    made = zipped({f"{number}.png": b"" for number in range(100)})
+    assert "too much" in refused([put(folder, "a.zip", made)])
+    end = made.rindex(b"PK\5\6")
+    looks_like_an_end = bytearray(made)
+    looks_like_an_end[end + 8 : end + 12] = b"PK\5\6"  # the numbers of files
+    assert "too much" in refused([put(folder, "b.zip", bytes(looks_like_an_end))])
+    size, offset = made[end + 12 : end + 16] + bytes(4), made[end + 16 : end + 20] + bytes(4)
+    wide = b"PK\6\6" + (44).to_bytes(8, "little") + bytes([45, 0, 45, 0]) + bytes(8)
+    wide += (100).to_bytes(8, "little") * 2 + size + offset
+    locator = b"PK\6\7" + bytes(4) + end.to_bytes(8, "little") + (1).to_bytes(4, "little")
+    narrow = made[end : end + 12] + (10).to_bytes(4, "little") + made[end + 16 :]
+    assert "too much" in refused([put(folder, "c.zip", made[:end] + wide + locator + narrow)])
+
+
 def test_all_zips_of_a_training_have_one_limit_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [put(folder, f"{number}.zip", zipped({f"{number}.png": b"z" * 600})) for number in range(3)]
     assert len(captioned(files, None, "a fox")) == 3

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import dihedral as dihedral_package
+from dihedral.cli import _parser
 from dihedral.render import waits
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from dihedral.up import _devices, note_store
@@ -378,3 +379,9 @@ def test_up_counts_the_devices_that_it_names() -> None:
     assert _devices([worker, worker]) == "2 × simulated GPU, 24 GiB", "the workers of a machine share them"
     assert _devices([{**worker, "devices": devices[:1]}]) == "simulated GPU, 24 GiB"
     assert _devices([{"device": "cpu"}]) == "cpu"
+
+
+def test_the_demo_up_and_the_logs_have_one_data_directory() -> None:
+    """Before, the demo had one of its own, so that `up` showed no job after it."""
+    commands = (["demo"], ["up"], ["logs"], ["keys", "list"])
+    assert {_parser().parse_args(command).data_dir for command in commands} == {Path("dihedral-data")}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from dihedral.bridge.tasks.registry import TaskError
+from dihedral.data_plane.language import dataset
 from dihedral.data_plane.language.dataset import Document, Message, Rows, batches, read, rows
 from dihedral.example_model import byte_tokenizer
 from tests.language.making import jsonl
@@ -109,3 +111,17 @@ def test_held_out_rows_are_not_learnt_from() -> None:
     assert len(judged.ids) == 5
     assert data.split(0, 0)[1].asked == 0
     assert Rows(data.ids[:19], data.labels[:19]).split(0.5, 0)[1].asked == 0
+
+
+def test_a_json_list_that_is_too_large_is_refused_and_not_learnt_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "LIST_BYTES", 100)
+    items = [{"prompt": "a", "completion": "b"}] * 10
+    for name, indent in (("data.json", None), ("data", None), ("data", 1)):
+        file = tmp_path / name
+        file.write_text(json.dumps(items, indent=indent))
+        with pytest.raises(TaskError, match="JSON list"):
+            list(read(file, name))
+    file.write_text("[Chorus]\n" + "la " * 100)
+    assert [document.text for document in read(file, "song.txt")] == ["[Chorus]\n" + "la " * 100]

@@ -77,6 +77,20 @@ local function id_after(id, other)
   return ms > other_ms or (ms == other_ms and nth > other_nth)
 end
 
+-- Returns whether an entry that no worker has been given still stands in its line. A record names it, unless change.lua put another in its place,
+-- up to `moved`, the last one of its stream that it did so with. `job`: what a job's key begins with.
+local function stands(job, stream, row, fields, moved)
+  if id_after(row, moved) then return true end
+  if not fields.job or not string.find(fields.job, '^[%w._-]+$') then return false end
+  for _, node in ipairs(split(fields.nodes)) do
+    local record = redis.call('HGET', job .. fields.job, 'n:' .. node)
+    if record and string.match(record, '^%S+ (%S+)') == entry_name(stream, row) then return true end
+  end
+  return false
+end
+
+local function last_moved(stream) return redis.call('GET', stream .. ':moved') or '0-0' end
+
 -- Returns the group's last-delivered id, as far as it is known.
 local function last_delivered(stream)
   local known = delivered[stream]

@@ -24,19 +24,11 @@ end)
 register('ahead', { 'no-writes' }, function(keys, arguments)
   local stream, job = keys[1], arguments[2]
   local last = redis.call('GET', stream .. ':delivered') or '0-0'
-  local moved = redis.call('GET', stream .. ':moved') or '0-0'
+  local moved = last_moved(stream)
   local rows = redis.call('XRANGE', stream, '(' .. last, arguments[1] == '+' and '+' or '(' .. arguments[1], 'COUNT', '500')
   local count = 0
   for _, row in ipairs(rows) do
-    local stands = id_after(row[1], moved)
-    if not stands then
-      local fields = fields_of(row[2])
-      for _, node in ipairs(split(fields.nodes)) do
-        local record = redis.call('HGET', job .. (fields.job or ''), 'n:' .. node)
-        stands = stands or (record and string.match(record, '^%S+ (%S+)') == row[1] .. '@' .. stream)
-      end
-    end
-    if stands then count = count + 1 end
+    if stands(job, stream, row[1], fields_of(row[2]), moved) then count = count + 1 end
     if count == 100 then break end
   end
   return count

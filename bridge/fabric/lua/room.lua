@@ -7,13 +7,13 @@ local PAGE, MOST_PAGES = 16, 16
 
 transition('room', { 'allow-oom' }, function(streams, rank, patience)
   for i = 1, rank do
-    local after, pages, full = last_delivered(streams[i]).id, 0, true
+    local after, pages, full, moved = last_delivered(streams[i]).id, 0, true, last_moved(streams[i])
     while full and pages < MOST_PAGES do
       local rows = redis.call('XRANGE', streams[i], '(' .. after, '+', 'COUNT', PAGE)
       for _, row in ipairs(rows) do
         local waits, since = fields_of(row[2]), tonumber(string.match(row[1], '^%d+'))
         local counts = waits.heavy == '1' and not waits.declined and (RANKS[waits.priority] or i - 1) < rank
-        if counts and NOW - since >= patience and
+        if counts and NOW - since >= patience and stands(JOB, streams[i], row[1], waits, moved) and
           redis.call('SET', streams[i] .. ':room:' .. row[1], '1', 'NX', 'PX', '30000') then
           return 1
         end
