@@ -4,10 +4,11 @@ The store lists by time and owner; what else is asked is looked for page by page
 and still have a next one. The pipeline and the tags of an artifact are those of its job, so they are found while the server has the job.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection
 
 import msgspec
 
+from dihedral.bridge.artifacts.owned import EXAMPLES, is_example
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, BadKey, newest
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.connection import Client
@@ -24,9 +25,11 @@ MOST_SEEN = 2000
 KINDS = ("picture", "video", "audio", "model", "text", "other")
 ORIGINS = ("made", "uploaded", "example")
 MODELS = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf")
-EXAMPLES = "examples/"
 
 Moment = tuple[str, str]
+"""Where a page ends: the time and the key of its last artifact, as the list orders them."""
+Row = tuple[Moment, ArtifactMeta | None]
+"""None: looked at, and not of this list."""
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -56,7 +59,7 @@ def kind_of(meta: ArtifactMeta) -> str:
 
 
 def origin_of(meta: ArtifactMeta) -> str:
-    if meta.bucket == "inputs" and meta.key.startswith(EXAMPLES):
+    if is_example(meta):
         return "example"
     return "uploaded" if meta.job_id is None else "made"
 
@@ -81,47 +84,61 @@ class Gallery:
 
     async def page(
         self, wanted: Filter, *, favourite: bool | None, bucket: str | None, job_id: str | None, limit: int, before: Moment | None
-    ) -> tuple[list[ArtifactMeta], ArtifactMeta | None]:  # fmt: skip
-        """Returns a page, newest first, and the artifact with which the next one goes on; None at the end. `favourite`: only those that are, or are not."""
+    ) -> tuple[list[ArtifactMeta], Moment | None]:  # fmt: skip
+        """Returns a page, newest first, and where the next one goes on; None at the end. `favourite`: only those that are, or are not."""
         found: list[ArtifactMeta] = []
         seen = 0
-        step = limit if wanted == Filter() and not favourite else PAGE
-        source = (
-            self._favourite_pages(bucket, job_id, before) if favourite else self._pages(bucket, job_id, before, step)
-        )
-        async for metas in source:
-            fitting = await self._fitting([meta for meta in metas if wanted.fits(meta)], wanted)
-            marked = await self._marked(fitting)
-            for meta in metas:
-                seen += 1
-                if meta not in fitting or (
-                    favourite is not None and (_name(meta.bucket, meta.key) in marked) != favourite
-                ):
+        is_plain = wanted == Filter() and favourite is None
+        if wanted.origin == "example" and not favourite:
+            source = self._examples(bucket, job_id, before)
+        elif favourite:
+            source = self._favourite_pages(bucket, job_id, before)
+        else:
+            source = self._pages(bucket, job_id, before, limit if is_plain else PAGE)
+        async for rows in source:
+            fitting = await self._fitting([meta for _, meta in rows if meta is not None and wanted.fits(meta)], wanted)
+            fit = {_name(meta.bucket, meta.key) for meta in fitting}
+            marked = await self._marked(fit)
+            for moment, meta in rows:
+                if meta is None or (name := _name(meta.bucket, meta.key)) not in fit:
                     continue
-                if _name(meta.bucket, meta.key) in marked:
-                    found.append(msgspec.structs.replace(meta, favourite=True))
-                else:
-                    found.append(meta)
+                if favourite is not None and (name in marked) != favourite:
+                    continue
+                found.append(msgspec.structs.replace(meta, favourite=True) if name in marked else meta)
                 if len(found) == limit:
-                    return found, meta
-            if seen >= MOST_SEEN and metas and step == PAGE:
-                return found, metas[-1]
+                    return found, moment
+            seen += len(rows)
+            if seen >= MOST_SEEN and not is_plain:
+                return found, rows[-1][0]
         return found, None
 
+    async def _examples(
+        self, bucket: str | None, job_id: str | None, before: Moment | None
+    ) -> AsyncIterator[list[Row]]:
+        """Yields the examples, which have no owner: no list of one owner's artifacts has them."""
+        where, folder = EXAMPLES
+        if bucket in (None, where):
+            async for rows in self._pages(where, job_id, before, PAGE, folder):
+                yield rows
+
     async def _pages(
-        self, bucket: str | None, job_id: str | None, before: Moment | None, step: int
-    ) -> AsyncIterator[list[ArtifactMeta]]:
+        self, bucket: str | None, job_id: str | None, before: Moment | None, step: int, folder: str | None = None
+    ) -> AsyncIterator[list[Row]]:
         while True:
-            metas = await self._store.list(bucket, job_id, step, before=before)
-            yield metas
+            metas = await self._store.list(bucket, job_id, step, before=before, folder=folder)
+            if metas:
+                yield [(newest(meta), meta) for meta in metas]
             if len(metas) < step:
                 return
             before = newest(metas[-1])
 
     async def _favourite_pages(
         self, bucket: str | None, job_id: str | None, before: Moment | None
-    ) -> AsyncIterator[list[ArtifactMeta]]:
-        """Yields favourites, newest first. One whose artifact has gone is forgotten."""
+    ) -> AsyncIterator[list[Row]]:
+        """Yields favourites in the order of the times at which they were marked with, since what is written over has a new one meanwhile.
+
+        One whose artifact has gone is forgotten.
+        """
         rows = await self._client.hgetall(self._favourites)
         order: list[tuple[str, str, str]] = []
         for name, created in rows.items():
@@ -130,16 +147,17 @@ class Gallery:
                 order.append((created.decode(), key, where))
         wanted = sorted(order, reverse=True)
         for start in range(0, len(wanted), PAGE):
-            metas: list[ArtifactMeta] = []
-            for _, key, where in wanted[start : start + PAGE]:
+            found: list[Row] = []
+            for created, key, where in wanted[start : start + PAGE]:
+                meta: ArtifactMeta | None = None
                 try:
                     meta = await self._store.meta(where, key)
                 except (ArtifactNotFound, BadKey):
                     await self.remove(where, key)
-                    continue
-                if job_id in (None, meta.job_id):
-                    metas.append(meta)
-            yield metas
+                if meta is not None and job_id not in (None, meta.job_id):
+                    meta = None
+                found.append(((created, key), meta))
+            yield found
 
     async def _fitting(self, metas: list[ArtifactMeta], wanted: Filter) -> list[ArtifactMeta]:
         if not wanted.of_job:
@@ -154,9 +172,9 @@ class Gallery:
                 fit.add(job_id)
         return [meta for meta in metas if meta.job_id in fit]
 
-    async def _marked(self, metas: Sequence[ArtifactMeta]) -> set[str]:
-        """Returns the names of those that are favourites."""
-        names = [_name(meta.bucket, meta.key) for meta in metas]
+    async def _marked(self, names: Collection[str]) -> set[str]:
+        """Returns those that are favourites."""
+        names = [*names]
         marked: set[str] = set()
         for start in range(0, len(names), 1000):
             some = names[start : start + 1000]

@@ -178,14 +178,16 @@ class LocalStore:
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> list[ArtifactMeta]:
-        if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
+        within = job_id if folder is None else folder
+        if (bucket is not None and not is_bucket(bucket)) or (within is not None and not is_segment(within)):
             return []
 
         def read() -> list[ArtifactMeta]:
             with os_errors_as_store_errors(self._root):
-                if job_id is not None:
-                    metas = self._of_job(bucket, job_id, owner)
+                if within is not None:
+                    metas = self._within(bucket, within, job_id, owner)
                 else:
                     self._index.complete(lambda: self._everything(".meta"))
                     metas = self._indexed(bucket, owner, before)
@@ -204,11 +206,11 @@ class LocalStore:
                     found.append(meta)
             yield from sorted(found, key=newest, reverse=True)
 
-    def _of_job(self, bucket: str | None, job_id: str, owner: str | None) -> Iterator[ArtifactMeta]:
-        """Finds a job's artifacts: their keys begin with the job's id (TaskContext.store names them so)."""
+    def _within(self, bucket: str | None, folder: str, job_id: str | None, owner: str | None) -> Iterator[ArtifactMeta]:
+        """Finds the artifacts of a folder; that of a job is its id (TaskContext.store names its keys so)."""
         folders = [bucket] if bucket is not None else BUCKETS
-        metas = (meta for name in folders for meta in self._everything(f".meta/{name}/{job_id}"))
-        found = [meta for meta in metas if meta.job_id == job_id and owner in (None, meta.owner)]
+        metas = (meta for name in folders for meta in self._everything(f".meta/{name}/{folder}"))
+        found = [meta for meta in metas if job_id in (None, meta.job_id) and owner in (None, meta.owner)]
         yield from sorted(found, key=newest, reverse=True)
 
     def _everything(self, below: str) -> Iterator[ArtifactMeta]:

@@ -81,9 +81,10 @@ class MeasuredStore:
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> builtins.list[ArtifactMeta]:
         with self._told("list"):
-            return await self._store.list(bucket, job_id, limit, owner, before)
+            return await self._store.list(bucket, job_id, limit, owner, before, folder)
 
     async def delete(self, bucket: str, key: str) -> None:
         with self._told("delete"):

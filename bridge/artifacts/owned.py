@@ -17,13 +17,20 @@ from dihedral.schemas.structs.artifact import ArtifactMeta
 
 KEPT_SLASHES = 2
 """Names in `<job>/<node>/<name>`: the keys of checkpoints and previews, which are overwritten. Other keys have a nonce before the name."""
+EXAMPLES = ("inputs", "examples")
+"""The bucket and the folder of the examples, which have no owner."""
 OWNER = "dihedral.owner"
 """The metadata key in a job's graph that names its owner, so that the workers know the owner."""
 
 
+def is_example(meta: ArtifactMeta) -> bool:
+    bucket, folder = EXAMPLES
+    return meta.bucket == bucket and meta.key.startswith(f"{folder}/")
+
+
 def is_visible(meta: ArtifactMeta, owner: str | None) -> bool:
     """Returns whether the artifact is visible to `owner`; None: to a caller that sees everything."""
-    if owner is None or (meta.bucket == "inputs" and meta.key.startswith("examples/")):
+    if owner is None or is_example(meta):
         return True
     return not isinstance(meta.owner, UnsetType) and meta.owner == owner
 
@@ -70,8 +77,10 @@ class OwnedStore:
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> list[ArtifactMeta]:
-        return await self._store.list(bucket, job_id, limit, self._sees, before)
+        sees = None if (bucket, folder) == EXAMPLES else self._sees
+        return await self._store.list(bucket, job_id, limit, sees, before, folder)
 
     async def delete(self, bucket: str, key: str) -> None:
         """Refuses to delete an example unless the caller is an admin; every owner may read examples."""

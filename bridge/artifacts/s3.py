@@ -292,25 +292,27 @@ class S3Store:
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> list[ArtifactMeta]:
         """A job's artifacts are those whose keys begin with its id (TaskContext.store names them so)."""
-        if (bucket is not None and not is_bucket(bucket)) or (job_id is not None and not is_segment(job_id)):
+        within = job_id if folder is None else folder
+        if (bucket is not None and not is_bucket(bucket)) or (within is not None and not is_segment(within)):
             return []
         buckets = BUCKETS if bucket is None else (bucket,)
-        if owner and job_id is None and all([await self._is_indexed(name) for name in buckets]):
+        if owner and within is None and all([await self._is_indexed(name) for name in buckets]):
             return [*await self._of_owner(buckets, owner, limit, before)]
         changed: list[tuple[datetime, str, str]] = []
         for name in buckets:
             with suppress(ArtifactNotFound):  # nothing was ever stored there
                 changed += await self._ask(
-                    name, partial(_changes, self._client(), name, f"{job_id}/" if job_id else None), LONG_SECONDS
+                    name, partial(_changes, self._client(), name, f"{within}/" if within else None), LONG_SECONDS
                 )
         changed.sort(reverse=True)
         if (
             before is not None
         ):  # an object changed later was also created later (up to the clock's resolution), or overwritten since
-            latest = datetime.fromisoformat(before[0]) + CLOCK
-            changed = [each for each in changed if each[0] <= latest]
+            latest = datetime.fromisoformat(before[0])
+            changed = [each for each in changed if each[0] - CLOCK <= latest]
         found: list[ArtifactMeta] = []
         for at in range(0, len(changed), CONNECTIONS):
             if len(found) >= limit:
@@ -331,18 +333,19 @@ class S3Store:
         self, buckets: tuple[str, ...], owner: str, limit: int, before: tuple[str, str] | None
     ) -> Sequence[ArtifactMeta]:
         found: list[ArtifactMeta] = []
-        pending: dict[tuple[str, str], str] = {}
+        # While an artifact is written over, and after a crash then, it has a newer entry beside its own.
+        pending: dict[tuple[str, str], set[str]] = {}
 
         async def look() -> None:
             for meta in await self._known([*pending]):
-                is_current = meta.created_at == pending[meta.bucket, meta.key] and meta.owner == owner
+                is_current = meta.created_at in pending[meta.bucket, meta.key] and meta.owner == owner
                 if is_current and (before is None or newest(meta) < before):
                     found.append(meta)
             pending.clear()
 
         async for moment in self._index.moments(buckets, owner, None if before is None else before[0], limit + 1):
             for entry in moment:
-                pending.setdefault((entry.bucket, entry.key), entry.created_at)
+                pending.setdefault((entry.bucket, entry.key), set()).add(entry.created_at)
             if len(pending) >= min(CONNECTIONS, limit - len(found)):
                 await look()
             if len(found) >= limit:

@@ -4,7 +4,8 @@
 a dot is no artifact's. An artifact without an owner has no entry: only a list of everything shows it, and that reads the names of all.
 
 An entry is made before its artifact appears and removed after it has gone. A crash between leaves an entry that names no artifact, which a list skips.
-`.index/.complete` says that every artifact of the bucket has its entry, also those that an older version stored.
+`.index/.complete` says that every artifact of the bucket has its entry, also those that an older version stored. It does not know of what such a version stores afterwards
+(docs/operation.md, Upgrade): without it, the index is made anew.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -87,8 +87,11 @@ class ArtifactStore(Protocol):
         limit: int = 1000,
         owner: str | None = None,
         before: tuple[str, str] | None = None,
+        folder: str | None = None,
     ) -> list[ArtifactMeta]:
-        """Lists artifacts, newest first. `owner`: only this owner's; `job_id`: only keys that begin with it; `before`: only those after it in the order of `newest`."""
+        """Lists artifacts, newest first. `owner`: only this owner's; `job_id`: only keys that begin with it; `before`: only those after it in the order of `newest`;
+        `folder`: only keys whose first part it is.
+        """
         ...
 
     async def delete(self, bucket: str, key: str) -> None: ...

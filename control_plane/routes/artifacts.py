@@ -4,6 +4,7 @@ import base64
 import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -23,11 +24,10 @@ from dihedral.bridge.artifacts.store import (
     BadContentType,
     BadKey,
     TooLarge,
-    newest,
 )
 from dihedral.control_plane.access import principal
 from dihedral.control_plane.body import too_large
-from dihedral.control_plane.gallery import KINDS, ORIGINS, Filter, Gallery
+from dihedral.control_plane.gallery import KINDS, ORIGINS, Filter, Gallery, Moment
 from dihedral.control_plane.head import is_head
 from dihedral.control_plane.inert import display_name, disposition, plain_name, shown_as
 from dihedral.control_plane.openapi import answers
@@ -41,6 +41,7 @@ Req = Request[Any, Any, State]
 FORM_BYTES = 64 * 1024
 SETTING = "artifacts.maxUploadBytes"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+YEARS = range(1970, 2286)  # the index of a store on S3 names no others
 _RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")  # int() refuses thousands of digits
 
 
@@ -218,16 +219,17 @@ async def remove_favourite(request: Req, bucket: FromPath[str], key: FromPath[st
         await _found(_store(request), bucket, key)
 
 
-def _cursor(meta: ArtifactMeta) -> str:
-    return base64.urlsafe_b64encode(" ".join(newest(meta)).encode()).decode()
+def _cursor(last: Moment) -> str:
+    return base64.urlsafe_b64encode(" ".join(last).encode()).decode()
 
 
-def _moment(cursor: str) -> tuple[str, str]:
+def _moment(cursor: str) -> Moment:
     try:
         moment, _, key = base64.urlsafe_b64decode(cursor).decode().partition(" ")
+        is_time = STAMP.fullmatch(moment) is not None and datetime.fromisoformat(moment).year in YEARS
     except ValueError as error:
         raise refused("cursor", "not a cursor of this list") from error
-    if not STAMP.fullmatch(moment):
+    if not is_time:
         raise refused("cursor", "not a cursor of this list")
     return moment, key
 

@@ -381,6 +381,20 @@ async def test_a_bucket_of_an_older_version_gets_its_index_and_its_lists_are_rig
         await becomes_async(whole)
         assert await place.another().list(bucket, owner="alice") == mine
 
+        headers = {"x-amz-meta-owner": "alice", "x-amz-meta-created": "2020-01-01T00:00:00.000Z"}
+        await client.put_object(bucket, place.key("beside"), io.BytesIO(b"x"), 1, metadata=headers)
+        assert await place.another().list(bucket, owner="alice") == mine, "an older version makes no entry"
+        await client.remove_object(bucket, ".index/.complete")  # as docs/operation.md says for an upgrade
+        beside = await store.meta(bucket, place.key("beside"))
+        fresh = place.another()
+        assert await fresh.list(bucket, owner="alice") == [*mine, beside]
+        await becomes_async(lambda: is_there(client, bucket, ".index/.complete"))
+        assert await place.another().list(bucket, owner="alice") == [*mine, beside]
+
+
+async def is_there(client: Any, bucket: str, name: str) -> bool:
+    return name in await names_of_index(client, bucket)
+
 
 async def test_what_was_deleted_pruned_or_written_over_is_in_the_index_no_more(place: Any) -> None:
     bucket, store = "videos", place.store
@@ -422,6 +436,37 @@ async def test_an_upload_that_fails_leaves_no_entry_and_one_that_was_killed_cost
     other = await place.store.put("videos", place.key("other"), b"x", BINARY, owner=alice)
     assert await place.store.list(owner=alice, limit=1) == [other]
     assert await place.store.list(owner=alice) == [other]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_an_artifact_is_listed_while_it_is_written_over_and_after_a_crash_then(
+    place: Any, opened: Any, limit: int
+) -> None:
+    bucket, alice, key = "videos", f"alice-{place.job}", f"{place.job}/node/checkpoint"
+    first = await place.store.put(bucket, key, b"first", BINARY, owner=alice)
+    async with line(place.seaweed.endpoint, holds=f"PUT /{bucket}/{key}".encode()) as (endpoint, between):
+        store = opened(endpoint=endpoint)
+        putting = asyncio.create_task(store.put(bucket, key, b"second", BINARY, owner=alice))
+        await between.held.wait()
+        assert await place.store.list(owner=alice, limit=limit) == [first]
+        putting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        await store.close()
+    async with place.seaweed.client() as client:
+        (name,) = await names_of_index(client, bucket, alice)
+        _, _, left, _ = name.split("/", 3)
+        newer = name.replace(left, f"{int(left) - 1:013d}")  # what a process leaves that is killed before the upload
+        await client.put_object(bucket, newer, io.BytesIO(b""), 0)
+    assert await place.store.list(owner=alice, limit=limit) == [first]
+
+
+async def test_a_list_goes_on_from_any_time_that_there_is(place: Any) -> None:
+    alice = f"alice-{place.job}"
+    meta = await place.store.put("voices", place.key("it"), b"x", BINARY, owner=alice)
+    for owner in (None, alice):
+        assert meta in await place.store.list("voices", owner=owner, before=("9999-12-31T23:59:59.999Z", ""))
+        assert await place.store.list("voices", owner=owner, before=("0001-01-01T00:00:00.000Z", "")) == []
 
 
 async def names_of_index(client: Any, bucket: str, owner: str = "") -> list[str]:

@@ -22,6 +22,7 @@ from dihedral.bridge.artifacts.store import (
     BadKey,
     StoreFull,
     TooLarge,
+    newest,
 )
 from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.artifact import ArtifactMeta
@@ -154,6 +155,17 @@ async def test_a_list_by_job_has_nothing_of_a_job_whose_id_begins_alike(place: A
     await place.store.put("inputs", f"{place.job}/it", b"x", BINARY)
     assert await place.store.list(job_id=place.job) == []
     assert await place.store.list("inputs", place.job) == []
+
+
+async def test_a_list_of_a_folder_has_what_lies_there_whoever_made_it(place: Any) -> None:
+    job = await place.store.put("inputs", f"{place.job}/one", b"x", BINARY, job_id=place.job, owner="alice")
+    await becomes_async(lambda: rfc3339(int(time.time() * 1000)) > job.created_at)
+    none = await place.store.put("inputs", f"{place.job}/two", b"x", BINARY)
+    await place.store.put("inputs", f"{place.job}-2/one", b"x", BINARY)
+    assert await place.store.list("inputs", folder=place.job) == [none, job]
+    assert await place.store.list("inputs", folder=place.job, limit=1, before=newest(none)) == [job]
+    assert await place.store.list("inputs", owner="alice", folder=place.job) == [job]
+    assert await place.store.list("inputs", folder="..") == []
 
 
 @pytest.mark.parametrize("bucket", ["", "x", "..", "../inputs", "in puts", "absent", "INPUTS", "a/b", "\0", "x" * 64])

@@ -1,6 +1,7 @@
 """Artifacts over REST, with the local store and with a real S3 server behind it: uploads, downloads, and what is refused."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -544,8 +545,11 @@ def later_than(meta: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "query", ["?limit=0", "?limit=10001", "?limit=many", "?jobid=x", "?job_id=x", "?bucket=inputs&bucket=loras"]
-)
+    "query", ["?limit=0", "?limit=10001", "?limit=many", "?jobid=x", "?job_id=x", "?bucket=inputs&bucket=loras",
+     *(f"?cursor={base64.urlsafe_b64encode(text).decode()}" for text in
+       (b"", b"\xff", b"yesterday x", b"2026-13-45T00:00:00.000Z x", b"0000-01-01T00:00:00.000Z x",
+        b"0001-01-01T00:00:00.000Z x", b"9999-12-31T23:59:59.999Z x"))],
+)  # fmt: skip
 async def test_a_list_that_cannot_be_answered_as_asked_is_refused(served: Any, query: Any) -> None:
     answer = await served.http.get(f"/api/artifacts{query}")
     assert answer.status_code == 422

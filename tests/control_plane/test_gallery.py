@@ -1,13 +1,23 @@
 """Favourites, and lists of artifacts by kind, origin, pipeline and tag."""
 
+import builtins
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 
+from dihedral.bridge.artifacts import open_store
+from dihedral.bridge.artifacts.local import LocalStore
+from dihedral.bridge.artifacts.owned import OwnedStore
+from dihedral.bridge.artifacts.store import newest
+from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.control_plane import gallery
+from dihedral.schemas.structs.artifact import ArtifactMeta
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import new_id
 
@@ -26,7 +36,7 @@ FILES = (
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Locked]:
     async with locked_house(tmp_path_factory.mktemp("gallery")) as made:
-        for name in ("alice", "bob", "carol", "dora"):
+        for name in ("alice", "bob", "carol", "dora", "erna"):
             await made.key(name)
 
         async def known() -> bool:
@@ -41,7 +51,10 @@ async def listed(house: Locked, name: str, query: str = "", limit: int = 1000) -
     """All pages."""
     found: list[dict[str, Any]] = []
     cursor = ""
+    before = set()
     while True:
+        assert cursor not in before, "a page comes twice"
+        before.add(cursor)
         page = await house.ask(name, "GET", f"/api/artifacts?limit={limit}&{query}{cursor}")
         found += page["artifacts"]
         if page["next"] is None:
@@ -95,6 +108,22 @@ async def test_favourites_of_others_are_not_seen_and_their_files_not_marked(hous
         await house.ask("bob", "PUT", path, 404)
 
 
+async def test_favourites_that_are_written_over_end_the_list_too(house: Locked) -> None:
+    """Checkpoints and previews have new times again and again; a favourite keeps the one at which it was marked."""
+    store = open_store(house.served.settings.artifacts)
+    checkpoints = []
+    for _ in range(3):
+        key = f"{new_id()}/node/checkpoint"
+        checkpoints.append(key)
+        await store.put("loras", key, b"first", "application/octet-stream", owner="erna")
+        await house.ask("erna", "PUT", f"/api/favourites/loras/{key}", 204)
+        await store.put("loras", key, b"second", "application/octet-stream", owner="erna")
+    for limit in (1, 2, 3, 1000):
+        rows = await listed(house, "erna", "favourite=true", limit=limit)
+        assert sorted(row["key"] for row in rows) == sorted(checkpoints)
+    await store.close()
+
+
 async def test_the_number_of_favourites_is_bounded(house: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "MOST_FAVOURITES", 1)
     files = await uploaded(house, "dora")
@@ -114,6 +143,96 @@ async def test_artifacts_are_listed_by_kind_and_origin(house: Locked) -> None:
     assert await listed(house, "bob", "origin=example") == []
     for query in ("kind=films", "origin=nowhere", "favourite=perhaps"):
         assert (await house.ask("bob", "GET", f"/api/artifacts?{query}", 422))["code"] == "invalid_parameter"
+
+
+async def test_examples_are_listed_for_everyone_though_nobody_owns_them(house: Locked) -> None:
+    store = open_store(house.served.settings.artifacts)
+    await store.put("inputs", "examples/picture.png", b"x", "image/png")
+    await store.put("inputs", "examples/config.json", b"x", "application/json")
+    await store.put("inputs", f"{new_id()}/nobodys.png", b"x", "image/png")
+    await store.put("inputs", f"{new_id()}/hers.png", b"x", "image/png", owner="alice")
+    await store.close()
+    for limit in (1, 1000):
+        assert sorted(names(await listed(house, "erna", "origin=example", limit))) == ["config.json", "picture.png"]
+    assert names(await listed(house, "erna", "origin=example&kind=picture&bucket=inputs")) == ["picture.png"]
+    assert await listed(house, "erna", "origin=example&bucket=loras") == []
+    await house.ask("erna", "PUT", "/api/favourites/inputs/examples/picture.png", 204)
+    for wanted, name in (("true", "picture.png"), ("false", "config.json")):
+        assert names(await listed(house, "erna", f"origin=example&favourite={wanted}")) == [name]
+    await house.ask("erna", "DELETE", "/api/favourites/inputs/examples/picture.png", 204)
+
+
+async def test_a_page_looks_at_a_bounded_number_whatever_is_asked(house: Locked) -> None:
+    many = Many(5000)
+    of_many = gallery.Gallery(Jobs(house.client, house.served.settings), OwnedStore(many, "many", "many"), "many")
+    await house.client.hset(
+        keys.favourites("many"), mapping={f"{meta.bucket}/{meta.key}": meta.created_at for meta in many.metas[:2500]}
+    )
+    for wanted, favourite in ((gallery.Filter(), False), (gallery.Filter(kind="video"), None)):
+        found, last = await of_many.page(wanted, favourite=favourite, bucket=None, job_id=None, limit=1, before=None)
+        assert (found, last) == ([], newest(many.metas[gallery.MOST_SEEN - 1]))
+        assert many.lists == gallery.MOST_SEEN / gallery.PAGE
+        many.lists = 0
+    pages = of_many.page(gallery.Filter(), favourite=True, bucket=None, job_id="none", limit=1, before=None)
+    assert await pages == ([], newest(many.metas[gallery.MOST_SEEN - 1]))
+    found, last = await of_many.page(
+        gallery.Filter(), favourite=None, bucket=None, job_id=None, limit=5000, before=None
+    )
+    assert (len(found), many.lists) == (5000, 1)
+    await house.client.delete(keys.favourites("many"))
+
+
+async def test_a_page_of_four_times_as_many_costs_about_four_times_as_much(house: Locked) -> None:
+    async def seconds(count: int) -> float:
+        of_many = gallery.Gallery(
+            Jobs(house.client, house.served.settings), OwnedStore(Many(count), "many", "many"), "many"
+        )
+        times = []
+        for _ in range(3):
+            begun = time.process_time()
+            await of_many.page(gallery.Filter(), favourite=None, bucket=None, job_id=None, limit=count, before=None)
+            times.append(time.process_time() - begun)
+        return min(times)
+
+    assert await seconds(10_000) < 8 * await seconds(2500)  # 16 times, where each is looked for among all
+
+
+class Many(LocalStore):
+    """Artifacts that nobody had to write."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(Path("/nowhere"))
+        stamps = (
+            f"2026-01-01T00:{number // 60_000:02}:{number // 1000 % 60:02}.{number % 1000:03}Z"
+            for number in range(count)
+        )
+        self.metas = [
+            ArtifactMeta(
+                bucket="inputs",
+                key=at,
+                size_bytes=1,
+                content_type="text/plain",
+                sha256=None,
+                created_at=at,
+                job_id=None,
+                node_id=None,
+                owner="many",
+            )
+            for at in reversed([*stamps])
+        ]
+        self.lists = 0
+        self._by_key = {meta.key: meta for meta in self.metas}
+
+    async def meta(self, bucket: str, key: str) -> ArtifactMeta:
+        return self._by_key[key]
+
+    async def list(
+        self, bucket: str | None = None, job_id: str | None = None, limit: int = 1000, owner: str | None = None,
+        before: tuple[str, str] | None = None, folder: str | None = None,
+    ) -> builtins.list[ArtifactMeta]:  # fmt: skip
+        self.lists += 1
+        first = 0 if before is None else next(at for at, meta in enumerate(self.metas) if newest(meta) < before)
+        return self.metas[first : first + limit]
 
 
 async def test_artifacts_are_listed_by_pipeline_and_tag_of_their_jobs(house: Locked) -> None:
