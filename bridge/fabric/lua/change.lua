@@ -32,15 +32,17 @@ local function move_entry(J, name, stream, own)
     records[k].entry = entry_name(stream, id)
     node_put(J, nodes[k], S.ready, records[k])
   end
+  return true
 end
 
 local function move_delay(J, nonce, stream, own)
   local packed = redis.call('HGET', DELAY_ENTRIES, nonce)
   local entry = packed and cmsgpack.unpack(packed)
-  if not entry or entry[1] ~= J.id then return end
+  if not entry or entry[1] ~= J.id or (entry[2] == stream and (own == false or entry[8] == own)) then return end
   entry[2] = stream
   if own ~= false then entry[8] = own end
   redis.call('HSET', DELAY_ENTRIES, nonce, cmsgpack.pack(entry))
+  return true
 end
 
 transition('change', { 'allow-oom' }, function(id, priority, moves, before, after)
@@ -53,17 +55,19 @@ transition('change', { 'allow-oom' }, function(id, priority, moves, before, afte
   if JOB_ENDED[J.status] then return (priority ~= '' or moves[1]) and 'ended' or 'ok' end
   local differs = priority ~= '' and priority ~= (field(J, 'priority') or 'normal')
   if differs or (priority ~= '' and moves[1]) then -- what stands at the front is taken back by the priority that the job has
-    local changes = tonumber(field(J, 'changes') or '0') + 1
-    if changes > MOST_CHANGES then return 'often' end
-    field_put(J, 'changes', text_of[changes])
+    if tonumber(field(J, 'changes') or '0') >= MOST_CHANGES then return 'often' end
   end
+  local counts = differs
   if differs then
     field_put(J, 'priority', priority ~= 'normal' and priority)
     redis.call('PUBLISH', 'cancel', '/priority ' .. id .. ' ' .. priority)
   end
   for _, each in ipairs(moves) do
     local nonce = string.match(each[1], '^delay:(.+)$')
-    if nonce then move_delay(J, nonce, each[2], each[3]) else move_entry(J, each[1], each[2], each[3]) end
+    local moved
+    if nonce then moved = move_delay(J, nonce, each[2], each[3]) else moved = move_entry(J, each[1], each[2], each[3]) end
+    counts = counts or (moved and priority ~= '')
   end
+  if counts then field_put(J, 'changes', text_of[tonumber(field(J, 'changes') or '0') + 1]) end
   return 'ok'
 end)
