@@ -84,7 +84,9 @@ export function Curve({ series, log = false, smooth = 0 }) {
   const value = (line) => (near === null ? line.points.at(-1) : nearest(line.points, near));
   const first = shown[0];
   const last = first.points.at(-1);
-  const said = shown.length === 1 ? t("{title} of {node}: {value} at {along} {step}, from {start}", { title: series.title, node: series.nodeId, value: number(last[1]), along: series.along, step: number(last[0]), start: number(first.points[0][1]) })
+  const told = { title: series.title, node: series.nodeId, value: number(last[1]), along: series.along, step: number(last[0]), start: number(first.points[0][1]) };
+  const one = series.nodeId ? t("{title} of {node}: {value} at {along} {step}, from {start}", told) : t("{title}: {value} at {along} {step}, from {start}", told);
+  const said = shown.length === 1 ? one
     : `${series.title}: ${shown.map((line) => `${line.name} ${number(line.points.at(-1)[1])}`).join(", ")}`;
   const axis = (each) => number(log ? Number((10 ** each).toPrecision(4)) : each);
   return html`<figure class="curve">

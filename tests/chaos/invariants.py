@@ -198,7 +198,7 @@ def of_claims(log: bytes) -> Iterator[str]:
     """
     owners: dict[tuple[str, str], str] = {}
     pending: set[str] = set()
-    known: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], tuple[str, str]] = {}
     for command in _commands(log):
         word = command[0].upper()
         if word == "XCLAIM":
@@ -212,10 +212,12 @@ def of_claims(log: bytes) -> Iterator[str]:
             if name.startswith("c:"):
                 owners[job, name[2:]] = value.partition(" ")[2].replace(".", "-")
         for name, value in fields.items():
-            if name.startswith("n:") and known.get((job, name)) != value:
-                known[job, name] = value
+            before, output = known.get((job, name), ("", "")), fields.get(f"o:{name[2:]}", "")
+            # The record alone does not show a second end: both may be of the same millisecond.
+            if name.startswith("n:") and (before[0] != value or output not in ("", before[1])):
+                known[job, name] = value, output or before[1]
                 record = parse_record(value)
-                nonce = _nonce(fields.get(f"o:{name[2:]}", "")) if record.status == "completed" else None
+                nonce = _nonce(output) if record.status == "completed" else None
                 if nonce is None:
                     continue
                 owner = owners.setdefault((job, record.entry), nonce if record.entry in pending else "")

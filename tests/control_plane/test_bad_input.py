@@ -399,7 +399,7 @@ async def test_an_address_that_is_none_is_404(served: Any, path: Any) -> None:
         ("DELETE", "/api/jobs"),
         ("GET", "/api/plans"),
         ("POST", "/api/workers"),
-        ("PATCH", "/api/jobs/x"),
+        ("PUT", "/api/jobs/x"),
         ("POST", "/health/live"),
     ],
 )

@@ -3,6 +3,7 @@
 import io
 import random
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_a_zip_whose_content_is_damaged_is_refused(folder: Path, compression: in
     for at in range(60, 1500, 7):
         whole[at] ^= 0xFF
     assert "is no zip" in refused([put(folder, "a.zip", bytes(whole))])
+    if not all(find_spec(name) for name in ("torch", "diffusers", "peft", "transformers")):
+        return  # the base of a training is looked at where it can be trained
     with TaskRunner.opened(folder / "store") as place:
         picture = io.BytesIO()
         Image.new("RGB", (64, 64), "red").save(picture, "PNG")

@@ -114,6 +114,7 @@ export default {
   "Drag over a curve to enlarge a part; double click shows all.": "Ziehen vergrößert einen Ausschnitt; Doppelklick zeigt alles.",
   "Nothing above zero for a log scale.": "Nichts über null für eine logarithmische Skala.",
   "{title} of {node}: {value} at {along} {step}, from {start}": "{title} von {node}: {value} bei {along} {step}, von {start}",
+  "{title}: {value} at {along} {step}, from {start}": "{title}: {value} bei {along} {step}, von {start}",
   "Show all": "Alles zeigen",
   "at {along} {step}": "bei {along} {step}",
   "least {value}": "kleinster Wert {value}",
