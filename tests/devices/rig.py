@@ -26,7 +26,7 @@ GIB = 1024  # MiB
 
 
 class Rig:
-    """`changed`: makes of the devices' readings what their driver tells the worker."""
+    """`changed`: makes of the devices' readings what their driver tells the worker. `grace_ms`: from a cancel to the end of the process."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Rig:
         changed: Callable[[Reading], Reading] = lambda reading: reading,
         shared: SharedReservations | None = None,
         tasks: dict[str, Any] | None = None,
+        grace_ms: int = 200,
     ) -> None:
         self.directory = tmp_path / "gpus"
         self.simulation = simulated.parse(text)
@@ -47,7 +48,7 @@ class Rig:
             {
                 "artifacts": {"directory": str(tmp_path / "artifacts")},
                 "tasks": tasks or {},
-                "worker": {"cancelGraceMs": 200, "memoryCushionMiB": cushion_mib},
+                "worker": {"cancelGraceMs": grace_ms, "memoryCushionMiB": cushion_mib},
             },
             Settings,
         )

@@ -225,7 +225,7 @@ async def test_a_hung_device_is_cancelled_and_its_memory_is_back(tmp_path: Path)
 
 
 async def test_a_cancel_says_how_long_it_took_and_that_the_memory_is_back(tmp_path: Path) -> None:
-    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+    async with rig(tmp_path, "1x24GiB", slots=1, grace_ms=60_000) as made:
         heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, steps=1000, stepSeconds=0.02, memoryMiB=14 * GIB)
         await heard.began()
@@ -314,7 +314,7 @@ async def test_what_an_idle_process_holds_goes_with_it_where_a_node_needs_it(tmp
 
 async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path) -> None:
     """The task itself ends in time, so nothing but its memory says that the process is spent."""
-    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+    async with rig(tmp_path, "1x24GiB", slots=1, grace_ms=60_000) as made:
         heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, task="leak", memoryMiB=8 * GIB, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
@@ -332,7 +332,7 @@ async def test_a_cancelled_process_that_keeps_memory_is_replaced(tmp_path: Path)
 
 async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path: Path) -> None:
     """A context and the modules of libraries stay in a process: its first cancel passed for a leak."""
-    async with rig(tmp_path, "1x24GiB", slots=1) as made:
+    async with rig(tmp_path, "1x24GiB", slots=1, grace_ms=60_000) as made:
         heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, task="leak", memoryMiB=600, steps=1000, stepSeconds=0.01)
         pid = (await heard.began())["pid"]
@@ -340,7 +340,7 @@ async def test_what_the_first_use_of_a_device_leaves_behind_is_no_leak(tmp_path:
         await node
         said = heard.events[-1][1]
         assert (said["slotReplaced"], said["memoryLeftMiB"]) == (False, 600)
-        assert said["seconds"] < 1.5
+        assert said["seconds"] < at_this_load(1.5)
         assert runs(pid)
 
 

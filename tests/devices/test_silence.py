@@ -42,10 +42,10 @@ class Driver:
 
 
 @contextlib.asynccontextmanager
-async def silent(tmp_path: Path, slots: int = 2) -> AsyncIterator[tuple[Rig, Driver]]:
+async def silent(tmp_path: Path, slots: int = 2, grace_ms: int = 200) -> AsyncIterator[tuple[Rig, Driver]]:
     driver = Driver()
     try:
-        async with rig(tmp_path, "1x24GiB", slots=slots, changed=driver) as made:
+        async with rig(tmp_path, "1x24GiB", slots=slots, changed=driver, grace_ms=grace_ms) as made:
             yield made, driver
             driver.answers.set()
     finally:
@@ -138,7 +138,7 @@ async def test_of_a_cancelled_node_nothing_is_said_that_was_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dihedral.data_plane.slots.pool.MEMORY_BACK_SECONDS", 0.3)
-    async with silent(tmp_path) as (made, driver):
+    async with silent(tmp_path, grace_ms=60_000) as (made, driver):
         heard, cancel = RecordedEvents(), RunControl()
         node = made.start(heard, cancel, memoryMiB=GIB, steps=1000, stepSeconds=0.02)
         await heard.began()
