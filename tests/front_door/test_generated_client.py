@@ -1,4 +1,4 @@
-"""A client that a public generator makes of the OpenAPI document, used once (B10)."""
+"""A client that a public generator makes of the OpenAPI document, used once."""
 
 import importlib
 import json
