@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from dihedral.control_plane.planning.goals.modelling import Bad, parsed, repaired, schema
 from dihedral.control_plane.planning.goals.planner import is_certain
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, plain, planned, problems
+from dihedral.control_plane.tasks.llm import prepare
 from dihedral.schemas.structs.control_plane import LlmSettings, PlannerSettings
 from tests.control_plane.test_tasks import Answer, answers, drips, endpoint, never, says
 from tests.planner.goals import GOALS, Goal
@@ -176,19 +177,22 @@ async def test_a_good_model_answers_what_the_matcher_left_open(kind: str) -> Non
 
 
 async def test_beside_the_models_own_time_a_plan_takes_at_most_50_ms() -> None:
-    """Processor time over a hundred capabilities; the scripted endpoint runs in this process and is counted with it."""
+    """Processor time over a hundred capabilities, the first time too; the scripted endpoint runs in this process and is counted with it."""
+    await asyncio.to_thread(prepare)
     capabilities, known = many(100)
     goal = Goal("Make the portrait say 'Hello there'", ("portrait.png",))
     asked = Asked(goal.text, tuple(given(goal.files)), known, capabilities)
     taken = []
+    first = plain(asked)
     async with endpoint(says(graph(SPEAK))) as other:
         llm = LlmSettings(endpoint=other.url, model="scripted", timeout_seconds=30)
-        for _ in range(7):
+        for _ in range(5):
             begun = time.process_time()
-            found = await repaired(asked, plain(asked), llm, PlannerSettings(), [])
+            found = await repaired(asked, first, llm, PlannerSettings(), [])
             taken.append(time.process_time() - begun)
             assert found.by_model
-    assert statistics.median(taken[1:]) <= 0.05, taken
+    assert taken[0] <= 0.05, taken
+    assert statistics.median(taken) <= 0.02, taken
 
 
 async def test_every_problem_is_sent_back_and_the_next_answer_counts() -> None:

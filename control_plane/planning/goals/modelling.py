@@ -21,6 +21,7 @@ import msgspec
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.goals.drafting import Search
+from dihedral.control_plane.planning.goals.offers import not_null
 from dihedral.control_plane.planning.goals.reading import read
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, problems
 from dihedral.control_plane.tasks.llm import Limits, allowed, ask
@@ -198,7 +199,9 @@ def schema(likely: list[str], capabilities: Mapping[str, Capability]) -> Object:
             {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {key: {} for key in capabilities[task].io.input.get("properties", {})},
+                "properties": {
+                    key: _value(about) for key, about in capabilities[task].io.input.get("properties", {}).items()
+                },
             },
         )
         for task in likely
@@ -218,6 +221,21 @@ def schema(likely: list[str], capabilities: Mapping[str, Capability]) -> Object:
         "questions": {"type": "array", "maxItems": 5, "items": text},
     }
     return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
+
+
+def _value(about: Object) -> Object:
+    """Returns what a parameter may be: a plain value of its type, or another node's output. A small model else writes the description there."""
+    plain = not_null(about)
+    if plain.get("type") not in ("string", "number", "integer", "boolean"):
+        return {}
+    value = {name: plain[name] for name in ("type", "enum") if name in plain}
+    taken = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["$from", "path"],
+        "properties": {"$from": {"type": "string", "maxLength": 64}, "path": {"type": "string", "maxLength": 200}},
+    }
+    return {"anyOf": [value, taken]}
 
 
 def _prompt(asked: Asked, first: Matched, likely: list[str], told: str) -> str:
