@@ -2,6 +2,8 @@
 
 The scripts know items and words; this module has the objects: a job to submit and a view of a job. Policy (limits, idempotency,
 planning) is the control plane's.
+
+Large because every call that its callers know is one short method here.
 """
 
 import asyncio
