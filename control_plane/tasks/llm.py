@@ -70,6 +70,27 @@ async def ask(settings: LlmSettings, prompt: str, limits: Limits = Limits(), sys
     return _text(settings.kind, content)
 
 
+REFUSES_SHAPE = (400, 404, 415, 422, 501)
+"""Statuses of an endpoint that may only not know `response_format`."""
+
+
+async def ask_in_shape(settings: LlmSettings, prompt: str, limits: Limits, system: str = "") -> str:
+    """Asks once; once more without the schema where the endpoint refuses it. An answer of the wrong form is an empty one, since another may be right."""
+    try:
+        return await ask(settings, prompt, limits, system)
+    except TaskError as error:
+        if error.code == "llm_bad_answer":
+            return ""
+        if error.details.get("status") not in REFUSES_SHAPE:
+            raise
+    try:
+        return await ask(settings, prompt, Limits(None, limits.tokens), system)
+    except TaskError as error:
+        if error.code == "llm_bad_answer":
+            return ""
+        raise
+
+
 def _request(settings: LlmSettings, prompt: str, limits: Limits, system: str) -> tuple[str, dict[str, Any]]:
     base = settings.endpoint.rstrip("/")
     if settings.kind == LlmKind.ollama:

@@ -293,6 +293,20 @@ async def test_an_address_of_the_goal_may_be_used() -> None:
     assert not any(draft["problems"] for draft in found.drafts)
 
 
+async def test_a_node_without_what_it_works_on_is_sent_back_unless_the_model_asks_for_it() -> None:
+    """The answer of a real small model to `speak it`."""
+    silent = {**SPEAK, "params": {}}
+    found, _ = await with_model(asked_of(Goal("speak it")), answers(chat(graph(silent))), rounds=1)
+    assert not found.by_model
+    assert found.drafts[0]["problems"] == [
+        "/nodes/0/params: What is to be said: one of text, lines is needed; where the goal does not say it, ask in questions"
+    ]
+    assert [each.id for each in found.questions] == ["speak.text"]
+    asking = answers(chat(graph(silent, questions=["Which text?"])))
+    found, _ = await with_model(asked_of(Goal("speak it")), asking, rounds=1)
+    assert [each.text for each in found.questions] == ["Which text?"]
+
+
 async def test_a_graph_that_only_adds_to_one_that_fits_is_not_taken() -> None:
     goal = Goal("Read this aloud: 'Good evening, everyone.'")
     more = {"id": "b", "task": "simulate", "plane": "python", "params": {}}

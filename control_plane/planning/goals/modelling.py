@@ -24,7 +24,7 @@ from dihedral.control_plane.planning.goals.drafting import Search
 from dihedral.control_plane.planning.goals.offers import not_null
 from dihedral.control_plane.planning.goals.reading import read
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, problems
-from dihedral.control_plane.tasks.llm import Limits, allowed, ask
+from dihedral.control_plane.tasks.llm import Limits, allowed, ask_in_shape
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.control_plane import LlmSettings, PlannerSettings
 from dihedral.schemas.structs.plan import Question, Reason
@@ -38,8 +38,6 @@ KEPT_DRAFTS: Final = 10
 ASKED_BY: Final = "model: "
 """Before the text of the model's question, in its id."""
 MARKS: Final = ".,;:!?\"'”“’»)]}>"  # that may stand behind an address without being part of it
-REFUSES_SHAPE: Final = (400, 404, 415, 422, 501)
-"""Statuses of an endpoint that may only not know `response_format`."""
 SYSTEM: Final = (
     "You plan jobs. Answer with one JSON object: nodes (id, task, plane, params), edges (from, to), assumptions, questions. Use only the tasks listed. "
     'A parameter takes another node\'s output as {"$from": "NODE", "path": "/member"}, with an edge from that node. Use only the files listed, as they are written. '
@@ -69,7 +67,8 @@ async def repaired(
         async with asyncio.timeout(limits.seconds):
             for _ in range(limits.rounds):
                 found.rounds += 1
-                text = await _answer(llm, _prompt(asked, first, likely, told), shape, limits.tokens)
+                told_all = _prompt(asked, first, likely, told)
+                text = await ask_in_shape(llm, told_all, Limits(shape, limits.tokens), SYSTEM)
                 try:
                     graph, notes = parsed(text)
                 except Bad as error:
@@ -79,6 +78,8 @@ async def repaired(
                 if not graph["nodes"]:
                     return _declined(first, found, notes)
                 wrong = _wrong(graph, asked, likely)
+                if not wrong and not notes["questions"]:
+                    wrong = list(_lacking(graph, asked))
                 found.drafts = [
                     *found.drafts,
                     {"graph": graph, "problems": [f"{each.pointer}: {each.detail}" for each in wrong]},
@@ -97,24 +98,6 @@ async def repaired(
     finally:
         allowed.reset(token)
     return found
-
-
-async def _answer(llm: LlmSettings, prompt: str, shape: Object, tokens: int) -> str:
-    """Asks once; once more without a schema where the endpoint refuses it. An answer of the wrong form is an empty one, since another may be right."""
-    try:
-        text = await ask(llm, prompt, Limits(shape, tokens), SYSTEM)
-    except TaskError as error:
-        if error.code == "llm_bad_answer":
-            return ""
-        if error.details.get("status") not in REFUSES_SHAPE:
-            raise
-        try:
-            text = await ask(llm, prompt, Limits(None, tokens), SYSTEM)
-        except TaskError as again:
-            if again.code == "llm_bad_answer":
-                return ""
-            raise
-    return text[: ANSWER_BYTES + 1]
 
 
 def _declined(first: Matched, found: Matched, notes: Object) -> Matched:
@@ -338,6 +321,24 @@ def _wrong(graph: Object, asked: Asked, likely: list[str]) -> list[planning.Prob
             if each not in of_goal
         ]
     return found
+
+
+def _lacking(graph: Object, asked: Asked) -> Iterator[planning.Problem]:
+    """Yields what a node cannot do without although its schema allows it: one of several texts or files, which the matcher would ask for."""
+    tasks = {node["id"]: node["task"] for node in graph["nodes"]}
+    for index, node in enumerate(graph["nodes"]):
+        given = set(node.get("params") or {})
+        for edge in graph["edges"]:
+            if edge["to"] == node["id"]:
+                given |= set(asked.capabilities[tasks[edge["from"]]].io.output.get("properties") or {})
+        groups: dict[str, list[str]] = {}
+        for slot in asked.known.offers[node["task"]].slots:
+            if slot.group and slot.field not in groups.setdefault(slot.group, []):
+                groups[slot.group].append(slot.field)
+        for why, names in groups.items():
+            if given.isdisjoint(names):
+                detail = f"{why}: one of {', '.join(names)} is needed; where the goal does not say it, ask in questions"
+                yield planning.Problem(f"/nodes/{index}/params", "needed", detail)
 
 
 def _addresses(text: str) -> Iterator[str]:

@@ -10,6 +10,8 @@ A declaration may help with `keywords`, and in its schemas with
     x-given     the field takes what the caller has, and nothing that another task makes: the recording of a person
     x-pairs     an object that takes what the goal sets by a name with a dot: `3.seed=7`
 Where it says nothing, names and descriptions do: a user's own task is planned like those that come along.
+
+Large because what a schema says of a parameter is read here alone.
 """
 
 import re

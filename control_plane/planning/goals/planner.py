@@ -99,7 +99,8 @@ class Planner:
         asked = Asked(goal, tuple(files), known, capabilities, answers, base, request.evaluate is True)
         found = await planned(asked, self._repair())
         if found.graph is not None and request.evaluate is True:
-            found.graph = with_checks(found.graph, goal, capabilities)
+            is_judged = bool(self._settings.llm.endpoint and self._settings.planner.rounds)
+            found.graph = with_checks(found.graph, goal, capabilities, is_judged=is_judged)
         return await self._told(request, found, known, files, capabilities, principal), found
 
     async def decided(self, request: JobRequest, principal: Principal) -> JobRequest:
