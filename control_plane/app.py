@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Request, Router
+from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.exceptions import NotFoundException
+from litestar.middleware import DefineMiddleware
+from litestar.middleware.compression import CompressionMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -156,7 +159,13 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             servers=[Server(url=settings.control.root_path or "/")],
             render_plugins=[WithBodies(path=["/", "/openapi.json"])],
             operation_id_creator=operation_id,
-            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
+            openapi_router=Router(
+                "/schema",
+                route_handlers=[],
+                include_in_schema=False,
+                before_request=_no_other_page,
+                middleware=[DefineMiddleware(CompressionMiddleware, config=CompressionConfig(backend="gzip"))],
+            ),
         ),
         request_max_body_size=None,
         logging_config=None,
