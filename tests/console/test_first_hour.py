@@ -72,7 +72,7 @@ TITLES = """async () => {
 
 
 def test_every_defect_above_names_tests_that_are_there() -> None:
-    written = {}
+    written: dict[str, str] = {}
     for path in Path(__file__).parents[1].rglob("test_*.py"):
         written[path.stem] = written.get(path.stem, "") + path.read_text()
     named = re.findall(r"(test_\w+)::(test_\w+)", str(__doc__))
