@@ -183,6 +183,7 @@ class Worker:
             renewer.stop()
             watchdog.stop()
             with suppress(*CONNECTION_ERRORS, redis.RedisError):
+                await self._jobs.workers.leave_devices(self.pool, self.worker_id)
                 await self._jobs.workers.depart(self.worker_id)
             await self._client.aclose()
             await self._taker.aclose()
@@ -323,7 +324,9 @@ class Worker:
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
-        manner = Manner(delay_ms=delay, reason=reason, front=not delay, declined=bool(delay))
+        pool_is_paused = self.capacity.paused and not self.presence.draining  # meanwhile more urgent ones may come
+        front = not delay and (delivery.releasing or not pool_is_paused)
+        manner = Manner(delay_ms=delay, reason=reason, front=front, declined=bool(delay))
         batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
@@ -373,7 +376,9 @@ class Worker:
         delivery = self._held.get(key)
         if delivery is None or delivery.ending:  # a claim that this worker has released is not a lost one
             return
-        if word == "lost":
+        if word.startswith("ok "):
+            self._rank(delivery.job_id, word.removeprefix("ok "))
+        elif word == "lost":
             log.warning("the lease of an entry is lost", extra={"job": delivery.job_id})
             self.nodes.lose(delivery)
         else:
@@ -385,14 +390,18 @@ class Worker:
             case ["/paused"]:
                 await self._obey()
             case ["/priority", job_id, priority] if priority in PRIORITIES:
-                for delivery in self._held.values():
-                    if delivery.job_id == job_id:
-                        delivery.priority = priority
-                self.nodes.rank(job_id, PRIORITIES.index(priority))
+                self._rank(job_id, priority)
             case [job_id, node_id]:
                 self.nodes.finish(job_id, node_id)
             case [job_id]:
                 self.nodes.cancel(lambda delivery: delivery.job_id == job_id)
+
+    def _rank(self, job_id: str, priority: str) -> None:
+        """Gives what is held of a job its new priority; a message that was lost, or came before the node, is made up for by the next renewal."""
+        for delivery in self._held.values():
+            if delivery.job_id == job_id:
+                delivery.priority = priority
+        self.nodes.rank(job_id, PRIORITIES.index(priority))
 
     async def _obey(self) -> None:
         """Reads whether the pool is paused or this worker drained. What it runs goes on; it waits for more in no blocking read that it begins after this."""

@@ -33,3 +33,18 @@ register('ahead', { 'no-writes' }, function(keys, arguments)
   end
   return count
 end)
+
+-- standing: of 500 entries of a stream that no worker has been given, those that a record names: not what moved away, nor what is left of a job that
+-- was cancelled or deleted. KEYS[1]: the stream; ARGV: the entry before the first, '' for the first of all; what a job's key begins with.
+-- Replies the last entry looked at, or '' at the stream's end, then job, entry, job, entry, ...
+register('standing', { 'no-writes' }, function(keys, arguments)
+  local stream, after = keys[1], arguments[1]
+  if after == '' then after = redis.call('GET', stream .. ':delivered') or '0-0' end
+  local rows = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', '500')
+  local found = { rows[500] and rows[500][1] or '' }
+  for _, row in ipairs(rows) do
+    local fields = fields_of(row[2])
+    if stands(arguments[2], stream, row[1], fields, row[1]) then found[#found + 1], found[#found + 2] = fields.job, row[1] end
+  end
+  return found
+end)
