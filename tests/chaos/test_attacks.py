@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,10 @@ async def spins(params: Nothing, ctx: TaskContext) -> None:
 '''
 
 
+def _runs(stack: Stack, job: str) -> bool:
+    return stack.nodes(job)["a"] == "running"
+
+
 def test_a_task_that_blocks_the_event_loop_is_named_and_ended_and_the_others_go_on(tmp_path: Path) -> None:
     """Before, its worker was frozen for good: no time-out, no cancel, SIGTERM ignored, and the next start began it again."""
     (tmp_path / "spins.py").write_text(SPINS)
@@ -308,7 +313,7 @@ def test_a_task_that_blocks_the_event_loop_is_named_and_ended_and_the_others_go_
             becomes(lambda: stack.nodes(other)["other"] == "running")
             node = {"id": "a", "task": "spins", "plane": "python", "timeoutSeconds": 1 if how == "timeout" else 3000}
             job = stack.post("/api/jobs", {"graph": {"schema": "langgraph.v1", "nodes": [node], "edges": []}})["jobId"]
-            becomes(lambda job=job: stack.nodes(job)["a"] == "running")
+            becomes(partial(_runs, stack, job))
             if how == "cancel":
                 stack.post(f"/api/jobs/{job}/cancel", status=202)
             assert worker.wait() == 70

@@ -18,6 +18,7 @@ import tempfile
 import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 COLD = ("PYTHON", "LANG", "LC_")
 """What the interpreter reads at its start."""
@@ -56,7 +57,7 @@ def _address() -> str:
     listening.bind("")  # Linux chooses a name that no file has
     listening.listen(16)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("DIHEDRAL_")}
-    server = subprocess.Popen([sys.executable, "-P", __file__], stdin=listening, env=environ)
+    server = subprocess.Popen([sys.executable, "-P", __file__], stdin=listening.fileno(), env=environ)
     atexit.register(server.kill)
     address: str = listening.getsockname()
     listening.close()
@@ -86,7 +87,7 @@ def _serve() -> None:
                     os.close(each)
 
 
-def _become(request: dict[str, object], descriptors: list[int]) -> int:
+def _become(request: dict[str, Any], descriptors: list[int]) -> int:
     """Runs the command in this process, which has nothing of the server's but its modules."""
     from dihedral import cli
 
@@ -100,10 +101,10 @@ def _become(request: dict[str, object], descriptors: list[int]) -> int:
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.FileIO(number, "w"), "utf-8", write_through=True) for number in (1, 2)
     )
-    os.chdir(str(request["cwd"]))
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(request["environ"])  # type: ignore[arg-type]
-    sys.argv = ["dihedral", *request["arguments"]]  # type: ignore[misc]
+    os.environ.update(request["environ"])
+    sys.argv = ["dihedral", *request["arguments"]]
     try:
         code = cli.main()
     except SystemExit as ended:
@@ -111,7 +112,7 @@ def _become(request: dict[str, object], descriptors: list[int]) -> int:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     return code
 
