@@ -29,10 +29,12 @@ def test_the_menu_of_the_console_leads_to_the_reference_and_it_asks_no_other_hos
 def test_an_operation_has_an_address_and_is_tried_out_on_a_phone(house: Stack, open_tab: Callable[..., Tab]) -> None:
     tab = open_tab(house.url, viewport={"width": 390, "height": 900}, color_scheme="dark")
     page = tab.page
+    page.add_init_script("sessionStorage.setItem('key', 'dih_of_this_tab')")
     page.goto("/docs#get-/api/limits")
     with page.expect_response("**/api/limits") as answered:
         page.get_by_role("button", name="Try").click()
     assert answered.value.ok
+    assert answered.value.request.headers["authorization"] == "Bearer dih_of_this_tab"
     expect(page.get_by_text(f'"uploadBytes": {answered.value.json()["uploadBytes"]}').first).to_be_visible()
     assert page.locator("rapi-doc").get_attribute("theme") == "dark"
     assert_only(house, tab)

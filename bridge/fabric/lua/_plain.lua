@@ -19,6 +19,19 @@ register('append', { 'allow-oom' }, function(keys, arguments)
   redis.call('PEXPIRE', keys[1], arguments[2])
 end)
 
+-- rank: adds to a sorted set that expires, in one step. KEYS[1]; ARGV: its lifetime in ms, the score, the member.
+register('rank', { 'allow-oom' }, function(keys, arguments)
+  redis.call('ZADD', keys[1], arguments[2], arguments[3])
+  redis.call('PEXPIRE', keys[1], arguments[1])
+end)
+
+-- keep: writes a field of a hash that has a limited number of them. KEYS[1]; ARGV: the most fields, the field, its value.
+-- Replies 1: it is new, 0: it was written over, -1: it would be one too many.
+register('keep', {}, function(keys, arguments)
+  if redis.call('HEXISTS', keys[1], arguments[2]) == 0 and redis.call('HLEN', keys[1]) >= tonumber(arguments[1]) then return -1 end
+  return redis.call('HSET', keys[1], arguments[2], arguments[3])
+end)
+
 -- ahead: the number of entries before a given one that no worker has been given, 100 at most. KEYS[1]: its stream; ARGV: its id, or + for all of
 -- them; what a job's key begins with. Behind the last entry that change.lua replaced, every entry counts; before it, those that a record names.
 register('ahead', { 'no-writes' }, function(keys, arguments)
