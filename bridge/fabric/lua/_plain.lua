@@ -19,10 +19,12 @@ register('append', { 'allow-oom' }, function(keys, arguments)
   redis.call('PEXPIRE', keys[1], arguments[2])
 end)
 
--- rank: adds to a sorted set that expires, in one step. KEYS[1]; ARGV: its lifetime in ms, the score, the member.
-register('rank', { 'allow-oom' }, function(keys, arguments)
-  redis.call('ZADD', keys[1], arguments[2], arguments[3])
+-- lasting: a write to a key that expires, in one step: a caller that is cut off leaves nothing for ever. KEYS[1]; ARGV: its lifetime from now in ms,
+-- the command, what follows the key. Replies what the command does.
+register('lasting', { 'allow-oom' }, function(keys, arguments)
+  local reply = redis.call(arguments[2], keys[1], unpack(arguments, 3))
   redis.call('PEXPIRE', keys[1], arguments[1])
+  return reply
 end)
 
 -- keep: writes a field of a hash that has a limited number of them. KEYS[1]; ARGV: the most fields, the field, its value.
