@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect as ws_connect
 from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.control_plane.served import checked, made_settings, serve, submission
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 
@@ -54,7 +55,12 @@ class Locked:
 
     def socket(self, name: Any = None, **headers: Any) -> Any:
         headers = {**self.of(name), **{key.replace("_", "-"): value for key, value in headers.items()}}
-        return ws_connect(f"ws://127.0.0.1:{self.served.port}/ws", additional_headers=headers, proxy=None)
+        return ws_connect(
+            f"ws://127.0.0.1:{self.served.port}/ws",
+            additional_headers=headers,
+            proxy=None,
+            open_timeout=at_this_load(30),
+        )
 
     async def refused(self, name: Any = None, **headers: Any) -> Any:
         """The problem with which a WebSocket is refused."""
