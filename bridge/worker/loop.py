@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -299,14 +300,14 @@ class Worker:
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
-            must_begin = delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open)
+            must_begin = delivery.held_at and not all([delivery.routes[node].idempotent for node in delivery.open])
             if must_begin and (await self._write(delivery.part, delivery.report([]))).word != "ok":
                 delivery.move("lost")
                 for node in delivery.open:
                     self.capacity.vacate(delivery, node)
                 return
             if delivery.open and not delivery.releasing:
-                await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
+                await self._executor.execute(sorted(delivery.open), partial(self.nodes.run, delivery))
             if delivery.lost or delivery.ending:
                 return
             if delivery.releasing:
