@@ -24,6 +24,7 @@ from prometheus_client import Counter
 
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER, OwnedStore
+from dihedral.bridge.artifacts.provenance import REQUEST
 from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
@@ -197,9 +198,12 @@ class JobQueue:
         graph = planning.normalise(submission, job_id or secrets.token_hex(16))
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
-        graph.metadata.pop(OWNER, None)
+        for name in (OWNER, REQUEST):
+            graph.metadata.pop(name, None)
         if owner:
             graph.metadata[OWNER] = owner
+        if self.settings.artifacts.provenance and (made := what.made()):
+            graph.metadata = {**graph.metadata, REQUEST: made}
         if traceparent := TRACEPARENT.get():
             graph.metadata = {**graph.metadata, "traceparent": traceparent}
         if isinstance(request.pool, str):
