@@ -64,6 +64,7 @@ OPERATIONS = {
     "dead_letters": "listDeadLetters", "read_dead_letter": "getDeadLetter", "requeue_dead_letter": "requeueDeadLetter",
     "drop_dead_letter": "dropDeadLetter", "live": "isLive", "ready": "isReady", "metrics": "getMetrics", "schema": "getSchema", "read": "getSession",
     "begin": "signIn", "end": "signOut", "limits": "getUploadLimits",
+    "read_provenance": "getProvenance", "read_file_provenance": "readProvenance",
 }  # fmt: skip
 """The names of operations, by handler; a handler that is not here has its own name, written as one word."""
 

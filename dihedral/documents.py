@@ -515,6 +515,32 @@ class ArtifactList(TypedDict):
     next: str | None
 
 
+class ProvenanceNode(TypedDict):
+    id: str
+    task: str
+    params: NotRequired[dict[str, Any]]
+
+
+class ProvenanceInput(TypedDict):
+    bucket: str
+    key: str
+    sha256: NotRequired[str]
+
+
+class Provenance(TypedDict):
+    """What a file says about its origin, in its own metadata; field names are camelCase. Anyone can write it into a file: it proves nothing."""
+
+    dihedral: str
+    jobId: NotRequired[str]
+    node: NotRequired[ProvenanceNode]
+    pipeline: NotRequired[str]
+    task: NotRequired[str]
+    params: NotRequired[dict[str, Any]]
+    graph: NotRequired[GraphSubmission]
+    inputs: NotRequired[list[ProvenanceInput]]
+    leftOut: NotRequired[list[str]]
+
+
 class Limits(TypedDict):
     """What a request may carry; field names are camelCase."""
 

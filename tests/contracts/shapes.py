@@ -155,6 +155,19 @@ ARTIFACT_META: Shape = {
     "owner": optional(text()),
     "favourite": optional(FLAG),
 }
+PROVENANCE_NODE: Shape = {"id": ID, "task": ID, "params": optional(OBJECT)}
+PROVENANCE_INPUT: Shape = {"bucket": BUCKET, "key": KEY, "sha256": optional(SHA256)}
+PROVENANCE: Shape = {
+    "dihedral": text(0, 64),
+    "jobId": optional(ID),
+    "node": optional(of(PROVENANCE_NODE)),
+    "pipeline": optional(ID),
+    "task": optional(ID),
+    "params": optional(OBJECT),
+    "graph": optional(of(GRAPH_SUBMISSION)),
+    "inputs": optional(many(of(PROVENANCE_INPUT), at_most=64)),
+    "leftOut": optional(many(text(0, 1000), at_most=64)),
+}
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
 PRIORITY = choice("high", "normal", "low")
@@ -415,6 +428,7 @@ ARTIFACTS = section(
     region=text(1),
     secure=FLAG,
     maxUploadBytes=whole(1),
+    provenance=FLAG,
     presignSeconds=whole(1, 604_800),
     caFile=text(),
 )
@@ -697,6 +711,9 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Limits": {"uploadBytes": whole(1), "bodyBytes": whole(1)},
         "ArtifactMeta": ARTIFACT_META,
         "ArtifactList": {"artifacts": many(of(ARTIFACT_META)), "next": nullable(text())},
+        "Provenance": PROVENANCE,
+        "ProvenanceNode": PROVENANCE_NODE,
+        "ProvenanceInput": PROVENANCE_INPUT,
     },
     "control_plane": {
         "ControlSettings": CONTROL,

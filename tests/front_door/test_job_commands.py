@@ -1,5 +1,6 @@
 """Commands on jobs as people type them: run, again, download, events, completion; each named after what first_hour.md missed where it did."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dihedral import Client
 from dihedral.client import JobFailed
@@ -27,6 +29,21 @@ class Count(Struct, forbid_unknown_fields=True, rename="camel"):
     times: int = 1
     loud: bool = False
     share: float | None = None
+
+class Paint(Struct, forbid_unknown_fields=True, rename="camel"):
+    colour: str
+    picture: Text | None = None
+    link: str = ""
+
+class Painted(Struct):
+    colour: str
+
+@task(description="Paints a picture.")
+def paint(params: Paint, ctx: TaskContext) -> Painted:
+    from PIL import Image
+    Image.new("RGB", (8, 8), params.colour).save(ctx.workdir / "a.png")
+    ctx.store("videos", "a.png", ctx.workdir / "a.png", "image/png")
+    return Painted(colour=params.colour)
 
 class Counted(Struct):
     words: int
@@ -167,6 +184,31 @@ def test_again_repeats_a_job_with_changes_a4(shell: Shell) -> None:
     assert job["tags"] == ["t"]
     third = shell("again", second, "times=", "-q").stdout.strip()
     assert shell.json("show", third)["job"]["params"]["times"] == 1
+
+
+def test_again_runs_what_made_a_file(shell: Shell, house: Up) -> None:
+    """A file says what made it; a value that may be a secret has to be given once more."""
+    (shell.directory / "a.txt").write_text("read")
+    job = shell("run", "paint", "colour=red", "--file", "picture=a.txt", "-o", ".", "-q").stdout.split()[0]
+    shown = shell("again", "a.png", "colour=blue", "-o", "blue")
+    assert "a.png: paint colour=blue picture=" in shown.stderr
+    with Image.open(shell.directory / "blue/a.png") as blue:
+        assert blue.getpixel((0, 0)) == (0, 0, 255)
+    with Client(house.url) as client:
+        said = client.provenance(shell.directory / "a.png")
+        assert (said.get("jobId"), said.get("task"), said.get("params", {})["colour"]) == (job, "paint", "red")
+        (sent,) = said.get("inputs", [])
+        assert sent.get("sha256") == hashlib.sha256(b"read").hexdigest()
+        (made,) = client.job(job)["artifacts"]
+        assert client.provenance(made) == said
+        assert made["sha256"] == hashlib.sha256((shell.directory / "a.png").read_bytes()).hexdigest()
+    shell("run", "paint", "colour=red", "link=https://me:word@host/", "-o", "secret", "-q")
+    assert b"me:word" not in (shell.directory / "secret/a.png").read_bytes()
+    assert "give link=…" in shell("again", "secret/a.png", code=2).stderr
+    assert shell.json("again", "secret/a.png", "link=x", "--detach")["params"]["link"] == "x"
+    (shell.directory / "b.png").write_bytes(b"nothing")
+    assert "this file does not say what made it" in shell("again", "b.png", code=3).stderr
+    assert "there is no file c.png" in shell("again", "c.png", code=2).stderr
 
 
 # Results --------------------------------------------------------------------------------------------------------------

@@ -427,6 +427,7 @@ export default {
   "Drop the workflow here again: in ComfyUI choose Workflow → Export (API).": "Legen Sie den Workflow erneut hier ab: in ComfyUI Workflow → Export (API).",
   "The file came from {what}, which this server does not have.": "Die Datei stammt aus {what}; das hat dieser Server nicht.",
   "As {name} was made": "Wie {name} entstand",
+  "not in the file, since it may be a secret: {fields}": "nicht in der Datei, da es geheim sein kann: {fields}",
   Pipelines: "Pipelines",
   "Search pipelines and tasks": "Pipelines und Aufgaben suchen",
   "Nodes and edges of your own, pasted or typed.": "Eigene Knoten und Kanten, eingefügt oder getippt.",
