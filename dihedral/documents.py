@@ -8,12 +8,26 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 Plane: TypeAlias = Literal["node", "python"]
 
 
+RemedyClass: TypeAlias = Literal["change_inputs", "retry", "resume", "wait", "free_space", "ask_operator"]
+
+
+Remedy = TypedDict(
+    "Remedy",
+    {
+        "class": RemedyClass,
+        "advice": str,
+        "param": NotRequired[str],
+    },
+)
+
+
 class NodeError(TypedDict):
     """Why a node failed; details carry class, traceback and stderr tail."""
 
     code: str
     message: str
     details: dict[str, Any]
+    remedy: NotRequired[Remedy]
 
 
 class SubmittedRetries(TypedDict):
@@ -142,6 +156,7 @@ class JobError(TypedDict):
     message: str
     details: dict[str, Any]
     nodeId: str | None
+    remedy: NotRequired[Remedy]
 
 
 class ArtifactMeta(TypedDict):

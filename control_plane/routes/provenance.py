@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Request, Router, get, post
 from litestar.datastructures import State
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import FromQuery
 
 from dihedral.bridge.artifacts.metadata import HEAD_BYTES, TAIL_BYTES
@@ -32,7 +32,7 @@ class AnyBytes(Operation):
     """Describes a body of any bytes."""
 
     def __post_init__(self) -> None:
-        schema = Schema(type=OpenAPIType.STRING, format="binary", description=f"A file, or {ENDS}")
+        schema = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=f"A file, or {ENDS}")
         self.request_body = RequestBody(
             content={"application/octet-stream": OpenAPIMediaType(schema=schema)}, required=True
         )

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from safetensors.numpy import load, safe_open, save
+from safetensors import safe_open
+from safetensors.numpy import load, save
 
 from dihedral.bridge.artifacts import metadata, provenance
 from dihedral.bridge.artifacts.metadata import HEAD_BYTES, MAX_BYTES, TAIL_BYTES
@@ -105,7 +106,7 @@ def decoded(name: str, content: bytes) -> Any:
             frames = file.readframes(file.getnframes())
         return frames, soundfile.read(io.BytesIO(content))[0].tobytes()
     if name.startswith("mp4"):
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             return container.duration, [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
     return {key: value.tobytes() for key, value in load(content).items()}
 

@@ -89,7 +89,9 @@ CODE = text(1, 128)
 PLANE = choice("node", "python")
 NODE_STATUS = choice("pending", "ready", "running", "completed", "failed", "skipped", "cancelled")
 EDGE_KIND = choice("normal", "on_success", "on_failure")
-NODE_ERROR: Shape = {"code": CODE, "message": text(), "details": OBJECT}
+REMEDY_CLASS = choice("change_inputs", "retry", "resume", "wait", "free_space", "ask_operator")
+REMEDY: Shape = {"class": REMEDY_CLASS, "advice": text(), "param": optional(text())}
+NODE_ERROR: Shape = {"code": CODE, "message": text(), "details": OBJECT, "remedy": optional(of(REMEDY))}
 RETRIES: Shape = {"attempt": whole(0), "maxAttempts": whole(1, 100)}
 TIMEOUT = number(above=0, high=2_592_000)
 WEIGHT = number(low=0, high=1_000_000)

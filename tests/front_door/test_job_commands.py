@@ -19,7 +19,7 @@ from tests.front_door.test_cli import Shell
 MINE = """
 from typing import Annotated
 from msgspec import Meta, Struct
-from dihedral import ArtifactRef, TaskContext, artifact, task
+from dihedral import ArtifactRef, TaskContext, TaskError, artifact, task
 
 Text = Annotated[ArtifactRef, artifact("text/*", format="text")]
 
@@ -41,6 +41,8 @@ class Painted(Struct):
 @task(description="Paints a picture.")
 def paint(params: Paint, ctx: TaskContext) -> Painted:
     from PIL import Image
+    if params.colour == "none":
+        raise TaskError("colour: choose one", code="invalid_input")
     Image.new("RGB", (8, 8), params.colour).save(ctx.workdir / "a.png")
     ctx.store("videos", "a.png", ctx.workdir / "a.png", "image/png")
     return Painted(colour=params.colour)
@@ -184,6 +186,17 @@ def test_again_repeats_a_job_with_changes_a4(shell: Shell) -> None:
     assert job["tags"] == ["t"]
     third = shell("again", second, "times=", "-q").stdout.strip()
     assert shell.json("show", third)["job"]["params"]["times"] == 1
+
+
+def test_the_last_line_of_a_failed_job_says_what_can_be_done(shell: Shell) -> None:
+    said = shell("run", "paint", "colour=none", "-q", code=1)
+    job = said.stdout.strip()
+    shown = shell("watch", job, code=1).stderr.splitlines()
+    assert shown[-1] == f"change `colour`: dihedral again {job[:8]} colour=…"
+    assert shown[-2] == "The input does not fit this task. Change it and run the job again."
+    assert f"change `colour`: dihedral again {job[:8]}" in shell("show", job).stdout
+    shown = shell("run", "break_down", code=1).stderr.splitlines()
+    assert "then: dihedral retry" in shown[-1]
 
 
 def test_again_runs_what_made_a_file(shell: Shell, house: Up) -> None:
