@@ -8,7 +8,8 @@ more than counting does. Values that every process reads alike from Redis are no
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
@@ -143,6 +144,18 @@ def observer(histogram: Histogram) -> Callable[[float], None]:
     def observe(amount: float) -> None:
         total.inc(amount)
         buckets[bisect_left(bounds, amount)](1)
+
+    return observe
+
+
+def observer_of_many(histogram: Histogram) -> Callable[[Sequence[float]], None]:
+    """Returns what `observer` does, for many amounts at once."""
+    bounds, total, buckets = histogram._upper_bounds, histogram._sum, histogram._buckets
+
+    def observe(amounts: Sequence[float]) -> None:
+        total.inc(sum(amounts))
+        for bucket, count in Counts([bisect_left(bounds, amount) for amount in amounts]).items():
+            buckets[bucket].inc(count)
 
     return observe
 

@@ -27,7 +27,7 @@ from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.hosts import is_address, is_loopback
 from dihedral.control_plane.api_keys import SCOPES, ApiKey, Keyring, given
@@ -288,8 +288,8 @@ class Access:
     async def _end_oldest(self, key_id: str, new: str) -> None:
         """Keeps at most MAX_SESSIONS per key: a client that asks for more loses its own oldest ones."""
         mine = keys.sessions_of(key_id)
-        await self.client.zadd(mine, {new: time.time()})
-        await self.client.pexpire(mine, self._control.session_seconds * 1000)
+        lifetime_ms = self._control.session_seconds * 1000
+        await functions.call(self.client, "lasting", mine, lifetime_ms, "ZADD", time.time(), new)
         for oldest in await self.client.zrange(mine, 0, -MAX_SESSIONS - 1):
             await self.client.delete(oldest)
             await self.client.zrem(mine, oldest)

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Request, Router
+from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.exceptions import NotFoundException
+from litestar.middleware import DefineMiddleware
+from litestar.middleware.compression import CompressionMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,6 +70,16 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 4.0
 """Seconds that a request waits for Redis; no command blocks on this connection, so a longer silence is an outage."""
 SUBMISSIONS = frozenset({"/api/jobs", "/api/jobs/batch", "/api/train"})
+ABOUT = """Durable jobs of media and machine learning: submit a graph, a pipeline or a task, follow it live, read what it made.
+
+    curl -X POST SERVER/api/jobs -H 'Authorization: Bearer KEY' -H 'Content-Type: application/json' -d '{"pipeline": "simulate", "params": {"steps": 3}}'
+    curl SERVER/api/jobs/JOB_ID
+
+- Without the header where the server asks for no key. Under *Authentication* a key is typed once; a tab that has signed in to the console has it already.
+- A refusal is a problem document (RFC 9457) with a stable `code` and every problem in `errors`, each with its place.
+- Live: Server-Sent Events at `/api/jobs/{job_id}/events`, or the WebSocket at `/ws`.
+- The JSON Schemas of all documents are at `/schemas/{name}.json`.
+"""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -153,12 +166,18 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Dihedral",
             version=VERSION,
-            description="Durable GPU media jobs. The source schemas are at /schemas/{name}.json.",
+            description=ABOUT,
             path="/schema",
             servers=[Server(url=settings.control.root_path or "/")],
             render_plugins=[WithBodies(path=["/", "/openapi.json"])],
             operation_id_creator=operation_id,
-            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_no_other_page),
+            openapi_router=Router(
+                "/schema",
+                route_handlers=[],
+                include_in_schema=False,
+                before_request=_no_other_page,
+                middleware=[DefineMiddleware(CompressionMiddleware, config=CompressionConfig(backend="gzip"))],
+            ),
         ),
         request_max_body_size=None,
         logging_config=None,

@@ -41,6 +41,11 @@ async def to_front(queue: JobQueue, job_id: str, visible_owner: str | None) -> J
     word = await moving.move_to_front(queue.jobs, view.job_id)
     if word == "idle":
         raise ApiProblem(409, "not_waiting", "nothing of this job waits in a queue now")
+    if word == "far":
+        detail = (
+            f"it is one of the most urgent already, and more than {moving.MOST_AHEAD} of those wait: none was moved"
+        )
+        raise ApiProblem(409, "too_many_ahead", detail)
     _check(word, view.job_id)
     return await queue.document_of(view.job_id, visible_owner)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from dihedral.bridge.artifacts.owned import EXAMPLES, is_example
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, BadKey, newest
-from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.fabric.finding import heads
 from dihedral.bridge.fabric.jobs import Jobs
@@ -75,9 +75,9 @@ class Gallery:
 
     async def add(self, meta: ArtifactMeta) -> None:
         """Marks an artifact as a favourite. Raises ApiProblem, 409, beyond MOST_FAVOURITES."""
-        if await self._client.hlen(self._favourites) >= MOST_FAVOURITES:
+        name = _name(meta.bucket, meta.key)
+        if await functions.call(self._client, "keep", self._favourites, MOST_FAVOURITES, name, meta.created_at) < 0:
             raise ApiProblem(409, "too_many_favourites", f"an owner has at most {MOST_FAVOURITES} favourites")
-        await self._client.hset(self._favourites, _name(meta.bucket, meta.key), meta.created_at)
 
     async def remove(self, bucket: str, key: str) -> bool:
         return bool(await self._client.hdel(self._favourites, _name(bucket, key)))

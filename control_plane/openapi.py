@@ -63,7 +63,8 @@ OPERATIONS = {
     "capabilities": "listCapabilities", "pipelines": "listPipelines", "workers": "listWorkers", "queues": "listQueues",
     "dead_letters": "listDeadLetters", "read_dead_letter": "getDeadLetter", "requeue_dead_letter": "requeueDeadLetter",
     "drop_dead_letter": "dropDeadLetter", "live": "isLive", "ready": "isReady", "metrics": "getMetrics", "schema": "getSchema", "read": "getSession",
-    "begin": "signIn", "end": "signOut", "limits": "getUploadLimits",
+    "begin": "signIn", "end": "signOut", "limits": "getUploadLimits", "worker_usage": "getWorkerUsage", "statistics": "getStatistics",
+    "waiting_jobs": "listWaitingJobs", "read_preset": "getPreset", "put_preset": "savePreset",
     "read_provenance": "getProvenance", "read_file_provenance": "readProvenance",
 }  # fmt: skip
 """The names of operations, by handler; a handler that is not here has its own name, written as one word."""
@@ -77,10 +78,36 @@ def operation_id(handler: HTTPRouteHandler, method: str, path: Sequence[str | Pa
     return f"{name}Short" if again else name
 
 
+TAGS = {
+    "Jobs": ("Submit, follow, change and end jobs.", ("jobs", "plans")),
+    "Artifacts": ("Files that jobs take and make.", ("artifacts", "artifacts-meta", "favourites", "limits")),
+    "Pipelines and tasks": (
+        "What can be run, with which parameters.",
+        ("pipelines", "capabilities", "presets", "statistics"),
+    ),
+    "Queues and workers": (
+        "What waits, what runs it, and what failed for good.",
+        ("queues", "workers", "dead-letters"),
+    ),
+    "Keys and sessions": ("Who may do what.", ("keys", "session")),
+    "Service": ("Health, metrics, schemas.", ("health", "metrics", "schemas")),
+    "Old clients": ("Kept for clients of earlier versions.", ("train", "status")),
+}
+"""The groups of operations, in the order of the reference: what is in it, and the first words of its paths below /api."""
+KEY = "apiKey"
+
+
+def tag_of(path: str) -> str:
+    """Returns the group of a path; Service where TAGS has none for it."""
+    word = path.removeprefix("/api/").strip("/").partition("/")[0]
+    return next((tag for tag, (_, words) in TAGS.items() if word in words), "Service")
+
+
 class WithBodies(JsonRenderPlugin):
-    """Renders the document with the schemas of the bodies, which handlers that read their raw body cannot declare."""
+    """Renders the document with the schemas of the bodies, which handlers that read their raw body cannot declare, with groups and the API key."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        _grouped(openapi_schema)
         schemas = openapi_schema.setdefault("components", {}).setdefault("schemas", {})
         _, found = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
         for name, each in found.items():
@@ -102,6 +129,18 @@ class WithBodies(JsonRenderPlugin):
                     content["schema"] = {"$ref": f"#/components/schemas/{named}"}
         _mended(openapi_schema, schemas)
         return super().render(request, openapi_schema)
+
+
+def _grouped(document: dict[str, Any]) -> None:
+    """Adds, in place, the tags and the key, which a client may do without: a server on loopback asks for none."""
+    document["tags"] = [{"name": name, "description": about} for name, (about, _) in TAGS.items()]
+    document["security"] = [{KEY: []}, {}]
+    described = "An API key, where the server asks for one: type it alone (dih_…), the word Bearer is added to it."
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes[KEY] = {"type": "http", "scheme": "bearer", "description": described}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["tags"] = [tag_of(path)]
 
 
 def _mended(value: Any, schemas: Mapping[str, Any]) -> None:

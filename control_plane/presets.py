@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.times import now_rfc3339
 from dihedral.control_plane.planning import plan as planning
@@ -50,10 +50,10 @@ class Presets:
 
     async def put(self, owner: str, kind: str, of: str, name: str, params: dict[str, Any]) -> tuple[Preset, bool]:
         """Stores a preset; returns it and whether it is new. Raises ApiProblem: 409 beyond MOST, 413 beyond MAX_BYTES, 422 for a name that cannot be one."""
-        field, key = _field(kind, of, name), keys.presets(owner)
         if not _NAME.fullmatch(name):
             detail = f"a name has 1 to {MAX_NAME} characters, and neither slash nor control characters"
             raise ApiProblem(422, "bad_name", detail)
+        field, key = _field(kind, of, name), keys.presets(owner)
         if planning.too_deep(params):
             raise refused(
                 "the params are nested too deep", [planning.Problem("/params", "too_deep", "nested too deep")]
@@ -72,10 +72,10 @@ class Presets:
             raise ApiProblem(
                 413, "preset_too_large", f"a preset has at most {MAX_BYTES} bytes, this one {len(encoded)}"
             )
-        if before is None and await self._client.hlen(key) >= MOST:
+        word = await functions.call(self._client, "keep", key, MOST, field, encoded)
+        if word < 0:
             raise ApiProblem(409, "too_many_presets", f"an owner has at most {MOST} presets; delete one first")
-        await self._client.hset(key, field, encoded)
-        return preset, before is None
+        return preset, word == 1
 
     async def delete(self, owner: str, kind: str, of: str, name: str) -> None:
         """Raises ApiProblem: 404."""

@@ -224,14 +224,17 @@ RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 def _run_node(registry: tasks.Registry, pool: SlotPool, store: ArtifactStore, settings: Settings) -> RunNode:
     output_bytes = settings.jobs.node_output_bytes
 
-    async def run_node(run: NodeRun, emit: Emit, control: RunControl) -> Outcome:
+    async def refused() -> Outcome:
+        return failed("rehearsals_off", "this worker rehearses no faults (worker.rehearsals)")
+
+    def run_node(run: NodeRun, emit: Emit, control: RunControl) -> Awaitable[Outcome]:
         task = registry.get(run.task)
         rehearsal = task is not None and task.rehearses(run.params)
         if rehearsal and not settings.worker.rehearsals:
-            return failed("rehearsals_off", "this worker rehearses no faults (worker.rehearsals)")
+            return refused()
         if task is not None and task.light and not rehearsal:
-            return await run_light(registry, run, store, emit, control, output_bytes=output_bytes)
-        return await pool.run(run, emit, control)
+            return run_light(registry, run, store, emit, control, output_bytes=output_bytes)
+        return pool.run(run, emit, control)
 
     return run_node
 

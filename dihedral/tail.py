@@ -1,13 +1,17 @@
 """`dihedral logs`: the ends of the log files, and what is added to them."""
 
+import json
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from dihedral.bridge.plain import plain_line
 
 BLOCK_BYTES = 1 << 16
+KNOWN = frozenset({"time", "level", "plane", "logger", "message"})
+"""Fields of a logged line that are shown in its sentence, or that the file's name says already."""
 OTHER_NAMES = {"redis": "server", "valkey": "server", "worker": "worker-1"}
 
 
@@ -34,7 +38,19 @@ def tail(directory: Path, name: str | None, *, follow: bool, lines: int) -> int:
 
 
 def _print(path: Path, line: bytes) -> None:
-    print(f"{path.stem:10} {plain_line(line.decode(errors='replace').rstrip())}", flush=True)
+    print(f"{path.stem:10} {plain_line(_told(line.decode(errors='replace').rstrip()))}", flush=True)
+
+
+def _told(line: str) -> str:
+    """Returns a line of JSON, as the planes log, as a sentence with its time in this place; any other line as it is."""
+    try:
+        found = json.loads(line)
+        at = datetime.fromisoformat(found["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        told = f"{at} {found['level']:7} {found['message']}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return line
+    more = [f"{name}={value}" for name, value in found.items() if name not in KNOWN]
+    return " ".join([told, *more])
 
 
 def _end(path: Path, lines: int) -> tuple[list[bytes], int]:

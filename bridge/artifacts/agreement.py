@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ NAME = ".store"
 NAME_BYTES = 16
 NOTED_MS = 15_000
 RENEW_SECONDS = 5.0
+CUT_OFF_SECONDS = 10.0
 
 
 class OtherStore(DihedralError):
@@ -88,9 +90,14 @@ def _note(settings: ArtifactsSettings) -> str | None:
         with suppress(FileExistsError), open(file, "x", encoding="ascii") as new:
             new.write(secrets.token_hex(NAME_BYTES))
         found = file.read_text("ascii")
+        if len(found) != 2 * NAME_BYTES:
+            if time.time() - file.stat().st_mtime < CUT_OFF_SECONDS:  # another plane is writing it
+                return None
+            draft = file.with_name(f"{NAME}.new")  # it was cut off, as on a full disk
+            draft.write_text(secrets.token_hex(NAME_BYTES), "ascii")
+            draft.replace(file)
+            found = file.read_text("ascii")
     except (OSError, ValueError):
-        return None
-    if len(found) != 2 * NAME_BYTES:  # another plane is writing it
         return None
     return f"local:{found} {socket.gethostname()}:{file.parent.absolute()}"
 

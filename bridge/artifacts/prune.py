@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
-from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.scripts import Depth
@@ -43,16 +43,18 @@ async def prune(
         names = [_name(meta) for meta in block]
         if jobs is not None and not dry_run:
             await _note_deletion(jobs.client, names)
-        spared = set() if jobs is None else await _named(jobs, names)
-        for meta in block:
-            if _name(meta) in spared:
-                continue
-            if not dry_run:
-                with suppress(ArtifactNotFound):
-                    await store.delete(meta.bucket, meta.key)
-            deleted.append(meta)
-        if jobs is not None and not dry_run:
-            await jobs.client.hdel(keys.ARTIFACTS_GOING, *names)
+        try:
+            spared = set() if jobs is None else await _named(jobs, names)
+            for meta in block:
+                if _name(meta) in spared:
+                    continue
+                if not dry_run:
+                    with suppress(ArtifactNotFound):
+                        await store.delete(meta.bucket, meta.key)
+                deleted.append(meta)
+        finally:
+            if jobs is not None and not dry_run:  # what a store that went away has kept can be named again
+                await jobs.client.hdel(keys.ARTIFACTS_GOING, *names)
     return deleted
 
 
@@ -85,8 +87,8 @@ def _name(meta: ArtifactMeta) -> str:
 
 
 async def _note_deletion(client: Client, names: Sequence[str]) -> None:
-    await client.hset(keys.ARTIFACTS_GOING, mapping=dict.fromkeys(names, "1"))
-    await client.pexpire(keys.ARTIFACTS_GOING, GOING_SECONDS * 1000)
+    marks = [text for name in names for text in (name, "1")]
+    await functions.call(client, "lasting", keys.ARTIFACTS_GOING, GOING_SECONDS * 1000, "HSET", *marks)
 
 
 async def _named(jobs: Jobs, names: Sequence[str]) -> set[str]:

@@ -70,6 +70,8 @@ INDEXED_AT_ONCE = 1000
 """A bucket with fewer objects gets its index while its first list waits."""
 INDEXERS = 8
 CLOCK = timedelta(seconds=1)  # a list may say the time of a change in whole seconds
+UPLOAD_SECONDS, UPLOAD_SPEED = 30, 256 << 10
+"""An upload of n bytes takes at most UPLOAD_SECONDS + n / UPLOAD_SPEED: an object has changed at its end, and was created at its beginning."""
 
 ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -301,25 +303,23 @@ class S3Store:
         buckets = BUCKETS if bucket is None else (bucket,)
         if owner and within is None and all([await self._is_indexed(name) for name in buckets]):
             return [*await self._of_owner(buckets, owner, limit, before)]
-        changed: list[tuple[datetime, str, str]] = []
+        changed: list[tuple[datetime, datetime, str, str]] = []
         for name in buckets:
             with suppress(ArtifactNotFound):  # nothing was ever stored there
                 changed += await self._ask(
                     name, partial(_changes, self._client(), name, f"{within}/" if within else None), LONG_SECONDS
                 )
         changed.sort(reverse=True)
-        if (
-            before is not None
-        ):  # an object changed later was also created later (up to the clock's resolution), or overwritten since
+        if before is not None:  # what an upload began later was also created later, or overwritten since
             latest = datetime.fromisoformat(before[0])
-            changed = [each for each in changed if each[0] - CLOCK <= latest]
+            changed = [each for each in changed if each[1] <= latest]
         found: list[ArtifactMeta] = []
         for at in range(0, len(changed), CONNECTIONS):
             if len(found) >= limit:
                 found.sort(key=newest, reverse=True)
                 if datetime.fromisoformat(found[limit - 1].created_at) >= changed[at][0] + CLOCK:
                     break  # the remaining objects were changed, and so created, before the last one that is needed
-            known = await self._known([place for _, *place in changed[at : at + CONNECTIONS]])
+            known = await self._known([place for _, _, *place in changed[at : at + CONNECTIONS]])
             found += [
                 meta
                 for meta in known
@@ -371,7 +371,7 @@ class S3Store:
     async def _make_index(self, bucket: str) -> None:
         places = await self._ask(bucket, partial(_changes, self._client(), bucket, None), LONG_SECONDS)
         for at in range(0, len(places), INDEXERS):
-            metas = await self._known([place for _, *place in places[at : at + INDEXERS]])
+            metas = await self._known([place for _, _, *place in places[at : at + INDEXERS]])
             await asyncio.gather(*(self._index.add(meta) for meta in metas))
         await self._index.note_complete(bucket)
 
@@ -486,12 +486,13 @@ def _of(error: Exception, what: str) -> StoreError:
 
 async def _changes(
     client: Any, bucket: str, prefix: str | None, most: int | None = None
-) -> list[tuple[datetime, str, str]]:
-    """Returns (time of the last change, bucket, key) of each object, or of the first `most`, without the index."""
+) -> list[tuple[datetime, datetime, str, str]]:
+    """Returns (time of the last change, earliest time of its creation, bucket, key) of each object, or of the first `most`, without the index."""
     after = AFTER_INDEX if prefix is None else None
-    found: list[tuple[datetime, str, str]] = []
+    found: list[tuple[datetime, datetime, str, str]] = []
     async for each in client.list_objects(bucket, prefix=prefix, recursive=True, start_after=after):
-        found.append((each.last_modified, bucket, each.object_name))
+        took = CLOCK + timedelta(seconds=UPLOAD_SECONDS + (each.size or 0) / UPLOAD_SPEED)
+        found.append((each.last_modified, each.last_modified - took, bucket, each.object_name))
         if len(found) == most:
             break
     return found

@@ -17,6 +17,7 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -37,7 +38,7 @@ from dihedral.bridge.pools import PRIORITIES
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-TAKE_COUNT = 64
+TAKE_COUNT = 128
 LANES_SECONDS = 0.01
 """The time between two reads of the lanes by a worker that is busy with other nodes; one that waits is woken by their entries."""
 URGENT_FIRST = (0, 1, 2)
@@ -54,6 +55,12 @@ class Delivery:
     steps that go out with the next report.
     """
 
+    state = "held"
+    event_number = 0
+    posted = False
+    """Whether its last report is on its way, and no task waits for the answer."""
+    handling: asyncio.Task[None] | None = None
+
     def __init__(self, part: Partition, claim: Claim, consumer: str, plan: Plan) -> None:
         self.part = part
         self.claim = claim
@@ -63,7 +70,7 @@ class Delivery:
         self.consumer = consumer
         self.token = f"{consumer} {claim.nonce}"
         self.held_at = claim.held_at
-        self.priority = self._priority()
+        self.priority = claim.priority if claim.priority in PRIORITIES else _priority_of(claim.stream, part.suffix)
         """Of what its nodes make ready; a change after the submission changes it."""
         self.plan = plan
         self.topology = plan.topology
@@ -73,17 +80,14 @@ class Delivery:
         self.attempts: dict[str, int] = {}
         self.redeliveries: dict[str, int] = {}
         self.open: set[str] = set()
-        self.state = "held"
-        self.event_number = 0
         self.kept: list[Step] = []
-        self.posted = False  # its last report is on its way, and no task waits for the answer
-        self.handling: asyncio.Task[None] | None = None
         for node, raw in claim.records:
             self.learn(node, raw)
-        for node, attempt, deliveries in [*claim.started, *claim.quarantined]:
+        self.certain = True  # no owner was lost with one of its nodes
+        for node, attempt, deliveries in (*claim.started, *claim.quarantined):
             self.begin(node, attempt, deliveries)
+            self.certain = self.certain and not deliveries
         self.quarantined = {node for node, _, _ in claim.quarantined}
-        self.certain = not any(self.redeliveries.values())  # no owner was lost with one of its nodes
 
     def move(self, to: str) -> None:
         """Moves to a state. Raises IllegalTransition where lifecycle.DELIVERY_MOVES has no such move."""
@@ -114,14 +118,8 @@ class Delivery:
     @property
     def heavy(self) -> bool:
         """Returns whether its nodes take slots."""
-        named = [*self.open, *self.claim.waiting]
-        return bool(named) and not self.routes[named[0]].light
-
-    def _priority(self) -> str:
-        name = self.stream.removesuffix(self.part.suffix)
-        if self.claim.priority in PRIORITIES:
-            return self.claim.priority
-        return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
+        named = next(iter(self.open or self.claim.waiting), None)
+        return named is not None and not self.routes[named].light
 
     def learn(self, node: str, raw: str) -> None:
         """Stores a record as Redis has it; an empty text is a pending node, which has no record."""
@@ -147,7 +145,7 @@ class Delivery:
             self.move("ending")
         begun = None
         if self.held_at:
-            nodes = ",".join(node for node, _, _ in self.claim.started)
+            nodes = ",".join([node for node, _, _ in self.claim.started])
             begun, self.held_at = (nodes, self.consumer, self.held_at), ""
         if self.kept:
             steps, self.kept = [*self.kept, *steps], []
@@ -165,6 +163,13 @@ class Delivery:
             if record is not None and record.status == "completed":
                 found[node] = msgspec.json.decode(record.payload).get("output") if record.payload else None
         return found
+
+
+@cache
+def _priority_of(stream: str, suffix: str) -> str:
+    """Returns the priority of what is on a stream."""
+    name = stream.removesuffix(suffix)
+    return next((word for word in ("high", "low") if name.endswith(f":{word}")), "normal")
 
 
 class Plans:
@@ -229,7 +234,7 @@ class Consumer:
         self._owed: Partition | None = None
         self._tails: dict[str, Any] = {}
         self._news: asyncio.Task[Any] | None = None
-        self._waited = metrics.observer(metrics.queue_wait_seconds.labels(plane, pool))
+        self._waited = metrics.observer_of_many(metrics.queue_wait_seconds.labels(plane, pool))
         self._words = {word: metrics.deliveries_total.labels(plane, pool, word) for word in WORDS}
 
     async def aclose(self) -> None:
@@ -491,11 +496,12 @@ class Consumer:
     def _deliveries(self, part: Partition, claims: list[Claim]) -> list[Delivery]:
         deliveries = []
         now_ms = time.time() * 1000
+        waits: list[float] = []
         for word, number in Counter(claim.word for claim in claims).items():
             self._words[word].inc(number)
         for claim in claims:
             if claim.word == "ok":
-                self._waited(max(0.0, now_ms - int(claim.created_ms)) / 1000)
+                waits.append(max(0.0, now_ms - int(claim.created_ms)) / 1000)
                 delivery = Delivery(
                     part, claim, self.consumer, self._plans.get(claim.graph, claim.routes, claim.job_id)
                 )
@@ -504,6 +510,7 @@ class Consumer:
                     self._lanes_asked = (0, 0.0)  # the slot that it frees is for all lanes
             elif claim.word == "malformed":
                 log.warning("an entry of %s could not be read; it is among the dead letters", claim.stream)
+        self._waited(waits)
         return deliveries
 
 

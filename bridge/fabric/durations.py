@@ -97,9 +97,8 @@ class DurationNotes:
         notes, self._notes = self._notes, {}
         for kind, texts in notes.items():
             await functions.call(client, "append", keys.durations(kind), KEPT, TTL_MS, *texts[-KEPT:])
-            await functions.call(client, "put", keys.DURATION_KINDS, "ZADD", int(time.time() * 1000), kind)
+            await functions.call(client, "lasting", keys.DURATION_KINDS, TTL_MS, "ZADD", int(time.time() * 1000), kind)
         if notes:
-            await functions.call(client, "put", keys.DURATION_KINDS, "PEXPIRE", TTL_MS)
             for old in await client.zrange(keys.DURATION_KINDS, 0, -KINDS - 1):
                 await functions.call(client, "put", keys.durations(old.decode()), "LTRIM", 1, 0)
                 await functions.call(client, "put", keys.DURATION_KINDS, "ZREM", old)

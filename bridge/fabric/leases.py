@@ -42,8 +42,8 @@ Write = Callable[[Partition, Report], Awaitable[Reply]]
 class Renewer(threading.Thread):
     """Renews every held entry each third of a lease, from its own thread and connection: no task can starve it.
 
-    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `notify(key, word)` receives `lost`
-    and `cancelling`, in this thread too. No exception ends the thread before stop(): without it every lease here would end in silence.
+    `held()` is called in this thread and answers (partition, job, stream, entry, claim token); `notify(key, word)` receives `lost`,
+    `cancelling` and `ok PRIORITY`, in this thread too. No exception ends the thread before stop(): without it every lease here would end in silence.
     """
 
     def __init__(

@@ -229,8 +229,11 @@ class Scripts:
 
     async def submit(self, part: Partition, items: Sequence[Submission]) -> tuple[list[str], int]:
         """Submits jobs; returns a word per item, and the server's time in ms at which they were created."""
-        *words, now = await self._words("submit", part, [item.values() for item in items])
-        return words, int(now)
+        return await self.submit_encoded(part, [encode_item(item.values()) for item in items])
+
+    async def submit_encoded(self, part: Partition, items: Sequence[bytes]) -> tuple[list[str], int]:
+        *words, now = await self.call_encoded("submit", part, items)
+        return [word.decode() for word in words], int(now)
 
     async def take(
         self,

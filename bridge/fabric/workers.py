@@ -81,7 +81,9 @@ class WorkerRegistry:
             await self._put("SET", keys.voices(info.worker_id), msgspec.json.encode(voices), "EX", RECENT_SECONDS)
         await self._put("HSET", keys.PLACES, f"{info.plane}/{info.pool}", now)
         await self._put("PEXPIRE", keys.PLACES, RECENT_SECONDS * 1000)
-        if info.devices and not info.draining:
+        if info.devices and info.draining:
+            await self.leave_devices(info.pool, info.worker_id)  # a heartbeat that was on its way may have put it back
+        elif info.devices:
             for part in self._partitions:
                 await self._put("ZADD", part.devices(info.pool), now, info.worker_id)
         await self._put("SET", keys.worker(info.worker_id), msgspec.json.encode(info), "EX", RECENT_SECONDS)

@@ -46,6 +46,11 @@ class TaskError(DihedralError):
         self.details = details or {}
 
 
+def invalid_input(message: str) -> TaskError:
+    """Returns the failure of a task whose input cannot be used, whoever runs it and however often."""
+    return TaskError(message, code="invalid_input")
+
+
 class TaskCancelled(BaseException):
     """Unwinds a task whose job was cancelled or whose time is over."""
 

@@ -29,7 +29,7 @@ import msgspec
 
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.pools import RESERVED_POOLS
-from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError
+from dihedral.bridge.tasks.context import NAME, TaskCancelled, TaskContext, TaskError, invalid_input
 from dihedral.bridge.tasks.params import grouped, marked, titled, wrong_artifacts
 from dihedral.schemas.structs.artifact import ArtifactRef, ModelRef
 from dihedral.schemas.structs.capability import Capability, Check, Contracts, Io, Parameter, Runtime, TaskKind, Voice
@@ -43,6 +43,7 @@ __all__ = [
     "TaskContext",
     "TaskError",
     "collect",
+    "invalid_input",
     "task",
 ]
 

@@ -101,13 +101,9 @@ class RunControl:
     may_pause: Callable[[], bool] = staticmethod(lambda: False)
     """Returns whether the run may be asked to pause now."""
     requests: Sequence[Request] = ()
-    _on_request: Sequence[
-        Callable[[Request], None]
-    ] = ()  # empty tuples by default: every run has a control, few listen
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._on_cancel: list[Callable[[], None]] = []
+    cancelled = False
+    _on_cancel: Sequence[Callable[[], None]] = ()  # empty by default: every run has a control, few listen
+    _on_request: Sequence[Callable[[Request], None]] = ()
 
     def cancel(self) -> None:
         if not self.cancelled:
@@ -123,7 +119,7 @@ class RunControl:
 
     def on_cancel(self, listener: Callable[[], None]) -> None:
         """Calls `listener` at the cancel, or at once if the cancel has already happened."""
-        self._on_cancel.append(listener)
+        self._on_cancel = [*self._on_cancel, listener]
         if self.cancelled:
             listener()
 

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -183,6 +184,7 @@ class Worker:
             renewer.stop()
             watchdog.stop()
             with suppress(*CONNECTION_ERRORS, redis.RedisError):
+                await self._jobs.workers.leave_devices(self.pool, self.worker_id)
                 await self._jobs.workers.depart(self.worker_id)
             await self._client.aclose()
             await self._taker.aclose()
@@ -298,14 +300,14 @@ class Worker:
         try:
             if delivery.claim.waiting:
                 await self._give_back(delivery, delivery.claim.waiting)
-            must_begin = delivery.held_at and not all(delivery.routes[node].idempotent for node in delivery.open)
+            must_begin = delivery.held_at and not all([delivery.routes[node].idempotent for node in delivery.open])
             if must_begin and (await self._write(delivery.part, delivery.report([]))).word != "ok":
                 delivery.move("lost")
                 for node in delivery.open:
                     self.capacity.vacate(delivery, node)
                 return
             if delivery.open and not delivery.releasing:
-                await self._executor.execute(sorted(delivery.open), lambda node: self.nodes.run(delivery, node))
+                await self._executor.execute(sorted(delivery.open), partial(self.nodes.run, delivery))
             if delivery.lost or delivery.ending:
                 return
             if delivery.releasing:
@@ -323,7 +325,9 @@ class Worker:
     async def _give_back(self, delivery: Delivery, nodes: list[str], *, ack: bool = False) -> None:
         """Requeues nodes that cannot run here now at the front of their place, each in a new entry."""
         delay, reason = (0, "-") if delivery.releasing else self._delay(delivery, nodes)
-        manner = Manner(delay_ms=delay, reason=reason, front=not delay, declined=bool(delay))
+        pool_is_paused = self.capacity.paused and not self.presence.draining  # meanwhile more urgent ones may come
+        front = not delay and (delivery.releasing or not pool_is_paused)
+        manner = Manner(delay_ms=delay, reason=reason, front=front, declined=bool(delay))
         batches = plan_batches(delivery.part, delivery.plan, nodes, priority=delivery.priority, manner=manner)
         if ack:
             delivery.move("ending")
@@ -373,7 +377,9 @@ class Worker:
         delivery = self._held.get(key)
         if delivery is None or delivery.ending:  # a claim that this worker has released is not a lost one
             return
-        if word == "lost":
+        if word.startswith("ok "):
+            self._rank(delivery.job_id, word.removeprefix("ok "))
+        elif word == "lost":
             log.warning("the lease of an entry is lost", extra={"job": delivery.job_id})
             self.nodes.lose(delivery)
         else:
@@ -385,14 +391,18 @@ class Worker:
             case ["/paused"]:
                 await self._obey()
             case ["/priority", job_id, priority] if priority in PRIORITIES:
-                for delivery in self._held.values():
-                    if delivery.job_id == job_id:
-                        delivery.priority = priority
-                self.nodes.rank(job_id, PRIORITIES.index(priority))
+                self._rank(job_id, priority)
             case [job_id, node_id]:
                 self.nodes.finish(job_id, node_id)
             case [job_id]:
                 self.nodes.cancel(lambda delivery: delivery.job_id == job_id)
+
+    def _rank(self, job_id: str, priority: str) -> None:
+        """Gives what is held of a job its new priority; a message that was lost, or came before the node, is made up for by the next renewal."""
+        for delivery in self._held.values():
+            if delivery.job_id == job_id:
+                delivery.priority = priority
+        self.nodes.rank(job_id, PRIORITIES.index(priority))
 
     async def _obey(self) -> None:
         """Reads whether the pool is paused or this worker drained. What it runs goes on; it waits for more in no blocking read that it begins after this."""

@@ -119,14 +119,17 @@ class Nodes:
         kind = self._capacity.kind(delivery, node_id)
         pause_after = None if kind == "light" else self._pause_after(delivery, node_id)
         running = NodeExecution(delivery, node_id, kind == "light", self._mark, self._hasten, pause_after)
-        self._running[*delivery.key, node_id] = running
+        key = delivery.stream, delivery.entry, node_id
+        self._running[key] = running
+        node = delivery.topology.nodes[node_id]
+        turn = delivery.redeliveries[node_id] > 0 or self._capacity.solo or self._capacity.is_limited(node.task)
         if delivery.releasing or delivery.lost:  # started by a report that was on its way when the rest was cancelled
             running.control.cancel()
         begun = time.monotonic()
         try:
-            outcome = await self._outcome(delivery, running)
+            outcome = await (self._in_turn if turn else self._execute)(delivery, running, node)
         finally:
-            self._running.pop((*delivery.key, node_id), None)
+            self._running.pop(key, None)
             self._dirty.pop(running, None)
             if running.room_in is not None:
                 self._prefer(running.room_in)
@@ -179,13 +182,9 @@ class Nodes:
             await self._write(delivery.part, delivery.report(steps))
         return []
 
-    async def _outcome(self, delivery: Delivery, running: NodeExecution) -> Outcome | None:
-        """Runs the node; returns None for a suspect that this worker may no longer start."""
-        node = delivery.topology.nodes[running.node_id]
-        alone = delivery.redeliveries[node.id] > 0
-        if not (alone or self._capacity.solo or self._capacity.is_limited(node.task)):
-            return await self._execute(delivery, running, node)
-        async with self._capacity.turn(node.task, light=running.light, alone=alone):
+    async def _in_turn(self, delivery: Delivery, running: NodeExecution, node: Node) -> Outcome | None:
+        """Runs the node when its turn comes; returns None for a suspect that this worker may no longer start."""
+        async with self._capacity.turn(node.task, light=running.light, alone=delivery.redeliveries[node.id] > 0):
             if node.id in delivery.quarantined and not await self._start(delivery, running):
                 return None
             return await self._execute(delivery, running, node)
@@ -218,7 +217,8 @@ class Nodes:
             graph=graph if says and delivery.plan.graph_bytes <= GRAPH_BYTES else None,
         )
         running.runner, running.deadline = asyncio.current_task(), time.monotonic() + run.timeout_seconds
-        self._capacity.at_work["light" if running.light else "heavy"] += 1
+        kind = "light" if running.light else "heavy"
+        self._capacity.at_work[kind] += 1
         try:
             if self._tracing is None:
                 outcome = await self._run_node(run, running, running.control)
@@ -232,7 +232,7 @@ class Nodes:
             )
             return failed("internal_error", f"{type(error).__name__}: {error}")
         finally:
-            self._capacity.at_work["light" if running.light else "heavy"] -= 1
+            self._capacity.at_work[kind] -= 1
             self._capacity.changed.set()
         return outcome
 

@@ -14,7 +14,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -53,6 +53,22 @@ RETRY_CAP_MS = 60_000
 class NodeExecution:
     """One node of a delivery while it runs: its control and the events that are not written yet."""
 
+    waiting_for = ""
+    waited_seconds = 0.0
+    given_up = False
+    """Whether it must start in another worker."""
+    room_in: Partition | None = None
+    """The partition of the entry for which this node was preempted."""
+    fraction = said = 0.0
+    runner: asyncio.Task[Any] | None = None
+    """The asyncio task that runs the node's task."""
+    deadline = math.inf
+    params: Mapping[str, Any] = {}
+    """Once they are known."""
+    _waits_since = 0.0
+    _under_way: float | None = None  # the time of its first progress: work before that is repeated after a pause
+    _outbox: Outbox | None = None
+
     def __init__(
         self,
         delivery: Delivery,
@@ -68,11 +84,6 @@ class NodeExecution:
         """
         self._mark = mark
         self._notify = notify
-        self.waiting_for = ""
-        self.waited_seconds = 0.0
-        self.given_up = False  # it must start in another worker
-        self.room_in: Partition | None = None  # the partition of the entry for which this node was preempted
-        self._waits_since = 0.0
         self.delivery = delivery
         self.node_id = node_id
         self.light = light
@@ -81,16 +92,7 @@ class NodeExecution:
             self.control.rank = PRIORITIES.index(delivery.priority)
             self.control.may_pause = self.may_pause
         self._pause_after = pause_after
-        self._under_way: float | None = (
-            None  # the time of its first progress: work before that is repeated after a pause
-        )
-        self.fraction = 0.0
-        self.said = 0.0
-        self._outbox: Outbox | None = None
         self.started_ms = int(time.time() * 1000)
-        self.runner: asyncio.Task[Any] | None = None  # the asyncio task that runs the node's task
-        self.deadline = math.inf
-        self.params: dict[str, Any] = {}  # once they are known
 
     @property
     def task(self) -> str:
@@ -100,6 +102,11 @@ class NodeExecution:
     def has_events(self) -> bool:
         """Returns whether events wait to be written."""
         return bool(self._outbox)
+
+    @property
+    def has_news(self) -> bool:
+        """Returns whether events or progress wait to be written."""
+        return self.fraction > self.said or bool(self._outbox)
 
     @property
     def outbox(self) -> Outbox:
@@ -206,7 +213,7 @@ class Reporter:
         node = running.node_id
         outcome = self._checked(running, outcome)
         try:
-            steps = await self.last_steps(delivery, running)
+            steps = await self.last_steps(delivery, running) if running.has_news else []
             if steps is None:
                 return []
             try:
@@ -344,9 +351,9 @@ class Reporter:
 
     def _again(self, delivery: Delivery, node: str, outcome: EndedOutcome) -> Step | None:
         """Builds the step that requeues a retryable failure with full jitter, while attempts are left and the job is not cancelled."""
-        attempt = delivery.attempts[node]
         if not isinstance(outcome, Failed) or not outcome.retryable:
             return None
+        attempt = delivery.attempts[node]
         if attempt >= delivery.topology.nodes[node].retries.max_attempts:
             return None
         delay = random.randint(0, min(RETRY_CAP_MS, RETRY_BASE_MS * 2**attempt))

@@ -138,12 +138,13 @@ class Watchdog(threading.Thread):
 
     def _give_back(self, client: Any, delivery: Delivery) -> None:
         """Leaves to its lease what must not run twice, which fails then, and what has reports that are not written yet."""
-        if delivery.ending or delivery.kept or not delivery.open:
+        nodes = {*delivery.open, *delivery.claim.waiting}
+        if delivery.ending or delivery.kept or not nodes or any(node in delivery.states for node in delivery.open):
             return
         if any(not delivery.routes[node].idempotent for node in delivery.open):
             return
         batches: list[Any] = []
-        for node in sorted(delivery.open):
+        for node in sorted(nodes):
             batches += plan_batches(
                 delivery.part, delivery.plan, [node], priority=delivery.priority, manner=TO_THE_FRONT
             )

@@ -19,9 +19,18 @@ const fixed = {
   "spec-url": `${root}/schema`, "server-url": `${location.origin}${root}`, "render-style": matchMedia("(min-width: 800px)").matches ? "focused" : "view", "schema-style": "table",
   "load-fonts": "false", "regular-font": "system-ui, sans-serif", "mono-font": "ui-monospace, monospace", "primary-color": "#3566d6",
   "show-header": "false", "show-components": "true", "allow-server-selection": "false", "allow-spec-url-load": "false", "allow-spec-file-load": "false",
-  "fetch-credentials": "same-origin", "persist-auth": "false", "api-key-name": "Authorization", "api-key-location": "header", "api-key-value": "", "use-path-in-nav-bar": "false", "show-method-in-nav-bar": "as-colored-text",
-  "sort-endpoints-by": "path", "allow-authentication": "true",
+  "fetch-credentials": "same-origin", "persist-auth": "false", "use-path-in-nav-bar": "false", "show-method-in-nav-bar": "as-colored-text",
+  "sort-endpoints-by": "none", "allow-authentication": "true",
 };
+
+// The key that this tab signed in with, if it did.
+function key() {
+  try {
+    return sessionStorage.getItem("key") ?? "";
+  } catch {
+    return "";
+  }
+}
 
 const viewer = document.createElement("rapi-doc");
 for (const [name, value] of Object.entries(fixed)) viewer.setAttribute(name, value);
@@ -33,6 +42,7 @@ function wear() {
   viewer.setAttribute("nav-bg-color", isDark ? "#1b1e24" : "#f4f5f7");
   viewer.setAttribute("nav-text-color", isDark ? "#c9cdd4" : "#3a404a");
 }
+viewer.addEventListener("spec-loaded", () => key() && viewer.setApiKey("apiKey", key()));
 wear();
 dark.addEventListener("change", wear);
 const back = document.createElement("a");

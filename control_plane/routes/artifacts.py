@@ -99,7 +99,7 @@ async def upload(request: Req, bucket: FromQuery[str] = "inputs") -> Response[by
 @get(
     "/api/limits",
     scope="submit",
-    summary="What a request may carry, to be asked before a large one",
+    summary="Get what a request may carry, to be asked before a large one",
     responses=answers(),
 )
 async def limits(request: Req) -> Limits:
@@ -161,7 +161,7 @@ class _Form:
                 yield bytes(part)
 
 
-@get("/api/artifacts", is_costly=True, summary="Artifacts, newest first", responses=answers())
+@get("/api/artifacts", is_costly=True, summary="List artifacts, newest first", responses=answers())
 async def list_artifacts(
     request: Req,
     bucket: FromQuery[str | None] = None,
@@ -200,7 +200,7 @@ def _gallery(request: Req) -> Gallery:
     "/api/favourites/{bucket:str}/{key:path}",
     scope="submit",
     status_code=204,
-    summary="Mark an artifact as a favourite of the caller",
+    summary="Add an artifact to the caller's favourites",
     responses=answers(404, 409),
 )
 async def add_favourite(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
@@ -211,7 +211,7 @@ async def add_favourite(request: Req, bucket: FromPath[str], key: FromPath[str])
     "/api/favourites/{bucket:str}/{key:path}",
     scope="submit",
     status_code=204,
-    summary="An artifact is no favourite any more",
+    summary="Remove an artifact from the caller's favourites",
     responses=answers(404),
 )
 async def remove_favourite(request: Req, bucket: FromPath[str], key: FromPath[str]) -> None:
@@ -234,14 +234,14 @@ def _moment(cursor: str) -> Moment:
     return moment, key
 
 
-@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="What is known of an artifact", responses=answers(404))
+@get("/api/artifacts-meta/{bucket:str}/{key:path}", summary="Get what is known of an artifact", responses=answers(404))
 async def read_meta(request: Req, bucket: FromPath[str], key: FromPath[str]) -> ArtifactMeta:
     return await _found(_store(request), bucket, key)
 
 
 @get(
     "/api/artifacts/{bucket:str}/{key:path}",
-    summary="An artifact's bytes; ranges are honoured",
+    summary="Download an artifact; ranges are honoured",
     responses={**answers(404, 416), 200: BYTES, 206: BYTES},
 )
 async def download(

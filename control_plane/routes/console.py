@@ -20,6 +20,7 @@ from litestar.params import FromPath
 
 from dihedral.control_plane import problems
 from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.root import address
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 
 Req = Request[Any, Any, State]
@@ -70,9 +71,13 @@ def console_routes(artifacts: ArtifactsSettings, root: str = "") -> tuple[list[H
     async def home(request: Req) -> Response[bytes]:
         return answer(request, found["index.html"], headers)
 
-    @get("/console/{path:path}", include_in_schema=False)
-    async def below(request: Req, path: FromPath[str]) -> Response[bytes]:
+    @get(["/console", "/console/{path:path}"], include_in_schema=False)
+    async def below(request: Req, path: FromPath[str] = "") -> Response[bytes]:
         name = path.lstrip("/")
+        if name.rstrip("/") in ("", "jobs"):  # what a person types who has seen the address of a job
+            query = request.scope["query_string"].decode("latin-1")
+            where = address(request.scope, "/") + (f"?{query}" if query else "")
+            return Response(b"", status_code=307, headers={**HEADERS, "Location": where})
         file = found.get(name) or (found["index.html"] if name.startswith(VIEWS) else None)
         if file is None:
             return not_found(request, ApiProblem(404, "not_found", "the console has no such file"))

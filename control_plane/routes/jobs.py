@@ -121,7 +121,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
     scope="submit",
     is_costly=True,
     status_code=200,
-    summary="The graph that would run, or every problem",
+    summary="Plan a submission: the graph that would run, or every problem",
     operation_class=with_body("request", "JobRequest", "A submission, or a goal in words; nothing is stored."),
     responses=answers(413, 415, 429, _200=Graph | GoalPlan | SweepPlan),
 )
@@ -143,7 +143,7 @@ async def plan(request: Req) -> Response[bytes]:
     return Response(msgspec.json.encode(planned.graph), media_type="application/json")
 
 
-@get("/api/jobs", is_costly=True, summary="Jobs, newest first", responses=answers())
+@get("/api/jobs", is_costly=True, summary="List or search jobs, newest first", responses=answers())
 async def list_jobs(
     request: Req,
     status: FromQuery[str | None] = None,
@@ -181,7 +181,7 @@ async def list_jobs(
     return JobList(jobs=jobs, next=following)
 
 
-@get("/api/jobs/{job_id:str}", summary="A job", responses=answers(404))
+@get("/api/jobs/{job_id:str}", summary="Get a job", responses=answers(404))
 async def read_job(request: Req, job_id: FromPath[str]) -> Job:
     return await _queue(request).document_of(job_id, principal(request).visible_owner)
 
@@ -189,7 +189,7 @@ async def read_job(request: Req, job_id: FromPath[str]) -> Job:
 @get(
     "/api/jobs/{job_id:str}/graph",
     is_costly=True,
-    summary="A job's graph with live status and outputs",
+    summary="Get a job's graph with live status and outputs",
     responses=answers(404, _200=Graph | GoalPlan),
 )
 async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
@@ -200,7 +200,7 @@ async def read_graph(request: Req, job_id: FromPath[str]) -> Stream:
 @get(
     "/api/jobs/{job_id:str}/events",
     is_costly=True,
-    summary="A job's events, or its stream of Server-Sent Events",
+    summary="Get a job's events, or its stream of Server-Sent Events",
     responses=answers(404),
 )
 async def read_events(
@@ -234,7 +234,7 @@ async def cancel(request: Req, job_id: FromPath[str]) -> Response[bytes]:
     "/api/jobs/{job_id:str}/nodes/{node_id:str}/finish",
     scope="cancel",
     status_code=202,
-    summary="Ask a running node to end now with its best result, as completed",
+    summary="Finish a running node now with its best result, as completed",
     responses=answers(404, 409, _202=Job),
 )
 async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) -> Response[bytes]:
@@ -246,7 +246,7 @@ async def finish(request: Req, job_id: FromPath[str], node_id: FromPath[str]) ->
     "/api/jobs/{job_id:str}/retry",
     scope="submit",
     status_code=200,
-    summary="Run a failed or cancelled job again, keeping what completed",
+    summary="Retry a failed or cancelled job, keeping what completed",
     operation_class=with_body("request", "RetryRequest", 'Empty, or {"from":"start"}.'),
     responses=answers(404, 409, 413, 415, 429, _200=Job),
 )

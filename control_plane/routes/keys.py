@@ -65,7 +65,9 @@ def _view(key: ApiKey) -> KeyView:
     )
 
 
-@get("/api/keys", scope="admin", summary="API keys, newest first, also those that were revoked", responses=answers())
+@get(
+    "/api/keys", scope="admin", summary="List API keys, newest first, also those that were revoked", responses=answers()
+)
 async def list_keys(request: Req) -> KeyList:
     return KeyList(keys=[_view(key) for key in reversed(await api_keys.stored(request.app.state.access.client))])
 

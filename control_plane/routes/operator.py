@@ -61,7 +61,7 @@ async def drain_worker(request: Req, worker_id: FromPath[str]) -> WorkerInfo:
     return await _set_drained(request, worker_id, True)
 
 
-@post("/api/workers/{worker_id:str}/resume", scope="operate", status_code=200, summary="Let a drained worker take nodes again", responses=answers(404))  # fmt: skip
+@post("/api/workers/{worker_id:str}/resume", scope="operate", status_code=200, summary="Resume a drained worker", responses=answers(404))  # fmt: skip
 async def resume_worker(request: Req, worker_id: FromPath[str]) -> WorkerInfo:
     return await _set_drained(request, worker_id, False)
 
@@ -82,7 +82,7 @@ async def _set_drained(request: Req, worker_id: str, on: bool) -> WorkerInfo:
     "/api/jobs/{job_id:str}/front",
     scope="operate",
     status_code=200,
-    summary="Move what waits of a job before all others",
+    summary="Move what waits of a job to the front",
     responses=answers(404, 409),
 )
 async def move_to_front(request: Req, job_id: FromPath[str]) -> Job:

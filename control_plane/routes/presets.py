@@ -26,7 +26,7 @@ def _presets(request: Req) -> Presets:
     return queue.presets
 
 
-@get("/api/presets", is_costly=True, summary="The caller's presets, by name", responses=answers())
+@get("/api/presets", is_costly=True, summary="List the caller's presets, by name", responses=answers())
 async def list_presets(
     request: Req, pipeline: FromQuery[str | None] = None, task: FromQuery[str | None] = None
 ) -> PresetList:
@@ -37,7 +37,7 @@ async def list_presets(
     )
 
 
-@get(ONE, summary="A preset", responses=answers(404))
+@get(ONE, summary="Get a preset", responses=answers(404))
 async def read_preset(request: Req, kind: FromPath[str], of: FromPath[str], name: FromPath[str]) -> Preset:
     """Returns a preset. `kind`: `pipelines` or `tasks`; `of`: the id of one."""
     return await _presets(request).get(principal(request).name, kind, of, name)
@@ -46,7 +46,7 @@ async def read_preset(request: Req, kind: FromPath[str], of: FromPath[str], name
 @put(
     ONE,
     scope="submit",
-    summary="Store a preset; one of the same name is replaced",
+    summary="Save a preset; one of the same name is replaced",
     operation_class=with_body("request", "PresetRequest", "The params; they are checked when the preset is used."),
     responses=answers(404, 409, 413, 415, _200=Preset, _201=Preset),
 )

@@ -40,9 +40,10 @@ class AnyBytes(Operation):
 
 @post(
     "/api/provenance",
+    scope="read",
     is_costly=True,
     status_code=200,
-    summary="What a file says about its origin",
+    summary="Get what a file says about its origin",
     operation_class=AnyBytes,
     responses=answers(404, 408, 413, 415, _200=Provenance),
 )
@@ -69,7 +70,7 @@ async def read_file_provenance(request: Req) -> Provenance:
     return _said(bytes(head), bytes(tail), size)
 
 
-@get("/api/provenance", is_costly=True, summary="What an artifact says about its origin", responses=answers(404))
+@get("/api/provenance", is_costly=True, summary="Get what an artifact says about its origin", responses=answers(404))
 async def read_provenance(request: Req, bucket: FromQuery[str], key: FromQuery[str]) -> Provenance:
     """Returns what an artifact says about its origin, as POST does of a file; an artifact without it is a 404 `no_provenance`."""
     found = principal(request)

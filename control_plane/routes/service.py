@@ -41,7 +41,9 @@ def _queue(request: Req) -> JobQueue:
     return request.app.state.queue  # type: ignore[no-any-return]
 
 
-@get("/api/capabilities", summary="Every task of live and recently seen workers of both planes", responses=answers())
+@get(
+    "/api/capabilities", summary="List every task of live and recently seen workers of both planes", responses=answers()
+)
 async def capabilities(request: Req) -> CapabilityList:
     """Lists the capabilities. `sources`: by plane the ids of the live workers, and of those that announced a task last."""
     queue = _queue(request)
@@ -58,13 +60,13 @@ async def capabilities(request: Req) -> CapabilityList:
     )
 
 
-@get("/api/pipelines", summary="Graph templates with typed parameters")
+@get("/api/pipelines", summary="List pipelines with their typed parameters")
 async def pipelines(request: Req) -> PipelineList:
     found = _queue(request).pipelines
     return PipelineList(pipelines=[found[name] for name in sorted(found)])
 
 
-@get("/api/workers", summary="Workers that live", responses=answers())
+@get("/api/workers", summary="List workers that live", responses=answers())
 async def workers(request: Req) -> WorkerList:
     found = await _queue(request).jobs.workers.alive()
     if principal(request).visible_owner is not None:
@@ -75,7 +77,7 @@ async def workers(request: Req) -> WorkerList:
 
 @get(
     "/api/workers/{worker_id:str}/usage",
-    summary="A worker's slots and memory over the last hour",
+    summary="Get a worker's slots and memory over the last hour",
     responses=answers(404),
 )
 async def worker_usage(request: Req, worker_id: FromPath[str]) -> WorkerUsage:
@@ -91,13 +93,13 @@ def unknown_worker(worker_id: str) -> ApiProblem:
     return ApiProblem(404, "unknown_worker", f"no worker {worker_id!r} was seen in the last hour")
 
 
-@get("/api/statistics", is_costly=True, summary="What the latest jobs of each pipeline took", responses=answers())
+@get("/api/statistics", is_costly=True, summary="Get what the latest jobs of each pipeline took", responses=answers())
 async def statistics(request: Req) -> StatisticsList:
     """Counts the jobs that the caller may see among the latest 500."""
     return await _queue(request).statistics.answer(principal(request).visible_owner)
 
 
-@get("/api/queues", summary="What waits, by plane and pool", responses=answers())
+@get("/api/queues", summary="List queues: what waits, by plane and pool", responses=answers())
 async def queues(request: Req) -> QueueList:
     return QueueList(queues=await _queue(request).jobs.workers.queues())
 
@@ -105,7 +107,7 @@ async def queues(request: Req) -> QueueList:
 @get(
     "/api/queues/{plane:str}/{pool:str}",
     is_costly=True,
-    summary="The jobs that wait at a place, the next first",
+    summary="List the jobs that wait in a pool, the next first",
     responses=answers(404),
 )
 async def waiting_jobs(request: Req, plane: FromPath[str], pool: FromPath[str]) -> WaitingList:
@@ -118,7 +120,7 @@ async def waiting_jobs(request: Req, plane: FromPath[str], pool: FromPath[str]) 
 @get(
     "/api/dead-letters",
     scope="admin",
-    summary="Nodes and entries that were given up, newest first",
+    summary="List failed deliveries, newest first",
     responses=answers(),
 )
 async def dead_letters(
@@ -134,7 +136,7 @@ async def dead_letters(
     return DeadLetterList(dead_letters=found, next=found[-1].id if len(found) == limit else None)
 
 
-@get("/api/dead-letters/{letter_id:str}", scope="admin", summary="A dead letter", responses=answers(404))
+@get("/api/dead-letters/{letter_id:str}", scope="admin", summary="Get a failed delivery", responses=answers(404))
 async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter:
     return await _dead_letter(request, letter_id)
 
@@ -142,7 +144,7 @@ async def read_dead_letter(request: Req, letter_id: FromPath[str]) -> DeadLetter
 @post(
     "/api/dead-letters/{letter_id:str}/requeue",
     status_code=200,
-    summary="Retry a dead letter's job and drop the letters of that job",
+    summary="Retry the job of a failed delivery, and drop its failed deliveries",
     responses=answers(404, 409, 429, _200=Job),
 )
 async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
@@ -160,7 +162,7 @@ async def requeue_dead_letter(request: Req, letter_id: FromPath[str]) -> Job:
     return await queue.document_of(letter.job_id, principal(request).visible_owner)
 
 
-@delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a dead letter", responses=answers(404))
+@delete("/api/dead-letters/{letter_id:str}", status_code=204, summary="Drop a failed delivery", responses=answers(404))
 async def drop_dead_letter(request: Req, letter_id: FromPath[str]) -> None:
     if await _letters(request).drop(letter_id) != "ok":
         raise _unknown_letter(letter_id)
@@ -181,12 +183,12 @@ def _unknown_letter(letter_id: str) -> ApiProblem:
     return ApiProblem(404, "unknown_dead_letter", f"there is no dead letter {letter_id[:200]!r}")
 
 
-@get("/health/live", summary="This process answers", include_in_schema=True)
+@get("/health/live", summary="Is this process alive", include_in_schema=True)
 async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@get(["/health/ready", "/health"], summary="Redis and the store can be used", responses=answers())
+@get(["/health/ready", "/health"], summary="Is it ready: Redis and the store can be used", responses=answers())
 async def ready(request: Req) -> dict[str, Any]:
     checks = {
         "redis": _queue(request).jobs.client.ping(),
@@ -221,7 +223,7 @@ async def _within(check: Awaitable[object]) -> None:
         await check
 
 
-@get("/metrics", summary="Prometheus metrics", media_type=CONTENT_TYPE_LATEST)
+@get("/metrics", summary="Get metrics for Prometheus", media_type=CONTENT_TYPE_LATEST)
 async def metrics(request: Req) -> Response[bytes]:
     state = request.app.state
     families = [*await state.overview.families(), *state.worker.measured(), *state.hub.measured()]
@@ -231,7 +233,7 @@ async def metrics(request: Req) -> Response[bytes]:
 SCHEMA = ResponseSpec(data_container=dict, media_type="application/schema+json", generate_examples=False)
 
 
-@get("/schemas/{name:str}", summary="A source JSON Schema", responses={**answers(404), 200: SCHEMA})
+@get("/schemas/{name:str}", summary="Get a source JSON Schema", responses={**answers(404), 200: SCHEMA})
 async def schema(name: FromPath[str]) -> Response[bytes]:
     document = documents.sources().get(name.removesuffix(".json"))
     if document is None:

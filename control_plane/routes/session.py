@@ -35,7 +35,7 @@ def _view(found: Principal, expires_ms: int | None) -> SessionView:
     "/api/session",
     scope="read",
     status_code=200,
-    summary="Turn the key of this request into a cookie that reads",
+    summary="Sign in: turn the key of this request into a cookie that reads",
     responses=answers(401, 403, 503),
 )
 async def begin(request: Req) -> Response[SessionView]:
@@ -52,7 +52,7 @@ async def begin(request: Req) -> Response[SessionView]:
     return Response(_view(found, session.expires_ms), cookies=[cookie])
 
 
-@get("/api/session", summary="Who asks, and what he may", responses=answers(401, 503))
+@get("/api/session", summary="Get who asks, and what they may", responses=answers(401, 503))
 async def read(request: Req) -> SessionView:
     found = principal(request)
     return _view(found, found.until_ms or (found.key.expires_ms if found.key else None))
@@ -63,7 +63,7 @@ async def read(request: Req) -> SessionView:
     scope="read",
     by_cookie=True,
     status_code=204,
-    summary="End the session",
+    summary="Sign out",
     responses={**answers(401), 204: ResponseSpec(data_container=None, generate_examples=False)},
 )
 async def end(request: Req) -> Response[None]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dihedral.bridge.tasks.registry import TaskError
+from dihedral.bridge.tasks.registry import TaskError, invalid_input
 from dihedral.data_plane.diffusion.base import DAMAGED, directory_bytes
 from dihedral.data_plane.media.decode import FloatArray, picture_shape, read_picture
 
@@ -53,15 +53,15 @@ def captioned(files: Sequence[tuple[str, Path]], captions: Sequence[str] | None,
     for name, path in _unpacked(files):
         if name.lower().endswith(TEXT):
             if (stem := _stem(name)) in texts:
-                raise _invalid(f"two captions are called {PurePosixPath(name).name}")
+                raise invalid_input(f"two captions are called {PurePosixPath(name).name}")
             texts[stem] = (name, path)
         else:
             pictures.append((name, path))
     if not pictures or len(pictures) > MOST_PICTURES:
-        raise _invalid(f"there are {len(pictures)} pictures; 1 to {MOST_PICTURES:,} are possible")
+        raise invalid_input(f"there are {len(pictures)} pictures; 1 to {MOST_PICTURES:,} are possible")
     if captions is not None:
         if texts or len(captions) != len(pictures):
-            raise _invalid(
+            raise invalid_input(
                 f"captions has {len(captions)} entries for {len(pictures)} pictures and {len(texts)} texts: one for each picture, or texts"
             )
         return [
@@ -70,7 +70,7 @@ def captioned(files: Sequence[tuple[str, Path]], captions: Sequence[str] | None,
     stems = [_stem(name) for name, _ in pictures]
     for stem, (name, _) in texts.items():
         if (found := stems.count(stem)) != 1:
-            raise _invalid(
+            raise invalid_input(
                 f"the caption {name} belongs to {found or 'no'} picture{'s' if found > 1 else ''} of its name"
             )
     made = [
@@ -78,7 +78,7 @@ def captioned(files: Sequence[tuple[str, Path]], captions: Sequence[str] | None,
         for stem, (name, path) in zip(stems, pictures, strict=True)
     ]
     if bare := [each.name for each in made if not each.caption]:
-        raise _invalid(
+        raise invalid_input(
             f"{len(bare)} of {len(made)} pictures have no caption ({', '.join(bare[:3])}): put NAME.txt beside NAME.png, or set caption for all of them"
         )
     return made
@@ -99,7 +99,7 @@ def _of_zip(name: str, path: Path, most_bytes: int, most_files: int) -> Iterable
     """Each file is written under a number: no name of the zip becomes a path."""
     try:
         if (listed := directory_bytes(path)) > DIRECTORY_BYTES:
-            raise _invalid(f"the list of files of {name} has {listed >> 20} MiB, which is too much")
+            raise invalid_input(f"the list of files of {name} has {listed >> 20} MiB, which is too much")
         with zipfile.ZipFile(path) as opened:
             entries = [
                 each
@@ -109,7 +109,7 @@ def _of_zip(name: str, path: Path, most_bytes: int, most_files: int) -> Iterable
             ]
             size = sum(each.file_size for each in entries)
             if len(entries) > most_files or size > most_bytes:
-                raise _invalid(
+                raise invalid_input(
                     f"{name} holds {len(entries)} files of {size >> 20} MiB, which is too much "
                     f"(all zips together: {2 * MOST_PICTURES:,} files, {MOST_UNPACKED_BYTES >> 30} GiB)"
                 )
@@ -122,7 +122,7 @@ def _of_zip(name: str, path: Path, most_bytes: int, most_files: int) -> Iterable
                         left -= len(block)
                 yield each.filename, to
     except DAMAGED as error:
-        raise _invalid(f"{name} is no zip that can be read: {error}") from error
+        raise invalid_input(f"{name} is no zip that can be read: {error}") from error
 
 
 def _stem(name: str) -> str:
@@ -133,11 +133,11 @@ def _stem(name: str) -> str:
 def _read(text: tuple[str, Path]) -> str:
     name, path = text
     if path.stat().st_size > CAPTION_BYTES:
-        raise _invalid(f"the caption {name} is longer than {CAPTION_BYTES:,} bytes")
+        raise invalid_input(f"the caption {name} is longer than {CAPTION_BYTES:,} bytes")
     try:
         return " ".join(path.read_text("utf-8-sig").split())
     except UnicodeDecodeError:
-        raise _invalid(f"the caption {name} is no text in UTF-8") from None
+        raise invalid_input(f"the caption {name} is no text in UTF-8") from None
 
 
 # Sizes --------------------------------------------------------------------------------------------------------------
@@ -190,7 +190,3 @@ def groups(sizes: Sequence[Size], batch: int, seed: int, epoch: int) -> list[lis
         by_size.setdefault(sizes[place], []).append(int(place))
     made = [each[at : at + batch] for each in by_size.values() for at in range(0, len(each), batch)]
     return [made[place] for place in dice.permutation(len(made))]
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input")

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dihedral.bridge.tasks.registry import TaskError
+from dihedral.bridge.tasks.registry import TaskError, invalid_input
 from dihedral.data_plane.kernels.colour import to_rgb
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
@@ -110,19 +110,23 @@ def _opened(path: Path, longest: int = 0) -> Iterator[Any]:
         with _bounded_by_us(), _without_metadata(path) as file, Image.open(file, formats=formats) as opened:
             if min(opened.size) < SMALLEST_SIDE:
                 width, height = opened.size
-                raise _invalid(f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}")
+                raise invalid_input(
+                    f"the picture has {width}×{height} pixels; each side needs at least {SMALLEST_SIDE}"
+                )
             if longest:
                 opened.draft("RGB", (longest, longest))  # JPEG: decode at a fraction of the size
                 _check_cost(opened)
             yield opened
     except UnidentifiedImageError:
         if _is_heif(path):
-            raise _invalid("HEIC pictures are read where the extra `heic` is installed; export it as JPEG") from None
-        raise _invalid(f"the file is not a picture that can be read ({', '.join(formats)})") from None
+            raise invalid_input(
+                "HEIC pictures are read where the extra `heic` is installed; export it as JPEG"
+            ) from None
+        raise invalid_input(f"the file is not a picture that can be read ({', '.join(formats)})") from None
     except Image.DecompressionBombError:
-        raise _invalid(f"the picture has more than {LARGEST_PIXELS:,} pixels") from None
+        raise invalid_input(f"the picture has more than {LARGEST_PIXELS:,} pixels") from None
     except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:  # what its decoders raise
-        raise _invalid(f"the picture is damaged: {error}") from error
+        raise invalid_input(f"the picture is damaged: {error}") from error
 
 
 @contextmanager
@@ -146,7 +150,7 @@ def _check_cost(image: Any) -> None:
     converted = 0 if image.mode == "RGB" else 4
     cost = pixels * max(stored + converted, DECODING_BYTES.get(image.format, 0))
     if cost > LARGEST_BYTES:
-        raise _invalid(
+        raise invalid_input(
             f"the picture has {image.size[0]}×{image.size[1]} pixels ({image.format}, {image.mode}), "
             f"which take {cost >> 20} MiB to decode; {LARGEST_BYTES >> 20} are allowed"
         )
@@ -207,13 +211,13 @@ def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -
     """
     rate, blocks = _sound(path)
     if rate not in RATES:
-        raise _invalid(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
+        raise invalid_input(f"the recording has {rate} samples a second, not {RATES.start} to {RATES.stop - 1}")
     left, size = int(longest_seconds * rate), max(1, int(piece_seconds * rate))
     read, peak = 0, 0.0
     gathered: list[FloatArray] = []
     for block in _cut(blocks, size, left):
         if not np.isfinite(block).all():
-            raise _invalid("the recording holds values that are no numbers")
+            raise invalid_input("the recording holds values that are no numbers")
         read, peak = read + block.size, max(peak, float(np.abs(block).max()))
         gathered.append(block)
         if sum(each.size for each in gathered) == size or read == left:
@@ -222,9 +226,9 @@ def recording_pieces(path: Path, piece_seconds: float, longest_seconds: float) -
     if gathered:
         yield np.concatenate(gathered), rate
     if read < SHORTEST_SECONDS * rate:
-        raise _invalid(f"the recording lasts {read / rate:.2f} s; at least {SHORTEST_SECONDS} s are needed")
+        raise invalid_input(f"the recording lasts {read / rate:.2f} s; at least {SHORTEST_SECONDS} s are needed")
     if peak < SILENCE:
-        raise _invalid("the recording is silent")
+        raise invalid_input("the recording is silent")
 
 
 def _cut(blocks: Iterator[FloatArray], size: int, left: int) -> Iterator[FloatArray]:
@@ -279,7 +283,7 @@ def _by_ffmpeg(path: Path) -> tuple[int, Iterator[FloatArray]]:
     # A stream whose codec FFmpeg does not know has no context, and so no rate.
     if not opened.streams.audio or opened.streams.audio[0].codec_context is None or not opened.streams.audio[0].rate:
         opened.close()
-        raise _invalid("there is no sound in the file")
+        raise invalid_input("there is no sound in the file")
     return int(opened.streams.audio[0].rate), _decoded(in_one_thread(opened))
 
 
@@ -321,7 +325,7 @@ def _decoded(opened: Any) -> Iterator[FloatArray]:
                 for even in resampler.resample(frame):
                     yield even.to_ndarray().mean(axis=0, dtype=np.float32)
     if bad > good:
-        raise _invalid(f"the recording is damaged: {bad} of its {good + bad} parts cannot be decoded")
+        raise invalid_input(f"the recording is damaged: {bad} of its {good + bad} parts cannot be decoded")
 
 
 def picture_shape(path: Path) -> tuple[int, int]:
@@ -390,8 +394,4 @@ def _over_black(strip: Any) -> Any:
 
 
 def _no_recording(error: Exception) -> TaskError:
-    return _invalid(f"the file is not a recording that can be read (WAV, FLAC, MP3, M4A, …): {error}")
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input", retryable=False)
+    return invalid_input(f"the file is not a recording that can be read (WAV, FLAC, MP3, M4A, …): {error}")

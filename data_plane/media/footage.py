@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dihedral.bridge.tasks.registry import TaskError
+from dihedral.bridge.tasks.registry import invalid_input
 from dihedral.data_plane.device import ArrayModule
 from dihedral.data_plane.kernels.colour import CHROMA_OFFSET, LUMA_OFFSET, sited, to_planes
 from dihedral.data_plane.kernels.pyramid import halved
@@ -48,11 +48,11 @@ def facts(path: Path) -> Facts:
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         size = stream.codec_context.height, stream.codec_context.width
     if not min(size):  # FFmpeg decodes no larger frames, and so does not tell their size
-        raise _invalid("the video has frames of more than 3840×2160 pixels, or none that can be read")
+        raise invalid_input("the video has frames of more than 3840×2160 pixels, or none that can be read")
     if size[0] * size[1] > MOST_PIXELS or min(size) < 16:
-        raise _invalid(f"the video has {size[1]}×{size[0]} pixels; 16×16 to 3840×2160 are possible")
+        raise invalid_input(f"the video has {size[1]}×{size[0]} pixels; 16×16 to 3840×2160 are possible")
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise _invalid(f"the video lasts {seconds:g} s; up to {LONGEST_SECONDS:g} s are possible")
+        raise invalid_input(f"the video lasts {seconds:g} s; up to {LONGEST_SECONDS:g} s are possible")
     return Facts(seconds, size)
 
 
@@ -67,7 +67,7 @@ class Footage:
         self._frames = _frames(path, self._place.scaled)
         self._next = next(self._frames, None)
         if self._next is None:
-            raise _invalid("the video has no frames that can be read")
+            raise invalid_input("the video has no frames that can be read")
         height, width = size
         self._luma = np.zeros((1, height, width), np.float32)
         self._chroma = np.zeros((2, height // 2, width // 2), np.float32)
@@ -163,7 +163,7 @@ def _frames(path: Path, size: tuple[int, int]) -> Iterator[tuple[float, tuple[By
                 first = at if first is None else first
                 yield at - first, _planes(frame, size)
     except (av.FFmpegError, ValueError) as error:
-        raise _invalid(f"the video is damaged: {error}") from error
+        raise invalid_input(f"the video is damaged: {error}") from error
 
 
 def _planes(frame: Any, size: tuple[int, int]) -> tuple[ByteArray, ByteArray]:
@@ -191,21 +191,17 @@ def _opened(path: Path) -> Any:
     try:
         return av.open(str(path), options=ffmpeg_options(VIDEO_CONTAINERS))
     except (av.FFmpegError, ValueError) as error:
-        raise _invalid("the file is not a video that can be read") from error
+        raise invalid_input("the file is not a video that can be read") from error
 
 
 def _stream(container: Any) -> Any:
     if not container.streams.video:
-        raise _invalid("the file holds no video, only sound")
+        raise invalid_input("the file holds no video, only sound")
     stream = in_one_thread(container).streams.video[0]
     if stream.codec_context is None:
-        raise _invalid("the video is in a format that is not known here")
+        raise invalid_input("the video is in a format that is not known here")
     return stream
 
 
 def _even(pixels: float) -> int:
     return int(pixels) // 2 * 2
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input")

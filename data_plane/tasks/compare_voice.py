@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from dihedral.bridge.tasks.models import shown
 from dihedral.bridge.tasks.params import Recording, VoiceModel
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, invalid_input, task
 from dihedral.data_plane.device import ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
 from dihedral.data_plane.model_files import Voice, read_voice
@@ -124,19 +124,23 @@ def compare_voice(params: CompareVoice, ctx: TaskContext) -> CompareVoiceOutput:
 def _is_own(params: CompareVoice) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:
     """Returns (recordings, voices): True where a recording stands before the voice of its speaker; None where the speakers are not named."""
     if len(params.voices) < 2 and params.background is None:
-        raise _invalid("one voice alone has nothing to be compared with: give a second one or a background")
+        raise invalid_input("one voice alone has nothing to be compared with: give a second one or a background")
     if params.speakers is None:
         return None
     if len(params.speakers) != len(params.recordings):
-        raise _invalid(f"{len(params.speakers)} speakers are given for {len(params.recordings)} recordings")
+        raise invalid_input(f"{len(params.speakers)} speakers are given for {len(params.recordings)} recordings")
     own = np.zeros((len(params.recordings), len(params.voices)), dtype=np.bool_)
     for number, place in enumerate(params.speakers):
         if place is not None and place >= len(params.voices):
-            raise _invalid(f"speaker {place} of recording {number} is none of the {len(params.voices)} voices, from 0")
+            raise invalid_input(
+                f"speaker {place} of recording {number} is none of the {len(params.voices)} voices, from 0"
+            )
         if place is not None:
             own[number, place] = True
     if own.all() or not own.any():
-        raise _invalid("an error rate needs a recording of one of the voices, and a voice that is not its speaker's")
+        raise invalid_input(
+            "an error rate needs a recording of one of the voices, and a voice that is not its speaker's"
+        )
     return own
 
 
@@ -144,17 +148,13 @@ def _read(ctx: TaskContext, reference: ModelRef, xp: ArrayModule) -> Voice:
     try:
         return read_voice(ctx.fetch(reference), xp)
     except TaskError as error:
-        raise _invalid(f"{shown(reference)}: {error}") from error
+        raise invalid_input(f"{shown(reference)}: {error}") from error
 
 
 def _of_one_bandwidth(references: Sequence[ArtifactRef | ModelRef], bandwidths_hz: list[float]) -> None:
     for reference, bandwidth_hz in zip(references, bandwidths_hz, strict=True):
         if bandwidth_hz != bandwidths_hz[0]:
-            raise _invalid(
+            raise invalid_input(
                 f"{shown(reference)} holds sound up to {bandwidth_hz:.0f} Hz, {shown(references[0])} up to "
                 f"{bandwidths_hz[0]:.0f} Hz: what is compared needs one bandwidth"
             )
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input")

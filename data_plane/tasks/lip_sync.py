@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.params import Picture, Recording
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, invalid_input, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module, to_host
 from dihedral.data_plane.kernels import spectra
 from dihedral.data_plane.media import faces, soundtrack, visemes
@@ -207,7 +207,7 @@ def lip_sync(params: LipSync, ctx: TaskContext) -> LipSyncOutput:
         moves = visemes.by_loudness(sound, soundtrack.RATE, params.fps, count)
         shapes = visemes.shapes_of(moves, params.fps)
     if len(shapes) > MOST_VISEMES:
-        raise _invalid(f"the phonemes make {len(shapes):,} shapes of a mouth; {MOST_VISEMES:,} are possible")
+        raise invalid_input(f"the phonemes make {len(shapes):,} shapes of a mouth; {MOST_VISEMES:,} are possible")
     ctx.progress(0.05)
     ctx.check_cancelled()
     size, face = made_face(params, ctx, xp)
@@ -263,7 +263,7 @@ def speech(params: LipSync, ctx: TaskContext, xp: ArrayModule) -> FloatArray:
     """(n,) at soundtrack.RATE."""
     samples, rate = read_recording(ctx.fetch(params.audio), LONGEST_SECONDS + 1)
     if samples.size > LONGEST_SECONDS * rate:
-        raise _invalid(f"the recording is longer than {LONGEST_SECONDS:g} s; cut it at a pause")
+        raise invalid_input(f"the recording is longer than {LONGEST_SECONDS:g} s; cut it at a pause")
     if (share := clipped(samples)) > CLIPPED_SHARE:
         raise TaskError(
             f"the recording is clipped: {share:.0%} of it is at full scale; record it again at a lower level",
@@ -285,11 +285,11 @@ def clipped(samples: FloatArray) -> float:
 def phonemes(params: LipSync, seconds: float) -> list[visemes.Phoneme]:
     for number, each in enumerate(params.phonemes):
         if each.end < each.start:
-            raise _invalid(
+            raise invalid_input(
                 f"phoneme {number} ({each.symbol!r}) ends at {each.end:g} s, before it starts at {each.start:g} s"
             )
     if (latest := min(each.start for each in params.phonemes)) >= seconds:
-        raise _invalid(
+        raise invalid_input(
             f"the phonemes start at {latest:g} s, the recording ends at {seconds:g} s: they belong to another one"
         )
     return [visemes.Phoneme(each.symbol, each.start, each.end) for each in params.phonemes]
@@ -304,7 +304,7 @@ def made_face(params: LipSync, ctx: TaskContext, xp: ArrayModule) -> tuple[tuple
         return pictured(params, params.character, ctx, xp)
     if params.portrait is None:
         if params.mouth is not None:
-            raise _invalid("there is a mouth and no portrait that it belongs to")
+            raise invalid_input("there is a mouth and no portrait that it belongs to")
         size = size_of(params, USUAL_SIZE)
         return size, faces.DrawnFace(size, xp)
     if params.mouth is None:
@@ -321,7 +321,7 @@ def made_face(params: LipSync, ctx: TaskContext, xp: ArrayModule) -> tuple[tuple
     try:
         return size, faces.PhotographedFace(xp.asarray(picture), size, window, (x, y, width), params.strength, xp)
     except ValueError as error:
-        raise _invalid(str(error)) from error
+        raise invalid_input(str(error)) from error
 
 
 def size_of(params: LipSync, shape: tuple[int, int]) -> tuple[int, int]:
@@ -347,7 +347,7 @@ def pictured(
     whole = params.portrait is None
     under = paths["X"] if params.portrait is None else ctx.fetch(params.portrait)
     if whole and params.mouth is not None:
-        raise _invalid("there is a mouth and no portrait that it belongs to")
+        raise invalid_input("there is a mouth and no portrait that it belongs to")
     if not whole and params.mouth is None:
         raise _no_mouth("the character's mouths are laid over a portrait; without one they are whole faces")
     size = size_of(params, picture_shape(under))
@@ -364,18 +364,16 @@ def pictured(
         )
         if picture.shape != base.shape:
             sizes = [f"{each.shape[1]}×{each.shape[0]}" for each in (picture, base)]
-            raise _invalid(f"the face {shape} has {sizes[0]} pixels, the face X {sizes[1]}: all nine need the same")
+            raise invalid_input(
+                f"the face {shape} has {sizes[0]} pixels, the face X {sizes[1]}: all nine need the same"
+            )
         stills[shape] = faces.still(xp.asarray(picture), size, window, xp)
     try:
         return size, faces.PicturedFace(stills, xp)
     except ValueError as error:
-        raise _invalid(str(error)) from error
+        raise invalid_input(str(error)) from error
 
 
 def _no_mouth(reason: str) -> TaskError:
     text = "give mouth {x, y, width} as fractions of the picture, from corner to corner"
     return TaskError(f"{reason}; {text}", code="mouth_required", retryable=False)
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input", retryable=False)

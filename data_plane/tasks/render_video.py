@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from dihedral.bridge.errors import StoreError
 from dihedral.bridge.tasks.params import LookModel, Picture, Recording, Video, VoiceModel
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, invalid_input, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module, to_host
 from dihedral.data_plane.kernels import bars, colour, low_rank
 from dihedral.data_plane.kernels.frame import render
@@ -254,12 +254,12 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
     adapter = None if params.adapter is None else read_adapter(ctx.fetch(params.adapter), xp)
     voice = None if params.voice is None else read_voice(ctx.fetch(params.voice), xp)
     if voice is not None and not params.narration:
-        raise _invalid("there is a voice, and no narration that it could be heard in")
+        raise invalid_input("there is a voice, and no narration that it could be heard in")
     spoken = narration(params, voice, ctx, xp)
     length = length_of(params, spoken)
     count = round(length * params.fps)
     if count < 1:
-        raise _invalid("the video would be shorter than one frame")
+        raise invalid_input("the video would be shorter than one frame")
     seconds = count / params.fps
     spans = speech(spoken, length)
     face, texts, times = captions_of(params, ctx)
@@ -336,19 +336,23 @@ def scenes_of(params: RenderVideo) -> list[Scene]:
     """Those of `scenes` and `pictures`, each with its share of `words`."""
     found = [*params.scenes, *(Scene(picture=picture) for picture in params.pictures)]
     if not 1 <= len(found) <= MOST_SCENES:
-        raise _invalid(f"a video has 1 to {MOST_SCENES} scenes; here are {len(found)}: give `scenes` or `pictures`")
+        raise invalid_input(
+            f"a video has 1 to {MOST_SCENES} scenes; here are {len(found)}: give `scenes` or `pictures`"
+        )
     for number, scene in enumerate(found):
         if scene.picture is None and scene.video is None:
-            raise _invalid(f"scene {number} has neither a picture nor a video")
+            raise invalid_input(f"scene {number} has neither a picture nor a video")
         if scene.lines and (scene.words or params.words):
-            raise _invalid(f"scene {number} has lines, and words in time: give one of them")
+            raise invalid_input(f"scene {number} has lines, and words in time: give one of them")
         if scene.words and params.words:
-            raise _invalid(f"scene {number} has words of its own, and there are `words` of all: give one of them")
+            raise invalid_input(f"scene {number} has words of its own, and there are `words` of all: give one of them")
         if scene.video is not None and (params.adapter is not None or params.grade != Grade()):
-            raise _invalid(f"scene {number} is a video: a look (`adapter`) and a `grade` can be given to pictures only")
+            raise invalid_input(
+                f"scene {number} is a video: a look (`adapter`) and a `grade` can be given to pictures only"
+            )
     starts = [word.start for words in [*(scene.words for scene in found), params.words] for word in words]
     if starts != sorted(starts):
-        raise _invalid("the words are not in the order of time")
+        raise invalid_input("the words are not in the order of time")
     if not params.words:
         return found
     shares = shared_out(params.words, len(found))
@@ -420,7 +424,7 @@ def length_of(params: RenderVideo, spoken: FloatArray) -> float:
         return heard
     seconds = fixed + SCENE_SECONDS * free
     if seconds > LONGEST_SECONDS:
-        raise _invalid(f"the scenes last {seconds:g} s; {LONGEST_SECONDS:g} s are possible")
+        raise invalid_input(f"the scenes last {seconds:g} s; {LONGEST_SECONDS:g} s are possible")
     return seconds
 
 
@@ -446,7 +450,7 @@ def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: fl
         if all(scene.words for scene in params.scenes) and not any(lengths):
             starts = [0.0, *(scene.words[0].start for scene in params.scenes[1:]), seconds]
             if any(after <= before for before, after in pairwise(starts)):
-                raise _invalid("the scenes' words begin at one time, or behind the end of the video")
+                raise invalid_input("the scenes' words begin at one time, or behind the end of the video")
             times = [Span(*each) for each in pairwise(starts)]
         elif all(weights) and not any(lengths):
             starts = [0.0, *(span.start for span in timing.spread(weights, spans)[1:]), seconds]
@@ -455,7 +459,7 @@ def plan(params: RenderVideo, weights: list[int], spans: list[Span], seconds: fl
             usual = max(1, sum(weights) // max(1, sum(map(bool, weights))))
             times = scenes.spans_of(lengths, [weight or usual for weight in weights], seconds)
     except ValueError as error:
-        raise _invalid(str(error)) from error
+        raise invalid_input(str(error)) from error
     fades = [
         scene.fade if scene.fade is not None else scenes.FADE_SECONDS * (at > 0)
         for at, scene in enumerate(params.scenes)
@@ -478,7 +482,7 @@ def captions_of(
     """Returns the font, each scene's pages, and the times of their words where they are known. Text that no font has a picture of is logged."""
     lines = [line for scene in params.scenes for line in [*scene.lines, *(word.text for word in scene.words)]]
     if (letters := sum(map(len, lines))) > MOST_LETTERS:
-        raise _invalid(f"the lines have {letters:,} letters together; {MOST_LETTERS:,} are possible")
+        raise invalid_input(f"the lines have {letters:,} letters together; {MOST_LETTERS:,} are possible")
     size = params.height, params.width
     face = captions.face_of(lines, size)
     if missing := face.missing(lines):
@@ -584,7 +588,3 @@ def restyle(picture: Array, adapter: Adapter, base: Array, xp: ArrayModule) -> A
     own, seen = luma(picture, xp)[:, :, None], luma(mapped, xp)[:, :, None]
     colours = (picture - own) + LOOK * ((mapped - seen) - (picture - own))
     return xp.clip(own + TONE * (seen - own) + colours, 0, 1)
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input", retryable=False)

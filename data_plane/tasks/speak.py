@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from dihedral.bridge.tasks.models import file_name
 from dihedral.bridge.tasks.params import artifact
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, TaskError, invalid_input, task
 from dihedral.data_plane.engines.speech import alignment, choice, placing, text
 from dihedral.data_plane.engines.speech.engine import Engine, Spoken
 from dihedral.data_plane.kernels import mixture
@@ -221,7 +221,7 @@ def speak(params: Speak, ctx: TaskContext) -> SpeakOutput:
 def lines_of(params: Speak) -> list[str]:
     """Returns the cleaned lines that hold text to speak."""
     if (params.text is None) == (params.lines is None):
-        raise _invalid("give either `text` or `lines`")
+        raise invalid_input("give either `text` or `lines`")
     lines = [params.text] if params.lines is None else params.lines
     if (letters := sum(len(line or "") for line in lines)) > MOST_LETTERS:
         raise too_long(f"the text has {letters:,} letters; {MOST_LETTERS:,} are possible")
@@ -301,7 +301,3 @@ def voice_of(reference: ModelRef, ctx: TaskContext) -> Voice:
 
 def too_long(reason: str) -> TaskError:
     return TaskError(f"{reason}: split it over several nodes", code="text_too_long")
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input")

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from dihedral.bridge.tasks.params import Recording
-from dihedral.bridge.tasks.registry import TaskContext, TaskError, task
+from dihedral.bridge.tasks.registry import TaskContext, invalid_input, task
 from dihedral.data_plane.device import Array, ArrayModule, array_module
 from dihedral.data_plane.kernels import mixture, spectra
 from dihedral.data_plane.kernels.mixture import Mixture
@@ -106,7 +106,7 @@ def train_voice(params: TrainVoice, ctx: TaskContext) -> TrainVoiceOutput:
     sizes = [size for size in wanted if len(frames) >= FRAMES_PER_COMPONENT * size]
     if not sizes:
         spoken = len(frames) * spectra.HOP / spectra.RATE
-        raise _invalid(f"{spoken:.2f} s of speech are too little for {params.components} components")
+        raise invalid_input(f"{spoken:.2f} s of speech are too little for {params.components} components")
     best = fit_best(frames, sizes, params, ctx, xp)
     components = best.mixture.weights.size
     notes = {"log_likelihood": repr(best.curve[-1]), "frames": str(len(frames)), "seed": str(params.seed)}
@@ -131,7 +131,7 @@ def listen_to_all(params: TrainVoice, ctx: TaskContext, xp: ArrayModule) -> list
     """Reads the recordings in their order until LONGEST_SECONDS are reached: by then a voice is known, and memory is bounded."""
     recordings = [*([params.recording] if params.recording else []), *params.recordings]
     if not recordings:
-        raise _invalid("a voice is learnt from a recording, or from several: none was given")
+        raise invalid_input("a voice is learnt from a recording, or from several: none was given")
     heard: list[SpeakerFeatures] = []
     left = LONGEST_SECONDS
     for number, recording in enumerate(recordings, start=1):
@@ -143,7 +143,9 @@ def listen_to_all(params: TrainVoice, ctx: TaskContext, xp: ArrayModule) -> list
         heard.append(hear(ctx, recording, left, xp))
         if heard[-1].bandwidth_hz != heard[0].bandwidth_hz:
             bandwidths = " and ".join(f"{each.bandwidth_hz:.0f} Hz" for each in (heard[0], heard[-1]))
-            raise _invalid(f"{recording.bucket}/{recording.key}: a voice needs one bandwidth, here are {bandwidths}")
+            raise invalid_input(
+                f"{recording.bucket}/{recording.key}: a voice needs one bandwidth, here are {bandwidths}"
+            )
         left -= heard[-1].seconds
         ctx.progress(HEARD * number / len(recordings))
     return heard
@@ -183,7 +185,3 @@ def fit_best(frames: Array, sizes: Sequence[int], params: TrainVoice, ctx: TaskC
 
 def publish(ctx: TaskContext, iteration: int, likelihood: float) -> None:
     ctx.data("logLikelihood", {"iteration": iteration, "logLikelihood": likelihood})
-
-
-def _invalid(message: str) -> TaskError:
-    return TaskError(message, code="invalid_input")

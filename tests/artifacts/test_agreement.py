@@ -51,6 +51,18 @@ async def test_s3_beside_a_directory_is_refused_both_ways_until_the_planes_have_
         await agree(redis, S3)
 
 
+async def test_a_name_that_was_cut_off_is_made_anew(redis: Any, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / ".store").write_text("")
+    await agree(redis, local(tmp_path / "one"))
+    assert not await redis.exists(keys.ARTIFACT_STORE), "another plane may be writing it"
+    os.utime(tmp_path / "one" / ".store", (0, 0))
+    await agree(redis, local(tmp_path / "one"))
+    assert [file.name for file in (tmp_path / "one").iterdir()] == [".store"]
+    with pytest.raises(OtherStore):
+        await agree(redis, local(tmp_path / "two"))
+
+
 async def test_a_directory_that_cannot_be_used_is_left_to_readiness(redis: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     await agree(redis, S3)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from dihedral.bridge.artifacts import open_store
@@ -16,6 +17,7 @@ from dihedral.bridge.artifacts.prune import prune
 from dihedral.bridge.artifacts.s3 import S3Store
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStoreUnavailable, newest
 from dihedral.bridge.errors import SettingsError, StoreError
+from dihedral.bridge.times import rfc3339
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts.line import line, web
 from tests.artifacts.place import PART, Place, read
@@ -328,6 +330,16 @@ async def test_an_endpoint_may_be_host_and_port(opened: Any, place: Any) -> None
 def test_a_store_without_keys_is_opened_too() -> None:
     """Some servers in a private network ask for none."""
     open_store(ArtifactsSettings(store=StoreKind.s3, endpoint="host:9000"))
+
+
+async def test_an_upload_that_took_a_while_is_on_the_page_of_its_creation(place: Any) -> None:
+    """Its object changed when it ended, after everything on that page was created."""
+    now = int(time.time() * 1000)
+    last = await place.store.put("inputs", place.key("last"), b"x", BINARY, job_id=place.job)
+    slow = msgspec.structs.replace(last, key=place.key("slow"), created_at=rfc3339(now - 20_000))
+    await place.store._upload(slow, io.BytesIO(b"x"))
+    assert await place.store.list("inputs", place.job) == [last, slow]
+    assert await place.store.list("inputs", place.job, before=(rfc3339(now - 10_000), "")) == [slow]
 
 
 async def test_a_page_of_one_owner_asks_as_often_however_much_others_have(

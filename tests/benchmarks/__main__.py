@@ -9,6 +9,8 @@ from tests.benchmarks.bench import OUT, machine, say
 NAMES = (
     "noop",
     "submit",
+    "through",
+    "forks",
     "latency",
     "chains",
     "websockets",

@@ -140,6 +140,57 @@ async def latency(url: str, count: int) -> Document:
     return {"ms": milliseconds}
 
 
+async def lists(url: str, count: int, rows: int = 100) -> Document:
+    """The newest `rows` jobs, as a list of the API reads them, `count` times."""
+    jobs = jobs_at(url)
+    for _ in range(count):
+        found = await jobs.page(None, rows)
+        views = await jobs.read_many([job_id for _, job_id in found])
+        assert [view for view in views if view is None] == []
+    return {}
+
+
+async def floor(url: str, count: int) -> Document:
+    """What Redis's own commands allow: XADD, XREADGROUP, XACK and SET of `count` texts, in pipelines of 100."""
+    client, block, body = connect(url), 100, request()
+    await client.xgroup_create("floor", "g", id="0", mkstream=True)
+    begun = time.perf_counter()
+    for start in range(0, count, block):
+        pipe = client.pipeline(transaction=False)
+        for _ in range(block):
+            pipe.xadd("floor", {"graph": body})
+        entries = await pipe.execute()
+        await client.xreadgroup("g", "one", {"floor": ">"}, count=block)
+        pipe = client.pipeline(transaction=False)
+        for number, entry in enumerate(entries, start):
+            pipe.xack("floor", "g", entry)
+            pipe.set(f"floor:{number}", b"{}")
+        await pipe.execute()
+    return {"perSecond": count / (time.perf_counter() - begun)}
+
+
+async def fork(_: str, seconds: int = 3) -> Document:
+    """How late, at most, a loop that ticks every 5 ms comes while nothing happens, and while the first branch that waits has LangGraph imported."""
+
+    async def ticks(over: Callable[[], bool]) -> float:
+        late, least = 0.0, time.perf_counter() + seconds
+        while time.perf_counter() < least or not over():
+            asked = time.perf_counter()
+            await asyncio.sleep(0.005)
+            late = max(late, time.perf_counter() - asked - 0.005)
+        return late * 1e3
+
+    async def run(node: str) -> list[str]:
+        await asyncio.sleep(0.01)
+        return []
+
+    quiet = await ticks(lambda: True)
+    forked = asyncio.create_task(Executor().execute(["a", "b"], run))
+    during = await ticks(lambda: "langgraph.func" in sys.modules)
+    await forked
+    return {"quiet": quiet, "first fork": during}
+
+
 async def langgraph(_: str, shape: str, nodes: int, repeats: int = 10) -> Document:
     """CPU µs per job of dihedral.bridge.worker.branches on diamonds or on parallel nodes, where a node itself costs nothing; 32 at a time."""
     first = [f"w{number}" for number in range(nodes)] if shape == "wide" else ["n0"]
@@ -173,6 +224,9 @@ ACTS: dict[str, Callable[..., Coroutine[Any, Any, Document]]] = {
     "queue": queue,
     "latency": latency,
     "langgraph": langgraph,
+    "lists": lists,
+    "floor": floor,
+    "fork": fork,
 }
 
 

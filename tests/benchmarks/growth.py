@@ -1,4 +1,4 @@
-"""Growth: what a job costs with many finished ones stored, and what a node costs in a large graph."""
+"""Growth: what a job and a list cost with many finished ones stored, and what a node costs in a large graph."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -26,6 +26,7 @@ STORED_EACH = 10
 
 LARGE = 1000
 BARE_BLOCK = 100
+LISTS = 200
 
 
 def run(jobs: int, rounds: int) -> tuple[list[Table], Any]:
@@ -66,6 +67,9 @@ def measured(server: Server, jobs: int, name: str) -> Row:
     cost = cpu_seconds(server.process.pid) - before
     row = drain(server, dihedral(), jobs)
     row |= {"submit/s": submitted["perSecond"], "server µs/submit": cost / jobs * 1e6}
+    before = cpu_seconds(server.process.pid)
+    answer(fabric("lists", server.url, LISTS), dihedral_env(server.url))
+    row |= {"server µs/list of 100": (cpu_seconds(server.process.pid) - before) / LISTS * 1e6}
     return row | {"server µs/bare": bare(server, prefix, jobs)}
 
 

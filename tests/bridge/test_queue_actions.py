@@ -1,12 +1,18 @@
 """What operators and owners do to what waits: pause a pool, drain a worker, change a priority, move to the front. No node starts twice."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from dihedral.bridge.fabric import moving
+from dihedral.bridge.fabric.items import Change
+from dihedral.bridge.fabric.keys import Partition
 from dihedral.bridge.fabric.scripts import Depth
+from dihedral.bridge.fabric.steps import Dispatch
 from dihedral.bridge.worker.loop import Worker
+from tests.bridge.world import World, batch
 from tests.support.planes import PLACED, RUNS, Planes, edge, gate, node, planes
 
 PLACE = "python/default"
@@ -77,6 +83,7 @@ async def test_a_worker_that_waits_in_a_blocking_read_gives_back_what_it_is_hand
 
         await here.becomes(all_wait)
         assert begun() == ["first"]
+        assert await redis.xlen("stream:process:data+gpu:high") == 0, "later a more urgent job goes first"
         await here.jobs.workers.pause(PLACE, False)
         await all_ended(here, "a", "b", "c")
 
@@ -141,6 +148,10 @@ async def test_a_drained_worker_with_the_only_device_leaves_its_lane_to_others(r
         await queued(here, "a")
         await all_ended(here, "a")
         assert {worker for _, worker in PLACED} == {cpu.worker_id}
+        before = msgspec.structs.replace(gpu.presence.info(), draining=False)
+        await here.jobs.workers.announce(before, [])  # the heartbeat that was under way as the drain came
+        await here.jobs.workers.announce(gpu.presence.info(), [])
+        assert await redis.zcard("stream:process:data+gpu:devices") == 0
         await here.jobs.workers.pause(gpu.worker_id, False)
         await here.becomes(lambda: not gpu.capacity.paused)
 
@@ -192,6 +203,56 @@ async def test_what_a_running_node_makes_ready_has_the_new_priority(redis_url: s
         gate("a").set()
         await all_ended(here, "chain", "other")
         assert begun() == ["a", "other", "b"]
+
+
+async def test_a_node_that_becomes_ready_during_the_change_moves_too(
+    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with planes(redis_url, redis) as here:
+        await here.start(slots=1)
+        nodes = [node("a", wait="a"), node("b", task="light_node")]
+        await here.submit(nodes, [edge("a", "b")], job="chain")
+        await here.becomes(lambda: begun() == ["a"])
+        change = here.jobs.scripts.change
+
+        async def b_is_ready() -> bool:
+            return (await here.view("chain")).record("b").status == "ready"
+
+        async def late(part: Partition, items: Sequence[Change]) -> list[str]:
+            gate("a").set()
+            await here.becomes(b_is_ready)
+            return await change(part, items)
+
+        monkeypatch.setattr(here.jobs.scripts, "change", late)
+        assert await moving.set_priority(here.jobs, "chain", "high") == "ok"
+        assert (await here.view("chain")).record("b").entry.endswith("@stream:process:control:high")
+
+
+@pytest.mark.parametrize("options", [{}, {"partition_count": 2}], ids=["whole", "partitioned"])
+async def test_what_a_worker_sends_before_it_knows_of_the_change_stands_in_the_new_line(
+    redis: Any, options: dict[str, int]
+) -> None:
+    world = World(redis, **options)
+    stream = world.part.stream("python", "default")
+    await world.submit(nodes=3, batches=[batch(["a"], stream=stream)])
+    (claim,) = await world.scripts.take(world.part, "w1", "n", count=9, light=9, heavy=9, streams=[stream], handed=[])
+    assert await world.scripts.change(world.part, [Change("job", "low")]) == ["ok"]
+    front = batch(["c"], nonce="c", stream=world.part.stream("python", "default", "high"), priority="normal")
+    await world.report(claim, [Dispatch(batch(["b"], nonce="b", stream=stream)), Dispatch(front)])
+    low, high = [world.part.stream("python", "default", priority) for priority in ("low", "high")]
+    assert (await world.record("b")).entry.endswith(f"@{low}")
+    ((_, given_back),) = await redis.xrange(high)
+    assert (given_back[b"nodes"], given_back[b"priority"]) == (b"c", b"low")
+
+
+async def test_a_worker_that_missed_the_message_learns_the_priority_with_its_renewal(
+    redis_url: str, redis: Any
+) -> None:
+    async with planes(redis_url, redis) as here:
+        worker = await busy(here)
+        await redis.hset("job:held", mapping={"priority": "low", "changes": 1})
+        await here.becomes(lambda: [each.control.rank for each in worker.nodes.running] == [2])
+        assert [each.priority for each in worker.held.values()] == ["low"]
 
 
 async def test_a_scheduled_job_starts_with_its_new_priority(redis_url: str, redis: Any) -> None:
@@ -288,10 +349,28 @@ async def test_behind_a_long_line_of_high_priority_a_job_stands_last_of_it(
         await queued(here, "a", "b", "c", priority="high")
         await queued(here, "d", "e")
         assert await moving.move_to_front(here.jobs, "e") == "ok"
-        assert await moving.move_to_front(here.jobs, "b") == "ok"
+        assert await moving.move_to_front(here.jobs, "b") == "far"
         gate("held").set()
         await all_ended(here, "a", "b", "c", "d", "e")
         assert begun() == ["held", "a", "b", "c", "e", "d"]
+
+
+async def test_what_is_left_of_other_jobs_keeps_no_job_from_the_front(
+    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "MOST_AHEAD", 2)
+    async with planes(redis_url, redis) as here:
+        await queued(here, "a", "b", "c", "d", "e", priority="high")
+        stream = await stream_of(here, "e")
+        for job in ("a", "b", "c"):
+            assert await here.jobs.cancel(job) == "cancelled"
+        await redis.xadd(stream, {"job": b"\xff", "nodes": "a"})
+        for _ in range(3):
+            assert await moving.move_to_front(here.jobs, "e") == "ok"
+        assert await redis.xlen(stream) == 8, "the first moves two entries, the next ones none"
+        await here.start(slots=1)
+        await all_ended(here, "d", "e")
+        assert begun() == ["e", "d"]
 
 
 async def test_what_has_moved_asks_for_one_slot_and_not_for_two(redis_url: str, redis: Any) -> None:

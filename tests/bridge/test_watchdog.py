@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from dihedral.bridge.fabric.deliveries import Delivery, Plans
+from dihedral.bridge.fabric.items import Release
+from dihedral.bridge.fabric.keys import GROUP
+from dihedral.bridge.fabric.scripts import Report
+from dihedral.bridge.fabric.steps import Redispatch
 from dihedral.bridge.worker import watchdog
-from tests.bridge.world import STREAM, World, ended
+from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import Planes, node, settings
 from tests.support.polling import at_this_load
 
@@ -56,7 +60,7 @@ def block_until(done: list[int]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("unwritten", [None, "kept", "ending"])
+@pytest.mark.parametrize("unwritten", [None, "kept", "ending", "resolving"])
 async def test_what_the_watchdog_gives_back_has_no_report_to_be_written(
     unwritten: str | None, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +73,8 @@ async def test_what_the_watchdog_gives_back_has_no_report_to_be_written(
         delivery.kept = [ended("a")]
     elif unwritten == "ending":
         delivery.report([ended("a")], ack=True)  # on its way
+    elif unwritten == "resolving":
+        delivery.states["a"] = ("completed", "")  # written, and what it makes ready is not
     dog = watchdog.Watchdog(house.jobs.scripts, redis_url, list, lambda: [delivery], 0)
     dog.start()
     try:
@@ -78,3 +84,55 @@ async def test_what_the_watchdog_gives_back_has_no_report_to_be_written(
         dog.join()
     assert ends
     assert await World(redis).pending() == ([] if unwritten is None else [delivery.entry])
+
+
+async def test_an_entry_with_a_node_whose_end_was_never_written_stays_with_its_lease(redis: Any) -> None:
+    """The worker continued with b, and the report that ended a and began b is still in its queue."""
+    world = World(redis)
+    await world.submit(nodes=2)
+    (claim,) = await world.take()
+    release = Release("job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["b"], nonce="again")])
+    assert await world.scripts.release(world.part, [release]) == ["left"]
+    assert await world.pending() == [claim.entry]
+    assert (await world.record("a")).status == "running"
+
+
+async def test_nodes_that_waited_for_a_place_are_given_back_with_what_ran(
+    redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("os._exit", ends.append)
+    house = Planes(settings(redis_url), redis)
+    await house.submit([node("a"), node("b")])
+    scripts = house.jobs.scripts
+    (claim,) = await scripts.take(scripts.partition("job"), "w1", "n", count=9, light=1, heavy=9, streams=[STREAM])
+    assert claim.waiting == ["b"]
+    delivery = Delivery(scripts.partition("job"), claim, "w1", Plans().get(claim.graph, claim.routes, claim.job_id))
+    dog = watchdog.Watchdog(scripts, redis_url, list, lambda: [delivery], 0)
+    dog.start()
+    try:
+        block_until(ends)
+    finally:
+        dog.stop()
+        dog.join()
+    assert await World(redis).pending() == []
+    assert {id: record.status for id, record in (await house.view()).records.items()} == {"a": "ready", "b": "ready"}
+    assert all(record.entry != f"{claim.entry}@{STREAM}" for record in (await house.view()).records.values())
+
+
+async def test_what_an_acknowledged_entry_left_goes_out_again_also_where_it_is_the_last_of_its_stream(
+    redis: Any,
+) -> None:
+    """The group's last entry stays on the stream when it is acknowledged, so that it is there says nothing."""
+    world = World(redis)
+    await world.submit()
+    (claim,) = await world.take()
+    name = f"{claim.entry}@{STREAM}"
+    lost = Report("job", "", "", "", [Redispatch(name, batch(["a"], nonce="again"))], [], False)
+    assert (await world.scripts.report(world.part, [lost]))[0].words == ["taken"], "its owner has it"
+    await redis.xack(STREAM, GROUP, claim.entry)
+    assert (await world.scripts.report(world.part, [lost]))[0].words == ["ok"]
+    record = await world.record("a")
+    assert (record.status, record.entry != name) == ("ready", True)
+    waiting = Report("job", "", "", "", [Redispatch(record.entry, batch(["a"], nonce="third"))], [], False)
+    assert (await world.scripts.report(world.part, [waiting]))[0].words == ["taken"], "no worker has been given it"

@@ -1,6 +1,8 @@
 """What several tests of the console do: submit, upload, find a row, ask axe-core."""
 
 import re
+import subprocess
+import sys
 import uuid
 from importlib.resources import files as resources
 from typing import Any
@@ -68,6 +70,15 @@ def open_groups(page: Page) -> None:
     expect(page.locator(".options")).to_be_visible()
     for group in page.locator("details.group:not([open]) > summary").all()[::-1]:
         group.click()
+
+
+def store_examples(house: Stack) -> None:
+    """Stores the examples that ship, as `up` does, unless a test before has."""
+    if house.get("/api/artifacts", origin="example")["artifacts"]:
+        return
+    subprocess.run(
+        [sys.executable, "-P", "-m", "dihedral.example_inputs"], env=house.environ, cwd=house.directory, check=True
+    )
 
 
 def upload(house: Stack, name: str, content: bytes, kind: str) -> dict[str, str]:

@@ -1,31 +1,58 @@
 """Defects that somebody found in a first hour with the product, each with the test that would find it again.
 
-A1 an example of another kind                   test_forms::test_a_field_offers_and_takes_only_files_that_fit
+A1 an example of another kind                   test_forms::test_a_field_offers_and_takes_only_files_that_fit, and below
 A2 what was trained cannot be chosen            test_forms::test_what_a_training_made_can_be_chosen_afterwards
-A4 run again is JSON, the pipeline is lost      test_forms::test_run_again_opens_the_form_as_it_was_given
-B1 the wrong reason to wait                     below, and tests/control_plane/test_waiting.py
+A3 --file cannot fill a list                    test_cli::test_files_of_one_param_are_a_list, test_job_commands::test_lists_of_files_are_given_to_a_task_a3,
+                                                test_client::test_a_param_that_is_a_list_takes_a_list_of_files
+A3 uploads of a refused submission stay         test_client::test_what_was_uploaded_for_a_refused_submission_is_deleted_again
+A4 run again is JSON, the pipeline is lost      test_forms::test_run_again_opens_the_form_as_it_was_given, test_job_commands::test_again_repeats_a_job_with_changes_a4,
+                                                test_identity::test_run_again_keeps_the_pipeline_the_params_and_the_origin_a4
+A5 no Client in Jupyter                         test_client::test_the_blocking_client_works_inside_a_running_event_loop,
+                                                test_job_commands::test_the_client_runs_waits_repeats_and_draws_a_job_in_a_notebook
+A6 no import beside the clone                   test_names_of_users::test_a_script_beside_a_clone_called_dihedral_imports_it
+A7 a user's schemas.py shadows ours             test_names_of_users::test_modules_of_a_script_called_like_our_folders_break_nothing,
+                                                test_names_of_users::test_modules_of_tasks_called_like_our_folders_break_nothing_on_either_plane_or_in_a_slot
+B1 the wrong reason to wait                     below, and test_submit::test_what_a_job_waits_for_is_true
 B2 the loud button cures nothing                test_results::test_the_first_button_of_an_error_is_its_cure
-B3 names that are not Latin are lost            below, and test_hard_conditions::test_names_of_every_script_…
-B4 not every problem at once                    test_new::test_every_problem_of_a_graph_stands_at_its_line
-B8 GiB and GB                                   test_workers::test_memory_is_a_number_of_each_device
-B9 "cut" where a key is asked for               test_keys::test_a_key_is_created_shown_once_…
+B3 names that are not Latin are lost            below, and test_hard_conditions::test_names_of_every_script_and_200_characters_fit_everywhere
+B4 not every problem at once, edges required    test_new::test_every_problem_of_a_graph_stands_at_its_line, test_submit::test_a_graph_of_one_node_needs_no_edges,
+                                                test_bad_input::test_every_problem_of_the_plan_is_named_at_once
+B5 defaults as Python writes them               test_job_commands::test_a_value_is_typed_as_it_is_printed_b5
+B6 logs: a name that is none, lines of JSON     test_terminals::test_logs_print_no_sequence_and_no_more_than_the_lines_asked_for,
+                                                test_terminals::test_logs_of_the_planes_are_sentences_and_other_lines_stay_as_they_are
+B7 demo and up have two data directories        test_cli::test_the_demo_up_and_the_logs_have_one_data_directory
+B8 GiB and GB, two devices as one               test_workers::test_memory_is_a_number_of_each_device, test_cli::test_up_counts_the_devices_that_it_names
+B9 "cut" where a key is asked for               test_keys::test_a_key_is_asked_for_once_and_all_that_waited_goes_on
+B9 no sign-out, no page for keys                test_keys::test_a_key_is_created_shown_once_and_revoked_while_its_page_is_open,
+                                                test_keys::test_who_signs_out_in_one_tab_has_signed_out_in_all
+B10 bodies, names and a page of the API         test_service::test_openapi_describes_bodies_answers_and_problems, test_service::test_operations_have_names_that_a_generated_client_can_use_b10,
+                                                test_generated_client::test_a_generated_client_submits_a_job_and_reads_it,
+                                                test_reference::test_the_reference_draws_tries_out_and_asks_no_other_host
 C1 labels from the names of code                below
-C2 a phone: which form, whole times, errors     test_forms::test_a_phone_shows_which_form_…, and below
+C2 a phone: which form, whole times, errors     test_forms::test_a_phone_shows_which_form_it_is_and_all_of_it, and below
 C3 names in a graph of forty nodes, colours     below
-C4 where the focus falls                        test_results::test_focus_stays_on_the_page_…
-C5 the timeline's legend                        below
-C6 HEAD, and addresses that a person mistyped   below
-C8 local times, how many there are              test_jobs::test_what_a_row_says_of_a_job_that_waits, and below
+C4 where the focus falls                        test_results::test_focus_stays_on_the_page_after_what_was_pressed_is_gone
+C4 a cancel that was not meant                  test_job::test_a_job_is_cancelled_and_tried_again, test_large::test_ten_thousand_jobs_are_scrolled_searched_and_chosen
+C5 the timeline's legend, an attempt's number   below
+C6 HEAD, and addresses that a person mistyped   below, and test_served::test_the_address_above_a_jobs_page_leads_to_the_list
+C7 up without --pipelines, tasks by a path      test_up::test_a_changed_task_or_pipeline_is_loaded_again_and_a_mistake_costs_nothing,
+                                                test_job_commands::test_a_task_of_ones_own_runs_by_its_name_and_shows_what_it_returns
+C8 local times, how many there are              test_jobs::test_what_a_row_says_of_a_job_that_waits, and below; test_cli::test_a_scheduled_job_is_shown_with_its_countdown
+C9 nothing is typed                             test_client::test_a_type_checker_knows_the_documents_and_the_arguments,
+                                                test_client::test_the_blocking_client_has_the_methods_of_the_async_one_with_their_signatures
+
+C10, light nodes that start late beside slots that load, is the worker's.
 """
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
 from tests.console.large import large_graph
-from tests.console.steps import fill, name, row, started, submit, upload, view
+from tests.console.steps import fill, name, row, started, store_examples, submit, upload, view
 from tests.support.stack import Stack, simulate
 
 TITLES = """async () => {
@@ -42,6 +69,37 @@ TITLES = """async () => {
   for (const each of tasks.capabilities) walk(each.id, each.io.input);
   return found;
 }"""
+
+
+def test_every_defect_above_names_tests_that_are_there() -> None:
+    written: dict[str, str] = {}
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
+        written[path.stem] = written.get(path.stem, "") + path.read_text()
+    named = re.findall(r"(test_\w+)::(test_\w+)", str(__doc__))
+    assert len(named) > 40
+    assert [test for module, test in named if f"def {test}(" not in written.get(module, "")] == []
+    assert {
+        f"{letter}{number}" for letter, most in (("A", 7), ("B", 10), ("C", 9)) for number in range(1, most + 1)
+    } <= set(re.findall(r"^([ABC]\d+) ", str(__doc__), re.MULTILINE))
+
+
+def test_the_example_of_a_field_is_of_its_format_and_a_field_without_one_has_no_button(tab: Tab, house: Stack) -> None:
+    store_examples(house)
+    page = tab.page
+    page.goto("/console/new?pipeline=train_lora")
+    buttons = page.get_by_role("button", name="Use the example")
+    expect(buttons).to_have_count(4)
+    for left in range(3, -1, -1):
+        buttons.first.click()
+        expect(buttons).to_have_count(left)
+    chosen = page.locator(".chosen").all_inner_texts()
+    assert [re.search(r"\w+\.\w+", each)[0] for each in chosen] == [  # type: ignore[index]
+        "config.json", "weights.safetensors", "tokenizer.json", "dataset.jsonl",
+    ]  # fmt: skip
+    page.goto("/console/new?pipeline=render_video")
+    look = page.locator(".field").filter(has=page.get_by_label("Look", exact=True))
+    expect(look).to_have_count(1)
+    expect(look.get_by_role("button", name="Use the example")).to_have_count(0)
 
 
 def test_a_job_that_waits_says_its_place_and_not_that_all_is_busy(tab: Tab, house: Stack) -> None:
@@ -123,10 +181,13 @@ def test_the_flagships_names_are_not_cut(tab: Tab) -> None:
 
 def test_the_legend_of_a_timeline_names_what_is_in_it(tab: Tab, house: Stack) -> None:
     job = name("legend")
-    house.post("/api/jobs", simulate({"id": "a", "steps": 1}, {"id": "b", "failAt": 0}, edges=[("a", "b")], job=job))
+    request = simulate({"id": "a", "steps": 1}, {"id": "b", "failAt": 0}, edges=[("a", "b")], job=job)
+    request["graph"]["nodes"][1]["retries"] = {"maxAttempts": 2}
+    house.post("/api/jobs", request)
     house.ended(job)
     page = tab.page
-    page.goto(f"/console/jobs/{job}")
+    page.goto(f"/console/jobs/{job}?node=b")
+    expect(page.get_by_role("region", name="Node b")).to_contain_text(re.compile(r"Attempt\s*2 of 2, 2 runs"))
     legend = page.locator(".timeline .legend")
     for word in ("queued", "completed", "failed", "time at work, then time in the queue"):
         expect(legend).to_contain_text(word)

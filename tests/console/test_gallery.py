@@ -1,8 +1,6 @@
 """What was made is looked through, kept, used again and compared."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.console.browser import PHONE, Tab
 from tests.console.filming import png
-from tests.console.steps import name, upload
+from tests.console.steps import name, store_examples, upload
 from tests.support.stack import Stack
 
 
@@ -162,11 +160,7 @@ def drop(page: Any, file: str, text: str) -> None:
 
 
 def test_examples_are_shown_to_who_asks_for_them(tab: Tab, house: Stack) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-P", "-m", "dihedral.example_inputs"], env=house.environ, cwd=house.directory, check=False
-    )
-    assert ran.returncode == 0
-    assert house.get("/api/artifacts", origin="example")["artifacts"]
+    store_examples(house)
     mine = f"{name('mine')}.txt"
     upload(house, mine, b"words", "text/plain")
     page = tab.page

@@ -46,6 +46,7 @@ def test_a_key_is_asked_for_once_and_all_that_waited_goes_on(
     page.goto(f"/console/jobs/{job}")
     dialog = page.get_by_role("dialog", name="Sign in")
     expect(dialog).to_be_visible()
+    expect(page.get_by_text(re.compile("cut|[Dd]isconnected"))).to_have_count(0)
     dialog.get_by_label("API key").fill("dih_wrong")
     dialog.get_by_role("button", name="Sign in").click()
     expect(dialog.get_by_role("alert")).to_contain_text("Invalid API key.")

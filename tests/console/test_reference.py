@@ -18,10 +18,12 @@ def test_the_reference_draws_tries_out_and_asks_no_other_host(
 ) -> None:
     tab = open_tab(house.url, viewport={"width": width, "height": 900}, color_scheme=theme)
     page = tab.page
+    page.add_init_script("sessionStorage.setItem('key', 'dih_of_this_tab')")
     page.goto("/docs#get-/api/limits")
     with page.expect_response("**/api/limits") as answered:
         page.get_by_role("button", name="Try").click()
     assert answered.value.ok
+    assert answered.value.request.headers["authorization"] == "Bearer dih_of_this_tab"
     expect(page.get_by_text(f'"uploadBytes": {answered.value.json()["uploadBytes"]}').first).to_be_visible()
     page.goto("/docs")
     page.reload()

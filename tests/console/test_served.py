@@ -148,3 +148,9 @@ def test_every_module_that_is_imported_is_there_and_every_one_is_used() -> None:
     assert imported == names
     asked_early = set(re.findall(r'modulepreload" href="/console/([^"]+)"', page))
     assert asked_early == {name for name in names if not name.startswith("messages/")} - {"app.js"}
+
+
+async def test_the_address_above_a_jobs_page_leads_to_the_list(served: Served) -> None:
+    for path in ("/console", "/console/", "/console/jobs", "/console/jobs/"):
+        answer = await served.http.get(f"{path}?status=failed")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/?status=failed"), path

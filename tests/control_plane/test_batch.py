@@ -103,3 +103,19 @@ async def test_a_batch_of_a_thousand_lets_others_in_between(served: Any) -> None
     assert answered > 4, "planning is cut into pieces"
     for job in jobs:
         await served.ended(job["jobId"])
+
+
+async def test_what_comes_again_in_a_batch_is_a_job_of_its_own(served: Any) -> None:
+    one, other = submission(node("a")), submission(node("b"))
+    later = {**submission(node("a")), "startAt": "2090-01-01T00:00:00Z"}
+    jobs = (await batch(served, one, other, one, later, later, one))["jobs"]
+    ids = [job["jobId"] for job in jobs]
+    assert len(set(ids)) == 6
+    for job, name in zip(ids, "abaaaa", strict=True):
+        graph = await served.get(f"/api/jobs/{job}/graph")
+        assert (graph["workflowId"], graph["nodes"][0]["id"]) == (job, name)
+    for job in (ids[0], ids[1], ids[2], ids[5]):
+        assert (await served.ended(job))["status"] == "completed"
+    for job in ids[3:5]:
+        assert (await served.get(f"/api/jobs/{job}"))["status"] == "scheduled"
+        await served.post(f"/api/jobs/{job}/cancel", {}, expect=202)

@@ -189,3 +189,19 @@ async def test_a_task_that_runs_often_is_noted_four_times_a_second(redis: Any) -
         notes.note(CAPABILITIES["simulate"], {}, 0.001, "cpu", route)
     noted = max(len(texts) for texts in notes._notes.values())
     assert noted <= 1 + (time.monotonic() - begun) / durations.NOTED_SECONDS
+
+
+async def test_notes_whose_writing_is_cut_expire_all_the_same(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, made = DurationNotes(), graph({"a": {}}, task="simulate")
+    notes.note(CAPABILITIES["simulate"], {}, 1.0, "cpu", planning.routes(made, CAPABILITIES)["a"])
+    call = redis.execute_command
+
+    async def cut(*command: Any, **options: Any) -> Any:
+        if await call("EXISTS", keys.DURATION_KINDS):
+            raise ConnectionError("cut")
+        return await call(*command, **options)
+
+    monkeypatch.setattr(redis, "execute_command", cut)
+    with pytest.raises(ConnectionError):
+        await notes.write(redis)
+    assert await call("PTTL", keys.DURATION_KINDS) > 0

@@ -127,7 +127,8 @@ async def test_favourites_that_are_written_over_end_the_list_too(house: Locked) 
 async def test_the_number_of_favourites_is_bounded(house: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "MOST_FAVOURITES", 1)
     files = await uploaded(house, "dora")
-    await house.ask("dora", "PUT", f"/api/favourites/inputs/{files[0]['key']}", 204)
+    for _ in range(2):
+        await house.ask("dora", "PUT", f"/api/favourites/inputs/{files[0]['key']}", 204)
     problem = await house.ask("dora", "PUT", f"/api/favourites/inputs/{files[1]['key']}", 409)
     assert problem["code"] == "too_many_favourites"
 

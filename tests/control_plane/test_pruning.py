@@ -7,6 +7,7 @@ import pytest
 
 from dihedral.bridge.artifacts.local import LocalStore
 from dihedral.bridge.artifacts.prune import note_use, prune
+from dihedral.bridge.artifacts.store import ArtifactStoreUnavailable
 from dihedral.bridge.fabric import keys
 from tests.control_plane.served import new_id, node
 from tests.support.planes import gate
@@ -56,6 +57,22 @@ async def test_of_a_prune_and_a_submission_at_once_one_sees_the_other(served: An
     found = await served.post("/api/jobs/batch", {"jobs": [body, body]}, expect=200)
     assert [each["status"] for each in found["jobs"]] == [422, 422]
     await client.delete(keys.ARTIFACTS_GOING, keys.ARTIFACTS_NAMED)
+
+
+class Failing(LocalStore):
+    """A store whose disk fails."""
+
+    async def delete(self, bucket: str, key: str) -> None:
+        raise ArtifactStoreUnavailable("the disk does not answer")
+
+
+async def test_what_a_failed_prune_has_kept_can_be_named_at_once(served: Any, tmp_path: Path) -> None:
+    store, client = Failing(tmp_path), served.planes.client
+    await store.put("inputs", "a/a.txt", b"x", "text/plain")
+    with pytest.raises(ArtifactStoreUnavailable):
+        await prune(store, -1, dry_run=False, jobs=served.planes.jobs)
+    assert await note_use(client, ["inputs/a/a.txt"]) == []
+    await client.delete(keys.ARTIFACTS_NAMED)
 
 
 async def test_a_delete_takes_checkpoints_and_previews_and_artifacts_where_told(served: Any) -> None:

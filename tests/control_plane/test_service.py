@@ -1,6 +1,7 @@
 """What serves the jobs: capabilities, pipelines, workers, queues, dead letters, health, metrics, OpenAPI."""
 
 import asyncio
+import gzip
 import json
 import re
 import shutil
@@ -378,7 +379,7 @@ async def test_openapi_lists_every_route(served: Any) -> None:
     routes = set()
     for route in create_app(served.settings).routes:
         path = re.sub(r":\w+}", "}", route.path)
-        if not path.startswith(("/schema", "/console/", "/docs")) and path not in (
+        if not path.startswith(("/schema", "/console", "/docs")) and path not in (
             "/",
             "/ws",
             "/mcp",
@@ -416,6 +417,29 @@ async def test_operations_have_names_that_a_generated_client_can_use_b10(served:
     assert {"submitJob", "getJob", "listJobs", "cancelJob", "retryJob", "uploadArtifact", "downloadArtifact"} <= set(
         names
     )
+
+
+async def test_operations_are_grouped_and_the_key_is_one_word(served: Any) -> None:
+    document = await served.get("/schema")
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    assert {tag for each in operations for tag in each["tags"]} == {each["name"] for each in document["tags"]}
+    paths = {
+        path for path, item in document["paths"].items() if any(each["tags"] == ["Service"] for each in item.values())
+    }
+    assert paths == {"/health", "/health/live", "/health/ready", "/metrics", "/schemas/{name}"}
+    assert document["security"] == [{"apiKey": []}, {}]
+    scheme = document["components"]["securitySchemes"]["apiKey"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+async def test_the_document_is_compressed_for_who_takes_that(served: Any) -> None:
+    async with served.http.stream("GET", "/schema/openapi.json", headers={"Accept-Encoding": "gzip"}) as answer:
+        raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+    assert answer.headers["content-encoding"] == "gzip"
+    assert len(raw) < 30_000
+    plain = await served.http.get("/schema", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert json.loads(gzip.decompress(raw)) == plain.json()
 
 
 async def test_every_source_schema_is_published(served: Any) -> None:

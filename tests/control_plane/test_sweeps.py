@@ -11,6 +11,7 @@ import pytest_asyncio
 from dihedral.bridge.fabric import keys
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.control_plane import presets
+from dihedral.control_plane.problems import ApiProblem
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import new_id, node, pointers
 from tests.control_plane.test_identity import TALE
@@ -249,7 +250,7 @@ async def test_a_preset_is_checked_when_it_is_used(house: Locked) -> None:
         (f"{OF_TALE}/x", {"params": []}, 422, "invalid_request"),
         (f"{OF_TALE}/%0a", {"params": {}}, 422, "bad_name"),
         (f"{OF_TALE}/%e2%80%ae", {"params": {}}, 422, "bad_name"),
-        (f"{OF_TALE}/{'x' * 101}", {"params": {}}, 404, "unknown_preset"),
+        (f"{OF_TALE}/{'x' * 101}", {"params": {}}, 422, "bad_name"),
         ("/api/presets/moons/tale/x", {"params": {}}, 404, "unknown_preset"),
         ("/api/presets/pipelines/a:b/x", {"params": {}}, 404, "unknown_preset"),
         (f"{OF_TALE}/x", {"params": {"prompt": "x" * 66_000}}, 413, "preset_too_large"),
@@ -260,6 +261,17 @@ async def test_a_preset_that_cannot_be_one_is_refused(
     house: Locked, path: str, body: Any, status: int, code: str
 ) -> None:
     assert (await house.ask("alice", "PUT", path, status, json=body))["code"] == code
+
+
+async def test_presets_that_come_together_are_no_more_than_an_owner_may_have(
+    house: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "MOST", 2)
+    kept = presets.Presets(house.client)
+    puts = (kept.put("crowd", "tasks", "t", str(number), {}) for number in range(12))
+    words = await asyncio.gather(*puts, return_exceptions=True)
+    assert sum(isinstance(word, ApiProblem) for word in words) == 10
+    assert len(await kept.all("crowd")) == 2
 
 
 async def test_an_owner_has_a_bounded_number_of_presets(house: Locked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ def test_a_generated_client_submits_a_job_and_reads_it(tmp_path: Path, monkeypat
         request = importlib.import_module("generated.models").JobRequest.from_dict(
             {"pipeline": "simulate", "params": {"steps": 1}, "name": "By a generated client"}
         )
-        submit = importlib.import_module("generated.api.default.submit_job")
-        read = importlib.import_module("generated.api.default.get_job")
+        submit = importlib.import_module("generated.api.jobs.submit_job")
+        read = importlib.import_module("generated.api.jobs.get_job")
         with client:
             answer = submit.sync_detailed(client=client, body=request)
             job = json.loads(answer.content)

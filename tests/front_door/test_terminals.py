@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import stat
 import subprocess
@@ -47,6 +48,18 @@ def test_logs_print_no_sequence_and_no_more_than_the_lines_asked_for(
     assert capsys.readouterr().out == ""
     assert tail.tail(tmp_path, "nothing", follow=False, lines=3) == 3
     assert "there are server" in capsys.readouterr().err
+
+
+def test_logs_of_the_planes_are_sentences_and_other_lines_stay_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"time": "2026-11-30T15:53:47.624Z", "level": "info", "plane": "python", "logger": "a", "message": "ready"}
+    lines = [json.dumps(entry | {"jobId": "j"}), '{"time": 1}', "[1]", "Valkey is starting"]
+    (tmp_path / "worker-1.log").write_text("\n".join(lines) + "\n")
+    tail.tail(tmp_path, "worker", follow=False, lines=9)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"worker-1   2026-1\d-\d\d \d\d:\d\d:47 info    ready jobId=j", first)
+    assert [line.split(maxsplit=1)[1] for line in others] == lines[1:]
 
 
 def test_what_a_stream_cannot_encode_is_replaced_and_ends_nothing() -> None:

@@ -14,12 +14,23 @@ local function entry_name(stream, entry) return entry .. '@' .. stream end
 
 local function is_pending(r) return r.status == S.pending end
 
+-- Returns the stream of the job's priority, and the entry's own priority where `own` says that it stands on the stream of a higher one. Who planned
+-- an entry may not know yet that the priority was changed: a job of which it was names its entries' lines itself.
+local function in_line(J, stream, own)
+  if not field(J, 'changes') then return stream, own end
+  local priority = field(J, 'priority') or 'normal'
+  if own ~= '' then return stream, priority ~= 'high' and priority or '' end
+  local name = string.sub(stream, 1, -1 - #SUFFIX)
+  name = string.match(name, '^(.*):high$') or string.match(name, '^(.*):low$') or name
+  return (priority == 'normal' and name or name .. ':' .. priority) .. SUFFIX, ''
+end
+
 -- Puts an entry for `nodes` on a stream, or into the delays, and names it in their records.
 -- batch = { stream, place, nodes, needs, inline, nonce, delay_ms, reason, heavy, priority, declined }; `keep(r)` says which nodes it may
 -- take. `failure`: why it goes back; `goes_on`: the node will continue from its checkpoint, so its progress stays. priority: the entry's own where it is on the stream of a higher one, else ''. declined: a worker could not run it.
 local function dispatch(J, batch, keep, due, failure, goes_on)
-  local stream, place, nonce, delay, reason, heavy = batch[1], batch[2], batch[6], batch[7], batch[8], batch[9]
-  local priority, declined = batch[10], batch[11]
+  local place, nonce, delay, reason, heavy, declined = batch[2], batch[6], batch[7], batch[8], batch[9], batch[11]
+  local stream, priority = in_line(J, batch[1], batch[10])
   local nodes, records, given = { nil }, { nil }, batch[3]
   for k = 1, #given do
     local r = node_get(J, given[k])
@@ -83,8 +94,8 @@ local function stands(job, stream, row, fields, moved)
   if id_after(row, moved) then return true end
   if not fields.job or not string.find(fields.job, '^[%w._-]+$') then return false end
   for _, node in ipairs(split(fields.nodes)) do
-    local record = redis.call('HGET', job .. fields.job, 'n:' .. node)
-    if record and string.match(record, '^%S+ (%S+)') == entry_name(stream, row) then return true end
+    local status, under = string.match(redis.call('HGET', job .. fields.job, 'n:' .. node) or '', '^(%S+) (%S+)')
+    if status == S.ready and under == entry_name(stream, row) then return true end
   end
   return false
 end

@@ -190,7 +190,8 @@ local function emit(J, channel, kind, a, b, c, d, e, f)
   if listens or J.logged > 0 then event = event_json(J.seq, CREATED, kind, a, b, c, d, e, f) end
   if listens then redis.call('PUBLISH', channel .. J.id, event) end
   if J.logged == 0 then
-    local age = text_of[NOW - J.created]
+    local age = J.age or text_of[NOW - J.created]
+    J.age = age
     if kind == 'n' then event = age .. 'n ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d .. ' ' .. e .. ' ' .. f
     elseif kind == 's' then event = age .. 's ' .. a .. ' ' .. b .. ' ' .. c .. ' ' .. d
     else event = age .. 'e ' .. a end

@@ -19,7 +19,7 @@ local function move_entry(J, name, stream, own)
   end
   if not nodes[1] then return end
   local put = { 'job', J.id, 'nodes', table.concat(nodes, ',') }
-  if own == false then own = fields.priority or '' end
+  if own == false then own = fields.priority or '' else stream, own = in_line(J, stream, own) end
   if own ~= '' then put[5], put[6] = 'priority', own end
   for _, field in ipairs({ 'created', 'v', 'heavy', 'declined', 'needs', 'traceparent' }) do
     if fields[field] then put[#put + 1], put[#put + 2] = field, fields[field] end
@@ -35,16 +35,6 @@ local function move_entry(J, name, stream, own)
   return true
 end
 
-local function move_delay(J, nonce, stream, own)
-  local packed = redis.call('HGET', DELAY_ENTRIES, nonce)
-  local entry = packed and cmsgpack.unpack(packed)
-  if not entry or entry[1] ~= J.id or (entry[2] == stream and (own == false or entry[8] == own)) then return end
-  entry[2] = stream
-  if own ~= false then entry[8] = own end
-  redis.call('HSET', DELAY_ENTRIES, nonce, cmsgpack.pack(entry))
-  return true
-end
-
 transition('change', { 'allow-oom' }, function(id, priority, moves, before, after)
   local J = string.find(id, '^[%w._-]+$') and job_load(id) -- an id from a malformed entry would name another key
   if not J then return 'unknown' end
@@ -53,21 +43,21 @@ transition('change', { 'allow-oom' }, function(id, priority, moves, before, afte
     if after ~= before then field_put(J, 'about', after ~= '' and after) end
   end
   if JOB_ENDED[J.status] then return (priority ~= '' or moves[1]) and 'ended' or 'ok' end
+  local changes = tonumber(field(J, 'changes') or '0')
   local differs = priority ~= '' and priority ~= (field(J, 'priority') or 'normal')
   if differs or (priority ~= '' and moves[1]) then -- what stands at the front is taken back by the priority that the job has
-    if tonumber(field(J, 'changes') or '0') >= MOST_CHANGES then return 'often' end
+    if changes >= MOST_CHANGES then return 'often' end
   end
   local counts = differs
   if differs then
+    field_put(J, 'changes', text_of[changes]) -- in_line() looks at it
     field_put(J, 'priority', priority ~= 'normal' and priority)
     redis.call('PUBLISH', 'cancel', '/priority ' .. id .. ' ' .. priority)
   end
   for _, each in ipairs(moves) do
-    local nonce = string.match(each[1], '^delay:(.+)$')
-    local moved
-    if nonce then moved = move_delay(J, nonce, each[2], each[3]) else moved = move_entry(J, each[1], each[2], each[3]) end
-    counts = counts or (moved and priority ~= '')
+    local moved = move_entry(J, each[1], each[2], each[3])
+    if moved and priority ~= '' then counts = true end
   end
-  if counts then field_put(J, 'changes', text_of[tonumber(field(J, 'changes') or '0') + 1]) end
+  if counts then field_put(J, 'changes', text_of[changes + 1]) end
   return 'ok'
 end)

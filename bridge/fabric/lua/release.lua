@@ -1,6 +1,20 @@
 -- release: gives up a claim, its nodes going back. running | ready -> ready, under a new entry; the old entry is acked.
 -- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, batches }.
--- Replies a word per item: ok | gone | stale.
+-- Replies a word per item: ok | gone | stale | left (a node that the batches do not name is still under the entry, as after a report that was never
+-- written: the entry stays, and what its lease leaves is taken over).
+local function is_named(J, name)
+  local nodes = names_of(J, 'n:')
+  for first = 1, #nodes, 1000 do
+    local keys = {}
+    for i = first, math.min(first + 999, #nodes) do keys[#keys + 1] = 'n:' .. nodes[i] end
+    for k, raw in ipairs(redis.call('HMGET', job_key(J.id), unpack(keys))) do
+      local r = raw and string.find(raw, ' ' .. name .. ' ', 1, true) and node_get(J, nodes[first + k - 1])
+      if r and r.entry == name and not NODE_ENDED[r.status] then return true end
+    end
+  end
+  return false
+end
+
 transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batches)
   local name = entry_name(stream, entry)
   local J = job_load(id)
@@ -20,6 +34,7 @@ transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batc
       end
     end
   end
+  if is_named(J, name) then return 'left' end
   conclude(J)
   claim_drop(J, name)
   entry_ack(stream, entry)

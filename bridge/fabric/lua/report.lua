@@ -89,7 +89,8 @@ steps_of['send'] = function(J, entry, step)
   return sent and 'ok' or 'taken'
 end
 
--- { 'resend', entry name, batch }: the records name an entry that is on no stream and in no delay any more; in a cancelled job the step ends these nodes
+-- { 'resend', entry name, batch }: the records name an entry that is in no delay any more, and on no stream or acknowledged (the group's last one
+-- stays on the stream, acks_save()); in a cancelled job the step ends these nodes
 steps_of['resend'] = function(J, _, step)
   local _, lost, batch = unpack(step)
   if JOB_ENDED[J.status] then return 'taken' end
@@ -97,7 +98,7 @@ steps_of['resend'] = function(J, _, step)
     if redis.call('ZSCORE', DELAYS, string.sub(lost, 7)) then return 'taken' end
   else
     local id, stream = string.match(lost, '^([^@]+)@(.+)$')
-    if entry_fields(stream, id) then return 'taken' end
+    if entry_fields(stream, id) and (id_after(id, last_delivered(stream).id) or entry_owner(stream, id)) then return 'taken' end
   end
   claim_drop(J, lost)
   if not JOB_STARTS[J.status] then
@@ -140,10 +141,14 @@ local unclaimed = { skip = true, send = true, resend = true }
 -- Returns the fields that an item will need; beyond the limit of unpack() the rest is read one by one.
 local function wanted(name, steps, reads, ack)
   local names = { 'c:' .. name, 'log', ack and 'pipeline' or nil, nil } -- the end of a job is counted by its pipeline
+  local sends = false
   for k = 1, #steps do
     if #names > 2000 then return names end
     local word = steps[k][1]
-    if word ~= 'send' and word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. steps[k][2] end
+    if word == 'send' then
+      if not sends then names[#names + 1] = 'changes' end
+      sends = true
+    elseif word ~= 'resend' and word ~= 'event' then names[#names + 1] = 'n:' .. steps[k][2] end
   end
   for k = 1, #reads do
     if #names > 2000 then return names end

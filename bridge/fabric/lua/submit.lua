@@ -19,7 +19,7 @@ transition('submit', {}, function(id, digest, remaining, batches, start_at, max_
   local refusal = over(limit)
   if refusal then return refusal end
   local status = start_at > NOW and S.scheduled or S.queued
-  local J = job_new(id, setmetatable({ digest = digest }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
+  local J = job_new(id, setmetatable({ digest = digest, graph = nil, routes = nil, about = nil }, NOTHING_ELSE), status, 0, 0, remaining, 0, 0, 0, 1, '-', '-', NOW_TEXT)
   J.put = { 'state', '', 'digest', digest, ... }
   for k = 5, #J.put, 2 do J.fields[J.put[k]] = J.put[k + 1] end
   if start_at > 0 then field_put(J, 'startAt', text_of[start_at]) end

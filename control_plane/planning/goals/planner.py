@@ -15,7 +15,7 @@ import msgspec
 
 from dihedral.bridge.artifacts.owned import OwnedStore
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, BadKey
-from dihedral.bridge.fabric import keys
+from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.tasks.registry import declared_mib
 from dihedral.control_plane.access import ANONYMOUS, Principal
@@ -211,9 +211,7 @@ class Planner:
             return
         now = time.time()
         name = keys.plans(principal.key.id if principal.key else "", int(now // 60))
-        count = await self._client.incrby(name, 1)
-        if count == 1:
-            await self._client.pexpire(name, 120_000)
+        count = await functions.call(self._client, "lasting", name, 120_000, "INCRBY", 1)
         if count > limit:
             detail = f"this key has {limit} goals planned in a minute (planner.perMinute)"
             raise ApiProblem(429, "plans_limited", detail, headers={"Retry-After": str(60 - int(now % 60))})
