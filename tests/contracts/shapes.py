@@ -563,6 +563,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "NodeStatus": NODE_STATUS,
         "EdgeKind": EDGE_KIND,
         "NodeError": NODE_ERROR,
+        "Remedy": REMEDY,
+        "RemedyClass": REMEDY_CLASS,
         "Retries": RETRIES,
         "Node": NODE,
         "Edge": EDGE,
