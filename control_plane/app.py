@@ -124,6 +124,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
             "store": asyncio.create_task(keep_agreeing(client, settings.artifacts), name="store"),
+            "planner": asyncio.create_task(planner.prepare(), name="planner"),
             "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():

@@ -29,7 +29,9 @@ async def store_examples(store: ArtifactStore) -> None:
     if not missing:
         return
     with tempfile.TemporaryDirectory() as folder:
-        made = examples.make(Path(folder)) | examples.base()
+        made = examples.base()
+        drawn = [name for name in missing if name not in made]
+        made |= examples.make(Path(folder), *drawn) if drawn else {}
         for name in missing:
             key, kind = PLACES[name]
             await store.put("inputs", key, made[name], kind)

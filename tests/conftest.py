@@ -25,8 +25,8 @@ QUICK = ("graphs", "contracts", "bridge/test_scripts.py", "bridge/test_every_scr
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` is: three test processes for two cores, as a test waits for its servers and children half of its time."""
-    return len(os.sched_getaffinity(0)) * 3 // 2
+    """What `-n auto` is: two test processes for each core, as a test waits for its servers and children half of its time."""
+    return len(os.sched_getaffinity(0)) * 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

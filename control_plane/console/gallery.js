@@ -11,6 +11,7 @@ import { isPoster, kindOf, KIND_ICONS, Preview, Thumbnail, WaveThumb } from "./v
 
 const LOOK_MS = 5000;
 const PAGE = 500;
+const LEAST = 100; // files that fill a screen
 const TILE = 196;
 const GAP = 14;
 const KINDS = ["video", "image", "audio", "tensors", "text", "other"];
@@ -80,15 +81,21 @@ export function Gallery() {
   const search = (query.get("q") || "").toLowerCase();
   const shown = useMemo(() => (found.shown ?? []).filter((meta) => (!query.get("favourite") || favourites.has(meta)) && `${meta.key} ${fileName(meta)}`.toLowerCase().includes(search)),
     [found.shown, search, query.get("favourite"), favourites.version]);
+  const wanted = useRef(null); // as many as are to be shown, since a page may bring none that the search shows
+  if (wanted.current?.of !== `${words}|${search}`) wanted.current = { of: `${words}|${search}`, least: LEAST };
+  const more = () => {
+    wanted.current.least = shown.length + LEAST;
+    found.more();
+  };
   useEffect(() => {
-    if (!shown.length && found.cursor) found.more();
+    if (found.cursor && shown.length < wanted.current.least) found.more();
   }, [shown, found.cursor]);
   const asList = query.get("view") === "list";
   return html`<div class="page fill">
     <div class="title"><h1>${t("Artifacts")}</h1><span class="muted numbers" aria-live="polite">${found.shown ? (found.cursor ? t("more than {files}", { files: countFiles(shown.length) }) : countFiles(shown.length)) : ""}</span></div>
     <${Filters} query=${query} asList=${asList} />
     ${found.error && !found.shown ? html`<${Failure} error=${found.error} retry=${() => found.more()} />` : !found.shown || (!shown.length && found.cursor) ? html`<${Loading} rows=${10} />` : !shown.length ? html`<${None} />`
-      : asList ? html`<${Table} shown=${shown} end=${() => found.more()} />` : html`<${Grid} shown=${shown} posters=${found.posters} end=${() => found.more()} enlarge=${setOpen} />`}
+      : asList ? html`<${Table} shown=${shown} end=${more} />` : html`<${Grid} shown=${shown} posters=${found.posters} end=${more} enlarge=${setOpen} />`}
     ${open !== null && shown[open] && html`<${FullScreen} files=${shown} at=${open} move=${setOpen} close=${() => setOpen(null)} />`}
   </div>`;
 }

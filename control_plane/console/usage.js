@@ -9,6 +9,7 @@ const USAGE_MS = 10_000; // a sample is that far from the next
 const GIB = 2 ** 30;
 const KEPT_MS = 3600e3;
 const MOST_WORKERS = 4;
+const LEAST = 3; // samples; of a job of a few seconds a line would tell nothing
 
 // The samples of a worker, read again `every` so many ms; 0: once, null: not yet.
 export function useUsage(workerId, every = USAGE_MS) {
@@ -38,8 +39,8 @@ function Machine({ job, workerId }) {
   const samples = useUsage(workerId, isAlive(job) ? USAGE_MS : 0) ?? [];
   const from = ms(job.started);
   const to = ms(job.finished) ?? Infinity;
-  const within = samples.filter((sample) => Date.parse(sample.at) >= from - USAGE_MS && Date.parse(sample.at) <= to + USAGE_MS);
-  if (within.length < 2 || within.every((sample) => !sample.busy)) return null; // light nodes run beside the slots
+  const within = samples.filter((sample) => Date.parse(sample.at) >= from && Date.parse(sample.at) <= to);
+  if (within.length < LEAST || within.every((sample) => !sample.busy)) return null; // light nodes run beside the slots
   return html`<section class="panel machine" aria-label=${t("Machine: {worker}", { worker: workerId })}><header><h2>${t("Machine")}</h2><span class="mono muted">${workerId}</span></header>
     <div class="body"><div class="curves"><${UsageCurves} samples=${within} at=${(sample) => Math.round((Date.parse(sample.at) - from) / 1000)} along=${t("second")} /></div></div></section>`;
 }

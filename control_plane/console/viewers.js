@@ -171,7 +171,7 @@ function Tensors({ url }) {
       <tbody>${named.slice(0, 500).map(([name, tensor]) => html`<tr key=${name}><td class="mono">${name}</td><td>${String(tensor.dtype)}</td><td class="numbers">${tensor.shape.join(" × ") || t("scalar")}</td>
         <td class="n">${size((tensor.data_offsets?.[1] ?? 0) - (tensor.data_offsets?.[0] ?? 0))}</td></tr>`)}</tbody></table></div>
     ${named.length > 500 && html`<p class="muted">${t("and {n} more", { n: (named.length - 500).toLocaleString() })}</p>`}
-    ${Object.keys(notes).length > 0 && html`<h3>${t("Metadata")}</h3><dl class="facts">${Object.entries(notes).map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd class="mono">${String(value)}</dd>`])}</dl>`}
+    ${Object.keys(notes).length > 0 && html`<h3>${t("Metadata")}</h3><dl class="facts">${Object.entries(notes).sort().map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd class="mono">${String(value)}</dd>`])}</dl>`}
   </div>`;
 }
 

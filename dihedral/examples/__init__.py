@@ -1,10 +1,11 @@
 """The demo's inputs: two pictures, speech-like recordings of two speakers, a tiny language model. Made by code; nothing is downloaded."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 
-def make(directory: Path) -> dict[str, Path]:
-    """Writes the inputs into `directory` (made where missing) and returns their paths by name.
+def make(directory: Path, *only: str) -> dict[str, Path]:
+    """Writes the inputs into `directory` (made where missing) and returns their paths by name. `only`: these names, instead of all.
 
     `picture` and `second_picture` are PNG, 640×480; `recording` and `second_recording` are mono 16-bit WAV at
     22,050 Hz, 6 s, of two speakers who differ in pitch and formants. The same on every run.
@@ -12,16 +13,20 @@ def make(directory: Path) -> dict[str, Path]:
     from dihedral.examples import scenes, speech  # numpy, Pillow and libsndfile only when asked for
 
     directory.mkdir(parents=True, exist_ok=True)
-    paths = {
-        "picture": directory / "dusk.png",
-        "second_picture": directory / "meadow.png",
-        "recording": directory / "speaker-low.wav",
-        "second_recording": directory / "speaker-high.wav",
+    makers: dict[str, tuple[str, Callable[[Path], None]]] = {
+        "picture": ("dusk.png", lambda path: scenes.write(scenes.dusk(), path)),
+        "second_picture": ("meadow.png", lambda path: scenes.write(scenes.meadow(), path)),
+        "recording": ("speaker-low.wav", lambda path: speech.write(speech.speak(speech.LOW, 6.0, seed=1), path)),
+        "second_recording": (
+            "speaker-high.wav",
+            lambda path: speech.write(speech.speak(speech.HIGH, 6.0, seed=2), path),
+        ),
     }
-    scenes.write(scenes.dusk(), paths["picture"])
-    scenes.write(scenes.meadow(), paths["second_picture"])
-    speech.write(speech.speak(speech.LOW, seconds=6.0, seed=1), paths["recording"])
-    speech.write(speech.speak(speech.HIGH, seconds=6.0, seed=2), paths["second_recording"])
+    paths = {}
+    for name in only or makers:
+        file, write = makers[name]
+        paths[name] = directory / file
+        write(paths[name])
     return paths
 
 

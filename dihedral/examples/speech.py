@@ -42,8 +42,11 @@ def speak(speaker: Speaker, seconds: float, seed: int) -> Signal:
     pitch = speaker.pitch_hz * (1 + 0.04 * np.sin(2 * np.pi * 0.7 * time) + 0.015 * np.sin(2 * np.pi * 2.3 * time + 1))
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     voice = np.zeros(count)
+    centres = np.ascontiguousarray(
+        (formants * speaker.formants).T
+    )  # a row a formant: loops over samples, not over three
     for harmonic in range(1, int(0.45 * RATE / speaker.pitch_hz / 1.06) + 1):
-        response = _resonance(harmonic * pitch, formants * speaker.formants)
+        response = _resonance(harmonic * pitch, centres)
         voice += response / harmonic**speaker.slope * np.sin(harmonic * phase)
     voice *= loudness / np.abs(voice).max()
     noise = np.diff(rng.standard_normal(count + 2), n=2)  # twice differenced: a bright hiss
@@ -83,8 +86,11 @@ def _plan(rng: np.random.Generator, count: int) -> tuple[Signal, Signal, Signal]
     return formants, loudness, hiss
 
 
-def _resonance(frequency: Signal, formants: Signal) -> Signal:
-    """(count,) Hz under formants (count, 3) Hz -> (count,): parallel second-order resonators, the higher weaker."""
-    f = frequency[:, None]
-    peaks = (formants * _BANDWIDTHS) / np.sqrt((formants**2 - f**2) ** 2 + (f * _BANDWIDTHS) ** 2)
-    return np.asarray(peaks @ np.array((1.0, 0.6, 0.35)))
+def _resonance(frequency: Signal, centres: Signal) -> Signal:
+    """(count,) Hz under formants centred at (3, count) Hz -> (count,): parallel second-order resonators, the higher weaker."""
+    squared = frequency * frequency
+    response = np.zeros_like(frequency)
+    for centre, bandwidth, weight in zip(centres, _BANDWIDTHS, (1.0, 0.6, 0.35), strict=True):
+        away = centre * centre - squared
+        response += weight * bandwidth * centre / np.sqrt(away * away + bandwidth**2 * squared)
+    return response

@@ -1,4 +1,4 @@
-"""The console in Chromium, without a GPU: how soon it is drawn and how smoothly it moves with 10,000 jobs and a graph of 1,000 nodes.
+"""The console in Chromium, without a GPU: how soon it is drawn and how smoothly it moves with 10,000 jobs, 5,000 files and a graph of 1,000 nodes.
 
 First draw is from the start of the navigation until the first row or node has been painted, in a new browser profile (cold) and
 once more in the same one (warm). Frames a second are counted while every frame scrolls the list or drags the graph. CPU is what the
@@ -13,13 +13,23 @@ from typing import Any
 
 from tests.benchmarks.bench import Row, Table
 from tests.console.browser import Tab, chromium
-from tests.console.large import first_draw_ms, frames, large_graph, longest_task_ms, start_tracing, submit_many
+from tests.console.large import (
+    first_draw_ms,
+    frames,
+    large_graph,
+    longest_task_ms,
+    start_tracing,
+    store_many,
+    submit_many,
+)
 from tests.support.stack import Stack
 
 JOBS = 10_000
 NODES = 1_000
+FILES = 5_000
 VIEWS = {
     "10,000 jobs": ("/", ".rows .job-row", "scroll"),
+    "gallery of 5,000 files": ("/console/artifacts", ".tile img", "scroll"),
     "graph of 1,000 nodes": ("/console/jobs/large", ".node", "drag"),
 }
 
@@ -33,6 +43,7 @@ def run(jobs: int, rounds: int) -> tuple[list[Table], list[Row]]:
         house.post("/api/jobs", large_graph(NODES, "large"))
         house.ended("large", 90)
         submit_many(house, jobs)
+        store_many(directory / "artifacts", FILES)
         with chromium() as browser:
             for turn in range(rounds):
                 for view, (address, awaited, act) in VIEWS.items():

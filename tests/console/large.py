@@ -1,15 +1,22 @@
 """Ten thousand jobs and a graph of a thousand nodes, and how to tell whether a page that shows them is quick: first draw, frames a second."""
 
+import hashlib
 import json
 import random
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from playwright.sync_api import Browser, Page
 
+from dihedral.bridge.artifacts.index import Index
+from dihedral.schemas.structs.artifact import ArtifactMeta
+from tests.console.filming import png
 from tests.support.stack import Stack
 
 FAR = "2099-01-01T00:00:00Z"
 BATCH = 1000
+PICTURE = png(1)
 
 NOTE_FIRST_DRAW = """
   new MutationObserver((_, observer) => {
@@ -59,6 +66,26 @@ def submit_many(house: Stack, count: int) -> None:
             for index in range(start, min(count, start + BATCH))
         ]
         house.post("/api/jobs/batch", {"jobs": jobs}, status=200)
+
+
+def store_many(artifacts: Path, count: int) -> None:
+    """Pictures in a local store, from one that came long ago to the newest, written as the store would; nothing waits for a disk."""
+    index = Index(artifacts)
+    digest = hashlib.sha256(PICTURE).hexdigest()
+    for number in range(count):
+        key = f"many/{number:05}/picture-{number:05}.png"
+        created = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}.000Z"
+        meta = ArtifactMeta(
+            bucket="inputs", key=key, size_bytes=len(PICTURE), content_type="image/png", sha256=digest, created_at=created,
+            job_id=None, node_id=None,
+        )  # fmt: skip
+        for path, content in (
+            (artifacts / "inputs" / key, PICTURE),
+            (artifacts / ".meta" / "inputs" / f"{key}.json", msgspec.json.encode(meta)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        index.add(meta)
 
 
 def large_graph(count: int, job: str) -> dict[str, Any]:

@@ -45,10 +45,12 @@ def row(page: Page, job: str) -> Locator:
     return page.get_by_role("row").filter(has=page.get_by_role("link", name=job, exact=True))
 
 
-def findings(page: Page) -> list[str]:
-    """What axe-core calls serious or critical, with the elements."""
-    page.evaluate(AXE + ";0")
-    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+def findings(page: Page, *rules: str) -> list[str]:
+    """What axe-core calls serious or critical, with the elements; `rules`: only by these."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE + ";0")
+    options: dict[str, Any] = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
+    found: Any = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']][:4]}"
         for each in found["violations"]

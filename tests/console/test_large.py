@@ -10,13 +10,14 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.console.browser import Tab
-from tests.console.large import frames, large_graph, submit_many
+from tests.console.large import frames, large_graph, longest_task_ms, start_tracing, store_many, submit_many
 from tests.console.steps import row
 from tests.support.polling import becomes
 from tests.support.stack import Stack
 
 JOBS = 10_000
 NODES = 1_000
+FILES = 1_200
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,28 @@ def test_a_job_deep_in_the_list_is_found_by_its_id(open_tab: Callable[..., Tab],
     page = open_tab(large.url).page
     page.goto("/?q=many-00003")
     expect(row(page, "many-00003")).to_be_visible()
+
+
+def test_a_file_deep_in_the_gallery_is_found_and_nothing_blocks_the_page(
+    browser: Browser, open_tab: Callable[..., Tab], large: Stack
+) -> None:
+    """The search once stopped at the first page of files that brought no other match."""
+    store_many(large.directory / "artifacts", FILES)
+    page = open_tab(large.url).page
+    start_tracing(browser, page)
+    page.goto("/console/artifacts?q=0119")
+    expect(page.get_by_text("11 files", exact=True)).to_be_visible()
+    page.get_by_role("searchbox", name="Search by name").fill("")
+    rows = page.locator(".rows")
+
+    def reached_the_end() -> bool:
+        rows.evaluate("rows => { rows.scrollTop = rows.scrollHeight }")
+        return bool(page.get_by_text(f"{FILES:,} files", exact=True).count())
+
+    becomes(reached_the_end, 60)
+    expect(page.get_by_role("link", name="picture-00000.png", exact=True)).to_be_visible()
+    assert page.locator(".tile").count() < 80, "only what is in sight is drawn"
+    assert longest_task_ms(browser) < 100
 
 
 def test_a_graph_of_a_thousand_nodes_is_drawn_walked_and_followed(open_tab: Callable[..., Tab], large: Stack) -> None:

@@ -4,19 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from tests.console.browser import Tab
 from tests.control_plane.served import Served, made_settings, serve
 from tests.support.stack import Stack
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
-def test_the_reference_draws_tries_out_and_asks_no_other_host(
-    browser: Browser, house: Stack, open_tab: Callable[..., Tab], width: int, theme: str
+def test_the_menu_of_the_console_leads_to_the_reference_and_it_asks_no_other_host(
+    house: Stack, open_tab: Callable[..., Tab]
 ) -> None:
-    tab = open_tab(house.url, viewport={"width": width, "height": 900}, color_scheme=theme)
+    tab = open_tab(house.url, color_scheme="light")
+    page = tab.page
+    page.goto("/")
+    page.get_by_role("button", name="Menu: theme, account, shortcuts").click()
+    page.get_by_role("link", name="API reference").click()
+    expect(page.get_by_text("Submit a job").first).to_be_visible()
+    assert page.locator("rapi-doc").get_attribute("theme") == "light"
+    assert_only(house, tab)
+    page.get_by_role("link", name="← Console").click()
+    expect(page).to_have_title("Jobs · Dihedral")
+
+
+def test_an_operation_has_an_address_and_is_tried_out_on_a_phone(house: Stack, open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab(house.url, viewport={"width": 390, "height": 900}, color_scheme="dark")
     page = tab.page
     page.add_init_script("sessionStorage.setItem('key', 'dih_of_this_tab')")
     page.goto("/docs#get-/api/limits")
@@ -25,22 +36,13 @@ def test_the_reference_draws_tries_out_and_asks_no_other_host(
     assert answered.value.ok
     assert answered.value.request.headers["authorization"] == "Bearer dih_of_this_tab"
     expect(page.get_by_text(f'"uploadBytes": {answered.value.json()["uploadBytes"]}').first).to_be_visible()
-    page.goto("/docs")
-    page.reload()
-    expect(page.get_by_text("Submit a job" if width > 800 else "/api/jobs/batch").first).to_be_visible()
+    assert page.locator("rapi-doc").get_attribute("theme") == "dark"
+    assert_only(house, tab)
+
+
+def assert_only(house: Stack, tab: Tab) -> None:
     assert {urlsplit(url).netloc for url in tab.asked if not url.startswith("data:")} == {urlsplit(house.url).netloc}
-    assert page.locator("rapi-doc").get_attribute("theme") == theme
     assert tab.said == []
-
-
-def test_the_menu_of_the_console_leads_to_it(browser: Browser, house: Stack, open_tab: Callable[..., Tab]) -> None:
-    page = open_tab(house.url).page
-    page.goto("/")
-    page.get_by_role("button", name="Menu: theme, account, shortcuts").click()
-    page.get_by_role("link", name="API reference").click()
-    expect(page.get_by_text("Submit a job").first).to_be_attached()
-    page.get_by_role("link", name="← Console").click()
-    expect(page).to_have_title("Jobs · Dihedral")
 
 
 async def test_its_files_are_compressed_cached_and_under_a_policy(

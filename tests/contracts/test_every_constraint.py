@@ -43,8 +43,9 @@ def test_schema_and_struct_agree_with_the_contract(stem: str, name: str) -> None
 @pytest.mark.parametrize(("stem", "name"), DEFINITIONS)
 def test_deleting_any_constraint_changes_a_verdict(stem: str, name: str) -> None:
     schema = linked(sources()[stem]["$defs"][name], stem)
-    # small documents first: the 20,001 edges are looked at for their own limit only
-    cases = sorted(documents(SHAPES[stem][name]), key=lambda case: len(repr(case.content)))
+    # Small documents first, as the 20,001 edges are looked at for their own limit only; of them those that must be refused.
+    sized = [(len(repr(case.content)), case) for case in documents(SHAPES[stem][name])]
+    cases = [case for _, case in sorted(sized, key=lambda each: (each[0] > 10_000, each[1].good, each[0]))]
     unheld = []
     for path in constraints(schema):
         mutant = without(schema, path)

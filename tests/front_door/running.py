@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dihedral.data_plane.process_groups import members
+from tests.front_door import warm
 
 SECONDS = 500  # when a test gives up, no promise
 COMMAND = [sys.executable, "-P", "-m", "dihedral.cli"]
@@ -19,9 +20,11 @@ COMMAND = [sys.executable, "-P", "-m", "dihedral.cli"]
 
 def dihedral(*arguments: str, cwd: Path, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, which must have this exit code."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=SECONDS, env=environment(**environ)
-    )
+    command, its = [*COMMAND, *arguments], environment(**environ)
+    if any(name.startswith(warm.COLD) for name in environ):
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=SECONDS, env=its)
+    else:
+        done = subprocess.CompletedProcess(command, *warm.run(arguments, cwd, its, SECONDS))
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done
 

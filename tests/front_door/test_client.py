@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -520,9 +521,14 @@ async def use_async(client: AsyncClient) -> None:
 
 
 def test_a_type_checker_knows_the_documents_and_the_arguments(tmp_path: Path) -> None:
+    """Those of a script with mistakes; in the Python of the README there are none."""
     (tmp_path / "typed.py").write_text(TYPED)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", "typed.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert blocks
+    (tmp_path / "session.py").write_text("".join(blocks))
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent"]
+    done = subprocess.run([*command, "typed.py", "session.py"], cwd=tmp_path, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if ": error:" in line or ": note: Rev" in line]
     said = [line.partition(": ")[2].partition(": ")[2] for line in lines]
     assert said[0].startswith("Revealed type is \"Literal['scheduled'] | "), done.stdout

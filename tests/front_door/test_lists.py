@@ -15,6 +15,7 @@ import pytest
 
 from dihedral.render import left, seconds_range
 from dihedral.tables import cut, width
+from tests.front_door import warm
 from tests.front_door.running import COMMAND, SECONDS, Up, environment, up
 from tests.front_door.test_cli import Shell
 from tests.support.polling import becomes
@@ -38,11 +39,16 @@ class Terminal:
         self.shell = shell
         self.columns = columns
 
-    def begin(self, *arguments: str, **environ: str) -> tuple[subprocess.Popen[bytes], int]:
+    def _opened(self, **environ: str) -> tuple[int, int, dict[str, str]]:
+        """Returns both ends of a terminal, and an environment that does not say how wide it is."""
         outer, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, self.columns, 0, 0))
         given = environment(**self.shell.environ, **environ)
         given.pop("COLUMNS", None)
+        return outer, inner, given
+
+    def begin(self, *arguments: str, **environ: str) -> tuple[subprocess.Popen[bytes], int]:
+        outer, inner, given = self._opened(**environ)
         process = subprocess.Popen(
             [*COMMAND, *arguments], cwd=self.shell.directory, env=given, stdin=inner, stdout=inner, stderr=inner,
             preexec_fn=lambda: _controls(),
@@ -51,9 +57,11 @@ class Terminal:
         return process, outer
 
     def __call__(self, *arguments: str, code: int = 0, **environ: str) -> str:
-        process, outer = self.begin(*arguments, **environ)
+        outer, inner, given = self._opened(**environ)
+        ended = warm.begin(arguments, self.shell.directory, given, (inner, inner, inner))
+        os.close(inner)
         text = _rest(outer)
-        assert process.wait(SECONDS) == code, text
+        assert ended(SECONDS) == code, text
         return text
 
 

@@ -451,7 +451,7 @@ def explore(redis_url: str, examples: int, steps: int, monkeypatch: pytest.Monke
 
 
 def test_no_interleaving_loses_or_doubles_a_node(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    explore(redis_url, 200, 30, monkeypatch)
+    explore(redis_url, 100, 30, monkeypatch)
 
 
 @pytest.mark.long
