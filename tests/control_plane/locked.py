@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect as ws_connect
 from dihedral.bridge.fabric.connection import Client, connect
 from dihedral.control_plane import api_keys
 from tests.control_plane.served import Served, checked, made_settings, serve, submission
+from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
 
@@ -57,7 +58,12 @@ class Locked:
 
     def socket(self, name: str | None = None, **headers: str) -> ws_connect:
         headers = {**self.of(name), **{key.replace("_", "-"): value for key, value in headers.items()}}
-        return ws_connect(f"ws://127.0.0.1:{self.served.port}/ws", additional_headers=headers, proxy=None)
+        return ws_connect(
+            f"ws://127.0.0.1:{self.served.port}/ws",
+            additional_headers=headers,
+            proxy=None,
+            open_timeout=at_this_load(30),
+        )
 
     async def refused(self, name: str | None = None, **headers: str) -> Any:
         """The problem with which a WebSocket is refused."""
