@@ -55,6 +55,7 @@ from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
 from dihedral.control_plane.routes.presets import preset_routes
+from dihedral.control_plane.routes.provenance import provenance_routes
 from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
@@ -152,6 +153,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             operator_routes,
             preset_routes,
+            provenance_routes,
             *session_routes,
             *mcp_routes,
             *pages,

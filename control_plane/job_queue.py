@@ -14,8 +14,9 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from prometheus_client import Counter
 
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER, OwnedStore
+from dihedral.bridge.artifacts.provenance import REQUEST
 from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
@@ -49,10 +51,11 @@ from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
 from dihedral.control_plane.presets import Presets
 from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
+from dihedral.control_plane.remedies import origins, remedy_of
 from dihedral.control_plane.statistics import Statistics
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Estimate, Graph, Node, NodeError, NodeStatus, Plane
+from dihedral.schemas.structs.graph import Estimate, Graph, Node, NodeError, NodeStatus, Plane, Remedy
 from dihedral.schemas.structs.job import Job, JobError, JobStatus, Priority
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.problem import ProblemDetail
@@ -189,9 +192,12 @@ class JobQueue:
         graph = planning.normalise(submission, job_id or secrets.token_hex(16))
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
-        graph.metadata.pop(OWNER, None)
+        for name in (OWNER, REQUEST):
+            graph.metadata.pop(name, None)
         if owner:
             graph.metadata[OWNER] = owner
+        if self.settings.artifacts.provenance and (made := what.made()):
+            graph.metadata = {**graph.metadata, REQUEST: made}
         if traceparent := TRACEPARENT.get():
             graph.metadata = {**graph.metadata, "traceparent": traceparent}
         if isinstance(request.pool, str):
@@ -570,7 +576,7 @@ class JobQueue:
             finished=_stamp(view.finished_ms),
             attempt=view.attempt,
             waiting_for=waiting,
-            error=_decode_error(view.error) if view.error else None,
+            error=self._error(view, params) if view.error else None,
             artifacts=view.artifacts,
             name=identity.name_of(about) or None,
             tags=about.tags,
@@ -583,6 +589,22 @@ class JobQueue:
             estimate=estimate or msgspec.UNSET,
             starts_in=starts_in or msgspec.UNSET,
         )
+
+    def _error(self, view: JobView, params: Mapping[str, object] | None) -> JobError:
+        """Decodes the error of a job, with its remedy. `params`: of its request; None for a graph."""
+        error = _decode_error(view.error or "")
+        error.remedy = remedy_of(error, params or {}, self._origins(view, error.node_id))
+        return error
+
+    def _origins(self, view: JobView, node_id: str | None) -> dict[str, str]:
+        pipeline = self.pipelines.get(view.pipeline or "")
+        return origins(pipeline.graph if pipeline is not None else None, node_id)
+
+    def _remedy(self, view: JobView, node: Node, error: NodeError) -> Remedy:
+        """Returns what can be done about a node's error: the param that it names is one of the request, or of the node where a graph was submitted."""
+        if view.pipeline:
+            return remedy_of(error, identity.decode(view.about).given, self._origins(view, node.id))
+        return remedy_of(error, node.params, {})
 
     async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncGenerator[bytes, None]:
         """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
@@ -619,7 +641,15 @@ class JobQueue:
             ended = [node.id for node in nodes if view.record(node.id).status in ("completed", "failed")]
             left = await self.jobs.left(view.job_id, ended)
             yield between + b",".join(
-                _live(node, view.record(node.id), shares, left.get(node.id), estimates.get(node.id)) for node in nodes
+                _live(
+                    node,
+                    view.record(node.id),
+                    shares,
+                    left.get(node.id),
+                    estimates.get(node.id),
+                    partial(self._remedy, view, node),
+                )
+                for node in nodes
             )
             between = b","
         yield b"]}"
@@ -791,7 +821,12 @@ def _beside(request: JobRequest, guard: Guard) -> list[planning.Problem]:
 
 
 def _live(
-    node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None, estimate: Estimate | None
+    node: Node,
+    record: NodeRecord,
+    shares: dict[str, int],
+    left: bytes | None,
+    estimate: Estimate | None,
+    remedy: Callable[[NodeError], Remedy],
 ) -> bytes:
     node.status = NodeStatus(record.status)
     if record.status not in ("pending", "ready"):
@@ -809,6 +844,7 @@ def _live(
         node.output = payload["output"]
     if "error" in payload:
         node.error = msgspec.json.decode(payload["error"], type=NodeError)
+        node.error.remedy = remedy(node.error)
     return msgspec.json.encode(node)
 
 
