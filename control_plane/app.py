@@ -55,6 +55,7 @@ from dihedral.control_plane.routes.live import live_routes
 from dihedral.control_plane.routes.mcp import mcp_routes
 from dihedral.control_plane.routes.operator import operator_routes
 from dihedral.control_plane.routes.presets import preset_routes
+from dihedral.control_plane.routes.provenance import provenance_routes
 from dihedral.control_plane.routes.reference import reference_routes
 from dihedral.control_plane.routes.service import service_routes
 from dihedral.control_plane.routes.session import session_routes
@@ -123,6 +124,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             "scheduler": asyncio.create_task(Scheduler(settings).run(), name="scheduler"),
             "webhooks": asyncio.create_task(Webhooks(settings, jobs, queue.document).run(), name="webhooks"),
             "store": asyncio.create_task(keep_agreeing(client, settings.artifacts), name="store"),
+            "planner": asyncio.create_task(planner.prepare(), name="planner"),
             "loop watch": asyncio.create_task(metrics.watch_loop(), name="loop watch"),
         }
         for name, loop in loops.items():
@@ -151,6 +153,7 @@ def create_app(settings: Settings, spans: Tracing | None = None) -> Litestar:
             *service_routes,
             operator_routes,
             preset_routes,
+            provenance_routes,
             *session_routes,
             *mcp_routes,
             *pages,

@@ -14,8 +14,9 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from prometheus_client import Counter
 
 from dihedral.bridge import metrics
 from dihedral.bridge.artifacts.owned import OWNER, OwnedStore
+from dihedral.bridge.artifacts.provenance import REQUEST
 from dihedral.bridge.artifacts.prune import names_in, note_use
 from dihedral.bridge.artifacts.store import ArtifactStore
 from dihedral.bridge.errors import StoreError
@@ -33,7 +35,6 @@ from dihedral.bridge.fabric.items import Limit
 from dihedral.bridge.fabric.jobs import Jobs, JobView, NewJob, decode_graph
 from dihedral.bridge.fabric.lifecycle import JOB_ENDED
 from dihedral.bridge.fabric.scripts import Depth, NodeRecord
-from dihedral.bridge.fabric.workers import KnownTask
 from dihedral.bridge.graphs import Placement, Plan, Topology
 from dihedral.bridge.outgoing import Forbidden, Guard
 from dihedral.bridge.times import rfc3339
@@ -43,25 +44,24 @@ from dihedral.control_plane.access import ANONYMOUS, Principal
 from dihedral.control_plane.body import DECODE_ERRORS, refusal, too_large
 from dihedral.control_plane.estimates import Estimates
 from dihedral.control_plane.identity import About
+from dihedral.control_plane.known import Known
 from dihedral.control_plane.planning import artifacts
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.planning.mending import MOST_BYTES, Mended
 from dihedral.control_plane.planning.wanted import Wanted, again, wanted
 from dihedral.control_plane.presets import Presets
 from dihedral.control_plane.problems import ApiProblem, details, out_of_memory, refused, unknown_job
+from dihedral.control_plane.remedies import origins, remedy_of
 from dihedral.control_plane.statistics import Statistics
 from dihedral.control_plane.waiting import waiting_for
 from dihedral.schemas.structs.capability import Capability
-from dihedral.schemas.structs.graph import Estimate, Graph, Node, NodeError, NodeStatus, Plane
+from dihedral.schemas.structs.graph import Estimate, Graph, Node, NodeError, NodeStatus, Plane, Remedy
 from dihedral.schemas.structs.job import Job, JobError, JobStatus, Priority
 from dihedral.schemas.structs.pipeline import Pipeline
 from dihedral.schemas.structs.problem import ProblemDetail
 from dihedral.schemas.structs.request import JobRequest
 from dihedral.schemas.structs.settings import Settings
-from dihedral.schemas.structs.worker import WorkerInfo
 
-FRESH_SECONDS = 1.0
-AGAIN_SECONDS = 0.05
 RESERVED = frozenset({"batch"})
 """Ids that are refused because routes of the same name would hide them."""
 PAGE = 100
@@ -125,7 +125,9 @@ class JobQueue:
         self.jobs = jobs
         self.settings = settings
         self.pipelines = dict(pipelines)
-        self._own = dict(own)
+        self._known = known = Known(jobs.workers, own)
+        self.capabilities, self.known_tasks, self.workers = known.capabilities, known.tasks, known.alive
+        self.paused, self.forget_paused = known.paused, known.forget_paused
         self._store = store
         self._defaults = identity.Defaults(jobs.client)
         self.presets = Presets(jobs.client)
@@ -135,15 +137,6 @@ class JobQueue:
         self.statistics = Statistics(jobs, self.estimates)
         self.planner: GoalPlanner | None = None
         self._guard = Guard(settings.outgoing.allow)
-        self._known: dict[str, KnownTask] = {}
-        self._known_at = float("-inf")
-        self._merged: tuple[dict[str, KnownTask], dict[str, Capability]] | None = None
-        self._workers: list[WorkerInfo] = []
-        self._workers_at = float("-inf")
-        self._known_places: list[tuple[str, str]] = []
-        self._places_at = float("-inf")
-        self._paused: frozenset[str] = frozenset()
-        self._paused_at = float("-inf")
         self._breathed = 0.0
         self._submitted: dict[tuple[str | None, str], Counter] = {}
 
@@ -190,7 +183,7 @@ class JobQueue:
         owner = principal.name
         request, rerun_of = await self.completed(request, principal)
         capabilities = await self.capabilities() if isinstance(request.task, str) else {}
-        if isinstance(request.task, str) and request.task not in capabilities and self._look_again():
+        if isinstance(request.task, str) and request.task not in capabilities and self._known.look_again():
             capabilities = await self.capabilities()  # a worker may just have announced it
         what = wanted(request, self.pipelines, capabilities)
         submission = what.submission
@@ -199,9 +192,12 @@ class JobQueue:
         graph = planning.normalise(submission, job_id or secrets.token_hex(16))
         if isinstance(request.metadata, dict):
             graph.metadata = {**graph.metadata, **request.metadata}
-        graph.metadata.pop(OWNER, None)
+        for name in (OWNER, REQUEST):
+            graph.metadata.pop(name, None)
         if owner:
             graph.metadata[OWNER] = owner
+        if self.settings.artifacts.provenance and (made := what.made()):
+            graph.metadata = {**graph.metadata, REQUEST: made}
         if traceparent := TRACEPARENT.get():
             graph.metadata = {**graph.metadata, "traceparent": traceparent}
         if isinstance(request.pool, str):
@@ -210,7 +206,7 @@ class JobQueue:
                     node.pool = request.pool
         capabilities = await self.capabilities()
         found = planning.problems(graph, capabilities)
-        if any(problem.code == "unknown_task" for problem in found) and self._look_again():
+        if any(problem.code == "unknown_task" for problem in found) and self._known.look_again():
             capabilities = await self.capabilities()  # a worker may just have announced it
             found = planning.problems(graph, capabilities)
         if not found and any(capabilities[node.task].runtime.kind == "gpu" for node in graph.nodes):
@@ -219,7 +215,7 @@ class JobQueue:
                 found = planning.memory_problems(graph, capabilities, await self.jobs.workers.recent())
         if any(isinstance(node.pool, str) for node in graph.nodes):
             pools: dict[str, list[str]] = {}
-            for plane, pool in await self._places():
+            for plane, pool in await self._known.places():
                 pools.setdefault(plane, []).append(pool)
             found += planning.pool_problems(graph, pools)
         if graph.workflow_id in RESERVED:
@@ -236,57 +232,6 @@ class JobQueue:
         if isinstance(request.rerun_of, str):
             request, rerun_of = await self._again(request, request.rerun_of, principal)
         return await self.presets.applied(request, principal.name), rerun_of
-
-    async def capabilities(self) -> dict[str, Capability]:
-        """Returns every known task; objects stay the same while a manifest does, so that compiled checks are kept."""
-        known = await self.known_tasks()
-        if self._merged is None or self._merged[0] is not known:
-            self._merged = known, {**self._own, **{task: each.capability for task, each in known.items()}}
-        return self._merged[1]
-
-    async def known_tasks(self) -> dict[str, KnownTask]:
-        if time.monotonic() - self._known_at > FRESH_SECONDS:
-            fresh = {}
-            voices = await self.jobs.workers.voices()
-            for each in await self.jobs.workers.known_tasks():
-                if each.capability.id in voices:
-                    each.capability.voices = voices[each.capability.id]
-                before = self._known.get(each.capability.id)
-                if before is not None and before.capability == each.capability:
-                    each.capability = before.capability
-                fresh[each.capability.id] = each
-            self._known = fresh
-            self._known_at = time.monotonic()
-        return self._known
-
-    def _look_again(self) -> bool:
-        """Allows another read of the known tasks, unless one was just done: a batch of unknown tasks must not cost a read each."""
-        if time.monotonic() - self._known_at < AGAIN_SECONDS:
-            return False
-        self._known_at = float("-inf")
-        return True
-
-    async def _places(self) -> list[tuple[str, str]]:
-        if time.monotonic() - self._places_at > FRESH_SECONDS:
-            self._known_places = await self.jobs.workers.places()
-            self._places_at = time.monotonic()
-        return self._known_places
-
-    async def workers(self) -> list[WorkerInfo]:
-        if time.monotonic() - self._workers_at > FRESH_SECONDS:
-            self._workers = await self.jobs.workers.alive()
-            self._workers_at = time.monotonic()
-        return self._workers
-
-    async def paused(self) -> frozenset[str]:
-        if time.monotonic() - self._paused_at > FRESH_SECONDS:
-            self._paused = await self.jobs.workers.paused()
-            self._paused_at = time.monotonic()
-        return self._paused
-
-    def forget_paused(self) -> None:
-        """Reads what is paused again before the next answer."""
-        self._paused_at = float("-inf")
 
     # Submitting -----------------------------------------------------------------------------------------------------
 
@@ -631,7 +576,7 @@ class JobQueue:
             finished=_stamp(view.finished_ms),
             attempt=view.attempt,
             waiting_for=waiting,
-            error=_decode_error(view.error) if view.error else None,
+            error=self._error(view, params) if view.error else None,
             artifacts=view.artifacts,
             name=identity.name_of(about) or None,
             tags=about.tags,
@@ -644,6 +589,22 @@ class JobQueue:
             estimate=estimate or msgspec.UNSET,
             starts_in=starts_in or msgspec.UNSET,
         )
+
+    def _error(self, view: JobView, params: Mapping[str, object] | None) -> JobError:
+        """Decodes the error of a job, with its remedy. `params`: of its request; None for a graph."""
+        error = _decode_error(view.error or "")
+        error.remedy = remedy_of(error, params or {}, self._origins(view, error.node_id))
+        return error
+
+    def _origins(self, view: JobView, node_id: str | None) -> dict[str, str]:
+        pipeline = self.pipelines.get(view.pipeline or "")
+        return origins(pipeline.graph if pipeline is not None else None, node_id)
+
+    def _remedy(self, view: JobView, node: Node, error: NodeError) -> Remedy:
+        """Returns what can be done about a node's error: the param that it names is one of the request, or of the node where a graph was submitted."""
+        if view.pipeline:
+            return remedy_of(error, identity.decode(view.about).given, self._origins(view, node.id))
+        return remedy_of(error, node.params, {})
 
     async def graph_of(self, job_id: str, visible_owner: str | None) -> AsyncGenerator[bytes, None]:
         """Returns the normalised graph with each node's live status, attempt, output, error, and in `telemetry` progress and times.
@@ -680,7 +641,15 @@ class JobQueue:
             ended = [node.id for node in nodes if view.record(node.id).status in ("completed", "failed")]
             left = await self.jobs.left(view.job_id, ended)
             yield between + b",".join(
-                _live(node, view.record(node.id), shares, left.get(node.id), estimates.get(node.id)) for node in nodes
+                _live(
+                    node,
+                    view.record(node.id),
+                    shares,
+                    left.get(node.id),
+                    estimates.get(node.id),
+                    partial(self._remedy, view, node),
+                )
+                for node in nodes
             )
             between = b","
         yield b"]}"
@@ -852,7 +821,12 @@ def _beside(request: JobRequest, guard: Guard) -> list[planning.Problem]:
 
 
 def _live(
-    node: Node, record: NodeRecord, shares: dict[str, int], left: bytes | None, estimate: Estimate | None
+    node: Node,
+    record: NodeRecord,
+    shares: dict[str, int],
+    left: bytes | None,
+    estimate: Estimate | None,
+    remedy: Callable[[NodeError], Remedy],
 ) -> bytes:
     node.status = NodeStatus(record.status)
     if record.status not in ("pending", "ready"):
@@ -870,6 +844,7 @@ def _live(
         node.output = payload["output"]
     if "error" in payload:
         node.error = msgspec.json.decode(payload["error"], type=NodeError)
+        node.error.remedy = remedy(node.error)
     return msgspec.json.encode(node)
 
 

@@ -65,6 +65,7 @@ OPERATIONS = {
     "drop_dead_letter": "dropDeadLetter", "live": "isLive", "ready": "isReady", "metrics": "getMetrics", "schema": "getSchema", "read": "getSession",
     "begin": "signIn", "end": "signOut", "limits": "getUploadLimits", "worker_usage": "getWorkerUsage", "statistics": "getStatistics",
     "waiting_jobs": "listWaitingJobs", "read_preset": "getPreset", "put_preset": "savePreset",
+    "read_provenance": "getProvenance", "read_file_provenance": "readProvenance",
 }  # fmt: skip
 """The names of operations, by handler; a handler that is not here has its own name, written as one word."""
 

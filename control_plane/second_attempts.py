@@ -1,4 +1,4 @@
-"""The one further attempt that an evaluation asks for: the same graph with a changed parameter, as a job of its own."""
+"""The one further attempt that an evaluation asks for: the same graph with another parameter or task, as a job of its own."""
 
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from dihedral.control_plane.planning.goals.building import as_submission
 from dihedral.control_plane.planning.goals.evaluating import TASK
 from dihedral.control_plane.planning.goals.planner import METADATA
 from dihedral.control_plane.problems import ApiProblem
-from dihedral.control_plane.tasks.evaluate_results import Changes, NotSubmitted
+from dihedral.control_plane.tasks.evaluate_results import Changes, NotSubmitted, Swaps
 
 LONGEST_ID: Final = 128
 NUMBERS: Final = range(2, 10)
@@ -25,7 +25,7 @@ class SecondAttempts:
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
 
-    async def submit(self, job_id: str, owner: str, changes: Changes, reason: str) -> str:
+    async def submit(self, job_id: str, owner: str, changes: Changes, swaps: Swaps, reason: str) -> str:
         """Submits it for the job's owner. Returns its id; a repeated call returns the same and starts nothing.
 
         Raises NotSubmitted.
@@ -35,7 +35,7 @@ class SecondAttempts:
             if owner
             else ANONYMOUS
         )
-        body = await self._body(job_id, caller, changes, reason)
+        body = await self._body(job_id, caller, changes, swaps, reason)
         for number in NUMBERS:
             name = f"{job_id}-{number}"
             if len(name) > LONGEST_ID:
@@ -52,7 +52,9 @@ class SecondAttempts:
                 return name
         raise NotSubmitted(f"other jobs have its id: {job_id}-{NUMBERS[0]} to {name}")
 
-    async def _body(self, job_id: str, caller: Principal, changes: Changes, reason: str) -> dict[str, Any]:
+    async def _body(
+        self, job_id: str, caller: Principal, changes: Changes, swaps: Swaps, reason: str
+    ) -> dict[str, Any]:
         """Makes the request: what was asked for the first attempt, with the changes."""
         queue = self._queue
         view = await queue.view(job_id, depth=Depth.graph, visible_owner=caller.visible_owner)
@@ -62,9 +64,10 @@ class SecondAttempts:
             changed: dict[str, Any] = dict(changes.get(node["id"], {}))
             if node["task"] == TASK:
                 changed["attempt"] = 2
+            node["task"] = swaps.get(node["id"], node["task"])
             node["params"] = {**node.get("params", {}), **changed}
         planned = document.get("metadata", {}).get(METADATA, {})
-        told = {**planned, "attempt": 2, "of": job_id, "reason": reason, "changed": changes}
+        told = {**planned, "attempt": 2, "of": job_id, "reason": reason, "changed": changes, "swapped": swaps}
         body = {
             "graph": graph,
             "rerunOf": job_id,

@@ -22,6 +22,7 @@ from dihedral.terminal import (
     USAGE,
     answer,
     client_for,
+    cure,
     follow,
     local,
     output_of,
@@ -319,6 +320,7 @@ def show(options: argparse.Namespace) -> int:
         lines.append(rest)
     if job["error"]:
         lines.append(f"error: {job['error']['message']} ({job['error']['code']})")
+        lines += [f"    {line}" for line in cure(job, url_hint(options))]
     for node in graph["nodes"]:
         rest = left({"status": node["status"], **(node.get("telemetry") or {})}) if node["status"] == "running" else ""
         lines.append(f"  {node['id']:24} {node['status']:10} {node['task']}{rest and f'   {rest}'}")

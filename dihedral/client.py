@@ -513,6 +513,16 @@ class AsyncClient:
             paths.append(await self.download(meta, target / name))
         return paths
 
+    async def provenance(self, of: File | doc.ArtifactRef | doc.ArtifactMeta | Mapping[str, Any]) -> doc.Provenance:
+        """Returns what a file, or an artifact, says about its origin: the job, the request and its params. Raises Refused, code `no_provenance`, where it says nothing."""
+        if isinstance(of, Mapping):
+            params = {"bucket": of["bucket"], "key": of["key"]}
+            return cast(doc.Provenance, await self._ask("GET", "/api/provenance", params=params))
+        ends = await asyncio.to_thread(_ends, Path(of))
+        headers = {"Content-Type": "application/octet-stream"}
+        found = await self._ask("POST", "/api/provenance", content=ends, headers=headers, repeat=True)
+        return cast(doc.Provenance, found)
+
     async def artifacts(self, **filters: Unpack[ArtifactFilters]) -> doc.ArtifactList:
         """Returns the artifacts of a bucket or a job, newest first."""
         return cast(doc.ArtifactList, await self._ask("GET", "/api/artifacts", params=_set(filters)))
@@ -769,6 +779,16 @@ def _artifact(ref: Mapping[str, Any]) -> str:
     return f"/api/artifacts/{quote(str(ref['bucket']), safe='')}/{quote(str(ref['key']))}"
 
 
+def _ends(path: Path) -> bytes:
+    """Reads the first and last bytes of a file, the whole of a small one."""
+    from dihedral.bridge.artifacts.metadata import HEAD_BYTES, TAIL_BYTES
+
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        file.seek(max(len(head), path.stat().st_size - TAIL_BYTES))
+        return head + file.read(TAIL_BYTES)
+
+
 def _paths(given: File | Sequence[File]) -> list[File]:
     return [given] if isinstance(given, str | Path) else list(given)
 
@@ -891,6 +911,7 @@ class Client:
     download = _blocking(AsyncClient.download)
     download_all = _blocking(AsyncClient.download_all)
     artifacts = _blocking(AsyncClient.artifacts)
+    provenance = _blocking(AsyncClient.provenance)
     mcp = _blocking(AsyncClient.mcp)
 
     def watch(self, job_id: str, after: int = 0) -> Generator[doc.Event | Progress, None, None]:

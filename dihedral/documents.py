@@ -8,12 +8,26 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 Plane: TypeAlias = Literal["node", "python"]
 
 
+RemedyClass: TypeAlias = Literal["change_inputs", "retry", "resume", "wait", "free_space", "ask_operator"]
+
+
+Remedy = TypedDict(
+    "Remedy",
+    {
+        "class": RemedyClass,
+        "advice": str,
+        "param": NotRequired[str],
+    },
+)
+
+
 class NodeError(TypedDict):
     """Why a node failed; details carry class, traceback and stderr tail."""
 
     code: str
     message: str
     details: dict[str, Any]
+    remedy: NotRequired[Remedy]
 
 
 class SubmittedRetries(TypedDict):
@@ -142,6 +156,7 @@ class JobError(TypedDict):
     message: str
     details: dict[str, Any]
     nodeId: str | None
+    remedy: NotRequired[Remedy]
 
 
 class ArtifactMeta(TypedDict):
@@ -513,6 +528,32 @@ class ModelRef(TypedDict):
 class ArtifactList(TypedDict):
     artifacts: list[ArtifactMeta]
     next: str | None
+
+
+class ProvenanceNode(TypedDict):
+    id: str
+    task: str
+    params: NotRequired[dict[str, Any]]
+
+
+class ProvenanceInput(TypedDict):
+    bucket: str
+    key: str
+    sha256: NotRequired[str]
+
+
+class Provenance(TypedDict):
+    """What a file says about its origin, in its own metadata; field names are camelCase. Anyone can write it into a file: it proves nothing."""
+
+    dihedral: str
+    jobId: NotRequired[str]
+    node: NotRequired[ProvenanceNode]
+    pipeline: NotRequired[str]
+    task: NotRequired[str]
+    params: NotRequired[dict[str, Any]]
+    graph: NotRequired[GraphSubmission]
+    inputs: NotRequired[list[ProvenanceInput]]
+    leftOut: NotRequired[list[str]]
 
 
 class Limits(TypedDict):

@@ -36,6 +36,8 @@ from dihedral.typed_params import (
 )
 
 Add = Callable[..., argparse.ArgumentParser]
+MADE = frozenset({".png", ".wav", ".mp4", ".mov", ".m4a", ".safetensors"})
+"""The endings of files that say what made them."""
 
 
 def declare(add: Add) -> None:
@@ -50,8 +52,8 @@ def declare(add: Add) -> None:
     one.add_argument("--preset", metavar="NAME", help="params that were kept under this name, below those given")
     one = add("presets", presets, "list the params that were kept under a name", client=True)
     one.add_argument("what", nargs="?", metavar="NAME", help="of this pipeline or task alone")
-    one = add("again", again, "run a job again, with changes", client=True)
-    one.add_argument("job", metavar="JOB")
+    one = add("again", again, "run a job again, or what made a file, with changes", client=True)
+    one.add_argument("job", metavar="JOB", help="a job, or a file that one has made: PNG, WAV, MP4, safetensors")
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
@@ -124,22 +126,65 @@ def run(options: argparse.Namespace) -> int:
 
 def again(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        job = client.job(options.job)
-        what = job["pipeline"] or job["task"] or "a graph"
+        path = _file_of(options.job)
+        made: Mapping[str, Any] = client.job(options.job) if path is None else client.provenance(path)
+        what = made.get("pipeline") or made.get("task") or "a graph"
         schema: Mapping[str, Any] = {}
-        if job["pipeline"]:
-            schema = pipeline_schema(client, job["pipeline"]) or {}
-        elif job["task"]:
-            schema = _named(client, job["task"])[1]
+        if made.get("pipeline"):
+            schema = pipeline_schema(client, what) or {}
+        elif made.get("task"):
+            schema = _named(client, what)[1]
         taken = {text[:-1]: None for text in options.values if text.endswith("=")}
         for name in taken:
             property_of(name, schema, what)
         values = [text for text in options.values if not text.endswith("=")]
         params, files = read_params(values, options.file or [], schema, what)
         changes = {**params, **taken, **{name: {"local": path} for name, path in map(pair, options.local or [])}}
-        submission = {"rerun_of": job["jobId"], "params": changes or None, "files": files, **identity(options)}
+        repeated = {"rerun_of": made["jobId"], "params": changes or None}
+        if path is not None:
+            repeated = _of_file(made, path, changes, files)
+            if not options.quiet:
+                shown = " ".join(f"{name}={_short(value)}" for name, value in (repeated.get("params") or {}).items())
+                print(plain_text(f"{path.name}: {what} {shown}".rstrip()), file=sys.stderr, flush=True)
+        submission = {**repeated, "files": files, **identity(options)}
         sweep = swept(options.sweep or [], schema, what)
         return begin(client, submission, sweep, options, watches=not options.detach)
+
+
+def _file_of(text: str) -> Path | None:
+    """Returns the file that `again` is given; None for a job, whose id has no slash and no such ending. Raises SettingsError where there is no such file."""
+    path = Path(text)
+    if path.suffix.lower() in MADE or "/" in text:
+        if not path.is_file():
+            raise usage(f"there is no file {text}")
+        return path
+    return None
+
+
+def _of_file(
+    made: Mapping[str, Any], path: Path, changes: Mapping[str, Any], files: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the submission of what made a file. Raises SettingsError where the file does not have all of it."""
+    named = {name: made[name] for name in ("pipeline", "task") if name in made}
+    if not named and "graph" in made:
+        return {"graph": made["graph"]}
+    if not named or "params" not in made:
+        job = f"; job {made['jobId']} made it" if "jobId" in made else ""
+        raise usage(f"{path}: what made it was too much to stand in the file{job}")
+    hidden = [each[8:].partition("/")[0] for each in made.get("leftOut", ()) if each.startswith("/params/")]
+    missing = [name for name in dict.fromkeys(hidden) if name not in changes and name not in files]
+    if missing:
+        raise usage(
+            f"{path}: may be a secret, so the file does not have it: give {' '.join(f'{name}=…' for name in missing)}"
+        )
+    params = {**made["params"], **changes}
+    return {**named, "params": {name: value for name, value in params.items() if value is not None}}
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False) if " " in text else text[:60]
 
 
 def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Commands on the places where jobs run: queues and workers."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dihedral.terminal import OK, answer, client_for, local, usage, whole_id
@@ -124,7 +124,8 @@ def drain(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        worker = _worker_id(client, options.what)
+        pools = {(each["plane"], each["pool"]) for each in client.queues()["queues"]}
+        worker = resumed(options.what, _worker_id(client, options.what), pools)
         if worker is not None:
             answer(options, client.resume_worker(worker), f"{worker} takes nodes again")
         else:
@@ -160,6 +161,11 @@ def rename(options: argparse.Namespace) -> int:
         job = client.change(whole_id(client, options.job), name=options.name)
     answer(options, job, job["name"] or "no name")
     return OK
+
+
+def resumed(text: str, worker: str | None, pools: Collection[tuple[str, str]]) -> str | None:
+    """Returns the worker that a text means. None: it is a pool; a pool of just this name goes before a worker whose id only begins so."""
+    return worker if worker is None or worker == text or place(text) not in pools else None
 
 
 def _title(queue: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Everything that takes time to import is imported when it is needed.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,9 @@ OK, FAILED, USAGE, REFUSED, UNREACHABLE, CANCELLED, DETACHED = 0, 1, 2, 3, 4, 5,
 MOST_OUTPUTS = 5
 """Outputs that are printed when a job has ended: those of its last nodes."""
 NOTIFY_SECONDS = 5
+
+ID = re.compile("[0-9a-f]{32}")
+"""An id that the server has made; the beginning of one names the job."""
 
 
 def client_for(options: argparse.Namespace) -> Any:
@@ -115,6 +119,25 @@ def print_end(client: Any, options: argparse.Namespace, job: dict[str, Any]) -> 
     if job["error"]:
         where = f"{job['error']['nodeId']}: " if job["error"]["nodeId"] else ""
         say(f"dihedral: {where}{job['error']['message']} ({job['error']['code']})")
+        for line in cure(job, url_hint(options)):
+            say(line)
+
+
+def cure(job: dict[str, Any], url: str = "") -> list[str]:
+    """Returns what can be done about a job's error, as a sentence and a command; nothing where the server does not say it."""
+    remedy = job["error"].get("remedy")
+    if remedy is None:
+        return []
+    named = job["jobId"][:8] if ID.fullmatch(job["jobId"]) else job["jobId"]
+    if remedy["class"] != "change_inputs":
+        return [remedy["advice"], f"then: dihedral retry {named}{url}"]
+    if not (job["pipeline"] or job["task"]):
+        return [remedy["advice"]]
+    param = remedy.get("param")
+    return [
+        remedy["advice"],
+        f"change {f'`{param}`' if param else 'a param'}: dihedral again {named} {param or 'KEY'}=…{url}",
+    ]
 
 
 def output_of(node: dict[str, Any], indent: str) -> list[str]:

@@ -177,8 +177,11 @@ class Plans:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], Plan] = OrderedDict()
+        self._last: tuple[str, Plan] | None = None
 
     def get(self, graph: str, routes: str, job_id: str) -> Plan:
+        if self._last is not None and self._last[0] is graph:  # the entries of one job in an answer share its text
+            return self._last[1]
         own = f'{{"schema":"langgraph.v1","workflowId":"{job_id}"'
         key = (graph[len(own) :] if graph.startswith(own) else graph), routes
         found = self._kept.get(key)
@@ -189,6 +192,7 @@ class Plans:
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end(key)
+        self._last = graph, found
         return found
 
 

@@ -62,12 +62,15 @@ class Claim(msgspec.Struct, frozen=True):
     held_at: str = ""
 
 
-def _claim(row: list[bytes], nonce: str = "") -> Claim:
+def _claim(row: list[bytes], nonce: str = "", sent: dict[str, tuple[str, str]] | None = None) -> Claim:
+    """Reads an answer of take or reclaim. `sent`: graph and routes of the jobs before it; a held entry of one of them comes without."""
     words = [word.decode() for word in row]
     if len(words) == 3:
         return Claim(words[0], words[1], words[2])
     if words[0] == "held":
         _, stream, entry, job_id, nodes, attempts, now, created, graph, routes, traceparent = words
+        if sent is not None:
+            graph, routes = sent.setdefault(job_id, (graph, routes))
         began = [(node, int(attempt), 0) for node, attempt in zip(nodes.split(","), attempts.split(","), strict=True)]
         return Claim(
             "ok", stream, entry, job_id, nonce, began, [], [], graph, routes, traceparent, created, "", [], now
@@ -255,7 +258,8 @@ class Scripts:
         """
         item = Take(consumer, nonce, count, light, heavy, list(streams), list(handed), devices, holding)
         rows = (await self.call("take", part, [item]))[0]
-        return [_claim(row, f"{nonce}.h{number}") for number, row in enumerate(rows)]
+        sent: dict[str, tuple[str, str]] = {}
+        return [_claim(row, f"{nonce}.h{number}", sent) for number, row in enumerate(rows)]
 
     async def report(self, part: Partition, items: Sequence[Report]) -> list[Reply]:
         return [_reply(row) for row in await self.call("report", part, items)]

@@ -12,15 +12,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import UnsetType
 
+from dihedral.bridge.artifacts import provenance
 from dihedral.bridge.artifacts.owned import OwnedStore
-from dihedral.bridge.artifacts.store import ArtifactStore
+from dihedral.bridge.artifacts.store import ArtifactStore, Source
 from dihedral.bridge.errors import DihedralError, SettingsError, StoreError
 from dihedral.bridge.tasks import models
 from dihedral.bridge.tasks.runs import Emit, NodeRun
@@ -144,6 +145,7 @@ class TaskContext:
         self._settings = settings
         self._model_roots = model_roots
         self._fetched = 0
+        self._run = run
 
     def settings(self, kind: type[T]) -> T:
         """Returns the operator's settings for this task as a msgspec struct of this type: the table [tasks.ID] of the settings file.
@@ -252,22 +254,37 @@ class TaskContext:
         return ref.key.rpartition("/")[2] if isinstance(meta.name, UnsetType) else meta.name
 
     def store(
-        self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"
+        self,
+        bucket: str,
+        name: str,
+        source: Path | bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        as_it_is: bool = False,
     ) -> ArtifactMeta:
         """Puts a file or bytes under `<job>/<node>/<nonce>/<name>`; visible once the node's end is recorded. Blocks.
+
+        A PNG, WAV, MP4 or safetensors file gets into its metadata what made it (`artifacts.provenance`), so the artifact has some bytes more than the file.
+        `as_it_is`: stores the same bytes, as is due to a file that the task only passes on.
 
         Raises:
             StoreError: the store is full or does not answer.
         """
-        return self._wait(self._put(bucket, name, source, content_type))
+        return self._wait(self._put(bucket, name, source, content_type, as_it_is))
 
     async def fetch_async(self, ref: ArtifactRef | ModelRef) -> Path:
         return await self._there(self._fetch(ref))
 
     async def store_async(
-        self, bucket: str, name: str, source: Path | bytes, content_type: str = "application/octet-stream"
+        self,
+        bucket: str,
+        name: str,
+        source: Path | bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        as_it_is: bool = False,
     ) -> ArtifactMeta:
-        return await self._there(self._put(bucket, name, source, content_type))
+        return await self._there(self._put(bucket, name, source, content_type, as_it_is))
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -357,15 +374,39 @@ class TaskContext:
         await self._artifacts().fetch(named.bucket, named.key, target)
         return target
 
-    async def _put(self, bucket: str, name: str, source: Path | bytes, content_type: str) -> ArtifactMeta:
+    async def _put(
+        self, bucket: str, name: str, source: Path | bytes, content_type: str, as_it_is: bool
+    ) -> ArtifactMeta:
         if not NAME.fullmatch(name):
             raise TaskError(f"an artifact cannot be named {name!r}", code="bad_artifact_name")
         key = f"{self.job_id}/{self.node_id}/{self.nonce}/{name}"
+        told: Source = source
+        if self._run.request is not None and not as_it_is:
+            told = await provenance.stamped(source, self._origin)
         meta = await self._artifacts().put(
-            bucket, key, source, content_type=content_type, job_id=self.job_id, node_id=self.node_id
+            bucket, key, told, content_type=content_type, job_id=self.job_id, node_id=self.node_id
         )
         self.artifacts.append(meta)
         return meta
+
+    async def _origin(self) -> bytes:
+        """Returns what the files of this run say about their origin."""
+        run, store, inputs = self._run, self._artifacts(), []
+        for ref in provenance.references(run.params):
+            known = {"bucket": ref.bucket, "key": ref.key}
+            with suppress(StoreError):
+                meta = await store.meta(ref.bucket, ref.key)
+                known |= {"sha256": meta.sha256} if meta.sha256 else {}
+            inputs.append(known)
+        return provenance.compose(
+            run.request or {},
+            run.graph,
+            job_id=run.job_id,
+            node_id=run.node_id,
+            task=run.task,
+            params=run.params,
+            inputs=inputs,
+        )
 
     def _artifacts(self) -> ArtifactStore:
         if self._store is None:

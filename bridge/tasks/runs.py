@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 import msgspec
 
 from dihedral.schemas.structs.artifact import ArtifactMeta
-from dihedral.schemas.structs.graph import NodeError
+from dihedral.schemas.structs.graph import Graph, NodeError
 
 EVENT_BYTES = 64 * 1024
 
@@ -15,7 +15,10 @@ NodeStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 
 
 class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
-    """The input of a run. `delivery_count`: workers that this node has lost before. `owner`: the owner of the job; empty: the job has no owner, and the run may use every artifact."""
+    """The input of a run. `delivery_count`: workers that this node has lost before. `owner`: the owner of the job; empty: the job has no owner, and the run may use every artifact.
+
+    `request`, `graph`: what the files of the run say about their origin; None: they say nothing, or nothing of the graph.
+    """
 
     job_id: str
     node_id: str
@@ -26,6 +29,8 @@ class NodeRun(msgspec.Struct, kw_only=True, frozen=True):
     timeout_seconds: float
     delivery_count: int = 0
     owner: str = ""
+    request: dict[str, Any] | None = None
+    graph: Graph | None = None
 
 
 class Completed(msgspec.Struct, tag="completed", kw_only=True, frozen=True):

@@ -15,6 +15,7 @@ import msgspec
 
 from dihedral.bridge import graphs, metrics
 from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.artifacts.provenance import GRAPH_BYTES, REQUEST
 from dihedral.bridge.errors import InputTooLarge, ReferenceNotFound
 from dihedral.bridge.fabric.deliveries import Delivery
 from dihedral.bridge.fabric.dispatch import AT_ONCE, Manner, plan_batches
@@ -47,6 +48,7 @@ RunNode = Callable[[NodeRun, Emit, RunControl], Awaitable[Outcome]]
 
 NO_TASK_DELAY_MS = 2000
 FLUSH_SECONDS = 0.02
+NOTHING: dict[str, Any] = {}
 
 
 class Nodes:
@@ -199,6 +201,8 @@ class Nodes:
         except (ReferenceNotFound, InputTooLarge) as error:
             return failed(error.code, str(error))
         running.params = params
+        says = self._settings.artifacts.provenance
+        graph = delivery.topology.graph
         run = NodeRun(
             job_id=delivery.job_id,
             node_id=node.id,
@@ -208,7 +212,9 @@ class Nodes:
             params=params,
             timeout_seconds=self._timeout(delivery, node.id),
             delivery_count=delivery.redeliveries[node.id],
-            owner=delivery.topology.graph.metadata.get(OWNER, ""),
+            owner=graph.metadata.get(OWNER, ""),
+            request=graph.metadata.get(REQUEST, NOTHING) if says else None,
+            graph=graph if says and delivery.plan.graph_bytes <= GRAPH_BYTES else None,
         )
         running.runner, running.deadline = asyncio.current_task(), time.monotonic() + run.timeout_seconds
         kind = "light" if running.light else "heavy"

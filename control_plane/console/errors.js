@@ -1,10 +1,11 @@
-// What went wrong and what cures it: the cure is the first button.
-import { adviceFor, remedyFor } from "./advice.js";
+// What went wrong and what cures it: the cure, which the server names, is the first button.
 import { titleOf } from "./fields.js";
 import { served, t, tn } from "./messages.js";
 import { Action, Copy, Icon, Tree } from "./ui.js";
 import { html } from "./view.js";
 import { Link } from "./router.js";
+
+const FIRST = { change_inputs: "change", retry: "retry", resume: "resume", wait: "resume", free_space: "resume", ask_operator: "resume" };
 
 // `remedies`: {change: address, retry(), restart()}.
 export function Errors({ job, failed, select, remedies }) {
@@ -19,7 +20,7 @@ export function Errors({ job, failed, select, remedies }) {
 }
 
 function Remedies({ error, change, retry, restart }) {
-  const cure = remedyFor(error);
+  const cure = FIRST[error.remedy?.class] ?? "retry";
   const param = error.remedy?.param;
   const inputs = html`<${Link} key="change" class="button ${cure === "change" ? "primary" : ""}" href=${change + (param ? `&field=${encodeURIComponent(param)}` : "")}><${Icon} of="edit" />${param ? t("Change {field}", { field: titleOf(param) }) : t("Change the inputs")}<//>`;
   const again = html`<${Action} key="retry" class=${cure === "change" ? "" : "primary"} work=${retry}><${Icon} of="again" />${cure === "resume" ? t("Resume") : t("Retry")}<//>`;
@@ -33,7 +34,7 @@ export function Wrong({ error, at }) {
   const asText = (text) => (typeof text === "string" ? text : JSON.stringify(text, null, 2));
   return html`<div class="wrong-one">
     <p><code class="code">${error.code}</code> ${at} <span class="wrong-text">${error.message}</span></p>
-    <p class="advice">${served(error.advice ?? adviceFor(error))}</p>
+    ${error.remedy && html`<p class="advice">${served(error.remedy.advice)}</p>`}
     ${long.map(([name, text]) => html`<details key=${name}><summary>${name === "stderr" ? t("End of its stderr") : t("Traceback")}</summary><div class="with-tool"><${Copy} text=${asText(text)} /><pre tabindex="0" role="region" aria-label=${name === "stderr" ? t("End of its stderr") : t("Traceback")}>${asText(text)}</pre></div></details>`)}
     ${Object.keys(details).length > 0 && html`<${Tree} value=${details} />`}
   </div>`;

@@ -127,7 +127,7 @@ export class JobModel {
     const node = this.nodes.get(event.nodeId);
     if (!node) return;
     node.status = event.status;
-    node.error = event.error;
+    node.error = event.error && node.known?.code === event.error.code ? { ...event.error, remedy: node.known.remedy } : event.error;
     node.reason = event.reason;
     node.attempt = event.status === "ready" ? node.attempt : event.attempt;
     const at = ms(event.created);
@@ -184,6 +184,7 @@ function take(definition) {
   const { status, error, output, retries, telemetry } = definition;
   // A document that was asked for before an event came must not undo the event.
   if (this.status === undefined || !ENDED_NODE.includes(this.status) || ENDED_NODE.includes(status)) this.status = status;
+  this.known = error ?? null; // events have no remedy
   this.error = error ?? this.error ?? null;
   this.output = output ?? this.output;
   this.attempt = Math.max(retries.attempt, this.attempt ?? 0);

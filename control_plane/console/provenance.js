@@ -2,16 +2,20 @@
 import { parse } from "./numbers.js";
 
 const HEAD_BYTES = 8e6;
+const MOST_BYTES = 16 * 1024;
 const KEY = "dihedral";
+const MARK = '{"dihedral":';
 
-// { pipeline | task | graph, params, name, jobId } or null.
+// { pipeline | task | graph, params, jobId, leftOut } or null. Anyone can write it into a file, so it has to have the types that its readers expect.
 export async function readProvenance(file) {
   const bytes = new Uint8Array(await file.slice(0, HEAD_BYTES).arrayBuffer());
   const tail = file.size > HEAD_BYTES ? new Uint8Array(await file.slice(Math.max(HEAD_BYTES, file.size - HEAD_BYTES)).arrayBuffer()) : null;
-  const text = readPng(bytes) ?? readSafetensors(bytes) ?? readAround(bytes) ?? (tail && readAround(tail));
-  if (!text) return null;
+  const text = readPng(bytes) ?? readSafetensors(bytes) ?? (tail && readAround(tail)) ?? readAround(bytes);
+  if (!text || text.length > MOST_BYTES) return null;
   const said = parse(text);
-  return said !== null && typeof said === "object" && (said.pipeline || said.task || said.graph) ? said : null;
+  const types = { pipeline: "string", task: "string", jobId: "string", params: "object", graph: "object", leftOut: "object" };
+  if (!Object.entries(types).every(([name, type]) => said[name] === undefined || (said[name] !== null && typeof said[name] === type))) return null;
+  return said.pipeline || said.task || said.graph ? said : null;
 }
 
 const ascii = new TextDecoder("latin1");
@@ -48,21 +52,27 @@ function readSafetensors(bytes) {
   }
 }
 
-// MP4 and WAV keep it as a comment: the JSON that follows the mark, up to its closing brace.
+// MP4 and WAV keep it as a comment: the JSON that follows the mark, up to its closing brace. The last one counts: a file may be a copy of another.
 function readAround(bytes) {
   const text = ascii.decode(bytes);
-  const mark = text.indexOf('{"dihedral":');
-  if (mark < 0) return null;
+  let found = null;
+  for (let at = text.indexOf(MARK), tries = 0; at >= 0 && tries < 16; tries += 1) {
+    const end = endOf(text, at);
+    if (end) found = utf8.decode(bytes.subarray(at, end));
+    at = text.indexOf(MARK, end || at + MARK.length);
+  }
+  return found;
+}
+
+// Behind the closing brace of the object that begins there; 0 where it has none.
+function endOf(text, start) {
   let [depth, quoted] = [0, false];
-  for (let at = mark; at < text.length; at += 1) {
+  for (let at = start; at < Math.min(text.length, start + MOST_BYTES); at += 1) {
     const sign = text[at];
     if (sign === "\\" && quoted) at += 1;
     else if (sign === '"') quoted = !quoted;
     else if (!quoted && sign === "{") depth += 1;
-    else if (!quoted && sign === "}" && --depth === 0) {
-      const whole = JSON.parse(utf8.decode(bytes.subarray(mark, at + 1)));
-      return JSON.stringify(typeof whole.dihedral === "object" ? whole.dihedral : whole);
-    }
+    else if (!quoted && sign === "}" && --depth === 0) return at + 1;
   }
-  return null;
+  return 0;
 }

@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 
+from dihedral.bridge.artifacts.metadata import MAX_BYTES
 from dihedral.bridge.artifacts.owned import OWNER
+from dihedral.bridge.artifacts.provenance import REQUEST
 from dihedral.control_plane.identity import About
 from dihedral.control_plane.planning import plan as planning
 from dihedral.control_plane.problems import ApiProblem, refused
@@ -29,6 +31,13 @@ class Wanted(msgspec.Struct):
         if self.task:
             return pointer.removeprefix("/nodes/0")
         return ("/pipeline" if self.pipeline else "/graph") + pointer
+
+    def made(self) -> dict[str, Any]:
+        """Returns the pipeline or task and its params, for the files that the job makes; empty for a graph, and for more than such a file has room for."""
+        name, what = ("task", self.task) if self.task else ("pipeline", self.pipeline)
+        if not what or len(msgspec.json.encode(self.given)) > MAX_BYTES:
+            return {}
+        return {name: what, "params": self.given}
 
 
 def wanted(request: JobRequest, pipelines: Mapping[str, Pipeline], capabilities: Mapping[str, Capability]) -> Wanted:
@@ -116,7 +125,7 @@ def again(
         return msgspec.structs.replace(request, pipeline=pipeline, params=given, **more)
     document = msgspec.json.decode(graph)
     document.pop("workflowId", None)
-    for name in (OWNER, "traceparent"):
+    for name in (OWNER, REQUEST, "traceparent"):
         document["metadata"].pop(name, None)
     return msgspec.structs.replace(request, graph=msgspec.convert(document, GraphSubmission), **more)
 

@@ -1,6 +1,7 @@
 """Asks the language model that the settings name, through the guard of outgoing requests."""
 
 import asyncio
+import importlib
 import ssl
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -69,6 +70,27 @@ async def ask(settings: LlmSettings, prompt: str, limits: Limits = Limits(), sys
     return _text(settings.kind, content)
 
 
+REFUSES_SHAPE = (400, 404, 415, 422, 501)
+"""Statuses of an endpoint that may only not know `response_format`."""
+
+
+async def ask_in_shape(settings: LlmSettings, prompt: str, limits: Limits, system: str = "") -> str:
+    """Asks once; once more without the schema where the endpoint refuses it. An answer of the wrong form is an empty one, since another may be right."""
+    try:
+        return await ask(settings, prompt, limits, system)
+    except TaskError as error:
+        if error.code == "llm_bad_answer":
+            return ""
+        if error.details.get("status") not in REFUSES_SHAPE:
+            raise
+    try:
+        return await ask(settings, prompt, Limits(None, limits.tokens), system)
+    except TaskError as error:
+        if error.code == "llm_bad_answer":
+            return ""
+        raise
+
+
 def _request(settings: LlmSettings, prompt: str, limits: Limits, system: str) -> tuple[str, dict[str, Any]]:
     base = settings.endpoint.rstrip("/")
     if settings.kind == LlmKind.ollama:
@@ -98,8 +120,14 @@ def _authorization(settings: LlmSettings) -> dict[str, str]:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Loads the certificates outside the event loop, since that takes 30 ms."""
+    """Loads the certificates, and what httpx imports with its first request, outside the event loop: 30 and 40 ms."""
+    importlib.import_module("httpcore")
     return httpx.create_ssl_context()
+
+
+def prepare() -> None:
+    """Does what would else make the first question slower."""
+    _trust()
 
 
 async def _beginning(response: httpx.Response) -> bytes:

@@ -71,7 +71,8 @@ async def upload_artifact(params: UploadParams, ctx: TaskContext) -> Uploaded:
         content, guessed = msgspec.json.encode(params.document), "application/json"
     else:
         raise TaskError("one of text, base64 and document is needed", code="invalid_input")
-    meta = await ctx.store_async(params.bucket, params.name, content, params.content_type or guessed)
+    kind = params.content_type or guessed
+    meta = await ctx.store_async(params.bucket, params.name, content, kind, as_it_is=True)
     return Uploaded(
         artifact=ArtifactRef(bucket=meta.bucket, key=meta.key), size_bytes=meta.size_bytes, sha256=meta.sha256
     )

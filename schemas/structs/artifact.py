@@ -5,6 +5,8 @@ from typing import Annotated, Any, TypeAlias
 from dihedral.schemas.strict import Strict
 from msgspec import UNSET, Meta, UnsetType, field
 
+from . import submission
+
 class ArtifactRef(Strict, kw_only=True):
     bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
     key: Annotated[str, Meta(max_length=900, min_length=1)]
@@ -96,3 +98,76 @@ class Limits(Strict, kw_only=True):
 class ArtifactList(Strict, kw_only=True):
     artifacts: list[ArtifactMeta]
     next: str | None
+
+
+LeftOutItem: TypeAlias = Annotated[str, Meta(max_length=1000)]
+
+
+class ProvenanceNode(Strict, kw_only=True):
+    id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    params: Annotated[dict[str, Any], Meta(description='As they ran.')] | UnsetType = (
+        UNSET
+    )
+
+
+class ProvenanceInput(Strict, kw_only=True):
+    bucket: Annotated[str, Meta(pattern='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$(?!\\n)')]
+    key: Annotated[str, Meta(max_length=900, min_length=1)]
+    sha256: Annotated[str, Meta(pattern='^[0-9a-f]{64}$(?!\\n)')] | UnsetType = UNSET
+
+
+class Provenance(Strict, kw_only=True):
+    dihedral: Annotated[
+        str, Meta(description='The version that wrote it.', max_length=64)
+    ]
+    job_id: (
+        Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+        | UnsetType
+    ) = field(name='jobId', default=UNSET)
+    node: ProvenanceNode | UnsetType = UNSET
+    pipeline: (
+        Annotated[
+            str,
+            Meta(
+                description='Of the request, with params.',
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    task: (
+        Annotated[
+            str,
+            Meta(
+                description='Of a request for one task, with params.',
+                pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)',
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    params: (
+        Annotated[dict[str, Any], Meta(description='Those that were given.')]
+        | UnsetType
+    ) = UNSET
+    graph: (
+        Annotated[
+            submission.GraphSubmission,
+            Meta(description='As it ran; absent where it is large.'),
+        ]
+        | UnsetType
+    ) = UNSET
+    inputs: (
+        Annotated[
+            list[ProvenanceInput],
+            Meta(description='The files that the node was given.', max_length=64),
+        ]
+        | UnsetType
+    ) = UNSET
+    left_out: (
+        Annotated[
+            list[LeftOutItem],
+            Meta(description='RFC 6901, of values that may be secrets.', max_length=64),
+        ]
+        | UnsetType
+    ) = field(name='leftOut', default=UNSET)

@@ -27,18 +27,53 @@ class EdgeKind(StrEnum):
     on_failure = 'on_failure'
 
 
-class NodeError(Strict, kw_only=True):
-    code: Annotated[str, Meta(max_length=128, min_length=1)]
-    message: str
-    details: dict[str, Any]
-
-
 class Retries(Strict, kw_only=True):
     attempt: Annotated[int, Meta(ge=0)]
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = field(name='maxAttempts')
 
 
 Tag: TypeAlias = Annotated[str, Meta(max_length=100, min_length=1)]
+
+
+class Edge(Strict, kw_only=True):
+    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
+        field(name='from')
+    )
+    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    kind: EdgeKind
+    metadata: dict[str, Any]
+
+
+class Estimate(Strict, kw_only=True):
+    low: Annotated[float, Meta(ge=0.0)]
+    high: Annotated[float, Meta(ge=0.0)]
+
+
+class RemedyClass(StrEnum):
+    change_inputs = 'change_inputs'
+    retry = 'retry'
+    resume = 'resume'
+    wait = 'wait'
+    free_space = 'free_space'
+    ask_operator = 'ask_operator'
+
+
+class Remedy(Strict, kw_only=True):
+    class_: RemedyClass = field(name='class')
+    advice: Annotated[str, Meta(description='A sentence.')]
+    param: (
+        Annotated[
+            str, Meta(description='The param of the request that the error names.')
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class NodeError(Strict, kw_only=True):
+    code: Annotated[str, Meta(max_length=128, min_length=1)]
+    message: str
+    details: dict[str, Any]
+    remedy: Remedy | UnsetType = UNSET
 
 
 class Node(Strict, kw_only=True):
@@ -80,20 +115,6 @@ class Node(Strict, kw_only=True):
         name='timeoutSeconds', default=UNSET
     )
     telemetry: dict[str, Any] | UnsetType = UNSET
-
-
-class Edge(Strict, kw_only=True):
-    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
-        field(name='from')
-    )
-    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
-    kind: EdgeKind
-    metadata: dict[str, Any]
-
-
-class Estimate(Strict, kw_only=True):
-    low: Annotated[float, Meta(ge=0.0)]
-    high: Annotated[float, Meta(ge=0.0)]
 
 
 class Graph(Strict, kw_only=True):

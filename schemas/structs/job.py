@@ -55,6 +55,7 @@ class JobError(Strict, kw_only=True):
     message: str
     details: dict[str, Any]
     node_id: str | None = field(name='nodeId')
+    remedy: graph_1.Remedy | UnsetType = UNSET
 
 
 StartAt: TypeAlias = Annotated[

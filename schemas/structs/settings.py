@@ -84,6 +84,14 @@ class ArtifactsSettings(Strict, kw_only=True):
             ),
         ]
     ) = field(name='caFile', default='')
+    provenance: (
+        Annotated[
+            bool,
+            Meta(
+                description='Whether pictures, films, sounds and models of jobs carry in their metadata what made them.'
+            ),
+        ]
+    ) = True
 
 
 class JobsSettings(Strict, kw_only=True):

@@ -17,6 +17,15 @@ class SubmittedRetries(Strict, kw_only=True):
 Tag: TypeAlias = Annotated[str, Meta(max_length=100, min_length=1)]
 
 
+class EdgeSubmission(Strict, kw_only=True):
+    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
+        field(name='from')
+    )
+    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
+    kind: graph.EdgeKind | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+
 class NodeSubmission(Strict, kw_only=True):
     id: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
     task: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
@@ -56,15 +65,6 @@ class NodeSubmission(Strict, kw_only=True):
     progress_weight: Annotated[float, Meta(ge=0.0, le=1000000.0)] | UnsetType = field(
         name='progressWeight', default=UNSET
     )
-
-
-class EdgeSubmission(Strict, kw_only=True):
-    from_: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')] = (
-        field(name='from')
-    )
-    to: Annotated[str, Meta(pattern='^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\\n)')]
-    kind: graph.EdgeKind | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
 
 
 class GraphSubmission(Strict, kw_only=True):

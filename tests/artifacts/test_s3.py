@@ -217,7 +217,7 @@ async def test_a_link_downloads_for_whoever_has_it_and_only_that(place: Any) -> 
     assert link.startswith(place.seaweed.endpoint)
     assert "X-Amz-Expires=3600" in link
     assert SECRET not in link
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=120) as http:
         answer = await http.get(link)
         assert (answer.status_code, answer.content) == (200, content)
         assert answer.headers["content-type"] == "video/mp4"
@@ -240,7 +240,7 @@ async def test_a_link_expires(place: Any, opened: Any) -> None:
     await place.store.put("videos", place.key("it"), b"content", BINARY)
     store = opened(presign_seconds=2)
     link = await store.link("videos", place.key("it"))
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=120) as http:
         assert (await http.get(link)).status_code == 200
         deadline = time.monotonic() + at_this_load(20)
         while (await http.get(link)).status_code == 200:

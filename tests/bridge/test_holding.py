@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from dihedral.bridge.fabric.items import Release, Renewal, Submission, Takeover
@@ -59,6 +60,32 @@ async def test_a_take_that_holds_writes_nothing_into_the_job(world: World, redis
     assert not [name for name in job if name.startswith("c:")]
     assert claim.started == [("a", 1, 0)]
     assert await world.pending() == [claim.entry]
+
+
+@on_both_servers
+async def test_an_answer_with_many_entries_of_a_job_has_its_graph_once(world: World) -> None:
+    graph = json.dumps({"nodes": ["x" * 300_000]})
+    for job in ("one", "two"):
+        fields = ["graph", graph, "routes", ROUTES]
+        item = Submission(
+            job,
+            "d",
+            4,
+            [msgspec.structs.replace(batch([name]), inline=False) for name in ("a", "b", "c", "d")],
+            0,
+            0,
+            (),
+            False,
+            fields,
+        )
+        await world.scripts.submit(world.part, [item])
+    asked: dict[str, Any] = {"count": 9, "light": 9, "heavy": 9, "streams": [STREAM], "holding": True}
+    claims = await world.scripts.take(world.part, "w1", "n", **asked)
+    assert [(claim.job_id, claim.started[0][0]) for claim in claims] == [
+        (job, name) for job in ("one", "two") for name in "abcd"
+    ]
+    assert {claim.graph for claim in claims} == {graph}
+    assert {claim.routes for claim in claims} == {ROUTES}
 
 
 @on_both_servers

@@ -166,9 +166,10 @@ def test_a_file_says_which_request_made_it(tab: Tab) -> None:
         picture.getvalue(),
         tensors,
         b"RIFF\0\0\0\0WAVELIST" + text + b"\0" * 99,
-        b"\0\0\0 ftypisom" + text + b"\0",
+        b"\0\0\0 ftypisom" + text.replace(b"speak", b"look") + text + b"\0",
     ]
+    wrong = [b"ftyp" + text.replace(b'"j"', b"[1]"), b"ftyp" + b'{"dihedral":' * 9000]
     found = tab.page.evaluate(
-        PROVENANCE, [base64.b64encode(data).decode() for data in [*files, b"", b"plain", text[:40]]]
+        PROVENANCE, [base64.b64encode(data).decode() for data in [*files, *wrong, b"", b"plain", text[:40]]]
     )
-    assert found == [said] * 4 + [None] * 3
+    assert found == [said] * 4 + [None] * 5

@@ -34,7 +34,7 @@ def test_the_first_button_of_an_error_is_its_cure(tab: Tab, house: Stack, tmp_pa
     page = tab.page
     page.goto(f"/console/jobs/{wrong}")
     cure = page.get_by_role("region", name="What went wrong").locator(".primary")
-    expect(cure).to_have_text("Change the inputs")
+    expect(cure).to_have_text("Change Recording")
     cure.click()
     expect(page.get_by_role("heading", name="Train a voice")).to_be_visible()
     expect(page.locator(".chosen")).to_contain_text("speech.wav")

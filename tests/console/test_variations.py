@@ -1,12 +1,20 @@
-"""One form, several jobs: values to sweep, and presets."""
+"""One form, several jobs: values to sweep, presets, and the files that jobs have made."""
 
+import base64
 import re
+from pathlib import Path
 
 from playwright.sync_api import expect
 
 from tests.console.browser import Tab
 from tests.console.steps import name, open_groups
 from tests.support.stack import Stack
+
+DROP = """async ([name, data]) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], name));
+  document.querySelector("main").dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+}"""
 
 
 def test_several_values_are_several_jobs_that_are_compared(tab: Tab, house: Stack) -> None:
@@ -63,3 +71,35 @@ def test_a_preset_is_saved_chosen_replaced_and_deleted(tab: Tab, house: Stack) -
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(chip).to_have_count(0)
     assert called not in [each["name"] for each in house.get("/api/presets", pipeline="simulate")["presets"]]
+
+
+def test_a_file_that_a_job_has_made_restores_its_form(tab: Tab, house: Stack, files: dict[str, Path]) -> None:
+    picture = house.upload(files["picture"])
+    scenes = [{"picture": picture, "lines": ["Hello"]}]
+    film = {"scenes": scenes, "width": 64, "height": 48, "seconds": 0.5}
+    requests = [
+        ("train_image_lora", {"pictures": [picture], "steps": 3}, ".safetensors"),
+        ("render_video", film, ".mp4"),
+        ("speak", {"text": "A word."}, ".wav"),
+    ]
+    jobs = [house.post("/api/jobs", {"pipeline": name, "params": params})["jobId"] for name, params, _ in requests]
+    page = tab.page
+    for (pipeline, params, ending), job_id in zip(requests, jobs, strict=True):
+        job = house.ended(job_id, 120)
+        assert job["status"] == "completed", job["error"]
+        made = next(each for each in job["artifacts"] if each["key"].endswith(ending))
+        said = house.get("/api/provenance", bucket=made["bucket"], key=made["key"])
+        assert (said["jobId"], said["pipeline"], said["params"]) == (job_id, pipeline, params)
+        data = house.http.get(f"/api/artifacts/{made['bucket']}/{made['key']}").content
+        page.goto("/")
+        expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+        page.evaluate(DROP, [f"saved{ending}", base64.b64encode(data).decode()])
+        expect(page).to_have_url(re.compile("/console/new"))
+        expect(page.get_by_text(f"As saved{ending} was made")).to_be_visible()
+        if ending == ".safetensors":
+            open_groups(page)
+            expect(page.get_by_label("Steps", exact=True)).to_have_value("3")
+            expect(page.locator(".chosen").first).to_contain_text(files["picture"].name)
+        else:
+            shown = "Hello" if ending == ".mp4" else "A word."
+            expect(page.locator("textarea").first).to_have_value(re.compile(shown))

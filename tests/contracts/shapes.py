@@ -89,7 +89,9 @@ CODE = text(1, 128)
 PLANE = choice("node", "python")
 NODE_STATUS = choice("pending", "ready", "running", "completed", "failed", "skipped", "cancelled")
 EDGE_KIND = choice("normal", "on_success", "on_failure")
-NODE_ERROR: Shape = {"code": CODE, "message": text(), "details": OBJECT}
+REMEDY_CLASS = choice("change_inputs", "retry", "resume", "wait", "free_space", "ask_operator")
+REMEDY: Shape = {"class": REMEDY_CLASS, "advice": text(), "param": optional(text())}
+NODE_ERROR: Shape = {"code": CODE, "message": text(), "details": OBJECT, "remedy": optional(of(REMEDY))}
 RETRIES: Shape = {"attempt": whole(0), "maxAttempts": whole(1, 100)}
 TIMEOUT = number(above=0, high=2_592_000)
 WEIGHT = number(low=0, high=1_000_000)
@@ -154,6 +156,19 @@ ARTIFACT_META: Shape = {
     "name": optional(text(1, 200)),
     "owner": optional(text()),
     "favourite": optional(FLAG),
+}
+PROVENANCE_NODE: Shape = {"id": ID, "task": ID, "params": optional(OBJECT)}
+PROVENANCE_INPUT: Shape = {"bucket": BUCKET, "key": KEY, "sha256": optional(SHA256)}
+PROVENANCE: Shape = {
+    "dihedral": text(0, 64),
+    "jobId": optional(ID),
+    "node": optional(of(PROVENANCE_NODE)),
+    "pipeline": optional(ID),
+    "task": optional(ID),
+    "params": optional(OBJECT),
+    "graph": optional(of(GRAPH_SUBMISSION)),
+    "inputs": optional(many(of(PROVENANCE_INPUT), at_most=64)),
+    "leftOut": optional(many(text(0, 1000), at_most=64)),
 }
 
 JOB_STATUS = choice("scheduled", "queued", "running", "cancelling", "completed", "failed", "cancelled")
@@ -415,6 +430,7 @@ ARTIFACTS = section(
     region=text(1),
     secure=FLAG,
     maxUploadBytes=whole(1),
+    provenance=FLAG,
     presignSeconds=whole(1, 604_800),
     caFile=text(),
 )
@@ -547,6 +563,8 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "NodeStatus": NODE_STATUS,
         "EdgeKind": EDGE_KIND,
         "NodeError": NODE_ERROR,
+        "Remedy": REMEDY,
+        "RemedyClass": REMEDY_CLASS,
         "Retries": RETRIES,
         "Node": NODE,
         "Edge": EDGE,
@@ -697,6 +715,9 @@ SHAPES: dict[str, dict[str, Kind | Shape]] = {
         "Limits": {"uploadBytes": whole(1), "bodyBytes": whole(1)},
         "ArtifactMeta": ARTIFACT_META,
         "ArtifactList": {"artifacts": many(of(ARTIFACT_META)), "next": nullable(text())},
+        "Provenance": PROVENANCE,
+        "ProvenanceNode": PROVENANCE_NODE,
+        "ProvenanceInput": PROVENANCE_INPUT,
     },
     "control_plane": {
         "ControlSettings": CONTROL,

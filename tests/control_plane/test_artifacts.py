@@ -497,7 +497,7 @@ async def test_a_remote_store_is_redirected_to_at_its_public_address(remote: Any
     assert f"{link.scheme}://{link.netloc}" == seaweed.endpoint.replace("127.0.0.1", "localhost")
     assert link.path == f"/videos/{meta['key']}"
     assert parse_qs(link.query)["X-Amz-Expires"] == [str(remote.settings.artifacts.presign_seconds)]
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=120) as anybody:
         found = await anybody.get(answer.headers["location"])
         assert (found.status_code, found.content) == (200, CONTENT)
     missing = await remote.http.get(f"{where(meta)}x")
@@ -512,7 +512,7 @@ async def test_a_remote_store_is_told_what_a_browser_may_show(remote: Any, kind:
     """It sends no policy of ours with a page, so there a page must not be one."""
     meta = await upload(remote, CONTENT, "it.bin", kind)
     link = (await remote.http.get(where(meta))).headers["location"]
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=120) as anybody:
         assert (await anybody.get(link)).headers["content-disposition"] == f'{how}; filename="it.bin"'
         assert (await anybody.get(link.replace("attachment", "inline").replace("it.bin", "x"))).status_code in (
             403,
@@ -728,7 +728,7 @@ async def test_a_type_that_browsers_read_otherwise_is_never_shown(served: Any, k
 async def test_a_remote_store_shows_no_type_that_browsers_read_otherwise(remote: Any) -> None:
     meta = await upload(remote, CONTENT, "it.bin", "text/plain;a=, text/html")
     link = (await remote.http.get(where(meta))).headers["location"]
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=120) as anybody:
         answer = await anybody.get(link)
     assert answer.headers["content-disposition"].startswith("attachment")
     assert answer.headers["content-type"] == "application/octet-stream"

@@ -1,12 +1,15 @@
 """Goals over REST: planned for nothing, run where they are certain, refused with their questions where they are not."""
 
+import json
 from typing import Any
 
 import pytest
 
 from dihedral.bridge.fabric import keys
+from dihedral.schemas.structs.control_plane import LlmKind, LlmSettings
 from tests.control_plane.served import Served, graph, new_id, node, pointers
 from tests.control_plane.test_access import house  # noqa: F401 - a fixture
+from tests.control_plane.test_tasks import endpoint, says
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -259,3 +262,37 @@ async def test_a_plan_tells_how_long_such_jobs_took(served: Served) -> None:
     late = await served.post("/api/plans", {**SCRIPT, "budgetSeconds": 0.0001}, 200)
     assert late["estimate"]["seconds"] >= 0
     assert (await served.post("/api/plans", {**SCRIPT, "budgetSeconds": 3600}, 200))["certain"]
+
+
+async def test_what_no_parameter_mends_is_tried_in_another_way(served: Served) -> None:
+    wanted = evaluated()
+    params = wanted["graph"]["nodes"][1]["params"]
+    del params["checks"][0]["repair"]
+    params["variants"] = [{"node": "a", "label": "five lines", "params": {"lines": 5}}]
+    job = await served.post("/api/jobs", wanted)
+    await served.ended(job["jobId"])
+    again = await served.ended(f"{job['jobId']}-2")
+    assert (await served.nodes(again["jobId"]))["a"]["params"]["lines"] == 5
+    told = (await served.get(f"/api/jobs/{again['jobId']}/graph"))["metadata"]["plan"]
+    assert told["reason"].endswith("; a is done by five lines")
+
+
+async def test_a_goal_is_judged_by_the_model_that_is_set(served: Served) -> None:
+    """The results as they were stored, over the wire; what it says of them is the last finding."""
+    text = json.dumps({"verdict": "not met", "reason": "it says farewell", "variant": -1})
+    before = served.settings.llm
+    async with endpoint(says(text, "openai")) as other:
+        served.settings.llm = LlmSettings(endpoint=other.url, kind=LlmKind.openai, model="scripted", timeout_seconds=30)
+        try:
+            goal = {"goal": "Store the text 'goodbye' as greeting.txt", "evaluate": True}
+            job = await served.post("/api/jobs", goal)
+            await served.ended(job["jobId"])
+        finally:
+            served.settings.llm = before
+    found = (await served.nodes(job["jobId"]))["evaluate"]["output"]
+    assert (found["passed"], found["nextAttempt"]) == (False, None)
+    assert found["findings"][-1]["label"] == "as the language model sees it: it says farewell"
+    (request,) = other.asked
+    told = json.loads(request.document["messages"][1]["content"])
+    assert told["goal"] == goal["goal"]
+    assert json.loads(told["results"][0]["output"])["sizeBytes"] == len("goodbye")

@@ -168,7 +168,7 @@ async def test_a_server_that_takes_no_writes_refuses_jobs_and_ends_no_process(tm
         if state == "memory":
             found = await served.post("/api/jobs/batch", {"jobs": [body, {}]}, expect=200)
             assert [each["code"] for each in found["jobs"]] == ["out_of_memory", "invalid_request"]
-            async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
+            async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws", open_timeout=at_this_load(30)) as socket:
                 await socket.send(json.dumps({"action": "subscribe", "jobId": job}))
                 gate(name).set()
                 async with asyncio.timeout(at_this_load(30)):

@@ -16,7 +16,7 @@ from dihedral.bridge.worker import outbox
 from dihedral.control_plane.routes.live import server_sent
 from tests.control_plane.hubs import world
 from tests.control_plane.served import new_id
-from tests.control_plane.watching import SECONDS, live
+from tests.control_plane.watching import SECONDS, lasting, live
 from tests.support.polling import at_this_load
 from tests.support.servers import start_server
 
@@ -176,7 +176,7 @@ async def test_a_last_event_id_that_the_log_does_not_have_is_a_resync(served: An
     async with streaming(served, job.job, last_event_id={"trimmed": "7", "beyond": str(seq + 1)}[why]) as stream:
         event, number, document = await stream.next()
         assert (event, number) == ("resync", seq)
-        assert document["snapshot"]["job"] == await served.job(job.job)
+        assert lasting(document["snapshot"]["job"]) == lasting(await served.job(job.job))
         job.end()
         assert [number for _, number, _ in await stream.rest() if number] == [seq + 1, seq + 2]
 

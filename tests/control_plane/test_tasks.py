@@ -69,6 +69,8 @@ class Endpoint:
             ends = await asyncio.gather(answering, leaving, return_exceptions=True)
             if isinstance(ends[0], ConnectionError):
                 self.gone.set()
+        except asyncio.IncompleteReadError:
+            self.gone.set()
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):

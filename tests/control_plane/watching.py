@@ -126,7 +126,8 @@ async def live(
 
 @asynccontextmanager
 async def watching(served: Live, port: int) -> AsyncIterator["Watcher"]:
-    async with connect(f"ws://127.0.0.1:{port}/ws", max_size=None, proxy=None) as socket:
+    opening = at_this_load(30)  # many come at once
+    async with connect(f"ws://127.0.0.1:{port}/ws", max_size=None, proxy=None, open_timeout=opening) as socket:
         yield Watcher(served, socket)
 
 
@@ -199,6 +200,11 @@ class Watcher:
 def response(message: str, job: str | None, reason: str | None = None) -> Message:
     made = {"type": "response", "action": "response", "message": message, "jobId": job}
     return made if reason is None else {**made, "reason": reason}
+
+
+def lasting(document: dict[str, Any]) -> dict[str, Any]:
+    """A job without what is guessed anew at every look."""
+    return {name: value for name, value in document.items() if name not in ("estimate", "startsIn")}
 
 
 def ended(message: Message) -> bool:

@@ -467,7 +467,7 @@ def test_the_redis_exporter_sees_the_store_with_what_it_is_given(
 
 def _metrics(place: str) -> str:
     try:
-        return httpx.get(f"http://{place}/metrics").text
+        return httpx.get(f"http://{place}/metrics", timeout=120).text
     except httpx.HTTPError:
         return ""
 
@@ -519,7 +519,7 @@ async def test_the_artifact_store_starts_with_its_command_and_takes_the_keys(mou
         await store.check()
         for name, port in ports.items():  # 127.0.0.2 stands for the address that other containers see
             assert _is_open("127.0.0.2", port) == (name in ("s3", "metrics")), name
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=120) as http:
             text = (await http.get(f"http://127.0.0.1:{ports['metrics']}/metrics")).text
         dashboard = (ROOT / "deploy" / "grafana" / "dashboards" / "artifacts.json").read_text()
         shown = set(re.findall(r"SeaweedFS_\w+", dashboard))

@@ -1,4 +1,4 @@
-"""What a newcomer does: the demo, `up`, a second `up` that goes on with the first one's jobs."""
+"""What a newcomer does: `up`, a second `up` that goes on with the first one's jobs. The demo is run from the wheel: house_rules/test_wheel.py."""
 
 import json
 import os
@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
-from safetensors.numpy import load_file
 
 from dihedral.client import Client
 from tests.support.polling import becomes
+from tests.support.servers import processes_of
 from tests.support.stack import simulate
 
 DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
@@ -21,33 +20,6 @@ DIHEDRAL = str(Path(sys.executable).with_name("dihedral"))
 
 def run(*arguments: Any, cwd: Any, **options: Any) -> Any:
     return subprocess.run([DIHEDRAL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, **options)
-
-
-def mine(directory: Any) -> Any:
-    """Processes that were started for this directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            except OSError:
-                continue
-            if str(directory).encode() in text and state != "Z" and int(entry.name) != os.getpid():
-                found.append(text[:200])
-    return found
-
-
-def test_the_demo_runs_to_its_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = run("demo", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    paths = {Path(path).suffix: Path(path) for path in json.loads(done.stdout)["paths"]}
-    with av.open(str(paths[".mp4"])) as video:
-        assert sum(1 for _ in video.decode(video=0)) == video.streams.video[0].frames
-    names = [Path(path).name for path in json.loads(done.stdout)["paths"]]
-    assert {"speech.wav", "speech.vtt", "video.mp4", "adapter_model.safetensors"} <= set(names)
-    assert load_file(paths[".safetensors"])
-    assert mine(tmp_path) == []
 
 
 class Up:
@@ -83,14 +55,14 @@ def test_a_second_up_goes_on_with_the_jobs_of_the_first(tmp_path: Path) -> None:
         )
     first.process.send_signal(signal.SIGINT)
     first.process.communicate(timeout=240)
-    assert mine(tmp_path) == []
+    assert processes_of(tmp_path) == []
     second = Up(tmp_path)
     with Client(second.url) as client:
         becomes(lambda: client.job(job)["status"] == "completed", 40)
         begun = [e["nodeId"] for e in client.events(job)["events"] if e["type"] == "node" and e["status"] == "running"]
     assert begun == ["a", "b", "b"]
     assert second.stop() == 0
-    assert mine(tmp_path) == []
+    assert processes_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def recorded() -> Iterator[tuple[Recording, list[bytes]]]:
             with (
                 redis.Redis.from_url(house.redis_url) as client,
                 client.pubsub(ignore_subscribe_messages=True) as progress,
-                connect(f"ws://127.0.0.1:{house.port}/ws", proxy=None, max_size=None) as socket,
+                connect(f"ws://127.0.0.1:{house.port}/ws", proxy=None, max_size=None, open_timeout=60) as socket,
             ):
                 progress.psubscribe("progress:*")
                 made = Recording(house, socket)

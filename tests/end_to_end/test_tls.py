@@ -183,7 +183,7 @@ async def test_artifacts_travel_over_tls_to_a_store_that_shows_who_it_is(
             assert link is not None
             assert link.startswith(f"https://localhost:{port}/inputs/tls/a.txt?")
             trust = ssl.create_default_context(cafile=str(authority.file))
-            async with httpx.AsyncClient(verify=trust) as client:
+            async with httpx.AsyncClient(verify=trust, timeout=120) as client:
                 assert (await client.get(link)).text == "over TLS"
             await trusting.delete("inputs", "tls/a.txt")
         finally:

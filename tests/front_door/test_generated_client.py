@@ -17,7 +17,7 @@ pytest.importorskip("openapi_python_client")
 
 def test_a_generated_client_submits_a_job_and_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with up(tmp_path, "--slots", "1") as house:
-        (tmp_path / "openapi.json").write_bytes(httpx.get(f"{house.url}/schema/openapi.json").content)
+        (tmp_path / "openapi.json").write_bytes(httpx.get(f"{house.url}/schema/openapi.json", timeout=120).content)
         program = "from openapi_python_client.cli import app; app()"
         words = ["generate", "--path", "openapi.json", "--output-path", "generated", "--meta", "none"]
         tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

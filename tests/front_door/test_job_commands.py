@@ -1,5 +1,6 @@
 """Commands on jobs as people type them: run, again, download, events, completion; each named after what first_hour.md missed where it did."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dihedral import Client
 from dihedral.client import JobFailed
@@ -17,7 +19,7 @@ from tests.front_door.test_cli import Shell
 MINE = """
 from typing import Annotated
 from msgspec import Meta, Struct
-from dihedral import ArtifactRef, TaskContext, artifact, task
+from dihedral import ArtifactRef, TaskContext, TaskError, artifact, task
 
 Text = Annotated[ArtifactRef, artifact("text/*", format="text")]
 
@@ -27,6 +29,23 @@ class Count(Struct, forbid_unknown_fields=True, rename="camel"):
     times: int = 1
     loud: bool = False
     share: float | None = None
+
+class Paint(Struct, forbid_unknown_fields=True, rename="camel"):
+    colour: str
+    picture: Text | None = None
+    link: str = ""
+
+class Painted(Struct):
+    colour: str
+
+@task(description="Paints a picture.")
+def paint(params: Paint, ctx: TaskContext) -> Painted:
+    from PIL import Image
+    if params.colour == "none":
+        raise TaskError("colour: choose one", code="invalid_input")
+    Image.new("RGB", (8, 8), params.colour).save(ctx.workdir / "a.png")
+    ctx.store("videos", "a.png", ctx.workdir / "a.png", "image/png")
+    return Painted(colour=params.colour)
 
 class Counted(Struct):
     words: int
@@ -167,6 +186,42 @@ def test_again_repeats_a_job_with_changes_a4(shell: Shell) -> None:
     assert job["tags"] == ["t"]
     third = shell("again", second, "times=", "-q").stdout.strip()
     assert shell.json("show", third)["job"]["params"]["times"] == 1
+
+
+def test_the_last_line_of_a_failed_job_says_what_can_be_done(shell: Shell) -> None:
+    said = shell("run", "paint", "colour=none", "-q", code=1)
+    job = said.stdout.strip()
+    shown = shell("watch", job, code=1).stderr.splitlines()
+    assert shown[-1] == f"change `colour`: dihedral again {job[:8]} colour=…"
+    assert shown[-2] == "The input does not fit this task. Change it and run the job again."
+    assert f"change `colour`: dihedral again {job[:8]}" in shell("show", job).stdout
+    shown = shell("run", "break_down", code=1).stderr.splitlines()
+    assert "then: dihedral retry" in shown[-1]
+
+
+def test_again_runs_what_made_a_file(shell: Shell, house: Up) -> None:
+    """A file says what made it; a value that may be a secret has to be given once more."""
+    (shell.directory / "a.txt").write_text("read")
+    job = shell("run", "paint", "colour=red", "--file", "picture=a.txt", "-o", ".", "-q").stdout.split()[0]
+    shown = shell("again", "a.png", "colour=blue", "-o", "blue")
+    assert "a.png: paint colour=blue picture=" in shown.stderr
+    with Image.open(shell.directory / "blue/a.png") as blue:
+        assert blue.getpixel((0, 0)) == (0, 0, 255)
+    with Client(house.url) as client:
+        said = client.provenance(shell.directory / "a.png")
+        assert (said.get("jobId"), said.get("task"), said.get("params", {})["colour"]) == (job, "paint", "red")
+        (sent,) = said.get("inputs", [])
+        assert sent.get("sha256") == hashlib.sha256(b"read").hexdigest()
+        (made,) = client.job(job)["artifacts"]
+        assert client.provenance(made) == said
+        assert made["sha256"] == hashlib.sha256((shell.directory / "a.png").read_bytes()).hexdigest()
+    shell("run", "paint", "colour=red", "link=https://me:word@host/", "-o", "secret", "-q")
+    assert b"me:word" not in (shell.directory / "secret/a.png").read_bytes()
+    assert "give link=…" in shell("again", "secret/a.png", code=2).stderr
+    assert shell.json("again", "secret/a.png", "link=x", "--detach")["params"]["link"] == "x"
+    (shell.directory / "b.png").write_bytes(b"nothing")
+    assert "this file does not say what made it" in shell("again", "b.png", code=3).stderr
+    assert "there is no file c.png" in shell("again", "c.png", code=2).stderr
 
 
 # Results --------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dihedral.place_commands import resumed
 from dihedral.render import left, seconds_range
 from dihedral.tables import cut, width
 from tests.front_door import warm
@@ -137,6 +138,14 @@ def test_a_pool_is_paused_a_worker_drained_and_both_are_resumed(shell: Shell) ->
     becomes(lambda: "draining" not in Terminal(shell, 80)("workers"))
     assert "no worker 'absent' was seen" in shell("drain", "absent", code=3).stderr
     assert "no worker serves pool 'absent'" in shell("resume", "absent", code=3).stderr
+
+
+def test_a_pool_is_resumed_by_its_name_though_a_workers_id_begins_so() -> None:
+    pools = {("python", "gpu"), ("python", "default")}
+    assert resumed("gpu", "gpu-71-0af3", pools) is None
+    assert resumed("data/gpu", None, pools) is None
+    assert resumed("gpu-7", "gpu-71-0af3", pools) == "gpu-71-0af3"
+    assert resumed("gpu-71-0af3", "gpu-71-0af3", pools) == "gpu-71-0af3"
 
 
 def test_a_waiting_job_is_moved_tagged_and_named(shell: Shell) -> None:

@@ -88,7 +88,7 @@ MESSAGES = st.one_of(
 @pytest_asyncio.fixture(loop_scope="session")
 async def watched(served: Any, held: Any) -> AsyncIterator[Any]:
     """The held job, which a client watches; the hub then still knows what to tell of it."""
-    async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
+    async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws", open_timeout=60) as socket:
         await subscribed(socket, held)
         yield held
         await subscribed(socket, held)

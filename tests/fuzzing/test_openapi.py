@@ -91,7 +91,9 @@ def test_every_operation_answers_as_it_says(house: Any) -> None:
         ids = known(house) if "{" in operation.path else {}
         ask(house, operation, GenerationMode.POSITIVE, ids)
         in_a_batch = operation.path == "/api/jobs/batch"  # which answers for each of its jobs, so 200
-        if (len(operation.query) or len(operation.body)) and not in_a_batch:  # else there is nothing that could not fit
+        any_bytes = "octet-stream" in str([each.media_type for each in operation.body])
+        # else there is nothing that could not fit
+        if (len(operation.query) or len(operation.body)) and not (in_a_batch or any_bytes):
             ask(house, operation, GenerationMode.NEGATIVE, ids)
     assert house.control.poll() is None
     assert [worker.poll() for worker in house.workers] == [None]

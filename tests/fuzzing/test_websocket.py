@@ -47,7 +47,7 @@ def gates() -> Any:
 @given(messages=MESSAGES)
 async def test_each_message_is_answered_and_nobody_else_is_disturbed(served: Any, gates: Any, messages: Any) -> None:
     job = await held(served, gates)
-    async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws") as socket:
+    async with websockets.connect(f"ws://127.0.0.1:{served.port}/ws", open_timeout=60) as socket:
         for message in messages:
             await socket.send(message.replace("HELD", job) if isinstance(message, str) else message)
         await socket.send(json.dumps({"action": "subscribe", "jobId": job}))

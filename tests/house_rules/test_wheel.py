@@ -11,7 +11,10 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-from tests.support.servers import skip
+import av
+from safetensors.numpy import load_file
+
+from tests.support.servers import processes_of, skip
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "bridge", "control_plane", "data_plane")
@@ -58,7 +61,11 @@ def test_what_is_installed_from_the_wheel_alone_runs_a_job_and_the_demo(tmp_path
     names = {Path(path).name for path in made["paths"]}
     assert names >= {"adapter_model.safetensors", "speech.wav", "speech.vtt", "video.mp4"}
     assert all(Path(path).is_relative_to(empty) and Path(path).stat().st_size > 0 for path in made["paths"])
+    with av.open(next(path for path in made["paths"] if path.endswith(".mp4"))) as video:
+        assert sum(1 for _ in video.decode(video=0)) == video.streams.video[0].frames
+    assert load_file(next(path for path in made["paths"] if path.endswith(".safetensors")))
     assert [path.name for path in empty.iterdir()] == ["dihedral-data"]
+    assert processes_of(empty) == []
 
 
 def built(directory: Path) -> Path:

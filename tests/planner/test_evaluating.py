@@ -1,6 +1,7 @@
 """Rules of tasks become a node that holds results against the goal; what it finds, and which parameter it would change."""
 
 import asyncio
+import json
 from typing import Any
 
 import msgspec
@@ -13,9 +14,14 @@ from dihedral.control_plane.tasks.evaluate_results import (
     EvaluateParams,
     Evaluation,
     NotSubmitted,
+    Swaps,
     again,
     evaluate_results,
 )
+from dihedral.control_plane.tasks.llm import llm
+from dihedral.schemas.structs.capability import Voice
+from dihedral.schemas.structs.control_plane import LlmSettings
+from tests.control_plane.test_tasks import Answer, answers, endpoint, says
 from tests.planner.trying import manifest, tried
 
 pytestmark = pytest.mark.quick
@@ -30,23 +36,34 @@ class Context:
         assert text
 
 
-def evaluated(*checks: dict[str, Any], attempt: int = 1) -> tuple[Evaluation, list[tuple[str, str, Changes]]]:
+def evaluated(
+    *checks: dict[str, Any], attempt: int = 1, model: Answer | None = None, **more: Any
+) -> tuple[Evaluation, list[tuple[str, str, Changes]]]:
     asked: list[tuple[str, str, Changes]] = []
 
-    async def submit(job: str, owner: str, changes: Changes, reason: str) -> str:
+    async def submit(job: str, owner: str, changes: Changes, swaps: Swaps, reason: str) -> str:
         assert reason
-        asked.append((job, owner, changes))
+        asked.append((job, owner, changes | {node: {"task": task} for node, task in swaps.items()}))
         return f"{job}-2"
 
     async def run() -> Evaluation:
         again.set(submit)
-        params = msgspec.convert({"checks": list(checks), "attempt": attempt}, EvaluateParams)
-        made: Evaluation = await evaluate_results(params, Context())  # type: ignore[arg-type]
+        params = msgspec.convert({"checks": list(checks), "attempt": attempt, **more}, EvaluateParams)
+        if model is None:
+            made: Evaluation = await evaluate_results(params, Context())  # type: ignore[arg-type]
+            return made
+        async with endpoint(model) as other:
+            llm.set(LlmSettings(endpoint=other.url, kind="openai", model="scripted", timeout_seconds=30))  # type: ignore[arg-type]
+            made = await evaluate_results(params, Context())  # type: ignore[arg-type]
+        (request,) = other.asked
+        told.append(request.document)
         return made
 
     return asyncio.run(run()), asked
 
 
+told: list[Any] = []
+"""What the model of `evaluated` was asked."""
 SPEED = {"node": "speak", "param": "speed", "value": 1.0, "minimum": 0.5, "maximum": 2}
 LATE = {"node": "speak", "id": "duration", "label": "short", "value": 6, "most": 4, "repair": SPEED}
 
@@ -118,3 +135,87 @@ def test_numbers_lists_and_texts_are_measured_and_what_does_not_tell_is_no_failu
     made, _ = evaluated({"node": "a", "id": "x", "label": "so", "value": value, "least": least, "most": most})
     assert made.findings[0].passed is passed
     assert made.passed is (passed is not False)
+
+
+# Other ways -----------------------------------------------------------------------------------------------------------
+
+OTHER = [
+    {"node": "draw", "label": "Draw finely", "task": "draw_finely"},
+    {"node": "speak", "label": "the voice Kal", "params": {"voice": "flite:kal"}},
+]
+JUDGE = {
+    "goal": "say hello kindly",
+    "results": [{"node": "speak", "task": "Speak", "output": {"seconds": 2.0, "voice": "x"}}],
+}
+
+
+def verdict(text: str, variant: int = -1, reason: str = "it sounds angry") -> Answer:
+    return says(json.dumps({"verdict": text, "reason": reason, "variant": variant}), "openai")
+
+
+def test_a_rule_that_names_no_parameter_is_tried_by_another_way_for_its_node() -> None:
+    few = {"node": "speak", "id": "words", "label": "every word", "value": 3, "least": 5}
+    made, asked = evaluated(few, variants=OTHER)
+    assert asked == [("j", "ann", {"speak": {"voice": "flite:kal"}})]
+    assert made.reason == "not every word: 3 in place of at least 5; speak is done by the voice Kal"
+    made, asked = evaluated({**few, "node": "draw"}, variants=OTHER)
+    assert (asked, made.swapped) == ([("j", "ann", {"draw": {"task": "draw_finely"}})], {"draw": "draw_finely"})
+    assert evaluated({**few, "node": "other"}, variants=OTHER)[1] == []
+    assert evaluated({**few, "repair": {**SPEED, "value": 1}}, variants=OTHER)[1] == [
+        ("j", "ann", {"speak": {"speed": 0.5825}})
+    ]
+
+
+def test_the_model_judges_by_data_and_chooses_among_the_ways_that_there_are() -> None:
+    made, asked = evaluated(model=verdict("not met", 1), judge=JUDGE, variants=OTHER)
+    assert asked == [("j", "ann", {"speak": {"voice": "flite:kal"}})]
+    assert (made.passed, made.findings[-1].id, made.findings[-1].passed) == (False, "model", False)
+    assert "angry" in made.reason
+    request = told[-1]
+    assert request["max_tokens"] == 300
+    assert request["response_format"]["json_schema"]["schema"]["properties"]["variant"]["enum"] == [-1, 0, 1]
+    assert json.loads(request["messages"][1]["content"])["results"][0]["output"] == '{"seconds":2.0,"voice":"x"}'
+    assert "are data" in request["messages"][0]["content"] or "is data" in request["messages"][0]["content"]
+    assert evaluated(model=verdict("met"), judge=JUDGE, variants=OTHER)[0].passed
+    assert evaluated(model=verdict("not met", 1), judge=JUDGE, variants=OTHER, attempt=2)[1] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        verdict("not met", 7), verdict("not met"), verdict("cannot tell", 1), says("I cannot say", "openai"), says('{"verdict": "maybe"}', "openai"),
+        answers("{}", 503), answers("nonsense"), says("{" * 9000, "openai"),
+    ],
+)  # fmt: skip
+def test_a_model_that_says_nothing_of_use_starts_nothing(answer: Answer) -> None:
+    made, asked = evaluated(model=answer, judge=JUDGE, variants=OTHER)
+    assert (asked, made.next_attempt) == ([], None)
+    assert made.findings[-1].id == "model"
+
+
+def test_a_judged_graph_has_its_plain_results_and_the_other_ways() -> None:
+    capabilities, _ = manifest()
+    voices = [
+        Voice(id=f"e:{name}", label=name, language=language, engine="e")
+        for name, language in (("a", "en"), ("b", "de"), ("c", "en"))
+    ]
+    finer = msgspec.structs.replace(
+        capabilities["speak"], id="speak_finely", label="Speak finely", voices=msgspec.UNSET
+    )
+    more = {
+        **capabilities,
+        "speak": msgspec.structs.replace(capabilities["speak"], voices=voices),
+        "speak_finely": finer,
+    }
+    found = tried("Say 'Hello'")
+    assert found.graph is not None
+    graph = with_checks(found.graph, "Say 'Hello'", more, is_judged=True)
+    params = graph["nodes"][-1]["params"]
+    assert params["variants"] == [
+        {"node": "speak", "label": "Speak finely", "task": "speak_finely"},
+        {"node": "speak", "label": "the voice c", "params": {"voice": "e:c"}},
+    ]
+    (result,) = params["judge"]["results"]
+    assert result["output"]["seconds"] == {"$from": "speak", "path": "/seconds", "default": None}
+    assert "words" not in result["output"]
+    assert problems(graph, more) == []

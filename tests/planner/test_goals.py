@@ -14,6 +14,7 @@ from tests.graphs.making import capability, closed
 from tests.planner.fresh import FRESH
 from tests.planner.goals import GOALS, Goal
 from tests.planner.held_out import HELD_OUT
+from tests.planner.strangers import STRANGERS
 from tests.planner.trying import faults, given, manifest, tasks_of, tried
 from tests.support.polling import at_this_load
 
@@ -172,17 +173,24 @@ def many(count: int) -> Any:
 
 
 def test_a_plan_over_a_hundred_capabilities_takes_at_most_20_ms() -> None:
-    """Processor time, since other tests run on the same cores; the median of the table."""
+    """Processor time of this thread, since other tests run on the same cores; every goal of the tables, the better of three times."""
     capabilities, known = many(100)
-    asked = [Asked(goal.text, tuple(given(goal.files)), known, capabilities) for goal in GOALS]
+    goals = [*GOALS, *HELD_OUT, *FRESH, *STRANGERS]
+    asked = [Asked(goal.text, tuple(given(goal.files)), known, capabilities) for goal in goals]
     for each in asked[:5]:
         plain(each)
-    taken = []
-    for each in asked:
-        begun = time.process_time()
-        plain(each)
-        taken.append(time.process_time() - begun)
-    assert sorted(taken)[len(taken) // 2] * 1000 <= 20
+    taken = {each.goal: time_of(each) for each in asked}
+    assert sorted(taken.values())[len(taken) // 2] <= 0.01
+    slow = {
+        goal: min(time_of(each) for each in asked if each.goal == goal) for goal, once in taken.items() if once > 0.02
+    }
+    assert {goal: seconds for goal, seconds in slow.items() if seconds > 0.03} == {}
+
+
+def time_of(asked: Asked) -> float:
+    begun = time.thread_time()
+    plain(asked)
+    return time.thread_time() - begun
 
 
 async def test_planning_never_blocks_the_loop() -> None:

@@ -5,17 +5,21 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 
 from dihedral.control_plane.planning.goals.modelling import Bad, parsed, repaired, schema
 from dihedral.control_plane.planning.goals.planner import is_certain
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, plain, planned, problems
+from dihedral.control_plane.tasks.llm import prepare
 from dihedral.schemas.structs.control_plane import LlmSettings, PlannerSettings
 from tests.control_plane.test_tasks import Answer, answers, drips, endpoint, never, says
 from tests.planner.goals import GOALS, Goal
+from tests.planner.good_answers import GOOD
 from tests.planner.test_goals import many
 from tests.planner.trying import given, manifest
 from tests.support.polling import at_this_load
@@ -28,14 +32,25 @@ def asked_of(goal: Goal) -> Asked:
     return Asked(goal.text, tuple(given(goal.files)), known, capabilities)
 
 
+@cache
+def matched(number: int) -> Matched:
+    """The matcher's plan of a goal of the table."""
+    return plain(asked_of(GOALS[number]))
+
+
 async def with_model(
-    asked: Asked, answer: Answer, kind: str = "openai", seconds: float = 30, rounds: int = 3
+    asked: Asked,
+    answer: Answer,
+    kind: str = "openai",
+    seconds: float = 30,
+    rounds: int = 3,
+    first: Matched | None = None,
 ) -> tuple[Matched, list[Any]]:
     """Returns the plan with this model, and what it was asked."""
     async with endpoint(answer) as other:
         llm = LlmSettings(endpoint=other.url, kind=kind, model="scripted", timeout_seconds=seconds)  # type: ignore[arg-type]
         limits = PlannerSettings(seconds=seconds, rounds=rounds)
-        found = await repaired(asked, plain(asked), llm, limits, [])
+        found = await repaired(asked, first or plain(asked), llm, limits, [])
         return found, [each.document for each in other.asked]
 
 
@@ -80,12 +95,63 @@ def check(found: Matched, first: Matched) -> None:
 @pytest.mark.parametrize("way", sorted(WRONG))
 async def test_a_model_that_is_wrong_leaves_the_matchers_plan(way: str) -> None:
     seconds = 0.05 if way == "time-out" else at_this_load(30)
-    for goal in GOALS:
-        asked = asked_of(goal)
-        found, requests = await with_model(asked, WRONG[way](), seconds=seconds)
-        check(found, plain(asked))
+    for number, goal in enumerate(GOALS):
+        first = matched(number)
+        found, requests = await with_model(asked_of(goal), WRONG[way](), seconds=seconds, first=first)
+        check(found, first)
         assert found.rounds <= 3
         assert len(requests) <= 6
+
+
+def good(goal: Goal) -> dict[str, Any]:
+    """The hand-written answer, in the form of the schema."""
+    answer = GOOD[goal.text]
+    notes = {"assumptions": [], "questions": [answer] if isinstance(answer, str) else []}
+    if isinstance(answer, str):
+        return {"nodes": [], "edges": [], **notes}
+    planes = {task: str(capability.plane) for task, capability in manifest()[0].items()}
+    nodes = [{"id": task, "task": task, "plane": planes[task], "params": params} for task, params in answer]
+    edges = [{"from": name, "to": node["id"]} for node in nodes for name in sorted(sources(node["params"]))]
+    return {"nodes": nodes, "edges": edges, **notes}
+
+
+def sources(value: Any) -> set[str]:
+    """Names of the nodes whose outputs are taken."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    found = {name for each in inner for name in sources(each)}
+    return found | ({value["$from"]} if isinstance(value, dict) and "$from" in value else set())
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.text[:60])
+async def test_a_model_that_plans_well_is_told_its_slip_and_its_graph_is_the_plan(goal: Goal) -> None:
+    """Over a socket: the schema that it is held to allows its answer, its first graph lacks something, and the second is taken as it is."""
+    best = good(goal)
+    slip = {**best, "nodes": [{**each, "plane": "moon"} for each in best["nodes"]], "questions": []}
+    texts = [json.dumps(slip), json.dumps(best)]
+
+    async def answer(asked: Any, writer: asyncio.StreamWriter) -> None:
+        await says(texts.pop(0), "openai")(asked, writer)
+
+    own = matched(GOALS.index(goal))
+    found, requests = await with_model(asked_of(goal), answer, first=own)
+    first, second = (each["messages"][1]["content"] for each in requests)
+    shape = requests[0]["response_format"]["json_schema"]["schema"]
+    assert list(Draft202012Validator(shape).iter_errors(best)) == []
+    assert goal.text in json.loads(first)["goal"]
+    assert ("/nodes/0/plane" if best["nodes"] else "at least one node") in second
+    assert found.rounds == 2
+    if not best[
+        "nodes"
+    ]:  # where the matcher has a graph, its own questions are those that can be answered with a value
+        assert found.graph == own.graph
+        assert [each.text for each in found.questions] == (
+            best["questions"] if own.graph is None else [each.text for each in own.questions]
+        )
+        return
+    assert found.by_model
+    assert found.graph == {"schema": "langgraph.v1", "nodes": best["nodes"], "edges": best["edges"]}
+    assert problems(found.graph, manifest()[0]) == []
+    assert is_certain(found)
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
@@ -111,19 +177,22 @@ async def test_a_good_model_answers_what_the_matcher_left_open(kind: str) -> Non
 
 
 async def test_beside_the_models_own_time_a_plan_takes_at_most_50_ms() -> None:
-    """Processor time over a hundred capabilities; the scripted endpoint runs in this process and is counted with it."""
+    """Processor time over a hundred capabilities, the first time too; the scripted endpoint runs in this process and is counted with it."""
+    await asyncio.to_thread(prepare)
     capabilities, known = many(100)
     goal = Goal("Make the portrait say 'Hello there'", ("portrait.png",))
     asked = Asked(goal.text, tuple(given(goal.files)), known, capabilities)
     taken = []
+    first = plain(asked)
     async with endpoint(says(graph(SPEAK))) as other:
         llm = LlmSettings(endpoint=other.url, model="scripted", timeout_seconds=30)
-        for _ in range(7):
+        for _ in range(5):
             begun = time.process_time()
-            found = await repaired(asked, plain(asked), llm, PlannerSettings(), [])
+            found = await repaired(asked, first, llm, PlannerSettings(), [])
             taken.append(time.process_time() - begun)
             assert found.by_model
-    assert statistics.median(taken[1:]) <= 0.05, taken
+    assert taken[0] <= 0.05, taken
+    assert statistics.median(taken) <= 0.02, taken
 
 
 async def test_every_problem_is_sent_back_and_the_next_answer_counts() -> None:
@@ -164,8 +233,13 @@ async def test_questions_of_the_model_are_asked() -> None:
     found, _ = await with_model(
         asked_of(Goal("speak it")), answers(chat(graph(SPEAK, questions=["In which language?"])))
     )
-    assert [each.text for each in found.questions] == ["In which language?"]
+    (question,) = found.questions
+    assert question.text == "In which language?"
     assert not is_certain(found)
+    again = msgspec.structs.replace(asked_of(Goal("speak it")), answers={question.id: "Dutch", "speak.text": "Dag"})
+    found, (request,) = await with_model(again, answers(chat(graph(SPEAK))))
+    assert '"answers to your questions":{"In which language?":"Dutch"}' in request["messages"][1]["content"]
+    assert is_certain(found)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +293,20 @@ async def test_an_address_of_the_goal_may_be_used() -> None:
     assert not any(draft["problems"] for draft in found.drafts)
 
 
+async def test_a_node_without_what_it_works_on_is_sent_back_unless_the_model_asks_for_it() -> None:
+    """The answer of a real small model to `speak it`."""
+    silent = {**SPEAK, "params": {}}
+    found, _ = await with_model(asked_of(Goal("speak it")), answers(chat(graph(silent))), rounds=1)
+    assert not found.by_model
+    assert found.drafts[0]["problems"] == [
+        "/nodes/0/params: What is to be said: one of text, lines is needed; where the goal does not say it, ask in questions"
+    ]
+    assert [each.id for each in found.questions] == ["speak.text"]
+    asking = answers(chat(graph(silent, questions=["Which text?"])))
+    found, _ = await with_model(asked_of(Goal("speak it")), asking, rounds=1)
+    assert [each.text for each in found.questions] == ["Which text?"]
+
+
 async def test_a_graph_that_only_adds_to_one_that_fits_is_not_taken() -> None:
     goal = Goal("Read this aloud: 'Good evening, everyone.'")
     more = {"id": "b", "task": "simulate", "plane": "python", "params": {}}
@@ -244,8 +332,6 @@ def test_an_answer_around_which_a_model_talks_is_read() -> None:
 
 
 def test_the_schema_holds_tasks_planes_and_names_of_parameters() -> None:
-    from jsonschema import Draft202012Validator
-
     shape = schema(["speak"], manifest()[0])
     Draft202012Validator.check_schema(shape)
     judge = Draft202012Validator(shape)

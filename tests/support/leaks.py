@@ -24,6 +24,7 @@ FAMILIES = (
     "webhooks",
     keys.LAYOUT,
     keys.API_KEYS,
+    keys.ARTIFACTS_NAMED,
     keys.DEFAULTS,
     keys.favourites(""),
     keys.presets(""),

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -32,6 +33,23 @@ async def becomes_async(what: Callable[[], Any], seconds: float = 30) -> Any:
             return found
         assert time.monotonic() - begun < at_this_load(seconds), "it did not happen"
         await asyncio.sleep(0.01)
+
+
+def held_up(pid: int) -> Callable[[], float]:
+    """Starts to measure; what is returned says how many times as long as on cores of its own the main thread of a process has taken since."""
+    schedstat = Path(f"/proc/{pid}/schedstat")
+
+    def read() -> tuple[int, int]:
+        computed, waited, _ = map(int, schedstat.read_text().split()) if schedstat.exists() else (0, 0, 0)
+        return computed, waited
+
+    before = read()
+
+    def times() -> float:
+        computed, waited = (now - then for now, then in zip(read(), before, strict=True))
+        return 1 + waited / max(1, computed)
+
+    return times
 
 
 def at_this_load(seconds: float) -> float:

@@ -44,3 +44,18 @@ def start_server(
             time.sleep(0.01)
     client.close()
     return process, f"unix://{path}?db=0"
+
+
+def processes_of(directory: Path) -> list[bytes]:
+    """What runs and was started for this directory, by its command and environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if str(directory).encode() in text and state != "Z" and int(entry.name) != os.getpid():
+                found.append(text[:200])
+    return found

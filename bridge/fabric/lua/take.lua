@@ -4,7 +4,7 @@
 -- devices: where the caller has no device, the key with the workers of its pool that have one, else ''. While one of them lives, the lane of
 -- nodes that prefer a device is closed to the caller: it reads nothing there, starts nothing handed to it from there, and is told so by
 -- a last claim { 'closed', lane, '' }.
--- holding: an entry of light nodes is answered as held = { job, nodes, attempts, now, created, graph, routes, traceparent } and nothing is
+-- holding: an entry of light nodes is answered as held = { job, nodes, attempts, now, created, graph, routes, traceparent } (empty ones: those of the job's answer before) and nothing is
 -- written: that it is pending for the consumer is its claim until its first report, which says that the nodes began (report.lua).
 -- Replies a list of claims { word, stream, entry, ... } (see claim in _claims.lua); the words: ok | held | gone | stale |
 -- malformed | vanished | not_yours. It stops reading when the reply exceeds 1 MiB, so that one call stays bounded.
@@ -13,6 +13,7 @@ local LIVE_MS, CLOSED = 15000, { light = 0, heavy = 0 }
 transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heavy, streams, handed, devices, holding)
   local free = { light = light, heavy = heavy }
   local claims, size, taken = {}, 0, 0
+  local sent = {} -- the jobs whose graph stands in an answer before
   local lane = devices and string.match(devices, '%+%w+')
   local closed = lane and redis.call('ZRANGEBYSCORE', devices, text_of[NOW - LIVE_MS], '+inf', 'LIMIT', '0', '1')[1]
 
@@ -35,6 +36,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
     if flat[1] ~= 'job' or flat[3] ~= 'nodes' or not string.find(id, '^[%w._-]+$') then return end
     if flat[9] == 'graph' and flat[11] == 'routes' then last, graph, routes = 12, flat[10], flat[12] end
     local traced = flat[last + 1] == 'traceparent'
+    if sent[id] then graph, routes = '', '' end
     local name, nodes = entry .. '@' .. stream, split(names)
     if #flat ~= last + (traced and 2 or 0) or #nodes == 0 or #nodes > math.min(free.light, 1000) then return end
     local wanted = { 'n:' .. nodes[1], nil, nil, nil }
@@ -49,7 +51,7 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
       if status ~= S.ready or deliveries ~= '0' or under ~= name then return end
       attempts = k == 1 and attempt or attempts .. ',' .. attempt
     end
-    taken, free.light, size = taken + 1, free.light - #nodes, size + #graph
+    taken, free.light, size, sent[id] = taken + 1, free.light - #nodes, size + #graph, true
     return { 'held', stream, entry, id, names, attempts, NOW_TEXT, flat[6], graph, routes, traced and flat[last + 2] or '' }
   end
 

@@ -9,13 +9,14 @@ A draft never invents: a need that nothing meets stays open, and becomes a quest
 Large because one search has one state.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from dihedral.control_plane.planning.goals.files import File
-from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Slot
+from dihedral.control_plane.planning.goals.offers import Catalogue, Offer, Product, Shape, Slot
 from dihedral.control_plane.planning.goals.reading import Reading, Token
 from dihedral.control_plane.planning.goals.words import (
     ABOUT,
@@ -32,7 +33,8 @@ from dihedral.control_plane.planning.goals.words import (
 STRAY: Final = 0.3
 FRAGMENT: Final = 0.6  # what a word of a keyword of several words weighs alone: too little to ask for one more task
 LEAST_EVIDENCE: Final = 0.5
-TRIED: Final = 10  # offers that are tried as the end of a chain
+ALIKE_ENDS: Final = 2  # of those that take and make the same: the second may be what was meant, and is a question
+TRIED: Final = 7  # offers that are tried as the end of a chain
 DEEPEST: Final = 3  # offers behind one another to meet one need
 MOST_USES: Final = 6
 RESUMING: Final = frozenset("in with using from for over as into and then while on".split())  # noqa: SIM905
@@ -97,8 +99,15 @@ class Draft(msgspec.Struct):
         )
 
 
+class Bearing(msgspec.Struct, frozen=True, eq=False):
+    """What a word of the goal means for an offer. `slots`: those that it may mean, with what it weighs where the slot is filled and where it is open."""
+
+    weight: float
+    slots: tuple[tuple[str, float, float], ...]
+
+
 class Search(msgspec.Struct):
-    """One goal over one catalogue."""
+    """One goal over one catalogue. What depends on the goal and an offer alone is found once, since hundreds of drafts ask for it."""
 
     reading: Reading
     files: Sequence[File]
@@ -107,6 +116,13 @@ class Search(msgspec.Struct):
     evidence: dict[str, float] = {}
     named: frozenset[int] = frozenset()
     """Starts of the tokens by which some task is called, word for word."""
+    _asking: list[Token] | None = None
+    _bearings: dict[tuple[int, int], Bearing] = msgspec.field(default_factory=dict)
+    _makers: dict[int, list[tuple[str, Offer, Product]]] = msgspec.field(default_factory=dict)
+    _enrichers: dict[int, list[tuple[str, Offer, Product]]] = msgspec.field(default_factory=dict)
+    _affinities: dict[tuple[int, int, bool], float] = msgspec.field(default_factory=dict)
+    _has_words_after: bool | None = None
+    _ordered: list[str] | None = None
 
     # Evidence ----------------------------------------------------------------------------------------------------------
 
@@ -173,7 +189,19 @@ class Search(msgspec.Struct):
         """Returns the offers for which the goal's words ask, the most likely first."""
         self.prepare()
         order = sorted(self.evidence, key=lambda key: -self.evidence[key])
-        return [key for key in order if self.evidence[key] >= LEAST_EVIDENCE][:TRIED]
+        asked = [key for key in order if self.evidence[key] >= LEAST_EVIDENCE]
+        return self._unlike(asked, ALIKE_ENDS)[:TRIED]
+
+    def _unlike(self, keys: Sequence[str], most: int) -> list[str]:
+        """Leaves out what takes and makes the same as others before it: every draft with it is worth as much or less."""
+        seen: Counter[Shape] = Counter()
+        found = []
+        for key in keys:
+            shape = self.known.offers[key].shape
+            seen[shape] += 1
+            if seen[shape] <= most:
+                found.append(key)
+        return found
 
     def drafts(self, keys: Sequence[str]) -> list[tuple[float, Draft]]:
         """Returns a draft for each offer as its end, the best first."""
@@ -201,22 +229,26 @@ class Search(msgspec.Struct):
                 break
             score = self.score(draft)
             candidates: list[tuple[float, Draft]] = []
+            seen: set[Shape] = set()
             names = {use.offer.id for use in draft.uses} | {task for use in draft.uses for task in use.offer.tasks}
-            for key, offer in self.known.offers.items():
-                asked = max(
-                    (offer.asks.get(each.stem, 0.0) for each in left if each.leads or each.role == "wanted"),
-                    default=0.0,
-                )
-                takes_both = self._takes_both(draft, offer)
-                is_asked = asked > FRAGMENT or (asked == FRAGMENT and self.phrases.get(key, 0) > 0)
-                if not (is_asked or takes_both) or offer.id in names or names & set(offer.tasks):
+            asking = [each.stem for each in left if each.leads or each.role == "wanted"]
+            homeless = self._homeless(draft)
+            for key in self._by_evidence():
+                offer = self.known.offers[key]
+                if not names.isdisjoint((offer.id, *offer.tasks)):
                     continue
+                asked = max((offer.asks.get(each, 0.0) for each in asking), default=0.0)
+                takes_both = bool(homeless) and self._takes_both(draft, offer, homeless)
+                is_asked = asked > FRAGMENT or (asked == FRAGMENT and self.phrases.get(key, 0) > 0)
+                if not (is_asked or takes_both) or offer.shape in seen:
+                    continue
+                seen.add(offer.shape)
                 extended = draft.copy()
                 if self._add(extended, offer, 0, (), asked=True, share=True) is None or self._open(
                     extended
                 ) > self._open(draft):
                     continue
-                self._enrich(extended)
+                self._enrich(extended, draft.uses)
                 if takes_both:
                     self._hand_on(extended)
                 candidates.append((self.score(extended), extended))
@@ -226,10 +258,9 @@ class Search(msgspec.Struct):
             draft = better[1]
         return draft
 
-    def _takes_both(self, draft: Draft, offer: Offer) -> bool:
-        """Returns whether an offer takes a file that is left together with what the draft ends in."""
-        slots = [each for each in offer.slots if each.is_file and each.kinds != {"file"}]
-        homeless = [
+    def _homeless(self, draft: Draft) -> list[File]:
+        """Returns the files that are left and that nothing in the draft could take."""
+        return [
             file
             for file in self._left(draft)
             if not any(
@@ -238,6 +269,10 @@ class Search(msgspec.Struct):
                 for slot in use.offer.slots
             )
         ]
+
+    def _takes_both(self, draft: Draft, offer: Offer, homeless: Sequence[File]) -> bool:
+        """Returns whether an offer takes a file that has no place together with what the draft ends in."""
+        slots = [each for each in offer.slots if each.is_file and each.kinds != {"file"}]
         given = [each for each in slots if any(each.kinds & file.kinds for file in homeless)]
         return bool(given) and any(
             use.offer.products and fitting_main(use.offer, slot) is not None
@@ -247,7 +282,9 @@ class Search(msgspec.Struct):
         )
 
     def tokens(self) -> list[Token]:
-        return [each for each in self.reading.tokens if each.counts]
+        if self._asking is None:
+            self._asking = [each for each in self.reading.tokens if each.counts]
+        return self._asking
 
     # Scores ------------------------------------------------------------------------------------------------------------
 
@@ -326,24 +363,32 @@ class Search(msgspec.Struct):
         if token.start in draft.read:
             return 1.0
         best = 0.0
-        kind = KINDS.get(token.stem)
         for use in draft.uses:
-            offer = use.offer
-            weight = offer.asks.get(token.stem, 0.0)
-            best = max(best, weight * (0.6 if token.role == "source" and kind else 1.0))
-            if kind is not None and any(kind in product.kinds for product in offer.products):
-                best = max(best, 0.5 if token.role == "source" else 0.9)
-            for slot in offer.slots:
-                if token.stem in slot.words or kind in slot.kinds:
-                    filled = slot.name in use.values
-                    best = max(
-                        best, (1.0 if token.stem in slot.own else 0.7) if filled else (0.0 if slot.node else 0.3)
-                    )
+            bearing = self._bearing(use.offer, token)
+            best = max(best, bearing.weight)
+            for name, filled, empty in bearing.slots:
+                best = max(best, filled if name in use.values else empty)
             if best >= 1:
                 return 1.0
+        kind = KINDS.get(token.stem)
         if kind is not None and any(kind in self.files[index].kinds for index in draft.files):
             best = max(best, 0.9)
         return best
+
+    def _bearing(self, offer: Offer, token: Token) -> Bearing:
+        found = self._bearings.get((id(offer), token.start))
+        if found is None:
+            kind = KINDS.get(token.stem)
+            weight = offer.asks.get(token.stem, 0.0) * (0.6 if token.role == "source" and kind else 1.0)
+            if kind is not None and any(kind in product.kinds for product in offer.products):
+                weight = max(weight, 0.5 if token.role == "source" else 0.9)
+            slots = tuple(
+                (slot.name, 1.0 if token.stem in slot.own else 0.7, 0.0 if slot.node else 0.3)
+                for slot in offer.slots
+                if token.stem in slot.words or kind in slot.kinds
+            )
+            found = self._bearings[id(offer), token.start] = Bearing(weight, slots)
+        return found
 
     def is_kept_out(self, draft: Draft, token: Token) -> bool:
         """Returns whether nothing in the draft does what `without …` excludes, and whether a parameter could have."""
@@ -408,19 +453,13 @@ class Search(msgspec.Struct):
     def _make(self, draft: Draft, use: Use, slot: Slot, deep: int, above: tuple[str, ...]) -> bool:
         """Meets a need by another offer that makes it; tries those first for which the goal's words ask."""
         for index, earlier in enumerate(draft.uses):
-            product = fitting(earlier.offer, slot)
+            product = self.known.fitting(earlier.offer, slot)
             if product is not None and earlier is not use:
                 _link(use, slot, Link(index, product), f"from {earlier.offer.label!r}")
                 return True
-        keys = [key for kind in (*sorted(slot.kinds), f"={slot.name}") for key in self.known.makers.get(kind, ())]
-        keys = sorted(
-            dict.fromkeys(keys), key=lambda key: (-self.evidence.get(key, 0.0), len(self.known.offers[key].tasks))
-        )
-        for key in keys[:6]:
-            offer = self.known.offers[key]
-            product = fitting(offer, slot)
-            again = {task for name in above for task in self.known.offers[name].tasks} & set(offer.tasks)
-            if product is None or again or (offer.pipeline is not None and deep):
+        done = {task for name in above for task in self.known.offers[name].tasks}
+        for _, offer, product in self._makers_of(slot):
+            if not done.isdisjoint(offer.tasks) or (offer.pipeline is not None and deep):
                 continue
             trial = draft.copy()
             made = self._add(trial, offer, deep + 1, above, asked=False)
@@ -437,6 +476,19 @@ class Search(msgspec.Struct):
             _link(use, slot, Link(made, product), f"made by {offer.label!r}, since none was given")
             return True
         return False
+
+    def _makers_of(self, slot: Slot) -> list[tuple[str, Offer, Product]]:
+        """Returns what makes a slot's value, those first for which the goal's words ask."""
+        found = self._makers.get(id(slot))
+        if found is None:
+            keys = [key for kind in (*sorted(slot.kinds), f"={slot.name}") for key in self.known.makers.get(kind, ())]
+            keys = sorted(
+                dict.fromkeys(keys), key=lambda key: (-self.evidence.get(key, 0.0), len(self.known.offers[key].tasks))
+            )
+            offers = [(key, self.known.offers[key]) for key in keys[:6]]
+            made = [(key, offer, self.known.fitting(offer, slot)) for key, offer in offers]
+            found = self._makers[id(slot)] = [(key, offer, product) for key, offer, product in made if product]
+        return found
 
     # Files -------------------------------------------------------------------------------------------------------------
 
@@ -525,6 +577,13 @@ class Search(msgspec.Struct):
 
     def affinity(self, file: File, slot: Slot, *, by_name: bool = True) -> float:
         """How much the words beside a file's name, and those in it, mean this slot."""
+        key = file.index, id(slot), by_name
+        found = self._affinities.get(key)
+        if found is None:
+            found = self._affinities[key] = self._affinity(file, slot, by_name)
+        return found
+
+    def _affinity(self, file: File, slot: Slot, by_name: bool) -> float:
         own = slot.own
         named = stems(file.name.rpartition(".")[0])
         total = 0.6 if DIRECTIONS.get(file.before) in own else 0.0
@@ -554,7 +613,7 @@ class Search(msgspec.Struct):
             if not self._is_lacking(use, slot) or not slot.is_file:
                 continue
             for index, earlier in enumerate(draft.uses):
-                product = fitting(earlier.offer, slot)
+                product = self.known.fitting(earlier.offer, slot)
                 if product is not None:
                     _link(use, slot, Link(index, product), f"from {earlier.offer.label!r}")
                     break
@@ -676,13 +735,17 @@ class Search(msgspec.Struct):
 
     # Leftovers ---------------------------------------------------------------------------------------------------------
 
-    def _enrich(self, draft: Draft) -> None:
-        """Adds offers that make something for an optional parameter, where the goal asks for them or a leftover has no other place."""
+    def _enrich(self, draft: Draft, settled: Sequence[Use] = ()) -> None:
+        """Adds offers that make something for an optional parameter, where the goal asks for them or a leftover has no other place.
+
+        Those of `settled` have all that helps them.
+        """
+        done = {use.offer.id for use in settled}
         for _ in range(4):
             score = self.score(draft)
             options: list[tuple[float, Draft]] = []
-            for place in range(len(draft.uses)):
-                for slot in draft.uses[place].offer.slots:
+            for place, use in enumerate(draft.uses):
+                for slot in use.offer.slots if use.offer.id not in done else ():
                     options += self._enriched(draft, place, slot)
             better = max(options, key=lambda each: each[0], default=(score, draft))
             if better[0] <= score + 0.15:
@@ -701,32 +764,58 @@ class Search(msgspec.Struct):
         ):
             return
         there = {each.offer.id for each in draft.uses} | {task for each in draft.uses for task in each.offer.tasks}
-        by_name = [f"={slot.name}"] if not (slot.is_file or slot.kinds) else []
-        for kind in [*sorted(slot.kinds), *by_name]:
-            for key in self.known.makers.get(kind, ()):
-                offer = self.known.offers[key]
-                product = fitting(offer, slot)
-                if by_name and not self.phrases.get(key, 0):
-                    continue  # a list that happens to have the name is handed on only where the goal asks for what makes it
-                if product is None or offer.id in there or len(draft.uses) >= MOST_USES or offer.pipeline is not None:
+        if len(draft.uses) >= MOST_USES:
+            return
+        reads = self._has_text_left(draft)
+        for key, offer, product in self._enrichers_of(slot):
+            evidence = self.evidence.get(key, 0)
+            if offer.id in there or not (reads or evidence >= LEAST_EVIDENCE):
+                continue  # files are not worked on in a way that nothing in the goal asks for
+            for freed in self._freeing(draft, place, offer):
+                made = self._add(freed, offer, 1, (use.offer.id,), asked=False)
+                if made is None or (
+                    freed.files == draft.files
+                    and freed.quotes == draft.quotes
+                    and freed.topic == draft.topic
+                    and freed.read == draft.read
+                    and evidence < 0.6
+                ):
                     continue
-                for freed in self._freeing(draft, place, offer):
-                    made = self._add(freed, offer, 1, (use.offer.id,), asked=False)
-                    if made is None or (
-                        freed.files == draft.files
-                        and freed.quotes == draft.quotes
-                        and freed.topic == draft.topic
-                        and freed.read == draft.read
-                        and self.evidence.get(key, 0) < 0.6
-                    ):
-                        continue
-                    if freed.files != draft.files and self.evidence.get(key, 0) < 0.5:
-                        continue  # files are not worked on in a way that nothing in the goal asks for
-                    _link(freed.uses[place], slot, Link(made, product), f"made by {offer.label!r}")
-                    if not _order(freed):
-                        continue
-                    self.adopt(freed)
-                    yield self.score(freed), freed
+                if freed.files != draft.files and evidence < LEAST_EVIDENCE:
+                    continue
+                _link(freed.uses[place], slot, Link(made, product), f"made by {offer.label!r}")
+                if not _order(freed):
+                    continue
+                self.adopt(freed)
+                yield self.score(freed), freed
+
+    def _enrichers_of(self, slot: Slot) -> list[tuple[str, Offer, Product]]:
+        """Returns the tasks that make a slot's value. A list that happens to have the name counts only where the goal asks for what makes it."""
+        found = self._enrichers.get(id(slot))
+        if found is None:
+            by_name = [f"={slot.name}"] if not (slot.is_file or slot.kinds) else []
+            keys = [key for kind in [*sorted(slot.kinds), *by_name] for key in self.known.makers.get(kind, ())]
+            keys = sorted(dict.fromkeys(keys), key=lambda key: -self.evidence.get(key, 0.0))
+            keys = self._unlike([key for key in keys if not by_name or self.phrases.get(key, 0)], 1)
+            offers = [(key, self.known.offers[key]) for key in keys]
+            made = [(key, offer, self.known.fitting(offer, slot)) for key, offer in offers if offer.pipeline is None]
+            found = self._enrichers[id(slot)] = [(key, offer, product) for key, offer, product in made if product]
+        return found
+
+    def _by_evidence(self) -> list[str]:
+        if self._ordered is None:
+            self._ordered = sorted(self.known.offers, key=lambda key: -self.evidence.get(key, 0.0))
+        return self._ordered
+
+    def _has_text_left(self, draft: Draft) -> bool:
+        """Returns whether a further use could take a quote, the topic or words that no use has."""
+        if self._has_words_after is None:
+            after = {word for offer in self.known.offers.values() for slot in offer.slots for word in slot.after}
+            self._has_words_after = any(each.stem in after and not each.is_data for each in self.reading.tokens)
+        reading = self.reading
+        return (
+            self._has_words_after or len(draft.quotes) < len(reading.quotes) or bool(reading.topic and not draft.topic)
+        )
 
     def _freeing(self, draft: Draft, place: int, offer: Offer) -> Iterator[Draft]:
         """Yields the draft as it is, and with one file taken back from a list that has several: the look of one picture on the others."""
@@ -856,7 +945,7 @@ class Search(msgspec.Struct):
                 for index in sorted(sources, reverse=True):
                     if index == place:
                         continue
-                    product = fitting(draft.uses[index].offer, slot)
+                    product = self.known.fitting(draft.uses[index].offer, slot)
                     if product is not None:
                         _link(use, slot, Link(index, product), f"{slot.name} of {draft.uses[index].offer.label!r}")
                         break
@@ -890,26 +979,6 @@ def _simplest(members: list[Slot]) -> Slot:
     return min(
         members, key=lambda each: (not (each.is_file or each.is_text), bool(each.wrap), each.many and not each.is_file)
     )
-
-
-def fitting(offer: Offer, slot: Slot) -> Product | None:
-    """Returns what of an offer's output a parameter takes."""
-    if slot.schema.get("x-given"):
-        return None
-    for product in offer.products:
-        if product.is_file != slot.is_file:
-            continue
-        if product.is_file:
-            if product.kinds & slot.kinds and slot.kinds != {"file"}:
-                return product
-        elif (
-            product.kind_of_json == slot.schema.get("type")
-            or (not slot.schema.get("type") and product.kinds & slot.kinds)
-        ) and (
-            product.kinds & slot.kinds or (product.name == slot.name and product.kind_of_json in ("array", "object"))
-        ):
-            return product
-    return None
 
 
 def fitting_main(offer: Offer, slot: Slot) -> Product | None:

@@ -1,20 +1,28 @@
-"""Adds to a planned graph the node that holds its results against the goal, by the rules that its tasks declare (`checks`)."""
+"""Adds to a planned graph the node that holds its results against the goal, by the rules that its tasks declare (`checks`), and by a model where one is set.
+
+It names the other ways to do the same: a task that takes and makes the same, another voice of the same language.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from dihedral.control_plane.planning.goals.offers import not_null
 from dihedral.control_plane.planning.goals.reading import Reading, read
 from dihedral.schemas.structs.capability import Capability, Check
 
 TASK: Final = "evaluate_results"
+MOST_VARIANTS: Final = 12
+VARIANTS_OF_NODE: Final = 3
+PLAIN: Final = ("string", "number", "integer", "boolean", "object")
+"""Types of members that a model is shown; lists may be long."""
 
 Object = dict[str, Any]
 
 
-def with_checks(graph: Object, goal: str, capabilities: Mapping[str, Capability]) -> Object:
-    """Returns the graph with one more node at its end; as it is where no rule of its tasks has a bound in this job."""
+def with_checks(graph: Object, goal: str, capabilities: Mapping[str, Capability], *, is_judged: bool = False) -> Object:
+    """Returns the graph with one more node at its end; as it is where no rule of its tasks has a bound in this job, and no model judges."""
     if TASK not in capabilities or any(node["task"] == TASK for node in graph["nodes"]):
         return graph
     reading = read(goal)
@@ -23,13 +31,65 @@ def with_checks(graph: Object, goal: str, capabilities: Mapping[str, Capability]
         capability = capabilities[node["task"]]
         checks = [] if isinstance(capability.checks, msgspec.UnsetType) else capability.checks
         rules += [rule for check in checks if (rule := _rule(check, node, capability, reading)) is not None]
-    if not rules:
+    if not rules and not is_judged:
         return graph
+    params: Object = {"checks": rules}
+    watched = {rule["node"] for rule in rules}
+    if is_judged:
+        watched = {node["id"] for node in graph["nodes"]}
+        params["judge"] = {
+            "goal": goal,
+            "results": [_result(node, capabilities[node["task"]]) for node in graph["nodes"]],
+        }
+    nodes = [node for node in graph["nodes"] if node["id"] in watched]
+    if variants := [each for node in nodes for each in _variants(node, capabilities)][:MOST_VARIANTS]:
+        params["variants"] = variants
     taken = {node["id"] for node in graph["nodes"]}
     name = next(each for each in ("evaluate", *(f"evaluate_{n}" for n in range(2, 3000))) if each not in taken)
-    node = {"id": name, "task": TASK, "plane": "node", "params": {"checks": rules}, "progressWeight": 0}
-    edges = [{"from": source, "to": name} for source in dict.fromkeys(rule["node"] for rule in rules)]
+    node = {"id": name, "task": TASK, "plane": "node", "params": params, "progressWeight": 0}
+    edges = [{"from": each["id"], "to": name} for each in nodes]
     return {**graph, "nodes": [*graph["nodes"], node], "edges": [*graph.get("edges", []), *edges]}
+
+
+def _result(node: Object, capability: Capability) -> Object:
+    """Returns what the model sees of a node: the plain members of its output, and what they are called."""
+    plain = {
+        name: {"$from": node["id"], "path": f"/{name}", "default": None}
+        for name, about in (capability.io.output.get("properties") or {}).items()
+        if isinstance(about, dict) and not_null(about).get("type") in PLAIN
+    }
+    return {"node": node["id"], "task": capability.label, "output": plain}
+
+
+def _variants(node: Object, capabilities: Mapping[str, Capability]) -> list[Object]:
+    """Returns other ways to do what a node does: another task of the same shape first, then another voice."""
+    mine = capabilities[node["task"]]
+    found: list[Object] = [
+        {"node": node["id"], "label": each.label[:200], "task": each.id}
+        for each in capabilities.values()
+        if each.id != mine.id
+        and each.plane == mine.plane
+        and _shape(each.io.input) == _shape(mine.io.input)
+        and _shape(each.io.output) == _shape(mine.io.output)
+        and _shape(mine.io.output)[0]
+    ]
+    voices = [] if isinstance(mine.voices, msgspec.UnsetType) else mine.voices
+    if voices and "voice" in (mine.io.input.get("properties") or {}):
+        wished = (node.get("params") or {}).get("voice") or voices[0].id
+        language = next((each.language for each in voices if each.id == wished), voices[0].language)
+        others = [each for each in voices if each.id != wished and each.language == language]
+        found += [
+            {"node": node["id"], "label": f"the voice {each.label}"[:200], "params": {"voice": each.id}}
+            for each in others
+        ]
+    return found[:VARIANTS_OF_NODE]
+
+
+def _shape(schema: Object) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Returns the names and types of a schema's members, and those that are required."""
+    members = schema.get("properties") or {}
+    typed = ((name, str(not_null(each).get("type", ""))) for name, each in members.items() if isinstance(each, dict))
+    return tuple(sorted(typed)), tuple(sorted(schema.get("required", ())))
 
 
 def _rule(check: Check, node: Object, capability: Capability, reading: Reading) -> Object | None:

@@ -10,6 +10,8 @@ A declaration may help with `keywords`, and in its schemas with
     x-given     the field takes what the caller has, and nothing that another task makes: the recording of a person
     x-pairs     an object that takes what the goal sets by a name with a dot: `3.seed=7`
 Where it says nothing, names and descriptions do: a user's own task is planned like those that come along.
+
+Large because what a schema says of a parameter is read here alone.
 """
 
 import re
@@ -65,6 +67,10 @@ class Slot(msgspec.Struct, frozen=True, eq=False):
         return [str(each) for each in self.schema.get("x-after", ())] if is_name else []
 
 
+Shape = tuple[object, ...]
+"""What an offer takes and makes: two of the same shape are used in the same way."""
+
+
 class Product(msgspec.Struct, frozen=True, eq=False):
     """A member of an output. `node`: of a pipeline's template, else empty."""
 
@@ -93,6 +99,14 @@ class Offer(msgspec.Struct, frozen=True, eq=False):
     capability: Capability | None = None
     pipeline: Pipeline | None = None
     preset: Mapping[str, Any] = {}
+    shape: Shape = ()
+
+    def __post_init__(self) -> None:
+        takes = tuple((each.name, each.kinds, each.required, each.group, each.many) for each in self.slots)
+        makes = tuple((each.path, each.kinds) for each in self.products)
+        msgspec.structs.force_setattr(
+            self, "shape", (takes, makes, len(self.tasks), tuple(sorted(map(str, self.preset.items()))))
+        )
 
     def slot(self, name: str) -> Slot:
         return next(each for each in self.slots if each.name == name)
@@ -107,6 +121,35 @@ class Catalogue(msgspec.Struct, frozen=True, eq=False):
     """Words behind which a name stands: `the tool sd-scripts`."""
     choices: frozenset[tuple[str, str]] = frozenset()
     """Values that a parameter lists, each with a stem of the parameter's name: `the videos bucket` asks for no video."""
+    fits: dict[tuple[int, int], Product | None] = msgspec.field(default_factory=dict)
+    """What was found by `fitting`, by the ids of an offer and a slot, which live as long as the catalogue."""
+
+    def fitting(self, offer: Offer, slot: Slot) -> Product | None:
+        """Returns what of an offer's output a parameter takes."""
+        key = id(offer), id(slot)
+        if key not in self.fits:
+            self.fits[key] = _fitting(offer, slot)
+        return self.fits[key]
+
+
+def _fitting(offer: Offer, slot: Slot) -> Product | None:
+    """Returns what of an offer's output a parameter takes."""
+    if slot.schema.get("x-given"):
+        return None
+    for product in offer.products:
+        if product.is_file != slot.is_file:
+            continue
+        if product.is_file:
+            if product.kinds & slot.kinds and slot.kinds != {"file"}:
+                return product
+        elif (
+            product.kind_of_json == slot.schema.get("type")
+            or (not slot.schema.get("type") and product.kinds & slot.kinds)
+        ) and (
+            product.kinds & slot.kinds or (product.name == slot.name and product.kind_of_json in ("array", "object"))
+        ):
+            return product
+    return None
 
 
 def catalogue(

@@ -28,7 +28,9 @@ from dihedral.control_plane.planning.goals.files import File, file_kinds
 from dihedral.control_plane.planning.goals.modelling import repaired
 from dihedral.control_plane.planning.goals.offers import Catalogue, catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, Matched, Repair, planned
+from dihedral.control_plane.planning.goals.stages import prepare as prepare_graph
 from dihedral.control_plane.problems import ApiProblem, refused
+from dihedral.control_plane.tasks.llm import prepare as prepare_model
 from dihedral.schemas.structs.artifact import ArtifactMeta, ArtifactRef
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.pipeline import Pipeline
@@ -76,6 +78,12 @@ class Planner:
         self._asking = asyncio.Semaphore(settings.planner.at_once)
         self._compiled: tuple[Mapping[str, Capability], Catalogue, dict[str, Capability]] | None = None
 
+    async def prepare(self) -> None:
+        """Loads what the first plan needs (LangGraph: 0.7 s, the model's transport: 70 ms) before somebody waits for it, where a model is set."""
+        if self._settings.llm.endpoint:
+            await asyncio.to_thread(prepare_model)
+            await asyncio.to_thread(prepare_graph)
+
     async def plan(self, request: JobRequest, principal: Principal) -> GoalPlan:
         """Plans a goal. Raises ApiProblem: 422 where the request has no goal or more than that, 429 beyond the key's limit."""
         return (await self._planned(request, principal))[0]
@@ -91,7 +99,8 @@ class Planner:
         asked = Asked(goal, tuple(files), known, capabilities, answers, base, request.evaluate is True)
         found = await planned(asked, self._repair())
         if found.graph is not None and request.evaluate is True:
-            found.graph = with_checks(found.graph, goal, capabilities)
+            is_judged = bool(self._settings.llm.endpoint and self._settings.planner.rounds)
+            found.graph = with_checks(found.graph, goal, capabilities, is_judged=is_judged)
         return await self._told(request, found, known, files, capabilities, principal), found
 
     async def decided(self, request: JobRequest, principal: Principal) -> JobRequest:

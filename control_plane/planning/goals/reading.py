@@ -128,6 +128,26 @@ ENGINE_VALUE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*(?![\
 NUMBER: Final = re.compile(r"(?<![\w.,-])(-?\d+(?:[.,]\d+)?(?:e-?\d+)?)\s*(?:[-‐]?\s*)(%|[^\W\d_]+)?", re.IGNORECASE)
 NAMED: Final = re.compile(r"(?<![\w.-])([^\W\d_]+)\s+(?:(?:called|named)\s+)?(?=([A-Za-z][\w.-]{0,127})(?![\w/]))")
 COLON: Final = re.compile(r"(?:^|\s)([^\W\d_]+)\s*:\s+(?=\S)")
+LABEL: Final = re.compile(
+    r"(?:^|(?<=[\s.;]))(?:(?:step|schritt|part|teil)\s*\d+|inputs?|outputs?|tasks?|goals?|constraints?|requirements?|notes?|aufgabe|ziel|hinweis)\s*[:.)]\s+",
+    re.IGNORECASE,
+)
+"""What only orders a goal: `Step 1:`, `Constraints:`."""
+SENTENCE: Final = re.compile(r"[.!?\n]+(?=\s|$)")
+TELLS: Final = re.compile(
+    r"\s*(?:i|we|he|she|they|my|our|his|her|there|it|this|hello|hi|hey|dear|hallo|many|kind|best|thanks|thank|cheers|regards|liebe|lieber|ich|wir|mein|meine|unser|unsere|vielen|danke|gruß)\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins that tells something and asks for nothing, unless a word of ASKS stands in it."""
+ASKS: Final = re.compile(
+    r"\b(?:want|need|wish|please|would|could|can|should|shall|like\s+to|let|bitte|möchten?|will|wollen|kannst|könntest|brauchen?|soll|hätten?)\b|'d\s+like",
+    re.IGNORECASE,
+)
+POLITE: Final = re.compile(
+    r"\b(?:would|could|will|might)\s+(?:it\s+)?be\s+(?:(?:very|so|really|most)\s+)?([a-z]+)\s+(?:if|to)\b",
+    re.IGNORECASE,
+)
+"""`I would be very grateful if`, `would it be possible to`."""
 CONTRACTED: Final = re.compile(r"(?:n't|'(?:d|ll|ve|re|m|s))$")
 WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 FRAMES: Final = re.compile(
@@ -146,6 +166,7 @@ def read(
     `choices`: values of parameters with a stem of the parameter's name."""
     text = "".join(each if each.isprintable() else " " for each in goal)
     covered: list[tuple[int, int]] = []  # what is data already
+    covered += [match.span() for match in LABEL.finditer(text)]
     quotes = _quotes(text, covered)
     pairs = _pairs(text, covered)
     mentions = _mentions(text, file_names, covered)
@@ -162,6 +183,7 @@ def read(
             ):
                 token.is_data = True
     _roles(tokens)
+    _tell(text, tokens, vocabulary)
     for token, following in itertools.pairwise(tokens):
         is_plain = token.counts and token.stem not in vocabulary and token.stem not in KINDS
         if is_plain and token.role == "source" and following.stem in KINDS and token.after in DETERMINERS:
@@ -219,6 +241,7 @@ def _quotes(text: str, covered: list[tuple[int, int]]) -> list[Quote]:
             is_settings = all(any(char.isdigit() for char in part) for part in rest.split(","))  # `: 400 steps, rank 8`
             if (
                 len(rest.split()) >= 2
+                and not _is_covered(covered, *match.span(1))
                 and not is_settings
                 and not _is_heading(text[: match.end()])
                 and (word not in STOPWORDS or word in ("following", "this"))
@@ -322,7 +345,7 @@ def _quantities(text: str, covered: list[tuple[int, int]]) -> list[Quantity]:
         if _is_covered(covered, match.start(1), match.end(1)):
             continue
         value, end = float(match.group(1).replace(",", ".")), match.end(1)
-        word = folded(match.group(2) or "")
+        word = _unit(folded(match.group(2) or ""))
         if frames := FRAMES.match(text, match.start(2) if match.group(2) else end):
             unit, factor, end = "fps", 1.0, frames.end()
         elif word in UNITS:
@@ -362,6 +385,14 @@ def _quantities(text: str, covered: list[tuple[int, int]]) -> list[Quantity]:
             covered.append(match.span())
         _add(found, Quantity(number * factor, unit, match.start(), text[match.start() : last.end()]), text)
     return found
+
+
+def _unit(word: str) -> str:
+    """Returns the unit of which a word is a slip: `10 secnds`; the word itself where it is none."""
+    if word in UNITS or len(word) < 5:
+        return word
+    near = [each for each in UNITS if len(each) >= 5 and each[0] == word[0] and is_near(word, each)]
+    return near[0] if near else word
 
 
 def _add(found: list[Quantity], new: Quantity, text: str) -> None:
@@ -409,7 +440,22 @@ def _tokens(text: str, covered: list[tuple[int, int]], vocabulary: frozenset[str
         asking = [each for each in found if each.clause == number and each.counts]
         if asking and asking[0].after not in DETERMINERS | SOURCES | {"in", "without", "at", "for", "about"}:
             asking[0].leads = True
+        if _is_made_so(asking, [each for each in found if each.clause == number]):
+            asking[-1].leads = True
     return found
+
+
+def _is_made_so(asking: list[Token], clause: list[Token]) -> bool:
+    """Returns whether the last word says how something given shall become: `make the video louder`."""
+    return (
+        len(asking) > 1
+        and clause[-1] is asking[-1]
+        and clause[-2] is asking[-2]
+        and asking[-2].stem in KINDS
+        and asking[-1].stem not in KINDS
+        and asking[-2].after in ("the", "this", "these", "my", "our")
+        and any(each.word == "make" for each in clause)
+    )
 
 
 def _english(written: str, before: list[Token]) -> str:
@@ -435,6 +481,21 @@ def _corrected(word: str, vocabulary: frozenset[str]) -> str:
     return near[0] if len(near) == 1 else word
 
 
+def _tell(text: str, tokens: list[Token], vocabulary: frozenset[str]) -> None:
+    """Takes from strange words what they ask where they are only told: in politeness, greetings, and sentences that say how things are."""
+    polite = {match.start(1) for match in POLITE.finditer(text)}
+    ends = [match.end() for match in SENTENCE.finditer(text)]
+    starts = [0, *ends]
+    spans = [(start, end) for start, end in zip(starts, [*ends, len(text)], strict=True) if text[start:end].strip()]
+    told = [(start, end) for start, end in spans if TELLS.match(text, start) and not ASKS.search(text, start, end)]
+    if len(told) == len(spans):
+        told = []
+    for token in tokens:
+        is_strange = token.stem not in vocabulary and token.stem not in KINDS
+        if token.start in polite or (is_strange and any(start <= token.start < end for start, end in told)):
+            token.is_stop, token.leads = True, False
+
+
 def _roles(tokens: list[Token]) -> None:
     """Marks what stands behind `from these`, `of my` as given, and behind `into a`, `a` as wanted."""
     role: Role = "neutral"
@@ -447,7 +508,7 @@ def _roles(tokens: list[Token]) -> None:
             role = "source"
         elif token.word in ("into", "as", "to") or (
             token.word in ("a", "an")
-            and role != "source"
+            and (role != "source" or KINDS.get(stem(token.after)))  # `from my pictures a film`
             and token.after not in ("in", "with", "for", "at", "on", "of", "by")
         ):
             role = "wanted"

@@ -177,6 +177,11 @@ async def planned(asked: Asked, repair: Repair | None = None) -> Matched:
     return found
 
 
+def prepare() -> None:
+    """Imports LangGraph and compiles the steps."""
+    _graph()
+
+
 def _run(asked: Asked) -> Matched:
     found: Matched = _graph().invoke({"asked": asked}, {"configurable": {"repair": None}})["matched"]
     return found

@@ -114,7 +114,9 @@ GERMAN: Final[Mapping[str, str]] = _table(
     train: trainiere trainieren trainier
     learn: lern lerne lernen lernt
     compare: vergleich vergleiche vergleichen
-    who: wer
+    who: wer wem wessen
+    belong: gehört gehören
+    grain: filmkorn korn körnung
     show: zeig zeige zeigen
     check: prüf prüfe prüfen
     store: speicher speichere speichern
@@ -272,6 +274,14 @@ STOPWORDS: Final = frozenset(
         "execute",
         "launch",
         "perform",
+        "many",
+        "lay",
+        "place",
+        "call",
+        "deliver",
+        "provide",
+        "return",
+        "belong",
         "should",
         "still",
         "already",
