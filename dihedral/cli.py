@@ -230,6 +230,7 @@ def ask(options: argparse.Namespace) -> int:
         for question in plan["questions"]:
             say(f"open: {question['id']}: {question['text']}")
         if not plan["certain"]:
+            client.discard(request["files"])
             return REFUSED
         if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
             return OK

@@ -228,10 +228,15 @@ class AsyncClient:
                 idempotency_key or uuid.uuid4().hex,
             )  # fmt: skip
         except Refused as refused:
-            for ref in uploaded if refused.status < 500 else []:  # behind a 5xx there may be a job that names them
-                with suppress(ClientError):  # a key that may not delete leaves them to the operator
-                    await self._ask("DELETE", _artifact(ref), repeat=True)
+            if refused.status < 500:  # behind a 5xx there may be a job that names them
+                await self.discard(uploaded)
             raise
+
+    async def discard(self, uploaded: Sequence[doc.ArtifactRef]) -> None:
+        """Deletes uploads of which nothing came; those that this key may not delete are left to the operator."""
+        for ref in uploaded:
+            with suppress(ClientError):
+                await self._ask("DELETE", _artifact(ref), repeat=True)
 
     async def _submitted(self, body: Document, key: str) -> doc.Job:
         content = json.dumps({name: value for name, value in body.items() if value is not None})
@@ -286,18 +291,24 @@ class AsyncClient:
         answers: Document | None = None,
         idempotency_key: str | None = None,
     ) -> doc.Job:
-        """Uploads the files and runs what the goal asks; returns the job document, before it has run.
+        """Uploads the files and runs what the goal asks; returns the job document, before it has run. A refusal deletes the uploads again.
 
         Raises:
             Refused: `needs_answer`, with a question in each of `.problem["errors"]`, where the goal leaves something open.
             OSError: a file cannot be read.
             Unreachable
         """
-        await self._check_sizes(list(files))
-        metas = [await self.upload(path) for path in files]
-        refs = [{"bucket": each["bucket"], "key": each["key"]} for each in metas]
-        body: Document = {"goal": goal, "files": refs, "answers": answers or {}}
-        return await self._submitted(body, idempotency_key or uuid.uuid4().hex)
+        uploaded: list[doc.ArtifactRef] = []
+        try:
+            await self._check_sizes(list(files))
+            for path in files:
+                await self._uploaded(path, uploaded)
+            body: Document = {"goal": goal, "files": uploaded, "answers": answers or {}}
+            return await self._submitted(body, idempotency_key or uuid.uuid4().hex)
+        except Refused as refused:
+            if refused.status < 500:
+                await self.discard(uploaded)
+            raise
 
     async def job(self, job_id: str) -> doc.Job:
         """Returns the job document: status, progress, error, artifacts."""
@@ -893,6 +904,7 @@ class Client:
     finish = _blocking(AsyncClient.finish)
     retry = _blocking(AsyncClient.retry)
     delete = _blocking(AsyncClient.delete)
+    discard = _blocking(AsyncClient.discard)
     capabilities = _blocking(AsyncClient.capabilities)
     pipelines = _blocking(AsyncClient.pipelines)
     workers = _blocking(AsyncClient.workers)

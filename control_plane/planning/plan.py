@@ -328,9 +328,39 @@ def _param_problems(
         if name not in document and name not in offered and not any(_offers(parent, name) for parent in parents):
             detail = f"{node.task!r} needs {name!r}, and neither params, input nor a parent's output has it"
             yield Problem(f"{at}/params", "missing_param", detail)
+    if parents:
+        yield from _misfits(at, node, check, document, offered, parents)
     for complaint in check.complaints(document):
         part = "input" if complaint.path and complaint.path[0] in filled else "params"
         yield Problem(f"{at}/{part}{pointer(complaint.path)}", complaint.code, complaint.detail)
+
+
+def _misfits(
+    at: str,
+    node: Node,
+    check: Check,
+    document: Mapping[str, Any],
+    offered: Mapping[str, Any],
+    parents: list[Capability | None],
+) -> Iterator[Problem]:
+    """Finds what would be filled in by its name although it is of another type: the `voice` of a speech is a text, that of a film a file."""
+    outputs = [_entry(parent)[2] if parent is not None else None for parent in parents]
+    if any(each is None or each.names is None for each in outputs):
+        return  # what stands in an open output is seen when it runs
+    known = [each for each in outputs if each is not None]
+    for name in sorted({name for each in known for name in each.properties & check.properties} - document.keys()):
+        takes = check.types[name]
+        gives = [each.types[name] for each in known if name in each.properties]
+        if takes and all(gives) and not any(takes & each for each in gives) and name not in offered:
+            detail = (
+                f"{name!r} would be filled in by the output of a node before it, which has {_either(gives)} under this name; "
+                f"{node.task!r} takes {_either([takes])}: set it in params"
+            )
+            yield Problem(f"{at}/params", "misfit_param", detail)
+
+
+def _either(types: list[frozenset[str]]) -> str:
+    return " or ".join(sorted({kind for each in types for kind in each} - {"integer"}))
 
 
 def _offers(parent: Capability | None, name: str) -> bool:
@@ -433,7 +463,7 @@ def meant(name: str, known: Any) -> str:
 
 # Capabilities are looked up by identity: a live manifest is the same object until it changes. The entry keeps it alive,
 # so that no other object can come to have its address.
-_compiled: dict[int, tuple[Capability, Check, frozenset[str] | None]] = {}
+_compiled: dict[int, tuple[Capability, Check, Check]] = {}
 
 
 def _check(capability: Capability) -> Check:
@@ -441,16 +471,16 @@ def _check(capability: Capability) -> Check:
 
 
 def _output_names(capability: Capability) -> frozenset[str] | None:
-    return _entry(capability)[2]
+    return _entry(capability)[2].names
 
 
-def _entry(capability: Capability) -> tuple[Capability, Check, frozenset[str] | None]:
+def _entry(capability: Capability) -> tuple[Capability, Check, Check]:
     found = _compiled.get(id(capability))
     if found is None:
         if len(_compiled) >= 1024:
             _compiled.clear()
         inputs = _compile(msgspec.json.encode(capability.io.input))
-        found = (capability, inputs, _compile(msgspec.json.encode(capability.io.output)).names)
+        found = (capability, inputs, _compile(msgspec.json.encode(capability.io.output)))
         _compiled[id(capability)] = found
     return found
 

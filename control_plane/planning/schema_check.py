@@ -55,7 +55,7 @@ class Check:
     """A schema, compiled.
 
     `names`: the members that its objects may have, None where others are allowed too. `required`: those they must have,
-    which `complaints` leaves to the caller, because some of them come from elsewhere.
+    which `complaints` leaves to the caller, because some of them come from elsewhere. `types`: those of each member.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -64,6 +64,9 @@ class Check:
         self.properties: frozenset[str] = frozenset(properties if isinstance(properties, dict) else ())
         closed = root.get("additionalProperties") is False and "patternProperties" not in root
         self.names: frozenset[str] | None = self.properties if closed else None
+        self.types: dict[str, frozenset[str]] = {
+            name: types_of(each, schema) for name, each in (properties if isinstance(properties, dict) else {}).items()
+        }
         self.required: tuple[str, ...] = tuple(root.get("required", ()))
         loose = without_costly_names({**schema, **root, "required": []})
         if root is not schema:
@@ -88,6 +91,22 @@ def is_wild(value: Any) -> bool:
 def pointer(path: Path) -> str:
     """Formats a path as an RFC 6901 pointer."""
     return "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in path)
+
+
+def types_of(schema: Any, root: dict[str, Any], deep: int = 0) -> frozenset[str]:
+    """Returns the JSON types that a schema allows, without null; empty where it does not say."""
+    if not isinstance(schema, dict) or deep > 8:
+        return frozenset()
+    target = _root({**root, **schema}) if "$ref" in schema else schema
+    if target is not schema and "$ref" not in target:
+        return types_of(target, root, deep + 1)
+    for word in ("anyOf", "oneOf"):
+        if isinstance(options := schema.get(word), list):
+            found = [types_of(each, root, deep + 1) for each in options if each != {"type": "null"}]
+            return frozenset().union(*found) if all(found) else frozenset()
+    kind = schema.get("type")
+    kinds = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
+    return frozenset(kinds - {"null"}) | (frozenset({"number"}) if "integer" in kinds else frozenset())
 
 
 def _root(schema: dict[str, Any]) -> dict[str, Any]:

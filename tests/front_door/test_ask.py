@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dihedral.ask import answer_of, plan_of, tree
+from dihedral.client import Client, Refused
 from tests.front_door.running import Up
 from tests.front_door.test_cli import Shell, house, shell  # noqa: F401 - fixtures
 
@@ -41,6 +42,22 @@ def test_a_file_of_a_goal_is_uploaded_and_used(shell: Shell) -> None:  # noqa: F
     (shell.directory / "note.txt").write_text("the bees are back")
     plan = shell.json("ask", "Store the text of this file as copy.txt", "--file", "note.txt")
     assert plan["graph"]["nodes"][0]["params"] == {"name": "copy.txt", "text": "the bees are back"}
+
+
+def test_what_was_uploaded_for_a_goal_that_is_refused_is_deleted_again(shell: Shell) -> None:  # noqa: F811
+    (shell.directory / "left.txt").write_text("nothing comes of me")
+    with Client(shell.environ["DIHEDRAL_URL"]) as client:
+        before = uploads(client)
+        assert shell.json("ask", "order a pizza", "--file", "left.txt", code=3)["questions"]
+        with pytest.raises(Refused):
+            client.ask("order a pizza", files=[shell.directory / "left.txt"])
+        assert uploads(client) == before
+
+
+def uploads(client: Client) -> list[str]:
+    """Returns the keys of what was uploaded; the examples come by themselves."""
+    found = client.artifacts(bucket="inputs")["artifacts"]
+    return [each["key"] for each in found if not each["key"].startswith("examples/")]
 
 
 async def test_the_example_of_a_langgraph_graph_speaks(house: Up) -> None:  # noqa: F811

@@ -97,6 +97,27 @@ def test_what_a_parent_may_supply_is_not_missing_and_what_none_supplies_is() -> 
 
 
 @pytest.mark.parametrize(
+    ("field", "is_misfit"),
+    [
+        ({"type": "string"}, True), ({"anyOf": [{"type": "object"}, {"type": "null"}]}, True), ({"$ref": "#/$defs/Text"}, True),
+        ({"type": "integer"}, False), ({"type": "number"}, False), ({"type": ["string", "integer"]}, False), ({}, False),
+        ({"anyOf": [{"type": "string"}, {}]}, False),
+    ],
+)  # fmt: skip
+def test_what_a_parent_would_fill_in_by_name_is_of_the_type_that_the_task_takes(
+    field: dict[str, Any], is_misfit: bool
+) -> None:
+    inputs = {**closed([], steps=field), "$defs": {"Text": {"type": "string"}}}
+    known = {**CAPABILITIES, "wants": capability("wants", inputs)}
+    nodes: list[str | dict[str, Any]] = [{"id": "a", "task": "maker"}, {"id": "b", "task": "wants"}]
+    codes = [(each.pointer, each.code) for each in problems(graph(nodes, [("a", "b")]), known)]
+    assert codes == ([("/nodes/1/params", "misfit_param")] if is_misfit else [])
+    set_itself = {"id": "b", "task": "wants", "params": {"steps": {"$from": "a", "path": "/steps"}}}
+    assert problems(graph([nodes[0], set_itself], [("a", "b")]), known) == []
+    assert problems(graph(["a", nodes[1]], [("a", "b")]), known) == []
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ({"$from": "a", "path": "/steps"}, []),

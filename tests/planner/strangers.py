@@ -61,3 +61,8 @@ STRANGERS: list[Goal] = [
     Goal("say it in my voice", ("me.wav",), asks=("speak.text",)),
     Goal("hi", (), asks=("*",)),
 ]  # fmt: skip
+
+MISSED: tuple[str, ...] = (
+    "who's talking?", "pics + music", "tain a voise", "slidshow", "reed this", "I'm a museum guide", "We recorded grandma", "Step 1:", "Task: verify",
+)  # fmt: skip
+"""How the goals begin that are not planned as their table says."""
