@@ -284,8 +284,12 @@ def presets(options: argparse.Namespace) -> int:
     from dihedral.tables import cell, listing
 
     with client_for(options) as client:
-        kind = {} if options.what is None else {_named(client, options.what)[0]: options.what}
-        found = client.presets(**kind)
+        if options.what is not None:
+            _named(client, options.what)  # a mistyped name is refused
+        found = client.presets()
+    if options.what is not None:  # a task and a pipeline may have one name
+        own = [each for each in found["presets"] if options.what in (each["pipeline"], each["task"])]
+        found = {**found, "presets": own}
     rows = [
         [each["name"], each["pipeline"] or each["task"] or "", " ".join(f"{name}={cell(value)}" for name, value in each["params"].items())]
         for each in found["presets"]

@@ -22,13 +22,17 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from dihedral.bridge.artifacts import metadata, provenance
+from dihedral.bridge.artifacts import metadata, open_store, provenance
 from dihedral.bridge.artifacts.metadata import HEAD_BYTES, MAX_BYTES, TAIL_BYTES
 from dihedral.bridge.artifacts.provenance import REQUEST, compose, read, references
+from dihedral.bridge.tasks.context import TaskContext
+from dihedral.bridge.tasks.runs import NodeRun
 from dihedral.control_plane.planning import plan as planning
 from dihedral.schemas.structs.artifact import Provenance
 from dihedral.schemas.structs.graph import Graph
+from dihedral.schemas.structs.settings import ArtifactsSettings
 from dihedral.schemas.structs.submission import GraphSubmission
+from tests.support.in_process import RecordedEvents
 
 PARAMS = {"text": 'a } "quoted" ü 日', "picture": {"bucket": "inputs", "key": "a/b.png"}}
 
@@ -292,3 +296,24 @@ def test_what_a_later_version_says_besides_is_passed_over() -> None:
     found = said(around(b'\0{"dihedral":"9","pipeline":"speak","params":{"x":{"dihedral":"inner"}},"new":[1]}\0'))
     assert found is not None
     assert (found.dihedral, found.pipeline, found.params) == ("9", "speak", {"x": {"dihedral": "inner"}})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("as_it_is", [False, True])
+@pytest.mark.parametrize("request_", [None, {}])
+def test_a_task_stores_the_same_bytes_where_nothing_is_to_be_said(
+    request_: dict[str, Any] | None, as_it_is: bool, tmp_path: Path
+) -> None:
+    """`artifacts.provenance` off is a run without a request."""
+    run = NodeRun(
+        job_id="j", node_id="n", task="t", attempt=1, nonce="x", params=PARAMS, timeout_seconds=1, request=request_
+    )
+    content = png()
+
+    async def stored() -> bytes:
+        store = open_store(ArtifactsSettings(directory=str(tmp_path)))
+        context = TaskContext(run, RecordedEvents(), lambda: False, lambda: store)
+        meta = await context.store_async("videos", "a.png", content, "image/png", as_it_is=as_it_is)
+        return b"".join([chunk async for chunk in store.open(meta.bucket, meta.key)])
+
+    assert (asyncio.run(stored()) == content) is (request_ is None or as_it_is)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dihedral.bridge.artifacts.provenance import REQUEST
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.schemas.structs.worker import DeviceInfo
 from tests.control_plane.served import edge, new_id, node, pointers, submission, worker_info
@@ -265,3 +266,16 @@ async def test_what_a_job_waits_for_is_true(served: Any) -> None:
     gate(name).set()
     for each in (*waiting, urgent):
         assert (await served.ended(each))["waitingFor"] is None
+
+
+async def test_only_the_server_says_for_files_what_was_asked_for(served: Any) -> None:
+    """The request stands in the graph's metadata, from where workers write it into files; none where that is off, or where a user writes it."""
+    asked = {"pipeline": "held", "params": {"wait": "open"}}
+    assert (await served.post("/api/plans", asked, 200))["metadata"][REQUEST] == asked
+    graph = submission(node("a"))["graph"] | {"metadata": {REQUEST: asked, "kept": 1}}
+    assert (await served.post("/api/plans", {"graph": graph}, 200))["metadata"] == {"kept": 1}
+    served.settings.artifacts.provenance = False
+    try:
+        assert REQUEST not in (await served.post("/api/plans", asked, 200))["metadata"]
+    finally:
+        served.settings.artifacts.provenance = True

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from dihedral.place_commands import resumed
@@ -179,6 +180,11 @@ def test_a_sweep_runs_a_job_for_each_combination(shell: Shell) -> None:
     assert "(" in shell("run", "simulate", "--sweep", "steps=1,x", code=3).stderr
     assert len(shell("submit", "--pipeline", "simulate", "--sweep", "steps=1,2", "-q").stdout.split()) == 2
     assert shell("presets", "simulate").stdout == "no presets\n"
+    url = f"{shell.environ['DIHEDRAL_URL']}/api/presets/pipelines/simulate/short"
+    assert httpx.put(url, json={"params": {"steps": 2}}).status_code == 201
+    assert "steps=2" in shell("presets", "simulate").stdout, "simulate is a task too"
+    assert "steps=2" not in shell("presets", "speak").stdout
+    httpx.delete(url)
 
 
 def test_a_list_of_nothing_says_so_and_stays_json(shell: Shell) -> None:
