@@ -386,7 +386,9 @@ def _reference_problems(
         detail = "a reference has $from, path, default and most, and nothing else"
         yield Problem(f"{at}{pointer((name,))}", "bad_reference", detail)
     if type(reference.get("most", 1)) is not int or reference.get("most", 1) < 1:
-        yield Problem(f"{at}/most", "bad_reference", "most is a number of bytes, from 1: a larger value counts as absent")
+        yield Problem(
+            f"{at}/most", "bad_reference", "most is a number of bytes, from 1: a larger value counts as absent"
+        )
     if any(True for _ in references(reference.get("default"))):
         yield Problem(f"{at}/default", "bad_reference", "a default is taken as it stands: it cannot be a reference")
     if not _is_pointer(path):

@@ -280,7 +280,10 @@ async def test_what_no_parameter_mends_is_tried_in_another_way(served: Served) -
 async def test_a_node_that_becomes_an_evaluation_starts_no_third_attempt(served: Served) -> None:
     params: dict[str, Any] = {"checks": [{**RULE, "value": 3, "node": "b"}]}
     params["variants"] = [{"node": "b", "label": "more", "task": "evaluate_results", "params": {"checks": []}}]
-    merge, checks = (node("b", task="merge_capabilities", plane="node"), node("e", task="evaluate_results", plane="node", **params))
+    merge, checks = (
+        node("b", task="merge_capabilities", plane="node"),
+        node("e", task="evaluate_results", plane="node", **params),
+    )
     job = await served.post("/api/jobs", {"graph": graph(merge, checks)})
     await served.ended(job["jobId"])
     again = await served.ended(f"{job['jobId']}-2")

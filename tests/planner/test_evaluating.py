@@ -227,7 +227,9 @@ def test_a_judged_graph_has_its_plain_results_and_the_other_ways() -> None:
         msgspec.structs.replace(finer, keywords=["cook"]),
         msgspec.structs.replace(finer, keywords=msgspec.UNSET),
     ):
-        params = with_checks(found.graph, "Say 'Hello'", {**more, "speak_finely": other}, is_judged=True)["nodes"][-1]["params"]
+        params = with_checks(found.graph, "Say 'Hello'", {**more, "speak_finely": other}, is_judged=True)["nodes"][-1][
+            "params"
+        ]
         assert [each["label"] for each in params["variants"]] == ["the voice c"]
 
 
@@ -242,7 +244,9 @@ def test_an_evaluation_takes_nothing_that_it_is_not_given_and_never_more_than_fi
     assert problems(graph, more) == []
     ran = {each["id"]: dict.fromkeys(hostile, "x" * 900_000) for each in many}
     known = made_graph(graph["nodes"], [(each["from"], each["to"]) for each in graph["edges"]])
-    params = node_input(Topology(known), "evaluate", ran, more["evaluate_results"].io.input["properties"].keys(), 1 << 22)
+    params = node_input(
+        Topology(known), "evaluate", ran, more["evaluate_results"].io.input["properties"].keys(), 1 << 22
+    )
     made = msgspec.convert(params, EvaluateParams)
     assert made.judge is not None
     assert (made.attempt, len(made.variants), len(made.judge.results), len(made.checks)) == (1, 0, 100, 200)
