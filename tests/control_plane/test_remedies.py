@@ -69,7 +69,7 @@ def codes(path: Path) -> set[str]:
     for each in ast.walk(ast.parse(path.read_text())):
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "TaskError":
             given = [word.value for word in each.keywords if word.arg == "code"]
-            found |= {code.value for code in given if isinstance(code, ast.Constant)}
+            found |= {str(code.value) for code in given if isinstance(code, ast.Constant)}
         elif isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
             found |= set(
                 re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (ast.get_docstring(each) or "").partition("TaskError")[2])
