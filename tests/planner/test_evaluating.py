@@ -242,7 +242,7 @@ def test_an_evaluation_takes_nothing_that_it_is_not_given_and_never_more_than_fi
     many = [{"id": f"n{number}", "task": "simulate", "plane": "python", "params": {}} for number in range(250)]
     graph = with_checks({"schema": "langgraph.v1", "nodes": many, "edges": []}, "g" * 5000, more, is_judged=True)
     assert problems(graph, more) == []
-    ran: dict[str, Any] = {each["id"]: dict.fromkeys(hostile, "x" * 900_000) for each in many}
+    ran: dict[str, Any] = {str(each["id"]): dict.fromkeys(hostile, "x" * 900_000) for each in many}
     known = made_graph(graph["nodes"], [(each["from"], each["to"]) for each in graph["edges"]])
     params = node_input(
         Topology(known), "evaluate", ran, more["evaluate_results"].io.input["properties"].keys(), 1 << 22
