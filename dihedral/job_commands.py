@@ -6,7 +6,7 @@ Large because every command is a short function, and its options stand beside it
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dihedral.terminal import (
     follow,
     notify,
     plain_text,
+    say,
     url_for,
     usage,
     whole_id,
@@ -55,6 +56,7 @@ def declare(add: Add) -> None:
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
+    one.add_argument("--yes", action="store_true", help="run what a file says without being asked")
     one = add("download", download, "download what a job stored", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR")
@@ -138,12 +140,18 @@ def again(options: argparse.Namespace) -> int:
         values = [text for text in options.values if not text.endswith("=")]
         params, files = read_params(values, options.file or [], schema, what)
         changes = {**params, **taken, **{name: {"local": path} for name, path in map(pair, options.local or [])}}
-        repeated = {"rerun_of": made["jobId"], "params": changes or None}
-        if path is not None:
+        if path is None:
+            repeated = {"rerun_of": made["jobId"], "params": changes or None}
+        else:
             repeated = _of_file(made, path, changes, files)
-            if not options.quiet:
-                shown = " ".join(f"{name}={_short(value)}" for name, value in (repeated.get("params") or {}).items())
-                print(plain_text(f"{path.name}: {what} {shown}".rstrip()), file=sys.stderr, flush=True)
+            for line in (
+                f"{path.name}: {what}",
+                *_shown(repeated),
+                *(f"  {name} = {each}" for name, each in files.items()),
+            ):
+                say(line.replace("\n", "\\n"))
+            if not _is_wanted(path, options):
+                return OK
         submission = {**repeated, "files": files, **identity(options)}
         sweep = swept(options.sweep or [], schema, what)
         return begin(client, submission, sweep, options, watches=not options.detach)
@@ -164,12 +172,19 @@ def _of_file(
 ) -> dict[str, Any]:
     """Returns the submission of what made a file. Raises SettingsError where the file does not have all of it."""
     named = {name: made[name] for name in ("pipeline", "task") if name in made}
+    left_out = made.get("leftOut", ())
     if not named and "graph" in made:
+        if changes:
+            raise usage(f"{path}: a graph made it, which has no params to be changed: {' '.join(changes)}")
+        if hidden := [each for each in left_out if each.startswith("/graph")]:
+            raise usage(
+                f"{path}: may be secrets, so the file does not have them, nor all of the graph: {' '.join(hidden)}"
+            )
         return {"graph": made["graph"]}
     if not named or "params" not in made:
         job = f"; job {made['jobId']} made it" if "jobId" in made else ""
         raise usage(f"{path}: what made it was too much to stand in the file{job}")
-    hidden = [each[8:].partition("/")[0] for each in made.get("leftOut", ()) if each.startswith("/params/")]
+    hidden = [each[8:].partition("/")[0] for each in left_out if each.startswith("/params/")]
     missing = [name for name in dict.fromkeys(hidden) if name not in changes and name not in files]
     if missing:
         raise usage(
@@ -179,10 +194,27 @@ def _of_file(
     return {**named, "params": {name: value for name, value in params.items() if value is not None}}
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False) if " " in text else text[:60]
+def _shown(repeated: Mapping[str, Any]) -> Iterator[str]:
+    """Yields lines with everything that would run: anyone may have written the file."""
+    graph = repeated.get("graph", {})
+    for node in graph.get("nodes", ()):
+        yield f"  {node['id']}: {node['task']}"
+        more = {name: each for name, each in node.items() if name not in ("id", "task", "plane", "params")}
+        for name, each in {**node.get("params", {}), **more}.items():
+            yield f"    {name} = {json.dumps(each, ensure_ascii=False)}"
+    above = {name: each for name, each in graph.items() if name not in ("schema", "nodes", "edges")}
+    for name, each in {**(repeated.get("params") or {}), **above}.items():
+        yield f"  {name} = {json.dumps(each, ensure_ascii=False)}"
+
+
+def _is_wanted(path: Path, options: argparse.Namespace) -> bool:
+    """Asks. Raises SettingsError where nobody can be asked."""
+    if options.yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise usage(f"{path}: anyone may have written what it says: look at it, then run it with --yes")
+    print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes", "j", "ja")
 
 
 def named(client: Any, name: str, *, preset: str | None = None) -> tuple[str, Mapping[str, Any]]:
