@@ -47,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Their options belong to the parsers of the planes; argparse cannot hand on options that it does not declare.
         return control(given[1:]) if given[0] == "control" else worker(given[1:])
     _replace_what_no_terminal_shows()
-    options = _parser().parse_args(given)
+    from dihedral.preset_commands import with_command
+
+    parser = _parser()
+    options, behind = parser.parse_known_args(with_command(given))
+    if any(each.startswith("-") for each in behind) or (behind and not hasattr(options, "values")):
+        parser.error(f"unrecognized arguments: {' '.join(behind)}")
+    if behind:
+        options.values += behind  # argparse reads KEY=VALUE before the first option only
     command: Command = options.command
     try:
         return command(options)
@@ -196,6 +203,7 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
 SUBMISSION = {
     "graph": "graph", "pipeline": "pipeline", "task": "task", "params": "params", "startAt": "start_at", "priority": "priority",
     "metadata": "metadata", "name": "name", "tags": "tags", "rerunOf": "rerun_of", "preset": "preset", "sweep": "sweep",
+    "webhook": "webhook",
 }  # fmt: skip
 
 
@@ -638,7 +646,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.",
     )  # fmt: skip
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    from dihedral import place_commands
+    from dihedral import place_commands, preset_commands
     from dihedral.job_commands import declare, how_to_submit
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -726,6 +734,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")
     declare(add)
+    preset_commands.declare(add, commands)
     place_commands.declare(add)
     one = add("complete", complete, "what the last word may become; shells ask it", client=True)
     one.add_argument("words", nargs="*", metavar="WORD")
