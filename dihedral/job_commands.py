@@ -44,15 +44,13 @@ MADE = frozenset({".png", ".wav", ".mp4", ".mov", ".m4a", ".safetensors"})
 def declare(add: Add) -> None:
     """Adds the parsers of these commands."""
     one = add("run", run, "run a task or a pipeline and show what comes of it", client=True)
-    one.add_argument("what", metavar="NAME", help="a task, also of your own, or a pipeline")
+    one.add_argument("what", metavar="TARGET", help="a task, also of your own, or a pipeline")
     one.add_argument(
         "values", nargs="*", metavar="KEY=VALUE", help="params, read by their schema; a file where one is asked for"
     )
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
     one.add_argument("--preset", metavar="NAME", help="params that were kept under this name, below those given")
-    one = add("presets", presets, "list the params that were kept under a name", client=True)
-    one.add_argument("what", nargs="?", metavar="NAME", help="of this pipeline or task alone")
     one = add("again", again, "run a job again, or what made a file, with changes", client=True)
     one.add_argument("job", metavar="JOB", help="a job, or a file that one has made: PNG, WAV, MP4, safetensors")
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
@@ -112,7 +110,7 @@ def how_to_submit(one: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        kind, schema = _named(client, options.what)
+        kind, schema = named(client, options.what, preset=options.preset)
         params, files = read_params(options.values, options.file or [], schema, options.what)
         params |= {name: {"local": path} for name, path in map(pair, options.local or [])}
         submission = {
@@ -135,7 +133,7 @@ def again(options: argparse.Namespace) -> int:
         if made.get("pipeline"):
             schema = pipeline_schema(client, what) or {}
         elif made.get("task"):
-            schema = _named(client, what)[1]
+            schema = named(client, what)[1]
         taken = {text[:-1]: None for text in options.values if text.endswith("=")}
         for name in taken:
             property_of(name, schema, what)
@@ -219,15 +217,32 @@ def _is_wanted(path: Path, options: argparse.Namespace) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes", "j", "ja")
 
 
-def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns ("task" or "pipeline", the schema of its params). Raises SettingsError with a suggestion."""
+def named(client: Any, name: str, *, preset: str | None = None) -> tuple[str, Mapping[str, Any]]:
+    """Returns ("task" or "pipeline", the schema of its params); where both have the name, the one with this preset, else the task.
+
+    Raises SettingsError with a suggestion.
+    """
+    schemas = schemas_of(client, name)
+    if preset is not None and len(schemas) > 1:
+        having = kinds_with(client, name, preset)
+        schemas = {kind: schemas[kind] for kind in having or schemas}
+    return next(iter(schemas.items()))
+
+
+def schemas_of(client: Any, name: str) -> dict[str, Mapping[str, Any]]:
+    """Returns the schema of the params by kind, `task` before `pipeline`: one name may be that of both. Raises SettingsError with a suggestion where there is none."""
     tasks = {each["id"]: each["io"]["input"] for each in client.capabilities()["capabilities"]}
-    if name in tasks:
-        return "task", tasks[name]
     pipelines = {each["id"]: each["params"] for each in client.pipelines()["pipelines"]}
-    if name in pipelines:
-        return "pipeline", pipelines[name]
-    raise usage(f"there is no task and no pipeline {name!r}{meant(name, sorted({*tasks, *pipelines}))}")
+    found = {kind: known[name] for kind, known in (("task", tasks), ("pipeline", pipelines)) if name in known}
+    if not found:
+        raise usage(f"there is no task and no pipeline {name!r}{meant(name, sorted({*tasks, *pipelines}))}")
+    return found
+
+
+def kinds_with(client: Any, name: str, preset: str) -> list[str]:
+    """Returns which of `task` and `pipeline` of this name have a preset of that name."""
+    found = [each for each in client.presets()["presets"] if each["name"] == preset]
+    return [kind for kind in ("task", "pipeline") if any(each[kind] == name for each in found)]
 
 
 def pipeline_schema(client: Any, name: str) -> Mapping[str, Any] | None:
@@ -310,24 +325,6 @@ def begin(
     if options.notify:
         notify(f"{len(ids)} jobs have ended", found["tag"])
     return next((code for code in reversed(codes) if code != OK), OK)
-
-
-def presets(options: argparse.Namespace) -> int:
-    from dihedral.tables import cell, listing
-
-    with client_for(options) as client:
-        if options.what is not None:
-            _named(client, options.what)  # a mistyped name is refused
-        found = client.presets()
-    if options.what is not None:  # a task and a pipeline may have one name
-        own = [each for each in found["presets"] if options.what in (each["pipeline"], each["task"])]
-        found = {**found, "presets": own}
-    rows = [
-        [each["name"], each["pipeline"] or each["task"] or "", " ".join(f"{name}={cell(value)}" for name, value in each["params"].items())]
-        for each in found["presets"]
-    ]  # fmt: skip
-    answer(options, found, "\n".join(listing(("PRESET", "OF", "PARAMS"), rows, flexible=(2, 0))) or "no presets")
-    return OK
 
 
 def identity(options: argparse.Namespace) -> dict[str, Any]:

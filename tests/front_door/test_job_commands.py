@@ -314,6 +314,10 @@ def test_completion_knows_commands_options_tasks_params_and_jobs(shell: Shell) -
     assert offered("submit", "--priority", "h") == ["high"]
     assert job in offered("show", job[:3])
     assert offered("artifacts", "g") == ["get"]
+    assert offered("presets", "s") == ["save"]
+    assert offered("presets", "save", "simulate", "count_words", "t") == ["text=", "texts=", "times="]
+    shell("presets", "save", "brief", "count_words", "times=1")
+    assert offered("presets", "delete", "b") == offered("run", "count_words", "--preset", "b") == ["brief"]
     assert dihedral("complete", "--", "run", "c", cwd=shell.directory, DIHEDRAL_URL="http://127.0.0.1:1").stdout == ""
 
 
