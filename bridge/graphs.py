@@ -278,7 +278,7 @@ def node_input(
     `outputs` has the completed nodes whose records are known.
 
     Raises:
-        InputTooLarge: together they would be larger than `limit` bytes of JSON; 0: no limit.
+        InputTooLarge: together they would be larger than `limit` bytes of JSON; 0: no limit. A `$from` with `most` counts as absent beyond its own bytes.
         ReferenceNotFound: a `$from` without default names a node that did not complete, or a path that is not there.
     """
     node = topology.nodes[node_id]
@@ -304,11 +304,14 @@ class _Room:
         self._taken = 0
         self._sizes: dict[int, int] = {}  # by identity: the outputs outlive this
 
-    def take(self, value: Any) -> None:
+    def size(self, value: Any) -> int:
         size = self._sizes.get(id(value))
         if size is None:
             size = self._sizes[id(value)] = len(msgspec.json.encode(value))
-        self._taken += size
+        return size
+
+    def take(self, value: Any) -> None:
+        self._taken += self.size(value)
         if 0 < self._limit < self._taken:
             raise InputTooLarge(
                 f"the outputs that it names would add more than {self._limit} bytes (jobs.nodeInputBytes)"
@@ -325,12 +328,15 @@ def _resolved(value: Any, outputs: Mapping[str, Any], room: _Room) -> Any:
         return {name: _resolved(item, outputs, room) for name, item in value.items()}
     path = value.get("path", "")
     found = at_pointer(outputs[source], path) if source in outputs else _ABSENT
-    if found is not _ABSENT:
+    most = value.get("most")
+    is_too_large = found is not _ABSENT and isinstance(most, int) and room.size(found) > most
+    if found is not _ABSENT and not is_too_large:
         room.take(found)
         return found
     if "default" in value:
         return value["default"]
     why = f"it has nothing at {path!r}" if source in outputs else "it did not complete"
+    why = f"what it has at {path!r} is larger than {most} bytes" if is_too_large else why
     raise ReferenceNotFound(f"$from {source!r}: {why}, and there is no default")
 
 

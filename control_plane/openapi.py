@@ -135,7 +135,7 @@ def _grouped(document: dict[str, Any]) -> None:
     """Adds, in place, the tags and the key, which a client may do without: a server on loopback asks for none."""
     document["tags"] = [{"name": name, "description": about} for name, (about, _) in TAGS.items()]
     document["security"] = [{KEY: []}, {}]
-    described = "An API key, where the server asks for one: type it alone (dih_…), the word Bearer is added to it."
+    described = "An API key, where the server asks for one: type it alone (dhk_…), the word Bearer is added to it."
     schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes[KEY] = {"type": "http", "scheme": "bearer", "description": described}
     for path, operations in document["paths"].items():

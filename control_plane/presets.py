@@ -105,7 +105,10 @@ class Presets:
 
 def _field(kind: str, of: str, name: str) -> str:
     """Returns the field of a preset. Raises 404 for what can be none."""
-    if kind not in KINDS or not _ID.fullmatch(of) or len(name) > MAX_NAME:
+    if kind not in KINDS:
+        kinds = " and ".join(map(repr, KINDS))
+        raise ApiProblem(404, "unknown_preset", f"presets are those of {kinds}, and not of {kind[:MAX_NAME]!r}")
+    if not _ID.fullmatch(of) or len(name) > MAX_NAME:
         raise _unknown(name)
     return f"{kind}/{of}/{name}"
 

@@ -68,8 +68,6 @@ REMEDIES: dict[str, tuple[RemedyClass, str]] = {
     ),
     "llm_refused": (CHANGE, "The language model refused this. Change the prompt."),
     "speech_unavailable": (WAIT, AWAY),
-    "voice_unavailable": (CHANGE, DOES_NOT_FIT),
-    "encoder_unavailable": (CHANGE, DOES_NOT_FIT),
     "comfyui_away": (WAIT, AWAY),
     "comfyui_lost": (WAIT, AWAY),
     "speech_misconfigured": (OPERATOR, SETTINGS),
@@ -77,6 +75,7 @@ REMEDIES: dict[str, tuple[RemedyClass, str]] = {
     "missing_package": (OPERATOR, SETTINGS),
     "tool_missing": (OPERATOR, SETTINGS),
     "comfyui_forbidden": (OPERATOR, SETTINGS),
+    "rehearsals_off": (OPERATOR, SETTINGS),
     "diverged": (CHANGE, "The training diverged. Run it again with a smaller learning rate."),
     "simulated_failure": (CHANGE, "It was asked to fail, and did. A retry runs it again as it was asked."),
     "task_failed": (
@@ -84,6 +83,14 @@ REMEDIES: dict[str, tuple[RemedyClass, str]] = {
         "The task raised an error; the traceback below says where. When the cause is gone, retry: what is finished is kept.",
     ),
 }
+NOT_FITTING = (
+    "bad_artifact_name bad_model clipped_audio comfyui_file_missing comfyui_upload_refused encoder_unavailable invalid_dataset invalid_workflow "
+    "markup_unsupported model_not_found mouth_required no_result nothing_to_say script_unsupported speech_refused text_too_long tokenizer_mismatch "
+    "too_many_files ui_workflow unknown_server unknown_tool voice_unavailable workflow_branch_dropped"
+)
+MAY_GO_BETTER = "comfyui_deleted comfyui_interrupted comfyui_node_failed comfyui_protocol llm_bad_answer speech_failed tool_failed tool_hangs"
+REMEDIES |= {code: (CHANGE, DOES_NOT_FIT) for code in NOT_FITTING.split()}  # they would fail the same for ever
+REMEDIES |= {code: (RETRY, CAUSE) for code in MAY_GO_BETTER.split()}
 _ABOUT_INPUT = re.compile(
     r"(invalid|no|bad|unknown|unsupported|wrong|missing)_.*|.*_(invalid|missing|unsupported|refused|required|too_(large|long|many))"
 )

@@ -62,9 +62,9 @@ class SecondAttempts:
         graph = as_submission(document)
         for node in graph["nodes"]:
             changed: dict[str, Any] = dict(changes.get(node["id"], {}))
-            if node["task"] == TASK:
-                changed["attempt"] = 2
             node["task"] = swaps.get(node["id"], node["task"])
+            if node["task"] == TASK:  # whatever it was before: no attempt follows the second
+                changed["attempt"] = 2
             node["params"] = {**node.get("params", {}), **changed}
         planned = document.get("metadata", {}).get(METADATA, {})
         told = {**planned, "attempt": 2, "of": job_id, "reason": reason, "changed": changes, "swapped": swaps}

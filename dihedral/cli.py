@@ -47,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Their options belong to the parsers of the planes; argparse cannot hand on options that it does not declare.
         return control(given[1:]) if given[0] == "control" else worker(given[1:])
     _replace_what_no_terminal_shows()
-    options = _parser().parse_args(given)
+    from dihedral.preset_commands import with_command
+
+    parser = _parser()
+    options, behind = parser.parse_known_args(with_command(given))
+    if any(each.startswith("-") for each in behind) or (behind and not hasattr(options, "values")):
+        parser.error(f"unrecognized arguments: {' '.join(behind)}")
+    if behind:
+        options.values += behind  # argparse reads KEY=VALUE before the first option only
     command: Command = options.command
     try:
         return command(options)
@@ -196,6 +203,7 @@ def _submission(client: Any, options: argparse.Namespace) -> dict[str, Any]:
 SUBMISSION = {
     "graph": "graph", "pipeline": "pipeline", "task": "task", "params": "params", "startAt": "start_at", "priority": "priority",
     "metadata": "metadata", "name": "name", "tags": "tags", "rerunOf": "rerun_of", "preset": "preset", "sweep": "sweep",
+    "webhook": "webhook",
 }  # fmt: skip
 
 
@@ -218,21 +226,27 @@ def plan(options: argparse.Namespace) -> int:
     return OK
 
 
+YES = ("y", "yes", "j", "ja")
+
+
 def ask(options: argparse.Namespace) -> int:
-    from dihedral.ask import is_terminal, next_attempt, plan_of, tree
+    from dihedral.ask import is_terminal, next_attempt, plan_of, tree, uploads_of
 
     is_asking = is_terminal() and not options.json
     with client_for(options) as client:
-        request, plan = plan_of(
-            client, options.goal, options.file or [], is_asking=is_asking, evaluate=options.evaluate
-        )
-        answer(options, plan, "\n".join(tree(plan)))
-        for question in plan["questions"]:
-            say(f"open: {question['id']}: {question['text']}")
-        if not plan["certain"]:
-            client.discard(request["files"])
-            return REFUSED
-        if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
+        with uploads_of(client) as uploaded:
+            request, plan = plan_of(
+                client, options.goal, options.file or [], uploaded, is_asking=is_asking, evaluate=options.evaluate
+            )
+            answer(options, plan, "\n".join(tree(plan)))
+            for question in plan["questions"]:
+                say(f"open: {question['id']}: {question['text']}")
+            if not plan["certain"]:
+                return REFUSED
+            if not options.run and is_asking and input("run it? [y/N] ").strip().lower() not in YES:
+                return OK
+            uploaded.clear()  # the job needs them, or the graph that was printed
+        if not options.run and not is_asking:
             return OK
         job = client.submit(
             graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}
@@ -632,7 +646,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable, 5 cancelled, 130 detached.",
     )  # fmt: skip
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    from dihedral import place_commands
+    from dihedral import place_commands, preset_commands
     from dihedral.job_commands import declare, how_to_submit
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -720,6 +734,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("job", metavar="JOB")
     one.add_argument("--from-start", action="store_true", help="also what completed")
     declare(add)
+    preset_commands.declare(add, commands)
     place_commands.declare(add)
     one = add("complete", complete, "what the last word may become; shells ask it", client=True)
     one.add_argument("words", nargs="*", metavar="WORD")

@@ -255,6 +255,25 @@ class AsyncClient:
         params = {name: value for name, value in (("pipeline", pipeline), ("task", task)) if value is not None}
         return cast(doc.PresetList, await self._ask("GET", "/api/presets", params=params))
 
+    async def save_preset(
+        self, name: str, params: Mapping[str, Any], *, pipeline: str | None = None, task: str | None = None
+    ) -> doc.Preset:
+        """Keeps params of a pipeline or a task under a name, for this key's owner; one of the same name is replaced. They are checked when they are used.
+
+        Raises:
+            ValueError: not one of `pipeline` and `task` is given.
+            Refused: the name cannot be one, the owner has too many presets, or the params are too large.
+            Unreachable
+        """
+        return cast(
+            doc.Preset,
+            await self._ask("PUT", _preset(name, pipeline, task), json={"params": dict(params)}, repeat=True),
+        )
+
+    async def delete_preset(self, name: str, *, pipeline: str | None = None, task: str | None = None) -> None:
+        """Deletes a preset of a pipeline or a task. Raises Refused where there is none, ValueError as save_preset() does."""
+        await self._ask("DELETE", _preset(name, pipeline, task))
+
     async def submit_document(
         self, submission: doc.JobRequest | Document, *, idempotency_key: str | None = None
     ) -> doc.Job:
@@ -630,15 +649,20 @@ class AsyncClient:
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
-    async def mcp(self, message: Document, told: Callable[[Document], None] | None = None) -> Document:
+    async def mcp(
+        self,
+        message: Document,
+        told: Callable[[Document], None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Document:
         """Forwards a message of the Model Context Protocol; returns an empty answer where the protocol expects none. `told`: receives the
         notifications before the answer; without it the server is asked for none."""
         if told is None:
-            return await self._ask("POST", "/mcp", json=message)
-        headers = {"Accept": "application/json, text/event-stream"}
+            return await self._ask("POST", "/mcp", json=message, headers=headers)
+        sent = {"Accept": "application/json, text/event-stream", **(headers or {})}
 
         async def ask() -> Document:
-            async with self._http.stream("POST", "/mcp", json=message, headers=headers) as response:
+            async with self._http.stream("POST", "/mcp", json=message, headers=sent) as response:
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):
                     await response.aread()
                     return self._answered(response)
@@ -786,6 +810,18 @@ def _job(job_id: str, below: str = "") -> str:
     return f"/api/jobs/{quote(job_id, safe='')}{below}"
 
 
+def _preset(name: str, pipeline: str | None, task: str | None) -> str:
+    """Returns the path of a preset. Text that would lead to another path is no name of one."""
+    if (pipeline is None) == (task is None):
+        raise ValueError("a preset is one of a pipeline or of a task: give one of the two")
+    of = str(task if pipeline is None else pipeline)
+    if not name.strip(".") or "/" in name or not of.strip("."):
+        detail = f"{name!r} of {of!r}: a name is neither empty nor dots alone, and has no slash"
+        raise Refused({"status": 422, "code": "bad_name", "detail": detail})
+    kind = "tasks" if pipeline is None else "pipelines"
+    return f"/api/presets/{kind}/{quote(of, safe='')}/{quote(name, safe='')}"
+
+
 def _artifact(ref: Mapping[str, Any]) -> str:
     return f"/api/artifacts/{quote(str(ref['bucket']), safe='')}/{quote(str(ref['key']))}"
 
@@ -895,6 +931,8 @@ class Client:
     rerun = _blocking(AsyncClient.rerun)
     sweep = _blocking(AsyncClient.sweep)
     presets = _blocking(AsyncClient.presets)
+    save_preset = _blocking(AsyncClient.save_preset)
+    delete_preset = _blocking(AsyncClient.delete_preset)
     jobs = _blocking(AsyncClient.jobs)
     graph = _blocking(AsyncClient.graph)
     events = _blocking(AsyncClient.events)

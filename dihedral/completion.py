@@ -113,7 +113,10 @@ def _values(
         yield from (each["id"] for each in ask().pipelines()["pipelines"])
     elif wanted == "TASK":
         yield from (each["id"] for each in ask().capabilities()["capabilities"])
-    elif wanted == "NAME" and path == ["run"]:
+    elif option == "--preset" or (wanted == "PRESET" and path == ["presets", "delete"]):
+        # A shell would take a name of two words for two.
+        yield from (each["name"] for each in ask().presets()["presets"] if len(each["name"].split()) == 1)
+    elif wanted == "TARGET":
         client = ask()
         yield from (each["id"] for each in client.capabilities()["capabilities"])
         yield from (each["id"] for each in client.pipelines()["pipelines"])
@@ -127,6 +130,7 @@ def _params(client: Any, path: list[str], before: Sequence[str]) -> Iterator[str
     known = {each["id"]: each["io"]["input"] for each in client.capabilities()["capabilities"]}
     pipelines = {each["id"]: each["params"] for each in client.pipelines()["pipelines"]}
     known = known | pipelines if path == ["submit"] else pipelines | known
-    name = next((word for word in before[1:] if word in known), None)
+    behind = 3 if path == ["presets", "save"] else 1  # a preset may have the name of a task
+    name = next((word for word in before[behind:] if word in known), None)
     if name is not None:
         yield from (f"{param}=" for param in known[name].get("properties", {}))

@@ -6,7 +6,7 @@ Large because every command is a short function, and its options stand beside it
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dihedral.terminal import (
     follow,
     notify,
     plain_text,
+    say,
     url_for,
     usage,
     whole_id,
@@ -43,20 +44,19 @@ MADE = frozenset({".png", ".wav", ".mp4", ".mov", ".m4a", ".safetensors"})
 def declare(add: Add) -> None:
     """Adds the parsers of these commands."""
     one = add("run", run, "run a task or a pipeline and show what comes of it", client=True)
-    one.add_argument("what", metavar="NAME", help="a task, also of your own, or a pipeline")
+    one.add_argument("what", metavar="TARGET", help="a task, also of your own, or a pipeline")
     one.add_argument(
         "values", nargs="*", metavar="KEY=VALUE", help="params, read by their schema; a file where one is asked for"
     )
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
     one.add_argument("--preset", metavar="NAME", help="params that were kept under this name, below those given")
-    one = add("presets", presets, "list the params that were kept under a name", client=True)
-    one.add_argument("what", nargs="?", metavar="NAME", help="of this pipeline or task alone")
     one = add("again", again, "run a job again, or what made a file, with changes", client=True)
     one.add_argument("job", metavar="JOB", help="a job, or a file that one has made: PNG, WAV, MP4, safetensors")
     one.add_argument("values", nargs="*", metavar="KEY=VALUE", help="changes; KEY= alone: back to the default")
     how_to_submit(one)
     one.add_argument("--detach", action="store_true", help="return as soon as it is queued")
+    one.add_argument("--yes", action="store_true", help="run what a file says without being asked")
     one = add("download", download, "download what a job stored", client=True)
     one.add_argument("job", metavar="JOB")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR")
@@ -110,7 +110,7 @@ def how_to_submit(one: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with client_for(options) as client:
-        kind, schema = _named(client, options.what)
+        kind, schema = named(client, options.what, preset=options.preset)
         params, files = read_params(options.values, options.file or [], schema, options.what)
         params |= {name: {"local": path} for name, path in map(pair, options.local or [])}
         submission = {
@@ -133,19 +133,25 @@ def again(options: argparse.Namespace) -> int:
         if made.get("pipeline"):
             schema = pipeline_schema(client, what) or {}
         elif made.get("task"):
-            schema = _named(client, what)[1]
+            schema = named(client, what)[1]
         taken = {text[:-1]: None for text in options.values if text.endswith("=")}
         for name in taken:
             property_of(name, schema, what)
         values = [text for text in options.values if not text.endswith("=")]
         params, files = read_params(values, options.file or [], schema, what)
         changes = {**params, **taken, **{name: {"local": path} for name, path in map(pair, options.local or [])}}
-        repeated = {"rerun_of": made["jobId"], "params": changes or None}
-        if path is not None:
+        if path is None:
+            repeated = {"rerun_of": made["jobId"], "params": changes or None}
+        else:
             repeated = _of_file(made, path, changes, files)
-            if not options.quiet:
-                shown = " ".join(f"{name}={_short(value)}" for name, value in (repeated.get("params") or {}).items())
-                print(plain_text(f"{path.name}: {what} {shown}".rstrip()), file=sys.stderr, flush=True)
+            for line in (
+                f"{path.name}: {what}",
+                *_shown(repeated),
+                *(f"  {name} = {each}" for name, each in files.items()),
+            ):
+                say(line.replace("\n", "\\n"))
+            if not _is_wanted(path, options):
+                return OK
         submission = {**repeated, "files": files, **identity(options)}
         sweep = swept(options.sweep or [], schema, what)
         return begin(client, submission, sweep, options, watches=not options.detach)
@@ -166,12 +172,19 @@ def _of_file(
 ) -> dict[str, Any]:
     """Returns the submission of what made a file. Raises SettingsError where the file does not have all of it."""
     named = {name: made[name] for name in ("pipeline", "task") if name in made}
+    left_out = made.get("leftOut", ())
     if not named and "graph" in made:
+        if changes:
+            raise usage(f"{path}: a graph made it, which has no params to be changed: {' '.join(changes)}")
+        if hidden := [each for each in left_out if each.startswith("/graph")]:
+            raise usage(
+                f"{path}: may be secrets, so the file does not have them, nor all of the graph: {' '.join(hidden)}"
+            )
         return {"graph": made["graph"]}
     if not named or "params" not in made:
         job = f"; job {made['jobId']} made it" if "jobId" in made else ""
         raise usage(f"{path}: what made it was too much to stand in the file{job}")
-    hidden = [each[8:].partition("/")[0] for each in made.get("leftOut", ()) if each.startswith("/params/")]
+    hidden = [each[8:].partition("/")[0] for each in left_out if each.startswith("/params/")]
     missing = [name for name in dict.fromkeys(hidden) if name not in changes and name not in files]
     if missing:
         raise usage(
@@ -181,21 +194,55 @@ def _of_file(
     return {**named, "params": {name: value for name, value in params.items() if value is not None}}
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False) if " " in text else text[:60]
+def _shown(repeated: Mapping[str, Any]) -> Iterator[str]:
+    """Yields lines with everything that would run: anyone may have written the file."""
+    graph = repeated.get("graph", {})
+    for node in graph.get("nodes", ()):
+        yield f"  {node['id']}: {node['task']}"
+        more = {name: each for name, each in node.items() if name not in ("id", "task", "plane", "params")}
+        for name, each in {**node.get("params", {}), **more}.items():
+            yield f"    {name} = {json.dumps(each, ensure_ascii=False)}"
+    above = {name: each for name, each in graph.items() if name not in ("schema", "nodes", "edges")}
+    for name, each in {**(repeated.get("params") or {}), **above}.items():
+        yield f"  {name} = {json.dumps(each, ensure_ascii=False)}"
 
 
-def _named(client: Any, name: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns ("task" or "pipeline", the schema of its params). Raises SettingsError with a suggestion."""
+def _is_wanted(path: Path, options: argparse.Namespace) -> bool:
+    """Asks. Raises SettingsError where nobody can be asked."""
+    if options.yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise usage(f"{path}: anyone may have written what it says: look at it, then run it with --yes")
+    print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes", "j", "ja")
+
+
+def named(client: Any, name: str, *, preset: str | None = None) -> tuple[str, Mapping[str, Any]]:
+    """Returns ("task" or "pipeline", the schema of its params); where both have the name, the one with this preset, else the task.
+
+    Raises SettingsError with a suggestion.
+    """
+    schemas = schemas_of(client, name)
+    if preset is not None and len(schemas) > 1:
+        having = kinds_with(client, name, preset)
+        schemas = {kind: schemas[kind] for kind in having or schemas}
+    return next(iter(schemas.items()))
+
+
+def schemas_of(client: Any, name: str) -> dict[str, Mapping[str, Any]]:
+    """Returns the schema of the params by kind, `task` before `pipeline`: one name may be that of both. Raises SettingsError with a suggestion where there is none."""
     tasks = {each["id"]: each["io"]["input"] for each in client.capabilities()["capabilities"]}
-    if name in tasks:
-        return "task", tasks[name]
     pipelines = {each["id"]: each["params"] for each in client.pipelines()["pipelines"]}
-    if name in pipelines:
-        return "pipeline", pipelines[name]
-    raise usage(f"there is no task and no pipeline {name!r}{meant(name, sorted({*tasks, *pipelines}))}")
+    found = {kind: known[name] for kind, known in (("task", tasks), ("pipeline", pipelines)) if name in known}
+    if not found:
+        raise usage(f"there is no task and no pipeline {name!r}{meant(name, sorted({*tasks, *pipelines}))}")
+    return found
+
+
+def kinds_with(client: Any, name: str, preset: str) -> list[str]:
+    """Returns which of `task` and `pipeline` of this name have a preset of that name."""
+    found = [each for each in client.presets()["presets"] if each["name"] == preset]
+    return [kind for kind in ("task", "pipeline") if any(each[kind] == name for each in found)]
 
 
 def pipeline_schema(client: Any, name: str) -> Mapping[str, Any] | None:
@@ -278,24 +325,6 @@ def begin(
     if options.notify:
         notify(f"{len(ids)} jobs have ended", found["tag"])
     return next((code for code in reversed(codes) if code != OK), OK)
-
-
-def presets(options: argparse.Namespace) -> int:
-    from dihedral.tables import cell, listing
-
-    with client_for(options) as client:
-        if options.what is not None:
-            _named(client, options.what)  # a mistyped name is refused
-        found = client.presets()
-    if options.what is not None:  # a task and a pipeline may have one name
-        own = [each for each in found["presets"] if options.what in (each["pipeline"], each["task"])]
-        found = {**found, "presets": own}
-    rows = [
-        [each["name"], each["pipeline"] or each["task"] or "", " ".join(f"{name}={cell(value)}" for name, value in each["params"].items())]
-        for each in found["presets"]
-    ]  # fmt: skip
-    answer(options, found, "\n".join(listing(("PRESET", "OF", "PARAMS"), rows, flexible=(2, 0))) or "no presets")
-    return OK
 
 
 def identity(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,6 @@ import { Files } from "./files.js";
 import { isRequired, kindOf, limitsOf, plain, propertiesOf, titleOf } from "./fields.js";
 import { served, t } from "./messages.js";
 import { canSweep, firstSwept, Swept } from "./sweep.js";
-import { Icon } from "./ui.js";
 import { html, useState } from "./view.js";
 import { FileMap, Places, Rows } from "./tables.js";
 import { Lines, List, Mouth, Sliders, Ticks } from "./widgets.js";
@@ -69,12 +68,13 @@ function Field({ name, schema, value, pointer, problems, needed, change, busy, w
   const given = { id, control, schema, value, change, busy, whole, root, title, name };
   const below = (items, item, at, set) => html`<${Below} schema=${items} value=${item} pointer=${pointer + at} problems=${problems} change=${set} busy=${busy} whole=${whole} root=${root} prefix=${prefix} />`;
   const drawn = isSwept ? html`<${Swept} ...${given} held=${several.held} change=${several.set} />` : WIDGETS[kind](given, each, needed, below);
-  const switcher = several && html`<button type="button" class="quiet icon-only several" aria-pressed=${isSwept} aria-label=${t("Several values")} aria-describedby="${id}-label" title=${isSwept ? t("One value") : t("Several values: a job for each")} onClick=${() => several.set(isSwept ? undefined : firstSwept(schema, value))}><${Icon} of="compare" /></button>`;
+  const hint = [served(each.description ?? schema.description), limitsOf(schema), usual(each, kind)].filter(Boolean).join(" · ");
+  const switcher = several && html`<button type="button" class="quiet several" aria-describedby="${id}-label" title=${t("Several values: a job for each")} onClick=${() => several.set(isSwept ? undefined : firstSwept(schema, value))}>${isSwept ? t("One value") : t("Several values")}</button>`;
   const grouped = ["ticks", "list", "sliders", "object", "mouth", "rows", "filemap", "places"].includes(kind) || (isSwept && kind !== "number" && kind !== "text");
   return html`<div class="field k-${kind}">
-    ${switcher}${grouped ? html`<span class="label" id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</span>` : html`<label for=${id} id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</label>`}
+    ${grouped ? html`<span class="label" id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</span>` : html`<label for=${id} id="${id}-label">${title}${needed && html` <span class="muted">${t("required")}</span>`}</label>`}
     ${drawn}
-    <p class="hint muted" id="${id}-hint">${[served(each.description ?? schema.description), limitsOf(schema), usual(each, kind)].filter(Boolean).join(" · ")}</p>
+    <p class="hint muted"><span id="${id}-hint">${hint}</span>${switcher}</p>
     <p class="wrong" id="${id}-wrong">${wrong}</p>
   </div>`;
 }

@@ -86,7 +86,7 @@ function FromFile({ request, found }) {
   const pipeline = found.pipelines.find((each) => each.id === request.pipeline);
   const task = found.tasks.find((each) => each.id === request.task);
   if (!pipeline && !task) return html`<div class="page"><${Back} /><h1>${t("New job")}</h1><p>${t("The file came from {what}, which this server does not have.", { what: request.pipeline ?? request.task })}</p></div>`;
-  const hidden = (request.leftOut ?? []).filter((each) => /^\/params\/[^/]+$/.test(each)).map((each) => each.slice(8));
+  const hidden = (Array.isArray(request.leftOut) ? request.leftOut : []).filter((each) => /^\/params\/[^/]+$/.test(each)).map((each) => each.slice(8));
   const note = [t("As {name} was made", { name: request.name ?? "" }), ...(hidden.length ? [t("not in the file, since it may be a secret: {fields}", { fields: hidden.join(", ") })] : [])].join(" · ");
   return html`<${Page} what=${pipeline ? pipelineForm(pipeline) : taskForm(task)} params=${request.params ?? {}} note=${note} />`;
 }

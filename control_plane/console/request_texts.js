@@ -15,8 +15,10 @@ export function curl(body, { origin, locked }) {
 const SNAKE = { startAt: "start_at", rerunOf: "rerun_of" };
 
 export function python(body, { origin }) {
-  const given = Object.entries(body).map(([name, value]) => `    ${SNAKE[name] ?? name}=${literal(value, 4)},`);
+  const { sweep, ...rest } = body;
+  const given = Object.entries(rest).map(([name, value]) => `    ${SNAKE[name] ?? name}=${literal(value, 4)},`);
   const url = origin === DEFAULT_URL ? "" : literal(origin, 0);
+  if (sweep) return ["from dihedral import Client", "", `client = Client(${url})`, "found = client.sweep(", `    ${literal(sweep, 4)},`, ...given, ")", 'for each in found["jobs"]:', '    job = client.wait(each["jobId"])', '    print(job["status"], job["artifacts"])'].join("\n");
   return ["from dihedral import Client", "", `client = Client(${url})`, "job = client.submit(", ...given, ")", 'job = client.wait(job["jobId"])', 'print(job["status"], job["artifacts"])'].join("\n");
 }
 
@@ -44,9 +46,14 @@ function parameter(value) {
   }
 }
 
+// Words stand as they are between commas; what a param could read otherwise is a JSON list.
+const WORD = /^(?!(true|false|yes|no|on|off|null|none)$)[a-z_][\w.-]*$/i;
+const several = (values) => (values.every((each) => typeof each !== "string" || WORD.test(each)) ? values.map((each) => (typeof each === "string" ? each : compact(each))).join(",") : compact(values));
+
 export function commandLine(body, { origin }) {
   const url = origin === DEFAULT_URL ? [] : [`--url ${origin}`];
   const common = [
+    ...Object.entries(body.sweep ?? {}).map(([name, values]) => `--sweep ${quoted(`${name}=${several(values)}`)}`),
     ...(body.name ? [`--name ${quoted(body.name)}`] : []),
     ...(body.tags ?? []).map((tag) => `--tag ${quoted(tag)}`),
     ...(body.priority ? [`--priority ${body.priority}`] : []),
@@ -54,7 +61,8 @@ export function commandLine(body, { origin }) {
     ...url,
   ];
   const params = Object.entries(body.params ?? {}).map(([name, value]) => quoted(`${name}=${parameter(value)}`));
-  if (body.task) return [`dihedral run ${body.task}`, ...params, ...common].join(" \\\n  ");
-  if (body.pipeline) return [`dihedral submit --pipeline ${body.pipeline}`, ...params.map((each) => `--param ${each}`), ...common, "--watch"].join(" \\\n  ");
+  const isDocument = body.webhook || (body.task && body.startAt); // no option carries these
+  if (body.task && !isDocument) return [`dihedral run ${body.task}`, ...params, ...common].join(" \\\n  ");
+  if (body.pipeline && !isDocument) return [`dihedral submit --pipeline ${body.pipeline}`, ...params.map((each) => `--param ${each}`), ...common, "--watch"].join(" \\\n  ");
   return [`dihedral submit - ${[...url, "--watch"].join(" ")} <<'END'`, JSON.stringify(body, null, 2), "END"].join("\n");
 }

@@ -151,7 +151,8 @@ def _problems(graph: Graph, capabilities: Mapping[str, Capability]) -> Iterator[
         yield from _edge_problems(graph, places, edges)
     parents: dict[str, list[str]] = {}
     for edge in edges:
-        parents.setdefault(edge.to, []).append(edge.from_)
+        if edge.kind is not EdgeKind.on_failure:  # who failed has no output
+            parents.setdefault(edge.to, []).append(edge.from_)
     upstream: dict[str, int] | None = None
     for index, node in enumerate(graph.nodes):
         yield from _node_problems(f"/nodes/{index}", node, capabilities)
@@ -360,7 +361,7 @@ def _misfits(
 
 
 def _either(types: list[frozenset[str]]) -> str:
-    return " or ".join(sorted({kind for each in types for kind in each} - {"integer"}))
+    return " or ".join(sorted({kind for each in types for kind in each} - {"integer", "null"})) or "null"
 
 
 def _offers(parent: Capability | None, name: str) -> bool:
@@ -381,9 +382,13 @@ def _reference_problems(
     capabilities: Mapping[str, Capability],
 ) -> Iterator[Problem]:
     source, path = reference["$from"], reference.get("path", "")
-    for name in reference.keys() - {"$from", "path", "default"}:
-        detail = "a reference has $from, path and default, and nothing else"
+    for name in reference.keys() - {"$from", "path", "default", "most"}:
+        detail = "a reference has $from, path, default and most, and nothing else"
         yield Problem(f"{at}{pointer((name,))}", "bad_reference", detail)
+    if type(reference.get("most", 1)) is not int or reference.get("most", 1) < 1:
+        yield Problem(
+            f"{at}/most", "bad_reference", "most is a number of bytes, from 1: a larger value counts as absent"
+        )
     if any(True for _ in references(reference.get("default"))):
         yield Problem(f"{at}/default", "bad_reference", "a default is taken as it stands: it cannot be a reference")
     if not _is_pointer(path):

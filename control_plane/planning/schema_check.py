@@ -94,7 +94,7 @@ def pointer(path: Path) -> str:
 
 
 def types_of(schema: Any, root: dict[str, Any], deep: int = 0) -> frozenset[str]:
-    """Returns the JSON types that a schema allows, without null; empty where it does not say."""
+    """Returns the JSON types that a schema allows; empty where it does not say."""
     if not isinstance(schema, dict) or deep > 8:
         return frozenset()
     target = _root({**root, **schema}) if "$ref" in schema else schema
@@ -102,11 +102,11 @@ def types_of(schema: Any, root: dict[str, Any], deep: int = 0) -> frozenset[str]
         return types_of(target, root, deep + 1)
     for word in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(word), list):
-            found = [types_of(each, root, deep + 1) for each in options if each != {"type": "null"}]
+            found = [types_of(each, root, deep + 1) for each in options]
             return frozenset().union(*found) if all(found) else frozenset()
     kind = schema.get("type")
     kinds = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
-    return frozenset(kinds - {"null"}) | (frozenset({"number"}) if "integer" in kinds else frozenset())
+    return frozenset(kinds) | (frozenset({"number"}) if "integer" in kinds else frozenset())
 
 
 def _root(schema: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ B9 no sign-out, no page for keys                test_keys::test_a_key_is_created
                                                 test_keys::test_who_signs_out_in_one_tab_has_signed_out_in_all
 B10 bodies, names and a page of the API         test_service::test_openapi_describes_bodies_answers_and_problems, test_service::test_operations_have_names_that_a_generated_client_can_use_b10,
                                                 test_generated_client::test_a_generated_client_submits_a_job_and_reads_it,
-                                                test_reference::test_the_reference_draws_tries_out_and_asks_no_other_host
+                                                test_reference::test_the_menu_of_the_console_leads_to_the_reference_and_it_asks_no_other_host
 C1 labels from the names of code                below
 C2 a phone: which form, whole times, errors     test_forms::test_a_phone_shows_which_form_it_is_and_all_of_it, and below
 C3 names in a graph of forty nodes, colours     below

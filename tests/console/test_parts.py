@@ -1,14 +1,19 @@
 """Parts of the console by themselves, in the browser that runs them: the layout of graphs, the lines of a JSON text, times and sizes."""
 
+import ast
 import base64
 import io
+import itertools
 import json
 import random
+import shlex
 from typing import Any
 
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dihedral.job_commands import swept
 from tests.console.browser import Tab
 from tests.console.large import large_graph
 
@@ -173,3 +178,36 @@ def test_a_file_says_which_request_made_it(tab: Tab) -> None:
         PROVENANCE, [base64.b64encode(data).decode() for data in [*files, *wrong, b"", b"plain", text[:40]]]
     )
     assert found == [said] * 4 + [None] * 5
+
+
+TEXTS = """async (body) => {
+  const { commandLine, curl, python } = await import("/console/request_texts.js");
+  const about = { origin: "http://127.0.0.1:8000", locked: false };
+  return [curl(body, about), python(body, about), commandLine(body, about)];
+}"""
+
+
+@pytest.mark.parametrize("what", ["pipeline", "task"])
+def test_the_same_request_has_its_sweep_in_each_text(tab: Tab, what: str) -> None:
+    properties = {"rank": "integer", "isFast": "boolean", "look": "string", "prompt": "string"}
+    sweep = {
+        "rank": [4, 8.5],
+        "isFast": [False, True],
+        "look": ["warm", "dark-2"],
+        "prompt": ["it's a, b", "8", "null"],
+    }
+    body = {what: "train", "params": {"steps": 2}, "sweep": sweep, "tags": ["x"]}
+    tab.page.goto("/console/workers")
+    curl, python, command = tab.page.evaluate(TEXTS, body)
+    assert json.loads(shlex.split(curl)[-1]) == body
+    call = next(node for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Call) and node.args and "client.sweep" in ast.unparse(node.func))  # fmt: skip
+    assert ast.literal_eval(call.args[0]) == sweep
+    assert {each.arg: ast.literal_eval(each.value) for each in call.keywords} == {key: value for key, value in body.items() if key != "sweep"}  # fmt: skip
+    words = shlex.split(command)
+    assert words[:3] == (["dihedral", "submit", "--pipeline"] if what == "pipeline" else ["dihedral", "run", "train"])
+    given = [after for word, after in itertools.pairwise(words) if word == "--sweep"]
+    schema = {"properties": {name: {"type": kind} for name, kind in properties.items()}}
+    assert swept(given, schema, "train") == sweep
+    assert given[:3] == ["rank=4,8.5", "isFast=false,true", "look=warm,dark-2"]
+    later = tab.page.evaluate(TEXTS, {**body, "startAt": "2027-01-01T00:00:00Z"})[2]
+    assert ("--start-at" in later) == (what == "pipeline"), "`run` has no such option"

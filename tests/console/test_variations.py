@@ -30,6 +30,7 @@ def test_several_values_are_several_jobs_that_are_compared(tab: Tab, house: Stac
     expect(steps.locator(".wrong")).not_to_be_empty()
     expect(steps.locator(".wrong")).not_to_contain_text("Enter numbers")
     steps.get_by_role("textbox").fill("1, 2, 3")
+    expect(page.locator(".same pre")).to_contain_text(re.compile(r'"sweep": \{\s+"steps": \['))
     page.get_by_label("Seconds per step").fill("0")
     page.get_by_label("Name", exact=True).fill(name("swept"))
     page.get_by_role("button", name="Run 3 jobs").click()

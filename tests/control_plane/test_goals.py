@@ -277,6 +277,20 @@ async def test_what_no_parameter_mends_is_tried_in_another_way(served: Served) -
     assert told["reason"].endswith("; a is done by five lines")
 
 
+async def test_a_node_that_becomes_an_evaluation_starts_no_third_attempt(served: Served) -> None:
+    params: dict[str, Any] = {"checks": [{**RULE, "value": 3, "node": "b"}]}
+    params["variants"] = [{"node": "b", "label": "more", "task": "evaluate_results", "params": {"checks": []}}]
+    merge, checks = (
+        node("b", task="merge_capabilities", plane="node"),
+        node("e", task="evaluate_results", plane="node", **params),
+    )
+    job = await served.post("/api/jobs", {"graph": graph(merge, checks)})
+    await served.ended(job["jobId"])
+    again = await served.ended(f"{job['jobId']}-2")
+    found = await served.nodes(again["jobId"])
+    assert [(found[name]["task"], found[name]["params"]["attempt"]) for name in "be"] == [("evaluate_results", 2)] * 2
+
+
 async def test_a_goal_is_judged_by_the_model_that_is_set(served: Served) -> None:
     """The results as they were stored, over the wire; what it says of them is the last finding."""
     text = json.dumps({"verdict": "not met", "reason": "it says farewell", "variant": -1})

@@ -1,5 +1,7 @@
 """What can be done about an error: its class, and the param of the request that it names."""
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ CASES = [
     ("worker_lost", "lost at steps", {}, "resume", None),
     ("artifact_store_unavailable", "away", {}, "wait", None),
     ("disk_full", "full", {}, "free_space", None),
+    ("rehearsals_off", "off", {}, "ask_operator", None),
+    ("clipped_audio", "too loud", {}, "change_inputs", None),
+    ("workflow_branch_dropped", "it drops node 3", {}, "change_inputs", None),
     ("missing_package", "no torch", {}, "ask_operator", None),
     ("boom", "it broke at steps", {}, "retry", None),
 ]  # fmt: skip
@@ -56,6 +61,35 @@ def test_an_error_has_the_remedy_of_its_code_and_names_the_param(
 def test_every_advice_is_translated() -> None:
     text = GERMAN.read_text()
     assert [advice for _, advice in REMEDIES.values() if f'"{advice}": "' not in text] == []
+
+
+def codes(path: Path) -> set[str]:
+    """Returns the codes of a module's task errors: those that it raises, and those that its docstrings name."""
+    found: set[str] = set()
+    for each in ast.walk(ast.parse(path.read_text())):
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "TaskError":
+            given = [word.value for word in each.keywords if word.arg == "code"]
+            found |= {str(code.value) for code in given if isinstance(code, ast.Constant)}
+        elif isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+            found |= set(
+                re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (ast.get_docstring(each) or "").partition("TaskError")[2])
+            )
+    return found
+
+
+@pytest.mark.quick
+def test_what_is_to_be_done_about_each_error_of_the_tasks_is_decided() -> None:
+    root = Path(__file__).parents[2]
+    paths = [
+        path for part in ("control_plane/tasks", "data_plane", "bridge/tasks") for path in (root / part).rglob("*.py")
+    ]
+    found = {code: path.name for path in paths for code in codes(path)}
+    assert len(found) > 40
+    assert {
+        code: name
+        for code, name in found.items()
+        if code not in REMEDIES and not (root / f"data_plane/tasks/{code}.py").exists()
+    } == {}
 
 
 @pytest.mark.asyncio(loop_scope="session")

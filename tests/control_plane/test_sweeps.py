@@ -263,6 +263,11 @@ async def test_a_preset_that_cannot_be_one_is_refused(
     assert (await house.ask("alice", "PUT", path, status, json=body))["code"] == code
 
 
+async def test_the_kinds_of_presets_are_named_where_another_is_given(house: Locked) -> None:
+    found = await house.ask("alice", "PUT", "/api/presets/pipeline/tale/x", 404, json={"params": {}})
+    assert found["detail"] == "presets are those of 'pipelines' and 'tasks', and not of 'pipeline'"
+
+
 async def test_presets_that_come_together_are_no_more_than_an_owner_may_have(
     house: Locked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

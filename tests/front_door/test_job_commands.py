@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dihedral import Client
 from dihedral.client import JobFailed
-from tests.front_door.running import Up, dihedral, up
+from tests.front_door.running import COMMAND, Up, dihedral, environment, up
 from tests.front_door.test_cli import Shell
+from tests.support.polling import at_this_load
 
 MINE = """
 from typing import Annotated
@@ -203,8 +206,9 @@ def test_again_runs_what_made_a_file(shell: Shell, house: Up) -> None:
     """A file says what made it; a value that may be a secret has to be given once more."""
     (shell.directory / "a.txt").write_text("read")
     job = shell("run", "paint", "colour=red", "--file", "picture=a.txt", "-o", ".", "-q").stdout.split()[0]
-    shown = shell("again", "a.png", "colour=blue", "-o", "blue")
-    assert "a.png: paint colour=blue picture=" in shown.stderr
+    assert "run it with --yes" in shell("again", "a.png", code=2).stderr
+    shown = shell("again", "a.png", "colour=blue", "-o", "blue", "--yes", "-q")
+    assert shown.stderr.startswith('a.png: paint\n  colour = "blue"\n  picture = {"bucket": ')
     with Image.open(shell.directory / "blue/a.png") as blue:
         assert blue.getpixel((0, 0)) == (0, 0, 255)
     with Client(house.url) as client:
@@ -218,10 +222,49 @@ def test_again_runs_what_made_a_file(shell: Shell, house: Up) -> None:
     shell("run", "paint", "colour=red", "link=https://me:word@host/", "-o", "secret", "-q")
     assert b"me:word" not in (shell.directory / "secret/a.png").read_bytes()
     assert "give link=…" in shell("again", "secret/a.png", code=2).stderr
-    assert shell.json("again", "secret/a.png", "link=x", "--detach")["params"]["link"] == "x"
+    assert shell.json("again", "secret/a.png", "link=x", "--detach", "--yes")["params"]["link"] == "x"
     (shell.directory / "b.png").write_bytes(b"nothing")
     assert "this file does not say what made it" in shell("again", "b.png", code=3).stderr
     assert "there is no file c.png" in shell("again", "c.png", code=2).stderr
+
+
+def pictured(path: Path, **said: Any) -> str:
+    """Writes a picture that says this, as anyone can."""
+    told = PngInfo()
+    told.add_itxt("dihedral", json.dumps({"dihedral": "1", **said}))
+    Image.new("RGB", (2, 2)).save(path, pnginfo=told)
+    return path.name
+
+
+def test_what_a_file_says_is_shown_whole_before_it_runs_and_nothing_of_it_is_dropped(shell: Shell) -> None:
+    long = "x" * 100
+    node = {
+        "id": "n",
+        "task": "paint",
+        "plane": "python",
+        "params": {"colour": "red", "link": long},
+        "tags": ["\x1b[2J"],
+    }
+    graph = {"schema": "langgraph.v1", "nodes": [node], "edges": []}
+    name = pictured(shell.directory / "g.png", graph=graph)
+    assert "no params to be changed: colour" in shell("again", name, "--local", "colour=x", "--yes", code=2).stderr
+    shown = shell("again", name, "--detach", "-q", "--yes").stderr
+    assert shown == f'g.png: a graph\n  n: paint\n    colour = "red"\n    link = "{long}"\n    tags = ["\\u001b[2J"]\n'
+    terminal, inner = os.openpty()
+    os.write(terminal, b"n\n")
+    done = subprocess.run(
+        [*COMMAND, "again", name], cwd=shell.directory, env=environment(**shell.environ), stdin=inner, stderr=inner,
+        stdout=subprocess.PIPE, timeout=at_this_load(30), check=True,
+    )  # fmt: skip
+    asked = os.read(terminal, 1 << 16)
+    os.close(inner)
+    os.close(terminal)
+    assert b"run it? [y/N]" in asked
+    assert done.stdout == b""
+    name = pictured(shell.directory / "h.png", graph=graph, leftOut=["/graph/nodes/0/params/more"])
+    assert "nor all of the graph: /graph/nodes/0/params/more" in shell("again", name, "--yes", code=2).stderr
+    name = pictured(shell.directory / "d.png", task="paint", params={"colour": "red"})  # and no job
+    assert shell.json("again", name, "--detach", "--yes")["task"] == "paint"
 
 
 # Results --------------------------------------------------------------------------------------------------------------
@@ -271,6 +314,10 @@ def test_completion_knows_commands_options_tasks_params_and_jobs(shell: Shell) -
     assert offered("submit", "--priority", "h") == ["high"]
     assert job in offered("show", job[:3])
     assert offered("artifacts", "g") == ["get"]
+    assert offered("presets", "s") == ["save"]
+    assert offered("presets", "save", "simulate", "count_words", "t") == ["text=", "texts=", "times="]
+    shell("presets", "save", "brief", "count_words", "times=1")
+    assert offered("presets", "delete", "b") == offered("run", "count_words", "--preset", "b") == ["brief"]
     assert dihedral("complete", "--", "run", "c", cwd=shell.directory, DIHEDRAL_URL="http://127.0.0.1:1").stdout == ""
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from dihedral.place_commands import resumed
@@ -179,12 +178,46 @@ def test_a_sweep_runs_a_job_for_each_combination(shell: Shell) -> None:
     assert "simulate has no parameter 'step'" in shell("run", "simulate", "--sweep", "step=1", code=2).stderr
     assert "(" in shell("run", "simulate", "--sweep", "steps=1,x", code=3).stderr
     assert len(shell("submit", "--pipeline", "simulate", "--sweep", "steps=1,2", "-q").stdout.split()) == 2
+
+
+def test_presets_are_saved_used_listed_and_deleted(shell: Shell) -> None:
     assert shell("presets", "simulate").stdout == "no presets\n"
-    url = f"{shell.environ['DIHEDRAL_URL']}/api/presets/pipelines/simulate/short"
-    assert httpx.put(url, json={"params": {"steps": 2}}).status_code == 201
-    assert "steps=2" in shell("presets", "simulate").stdout, "simulate is a task too"
-    assert "steps=2" not in shell("presets", "speak").stdout
-    httpx.delete(url)
+    said = shell("presets", "save", "two steps", "simulate", "steps=2", "stepSeconds=0").stdout
+    assert said == "saved two steps of the task simulate   (dihedral run simulate --preset 'two steps')\n"
+    job = shell("run", "simulate", "--preset", "two steps", "stepSeconds=0.001", "-q").stdout.strip()
+    assert (shell.json("show", job)["job"]["params"] or {}).items() >= {"steps": 2, "stepSeconds": 0.001}.items()
+    assert shell.json("presets", "save", "of both", "simulate", "steps=3", "--of", "pipeline")["pipeline"] == "simulate"
+    assert shell.json("show", shell("run", "simulate", "--preset", "of both", "stepSeconds=0", "-q").stdout.strip())["job"]["pipeline"] == "simulate"  # fmt: skip
+    assert "task simulate" in shell("presets", "simulate").stdout
+    assert [each["name"] for each in shell.json("presets")["presets"]] == ["two steps", "of both"]
+    assert "of both" not in shell("presets", "speak").stdout
+    shell("presets", "save", "of both", "simulate", "steps=4")
+    assert "add --of task or --of pipeline" in shell("presets", "delete", "of both", "simulate", code=2).stderr
+    shell("presets", "delete", "of both", "simulate", "--of", "task")
+    assert shell("presets", "delete", "of both", "simulate").stdout == "deleted of both of the pipeline simulate\n"
+    assert "did you mean 'two steps'?" in shell("presets", "delete", "two stebs", "simulate", code=2).stderr
+    shell("presets", "delete", "two steps", "simulate")
+    assert shell("presets").stdout == "no presets\n"
+
+
+def test_a_preset_that_cannot_be_one_is_refused_in_words(shell: Shell, tmp_path: Path) -> None:
+    """The files of a refused one are deleted again."""
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"no picture")
+    stored = shell.json("artifacts", "list", "--bucket", "inputs")
+    for arguments, code, said in (
+        (("x", "simulat", "steps=2"), 2, "did you mean 'simulate'?"),
+        (("x", "simulate", "step=2"), 2, "did you mean 'steps'?"),
+        (("x", "simulate"), 2, "give the params to keep"),
+        (("x", "talking_picture", "prompt=x", "--of", "task"), 2, "there is no task 'talking_picture', but a pipeline"),
+        (("a/b", "simulate", "steps=2"), 3, "has no slash"),
+        (("..", "simulate", "steps=2"), 3, "neither empty nor dots alone"),
+        (("a\tb", "simulate", "steps=2"), 3, "a name has 1 to 100 characters"),
+        (("a\tb", "talking_picture", f"picture={picture}"), 3, "a name has 1 to 100 characters"),
+    ):
+        assert said in shell("presets", "save", *arguments, code=code).stderr
+    assert shell.json("artifacts", "list", "--bucket", "inputs") == stored
+    assert "there is no command 'sav'" in shell("presets", "sav", "x", "simulate", "steps=2", code=2).stderr
 
 
 def test_a_list_of_nothing_says_so_and_stays_json(shell: Shell) -> None:

@@ -115,6 +115,23 @@ def test_what_a_parent_would_fill_in_by_name_is_of_the_type_that_the_task_takes(
     set_itself = {"id": "b", "task": "wants", "params": {"steps": {"$from": "a", "path": "/steps"}}}
     assert problems(graph([nodes[0], set_itself], [("a", "b")]), known) == []
     assert problems(graph(["a", nodes[1]], [("a", "b")]), known) == []
+    assert problems(graph(nodes, [("a", "b", "on_failure")]), known) == []  # who failed has no output
+
+
+def test_what_may_be_null_on_both_sides_fits_although_nothing_else_does() -> None:
+    def either(kind: str) -> dict[str, Any]:
+        return {"anyOf": [{"type": kind}, {"type": "null"}]}
+
+    gives = capability("gives", closed([]), closed(["other"], other=either("string")))
+    nodes: list[str | dict[str, Any]] = [{"id": "a", "task": "gives"}, {"id": "b", "task": "wants"}]
+    for takes, codes in ((either("object"), []), ({"type": "object"}, ["misfit_param"])):
+        known = {**CAPABILITIES, "gives": gives, "wants": capability("wants", closed([], other=takes))}
+        assert [each.code for each in problems(graph(nodes, [("a", "b")]), known)] == codes
+
+
+def test_what_only_a_failed_node_could_supply_is_missing() -> None:
+    nodes: list[str | dict[str, Any]] = [{"id": "a", "task": "maker"}, {"id": "b", "task": "typed"}]
+    assert found(graph(nodes, [("a", "b", "on_failure")])) == [("/nodes/1/params", "missing_param")]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +145,9 @@ def test_what_a_parent_would_fill_in_by_name_is_of_the_type_that_the_task_takes(
         ({"$from": "a", "path": 3}, [("/path", "bad_pointer")]),
         ({"$from": 3}, [("/$from", "bad_reference")]),
         ({"$from": "a", "extra": 3}, [("/extra", "bad_reference")]),
+        ({"$from": "a", "path": "/steps", "most": 9}, []),
+        ({"$from": "a", "most": 0}, [("/most", "bad_reference")]),
+        ({"$from": "a", "most": True}, [("/most", "bad_reference")]),
         ({"$from": "a", "default": {"$from": "a"}}, [("/default", "bad_reference")]),
         ({"$from": "c"}, [("/$from", "not_upstream")]),
         ({"$from": "b"}, [("/$from", "not_upstream")]),

@@ -228,6 +228,14 @@ def test_an_absent_path_takes_the_default_or_fails(path: str) -> None:
         node_input(reference(path=path), "b", outputs)
 
 
+def test_what_is_larger_than_a_reference_takes_counts_as_absent() -> None:
+    outputs = {"a": {"words": "four"}}
+    assert node_input(reference(path="/words", most=6), "b", outputs) == {"x": [{"y": "four"}], "words": "four"}
+    assert node_input(reference(path="/words", most=5, default=None), "b", outputs, []) == {"x": [{"y": None}]}
+    with pytest.raises(ReferenceNotFound, match="larger than 5 bytes"):
+        node_input(reference(path="/words", most=5), "b", outputs)
+
+
 def test_a_source_that_did_not_complete_takes_the_default_or_fails() -> None:
     assert node_input(reference(default=3), "b", {}) == {"x": [{"y": 3}]}
     with pytest.raises(ReferenceNotFound, match="did not complete"):

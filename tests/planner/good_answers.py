@@ -20,9 +20,11 @@ def of(node: str, member: str) -> dict[str, str]:
 
 AB = [file("a.png"), file("b.png")]
 SPOKEN = of("speak", "audio")
-FILM = ("render_video", {"pictures": AB, "narration": [SPOKEN], "words": of("speak", "words")})
+UNEQUALISED: dict[str, Any] = {"voice": None}
+"""The engine else fills in the voice of the film, a file, by the name of the voice that spoke, a text: such a graph is refused."""
+FILM = ("render_video", {"pictures": AB, "narration": [SPOKEN], "words": of("speak", "words"), **UNEQUALISED})
 HEAD = ("lip_sync", {"audio": SPOKEN, "phonemes": of("speak", "phonemes")})
-SHOWN = ("render_video", {"scenes": [{"video": of("lip_sync", "video")}], "narration": [SPOKEN]})
+SHOWN = ("render_video", {"scenes": [{"video": of("lip_sync", "video")}], "narration": [SPOKEN], **UNEQUALISED})
 LINES = ("speak", {"lines": of("generate_script", "script/lines")})
 SAVED = "base/model.safetensors"
 
@@ -55,7 +57,7 @@ GOOD: dict[str, Nodes | str] = {
     "run this workflow in ComfyUI": [("run_comfyui", {"workflow": file("workflow.json")})],
     "Narrate these pictures: 'The sun goes down. The stars come out.'": [("speak", {"text": "The sun goes down. The stars come out."}), FILM],
     "Narrate these pictures with 'Here it is.' without captions": [
-        ("speak", {"text": "Here it is."}), ("render_video", {"pictures": AB, "narration": [SPOKEN]})],
+        ("speak", {"text": "Here it is."}), ("render_video", {"pictures": AB, "narration": [SPOKEN], **UNEQUALISED})],
     "say 'Happy birthday' in my voice": [("speak", {"text": "Happy birthday", "like": file("me.wav")})],
     "give b.png the look of a.png": [
         ("train_image_lora", {"pictures": [file("a.png")]}), ("render_video", {"pictures": [file("b.png")], "adapter": of("train_image_lora", "adapter"), "seconds": 4})],
@@ -71,12 +73,12 @@ GOOD: dict[str, Nodes | str] = {
     "A short film about volcanoes": [("generate_script", {"prompt": "how a volcano erupts"}), LINES, HEAD, SHOWN],
     "tell a story about the sea in front of beach.jpg, 15 seconds, 640x360": [
         ("generate_script", {"prompt": "a story about the sea"}), LINES,
-        ("render_video", {"pictures": [file("beach.jpg")], "narration": [SPOKEN], "seconds": 15, "width": 640, "height": 360})],
+        ("render_video", {"pictures": [file("beach.jpg")], "narration": [SPOKEN], "seconds": 15, "width": 640, "height": 360, **UNEQUALISED})],
     "narrate these pictures with 'Look.' in the look of dusk.png": [
         ("train_image_lora", {"pictures": [file("dusk.png")]}), ("speak", {"text": "Look."}),
-        ("render_video", {"pictures": AB, "narration": [SPOKEN], "adapter": of("train_image_lora", "adapter")})],
+        ("render_video", {"pictures": AB, "narration": [SPOKEN], "adapter": of("train_image_lora", "adapter"), **UNEQUALISED})],
     "a 20 second talking postcard from these two pictures in my voice": [
-        ("speak", {"text": "Greetings from here!", "like": file("me.wav")}), ("render_video", {"pictures": AB, "narration": [SPOKEN], "seconds": 20})],
+        ("speak", {"text": "Greetings from here!", "like": file("me.wav")}), ("render_video", {"pictures": AB, "narration": [SPOKEN], "seconds": 20, **UNEQUALISED})],
     "delete my files": "None of these tasks deletes files. Shall something be made of them?",
     "order a pizza": "Nothing here orders food. What shall be made?",
     "write a novel in Klingon": "A script of a few lines is possible. Would that do, and in which language?",

@@ -1,4 +1,4 @@
-"""Forty goals in the words of different people (German-speaking English, short, long, typos, polite, an agent's), written before the words of the matcher were read."""
+"""Forty goals in the words of different people (German-speaking English, short, long, typos, polite, an agent's). Most stop words and the German verbs of the matcher had been seen before."""
 
 from tests.planner.goals import BASE, HIGH, LOW, Goal
 

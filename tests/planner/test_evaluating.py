@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dihedral.control_plane.planning.goals.evaluating import with_checks
+from dihedral.bridge.graphs import Topology, node_input
+from dihedral.control_plane.planning.goals.evaluating import SHOWN_BYTES, with_checks
 from dihedral.control_plane.planning.goals.stages import problems
 from dihedral.control_plane.tasks.evaluate_results import (
     Changes,
@@ -19,9 +20,10 @@ from dihedral.control_plane.tasks.evaluate_results import (
     evaluate_results,
 )
 from dihedral.control_plane.tasks.llm import llm
-from dihedral.schemas.structs.capability import Voice
+from dihedral.schemas.structs.capability import Check, Voice
 from dihedral.schemas.structs.control_plane import LlmSettings
 from tests.control_plane.test_tasks import Answer, answers, endpoint, says
+from tests.graphs.making import graph as made_graph
 from tests.planner.trying import manifest, tried
 
 pytestmark = pytest.mark.quick
@@ -79,7 +81,7 @@ def test_a_planned_graph_gets_one_node_with_the_rules_that_have_a_bound_here() -
     assert {name: (rules[name]["least"], rules[name]["most"]) for name in rules} == {
         "duration": (12, 12), "width": (640, 640), "height": (360, 360),
     }  # fmt: skip
-    assert rules["duration"]["value"] == {"$from": "render_video", "path": "/seconds", "default": None}
+    assert rules["duration"]["value"].items() >= {"$from": "render_video", "path": "/seconds", "default": None}.items()
     assert graph["edges"] == [{"from": "render_video", "to": "evaluate"}]
     assert problems(graph, capabilities) == []
 
@@ -216,6 +218,41 @@ def test_a_judged_graph_has_its_plain_results_and_the_other_ways() -> None:
         {"node": "speak", "label": "the voice c", "params": {"voice": "e:c"}},
     ]
     (result,) = params["judge"]["results"]
-    assert result["output"]["seconds"] == {"$from": "speak", "path": "/seconds", "default": None}
+    assert result["output"]["seconds"] == {"$from": "speak", "path": "/seconds", "default": None, "most": SHOWN_BYTES}
     assert "words" not in result["output"]
     assert problems(graph, more) == []
+    contracts = msgspec.structs.replace(finer.contracts, side_effects=["buys a voice"])
+    for other in (
+        msgspec.structs.replace(finer, contracts=contracts),
+        msgspec.structs.replace(finer, keywords=["cook"]),
+        msgspec.structs.replace(finer, keywords=msgspec.UNSET),
+    ):
+        params = with_checks(found.graph, "Say 'Hello'", {**more, "speak_finely": other}, is_judged=True)["nodes"][-1][
+            "params"
+        ]
+        assert [each["label"] for each in params["variants"]] == ["the voice c"]
+
+
+def test_an_evaluation_takes_nothing_that_it_is_not_given_and_never_more_than_fits() -> None:
+    capabilities, _ = manifest()
+    checks = [Check(id="words", label="long", value="/text", least=1)]
+    hostile = {name: {"type": "string"} for name in ("text", "attempt", "variants", "judge", "more", "other")}
+    io = msgspec.structs.replace(capabilities["simulate"].io, output={"type": "object", "properties": hostile})
+    more = {**capabilities, "simulate": msgspec.structs.replace(capabilities["simulate"], io=io, checks=checks)}
+    many = [{"id": f"n{number}", "task": "simulate", "plane": "python", "params": {}} for number in range(250)]
+    graph = with_checks({"schema": "langgraph.v1", "nodes": many, "edges": []}, "g" * 5000, more, is_judged=True)
+    assert problems(graph, more) == []
+    ran: dict[str, Any] = {str(each["id"]): dict.fromkeys(hostile, "x" * 900_000) for each in many}
+    known = made_graph(graph["nodes"], [(each["from"], each["to"]) for each in graph["edges"]])
+    params = node_input(
+        Topology(known), "evaluate", ran, more["evaluate_results"].io.input["properties"].keys(), 1 << 22
+    )
+    made = msgspec.convert(params, EvaluateParams)
+    assert made.judge is not None
+    assert (made.attempt, len(made.variants), len(made.judge.results), len(made.checks)) == (1, 0, 100, 200)
+    assert made.judge.results[-1].node == "n249"
+    short = dict.fromkeys(hostile, "y" * 50)
+    params = node_input(Topology(known), "evaluate", {**ran, "n249": short}, ["judge"], 1 << 22)
+    assert params["judge"]["results"][-1]["output"]["text"] == short["text"]
+    params = with_checks({"nodes": many[:6], "edges": []}, "say", more)["nodes"][-1]["params"]
+    assert (params["judge"], params["variants"], params["attempt"]) == (None, [], 1)

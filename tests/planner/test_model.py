@@ -307,6 +307,13 @@ async def test_a_node_without_what_it_works_on_is_sent_back_unless_the_model_ask
     assert [each.text for each in found.questions] == ["Which text?"]
 
 
+@pytest.mark.parametrize("odd", [5, None, " "])
+async def test_a_question_that_is_no_text_is_a_bad_answer_and_those_of_the_matcher_remain(odd: Any) -> None:
+    found, asked = await with_model(asked_of(Goal("speak it")), answers(chat(graph(questions=[odd]))), rounds=2)
+    assert len(asked) == 2
+    assert [each.id for each in found.questions] == ["speak.text"]
+
+
 async def test_a_graph_that_only_adds_to_one_that_fits_is_not_taken() -> None:
     goal = Goal("Read this aloud: 'Good evening, everyone.'")
     more = {"id": "b", "task": "simulate", "plane": "python", "params": {}}

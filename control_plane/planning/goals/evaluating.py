@@ -3,7 +3,7 @@
 It names the other ways to do the same: a task that takes and makes the same, another voice of the same language.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,11 @@ from dihedral.schemas.structs.capability import Capability, Check
 
 TASK: Final = "evaluate_results"
 MOST_VARIANTS: Final = 12
+MOST_RULES: Final = 200
+MOST_RESULTS: Final = 100
+SHARE_BYTES: Final = 512 * 1024
+"""What all rules together may take of results, and what the model may: both fit into jobs.nodeInputBytes, so that large results fail no job."""
+SHOWN_BYTES: Final = 8 * 1024
 VARIANTS_OF_NODE: Final = 3
 PLAIN: Final = ("string", "number", "integer", "boolean", "object")
 """Types of members that a model is shown; lists may be long."""
@@ -33,17 +38,18 @@ def with_checks(graph: Object, goal: str, capabilities: Mapping[str, Capability]
         rules += [rule for check in checks if (rule := _rule(check, node, capability, reading)) is not None]
     if not rules and not is_judged:
         return graph
-    params: Object = {"checks": rules}
-    watched = {rule["node"] for rule in rules}
+    # All of them are set, also where nothing is said: an output with a member of that name would fill it in.
+    params: Object = {"checks": rules[:MOST_RULES], "judge": None, "attempt": 1}
+    watched = {rule["node"] for rule in params["checks"]}
     if is_judged:
-        watched = {node["id"] for node in graph["nodes"]}
-        params["judge"] = {
-            "goal": goal,
-            "results": [_result(node, capabilities[node["task"]]) for node in graph["nodes"]],
-        }
+        judged = graph["nodes"][-MOST_RESULTS:]
+        watched |= {node["id"] for node in judged}
+        results = [_result(node, capabilities[node["task"]]) for node in judged]
+        params["judge"] = {"goal": goal[:4000], "results": results}
+    _bound_sizes(params["checks"], SHARE_BYTES)
+    _bound_sizes(params["judge"], SHOWN_BYTES)
     nodes = [node for node in graph["nodes"] if node["id"] in watched]
-    if variants := [each for node in nodes for each in _variants(node, capabilities)][:MOST_VARIANTS]:
-        params["variants"] = variants
+    params["variants"] = [each for node in nodes for each in _variants(node, capabilities)][:MOST_VARIANTS]
     taken = {node["id"] for node in graph["nodes"]}
     name = next(each for each in ("evaluate", *(f"evaluate_{n}" for n in range(2, 3000))) if each not in taken)
     node = {"id": name, "task": TASK, "plane": "node", "params": params, "progressWeight": 0}
@@ -61,8 +67,23 @@ def _result(node: Object, capability: Capability) -> Object:
     return {"node": node["id"], "task": capability.label, "output": plain}
 
 
+def _bound_sizes(value: Any, most: int) -> None:
+    """Gives, in place, every reference its share of SHARE_BYTES, at most `most`: a larger value does not tell."""
+    found = list(_references(value))
+    for each in found:
+        each["most"] = max(1, min(most, SHARE_BYTES // len(found)))
+
+
+def _references(value: Any) -> Iterator[Object]:
+    if isinstance(value, dict) and "$from" in value:
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _references(each)
+
+
 def _variants(node: Object, capabilities: Mapping[str, Capability]) -> list[Object]:
-    """Returns other ways to do what a node does: another task of the same shape first, then another voice."""
+    """Returns other ways to do what a node does: another task of the same shape and a keyword of this one, which changes nothing elsewhere, then another voice."""
     mine = capabilities[node["task"]]
     found: list[Object] = [
         {"node": node["id"], "label": each.label[:200], "task": each.id}
@@ -72,6 +93,8 @@ def _variants(node: Object, capabilities: Mapping[str, Capability]) -> list[Obje
         and _shape(each.io.input) == _shape(mine.io.input)
         and _shape(each.io.output) == _shape(mine.io.output)
         and _shape(mine.io.output)[0]
+        and not each.contracts.side_effects
+        and _keywords(each) & _keywords(mine)
     ]
     voices = [] if isinstance(mine.voices, msgspec.UnsetType) else mine.voices
     if voices and "voice" in (mine.io.input.get("properties") or {}):
@@ -83,6 +106,11 @@ def _variants(node: Object, capabilities: Mapping[str, Capability]) -> list[Obje
             for each in others
         ]
     return found[:VARIANTS_OF_NODE]
+
+
+def _keywords(capability: Capability) -> set[str]:
+    words = [] if isinstance(capability.keywords, msgspec.UnsetType) else capability.keywords
+    return {each.casefold() for each in words}
 
 
 def _shape(schema: Object) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:

@@ -270,14 +270,14 @@ def parsed(text: str) -> tuple[Object, Object]:
     if strange := sorted(found.keys() - {"nodes", "edges", "assumptions", "questions"}):
         raise Bad(f"there is no member {strange[0][:60]!r}; there are nodes, edges, assumptions, questions")
     nodes, edges = found.get("nodes"), found.get("edges", [])
-    if not isinstance(nodes, list) or not isinstance(edges, list) or not (nodes or _list(found.get("questions"))):
+    notes = {
+        name: [each[:300] for each in _list(found.get(name)) if isinstance(each, str) and each.strip()][:5]
+        for name in ("assumptions", "questions")
+    }
+    if not isinstance(nodes, list) or not isinstance(edges, list) or not (nodes or notes["questions"]):
         raise Bad("nodes is a list of at least one node, or there is a question; edges is a list")
     if len(nodes) > MOST_NODES:
         raise Bad(f"{len(nodes)} nodes; at most {MOST_NODES} are possible")
-    notes = {
-        name: [each[:300] for each in _list(found.get(name)) if isinstance(each, str)][:5]
-        for name in ("assumptions", "questions")
-    }
     for node in nodes:
         if isinstance(node, dict) and (more := sorted(node.keys() - {"id", "task", "plane", "params"})):
             raise Bad(f"a node has no member {more[0][:60]!r}; it has id, task, plane, params")
