@@ -722,12 +722,15 @@ async def test_a_peer_that_answers_no_ping_is_found_dead(served: Any) -> None:
 @pytest.fixture(scope="module")
 def house() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="dih-") as folder:
-        made = Stack(Path(folder), DIHEDRAL_WEBSOCKET__PING_SECONDS="0.2")
+        made = Stack(
+            Path(folder), DIHEDRAL_WEBSOCKET__PING_SECONDS="0.2", DIHEDRAL_WORKER__TASKS="tests.support.held_imports"
+        )
         yield made
         made.close()
 
 
 async def test_the_real_control_plane_pings_and_tells_its_clients_when_it_is_stopped(house: Any) -> None:
+    """It ends although a thread of it holds the lock of all imports (bridge/process_end.py)."""
     dead = await Mute.connect(house.port)
     async with connect(f"ws://127.0.0.1:{house.port}/ws", proxy=None, open_timeout=at_this_load(30)) as client:
         assert (await dead.read_to_the_end())[0] == 1011

@@ -63,9 +63,10 @@ async def end(worker: asyncio.subprocess.Process) -> str:
 
 
 async def test_a_worker_becomes_ready_measures_itself_and_drains(tmp_path: Path, redis_url: str, redis: Any) -> None:
-    """`redis`: an empty server; one whose jobs are laid out otherwise is refused."""
+    """It ends although a thread of it holds the lock of all imports. `redis`: an empty server; one whose jobs are laid out otherwise is refused."""
     port = free_port()
-    worker = await start(tmp_path, "--redis-url", redis_url, "--port", str(port), "--slots", "1")
+    flags = ["--redis-url", redis_url, "--port", str(port), "--slots", "1", "--tasks", "tests.support.held_imports"]
+    worker = await start(tmp_path, *flags)
     try:
         assert await until(port, 200) == {"status": "ready", "problems": []}
         assert (await asyncio.to_thread(get, port, "/health/live"))[0] == 200
