@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 20
 _WORD = "secrets?|tokens?|passwords?|passwd|passphrase|api_?keys?|access_?keys?|private_?keys?|authorization|credentials?|cookies?|env|environment"
 _SECRET_NAME = re.compile(rf"(?:.*_)?(?:{_WORD})")
 _SECRET_TEXT = re.compile(
-    r"[a-z][a-z0-9+.-]*://[^/?#\s]*@"  # an address with a user
+    r"://[^/?#\s]*@"  # an address with a user
     r"|[?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|[a-z_-]*(?:token|secret|password|key))="
     r"|\bbearer\s+\S{8,}|\b(?:dhk_|whsec_|sk-|hf_|ghp_|xox[abp]-)[a-z0-9_-]{8,}|-----begin [a-z ]*private key",
     re.IGNORECASE,
@@ -124,20 +124,26 @@ class _Cleaner:
             for name, each in value.items():
                 at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"[:1000]
                 self._room -= len(name)
-                if _is_secret(name, each):
-                    self.left_out.append(at)
-                else:
+                if not self._is_left_out(name, each, at):
                     found[name] = self._clean(each, at, depth + 1)
             return found
         if isinstance(value, list | tuple):
             items = []
             for index, each in enumerate(value):
                 at = f"{pointer}/{index}"[:1000]
-                if _is_secret("", each):
-                    self.left_out.append(at)
-                items.append(None if _is_secret("", each) else self._clean(each, at, depth + 1))
+                items.append(None if self._is_left_out("", each, at) else self._clean(each, at, depth + 1))
             return items
         return value
+
+    def _is_left_out(self, name: str, value: Any, pointer: str) -> bool:
+        """Looks only at what there is still room for: a longer text is too long, secret or not."""
+        if self._room < 0:
+            raise _TooLong
+        if not _is_secret(name, value[: self._room] if isinstance(value, str) else value):
+            return False
+        self._room -= 2
+        self.left_out.append(pointer)
+        return True
 
 
 def _is_secret(name: str, value: Any) -> bool:

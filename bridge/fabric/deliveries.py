@@ -153,7 +153,8 @@ class Delivery:
 
     def release(self, entries: list[EntrySpec]) -> Release:
         """Makes the item that gives up the claim; `entries` carry its nodes back."""
-        return Release(self.job_id, self.stream, self.entry, self.token, entries)
+        known = sorted({*self.attempts, *self.claim.waiting})
+        return Release(self.job_id, self.stream, self.entry, self.token, entries, known)
 
     def outputs(self, node_id: str) -> dict[str, Any]:
         """Returns the outputs that make the input of a node: those of its completed sources."""

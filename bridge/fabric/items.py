@@ -75,13 +75,14 @@ class Takeover(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True):
-    """Gives up a claim; its nodes go back with new entries."""
+    """Gives up a claim; its nodes go back with new entries. `nodes`: all that can be under the entry, as its delivery knows."""
 
     job_id: str
     stream: str
     entry: str
     claim: str
     entries: list[EntrySpec]
+    nodes: list[str] = []
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True):

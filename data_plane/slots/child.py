@@ -8,6 +8,7 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import math
 import os
 import queue
 import resource
@@ -31,7 +32,16 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import run_light, run_plain
 from dihedral.bridge.tasks.context import ModelCache, TaskCancelled, printable
-from dihedral.bridge.tasks.runs import EVENT_BYTES, Cancelled, Completed, Failed, Outcome, Preempted, RunControl
+from dihedral.bridge.tasks.runs import (
+    EVENT_BYTES,
+    Cancelled,
+    Completed,
+    Failed,
+    NodeRun,
+    Outcome,
+    Preempted,
+    RunControl,
+)
 from dihedral.data_plane.device import give_memory_back, memory_held
 from dihedral.data_plane.gpu_memory.simulated import SimulatedGpu
 from dihedral.data_plane.process_groups import descendants, die_with_parent
@@ -232,7 +242,7 @@ class _Child:
                 self._make_room()
                 continue
             self.said = _Said(self._link, start.number)
-            outcome, peak, smaller = self._run_with_device(start, self.said)
+            outcome, peak, smaller = self._run_with_device(_run_of(start), Path(start.directory), self.said)
             left = [*self._end_tasks(), *self._state.put_back(self._kept.running)]
             if left:
                 self.said.log("info", printable(f"the slot's process is replaced: {'; '.join(left)}"))
@@ -279,25 +289,24 @@ class _Child:
         if self.said is None:
             os._exit(128 + signum)
 
-    def _run_with_device(self, start: Start, said: _Said) -> tuple[Outcome, int, bool]:
+    def _run_with_device(self, run: NodeRun, directory: Path, said: _Said) -> tuple[Outcome, int, bool]:
         """The outcome, the peak of device memory, and whether it was the smaller variant that ran: out of memory, that runs once.
 
         Afterwards only a model that the task asked to keep is held: what lies idle here is missing in another slot.
         """
-        task = self._registry.get(start.run.task)
+        task = self._registry.get(run.task)
         if task is None or task.capability.runtime.kind != "gpu":
-            return self._run(start, said), 0, False
-        if self._kept.key != task.warm_key(start.run.params):
+            return self._run(run, directory, said), 0, False
+        if self._kept.key != task.warm_key(run.params):
             self._make_room()
         if self._gpu is not None:
             self._gpu.reset_peak()
-        outcome = self._run(start, said)
+        outcome = self._run(run, directory, said)
         out_of_memory = isinstance(outcome, Failed) and outcome.error.code == "out_of_memory"
-        smaller = _smaller(task, start.run.params, said) if out_of_memory and not self._stopped else None
+        smaller = _smaller(task, run.params, said) if out_of_memory and not self._stopped else None
         if smaller is not None:
             self._make_room()
-            run = msgspec.structs.replace(start.run, params=smaller)
-            outcome = self._run(msgspec.structs.replace(start, run=run), said)
+            outcome = self._run(msgspec.structs.replace(run, params=smaller), directory, said)
         peak = self._gpu.peak_bytes if self._gpu is not None else memory_held()
         if not isinstance(outcome, Completed):
             self._kept.drop()  # whatever is wrong with it is not kept for the next run
@@ -317,20 +326,20 @@ class _Child:
         if self._gpu is not None:
             self._gpu.give_memory_back()
 
-    def _run(self, start: Start, said: _Said) -> Outcome:
+    def _run(self, run: NodeRun, directory: Path, said: _Said) -> Outcome:
         try:
             self._inside = True
-            task = self._registry.get(start.run.task)
+            task = self._registry.get(run.task)
             if task is not None and asyncio.iscoroutinefunction(task.function):
-                return self._run_async(start, said)
+                return self._run_async(run, directory, said)
             outcome = run_plain(
                 self._registry,
-                start.run,
+                run,
                 self._store_thread.store,
                 said,
                 lambda: self._stopped,
                 output_bytes=self._hello.output_bytes,
-                directory=Path(start.directory),
+                directory=directory,
                 loop=self._store_thread,
                 kept=self._kept,
                 finishing=lambda: self._finishing,
@@ -341,7 +350,7 @@ class _Child:
         finally:
             self._inside = False
 
-    def _run_async(self, start: Start, said: _Said) -> Outcome:
+    def _run_async(self, run: NodeRun, directory: Path, said: _Said) -> Outcome:
         if self._runner is None:
             self._runner = asyncio.Runner()
         threads = ThreadPoolExecutor(thread_name_prefix="to_thread")
@@ -356,12 +365,12 @@ class _Child:
             return self._runner.run(
                 run_light(
                     self._registry,
-                    start.run,
+                    run,
                     self._store_thread.store,
                     said,
                     control,
                     output_bytes=self._hello.output_bytes,
-                    directory=Path(start.directory),
+                    directory=directory,
                     loop=self._store_thread,
                     kept=self._kept,
                 )
@@ -379,6 +388,11 @@ class _Child:
 def _has_stopped(outcome: Outcome) -> bool:
     """Returns whether a run that was asked to pause has; one that could not store its checkpoint has too, and is continued from the previous one."""
     return isinstance(outcome, Cancelled) or (isinstance(outcome, Failed) and outcome.error.code in STORE_TROUBLE)
+
+
+def _run_of(start: Start) -> NodeRun:
+    """Returns the run without its time limit, which the parent keeps."""
+    return msgspec.structs.replace(msgspec.json.decode(start.run, type=NodeRun), timeout_seconds=math.inf)
 
 
 def _smaller(task: tasks.Task, params: dict[str, Any], said: _Said) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from dihedral.bridge.artifacts.measured import Transfer
-from dihedral.bridge.tasks.runs import NodeRun, Outcome
+from dihedral.bridge.tasks.runs import Outcome
 from dihedral.data_plane.gpu_memory.simulated import Simulation
 from dihedral.schemas.structs.events import LogLevel
 from dihedral.schemas.structs.settings import ArtifactsSettings
@@ -35,10 +35,13 @@ class Hello(msgspec.Struct, tag="hello", kw_only=True):
 
 
 class Start(msgspec.Struct, tag="start", kw_only=True):
-    """`directory` is the run's alone; the child makes and removes it, the parent removes what a crash left."""
+    """`directory` is the run's alone; the child makes and removes it, the parent removes what a crash left.
+
+    `run`: a NodeRun as JSON, since users' integers may have more than the 64 bits of MessagePack.
+    """
 
     number: int
-    run: NodeRun
+    run: bytes
     directory: str
 
 

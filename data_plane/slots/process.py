@@ -17,7 +17,6 @@ Large because one process is started, run, stopped and replaced by one class, wh
 """
 
 import asyncio
-import math
 import os
 import signal
 import socket
@@ -221,8 +220,7 @@ class Slot:
         control.on_cancel(cancelled)
         timer = loop.call_later(run.timeout_seconds, stop, "timeout")
         try:
-            unlimited = msgspec.structs.replace(run, timeout_seconds=math.inf)
-            self._send(Start(number=number, run=unlimited, directory=str(directory)))
+            self._send(Start(number=number, run=msgspec.json.encode(run), directory=str(directory)))
             control.on_request(requested)
             await _first(self._done, self._exit, stopped)
             if not (self._done.done() or self._exit.done()):

@@ -232,6 +232,11 @@ def test_a_file_says_no_more_than_it_has_room_for() -> None:
     begun = time.process_time()
     made({}, graph({"values": list(range(200_000))}), {"values": list(range(200_000))})
     assert time.process_time() - begun < 0.5
+    begun = time.process_time()
+    for unbroken in ("a" * 16_000, "a" * 4_000_000, "_a" * 8000, "?" * 16_000, "bearer " * 2000, "-----begin " * 1500):
+        made({"task": "speak", "params": {"text": unbroken, unbroken: ["dhk_sevenseven_x"]}})
+    made({"task": "speak", "params": {"texts": ["dhk_sevenseven_x"] * 200_000}})
+    assert time.process_time() - begun < 1
     deep: Any = []
     for _ in range(500):
         deep = [deep]

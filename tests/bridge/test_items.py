@@ -24,7 +24,7 @@ ITEMS: dict[str, Any] = {
     "take": Take("w1", "nonce", 64, 16, 2, [STREAM], [(STREAM, "1-0")], "", True),
     "renewal": Renewal("job", STREAM, "1-0", "w1 nonce", "w1"),
     "takeover": Takeover(STREAM, "1-0", "w1", 1700000000000, "w2", "nonce"),
-    "release": Release("job", STREAM, "1-0", "w1 nonce", [PLAIN]),
+    "release": Release("job", STREAM, "1-0", "w1 nonce", [PLAIN], ["b", "c"]),
     "cancel": Cancel("job", ["a", "b"]),
     "change": Change("job", "high", [("1-0@" + STREAM, f"{STREAM}:high", ""), ("delay:n", STREAM, False)], "", "{}"),
     "retry": Retry("job", "failed", 1, ["a"], [PLAIN], [("b", "broken", 250000000)], (), 0),

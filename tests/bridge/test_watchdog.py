@@ -53,6 +53,11 @@ async def taken(house: Planes) -> Delivery:
     return Delivery(scripts.partition("job"), claim, "w1", Plans().get(claim.graph, claim.routes, claim.job_id))
 
 
+async def looked_through(redis: Any) -> int:
+    """How often a job's fields were listed."""
+    return int((await redis.info("commandstats")).get("cmdstat_hkeys", {"calls": 0})["calls"])
+
+
 def block_until(done: list[int]) -> None:
     """What a bad task does: nothing else runs on the loop, until the process would have ended."""
     deadline = time.monotonic() + at_this_load(30)
@@ -91,8 +96,10 @@ async def test_an_entry_with_a_node_whose_end_was_never_written_stays_with_its_l
     world = World(redis)
     await world.submit(nodes=2)
     (claim,) = await world.take()
-    release = Release("job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["b"], nonce="again")])
+    release = Release("job", STREAM, claim.entry, f"w1 {claim.nonce}", [batch(["b"], nonce="again")], ["a", "b"])
+    reads = await looked_through(redis)
     assert await world.scripts.release(world.part, [release]) == ["left"]
+    assert await looked_through(redis) == reads, "a release costs as much as its delivery is large, not its job"
     assert await world.pending() == [claim.entry]
     assert (await world.record("a")).status == "running"
 

@@ -16,9 +16,11 @@ import pytest
 from dihedral.bridge.artifacts import open_store
 from dihedral.bridge.tasks.registry import collect
 from dihedral.bridge.tasks.runs import NodeRun, RunControl
+from dihedral.control_plane.planning import plan as planning
 from dihedral.data_plane.process_groups import members
 from dihedral.data_plane.slots.pool import SlotPool
 from dihedral.schemas.structs.settings import Settings
+from dihedral.schemas.structs.submission import GraphSubmission
 from tests.data_plane import slot_tasks
 from tests.support.in_process import RecordedEvents
 from tests.support.outcomes import Seen, ended
@@ -48,6 +50,17 @@ def node(task: str, *, timeout_seconds: float = 60, **params: Any) -> NodeRun:
 async def pool(tmp_path: Path) -> AsyncIterator[SlotPool]:
     async with SlotPool(slots=1, registry=collect([MODULE]), modules=[MODULE], settings=settings(tmp_path)) as pool:
         yield pool
+
+
+async def test_an_integer_of_any_size_reaches_a_slot(pool: SlotPool) -> None:
+    """MessagePack has 64 bits for one, JSON any number."""
+    nodes = [{"id": "n", "task": "echo", "plane": "python"}]
+    asked = {"schema": "langgraph.v1", "metadata": {"trace": 2**70}, "nodes": nodes, "edges": []}
+    graph = planning.normalise(msgspec.convert(asked, GraphSubmission), "job")
+    told = msgspec.structs.replace(node("echo", text="a"), request={"params": {"trace": 2**70}}, graph=graph)
+    assert output(await ended(pool.run(told, RecordedEvents(), RunControl()))) == {"text": "a"}
+    refused = await run(pool, "prints", count=2**70)
+    assert (refused.status, refused.error and refused.error.code) == ("failed", "invalid_params")
 
 
 async def run(pool: SlotPool, task: str, heard: RecordedEvents | None = None, **params: Any) -> Seen:

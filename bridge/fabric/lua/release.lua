@@ -1,9 +1,8 @@
 -- release: gives up a claim, its nodes going back. running | ready -> ready, under a new entry; the old entry is acked.
--- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, batches }.
--- Replies a word per item: ok | gone | stale | left (a node that the batches do not name is still under the entry, as after a report that was never
+-- KEYS[1]: the partition's index. Item: { job, stream, entry, claim, batches, nodes }; nodes: all that can be under the entry.
+-- Replies a word per item: ok | gone | stale | left (one of `nodes` that the batches do not name is still under the entry, as after a report that was never
 -- written: the entry stays, and what its lease leaves is taken over).
-local function is_named(J, name)
-  local nodes = names_of(J, 'n:')
+local function is_named(J, name, nodes)
   for first = 1, #nodes, 1000 do
     local keys = {}
     for i = first, math.min(first + 999, #nodes) do keys[#keys + 1] = 'n:' .. nodes[i] end
@@ -15,7 +14,7 @@ local function is_named(J, name)
   return false
 end
 
-transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batches)
+transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batches, nodes)
   local name = entry_name(stream, entry)
   local J = job_load(id)
   if not J then
@@ -34,7 +33,7 @@ transition('release', { 'allow-oom' }, function(id, stream, entry, claimed, batc
       end
     end
   end
-  if is_named(J, name) then return 'left' end
+  if is_named(J, name, nodes) then return 'left' end
   conclude(J)
   claim_drop(J, name)
   entry_ack(stream, entry)

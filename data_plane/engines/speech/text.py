@@ -9,8 +9,8 @@ from dihedral.bridge.tasks.registry import TaskError
 MARKUP = re.compile(
     r"<\s*/?\s*(?:speak|break|prosody|emphasis|voice|say-as|phoneme|audio|sub|lang|amazon:\w+|mstts:\w+)\b[^>]*>", re.I
 )
-_SENTENCE_END = re.compile(r"(?:[.!?…]+[\"”’')\]]*(?=\s)|[。！？；]+[」』”]*|\n+)")
-_CLAUSE_END = re.compile(r"[,;:—–、，]+[\"”’')\]]*(?:\s|(?<=[、，]))|\s[-–—]\s")
+_SENTENCE_END = re.compile(r"(?:(?<![.!?…])[.!?…]+[\"”’')\]]*(?=\s)|[。！？；]+[」』”]*|\n+)")
+_CLAUSE_END = re.compile(r"(?<![,;:—–、，])[,;:—–、，]+[\"”’')\]]*(?:\s|(?<=[、，]))|\s[-–—]\s")
 _SHORT_FORM = re.compile(
     r"(?:^|[\s(\"“'‘])(?:[A-Z]|[Mm]rs?|[Mm]s|[Dd]rs?|[Pp]rof|[Ss]t|[Ss]r|[Jj]r|[Cc]apt|[Gg]en|[Ss]en|[Rr]ev|vs|e\.g|i\.e|cf|No|Vol|Fig|approx)\.$"
 )
