@@ -29,7 +29,7 @@ SECRETS = frozenset({"secretKey", "accessKey", "apiKey", "url", "keys"})
 TASKS = "tasks"
 OF_TASKS = {"comfyui": ("run_comfyui", "servers"), "tools": ("run_tool", "tools")}
 """Short names of tables: [comfyui.NAME] and [tools.NAME] mean [tasks.run_comfyui.servers.NAME] and [tasks.run_tool.tools.NAME]."""
-SECRET_NAME = re.compile(r"key|token|secret|passw|authorization|cookie", re.IGNORECASE)
+SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|auth(?!ors?$)|credential|cookie", re.IGNORECASE)
 
 
 def load(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:

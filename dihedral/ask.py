@@ -5,7 +5,8 @@ Without a terminal nothing is asked: open questions are printed and the exit cod
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,30 @@ Document = Mapping[str, Any]
 MOST_ROUNDS = 10  # of questions; a plan that still has some then is not asked about any more
 
 
+@contextmanager
+def uploads_of(client: Any) -> Iterator[list[Document]]:
+    """Gives a list for what is uploaded. What stands in it at the end is deleted again, so one who makes use of it empties the list."""
+    uploaded: list[Document] = []
+    try:
+        yield uploaded
+    finally:
+        client.discard(uploaded)
+
+
 def plan_of(
     client: Any,
     goal: str,
     paths: Sequence[str],
+    uploaded: list[Document],
     *,
     is_asking: bool,
     ask: Callable[[str], str] = input,
     evaluate: bool = False,
 ) -> tuple[Document, Document]:
-    """Uploads the files and plans; asks what is open where that is possible. Returns (the request, its plan)."""
-    metas = [client.upload(Path(path)) for path in paths]
+    """Uploads the files and plans; asks what is open where that is possible. Returns (the request, its plan). `uploaded`: gets every upload, also those that answer a question."""
     request: dict[str, Any] = {
         "goal": goal,
-        "files": [{"bucket": each["bucket"], "key": each["key"]} for each in metas],
+        "files": [_uploaded(client, path, uploaded) for path in paths],
         "answers": {},
         **({"evaluate": True} if evaluate else {}),
     }
@@ -37,7 +48,7 @@ def plan_of(
         if not plan["questions"]:
             break
         for question in plan["questions"]:
-            answered = answer_of(question, client, ask)
+            answered = answer_of(question, client, ask, uploaded)
             if answered is None:
                 return request, plan
             request["answers"][question["id"]] = answered
@@ -45,7 +56,13 @@ def plan_of(
     return request, plan
 
 
-def answer_of(question: Document, client: Any, ask: Callable[[str], str]) -> Any:
+def _uploaded(client: Any, path: str, uploaded: list[Document]) -> Document:
+    meta = client.upload(Path(path))
+    uploaded.append({"bucket": meta["bucket"], "key": meta["key"]})
+    return uploaded[-1]
+
+
+def answer_of(question: Document, client: Any, ask: Callable[[str], str], uploaded: list[Document]) -> Any:
     """Asks one question. Returns the answer as the plan takes it; None where there was none."""
     print(plain_line(question["text"]))
     for number, choice in enumerate(question["choices"], 1):
@@ -61,10 +78,7 @@ def answer_of(question: Document, client: Any, ask: Callable[[str], str]) -> Any
     schema = question.get("schema", {})
     items = schema.get("items", {}) if schema.get("type") == "array" else {}
     if schema.get("x-artifact") or items.get("x-artifact"):
-        refs = [
-            {"bucket": meta["bucket"], "key": meta["key"]}
-            for meta in (client.upload(Path(path)) for path in text.split())
-        ]
+        refs = [_uploaded(client, path, uploaded) for path in text.split()]
         return refs if items else refs[0]
     if schema.get("type") == "string":
         return text

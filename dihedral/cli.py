@@ -226,21 +226,27 @@ def plan(options: argparse.Namespace) -> int:
     return OK
 
 
+YES = ("y", "yes", "j", "ja")
+
+
 def ask(options: argparse.Namespace) -> int:
-    from dihedral.ask import is_terminal, next_attempt, plan_of, tree
+    from dihedral.ask import is_terminal, next_attempt, plan_of, tree, uploads_of
 
     is_asking = is_terminal() and not options.json
     with client_for(options) as client:
-        request, plan = plan_of(
-            client, options.goal, options.file or [], is_asking=is_asking, evaluate=options.evaluate
-        )
-        answer(options, plan, "\n".join(tree(plan)))
-        for question in plan["questions"]:
-            say(f"open: {question['id']}: {question['text']}")
-        if not plan["certain"]:
-            client.discard(request["files"])
-            return REFUSED
-        if not options.run and not (is_asking and input("run it? [y/N] ").strip().lower() in ("y", "yes", "j", "ja")):
+        with uploads_of(client) as uploaded:
+            request, plan = plan_of(
+                client, options.goal, options.file or [], uploaded, is_asking=is_asking, evaluate=options.evaluate
+            )
+            answer(options, plan, "\n".join(tree(plan)))
+            for question in plan["questions"]:
+                say(f"open: {question['id']}: {question['text']}")
+            if not plan["certain"]:
+                return REFUSED
+            if not options.run and is_asking and input("run it? [y/N] ").strip().lower() not in YES:
+                return OK
+            uploaded.clear()  # the job needs them, or the graph that was printed
+        if not options.run and not is_asking:
             return OK
         job = client.submit(
             graph=plan["graph"], name=options.goal[:80].strip(), metadata={"plan": _kept(plan, request)}

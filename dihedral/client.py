@@ -649,15 +649,20 @@ class AsyncClient:
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
-    async def mcp(self, message: Document, told: Callable[[Document], None] | None = None) -> Document:
+    async def mcp(
+        self,
+        message: Document,
+        told: Callable[[Document], None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Document:
         """Forwards a message of the Model Context Protocol; returns an empty answer where the protocol expects none. `told`: receives the
         notifications before the answer; without it the server is asked for none."""
         if told is None:
-            return await self._ask("POST", "/mcp", json=message)
-        headers = {"Accept": "application/json, text/event-stream"}
+            return await self._ask("POST", "/mcp", json=message, headers=headers)
+        sent = {"Accept": "application/json, text/event-stream", **(headers or {})}
 
         async def ask() -> Document:
-            async with self._http.stream("POST", "/mcp", json=message, headers=headers) as response:
+            async with self._http.stream("POST", "/mcp", json=message, headers=sent) as response:
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):
                     await response.aread()
                     return self._answered(response)

@@ -178,7 +178,13 @@ def _with_entry(read: Read, size: int) -> Callable[[bytes], list[Piece]] | None:
     found = _notes(header)
     if found is None and b'"__metadata__"' in header:
         return None
-    notes, rest = ({}, header[1:]) if found is None else (found[0], header[found[1] :].removeprefix(b","))
+    notes, rest = (
+        ({}, header[1:]) if found is None else (found[0], header[found[1] :].lstrip(b" \t\r\n").removeprefix(b","))
+    )
+    try:
+        json.loads(b'{"":0,' + rest)
+    except (ValueError, RecursionError):  # with the notes before it, it would be no JSON either
+        return None
 
     def made(text: bytes) -> list[Piece]:
         entries = json.dumps({KEY: text.decode(), **{name: each for name, each in notes.items() if name != KEY}})

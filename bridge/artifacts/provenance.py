@@ -29,12 +29,23 @@ MAX_INPUTS = 32
 MAX_LEFT_OUT = 20
 MAX_NESTING = 64
 _CHUNK_BYTES = 1 << 20
-_WORD = "secrets?|tokens?|passwords?|passwd|passphrase|api_?keys?|access_?keys?|private_?keys?|authorization|credentials?|cookies?|env|environment"
-_SECRET_NAME = re.compile(rf"(?:.*_)?(?:{_WORD})")
+_WORD = (
+    "secrets?|tokens?|passwords?|passwd|passphrase|pass|pwd|auth|authorization|jwt|credentials?|cookies?|env|environment"
+    "|(?:api|access|private|secret|signing|encryption|client|license)_?keys?"
+)
+_SECRET_NAME = re.compile(rf"(?!(?:.*_)?(?:max|min|num|new)_tokens?$)(?:.*_)?(?:{_WORD})(?:_(?:value|text))?")
+_OPTION = "(?:password|passwd|pwd|passphrase|token|secret|credentials?|(?:api|access|secret|private)[-_]?key)"
+# Every part begins at a text or a boundary that is looked at once, so a long text costs no more than its length.
 _SECRET_TEXT = re.compile(
     r"://[^/?#\s]*@"  # an address with a user
     r"|[?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|[a-z_-]*(?:token|secret|password|key))="
-    r"|\bbearer\s+\S{8,}|\b(?:dhk_|whsec_|sk-|hf_|ghp_|xox[abp]-)[a-z0-9_-]{8,}|-----begin [a-z ]*private key",
+    r"|hooks\.slack\.com/[a-z]+/|discord(?:app)?\.com/api/(?:v\d{1,3}/)?webhooks/"
+    rf"|{_OPTION}=[^\s=]|--(?:[a-z0-9]{{1,40}}[-_]){{0,3}}{_OPTION}\s\S"
+    r"|\bbearer\s+\S{8}|authorization\W{1,4}[a-z]{1,20}\s\S|\A\s?basic\s(?=\S*[0-9+/=])[a-z0-9+/]{6,}=*\s?\Z"
+    r"|\b(?:dhk_|whsec_|[sr]k_(?:live|test)_|sk-|hf_|gh[opsur]_|github_pat_|glpat-|xox[a-z]-)[a-z0-9_-]{8}"
+    r"|\b(?-i:A(?:KIA|SIA)[A-Z0-9]{16})\b"  # of AWS
+    r"|(?<![a-z0-9_-])eyj[a-z0-9_-]{8,}\.[a-z0-9_-]{8,}\."  # a JWT
+    r"|-----begin [a-z ]*private key",
     re.IGNORECASE,
 )
 
@@ -61,17 +72,12 @@ def compose(
     said: dict[str, Any] = {KEY: VERSION, "jobId": job_id, "node": {"id": node_id, "task": task}}
     said |= {name: request[name] for name in ("pipeline", "task") if isinstance(request.get(name), str)}
     said = cleaner.added(said, "params", request.get("params"))
-    if inputs:
-        said = _fitting(said, {**said, "inputs": inputs})
-    said = _fitting(said, {**said, "node": cleaner.added(said["node"], "params", params, "/node")})
+    if inputs and cleaner.fits(more := {**said, "inputs": inputs}):
+        said = more
+    said = cleaner.added(said, "params", params, "node")
     if graph is not None:
         said = cleaner.added(said, "graph", _graph(graph))
-    left_out = cleaner.left_out[:MAX_LEFT_OUT]
-    return msgspec.json.encode(_fitting(said, {**said, "leftOut": left_out}) if left_out else said)
-
-
-def _fitting(said: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    return more if len(msgspec.json.encode(more)) <= MAX_BYTES else said
+    return msgspec.json.encode({**said, "leftOut": cleaner.left_out} if cleaner.left_out else said)
 
 
 def _graph(graph: Graph) -> dict[str, Any]:
@@ -101,14 +107,20 @@ class _Cleaner:
         self.left_out: list[str] = []
         self._room = 0
 
+    def fits(self, said: dict[str, Any]) -> bool:
+        """Returns whether there is room for it and for all that is left out: without that, one would not see what is missing."""
+        whole = {**said, "leftOut": self.left_out}
+        return len(self.left_out) <= MAX_LEFT_OUT and len(msgspec.json.encode(whole)) <= MAX_BYTES
+
     def added(self, said: dict[str, Any], name: str, value: Any, above: str = "") -> dict[str, Any]:
-        """Returns `said` with the clean value; unchanged where there would be too much of it."""
+        """Returns `said` with the clean value, in its member `above`; unchanged where there would be too much of it."""
         if value is None:
             return said
         before, self._room = len(self.left_out), MAX_BYTES
         try:
-            more = {**said, name: self._clean(value, f"{above}/{name}", 0)}
-            if len(msgspec.json.encode(more)) <= MAX_BYTES:
+            made = {name: self._clean(value, f"/{above}/{name}" if above else f"/{name}", 0)}
+            more = {**said, **({above: {**said[above], **made}} if above else made)}
+            if self.fits(more):
                 return more
         except (_TooLong, TypeError, ValueError, OverflowError, RecursionError):
             pass
@@ -124,14 +136,25 @@ class _Cleaner:
             for name, each in value.items():
                 at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"[:1000]
                 self._room -= len(name)
-                if not self._is_left_out(name, each, at):
+                if (
+                    name == "key"
+                    and isinstance(each, str)
+                    and not {"bucket", "value"} & value.keys()
+                    and not re.search(r"\s", each)
+                ):
+                    is_named = "api_key"  # not that of an artifact, of a pair, or of a song: "A minor"
+                else:
+                    is_named = name
+                if not self._is_left_out(is_named, each, at):
                     found[name] = self._clean(each, at, depth + 1)
             return found
         if isinstance(value, list | tuple):
             items = []
             for index, each in enumerate(value):
                 at = f"{pointer}/{index}"[:1000]
-                items.append(None if self._is_left_out("", each, at) else self._clean(each, at, depth + 1))
+                before = value[index - 1] if index else ""
+                option = before.lstrip("-") if isinstance(before, str) and before.startswith("-") else ""
+                items.append(None if self._is_left_out(option[:100], each, at) else self._clean(each, at, depth + 1))
             return items
         return value
 
@@ -149,8 +172,10 @@ class _Cleaner:
 def _is_secret(name: str, value: Any) -> bool:
     if isinstance(value, str) and _SECRET_TEXT.search(value):
         return True
-    is_named = _SECRET_NAME.fullmatch(re.sub(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    return is_named is not None and bool(value) and isinstance(value, str | Mapping | list)
+    words = re.sub(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    if words in ("env", "environment") and isinstance(value, str):
+        return "=" in value  # else it is a place: "a forest at night"
+    return _SECRET_NAME.fullmatch(words) is not None and bool(value) and isinstance(value, str | Mapping | list)
 
 
 def references(value: Any) -> list[ArtifactRef]:

@@ -146,6 +146,7 @@ class TaskContext:
         self._model_roots = model_roots
         self._fetched = 0
         self._run = run
+        self._said: bytes | None = None
 
     def settings(self, kind: type[T]) -> T:
         """Returns the operator's settings for this task as a msgspec struct of this type: the table [tasks.ID] of the settings file.
@@ -390,7 +391,9 @@ class TaskContext:
         return meta
 
     async def _origin(self) -> bytes:
-        """Returns what the files of this run say about their origin."""
+        """Returns what the files of this run say about their origin: made once, however many it stores."""
+        if self._said is not None:
+            return self._said
         run, store, inputs = self._run, self._artifacts(), []
         for ref in provenance.references(run.params):
             known = {"bucket": ref.bucket, "key": ref.key}
@@ -398,7 +401,7 @@ class TaskContext:
                 meta = await store.meta(ref.bucket, ref.key)
                 known |= {"sha256": meta.sha256} if meta.sha256 else {}
             inputs.append(known)
-        return provenance.compose(
+        self._said = provenance.compose(
             run.request or {},
             run.graph,
             job_id=run.job_id,
@@ -407,6 +410,7 @@ class TaskContext:
             params=run.params,
             inputs=inputs,
         )
+        return self._said
 
     def _artifacts(self) -> ArtifactStore:
         if self._store is None:

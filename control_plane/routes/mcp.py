@@ -32,7 +32,7 @@ async def ask(request: Req) -> Response[Any]:
         raise ApiProblem(400, "unknown_protocol", detail)
     raw = await body.read(request, state.settings.control.body_limit_bytes)
     access: Access = state.access
-    asked = mcp.Asked(state.queue, state.store, found, base_url(request), state.planner)
+    asked = mcp.Asked(state.queue, state.store, found, base_url(request), state.planner, wanted)
     key = found.key.id if found.key else ""
     if "text/event-stream" in request.headers.get("accept", "") and mcp.wants_progress(raw):
         request.scope["state"]["until_end"].enter_context(access.socket(found))

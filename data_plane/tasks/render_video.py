@@ -306,7 +306,7 @@ def render_video(params: RenderVideo, ctx: TaskContext) -> RenderVideoOutput:
 
 
 def watched(frames: Iterator[Array], count: int, ctx: TaskContext) -> Iterator[ByteArray]:
-    """Yields the frames on the host, and reports progress and previews."""
+    """Yields the frames on the host, and reports progress and previews; at least one, of the middle, so that there is a picture of a short film too."""
     begun = shown = time.monotonic()
     for number, frame in enumerate(frames):
         ctx.check_cancelled()
@@ -314,7 +314,8 @@ def watched(frames: Iterator[Array], count: int, ctx: TaskContext) -> Iterator[B
         yield host
         now = time.monotonic()
         ctx.progress(0.1 + 0.88 * (number + 1) / count)
-        if now - shown > max(PREVIEW_SECONDS, PREVIEW_SHARE * (now - begun)):
+        is_first = shown == begun and number == count // 2
+        if is_first or now - shown > max(PREVIEW_SECONDS, PREVIEW_SHARE * (now - begun)):
             shown = now
             show(host, number, ctx)
 

@@ -219,6 +219,85 @@ def test_no_secret_is_in_a_file() -> None:
     assert REQUEST not in text.decode()
 
 
+SECRETS: list[Any] = [
+    {"secretKey": "x"}, {"secret_key": "x"}, {"wandb": {"key": "0123abcd"}}, {"auth": "x"}, {"pass": "x"}, {"DB_PWD": "x"}, {"signingKey": "x"},
+    {"clientSecretValue": "x"}, {"environment": "A=b"}, ["--api-key", "abc"], ["-token", "abc"], "https://hooks.slack.com/services/T0/B0/x",
+    "https://discord.com/api/webhooks/1/x", "Authorization: Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNzMQ==", "run --password=hunter2",
+    "run --wandb-api-key abc", "AKIAIOSFODNN7EXAMPLE", "github_pat_11AAAAAAA0", "ghp_0123456789", "ghs_0123456789", "glpat-0123456789",
+    "sk_live_0123456789", "xoxe-0123456789", "a eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "PGPASSWORD=x psql",
+]  # fmt: skip
+NO_SECRETS: list[Any] = [
+    {"keys": ["a"]}, {"maxTokens": "7"}, {"max_new_tokens": ["7"]}, {"picture": {"bucket": "inputs", "key": "a/b.png"}}, {"key": "A minor"},
+    {"key": "title", "value": "Bees"}, {"environment": "a forest at night"}, {"author": "Ann"}, {"passage": "x"}, {"keyframes": ["1"]},
+    ["--steps", "abc"], ["token", "ring"], "Basic understanding", "the secret key of success = work", "a password is asked for", "Asia", "tokens=3",
+    "https://host/x?page=2", "eyJ is no token. None.",
+]  # fmt: skip
+
+
+@pytest.mark.quick
+def test_common_secrets_are_left_out_and_what_only_looks_like_one_stays() -> None:
+    for value in SECRETS:
+        told = json.loads(made({"task": "speak", "params": {"x": value}}, params={}))
+        assert (told["params"] != {"x": value}, len(told["leftOut"])) == (True, 1), value
+    for value in NO_SECRETS:
+        told = json.loads(made({"task": "speak", "params": {"x": value}}, params={}))
+        assert (told["params"], "leftOut" in told) == ({"x": value}, False), value
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a",
+        "-",
+        "--a",
+        "--a-",
+        "eyJ-",
+        "eyJaaaaaaaa.",
+        "bearer ",
+        "?a",
+        "://",
+        "-----begin ",
+        "authorization ",
+        "basic ",
+        "_",
+        "A",
+    ],
+)
+def test_a_look_for_secrets_costs_no_more_than_the_text_is_long(part: str) -> None:
+    text = part * ((10**6 if part == "a" else 10**5) // len(part))
+    begun = time.process_time()
+    provenance._SECRET_TEXT.search(text)
+    provenance._SECRET_NAME.fullmatch(text)
+    assert time.process_time() - begun < 3
+
+
+@pytest.mark.quick
+def test_what_is_left_out_is_said_or_the_params_are_not_said_either() -> None:
+    """Else what runs again would lack a value without a word."""
+    for length in range(MAX_BYTES - 400, MAX_BYTES, 10):
+        told = json.loads(made({"task": "speak", "params": {"text": "x" * length, "apiKey": "y"}}, params={}))
+        assert ("params" in told) == ("leftOut" in told)
+    many = {f"token{number}": {"password": "x"} for number in range(21)}
+    assert "params" not in json.loads(made({"task": "speak", "params": many}, params={}))
+
+
+@pytest.mark.quick
+def test_tensors_whose_header_has_blanks_stay_readable() -> None:
+    for between, is_changed in ((b" ,", True), (b" \n, ", True), (b";", False), (b",,", False)):
+        content = tensors({"format": "pt"})
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip(b" ")
+        assert header.startswith(b'{"__metadata__":{"format":"pt"},')
+        odd = header.replace(b'"pt"},', b'"pt"}' + between, 1)
+        odd += b" " * (-len(odd) % 8)
+        odd = struct.pack("<Q", len(odd)) + odd + content[8 + int.from_bytes(content[:8], "little") :]
+        changed = stamped(odd)
+        assert (changed != odd) is is_changed
+        if is_changed:
+            assert decoded("safetensors", changed) == decoded("safetensors", content)
+            assert said(changed) is not None
+
+
 @pytest.mark.quick
 def test_a_file_says_no_more_than_it_has_room_for() -> None:
     long = {"text": "x" * 6000}

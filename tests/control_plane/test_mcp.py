@@ -97,6 +97,44 @@ async def test_an_agent_submits_a_job_waits_for_it_and_reads_what_it_gave(house:
         assert job in [each["jobId"] for each in listed.structured_content["jobs"]]
 
 
+async def test_a_job_that_has_ended_links_what_it_made_for_clients_that_know_links(house: Locked) -> None:
+    """The picture first, by a link that is read as it is; no link is sent to a client of a protocol that has none."""
+    content = base64.b64encode(b"of hers").decode()
+    names = ["first.txt", "seen.png", "last.txt"]
+    graph = {
+        "schema": "langgraph.v1",
+        "nodes": [
+            {"id": f"n{at}", "task": "upload_artifact", "plane": "node",
+             "params": {"name": name, "base64": content, "contentType": "image/png" if name.endswith("png") else "text/plain"}}
+            for at, name in enumerate(names)
+        ],
+        "edges": [{"from": f"n{at}", "to": f"n{at + 1}"} for at in range(2)],
+    }  # fmt: skip
+    job = (await house.ask("alice", "POST", "/api/jobs", 201, json={"graph": graph}))["jobId"]
+    connecting: Any = over_http(house, "alice")
+    async with connecting as client:
+        ended = await client.call_tool("wait_job", {"jobId": job})
+        assert ended.structured_content["status"] == "completed"
+        links = ended.content[1:]
+        assert [each.type for each in links] == ["resource_link"] * 3
+        assert [each.name for each in links] == ["seen.png", "first.txt", "last.txt"]
+        assert [each.description for each in links] == ["output of n1", "output of n0", "output of n2"]
+        for each in links:
+            (read,) = (await client.read_resource(each.uri)).contents
+            assert base64.b64decode(read.blob) == b"of hers"
+            assert (each.size, each.mime_type) == (7, read.mime_type)
+        assert (await client.call_tool("get_job", {"jobId": job})).content[1:] == links
+        about = {"job_id": job, "node_id": "n1", "owner": "alice"}
+        await house.served.state.store.put("videos", f"{job}/n1/preview.jpg", b"seen", "image/jpeg", **about)
+        await house.served.state.store.put("videos", f"{job}/n1/checkpoint", b"kept", "image/jpeg", **about)
+        preview, *others = (await client.call_tool("get_job", {"jobId": job})).content[1:]
+        assert preview.description == "preview of n1"
+        assert others == links
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get_job", "arguments": {"jobId": job}}}  # fmt: skip
+    old = (await raw(house, message, MCP_Protocol_Version="2025-03-26")).json()["result"]["content"]
+    assert [each["type"] for each in old] == ["text"]
+
+
 async def test_an_agent_that_has_only_found_the_address_is_told_where_everything_is(house: Locked) -> None:
     """Without a key; every link that it names leads somewhere."""
     text = (await house.http.get("/llms.txt")).text

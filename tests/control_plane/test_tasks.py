@@ -44,6 +44,9 @@ class Asked:
 Answer = Callable[[Asked, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
+SERVING = ("._accept_connection2", "Endpoint.serve")
+
+
 class Endpoint:
     """A real HTTP server that keeps what it was asked. `gone`: a client hung up before it had its answer."""
 
@@ -85,7 +88,17 @@ async def endpoint(answer: Answer) -> AsyncIterator[Endpoint]:
     try:
         yield made
     finally:
+        await settled()
         server.close()
+
+
+async def settled() -> None:
+    """Waits until each connection that a server accepted has ended. What the end of a loop leaves open is a ResourceWarning, and so is a socket of which a
+    closed server makes a transport: a client that gives up within milliseconds leaves both."""
+    while left := [
+        each for each in asyncio.all_tasks() if getattr(each.get_coro(), "__qualname__", "").endswith(SERVING)
+    ]:
+        await asyncio.wait(left)
 
 
 def answers(body: bytes | str, status: int = 200) -> Answer:

@@ -1,15 +1,21 @@
 """`dihedral ask`: a goal becomes a tree, its questions and a job; without a terminal nothing is asked and a script notices."""
 
+import base64
 import importlib.util
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client as Agent
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from PIL import Image
 
 from dihedral.ask import answer_of, plan_of, tree
-from dihedral.client import Client, Refused
-from tests.front_door.running import Up
+from dihedral.client import AsyncClient, Client, Refused
+from tests.front_door.running import Up, environment
 from tests.front_door.test_cli import Shell, house, shell  # noqa: F401 - fixtures
 
 SCRIPT = "Write a script about bees with 3 lines"
@@ -58,6 +64,37 @@ def uploads(client: Client) -> list[str]:
     """Returns the keys of what was uploaded; the examples come by themselves."""
     found = client.artifacts(bucket="inputs")["artifacts"]
     return [each["key"] for each in found if not each["key"].startswith("examples/")]
+
+
+async def test_an_agent_asks_for_a_film_waits_and_sees_the_picture_that_the_answer_links(
+    house: Up,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Over stdio with the official client: no key, no bucket and no address is known to the agent but that of its own upload."""
+    Image.linear_gradient("L").resize((64, 36)).save(tmp_path / "dusk.png")
+    command = StdioServerParameters(
+        command=sys.executable, args=["-P", "-m", "dihedral.cli", "mcp", "--url", house.url], env=environment()
+    )
+    connecting: Any = Agent(stdio_client(command))
+    async with AsyncClient(house.url) as uploads, connecting as agent:
+        meta = await uploads.upload(tmp_path / "dusk.png")
+        files = [{"bucket": meta["bucket"], "key": meta["key"]}]
+        goal = "Make a film of 1 second from this picture, 64x36, 5 fps"
+        submitted = await agent.call_tool("submit_job", {"goal": goal, "files": files})
+        assert not submitted.is_error, submitted.content
+        job = submitted.structured_content["jobId"]
+        while (ended := await agent.call_tool("wait_job", {"jobId": job})).structured_content["finished"] is None:
+            pass  # it has waited for 50 s
+        assert ended.structured_content["status"] == "completed", ended.structured_content["error"]
+        links = [each for each in ended.content if each.type == "resource_link"]
+        assert "video/mp4" in [each.mime_type for each in links]
+        assert links[0].mime_type.startswith("image/")
+        (read,) = (await agent.read_resource(links[0].uri)).contents
+    picture = Image.open(io.BytesIO(base64.b64decode(read.blob)))
+    picture.load()
+    assert picture.width > picture.height
+    shades = picture.convert("L").resize((1, 2)).tobytes()
+    assert shades[0] < shades[1]
 
 
 async def test_the_example_of_a_langgraph_graph_speaks(house: Up) -> None:  # noqa: F811
@@ -112,16 +149,20 @@ def question(id: str, *choices: Any, **more: Any) -> Any:
     ],
 )
 def test_an_answer_is_read_as_its_question_says(asked: Any, typed: str, answered: Any) -> None:
-    assert answer_of(asked, Scripted([], []), lambda _: typed) == answered
+    uploaded: list[Any] = []
+    assert answer_of(asked, Scripted([], []), lambda _: typed, uploaded) == answered
+    files = answered if isinstance(answered, list) else [answered]
+    assert uploaded == [each for each in files if isinstance(each, dict) and "key" in each]
 
 
 def test_questions_are_asked_until_none_is_left() -> None:
     ready = {"questions": [], "certain": True}
     client = Scripted([{"questions": [question("speak.text")]}, ready], ["hello"])
-    request, plan = plan_of(client, "speak", ["a.png"], is_asking=True, ask=client.types)
+    uploaded: list[Any] = []
+    request, plan = plan_of(client, "speak", ["a.png"], uploaded, is_asking=True, ask=client.types)
     assert plan is ready
     assert request["answers"] == {"speak.text": "hello"}
-    assert request["files"] == [{"bucket": "inputs", "key": "a.png"}]
+    assert request["files"] == [{"bucket": "inputs", "key": "a.png"}] == uploaded
 
 
 def test_a_tree_shows_ends_first_and_no_control_character() -> None:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from dihedral.client import Client
 from tests.front_door.running import COMMAND, environment
+from tests.front_door.test_ask import uploads
 from tests.front_door.test_cli import Shell, house, shell  # noqa: F401 - fixtures
 from tests.support.polling import at_this_load
 
@@ -90,12 +92,32 @@ def test_what_is_open_is_asked_and_the_job_runs_once_confirmed(shell: Shell) -> 
 
 @pytest.mark.parametrize("typed", ["n\n", "\n"])
 def test_what_is_not_confirmed_does_not_run(shell: Shell, typed: str) -> None:  # noqa: F811
+    """Nor does its file remain."""
+    (shell.directory / "note.txt").write_text("the bees are back")
     before = len(shell.json("jobs")["jobs"])
-    with terminal(shell, "ask", "Write a script about bees") as screen:
-        screen.shows("run it? [y/N] ")
-        screen.types(typed)
-        assert screen.ended() == 0
+    with Client(shell.environ["DIHEDRAL_URL"]) as client:
+        files = uploads(client)
+        with terminal(shell, "ask", "Store the text of this file as copy.txt", "--file", "note.txt") as screen:
+            screen.shows("run it? [y/N] ")
+            assert len(uploads(client)) == len(files) + 1
+            screen.types(typed)
+            assert screen.ended() == 0
+        assert uploads(client) == files
     assert len(shell.json("jobs")["jobs"]) == before
+
+
+def test_a_file_that_answered_a_question_is_deleted_where_nothing_comes_of_it(shell: Shell) -> None:  # noqa: F811
+    (shell.directory / "speech.wav").write_bytes(b"RIFF")
+    with Client(shell.environ["DIHEDRAL_URL"]) as client:
+        files = uploads(client)
+        with terminal(shell, "ask", "make a talking head") as screen:
+            screen.shows("The speech. Which?")
+            screen.types("speech.wav\n")
+            screen.shows("run it? [y/N] ")
+            assert len(uploads(client)) == len(files) + 1
+            screen.types("n\n")
+            assert screen.ended() == 0
+        assert uploads(client) == files
 
 
 def test_no_answer_to_a_question_is_a_refusal(shell: Shell) -> None:  # noqa: F811

@@ -56,6 +56,22 @@ async def test_the_state_graph_gives_what_the_steps_give_one_after_the_other() -
         assert msgspec.to_builtins(await planned(asked)) == msgspec.to_builtins(plain(asked))
 
 
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [("make a talking film", ()), ("tell a story with this picture", ("a.png",))],
+)  # fmt: skip
+def test_a_story_of_which_no_word_is_given_is_asked_for_and_none_is_invented(text: str, files: tuple[str, ...]) -> None:
+    found = tried(text, files)
+    assert [each.id for each in found.questions] == ["generate_script.prompt"]
+    assert not any("stays" in each for each in found.assumptions)
+    answered = tried(text, files, {"generate_script.prompt": "bees"})
+    assert answered.questions == []
+    assert answered.graph is not None
+    assert (
+        next(each["params"]["prompt"] for each in answered.graph["nodes"] if each["id"] == "generate_script") == "bees"
+    )
+
+
 # What a goal may not do ------------------------------------------------------------------------------------------------
 
 INJECTIONS = [

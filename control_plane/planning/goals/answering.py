@@ -255,7 +255,8 @@ def _assumed(search: Search, draft: Draft) -> list[str]:
         if not file.exists:
             kinds = ", ".join(sorted(file.kinds - {"file"})) or "a file"
             found.append(f"{file.name[:SHOWN]!r} is not in the store; by its name it is taken as {kinds}")
-    for use in draft.uses:
+    is_asked = bool(search.baseless(draft))
+    for use in draft.uses if not is_asked else ():
         for slot in use.offer.slots:
             topic = "topic" in slot.kinds and slot.name not in use.values and "default" in slot.schema
             if topic:

@@ -349,8 +349,8 @@ class Search(msgspec.Struct):
         )
 
     def baseless(self, draft: Draft) -> list[tuple[int, Slot]]:
-        """Returns the subjects that a draft works on by default although nothing was given: `Make a video` says too little."""
-        if draft.files or draft.quotes or draft.topic or draft.read:
+        """Returns the subjects that a draft works on by default although no words were given: `Make a video` says too little, also beside a picture, which a writer of texts does not see."""
+        if draft.quotes or draft.topic or draft.read:
             return []
         return [
             (place, slot)
