@@ -15,6 +15,7 @@ from pathlib import Path
 from dihedral.bridge import hosts, logs, settings
 from dihedral.bridge.errors import DihedralError, SettingsError
 from dihedral.bridge.fabric import keys
+from dihedral.bridge.process_end import end_after
 from dihedral.bridge.tasks import printed
 from dihedral.schemas.structs.settings import Settings
 
@@ -76,9 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # uvicorn shuts down in order and then raises the signal again; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    with listening, printed.routed():
-        Server(config).run(sockets=[listening])
-    return 0
+
+    def run() -> int:
+        with listening, printed.routed():
+            Server(config).run(sockets=[listening])
+        return 0
+
+    return end_after(run)
 
 
 MOST_DESCRIPTORS = 65_536

@@ -10,6 +10,7 @@ from typing import Any
 
 from dihedral.bridge import logs, settings
 from dihedral.bridge.errors import DihedralError, ServerUnavailable, SettingsError
+from dihedral.bridge.process_end import end_after
 from dihedral.bridge.tasks import printed
 
 USAGE, REFUSED, UNREACHABLE = 2, 3, 4
@@ -23,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(loaded.logs.level, loaded.logs.format, "python", settings.secrets(loaded))
         from dihedral.data_plane.service import serve
 
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner, printed.routed():
-            return runner.run(serve(loaded))
+        def run() -> int:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner, printed.routed():
+                return runner.run(serve(loaded))
+
+        return end_after(run)
     except SettingsError as error:
         return _say(error, USAGE)
     except ServerUnavailable as error:

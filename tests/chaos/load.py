@@ -261,11 +261,15 @@ class Load:
         return answer
 
     async def get(self, path: str) -> Any:
-        """After the faults: an answer is owed, though the last cut may still be on its way on a busy machine."""
+        """After the faults: an answer is owed, though the last cut may still be on its way on a busy machine, and end an answer in its middle."""
         until = time.monotonic() + at_this_load(ANSWER_SECONDS)
-        answer = await self._http.get(self.rig.urls[0] + path)
-        while answer.status_code in BUSY and time.monotonic() < until:
+        while True:
+            try:
+                answer = await self._http.get(self.rig.urls[0] + path)
+                if answer.status_code not in BUSY or time.monotonic() > until:
+                    answer.raise_for_status()
+                    return answer.json()
+            except httpx.TransportError:
+                if time.monotonic() > until:
+                    raise
             await asyncio.sleep(0.1)
-            answer = await self._http.get(self.rig.urls[0] + path)
-        answer.raise_for_status()
-        return answer.json()

@@ -115,7 +115,7 @@ def supervised(workers: int) -> Iterator[tuple[str, Replace]]:
 
 
 def _live(url: str) -> set[int]:
-    listed = httpx.get(f"{url}/api/workers").json()["workers"]
+    listed = httpx.get(f"{url}/api/workers", timeout=30).json()["workers"]
     return {worker["pid"] for worker in listed if worker["plane"] == "python"}
 
 

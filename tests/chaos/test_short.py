@@ -24,7 +24,8 @@ from tests.artifacts.seaweed import Seaweed, of_session
 from tests.bridge.world import STREAM, World, batch
 from tests.chaos.clock import Clock
 from tests.chaos.faults import CLOCKS, REMOTE_STORE, kinds
-from tests.chaos.invariants import of_claims
+from tests.chaos.invariants import Mark, of_claims, of_work
+from tests.chaos.load import Entry
 from tests.chaos.rounds import MEMORY, Plan, Round, play
 from tests.support.servers import skip, start_server
 
@@ -46,6 +47,22 @@ async def _holds(seed: str, plan: Plan, directory: Path) -> Round:
     assert made.broken == [], "\n".join([f"seed {seed}", *made.story, *made.broken, *made.troubles])
     assert made.jobs > 0
     return made
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "late_seconds", "allowed"),
+    [
+        ("stroll", "cancelled", 0.5, True), ("stroll", "cancelled", 3, False), ("stroll", "completed", 0.5, False),
+        ("stroll_once", "cancelled", 0.5, False), ("toil", "cancelled", 0.5, False),
+    ],
+)  # fmt: skip
+def test_only_a_node_that_begins_before_redis_is_told_may_go_on_after_a_cancel(
+    task: str, status: str, late_seconds: float, allowed: bool
+) -> None:
+    entry = Entry("job", {"nodes": [{"id": "a", "task": task}], "edges": []})
+    end = {"type": "node", "nodeId": "a", "status": status, "attempt": 1, "moment": 100.0}
+    mark = Mark(100 + late_seconds, "begin", "a", 1, "nonce", 7)
+    assert (not list(of_work(entry, [end], [mark], lambda _pid, _moment: False))) == allowed
 
 
 async def test_nothing_is_lost_or_done_twice_whatever_breaks(directory: Path) -> None:
