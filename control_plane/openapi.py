@@ -80,7 +80,10 @@ def operation_id(handler: HTTPRouteHandler, method: str, path: Sequence[str | Pa
 
 TAGS = {
     "Jobs": ("Submit, follow, change and end jobs.", ("jobs", "plans")),
-    "Artifacts": ("Files that jobs take and make.", ("artifacts", "artifacts-meta", "favourites", "limits")),
+    "Artifacts": (
+        "Files that jobs take and make.",
+        ("artifacts", "artifacts-meta", "provenance", "favourites", "limits"),
+    ),
     "Pipelines and tasks": (
         "What can be run, with which parameters.",
         ("pipelines", "capabilities", "presets", "statistics"),

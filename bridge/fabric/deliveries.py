@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 TAKE_COUNT = 128
+LOWER_COUNT = 16
+"""The entries of a take that looks at low and normal first: light nodes are not preempted, so these hold no more of the worker than that."""
 LANES_SECONDS = 0.01
 """The time between two reads of the lanes by a worker that is busy with other nodes; one that waits is woken by their entries."""
 URGENT_FIRST = (0, 1, 2)
@@ -280,7 +282,8 @@ class Consumer:
         for part, streams in self._asks(first, levels, with_lanes, lanes_first=(urgent + lower) % 2 == 0):
             if light <= 0 and heavy <= 0:
                 break
-            claims = await self._claim(part, light, heavy, streams=streams, with_lanes=with_lanes)
+            most = LOWER_COUNT if is_lower else TAKE_COUNT
+            claims = await self._claim(part, light, heavy, most=most, streams=streams, with_lanes=with_lanes)
             seen += len(claims)
             fresh = self._deliveries(part, claims)
             deliveries += fresh
@@ -473,6 +476,7 @@ class Consumer:
         light: int,
         heavy: int,
         *,
+        most: int = TAKE_COUNT,
         streams: list[str] | None = None,
         handed: list[tuple[str, str]] | None = None,
         with_lanes: bool = False,
@@ -481,7 +485,7 @@ class Consumer:
         asked = time.monotonic()
         devices = self._devices[part.number] if with_lanes else ""
         claims = await self._scripts.take(
-            part, self.consumer, uuid.uuid4().hex, count=min(TAKE_COUNT, light + heavy), light=light, heavy=heavy,
+            part, self.consumer, uuid.uuid4().hex, count=min(most, light + heavy), light=light, heavy=heavy,
             streams=streams or [], handed=handed or [], devices=devices, holding=True,
         )  # fmt: skip
         if devices:

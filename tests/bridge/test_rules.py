@@ -21,6 +21,7 @@ from dihedral.bridge.errors import LayoutMismatch, ServerUnavailable
 from dihedral.bridge.fabric import functions, keys
 from dihedral.bridge.fabric.connection import check_layout, connect
 from dihedral.bridge.fabric.dead_letters import DeadLetters
+from dihedral.bridge.fabric.deliveries import LOWER_COUNT, Consumer
 from dihedral.bridge.fabric.items import Release, Renewal, Retry, Takeover
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.fabric.leases import Reclaimer
@@ -676,6 +677,27 @@ async def test_rule_12_one_turn_in_ten_is_for_the_lower_priorities_in_every_part
         parts = Counter(keys.partition_number(name, count) for name in order[:100] if priority_of[name] == priority)
         assert len(parts) == count, (priority, parts)
         assert max(parts.values()) - min(parts.values()) <= 1, (priority, parts)
+
+
+async def test_rule_12_a_turn_of_the_lower_priorities_holds_few_places_since_light_nodes_are_not_preempted(
+    redis_url: Any, redis: Any
+) -> None:
+    async with planes(redis_url, redis, lease_ms=600_000) as house:
+        for number in range(100):
+            for priority in ("high", "low"):
+                await house.submit([node("n", task="light_node")], job=f"{priority}{number}", priority=priority)
+        task = house.registry["light_node"].capability
+        consumer = Consumer(house.jobs, redis_url, "w", task.plane, "default", ())
+        try:
+            await consumer.make_groups()
+            turns = [await consumer.take(5, 0) for _ in range(9)]
+            assert {delivery.job_id[:4] for _, deliveries in turns for delivery in deliveries} == {"high"}
+            _, lower = await consumer.take(200, 0)
+            assert [delivery.job_id[:3] for delivery in lower] == ["low"] * LOWER_COUNT
+            _, rest = await consumer.take(200, 0)
+            assert Counter(delivery.job_id[:3] for delivery in rest) == {"hig": 55, "low": 128 - 55}
+        finally:
+            await consumer.aclose()
 
 
 async def test_rule_12_partitions_take_turns_and_the_urgent_go_first_whatever_theirs(

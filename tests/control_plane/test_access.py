@@ -72,6 +72,7 @@ async def test_every_route_but_the_public_ones_wants_a_key(house: Any, tmp_path:
     public = {path for _, path, closed in seen if not closed}
     assert public == {
         "/",
+        "/console",
         "/console/x",
         "/docs",
         "/docs/x",

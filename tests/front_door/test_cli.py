@@ -101,7 +101,9 @@ def test_a_job_that_completes_exits_with_0_and_is_told_in_lines(shell: Shell) ->
 
 def test_a_job_that_fails_exits_with_1_and_says_why(shell: Shell) -> None:
     done = shell(*SIMULATE, "--param", "failAt=0", code=1)
-    assert one_line(done.stderr) == "dihedral: simulate: asked to fail at step 0 (simulated_failure)"
+    why, *_, remedy = done.stderr.splitlines()
+    assert why == "dihedral: simulate: asked to fail at step 0 (simulated_failure)"
+    assert remedy.startswith("change a param: dihedral again ")
 
 
 def test_a_job_that_is_cancelled_exits_with_5(shell: Shell) -> None:

@@ -56,12 +56,12 @@ transition('take', { 'allow-oom' }, function(consumer, nonce, count, light, heav
   end
 
   -- The number of entries to read next. Those behind the last one that has to be read singly (for a slot, of several nodes, with a graph
-  -- or outputs of any size) are of one light node each, so as many are read as can be started; else one at a time, and an entry that
-  -- could not be started here is left to others.
+  -- or outputs of any size) are of one light node each and 16 KiB at most, so as many are read as can be started, 64 at a time; else
+  -- one at a time, and an entry that could not be started here is left to others.
   local function next_count(stream)
     local last = last_delivered(stream).id
     local careful = redis.call('GET', stream .. ':careful')
-    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light) end
+    if not careful or not id_after(careful, last) then return math.min(count - taken, free.light, 64) end
     if free.light > 0 and free.heavy > 0 then return 1 end
     local rows = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', '1')
     if not rows[1] then return 1 end
