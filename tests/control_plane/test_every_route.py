@@ -3,6 +3,7 @@
 A new route is walked without anyone thinking of it; a path parameter that `Hers.values` does not know is "default", the name of a pool.
 """
 
+import asyncio
 import json
 import re
 import tempfile
@@ -22,6 +23,7 @@ from dihedral.control_plane.mcp import TOOLS
 from tests.control_plane.locked import Locked, locked_house
 from tests.control_plane.served import PROBLEM, checked, made_settings, new_id, node, submission
 from tests.support.planes import RUNS, gate
+from tests.support.polling import at_this_load
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -241,7 +243,7 @@ async def _called(house: Locked, method: str, params: Any) -> str:
 async def test_no_socket_shows_what_another_owner_has(house: Locked) -> None:
     gate("held-by-alice").clear()
     hers = await made_by_alice(house)
-    async with house.socket("bob") as socket:
+    async with asyncio.timeout(at_this_load(60)), house.socket("bob") as socket:
         for job in hers.jobs:
             for action in ("subscribe", "unsubscribe"):
                 await socket.send(json.dumps({"action": action, "jobId": job, "after": 0}))
