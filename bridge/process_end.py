@@ -1,9 +1,9 @@
 """The end of a plane's process: without the interpreter's finalization, which may wait for ever.
 
-A daemon thread that needs the interpreter's lock after finalization has begun ends there, and every lock that it holds stays locked. Seen, in one
-drain of two on a busy machine: the thread that imports LangGraph (bridge/worker/branches.py) held the lock of all imports, redis-py imports a
-module whenever a connection pool is collected, and the drained process waited for that lock until it was killed. To join such threads would
-make a drain as slow as the slowest of them; the process has nothing left to finalize, so it ends.
+A daemon thread that needs the interpreter's lock after finalization has begun ends there, and every lock that it holds stays locked. Seen, in
+two runs of four with drains on a busy machine: redis-py imports a module whenever a connection pool is collected, and the drained process waited for
+the lock of all imports until it was killed; most likely the thread that imports LangGraph (bridge/worker/branches.py) had held it. To join such
+threads would make a drain as slow as the slowest of them; the process has nothing left to finalize, so it ends.
 """
 
 import atexit
