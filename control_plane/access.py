@@ -32,9 +32,12 @@ from dihedral.bridge.fabric.connection import Client
 from dihedral.bridge.hosts import is_address, is_loopback
 from dihedral.control_plane.api_keys import SCOPES, ApiKey, Keyring, given
 from dihedral.control_plane.problems import ApiProblem, as_problem, refuse
+from dihedral.control_plane.query import header
 from dihedral.schemas.structs.settings import Settings
 
 COOKIE = "dihedral_session"
+IDLE_KEYS = 1000
+"""Keys without a request whose turns are kept for the next one."""
 MAX_SESSIONS = 50
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC = re.compile(r"/(?:health(?:/.*)?|llms\.txt|schema(?:/.*)?|schemas/.*|console(?:/.*)?|docs(?:/.*)?)?")
@@ -90,32 +93,38 @@ def admitted(app: ASGIApp) -> ASGIApp:
             return
         try:
             scope["state"]["principal"] = found = await _admit(scope)
-            turn = await _turn(scope, found)
+            leave = await _turn(scope, found)
         except Exception as error:
             await refuse(scope, as_problem(error), send)
             return
 
         async def answered(message: Message) -> None:
-            turn.close()  # a response that streams from here on delays no other request of its key
+            leave()  # a response that streams from here on delays no other request of its key
             await send(message)
 
         access: Access = scope["litestar_app"].state.access
-        with turn, access.bodies.hold(found) as hold_body, ExitStack() as until_end:
-            scope["state"]["hold_body"], scope["state"]["until_end"] = hold_body, until_end
+        with ExitStack() as until_end:
+            until_end.callback(leave)
+            body = access.bodies.body_of(found)
+            until_end.callback(body.release)
+            scope["state"]["hold_body"], scope["state"]["until_end"] = body.hold, until_end
             await app(scope, receive, answered)
 
     return middleware
 
 
-async def _turn(scope: Any, found: "Principal") -> ExitStack:
-    """One of the requests of its key that are handled at once. Uploads take none: they last as long as their connection needs."""
-    stack = ExitStack()
+async def _turn(scope: Any, found: "Principal") -> Callable[[], None]:
+    """Waits for one of the turns of its key; returns what ends it. Uploads take none: they last as long as their connection needs."""
     opt = scope["route_handler"].opt
-    if not opt.get("is_long", False):
-        access: Access = scope["litestar_app"].state.access
-        turns = access.costly_turns if opt.get("is_costly", False) else access.turns
-        stack.callback(await turns.take(found.key.id if found.key else ""))
-    return stack
+    if opt.get("is_long", False):
+        return _nothing
+    access: Access = scope["litestar_app"].state.access
+    turns = access.costly_turns if opt.get("is_costly", False) else access.turns
+    return await turns.take(found.key.id if found.key else "")
+
+
+def _nothing() -> None:
+    pass
 
 
 class Turns:
@@ -127,7 +136,7 @@ class Turns:
         self._by_key: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def take(self, key: str) -> Callable[[], None]:
-        """Waits for a turn; returns the object that releases it. Raises 429 where a thousand wait already."""
+        """Waits for a turn; returns the function that ends it, once. Raises 429 where a thousand wait already."""
         turns, users = self._by_key.setdefault(key, (asyncio.Semaphore(self._at_once), [0]))
         if users[0] >= self._at_once + self._most_waiting:
             detail = f"{users[0]} requests of this key wait for their turn (control.requestsPerKey)"
@@ -136,7 +145,7 @@ class Turns:
 
         def leave() -> None:
             users[0] -= 1
-            if not users[0]:
+            if not users[0] and len(self._by_key) > IDLE_KEYS:
                 self._by_key.pop(key, None)
 
         try:
@@ -145,9 +154,14 @@ class Turns:
             leave()
             raise
 
+        has_ended = False
+
         def give_back() -> None:
-            turns.release()
-            leave()
+            nonlocal has_ended
+            if not has_ended:
+                has_ended = True
+                turns.release()
+                leave()
 
         return give_back
 
@@ -156,39 +170,52 @@ class Bodies:
     """Counts the bytes of JSON bodies that are held now, by key and in total."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: Counter[str] = Counter()
+        self.most = most
+        self.held = 0
+        self.held_of: Counter[str] = Counter()
 
-    @contextmanager
-    def hold(self, found: "Principal") -> Iterator[Callable[[int], None]]:
-        """Yields a function that counts bytes as they come, until the end of the block. It raises 429 or 503 beyond the limit."""
-        key, mine = found.key.id if found.key else "", 0
+    def body_of(self, found: "Principal") -> "Body":
+        return Body(self, found.key.id if found.key else "", has_key=found.key is not None)
 
-        def add(size: int) -> None:
-            nonlocal mine
-            if self._held.total() + size > self._most:
-                detail = "other bodies fill the memory for them (control.bodiesBytes)"
-                raise ApiProblem(503, "bodies_in_flight", detail, headers={"Retry-After": "2"})
-            if found.key is not None and self._held[key] + size > self._most // 2:
-                detail = "this key sends as many bytes at once as it may (control.bodiesBytes)"
-                raise ApiProblem(429, "bodies_in_flight", detail, headers={"Retry-After": "2"})
-            self._held[key] += size
-            mine += size
 
-        try:
-            yield add
-        finally:
-            self._held[key] -= mine
-            if not self._held[key]:
-                del self._held[key]
+class Body:
+    """The bytes of one request's body, counted until `release`."""
+
+    __slots__ = ("_bodies", "_has_key", "_key", "_size")
+
+    def __init__(self, bodies: Bodies, key: str, *, has_key: bool) -> None:
+        self._bodies, self._key, self._has_key = bodies, key, has_key
+        self._size = 0
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that have come. Raises 429 or 503 beyond the limit."""
+        bodies = self._bodies
+        if bodies.held + size > bodies.most:
+            detail = "other bodies fill the memory for them (control.bodiesBytes)"
+            raise ApiProblem(503, "bodies_in_flight", detail, headers={"Retry-After": "2"})
+        if self._has_key and bodies.held_of[self._key] + size > bodies.most // 2:
+            detail = "this key sends as many bytes at once as it may (control.bodiesBytes)"
+            raise ApiProblem(429, "bodies_in_flight", detail, headers={"Retry-After": "2"})
+        bodies.held += size
+        bodies.held_of[self._key] += size
+        self._size += size
+
+    def release(self) -> None:
+        if not self._size:
+            return
+        bodies = self._bodies
+        bodies.held -= self._size
+        bodies.held_of[self._key] -= self._size
+        if not bodies.held_of[self._key]:
+            del bodies.held_of[self._key]
+        self._size = 0
 
 
 async def _admit(scope: Any) -> Principal:
-    connection: Connection = ASGIConnection(scope)
     method, opt = str(scope["method"]), scope["route_handler"].opt
-    access: Access = connection.app.state.access
+    access: Access = scope["litestar_app"].state.access
     return await access.admit(
-        connection,
+        scope,
         opt.get("scope", "read" if method in SAFE else "admin"),
         changes=method not in SAFE,
         cookie=method in SAFE or opt.get("by_cookie", False),
@@ -212,24 +239,25 @@ class Access:
         self.costly_turns = Turns(max(1, settings.control.requests_per_key // 8))
         self.bodies = Bodies(settings.control.bodies_bytes)
 
-    async def admit(self, connection: Connection, scope: str, *, changes: bool, cookie: bool) -> Principal:
+    async def admit(self, request: Scope, scope: str, *, changes: bool, cookie: bool) -> Principal:
         """Authenticates a request. Raises ApiProblem: 401 without a valid key, 403 without the scope or from a foreign page, 421 under a foreign name."""
         if changes:
-            self._check_origin(connection)
-        found = await self._identify(connection, cookie=cookie)
+            self._check_origin(request)
+        found = await self._identify(request, cookie=cookie)
         found.check_scope(scope)
         return found
 
-    async def _identify(self, connection: Connection, *, cookie: bool) -> Principal:
+    async def _identify(self, request: Scope, *, cookie: bool) -> Principal:
         if await self.is_open():
-            self._check_host(connection)
+            self._check_host(request)
             return ANONYMOUS
-        kind, _, token = connection.headers.get("authorization", "").partition(" ")
+        kind, _, token = (header(request, b"authorization") or "").partition(" ")
         if token:
             key = await self.keyring.find(token.strip()) if kind.lower() == "bearer" else None
             if key is None:
                 raise _refused("bad_api_key", "this is no key, or it was revoked or has expired")
             return Principal(key)
+        connection: Connection = ASGIConnection(request)
         value = connection.cookies.get(COOKIE)
         if value is None:
             raise _refused("no_api_key", "an API key is needed: Authorization: Bearer KEY")
@@ -252,23 +280,24 @@ class Access:
 
     # Browsers -------------------------------------------------------------------------------------------------------
 
-    def _check_origin(self, connection: Connection) -> None:
+    def _check_origin(self, request: Scope) -> None:
         """Checks the Origin, which only browsers send: a page of another site must not act with this browser's session or network position."""
-        origin = connection.headers.get("origin")
+        origin = header(request, b"origin")
         if origin is None or origin in self._control.allowed_origins:
             return
         scheme, _, host = origin.lower().partition("://")
-        ours = connection.headers.get("x-forwarded-proto", str(connection.scope["scheme"])).lower()
+        ours = (header(request, b"x-forwarded-proto") or str(request["scheme"])).lower()
         is_downgrade = scheme != "https" and ours in (
             "https",
             "wss",
         )  # an attacker on the network can write such a page
-        if host != connection.headers.get("host", "").lower() or is_downgrade:
+        if host != (header(request, b"host") or "").lower() or is_downgrade:
             detail = f"pages of {origin[:200]} may not ask here (control.allowedOrigins)"
             raise ApiProblem(403, "origin_forbidden", detail)
 
-    def _check_host(self, connection: Connection) -> None:
-        host = connection.headers.get("host", "localhost")
+    def _check_host(self, request: Scope) -> None:
+        host = header(request, b"host")
+        host = "localhost" if host is None else host
         if self._control.insecure or _is_unmistakable(host) or _name(host) in self._control.allowed_hosts:
             return
         detail = f"without API keys this is asked as localhost, by its address, or as one of control.allowedHosts, not as {host[:200]}"

@@ -7,6 +7,7 @@ import msgspec
 from litestar import Request
 
 from dihedral.control_plane.problems import ApiProblem
+from dihedral.control_plane.query import header
 from dihedral.schemas.documents import problems_of
 from dihedral.schemas.structs.problem import ProblemDetail
 
@@ -18,26 +19,37 @@ DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = False) -> bytes:
     """Reads the raw body. Raises ApiProblem: 413 beyond `limit` bytes, 429 or 503 where too many are held already, 415 not JSON; an empty one is b"" where `optional`."""
-    announced = request.headers.get("content-length", "")
+    announced = header(request.scope, b"content-length") or ""
     if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
     hold = request.scope["state"]["hold_body"]
-    chunks = []
+    chunks: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS + limit / LEAST_BYTES_PER_SECOND):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise too_large(limit)
-                hold(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise ApiProblem(408, "incomplete_body", "the body did not come in time", headers=CLOSE) from error
+
+    async def more() -> bool:
+        nonlocal size
+        message: Any = await request.receive()
+        if message["type"] != "http.request":
+            raise ApiProblem(400, "incomplete_body", "the connection ended before the body did")
+        chunk = message["body"]
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        hold(len(chunk))
+        chunks.append(chunk)
+        return bool(message.get("more_body"))
+
+    if await more():  # a body usually comes with its head; a connection on which none comes is closed in its own time
+        try:
+            async with asyncio.timeout(BODY_SECONDS + limit / LEAST_BYTES_PER_SECOND):
+                while await more():
+                    pass
+        except TimeoutError as error:
+            raise ApiProblem(408, "incomplete_body", "the body did not come in time", headers=CLOSE) from error
     body = b"".join(chunks)
     if not body and optional:
         return body
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = (header(request.scope, b"content-type") or "").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiProblem(
             415,

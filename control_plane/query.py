@@ -1,4 +1,4 @@
-"""Accepts or refuses query parameters: ignoring a misspelt filter would answer a different question."""
+"""Reads headers, and accepts or refuses query parameters: ignoring a misspelt filter would answer a different question."""
 
 from datetime import datetime
 from typing import Any
@@ -6,9 +6,15 @@ from typing import Any
 import msgspec
 from litestar import Request
 from litestar.params import QueryParameter
+from litestar.types import Scope
 
 from dihedral.control_plane.problems import ApiProblem
 from dihedral.schemas.strict import AwareDateTime
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Returns the first header of this name, which is in lower case. Litestar would make a mapping of all of them, anew for each of its objects."""
+    return next((value.decode("latin-1") for each, value in scope["headers"] if each == name), None)
 
 
 async def known_once(request: Request[Any, Any, Any]) -> None:

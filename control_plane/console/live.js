@@ -29,7 +29,7 @@ function become(state) {
 function connect() {
   const made = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${root}/ws`);
   socket = made;
-  const late = setTimeout(() => made.close(), SILENCE_MS);
+  const late = setTimeout(() => drop(made), SILENCE_MS);
   refused = true;
   made.onopen = () => {
     refused = false;
@@ -47,14 +47,24 @@ function connect() {
   };
   made.onclose = () => {
     clearTimeout(late);
-    if (socket !== made) return;
-    socket = null;
-    clearTimeout(probe);
-    clearTimeout(silence);
-    become("cut");
-    setTimeout(again, delay + Math.random() * delay);
-    delay = Math.min(delay * 2, LONGEST_DELAY);
+    cut(made);
   };
+}
+
+function cut(made) {
+  if (socket !== made) return;
+  socket = null;
+  clearTimeout(probe);
+  clearTimeout(silence);
+  become("cut");
+  setTimeout(again, delay + Math.random() * delay);
+  delay = Math.min(delay * 2, LONGEST_DELAY);
+}
+
+// A browser waits up to a minute for the answer to its close, which on a dead line does not come.
+function drop(made) {
+  made?.close();
+  if (made) cut(made);
 }
 
 // A refused key looks like any other cut, so a request asks for it before the next try.
@@ -70,7 +80,7 @@ function ask() {
   probe = setTimeout(() => {
     send({ action: "unsubscribe", jobId: "console" });
     const asked = socket;
-    silence = setTimeout(() => asked?.close(), SILENCE_MS);
+    silence = setTimeout(() => drop(asked), SILENCE_MS);
     ask();
   }, PROBE_MS);
 }
@@ -109,5 +119,5 @@ export function watch(jobId, { seq = 0, epoch = null }, heard) {
 }
 
 addEventListener("online", () => socket || again());
-addEventListener("offline", () => socket?.close());
+addEventListener("offline", () => drop(socket));
 connect();

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore, BadKey
 from dihedral.bridge.errors import StoreError
-from dihedral.control_plane.planning.plan import Problem
+from dihedral.control_plane.planning.plan import Problem, check_of
 from dihedral.control_plane.planning.schema_check import Path, is_wild, pointer
 from dihedral.schemas.structs.capability import Capability
 from dihedral.schemas.structs.graph import Node
@@ -35,7 +35,7 @@ def named(nodes: Sequence[Node], capabilities: Mapping[str, Capability]) -> list
     """Returns the artifacts that the params of the nodes name, by their place in the graph."""
     found: list[Named] = []
     for number, node in enumerate(nodes):
-        if node.task in capabilities:
+        if node.task in capabilities and check_of(capabilities[node.task]).names_artifacts:
             found += _in(capabilities[node.task].io.input, node.params, ("nodes", number, "params"))
     return list(dict.fromkeys(found))
 

@@ -309,7 +309,7 @@ def _param_problems(
     """Checks params and submitted input against the task's schema; a field that a parent may still supply is neither missing nor final."""
     if capability is None:
         return
-    check = _check(capability)
+    check = check_of(capability)
     document = node.params
     submitted = node.input
     filled: set[str] = set()
@@ -471,7 +471,7 @@ def meant(name: str, known: Any) -> str:
 _compiled: dict[int, tuple[Capability, Check, Check]] = {}
 
 
-def _check(capability: Capability) -> Check:
+def check_of(capability: Capability) -> Check:
     return _entry(capability)[1]
 
 

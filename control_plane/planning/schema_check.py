@@ -72,6 +72,7 @@ class Check:
         if root is not schema:
             loose.pop("$ref")
         self._schema = msgspec.json.encode(loose)
+        self.names_artifacts = b'"x-artifact"' in msgspec.json.encode(schema)
         try:
             self._proof = _Compiler(loose).proof(loose)
         except (re.error, TypeError, ValueError, AttributeError):  # not a schema: jsonschema reports the error

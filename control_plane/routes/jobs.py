@@ -14,13 +14,14 @@ from dihedral.bridge.artifacts.owned import KEPT_SLASHES
 from dihedral.bridge.artifacts.store import ArtifactNotFound, ArtifactStore
 from dihedral.control_plane import body, changing, sweeps
 from dihedral.control_plane.access import Access, principal
+from dihedral.control_plane.encoded import Encoded
 from dihedral.control_plane.identity import Search
 from dihedral.control_plane.job_queue import JobQueue, checked, is_id
 from dihedral.control_plane.openapi import answers
 from dihedral.control_plane.openapi import body as with_body
 from dihedral.control_plane.planning.goals.planner import Planner
 from dihedral.control_plane.problems import ApiProblem
-from dihedral.control_plane.query import known_once, moment_ms, refused
+from dihedral.control_plane.query import header, known_once, moment_ms, refused
 from dihedral.control_plane.root import address
 from dihedral.control_plane.routes.live import sse_response
 from dihedral.schemas.structs.graph import Graph
@@ -50,12 +51,7 @@ def _queue(request: Req) -> JobQueue:
 
 
 def _job(request: Req, job: Job, status: int) -> Response[bytes]:
-    return Response(
-        msgspec.json.encode(job),
-        status_code=status,
-        media_type="application/json",
-        headers={"Location": address(request.scope, f"/api/jobs/{job.job_id}")},
-    )
+    return Encoded(msgspec.json.encode(job), status, address(request.scope, f"/api/jobs/{job.job_id}"))
 
 
 @post(
@@ -67,7 +63,7 @@ def _job(request: Req, job: Job, status: int) -> Response[bytes]:
 )
 async def submit(request: Req) -> Response[bytes]:
     """Submits a job. With `sweep`, a job of each combination of the values in it; none is made where one of them cannot run."""
-    key = request.headers.get("idempotency-key")
+    key = header(request.scope, b"idempotency-key")
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable() and " " not in key):
         raise ApiProblem(422, "bad_idempotency_key", f"Idempotency-Key: 1 to {MAX_KEY} printable characters, no space")
     raw = await body.read(request, request.app.state.settings.control.body_limit_bytes)
@@ -79,12 +75,8 @@ async def submit(request: Req) -> Response[bytes]:
             made, created = await sweeps.submit(queue, wish, raw, who, key, address(request.scope, "/api/jobs"))
         finally:
             leave()
-        return Response(
-            msgspec.json.encode(made),
-            status_code=201 if created else 200,
-            media_type="application/json",
-            headers={"Location": address(request.scope, f"/api/jobs?tag={made.tag}")},
-        )
+        location = address(request.scope, f"/api/jobs?tag={made.tag}")
+        return Encoded(msgspec.json.encode(made), 201 if created else 200, location)
     job, created = await queue.submit(raw, who, key)
     return _job(request, job, 201 if created else 200)
 
@@ -113,7 +105,7 @@ async def submit_batch(request: Req) -> Response[bytes]:
             found.append(msgspec.json.encode(answer.document(address(request.scope, f"/api/jobs/batch#/jobs/{index}"))))
         else:
             found.append(msgspec.json.encode(answer))
-    return Response(b'{"jobs":[' + b",".join(found) + b"]}", media_type="application/json")
+    return Encoded(b'{"jobs":[' + b",".join(found) + b"]}")
 
 
 @post(
@@ -133,14 +125,14 @@ async def plan(request: Req) -> Response[bytes]:
     if not isinstance(wish.goal, msgspec.UnsetType) and not sweeps.is_sweep(wish):
         planner: Planner = request.app.state.planner
         told = await planner.plan(wish, principal(request))
-        return Response(msgspec.json.encode(told), media_type="application/json")
+        return Encoded(msgspec.json.encode(told))
     if sweeps.is_sweep(wish):
         swept = await sweeps.plan(queue, wish, raw, principal(request))
-        return Response(msgspec.json.encode(swept), media_type="application/json")
+        return Encoded(msgspec.json.encode(swept))
     planned = await queue.plan(wish, principal=principal(request))
     await queue.refuse_missing(planned, principal(request))
     planned.graph.estimate = await queue.estimates.of_plan(planned.graph, planned.routes) or msgspec.UNSET
-    return Response(msgspec.json.encode(planned.graph), media_type="application/json")
+    return Encoded(msgspec.json.encode(planned.graph))
 
 
 @get("/api/jobs", is_costly=True, summary="List or search jobs, newest first", responses=answers())
@@ -215,7 +207,7 @@ async def read_events(
     epoch = await queue.jobs.epoch(view.job_id)
     head = msgspec.json.encode({"jobId": view.job_id, "epoch": epoch})[:-1]
     text = head + b',"events":[' + ",".join(view.events).encode() + b"]}"
-    return Response(text, media_type="application/json")
+    return Encoded(text)
 
 
 @post(

@@ -243,7 +243,7 @@ class Client:
 async def ws(socket: WebSocket[Any, Any, State]) -> None:
     access: Access = socket.app.state.access
     try:
-        found = await access.admit(socket, "read", changes=True, cookie=True)
+        found = await access.admit(socket.scope, "read", changes=True, cookie=True)
         counted = ExitStack()
         counted.enter_context(access.socket(found))
     except Exception as error:

@@ -143,6 +143,18 @@ def test_without_a_line_a_page_says_so_and_goes_on_when_it_is_back(tab: Tab, hou
     tab.said = [line for line in tab.said if "WebSocket" not in line]
 
 
+def test_a_line_whose_end_is_never_answered_is_cut_at_once(tab: Tab, house: Stack) -> None:
+    page = tab.page
+    page.goto("/")
+    expect(page.locator(".connection")).to_have_text("Live")
+    page.evaluate("WebSocket.prototype.close = () => {}")
+    tab.context.set_offline(True)
+    expect(page.get_by_role("alert")).to_contain_text("Disconnected, reconnecting…", timeout=10_000)
+    tab.context.set_offline(False)
+    expect(page.locator(".connection")).to_have_text("Live")
+    tab.said = [line for line in tab.said if "WebSocket" not in line and "ERR_INTERNET" not in line]
+
+
 def test_a_form_of_a_hundred_fields_is_in_groups_and_takes_what_is_typed(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/new?task=wide")
