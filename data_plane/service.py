@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,21 +69,22 @@ async def serve(settings: Settings) -> int:
         OtherStore: planes of this server keep their artifacts elsewhere.
     """
     refuse_local_store_far_away(settings)
-    modules = [*BUILTIN, *settings.worker.tasks]
-    registry = tasks.collect(
-        modules, plane="python", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
-    )
-    for root in models.missing(settings.models.roots):
-        log.warning("models.roots: %s is no folder here; its models will not be found", root)
-    for id in settings.tasks.keys() - registry.keys():
-        log.info("[tasks.%s] is of no task of this worker", id)
-    try:
-        listening = listen(settings.worker.host, settings.worker.port)
-        listening.listen(128)
-    except OSError as error:
-        raise Refused(f"worker.host, worker.port: {error}") from error
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
-    device = simulation.device if simulation is not None else await probe()
+    modules = [*BUILTIN, *settings.worker.tasks]
+    async with _probed(simulation) as device_found:  # in a process of its own, while the modules are imported here
+        registry = tasks.collect(
+            modules, plane="python", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
+        )
+        for root in models.missing(settings.models.roots):
+            log.warning("models.roots: %s is no folder here; its models will not be found", root)
+        for id in settings.tasks.keys() - registry.keys():
+            log.info("[tasks.%s] is of no task of this worker", id)
+        try:
+            listening = listen(settings.worker.host, settings.worker.port)
+            listening.listen(128)
+        except OSError as error:
+            raise Refused(f"worker.host, worker.port: {error}") from error
+        device = await device_found
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
     store = MeasuredStore(open_store(settings.artifacts), note_transfer)
     spans = tracing.start(settings, "python")
@@ -277,6 +278,22 @@ def address(listening: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@asynccontextmanager
+async def _probed(simulation: simulated.Simulation | None) -> AsyncIterator["asyncio.Task[Device]"]:
+    """Yields the probe, which has begun; it ends with the block."""
+
+    async def found() -> Device:
+        return await probe() if simulation is None else simulation.device
+
+    probing = asyncio.create_task(found(), name="probe")
+    await asyncio.sleep(0)  # its process starts
+    try:
+        yield probing
+    finally:
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
 
 
 async def probe() -> Device:

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import websockets
 from msgspec import field
-from websockets.asyncio.client import ClientConnection
 
 from dihedral.bridge.outgoing import Forbidden, own_guard
 from dihedral.bridge.tasks.registry import TaskError
 from dihedral.schemas.strict import Strict
 
-if TYPE_CHECKING:  # httpx is imported with the first server: it is a tenth of a worker's start
+if TYPE_CHECKING:  # imported with the first server: httpx alone is a tenth of a worker's start
     import httpx
+    from websockets.asyncio.client import ClientConnection
 
 Workflow = dict[str, dict[str, Any]]
 
@@ -210,8 +209,10 @@ class Server:
         await self._ask("POST", "/free", json={"unload_models": True, "free_memory": True})
 
     @asynccontextmanager
-    async def messages(self, client_id: str) -> AsyncIterator[ClientConnection]:
+    async def messages(self, client_id: str) -> AsyncIterator["ClientConnection"]:
         """Opens the server's WebSocket, and requests previews that name their node."""
+        import websockets
+
         parts = urlsplit(self.url)
         scheme = "wss" if parts.scheme == "https" else "ws"
         port = parts.port or (443 if scheme == "wss" else 80)
