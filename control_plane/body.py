@@ -35,7 +35,8 @@ async def read(request: Request[Any, Any, Any], limit: int, *, optional: bool = 
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
-        hold(len(chunk))
+        if chunk:
+            hold(len(chunk))
         chunks.append(chunk)
         return bool(message.get("more_body"))
 

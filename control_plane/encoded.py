@@ -8,7 +8,7 @@ from litestar.types import Receive, Scope, Send
 
 
 class Encoded(Response[bytes]):
-    """JSON as bytes. `location`: the address of what the request made."""
+    """JSON as bytes. `location`: the address of what the request made. It has no other headers and no cookies, and what a route declares of them is not sent."""
 
     def __init__(self, content: bytes, status_code: int = 200, location: str | None = None) -> None:
         self.content, self.status_code, self.location = content, status_code, location

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dihedral.bridge.fabric.workers import KnownTask, WorkerRegistry
 from dihedral.schemas.structs.capability import Capability
@@ -29,7 +29,12 @@ class Kept(Generic[T]):
             return self._value
         if self._reading is None:
             self._reading = asyncio.create_task(self._again())
+            self._reading.add_done_callback(_noted)
         return await asyncio.shield(self._reading)  # the end of one request does not end the reading of others
+
+    @property
+    def is_reading(self) -> bool:
+        return self._reading is not None
 
     def forget(self) -> None:
         """Has the next `get` read again, also where a reading has begun: it may not see what was just written."""
@@ -48,6 +53,12 @@ class Kept(Generic[T]):
         finally:
             if self._reading is asyncio.current_task():
                 self._reading = None
+
+
+def _noted(reading: "asyncio.Task[Any]") -> None:
+    """Takes the error of a reading for which nobody waits any more: those who wait have it too."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 class Known:
@@ -88,5 +99,6 @@ class Known:
         """Allows another read of the known tasks, unless one was just done: a batch of unknown tasks must not cost a read each."""
         if self._tasks.age_seconds < AGAIN_SECONDS:
             return False
-        self._tasks.forget()
+        if not self._tasks.is_reading:
+            self._tasks.forget()
         return True

@@ -71,6 +71,7 @@ async def serve(settings: Settings) -> int:
     refuse_local_store_far_away(settings)
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
     modules = [*BUILTIN, *settings.worker.tasks]
+    environ = dict(os.environ)
     async with _probed(simulation) as device_found:  # in a process of its own, while the modules are imported here
         registry = tasks.collect(
             modules, plane="python", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
@@ -85,6 +86,8 @@ async def serve(settings: Settings) -> int:
         except OSError as error:
             raise Refused(f"worker.host, worker.port: {error}") from error
         device = await device_found
+    if os.environ != environ and simulation is None:  # a module has chosen devices
+        device = await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
     store = MeasuredStore(open_store(settings.artifacts), note_transfer)
     spans = tracing.start(settings, "python")

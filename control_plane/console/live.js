@@ -18,6 +18,7 @@ let socket = null;
 let delay = FIRST_DELAY;
 let probe = 0;
 let silence = 0;
+let retry = 0;
 let refused = false; // the last socket never opened
 
 function become(state) {
@@ -57,7 +58,8 @@ function cut(made) {
   clearTimeout(probe);
   clearTimeout(silence);
   become("cut");
-  setTimeout(again, delay + Math.random() * delay);
+  clearTimeout(retry);
+  retry = setTimeout(again, delay + Math.random() * delay);
   delay = Math.min(delay * 2, LONGEST_DELAY);
 }
 
@@ -69,9 +71,10 @@ function drop(made) {
 
 // A refused key looks like any other cut, so a request asks for it before the next try.
 async function again() {
+  clearTimeout(retry);
   await get("/api/jobs?limit=1").catch(() => {});
   if (refused) await renew();
-  connect();
+  if (!socket) connect(); // a line that came back may have asked meanwhile
 }
 
 // `unsubscribe` of a job that was never subscribed to is answered and changes nothing.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -233,8 +234,8 @@ async def test_an_id_that_was_made_here_is_whole_and_nothing_is_searched_for_it(
         after = await served.planes.client.info("commandstats")
         return int(after["cmdstat_zrange"]["calls"] - before["cmdstat_zrange"]["calls"])
 
-    assert min([await searches(gone) for _ in range(10)]) == 0  # the planes' own looks use the same command
-    assert min([await searches(part) for _ in range(10)]) > 0
+    assert median([await searches(gone) for _ in range(9)]) == 0  # the planes' own looks use the same command
+    assert median([await searches(part) for _ in range(9)]) > 0
 
 
 async def test_a_prefix_and_a_search_find_no_job_of_another_owner(tmp_path: Path) -> None:

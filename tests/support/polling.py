@@ -36,18 +36,18 @@ async def becomes_async(what: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 def held_up(pid: int) -> Callable[[], float]:
-    """Starts to measure; what is returned says how many times as long as on cores of its own the main thread of a process has taken since."""
-    schedstat = Path(f"/proc/{pid}/schedstat")
+    """Starts to measure; what is returned says how many times as long as on cores of its own the main thread of a process, or of this one that asks it, has taken since."""
+    schedstats = [Path(f"/proc/{each}/schedstat") for each in (pid, os.getpid())]
 
-    def read() -> tuple[int, int]:
-        computed, waited, _ = map(int, schedstat.read_text().split()) if schedstat.exists() else (0, 0, 0)
-        return computed, waited
+    def read() -> list[tuple[int, int]]:
+        rows = [stat.read_text().split() if stat.exists() else ["0", "0"] for stat in schedstats]
+        return [(int(computed), int(waited)) for computed, waited, *_ in rows]
 
     before = read()
 
     def times() -> float:
-        computed, waited = (now - then for now, then in zip(read(), before, strict=True))
-        return 1 + waited / max(1, computed)
+        pairs = zip(read(), before, strict=True)
+        return 1 + max((now[1] - then[1]) / max(1, now[0] - then[0]) for now, then in pairs)
 
     return times
 
