@@ -394,13 +394,16 @@ class TaskContext:
         """Returns what the files of this run say about their origin: made once, however many it stores."""
         if self._said is not None:
             return self._said
-        run, store, inputs = self._run, self._artifacts(), []
-        for ref in provenance.references(run.params):
-            known = {"bucket": ref.bucket, "key": ref.key}
+        run, store = self._run, self._artifacts()
+
+        async def known(ref: ArtifactRef) -> dict[str, str]:
+            name = {"bucket": ref.bucket, "key": ref.key}
             with suppress(StoreError):
                 meta = await store.meta(ref.bucket, ref.key)
-                known |= {"sha256": meta.sha256} if meta.sha256 else {}
-            inputs.append(known)
+                name |= {"sha256": meta.sha256} if meta.sha256 else {}
+            return name
+
+        inputs = await asyncio.gather(*map(known, provenance.references(run.params)))
         self._said = provenance.compose(
             run.request or {},
             run.graph,
