@@ -33,6 +33,7 @@ from dihedral.bridge.errors import DihedralError
 from dihedral.bridge.fabric.connection import CONNECTION_ERRORS, connect
 from dihedral.bridge.fabric.jobs import Jobs
 from dihedral.bridge.hosts import is_loopback, listen
+from dihedral.bridge.settings import environment
 from dihedral.bridge.tasks import models
 from dihedral.bridge.tasks import registry as tasks
 from dihedral.bridge.tasks.calling import failed, run_light
@@ -71,7 +72,7 @@ async def serve(settings: Settings) -> int:
     refuse_local_store_far_away(settings)
     simulation = simulated.parse(settings.worker.simulate_gpus) if settings.worker.simulate_gpus else None
     modules = [*BUILTIN, *settings.worker.tasks]
-    environ = dict(os.environ)
+    before = environment({})
     async with _probed(simulation) as device_found:  # in a process of its own, while the modules are imported here
         registry = tasks.collect(
             modules, plane="python", directory=Path.cwd(), settings=settings.tasks, model_roots=settings.models.roots
@@ -86,7 +87,7 @@ async def serve(settings: Settings) -> int:
         except OSError as error:
             raise Refused(f"worker.host, worker.port: {error}") from error
         device = await device_found
-    if os.environ != environ and simulation is None:  # a module has chosen devices
+    if environment({}) != before and simulation is None:  # a module has chosen devices
         device = await probe()
     slots = settings.worker.slots or len(device.gpus) or min(2, device.cpus)
     store = MeasuredStore(open_store(settings.artifacts), note_transfer)
