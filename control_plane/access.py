@@ -103,12 +103,14 @@ def admitted(app: ASGIApp) -> ASGIApp:
             await send(message)
 
         access: Access = scope["litestar_app"].state.access
-        with ExitStack() as until_end:
-            until_end.callback(leave)
-            body = access.bodies.body_of(found)
-            until_end.callback(body.release)
-            scope["state"]["hold_body"], scope["state"]["until_end"] = body.hold, until_end
-            await app(scope, receive, answered)
+        body = access.bodies.body_of(found)
+        try:
+            with ExitStack() as until_end:
+                scope["state"]["hold_body"], scope["state"]["until_end"] = body.hold, until_end
+                await app(scope, receive, answered)
+        finally:
+            body.release()
+            leave()
 
     return middleware
 

@@ -23,6 +23,7 @@ MAX_SEARCHED = 2000
 """Characters of one param that a search looks at."""
 NAMING = ("title", "prompt", "text", "question", "lines", "url")
 """Params whose text names a job, the first that there is."""
+_NAMING = frozenset(NAMING)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic")
 POSTERS = ("poster", "thumbnail", "preview")
 
@@ -69,7 +70,7 @@ def decode(text: str) -> About:
 
 def named_by(params: Mapping[str, Any]) -> str:
     """Returns the name that a prompt gives, bounded; empty where there is no prompt."""
-    for name in NAMING:
+    for name in () if _NAMING.isdisjoint(params) else NAMING:
         text = params.get(name)
         if isinstance(text, str) and (line := _line(text)):
             return line
@@ -111,13 +112,13 @@ def thumbnail(artifacts: Sequence[ArtifactMeta], params: Mapping[str, Any]) -> A
 
 
 def _references(value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         bucket, key = value.get("bucket"), value.get("key")
         if isinstance(bucket, str) and isinstance(key, str) and len(value) == 2:
             yield bucket, key
             return
-    if depth < 8 and isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
+    if depth < 8 and isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from _references(each, depth + 1)
 
 

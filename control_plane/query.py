@@ -14,7 +14,10 @@ from dihedral.schemas.strict import AwareDateTime
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Returns the first header of this name, which is in lower case. Litestar would make a mapping of all of them, anew for each of its objects."""
-    return next((value.decode("latin-1") for each, value in scope["headers"] if each == name), None)
+    for each, value in scope["headers"]:
+        if each == name:
+            return value.decode("latin-1")
+    return None
 
 
 async def known_once(request: Request[Any, Any, Any]) -> None:
