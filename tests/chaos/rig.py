@@ -216,7 +216,7 @@ class Rig:
     async def gone(self, place: Place, seconds: float) -> list[str]:
         """After SIGTERM: waits for the end; a sentence for each thing that is not in order."""
         assert place.process is not None
-        held = children(place.pid)
+        held, seconds = children(place.pid), at_this_load(seconds)
         try:
             code = await asyncio.to_thread(place.process.wait, seconds)
         except subprocess.TimeoutExpired:
