@@ -55,6 +55,11 @@ device_memory_peak_bytes = Gauge(
 device_memory_total_bytes = Gauge(
     "dihedral_device_memory_total_bytes", "Memory of the GPU, or of the machine where there is none", ["device"]
 )
+device_utilisation_ratio = Gauge(
+    "dihedral_device_utilisation_ratio",
+    "Share of the time in which the GPU computed; where there is none, share of the cores that the slots used",
+    ["device"],
+)
 cancel_seconds = Histogram(
     "dihedral_cancel_seconds",
     "From asking a running node to stop (cancel, drain, lost lease) until nothing of it ran and its device memory was back",

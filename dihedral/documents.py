@@ -441,6 +441,7 @@ class MemoryInfo(TypedDict):
     device: str
     usedBytes: int
     totalBytes: int
+    utilisation: NotRequired[float]
 
 
 class DeviceInfo(TypedDict):

@@ -47,7 +47,7 @@ from dihedral.bridge.worker.branches import Executor
 from dihedral.bridge.worker.capacity import Capacity
 from dihedral.bridge.worker.nodes import NO_TASK_DELAY_MS, Nodes, RunNode
 from dihedral.bridge.worker.preemption import preempt
-from dihedral.bridge.worker.presence import Presence
+from dihedral.bridge.worker.presence import DeviceUse, Presence
 from dihedral.bridge.worker.watchdog import Watchdog
 from dihedral.schemas.structs.settings import Settings
 from dihedral.schemas.structs.worker import DeviceInfo
@@ -124,7 +124,7 @@ class Worker:
         return self.presence.ready
 
     @property
-    def memory(self) -> dict[str, tuple[int, int]]:
+    def memory(self) -> dict[str, DeviceUse]:
         return self.presence.memory
 
     @property

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,6 +24,14 @@ from dihedral.schemas.structs.worker import DeviceInfo, MemoryInfo, RunningNode,
 
 SAMPLE_SECONDS = 10.0
 HASTE_SECONDS = 0.5  # a node that begins to wait is announced before the next heartbeat, several at once
+
+
+class DeviceUse(NamedTuple):
+    """What is in use of a device: bytes, of how many, and the share of the time in which it computed (0 to 1; None: not known)."""
+
+    used: int
+    total: int
+    utilisation: float | None = None
 
 
 class Presence:
@@ -71,8 +80,8 @@ class Presence:
         self._sampled_at = float("-inf")
         self.trouble: str | None = "not connected yet"
         """The reason why this worker cannot serve now, a sentence."""
-        self.memory: dict[str, tuple[int, int]] = {}
-        """The memory by device: (bytes in use, bytes in total), announced with every heartbeat."""
+        self.memory: dict[str, DeviceUse] = {}
+        """What is in use by device, announced with every heartbeat."""
         self._registry = registry
         self._running = running
         self._obey = obey
@@ -128,8 +137,13 @@ class Presence:
 
     def _memory(self) -> list[MemoryInfo]:
         return [
-            MemoryInfo(device=device, used_bytes=used, total_bytes=total)
-            for device, (used, total) in self.memory.items()
+            MemoryInfo(
+                device=device,
+                used_bytes=use.used,
+                total_bytes=use.total,
+                utilisation=msgspec.UNSET if use.utilisation is None else use.utilisation,
+            )
+            for device, use in self.memory.items()
         ]
 
     def info(self) -> WorkerInfo:

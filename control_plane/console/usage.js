@@ -1,4 +1,4 @@
-// A worker's slots and memory over time, as its server keeps them for an hour: on the worker's page, and while a job ran on the job's.
+// A worker's slots, memory and utilisation over time, as its server keeps them for an hour: on the worker's page, and while a job ran on the job's.
 import { get } from "./api.js";
 import { Curve } from "./curves.js";
 import { isAlive, ms } from "./format.js";
@@ -21,9 +21,12 @@ export function useUsage(workerId, every = USAGE_MS) {
 // `at`: where a sample is on the x axis, which is called `along`.
 export function UsageCurves({ samples, at, along }) {
   const devices = [...new Set(samples.flatMap((sample) => sample.memory.map((each) => each.device)))];
-  const memory = devices.map((device) => ({ name: device === "cpu" ? t("slots") : device, points: samples.flatMap((sample) => sample.memory.filter((each) => each.device === device).map((each) => [at(sample), each.usedBytes / GIB])) }));
+  const lines = (value) => devices.map((device) => ({ name: device === "cpu" ? t("slots") : device, points: samples.flatMap((sample) => sample.memory.filter((each) => each.device === device && value(each) !== undefined).map((each) => [at(sample), value(each)])) })).filter((line) => line.points.length > 0);
+  const memory = lines((each) => each.usedBytes / GIB);
+  const utilisation = lines((each) => each.utilisation === undefined ? undefined : Math.round(each.utilisation * 1000) / 10);
   return html`<${Curve} series=${{ key: "busy", title: t("Busy slots"), nodeId: "", along, points: samples.map((sample) => [at(sample), sample.busy]) }} />
-    ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along, lines: memory }} />`}`;
+    ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along, lines: memory }} />`}
+    ${utilisation.length > 0 && html`<${Curve} series=${{ key: "utilisation", title: t("Utilisation in %"), nodeId: "", along, lines: utilisation }} />`}`;
 }
 
 // What the machines did while the job ran on them; nothing where that is longer ago than samples are kept.

@@ -1,6 +1,6 @@
 // Who works on what, with which memory, and what could not be delivered.
 import { api, get, post } from "./api.js";
-import { exact, memory, span } from "./format.js";
+import { exact, memory, percent, span } from "./format.js";
 import { t, tn } from "./messages.js";
 import { Link, to } from "./router.js";
 import { Action, Copyable, Empty, Failure, Icon, Loading, say, Time, useMay } from "./ui.js";
@@ -79,7 +79,7 @@ function Worker({ worker, light, look }) {
     </div></article>`;
 }
 
-// Its slots and memory over the last hour, read while they are looked at.
+// Its slots, memory and utilisation over the last hour, read while they are looked at.
 function LastHour({ worker }) {
   const [open, setOpen] = useState(false);
   const samples = useUsage(worker.workerId, open ? undefined : null);
@@ -90,9 +90,9 @@ function LastHour({ worker }) {
 }
 
 // Without a GPU it is what the slots hold of the machine's.
-function Memory({ device, usedBytes, totalBytes }) {
+function Memory({ device, usedBytes, totalBytes, utilisation }) {
   return html`<div class="memory"><span class="track" aria-hidden="true"><span class="bar" style=${{ transform: `scaleX(${totalBytes ? Math.min(1, usedBytes / totalBytes) : 0})` }}></span></span>
-    <span class="numbers">${t("{used} of {total}", { used: memory(usedBytes), total: memory(totalBytes) })}</span> <span class="muted">${device === "cpu" ? t("slots") : device}</span></div>`;
+    <span class="numbers">${t("{used} of {total}", { used: memory(usedBytes), total: memory(totalBytes) })}</span> <span class="muted">${device === "cpu" ? t("slots") : device}${utilisation !== undefined ? html`, <span class="numbers">${t("{part} busy", { part: percent(utilisation) })}</span>` : ""}</span></div>`;
 }
 
 const REASONS = { worker_lost: t("its workers died again and again"), undecodable: t("it could not be read") };

@@ -1,4 +1,4 @@
-"""The memory that the tasks take: of each GPU, from the driver's library; where there is none, of the slots, from /proc.
+"""What the tasks take of memory and computing time: of each GPU, from the driver's library; where there is none, of the slots, from /proc.
 
 The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. The metrics query it
 every second, so a shorter peak is missed.
@@ -8,6 +8,7 @@ A driver may take seconds to answer, or not come back at all (a GPU that has fal
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from dihedral.bridge import metrics
+from dihedral.bridge.worker.presence import DeviceUse
 from dihedral.data_plane.device import Gpu
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,7 @@ EVERY_SECONDS = 1.0
 SILENT_SECONDS = 3.0  # a driver answers in milliseconds; an older reading is no evidence of the present state
 KIB = 1024
 
-Sample = dict[str, tuple[int, int]]
-"""Device -> (bytes in use, bytes there are)."""
+Sample = dict[str, DeviceUse]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -119,15 +120,18 @@ async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read |
     elif nvml is not None:
         looks = DeviceProbe(lambda: of_gpus(nvml))
     peaks: dict[str, int] = {}
+    processes = Processes()
     while True:
-        sample = await _answered(looks) if looks is not None else of_processes(pids())
+        sample = await _answered(looks) if looks is not None else processes.look(pids())
         latest.clear()
         latest.update(sample)
-        for device, (used, total) in sample.items():
-            peaks[device] = max(peaks.get(device, 0), used)
-            metrics.device_memory_used_bytes.labels(device).set(used)
+        for device, use in sample.items():
+            peaks[device] = max(peaks.get(device, 0), use.used)
+            metrics.device_memory_used_bytes.labels(device).set(use.used)
             metrics.device_memory_peak_bytes.labels(device).set(peaks[device])
-            metrics.device_memory_total_bytes.labels(device).set(total)
+            metrics.device_memory_total_bytes.labels(device).set(use.total)
+            if use.utilisation is not None:
+                metrics.device_utilisation_ratio.labels(device).set(use.utilisation)
         await asyncio.sleep(EVERY_SECONDS)
 
 
@@ -159,22 +163,47 @@ def of_gpus(nvml: Any) -> Sample:
     """`gpu0`, `gpu1`, ... in the driver's order, whatever CUDA_VISIBLE_DEVICES hides from the slots."""
     found = {}
     for index in range(nvml.nvmlDeviceGetCount()):
-        memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-        found[f"gpu{index}"] = (int(memory.used), int(memory.total))
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory, utilisation = nvml.nvmlDeviceGetMemoryInfo(handle), None
+        with suppress(Exception):  # a part of a GPU (MIG) has none, and some drivers say none
+            utilisation = min(1.0, int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100)
+        found[f"gpu{index}"] = DeviceUse(int(memory.used), int(memory.total), utilisation)
     return found
 
 
 def of_simulated(readings: list[Reading]) -> Sample:
     """`simulated0`, `simulated1`, ..."""
-    return {f"simulated{index}": (each.total - each.free, each.total) for index, each in enumerate(readings)}
+    return {f"simulated{index}": DeviceUse(each.total - each.free, each.total) for index, each in enumerate(readings)}
 
 
-def of_processes(pids: list[int]) -> Sample:
-    """`cpu`: resident bytes of these processes, of what the machine has."""
-    total = _field(Path("/proc/meminfo"), "MemTotal")
-    if total is None:
-        return {}
-    return {"cpu": (sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in pids), total)}
+class Processes:
+    """The slots' processes as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._at: float | None = None
+
+    def look(self, pids: list[int]) -> Sample:
+        """Returns nothing where there is no /proc; a process that was not there at the last look counts from its start."""
+        total = _field(Path("/proc/meminfo"), "MemTotal")
+        if total is None:
+            return {}
+        now, seconds = time.monotonic(), {pid: _cpu_seconds(pid) for pid in pids}
+        used = sum(max(0.0, spent - self._seconds.get(pid, 0.0)) for pid, spent in seconds.items())
+        utilisation = None
+        if self._at is not None and now > self._at:
+            utilisation = min(1.0, used / (now - self._at) / len(os.sched_getaffinity(0)))
+        self._seconds, self._at = seconds, now
+        resident = sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in pids)
+        return {"cpu": DeviceUse(resident, total, utilisation)}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and of its children that have ended (utime to cstime of proc(5)); 0 where it is gone."""
+    with suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _field(path: Path, name: str) -> int | None:

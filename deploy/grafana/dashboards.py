@@ -213,6 +213,12 @@ WORKERS = (
                 says="1 is one slot held all the time.",
             ),
             graph(
+                "Device utilisation",
+                "percentunit",
+                ("dihedral_device_utilisation_ratio", "{{instance}} {{device}}"),
+                says="Of each GPU; where there is none, of the cores by the slots.",
+            ),
+            graph(
                 "Device memory",
                 "bytes",
                 ("dihedral_device_memory_used_bytes", "{{instance}} {{device}}"),

@@ -58,6 +58,17 @@ class MemoryInfo(Strict, kw_only=True):
     ]
     used_bytes: Annotated[int, Meta(ge=0)] = field(name='usedBytes')
     total_bytes: Annotated[int, Meta(ge=0)] = field(name='totalBytes')
+    utilisation: (
+        Annotated[
+            float,
+            Meta(
+                description='The share of the time in which it computed: of a GPU by its driver, of cpu the share of the cores that the slots used since the last look. Absent where that is not known.',
+                ge=0.0,
+                le=1.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class WorkerInfo(Strict, kw_only=True):

@@ -21,7 +21,7 @@ B5 defaults as Python writes them               test_job_commands::test_a_value_
 B6 logs: a name that is none, lines of JSON     test_terminals::test_logs_print_no_sequence_and_no_more_than_the_lines_asked_for,
                                                 test_terminals::test_logs_of_the_planes_are_sentences_and_other_lines_stay_as_they_are
 B7 demo and up have two data directories        test_cli::test_the_demo_up_and_the_logs_have_one_data_directory
-B8 GiB and GB, two devices as one               test_workers::test_memory_is_a_number_of_each_device, test_cli::test_up_counts_the_devices_that_it_names
+B8 GiB and GB, two devices as one               test_workers::test_memory_and_utilisation_are_numbers_of_each_device, test_cli::test_up_counts_the_devices_that_it_names
 B9 "cut" where a key is asked for               test_keys::test_a_key_is_asked_for_once_and_all_that_waited_goes_on
 B9 no sign-out, no page for keys                test_keys::test_a_key_is_created_shown_once_and_revoked_while_its_page_is_open,
                                                 test_keys::test_who_signs_out_in_one_tab_has_signed_out_in_all

@@ -24,7 +24,7 @@ def test_what_runs_is_seen_at_its_worker(tab: Tab, house: Stack) -> None:
     house.post(f"/api/jobs/{job}/cancel", status=202)
 
 
-def test_memory_is_a_number_of_each_device(tab: Tab, house: Stack) -> None:
+def test_memory_and_utilisation_are_numbers_of_each_device(tab: Tab, house: Stack) -> None:
     def told() -> bool:
         """After a node in a slot: one that ended idle, as it does after a lease without a beat, comes back with the next node."""
         house.ended(house.post("/api/jobs", {"graph": in_a_slot})["jobId"])
@@ -37,7 +37,7 @@ def test_memory_is_a_number_of_each_device(tab: Tab, house: Stack) -> None:
     page = tab.page
     page.goto("/console/workers")
     data = page.get_by_role("article").filter(has_text="CPU (")
-    expect(data.first).to_contain_text(re.compile(r"Memory\s*[\d.]+ [MG]iB of [\d.]+ [GT]iB\s*slots"))
+    expect(data.first).to_contain_text(re.compile(r"Memory\s*[\d.]+ [MG]iB of [\d.]+ [GT]iB\s*slots, \d+ % busy"))
     control = page.get_by_role("article").filter(has_text="Control plane")
     expect(control).not_to_contain_text("Memory")
 

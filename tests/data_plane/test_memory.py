@@ -18,4 +18,4 @@ def test_a_gpu_is_read_with_who_holds_how_much() -> None:
 
 def test_simulated_devices_have_names_of_their_own() -> None:
     readings = [Reading(total=80, free=70, holders={}), Reading(total=80, free=80, holders={})]
-    assert memory.of_simulated(readings) == {"simulated0": (10, 80), "simulated1": (0, 80)}
+    assert memory.of_simulated(readings) == {"simulated0": (10, 80, None), "simulated1": (0, 80, None)}

@@ -264,7 +264,7 @@ async def test_the_metrics_do_not_wait_for_a_driver_that_hangs(monkeypatch: pyte
         memory.watch(list, latest, lambda: [driver(Reading(total=80, free=70, holders={}))])
     )  # fmt: skip
     try:
-        await becomes_async(lambda: latest == {"simulated0": (10, 80)})
+        await becomes_async(lambda: latest == {"simulated0": (10, 80, None)})
         driver.answers.clear()
         assert await longest_pause(becomes_async(lambda: not latest)) < 3
         driver.answers.set()

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -46,7 +48,7 @@ CONTROL = BOTH | KEPT | {
     "dihedral_hub_rereads_total", "dihedral_hub_watched_jobs", "dihedral_hub_subscriptions",
 }  # fmt: skip
 DATA = BOTH | {
-    "dihedral_device_seconds_total", "dihedral_device_memory_used_bytes", "dihedral_device_memory_peak_bytes",
+    "dihedral_device_seconds_total", "dihedral_device_memory_used_bytes", "dihedral_device_memory_peak_bytes", "dihedral_device_utilisation_ratio",
     "dihedral_device_memory_total_bytes",
 }  # fmt: skip
 LABELS = {
@@ -251,11 +253,38 @@ def _lags_over(seconds: float) -> float:
     return buckets["+Inf"] - buckets[str(seconds)]
 
 
-def test_gpus_are_asked_for_their_memory() -> None:
-    """The driver's library is not ours, and no GPU is here: this fake answers as NVML does."""
+def test_gpus_are_asked_for_their_memory_and_utilisation() -> None:
+    """The driver's library is not ours, and no GPU is here: this fake answers as NVML does, for the second GPU as for a part of one."""
+
+    def rates(handle: int) -> Any:
+        if handle:
+            raise RuntimeError("Not Supported")
+        return SimpleNamespace(gpu=37, memory=5)
+
     nvml = SimpleNamespace(
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=handle + 1, total=80, free=79 - handle),
+        nvmlDeviceGetUtilizationRates=rates,
     )
-    assert memory.of_gpus(nvml) == {"gpu0": (1, 80), "gpu1": (2, 80)}
+    assert memory.of_gpus(nvml) == {"gpu0": (1, 80, 0.37), "gpu1": (2, 80, None)}
+
+
+def test_slots_are_read_with_their_share_of_the_cores() -> None:
+    idle, busy = (
+        subprocess.Popen([sys.executable, "-c", code])
+        for code in ("__import__('time').sleep(3600)", "while True: pass")
+    )
+    try:
+        looks = memory.Processes()
+        assert looks.look([idle.pid, busy.pid])["cpu"].utilisation is None
+        becomes(lambda: (looks.look([idle.pid, busy.pid])["cpu"].utilisation or 0) > 0)
+        share = looks.look([busy.pid])["cpu"].utilisation
+        assert share is not None
+        assert 0 <= share <= 1
+        becomes(lambda: looks.look([idle.pid])["cpu"].utilisation == 0)
+    finally:
+        for each in (idle, busy):
+            each.kill()
+            each.wait()
+    assert looks.look([idle.pid])["cpu"] == (0, looks.look([])["cpu"].total, 0)

@@ -535,6 +535,8 @@ export default {
   "Busy slots": "Belegte Plätze",
   minute: "Minute",
   "Memory in GiB": "Speicher in GiB",
+  "Utilisation in %": "Auslastung in %",
+  "{part} busy": "{part} ausgelastet",
   "{used} of {total}": "{used} von {total}",
   "its workers died again and again": "seine Worker starben wiederholt",
   "it could not be read": "nicht lesbar",
