@@ -317,7 +317,7 @@ CAPABILITY: Shape = {
     "unavailable": optional(text(1)),
     "voices": optional(many(of(VOICE))),
 }
-MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0)}
+MEMORY: Shape = {"device": text(), "usedBytes": whole(0), "totalBytes": whole(0), "utilisation": optional(number(0, 1))}
 RUNNING_NODE: Shape = {
     "jobId": ID,
     "nodeId": ID,

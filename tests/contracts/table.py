@@ -453,6 +453,7 @@ SAME_BAD: list[Row] = [
     ("capability.Capability", "a contract as text", {**CAPABILITY, "contracts": {"idempotent": "yes", "sideEffects": []}}),
     ("capability.CapabilityList", "a source as text", {"capabilities": [], "sources": {"a": "host"}, "generatedAt": AT}),
     ("worker.WorkerInfo", "protocol zero", {**WORKER, "protocol": 0}),
+    ("worker.WorkerInfo", "used more than all the time", {**WORKER, "memory": [{"device": "gpu0", "usedBytes": 1, "totalBytes": 1, "utilisation": 1.5}]}),
     ("worker.WorkerInfo", "memory below zero", {**WORKER, "memory": [{"device": "gpu0", "usedBytes": -1, "totalBytes": 1}]}),
     ("worker.WorkerInfo", "negative slots", {**WORKER, "slots": -1}),
     (
