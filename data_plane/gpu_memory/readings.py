@@ -21,6 +21,7 @@ import msgspec
 from dihedral.bridge import metrics
 from dihedral.bridge.worker.presence import DeviceUse
 from dihedral.data_plane.device import Gpu
+from dihedral.data_plane.process_groups import descendants
 
 log = logging.getLogger(__name__)
 
@@ -177,32 +178,33 @@ def of_simulated(readings: list[Reading]) -> Sample:
 
 
 class Processes:
-    """The slots' processes as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
+    """The slots and the tools that run in them as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self._at: float | None = None
 
     def look(self, pids: list[int]) -> Sample:
-        """Returns nothing where there is no /proc; a process that was not there at the last look counts from its start."""
+        """Returns nothing where there is no /proc. `pids`: the slots; a process that was not there at the last look counts from its start."""
         total = _field(Path("/proc/meminfo"), "MemTotal")
         if total is None:
             return {}
-        now, seconds = time.monotonic(), {pid: _cpu_seconds(pid) for pid in pids}
+        everything = [*pids, *(below for pid in pids for below in descendants(pid))]
+        now, seconds = time.monotonic(), {pid: _cpu_seconds(pid) for pid in everything}
         used = sum(max(0.0, spent - self._seconds.get(pid, 0.0)) for pid, spent in seconds.items())
         utilisation = None
         if self._at is not None and now > self._at:
             utilisation = min(1.0, used / (now - self._at) / len(os.sched_getaffinity(0)))
         self._seconds, self._at = seconds, now
-        resident = sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in pids)
+        resident = sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in everything)
         return {"cpu": DeviceUse(resident, total, utilisation)}
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended (utime to cstime of proc(5)); 0 where it is gone."""
+    """CPU seconds of a process (utime and stime of proc(5)); 0 where it is gone."""
     with suppress(OSError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 

@@ -1,9 +1,9 @@
 """What both planes expose: every name, bounded labels, and numbers that agree with what was done."""
 
 import asyncio
+import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -270,10 +270,11 @@ def test_gpus_are_asked_for_their_memory_and_utilisation() -> None:
     assert memory.of_gpus(nvml) == {"gpu0": (1, 80, 0.37), "gpu1": (2, 80, None)}
 
 
-def test_slots_are_read_with_their_share_of_the_cores() -> None:
+def test_slots_are_read_with_their_share_of_the_cores_and_what_runs_in_them() -> None:
+    """`busy`: a shell that waits for its child."""
     idle, busy = (
-        subprocess.Popen([sys.executable, "-c", code])
-        for code in ("__import__('time').sleep(3600)", "while True: pass")
+        subprocess.Popen(["sh", "-c", code], start_new_session=True)
+        for code in ("sleep 3600", "while :; do :; done & wait")
     )
     try:
         looks = memory.Processes()
@@ -285,6 +286,6 @@ def test_slots_are_read_with_their_share_of_the_cores() -> None:
         becomes(lambda: looks.look([idle.pid])["cpu"].utilisation == 0)
     finally:
         for each in (idle, busy):
-            each.kill()
+            os.killpg(each.pid, signal.SIGKILL)
             each.wait()
     assert looks.look([idle.pid])["cpu"] == (0, looks.look([])["cpu"].total, 0)
