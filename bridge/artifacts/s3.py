@@ -198,12 +198,20 @@ class S3Store:
         if bucket in self._buckets:
             return
         client = self._client()
-        if not await self._ask(bucket, partial(client.bucket_exists, bucket)):
+        for attempt in range(1, ATTEMPTS + 1):
+            if await self._ask(bucket, partial(client.bucket_exists, bucket)):
+                break
             try:
                 await self._ask(bucket, partial(client.make_bucket, bucket))
+                break
             except ArtifactStoreUnavailable as error:
-                if not isinstance(error.__cause__, S3Error) or error.__cause__.code not in EXISTS:
-                    raise
+                if isinstance(error.__cause__, S3Error) and error.__cause__.code in EXISTS:
+                    break
+                raise
+            except ArtifactNotFound as error:  # SeaweedFS: another made it at that moment
+                if attempt == ATTEMPTS:
+                    raise ArtifactStoreUnavailable(f"the bucket {bucket} cannot be made") from error
+                await asyncio.sleep(RETRY_SECONDS * 2**attempt * random.random())
         self._buckets.add(bucket)
 
     async def _upload(self, meta: ArtifactMeta, spool: IO[bytes]) -> None:

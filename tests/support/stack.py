@@ -37,7 +37,7 @@ class Stack:
         self.environ = {
             **os.environ,
             "DIHEDRAL_ARTIFACTS__DIRECTORY": str(directory / "artifacts"),
-            "DIHEDRAL_JOBS__LEASE_MS": "600",
+            "DIHEDRAL_JOBS__LEASE_MS": "1500",
             "DIHEDRAL_JOBS__DRAIN_SECONDS": "1",
             **environment,
         }
