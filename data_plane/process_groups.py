@@ -58,12 +58,14 @@ def members(group: int) -> list[int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    """Returns process ids below one, in other groups and sessions too; zombies count. Empty where /proc does not list them."""
+def descendants(pid: int, most: int | None = None) -> list[int]:
+    """Returns process ids below one, in other groups and sessions too, at most so many; zombies count. Empty where /proc does not list them."""
     found = _children(pid)
     for child in found:  # grows while it is read
+        if most is not None and len(found) >= most:
+            break
         found += _children(child)
-    return found
+    return found[:most]
 
 
 def ancestor(pid: int, among: Collection[int]) -> int | None:

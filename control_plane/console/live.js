@@ -63,7 +63,7 @@ function cut(made) {
   delay = Math.min(delay * 2, LONGEST_DELAY);
 }
 
-// A browser waits up to a minute for the answer to its close, which on a dead line does not come.
+// A browser waits for the answer to its close, which on a dead line does not come (more than a minute was seen).
 function drop(made) {
   made?.close();
   if (made) cut(made);

@@ -30,6 +30,7 @@ T = TypeVar("T")
 EVERY_SECONDS = 1.0
 SILENT_SECONDS = 3.0  # a driver answers in milliseconds; an older reading is no evidence of the present state
 KIB = 1024
+MOST_BELOW = 100  # processes of a slot's tools that a look counts: it is on the worker's event loop, and a tool may start thousands
 
 Sample = dict[str, DeviceUse]
 
@@ -178,10 +179,10 @@ def of_simulated(readings: list[Reading]) -> Sample:
 
 
 class Processes:
-    """The slots and the tools that run in them as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
+    """The slots and the tools that run in them (MOST_BELOW a slot) as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+        self.seconds: dict[int, float] = {}
         self._at: float | None = None
 
     def look(self, pids: list[int]) -> Sample:
@@ -189,19 +190,19 @@ class Processes:
         total = _field(Path("/proc/meminfo"), "MemTotal")
         if total is None:
             return {}
-        everything = [*pids, *(below for pid in pids for below in descendants(pid))]
+        everything = [*pids, *(below for pid in pids for below in descendants(pid, MOST_BELOW))]
         now, seconds = time.monotonic(), {pid: _cpu_seconds(pid) for pid in everything}
-        used = sum(max(0.0, spent - self._seconds.get(pid, 0.0)) for pid, spent in seconds.items())
+        used = sum(max(0.0, spent - self.seconds.get(pid, 0.0)) for pid, spent in seconds.items())
         utilisation = None
         if self._at is not None and now > self._at:
             utilisation = min(1.0, used / (now - self._at) / len(os.sched_getaffinity(0)))
-        self._seconds, self._at = seconds, now
+        self.seconds, self._at = seconds, now
         resident = sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in everything)
         return {"cpu": DeviceUse(resident, total, utilisation)}
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process (utime and stime of proc(5)); 0 where it is gone."""
+    """Returns the CPU seconds of a process (utime and stime of proc(5)); 0 where it is gone."""
     with suppress(OSError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")

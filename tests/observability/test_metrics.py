@@ -21,6 +21,7 @@ from dihedral.bridge.artifacts.measured import MeasuredStore
 from dihedral.bridge.artifacts.store import ArtifactNotFound
 from dihedral.control_plane.scheduler import Scheduler
 from dihedral.data_plane.gpu_memory import readings as memory
+from dihedral.data_plane.process_groups import descendants
 from dihedral.schemas.structs.settings import Settings
 from tests.bridge.world import World, batch
 from tests.observability.sound import tone
@@ -235,6 +236,22 @@ async def test_a_reader_that_goes_away_closes_the_file(tmp_path: Path) -> None:
     assert isinstance(reading, AsyncGenerator)
     await reading.aclose()
     assert told[-1].size_bytes == len(first)
+
+
+def test_a_tool_with_many_processes_is_looked_at_in_part() -> None:
+    """The look is on the worker's event loop."""
+    tool = subprocess.Popen(
+        ["sh", "-c", f"for i in $(seq {memory.MOST_BELOW + 50}); do sleep 3600 & done; wait"], start_new_session=True
+    )
+    try:
+        becomes(lambda: len(descendants(tool.pid)) == memory.MOST_BELOW + 50)
+        assert len(descendants(tool.pid, memory.MOST_BELOW)) == memory.MOST_BELOW
+        looks = memory.Processes()
+        looks.look([tool.pid])
+        assert len(looks.seconds) == 1 + memory.MOST_BELOW
+    finally:
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.wait()
 
 
 async def test_the_lag_of_the_loop_is_seen() -> None:
