@@ -103,7 +103,7 @@ class OpenToAll(DihedralError):
 
 
 def refuse_open_to_all(loaded: Settings) -> None:
-    """Allows addresses beyond loopback only with a key, or with `--insecure`. While Redis is away that is unknown; the control plane is then closed until it is known.
+    """Allows addresses beyond loopback only with a key, or with `--insecure`. While Redis is away that is unknown: the control plane then starts, and every request needs a key.
 
     Raises:
         OpenToAll
@@ -122,7 +122,10 @@ def refuse_open_to_all(loaded: Settings) -> None:
             has_keys = client.exists(keys.API_KEYS)
         finally:
             client.close()
-    except (*CONNECTION_ERRORS, redis.RedisError):
+    except (*CONNECTION_ERRORS, redis.RedisError) as error:
+        sys.stderr.write(
+            f"dihedral control: Redis does not answer ({error}), so it is not known whether there is an API key: every request needs one\n"
+        )
         return
     if not has_keys:
         raise OpenToAll(

@@ -1,14 +1,17 @@
 """`dihedral keys`, `--api-key` and `--insecure` as their users meet them: real processes in a directory of their own."""
 
 import json
+import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dihedral.client import AsyncClient, Client, Refused
-from tests.front_door.running import dihedral, one_line, up
+from dihedral.server import socket_path
+from tests.front_door.running import COMMAND, SECONDS, dihedral, environment, one_line, up
 from tests.support.polling import becomes
 
 SIMULATE = ("submit", "--pipeline", "simulate", "--watch")
@@ -63,7 +66,7 @@ def test_beyond_loopback_up_and_control_start_with_a_key_or_when_told_to_and_not
     assert "--insecure" in line
     with up(tmp_path, "--host", "0.0.0.0", "--insecure", "--slots", "1") as running:
         dihedral("jobs", "--url", running.url, cwd=tmp_path)
-        redis_url = f"unix://{tmp_path}/dihedral-data/redis/redis.sock?db=0"
+        redis_url = f"unix://{socket_path(tmp_path / 'dihedral-data' / 'redis')}?db=0"
         line = one_line(
             dihedral(
                 "control", "--host", "0.0.0.0", "--port", "0", "--redis-url", redis_url, cwd=tmp_path, code=3
@@ -74,6 +77,27 @@ def test_beyond_loopback_up_and_control_start_with_a_key_or_when_told_to_and_not
     with up(tmp_path, "--host", "0.0.0.0", "--slots", "1") as running:
         line = one_line(dihedral("jobs", "--url", running.url, cwd=tmp_path, code=3).stderr)
         assert "an API key is needed" in line
+
+
+def test_a_control_plane_that_cannot_ask_for_keys_starts_closed_and_says_why(tmp_path: Path) -> None:
+    redis_url = f"unix://{tmp_path}/none.sock?db=0"
+    command = [*COMMAND, "control", "--host", "0.0.0.0", "--port", "0", "--redis-url", redis_url]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment()
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said: list[str] = []
+            while "serving on" not in (said or [""])[-1]:
+                said.append(process.stderr.readline())
+                assert said[-1], said
+            assert any("not known whether there is an API key" in line for line in said), said
+            port = int(said[-1].rstrip().rpartition(":")[2])
+            line = one_line(dihedral("jobs", "--url", f"http://127.0.0.1:{port}", cwd=tmp_path, code=3).stderr)
+            assert "an API key is needed" in line
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=SECONDS)
 
 
 def test_a_client_with_a_key_works_and_one_without_is_told(tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ COLD = ("PYTHON", "LANG", "LC_")
 def run(arguments: tuple[str, ...], cwd: Path, environ: dict[str, str], seconds: float) -> tuple[int, str, str]:
     """Runs `dihedral` with these arguments; (exit code, stdout, stderr)."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
-        code = begin(arguments, cwd, environ, (nothing.fileno(), out.fileno(), err.fileno()))(seconds)
+        try:
+            code = begin(arguments, cwd, environ, (nothing.fileno(), out.fileno(), err.fileno()))(seconds)
+        except TimeoutError as error:
+            err.seek(0)
+            raise TimeoutError(
+                f"{arguments} ran for more than {seconds} s and was ended: {err.read().decode()}"
+            ) from error
         for each in (out, err):
             each.seek(0)
         return code, out.read().decode(), err.read().decode()
@@ -44,8 +50,13 @@ def begin(
 
     def ended(seconds: float) -> int:
         with connection:
+            pid = int(connection.recv(16))
             connection.settimeout(seconds)
-            return int(connection.recv(16) or b"-1")
+            try:
+                return int(connection.recv(16) or b"-1")
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise
 
     return ended
 
@@ -81,6 +92,7 @@ def _serve() -> None:
                 request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
                 if os.fork() == 0:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    connection.send(b"%d" % os.getpid())
                     connection.send(b"%d" % _become(json.loads(request), descriptors))
                     os._exit(0)
                 for each in descriptors:
