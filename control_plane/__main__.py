@@ -124,7 +124,7 @@ def refuse_open_to_all(loaded: Settings) -> None:
             client.close()
     except (*CONNECTION_ERRORS, redis.RedisError) as error:
         sys.stderr.write(
-            f"dihedral control: Redis does not answer ({error}), so it is not known whether there is an API key: every request needs one\n"
+            f"dihedral control: Redis could not be asked ({error}), so it is not known whether there is an API key: every request needs one\n"
         )
         return
     if not has_keys:

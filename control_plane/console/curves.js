@@ -11,6 +11,7 @@ const COLUMNS = 400;
 export const COLOURS = ["var(--accent)", "var(--c-2)", "var(--c-3)", "var(--c-4)", "var(--c-5)", "var(--c-6)"];
 
 // The controls for all curves of a page and the curves. `series`: [{key, title, nodeId, along, lines: [{name, points}]}] or, of one job, with `points`.
+// `within`: the y axis, where it is not that of the values.
 export function Curves({ series }) {
   const [log, setLog] = useState(false);
   const [smooth, setSmooth] = useState(0);
@@ -63,7 +64,7 @@ export function Curve({ series, log = false, smooth = 0 }) {
   if (!shown.length) return log ? html`<figure class="curve"><figcaption><h3>${series.title}</h3></figcaption><p class="muted">${t("Nothing above zero for a log scale.")}</p></figure>` : null;
   const scale = log ? Math.log10 : (value) => value;
   const xs = part ? { least: part[0], most: part[1] } : range(shown, 0, (value) => value);
-  const ys = range(shown, 1, scale);
+  const ys = (!log && series.within) || range(shown, 1, scale);
   const x = (value) => ((value - xs.least) / (xs.most - xs.least || 1)) * WIDTH;
   const y = (value) => HEIGHT - 8 - ((scale(value) - ys.least) / (ys.most - ys.least || 1)) * (HEIGHT - 16);
   const path = (points) => points.map((point, index) => `${index ? "L" : "M"}${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`).join("");
@@ -90,7 +91,7 @@ export function Curve({ series, log = false, smooth = 0 }) {
     : `${series.title}: ${shown.map((line) => `${line.name} ${number(line.points.at(-1)[1])}`).join(", ")}`;
   const axis = (each) => number(log ? Number((10 ** each).toPrecision(4)) : each);
   return html`<figure class="curve">
-    <figcaption><h3>${series.title}</h3><span class="muted">${series.nodeId}</span>
+    <figcaption><h3>${series.title}</h3><span class="muted">${series.nodeId || (shown.length === 1 && first.name)}</span>
       ${part && html`<button type="button" class="quiet" onClick=${() => setPart(null)}><${Icon} of="fit" />${t("Show all")}</button>`}
       ${shown.length === 1 && html`<span class="curve-value numbers">${number(value(first)[1])}<span class="muted"> ${t("at {along} {step}", { along: series.along, step: number(value(first)[0]) })}</span></span>`}</figcaption>
     <div class="plot">

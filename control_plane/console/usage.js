@@ -26,7 +26,7 @@ export function UsageCurves({ samples, at, along }) {
   const utilisation = lines((each) => each.utilisation === undefined ? undefined : Math.round(each.utilisation * 1000) / 10);
   return html`<${Curve} series=${{ key: "busy", title: t("Busy slots"), nodeId: "", along, points: samples.map((sample) => [at(sample), sample.busy]) }} />
     ${memory.length > 0 && html`<${Curve} series=${{ key: "memory", title: t("Memory in GiB"), nodeId: "", along, lines: memory }} />`}
-    ${utilisation.length > 0 && html`<${Curve} series=${{ key: "utilisation", title: t("Utilisation in %"), nodeId: "", along, lines: utilisation }} />`}`;
+    ${utilisation.length > 0 && html`<${Curve} series=${{ key: "utilisation", title: t("Utilisation in %"), nodeId: "", along, within: { least: 0, most: 100 }, lines: utilisation }} />`}`;
 }
 
 // What the machines did while the job ran on them; nothing where that is longer ago than samples are kept.

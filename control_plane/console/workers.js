@@ -1,6 +1,6 @@
 // Who works on what, with which memory, and what could not be delivered.
 import { api, get, post } from "./api.js";
-import { exact, memory, percent, span } from "./format.js";
+import { exact, memory, span } from "./format.js";
 import { t, tn } from "./messages.js";
 import { Link, to } from "./router.js";
 import { Action, Copyable, Empty, Failure, Icon, Loading, say, Time, useMay } from "./ui.js";
@@ -89,10 +89,10 @@ function LastHour({ worker }) {
     ${samples?.length > 1 && html`<${UsageCurves} samples=${samples} at=${minutes} along=${t("minute")} />`}</details>`;
 }
 
-// Without a GPU it is what the slots hold of the machine's.
+// Without a GPU it is what the slots and their tools hold of the machine's.
 function Memory({ device, usedBytes, totalBytes, utilisation }) {
   return html`<div class="memory"><span class="track" aria-hidden="true"><span class="bar" style=${{ transform: `scaleX(${totalBytes ? Math.min(1, usedBytes / totalBytes) : 0})` }}></span></span>
-    <span class="numbers">${t("{used} of {total}", { used: memory(usedBytes), total: memory(totalBytes) })}</span> <span class="muted">${device === "cpu" ? t("slots") : device}${utilisation !== undefined ? html`, <span class="numbers">${t("{part} busy", { part: percent(utilisation) })}</span>` : ""}</span></div>`;
+    <span class="numbers">${t("{used} of {total}", { used: memory(usedBytes), total: memory(totalBytes) })}</span> <span class="muted">${device === "cpu" ? t("slots") : device}${utilisation !== undefined ? html`, <span class="numbers">${t("{part} busy", { part: `${Math.round(utilisation * 100)} %` })}</span>` : ""}</span></div>`;
 }
 
 const REASONS = { worker_lost: t("its workers died again and again"), undecodable: t("it could not be read") };

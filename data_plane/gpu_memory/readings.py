@@ -3,7 +3,8 @@
 The worker itself never touches CUDA (its slots could not start cleanly any more), and NVML needs no context. The metrics query it
 every second, so a shorter peak is missed.
 
-A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so the event loop never calls it.
+A driver may take seconds to answer, or not come back at all (a GPU that has fallen off the bus), so the event loop never calls it; nor does it
+read /proc, where a tool may have hundreds of processes with as many threads.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -30,7 +30,7 @@ T = TypeVar("T")
 EVERY_SECONDS = 1.0
 SILENT_SECONDS = 3.0  # a driver answers in milliseconds; an older reading is no evidence of the present state
 KIB = 1024
-MOST_BELOW = 100  # processes of a slot's tools that a look counts: it is on the worker's event loop, and a tool may start thousands
+MOST_BELOW = 100  # processes of a slot's tools that a look counts: a tool may start thousands
 
 Sample = dict[str, DeviceUse]
 
@@ -115,18 +115,20 @@ def of_handle(nvml: Any, handle: Any) -> Reading:
 
 async def watch(pids: Callable[[], list[int]], latest: Sample, simulated: Read | None = None) -> None:
     """Keeps `latest` and the gauges of device memory up to date until cancelled; silent where neither NVML nor /proc is there."""
-    nvml = _nvml() if simulated is None else None
-    looks: DeviceProbe[Sample] | None = None
+    nvml, processes = _nvml() if simulated is None else None, Processes()
     if simulated is not None:
         looks = DeviceProbe(lambda: of_simulated(simulated()))
     elif nvml is not None:
         looks = DeviceProbe(lambda: of_gpus(nvml))
+    else:
+        looks = DeviceProbe(lambda: processes.look(slots))
     peaks: dict[str, int] = {}
-    processes = Processes()
     while True:
-        sample = await _answered(looks) if looks is not None else processes.look(pids())
+        slots = pids()
+        sample = await _answered(looks)
         latest.clear()
         latest.update(sample)
+        metrics.device_utilisation_ratio.clear()  # a device that says none any more must not keep its last one
         for device, use in sample.items():
             peaks[device] = max(peaks.get(device, 0), use.used)
             metrics.device_memory_used_bytes.labels(device).set(use.used)
@@ -182,37 +184,44 @@ class Processes:
     """The slots and the tools that run in them (MOST_BELOW a slot) as one device, `cpu`: their resident bytes of what the machine has, and their share of its cores since the last look."""
 
     def __init__(self) -> None:
-        self.seconds: dict[int, float] = {}
+        self.seconds: dict[tuple[int, int], float] = {}
+        """CPU seconds at the last look, by id and start (`_cpu`): an id alone may name another process by now."""
         self._at: float | None = None
 
     def look(self, pids: list[int]) -> Sample:
-        """Returns nothing where there is no /proc. `pids`: the slots; a process that was not there at the last look counts from its start."""
-        total = _field(Path("/proc/meminfo"), "MemTotal")
+        """Returns nothing where there is no /proc. `pids`: the slots. Of a process that was not read at the last look only counts what it has
+        used where it began since then. Pages that processes share count for each of them, up to what the machine has."""
+        total = _field("/proc/meminfo", b"MemTotal")
         if total is None:
             return {}
         everything = [*pids, *(below for pid in pids for below in descendants(pid, MOST_BELOW))]
-        now, seconds = time.monotonic(), {pid: _cpu_seconds(pid) for pid in everything}
-        used = sum(max(0.0, spent - self.seconds.get(pid, 0.0)) for pid, spent in seconds.items())
+        now, last, before = time.clock_gettime(time.CLOCK_BOOTTIME), self._at, self.seconds
+        self.seconds, self._at = dict(filter(None, map(_cpu, everything))), now
         utilisation = None
-        if self._at is not None and now > self._at:
-            utilisation = min(1.0, used / (now - self._at) / len(os.sched_getaffinity(0)))
-        self.seconds, self._at = seconds, now
-        resident = sum(_field(Path(f"/proc/{pid}/status"), "VmRSS") or 0 for pid in everything)
-        return {"cpu": DeviceUse(resident, total, utilisation)}
+        if last is not None and now > last:
+            ticks = os.sysconf("SC_CLK_TCK")
+            used = sum(
+                max(0.0, spent - before.get((pid, began), 0.0 if began / ticks >= last else spent))
+                for (pid, began), spent in self.seconds.items()
+            )
+            utilisation = min(1.0, used / (now - last) / len(os.sched_getaffinity(0)))
+        resident = sum(_field(f"/proc/{pid}/status", b"VmRSS") or 0 for pid in everything)
+        return {"cpu": DeviceUse(min(resident, total), total, utilisation)}
 
 
-def _cpu_seconds(pid: int) -> float:
-    """Returns the CPU seconds of a process (utime and stime of proc(5)); 0 where it is gone."""
-    with suppress(OSError, ValueError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+def _cpu(pid: int) -> tuple[tuple[int, int], float] | None:
+    """Returns a process's id and start (ticks since the machine's), and its CPU seconds: starttime, utime and stime of proc(5); None where it is gone."""
+    with suppress(OSError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (pid, int(fields[19])), sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return None
 
 
-def _field(path: Path, name: str) -> int | None:
-    """Bytes of a line `name: 123 kB`; None where there is no such file or line."""
-    with suppress(OSError):
-        for line in path.read_text().splitlines():
-            if line.startswith(f"{name}:"):
+def _field(path: str, name: bytes) -> int | None:
+    """Bytes of a line `name: 123 kB`; None where there is no such file or line. A process's name may be cut inside a letter, so it is not decoded."""
+    with suppress(OSError), open(path, "rb") as file:
+        for line in file:
+            if line.startswith(name + b":"):
                 return int(line.split()[1]) * KIB
     return None

@@ -53,7 +53,7 @@ class MemoryInfo(Strict, kw_only=True):
     device: Annotated[
         str,
         Meta(
-            description="gpu0, gpu1, ..., or simulated0, ...; cpu where there is none: what the slots hold of the machine's memory."
+            description="gpu0, gpu1, ..., or simulated0, ...; cpu where there is none: what the slots and their tools hold of the machine's memory, at most all of it; pages that processes share count for each."
         ),
     ]
     used_bytes: Annotated[int, Meta(ge=0)] = field(name='usedBytes')

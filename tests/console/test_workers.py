@@ -100,3 +100,6 @@ def test_what_jobs_take_stands_on_their_form_and_a_worker_has_its_last_hour(tab:
     page.goto("/console/workers")
     page.get_by_role("article").filter(has_text="CPU (").get_by_text("The last hour").click()
     expect(page.get_by_role("img", name=re.compile("^Busy slots"))).to_be_visible()
+    used = page.locator("figure.curve", has_text="Utilisation in %")
+    expect(used).to_contain_text("slots")  # of one line, too, it is said whose it is
+    assert used.locator(".y span").all_inner_texts() == ["100", "0"], "full use is not drawn on the base line"

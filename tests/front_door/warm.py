@@ -5,6 +5,7 @@ themselves (`running.COMMAND`). `python -P warm.py` listens on the socket at des
 """
 
 import atexit
+import contextlib
 import fcntl
 import functools
 import io
@@ -50,12 +51,13 @@ def begin(
 
     def ended(seconds: float) -> int:
         with connection:
-            pid = int(connection.recv(16))
             connection.settimeout(seconds)
+            pid = connection.recv(16)
             try:
                 return int(connection.recv(16) or b"-1")
             except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
                 raise
 
     return ended
