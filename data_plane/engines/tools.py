@@ -24,10 +24,10 @@ from dihedral.schemas.strict import Strict
 
 PRESETS = Path(__file__).with_name("tool_presets.toml")
 BAR = re.compile(
-    r"(?:(?P<desc>[^\r\n|]*?):\s*)?(?P<pct>\d{1,3})%\|[^|]*\|\s*(?P<n>[\d.]+)[kMG]?/(?P<total>[\d.]+)[kMG]?\s*"
+    r"(?:(?P<desc>[^\r\n|]{0,200}?):\s{0,40})?(?P<pct>\d{1,3})%\|[^|]*\|\s*(?P<n>[\d.]+)[kMG]?/(?P<total>[\d.]+)[kMG]?\s*"
     r"\[(?P<el>[\d:]+)<(?P<left>[\d:?]+|\?),\s*(?P<rate>[^,\]]+)(?:,\s*(?P<post>[^\]]*))?\]"
 )
-PAIR = re.compile(r"(\w+)[=:]\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE)
+PAIR = re.compile(r"(?<!\w)(\w{1,64})[=:]\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_.-]*)\}")
 STEPS = ("step", "global_step", "steps", "iteration")
 LINE_BYTES = 16 * 1024  # a line without an end is cut there
@@ -253,7 +253,7 @@ class Output:
         if self._regex is not None and (own := self._regex.search(line)):
             self._take({name: value for name, value in own.groupdict().items() if value is not None})
             return False
-        if bar := BAR.search(line):
+        if "%|" in line and (bar := BAR.search(line)):
             desc = (bar["desc"] or "").strip()
             if not self._desc or desc.lower().startswith(self._desc.lower()):
                 self._take({"step": bar["n"], "total": bar["total"], **dict(PAIR.findall(bar["post"] or ""))})

@@ -275,6 +275,16 @@ def test_what_trainers_print_is_read(line: str, progress: str, step: int, total:
     assert (output.step, output.total, output.loss) == (step, total, loss)
 
 
+@pytest.mark.parametrize("filler", ["1", " ", "a:", ": ", "_", "%|", "1%|"])
+def test_a_long_line_costs_no_more_than_its_length(filler: str) -> None:
+    """Without a bound of what is looked at a line of 16 KiB took 3 s."""
+    line = (filler * tools.LINE_BYTES)[: tools.LINE_BYTES - 3] + "%|"
+    before = time.process_time()
+    list(tools.Output("Steps", 0).feed(line.encode() + b"\n"))
+    tools.PAIR.findall(line)
+    assert time.process_time() - before < 0.8
+
+
 def test_a_preset_that_needs_its_folder_says_so() -> None:
     for name in ("musetalk", "wav2lip"):
         assert "set cwd to the tool's folder" in tools.missing(tools.named({"a": {"preset": name}}, "a"))[0]

@@ -1,12 +1,14 @@
 """The deterministic planner over a table of goals: the expected tasks and parameters, valid graphs, and questions instead of inventions."""
 
 import asyncio
+import re
 import time
 from typing import Any
 
 import msgspec
 import pytest
 
+from dihedral.control_plane.planning.goals import filling, reading
 from dihedral.control_plane.planning.goals.offers import catalogue
 from dihedral.control_plane.planning.goals.stages import Asked, plain, planned
 from dihedral.schemas.structs.capability import Capability
@@ -252,3 +254,16 @@ def types_of(schema: dict[str, Any]) -> set[str]:
     inner = [each for word in ("anyOf", "oneOf") for each in schema.get(word, ())]
     found = {kind for each in inner for kind in types_of(each)} | ({schema["type"]} if "type" in schema else set())
     return found | ({"number"} if "integer" in found else set()) or {"any"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "filler"),
+    [
+        (reading.SENTENCE, "."), (reading.ENGINE_VALUE, "a-"), (filling.EXAMPLE, "a-"),
+        *((reading.QUOTED, filler) for filler in ("«", "« ", "»", "“", "„", '"', " '", "'a")),
+    ],
+)  # fmt: skip
+def test_a_long_text_costs_no_more_than_its_length(pattern: re.Pattern[str], filler: str) -> None:
+    before = time.process_time()
+    assert sum(1 for _ in pattern.finditer((filler * 16_000)[:16_000] + "\0")) < 16_000
+    assert time.process_time() - before < 0.4

@@ -17,7 +17,7 @@ from dihedral.control_plane.planning.goals.reading import Quantity, Reading, Tok
 from dihedral.control_plane.planning.goals.words import KINDS, LANGUAGES, UNIT_STEMS, stem, stems
 from dihedral.schemas.structs.capability import Voice
 
-EXAMPLE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*")
+EXAMPLE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]{0,63}:[A-Za-z][\w.-]{0,127}")
 SHOWN: Final = 80
 
 

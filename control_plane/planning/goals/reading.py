@@ -116,7 +116,7 @@ class Reading(msgspec.Struct):
 
 
 QUOTED: Final = re.compile(
-    r"“([^”]{1,4000})”|„([^“”]{1,4000})[“”]|«\s*([^»]{1,4000}?)\s*»|»\s*([^«]{1,4000}?)\s*«|\"([^\"]{1,4000})\"|“([^\"”“]{1,4000})\""
+    r"“([^“”]{1,4000})”|„([^„“”]{1,4000})[“”]|«\s*([^«»]{1,4000}?)\s*»|»\s*([^«»]{1,4000}?)\s*«|\"([^\"]{1,4000})\"|“([^\"”“]{1,4000})\""
     r"|(?<![^\s(:,])'([^'\n]{2,4000}(?:'(?=\w)[^'\n]*)*)'(?!\w)|(?<![^\s(:,])‘([^‘\n]{2,4000}?)’(?!\w)"
 )
 FILE: Final = re.compile(r"(?<![\w/.-])[\w][\w .-]{0,0}[\w.-]*\.[A-Za-z][A-Za-z0-9]{1,11}(?![\w-])")
@@ -124,7 +124,7 @@ SIZE: Final = re.compile(r"(?<!\d)(\d{2,5})\s*(?:x|×|\*|by)\s*(\d{2,5})(?!\d)",
 ASSIGNED: Final = re.compile(r"(?<![\w.])([A-Za-z][\w]{0,63})\s*=\s*([^\s,;\"]{1,200})")
 PAIR: Final = re.compile(r"(?<![\w.])(\d+(?:\.[A-Za-z_]\w{0,63}){1,4})\s*(?:=|:|\bto\b|\bauf\b)\s*([^\s,;\"]{1,200})")
 """`3.seed=7`, `set 3.seed to 7`: an input of a node of a workflow."""
-ENGINE_VALUE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]*:[A-Za-z][\w.-]*(?![\w:/])")
+ENGINE_VALUE: Final = re.compile(r"(?<![\w:])[A-Za-z][\w-]{0,63}:[A-Za-z][\w.-]{0,127}(?![\w:/])")
 NUMBER: Final = re.compile(r"(?<![\w.,-])(-?\d+(?:[.,]\d+)?(?:e-?\d+)?)\s*(?:[-‐]?\s*)(%|[^\W\d_]+)?", re.IGNORECASE)
 NAMED: Final = re.compile(r"(?<![\w.-])([^\W\d_]+)\s+(?:(?:called|named)\s+)?(?=([A-Za-z][\w.-]{0,127})(?![\w/]))")
 COLON: Final = re.compile(r"(?:^|\s)([^\W\d_]+)\s*:\s+(?=\S)")
@@ -133,7 +133,7 @@ LABEL: Final = re.compile(
     re.IGNORECASE,
 )
 """What only orders a goal: `Step 1:`, `Constraints:`."""
-SENTENCE: Final = re.compile(r"[.!?\n]+(?=\s|$)")
+SENTENCE: Final = re.compile(r"(?<![.!?\n])[.!?\n]+(?=\s|$)")
 TELLS: Final = re.compile(
     r"\s*(?:i|we|he|she|they|my|our|his|her|there|it|this|hello|hi|hey|dear|hallo|many|kind|best|thanks|thank|cheers|regards|liebe|lieber|ich|wir|mein|meine|unser|unsere|vielen|danke|gruß)\b",
     re.IGNORECASE,
