@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -25,6 +24,7 @@ from dihedral.bridge.artifacts.s3 import S3Store
 from dihedral.bridge.artifacts.store import ArtifactStore, ArtifactStoreUnavailable
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.support.polling import at_this_load
+from tests.support.ports import free_ports
 from tests.support.servers import skip
 
 ACCESS, SECRET = "tester", "secret-of-the-tester"
@@ -55,7 +55,7 @@ class Seaweed:
     def __init__(self, binary: Path) -> None:
         self._binary = binary
         self._directory = Path(tempfile.mkdtemp(prefix="dih-s3-"))
-        self._ports = dict(zip(ROLES, _free_ports(len(ROLES)), strict=True))
+        self._ports = dict(zip(ROLES, free_ports(len(ROLES)), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
 
@@ -126,6 +126,8 @@ class Seaweed:
     async def unfinished(self, bucket: str) -> list[str]:
         """Keys of multipart uploads that were begun and neither completed nor aborted."""
         async with self.client() as client:
+            if not await client.bucket_exists(bucket):
+                return []
             return [upload.object_name for upload in (await client._list_multipart_uploads(bucket)).uploads]
 
     async def _stores(self) -> bool:
@@ -179,15 +181,3 @@ def _is_stopped(pid: int) -> bool:
         stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
         return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
     return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """All held at once, so that no two are the same."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -30,9 +30,9 @@ from dihedral.bridge.fabric.steps import Event
 from dihedral.control_plane.hub import Hub
 from tests.bridge.world import STREAM, World, batch, ended
 from tests.support.planes import LEASE_MS, RUNS, edge, gate, node, planes, settings
+from tests.support.ports import free_port
 from tests.support.proxy import proxy
 from tests.support.servers import start_server
-from tests.support.stack import free_port
 
 LEASE_SECONDS = LEASE_MS / 1000
 

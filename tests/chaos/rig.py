@@ -20,8 +20,8 @@ from tests.artifacts.seaweed import ACCESS, SECRET, Seaweed
 from tests.chaos.clock import Clock
 from tests.chaos.wire import Wire
 from tests.support.polling import at_this_load
+from tests.support.ports import free_port
 from tests.support.servers import start_server
-from tests.support.stack import free_port
 
 WORK = Path(__file__).with_name("work.py")
 SETTLE_SECONDS = 2.0

@@ -9,8 +9,8 @@ from typing import Any
 import redis
 
 from tests.support.polling import becomes
+from tests.support.ports import free_port
 from tests.support.servers import start_server
-from tests.support.stack import free_port
 
 SLOTS = 16384
 NOT_YET = (redis.RedisError, OSError)

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from dihedral.bridge.fabric.connection import connect
 from dihedral.control_plane import api_keys
 from tests.control_plane.served import edge, graph, node
 from tests.support.polling import at_this_load, held_up
+from tests.support.ports import free_port
 from tests.support.servers import start_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -32,9 +32,7 @@ MIB = 1 << 20
 async def apart(directory: Any) -> AsyncIterator[Any]:
     """(client of alice, client of bob, process id)."""
     server, url = start_server(directory)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     redis = connect(url)
     tokens = {
         name: (await api_keys.create(redis, name, ["submit", "read"], max_alive=most))[1]

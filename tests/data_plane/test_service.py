@@ -14,13 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.polling import at_this_load
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.support.ports import free_port
 
 
 async def start(tmp_path: Path, *flags: str, **environ: str) -> asyncio.subprocess.Process:

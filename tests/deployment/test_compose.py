@@ -28,8 +28,8 @@ from dihedral.bridge.errors import StoreError
 from dihedral.control_plane import api_keys
 from dihedral.control_plane.connections import Limits
 from tests.support.polling import at_this_load, becomes
+from tests.support.ports import free_port
 from tests.support.servers import skip
-from tests.support.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from tests.support.polling import becomes
+from tests.support.ports import free_port
 from tests.support.servers import start_server
-from tests.support.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 

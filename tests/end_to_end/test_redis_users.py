@@ -27,8 +27,9 @@ from dihedral.data_plane.gpu_memory.usage_history import MemoryUsageHistory
 from dihedral.schemas.structs.settings import Settings
 from dihedral.server import find_server
 from tests.support.polling import becomes
+from tests.support.ports import free_port
 from tests.support.servers import skip
-from tests.support.stack import Stack, free_port, simulate
+from tests.support.stack import Stack, simulate
 
 USERS = Path(__file__).parents[2] / "deploy/redis/users.acl"
 PASSWORDS = {name: f"password of {name}" for name in ("operator", "control", "worker", "metrics")}

@@ -22,8 +22,9 @@ from dihedral.bridge.fabric.connection import connect, connect_blocking
 from dihedral.schemas.structs.settings import ArtifactsSettings, StoreKind
 from tests.artifacts import seaweed
 from tests.support.polling import becomes
+from tests.support.ports import free_port
 from tests.support.servers import skip
-from tests.support.stack import Stack, free_port, simulate
+from tests.support.stack import Stack, simulate
 
 
 class Authority:

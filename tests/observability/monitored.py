@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.observability.load import Load
 from tests.observability.prometheus import Prometheus, served
 from tests.support.polling import becomes
-from tests.support.stack import Stack, free_port
+from tests.support.ports import free_port
+from tests.support.stack import Stack
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 EXPORTERS = {"dcgm": "dcgm", "cadvisor": "cadvisor", "traefik": "traefik", "minio": "minio", "s3": "seaweedfs"}

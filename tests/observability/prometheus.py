@@ -13,7 +13,7 @@ import httpx
 import yaml
 
 from tests.support.polling import at_this_load, becomes
-from tests.support.stack import free_port
+from tests.support.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 EXPOSITIONS = Path(__file__).parent / "expositions"

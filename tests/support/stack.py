@@ -1,10 +1,7 @@
 """A whole house of real processes: Valkey, a control plane, workers; killed and started as a test likes."""
 
-import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +10,8 @@ from typing import Any
 import httpx
 
 from tests.support.polling import becomes
+from tests.support.ports import free_port
 from tests.support.servers import start_server
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to outgoing connections, one of which could take it before it is listened on."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
-            return int(probe.getsockname()[1])
 
 
 class Stack:
