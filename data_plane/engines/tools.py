@@ -24,8 +24,8 @@ from dihedral.schemas.strict import Strict
 
 PRESETS = Path(__file__).with_name("tool_presets.toml")
 BAR = re.compile(
-    r"(?:(?P<desc>[^\r\n|]{0,200}?):\s{0,40})?(?P<pct>\d{1,3})%\|[^|]*\|\s*(?P<n>[\d.]+)[kMG]?/(?P<total>[\d.]+)[kMG]?\s*"
-    r"\[(?P<el>[\d:]+)<(?P<left>[\d:?]+|\?),\s*(?P<rate>[^,\]]+)(?:,\s*(?P<post>[^\]]*))?\]"
+    r"(?P<pct>\d{1,3})%\|[^|]*\|\s*(?P<n>[\d.]+)[kMG]?/(?P<total>[\d.]+)[kMG]?\s*"
+    r"\[(?P<el>[\d:]+)<(?P<left>[\d:?]+|\?),\s*(?P<rate>[^,\[\]\s][^,\[\]]*)(?:,(?P<post>[^\[\]]*))?\]"
 )
 PAIR = re.compile(r"(?<!\w)(\w{1,64})[=:]\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_.-]*)\}")
@@ -254,7 +254,8 @@ class Output:
             self._take({name: value for name, value in own.groupdict().items() if value is not None})
             return False
         if "%|" in line and (bar := BAR.search(line)):
-            desc = (bar["desc"] or "").strip()
+            before, colon, _ = line[: bar.start()].rstrip().rpartition(":")
+            desc = before.rpartition("|")[2].strip() if colon else ""
             if not self._desc or desc.lower().startswith(self._desc.lower()):
                 self._take({"step": bar["n"], "total": bar["total"], **dict(PAIR.findall(bar["post"] or ""))})
             return True

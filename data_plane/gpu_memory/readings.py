@@ -69,7 +69,13 @@ class DeviceProbe(Generic[T]):
             loop = asyncio.get_running_loop()
             self._answer = loop.create_future()
             self.begun = time.monotonic()
-            threading.Thread(target=self._poll, args=(loop, self._answer), name="device memory", daemon=True).start()
+            try:
+                threading.Thread(
+                    target=self._poll, args=(loop, self._answer), name="device memory", daemon=True
+                ).start()
+            except RuntimeError as error:  # there may be no more threads, or processes
+                self._answer.set_exception(error)
+                self._answer.exception()
         return self._answer
 
     def _poll(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
@@ -194,14 +200,14 @@ class Processes:
         total = _field("/proc/meminfo", b"MemTotal")
         if total is None:
             return {}
-        everything = [*pids, *(below for pid in pids for below in descendants(pid, MOST_BELOW))]
         now, last, before = time.clock_gettime(time.CLOCK_BOOTTIME), self._at, self.seconds
+        everything = [*pids, *(below for pid in pids for below in descendants(pid, MOST_BELOW))]
         self.seconds, self._at = dict(filter(None, map(_cpu, everything))), now
         utilisation = None
         if last is not None and now > last:
             ticks = os.sysconf("SC_CLK_TCK")
             used = sum(
-                max(0.0, spent - before.get((pid, began), 0.0 if began / ticks >= last else spent))
+                max(0.0, spent - before.get((pid, began), 0.0 if (began + 1) / ticks > last else spent))
                 for (pid, began), spent in self.seconds.items()
             )
             utilisation = min(1.0, used / (now - last) / len(os.sched_getaffinity(0)))

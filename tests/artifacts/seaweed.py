@@ -160,7 +160,7 @@ class Seaweed:
         with (self._directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 [str(self._binary), "-logtostderr=true", *command, "-ip.bind=127.0.0.1"],
-                stdout=log, stderr=log, cwd=self._directory, env={**os.environ, "HOME": str(self._directory)},
+                stdout=log, stderr=log, cwd=self._directory, env={**os.environ, "HOME": str(self._directory), "TZ": "UTC"},
             )  # fmt: skip
         self._processes.append(process)
         return process

@@ -262,6 +262,7 @@ BARS = [
     ("epoch 1 it 12 of 40 err 0.25", r"it (?P<step>\d+) of (?P<total>\d+) err (?P<loss>[\d.]+)", 12, 40, 0.25),
     ("Loading:  50%|█▊  | 1/2 [00:01<00:05,  9.41it/s]", "Steps", 0, 0, None),
     ("{'loss': nan, 'x': [1]}", "", 0, 0, None),
+    (f"{'a' * 300} steps: 2%|x| 3/4 [0:01<0:02, ?it/s]", "aaa", 3, 4, None),
 ]
 
 
@@ -275,10 +276,13 @@ def test_what_trainers_print_is_read(line: str, progress: str, step: int, total:
     assert (output.step, output.total, output.loss) == (step, total, loss)
 
 
-@pytest.mark.parametrize("filler", ["1", " ", "a:", ": ", "_", "%|", "1%|"])
+@pytest.mark.parametrize(
+    "filler",
+    ["1", " ", "a:", ": ", "_", "%|", "1%|", "a:1%||1/2[0<0, ", "1%||1/2 [0<0,", "1%|x| 1/2 [0<0," + " " * 16_000],
+)
 def test_a_long_line_costs_no_more_than_its_length(filler: str) -> None:
     """Without a bound of what is looked at a line of 16 KiB took 3 s."""
-    line = (filler * tools.LINE_BYTES)[: tools.LINE_BYTES - 3] + "%|"
+    line = "x" + (filler * tools.LINE_BYTES)[: tools.LINE_BYTES - 3] + "%|"
     before = time.process_time()
     list(tools.Output("Steps", 0).feed(line.encode() + b"\n"))
     tools.PAIR.findall(line)
