@@ -146,7 +146,7 @@ def test_every_task_has_a_form_also_ones_own(tab: Tab, house: Stack, tmp_path: P
     job = submitted(page, house)
     assert (job["task"], job["params"]["pictures"], job["tags"]) == ("film", 1, ["first", "二番"])
     expect(page.get_by_role("heading", name="Übung 日本語 <b>x</b>")).to_be_visible()
-    assert page.title().endswith("Übung 日本語 <b>x</b> · Dihedral")
+    expect(page).to_have_title(re.compile(re.escape("Übung 日本語 <b>x</b> · Dihedral") + "$"))
     expect(page.locator(".job-state").get_by_text("completed")).to_be_visible()
 
 
